@@ -1,0 +1,28 @@
+# `make run` and `make test` set up all they need in .venv on a machine with Python 3.10 or newer and make.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= runs/tetrominoes
+
+.PHONY: run test results clean
+
+run: .venv/ready
+	$(BIN)/objecthood train tetrominoes --out $(OUT)
+	@echo "Open $(OUT)/index.html to see what was found."
+
+test: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2
+
+results: .venv/ready
+	$(BIN)/python runs/tables.py
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,43 @@
+"""Objects in pictures, found without labels: slot models, their training and their measuring."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "RECIPES": "recipes",
+    "SlotAttention": "nn",
+    "SlotAutoencoder": "models",
+    "evaluate": "evaluate",
+    "load": "checkpoint",
+    "predict": "predict",
+    "save": "checkpoint",
+    "train": "train",
+}
+_MODULES = ("checkpoint", "data", "losses", "metrics", "models", "nn", "recipes", "visualize")
+__all__ = [*_WHERE, *_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    """Import torch and the rest on first use, so that `import objecthood` and the command answer at once."""
+    if name in _MODULES:
+        return importlib.import_module(f"objecthood.{name}")
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"objecthood.{_WHERE[name]}"), name)
+    raise AttributeError(f"objecthood has no {name!r}; public names are {', '.join(__all__)}")
+
+
+class _Package(types.ModuleType):
+    """Where a function and its module share a name (`train`), the package's attribute is the function."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, types.ModuleType) and _WHERE.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,8 @@
+"""`python -m objecthood` is the command `objecthood`."""
+
+import sys
+
+from objecthood.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""One curve as inline SVG: axes, ticks, the last value written out; no script, no style of its own.
+
+Colours come from the page through CSS classes (`grid`, `axis`, `band`, `line`, `last`), so that one chart
+reads well on a dark page and on a light one.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+
+WIDTH, HEIGHT = 440, 220  # units of the drawing; the page scales it
+LEFT, RIGHT, TOP, BOTTOM = 52, 70, 14, 30  # room for the labels; right: the last value
+LOG_ROOM = 1.25  # above and below a logarithmic curve; a linear one is framed by ticks
+MAX_COLUMNS = 200  # more points than this are summed up by column: mean as line, extremes as band
+
+Number = int | float  # steps are whole, and JSON may hold a value as either
+Point = tuple[Number, Number]
+
+
+def line_chart(points: Sequence[Point], *, name: str, logarithmic: bool = False) -> str:
+    """Draw (step, value) pairs, in order of step, as an `<svg>` element.
+
+    Args:
+        points: values that are not finite are left out.
+        name: what is measured, for screen readers.
+        logarithmic: logarithmic value axis; linear all the same where a value is not above 0.
+
+    Returns: SVG text, or "" where there is nothing to draw.
+
+    >>> line_chart([(0, 1.0), (100, 0.1)], name="loss", logarithmic=True).startswith("<svg")
+    True
+    """
+    points = [(step, value) for step, value in points if math.isfinite(step) and math.isfinite(value)]
+    if not points:
+        return ""
+    logarithmic = logarithmic and min(value for _, value in points) > 0
+    values = [value for _, value in points]
+    low, high = min(values), max(values)
+    if logarithmic:
+        low, high = low / LOG_ROOM, high * LOG_ROOM
+        ticks_y = logarithmic_ticks(low, high)
+    else:
+        ticks_y = linear_ticks(low, high)
+        low, high = ticks_y[0], ticks_y[-1]
+    place_x = _scale(points[0][0], points[-1][0], LEFT, WIDTH - RIGHT, float)
+    place_y = _scale(low, high, HEIGHT - BOTTOM, TOP, math.log10 if logarithmic else float)
+    ticks_x = linear_ticks(points[0][0], points[-1][0])
+    return "".join(
+        [
+            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)} over steps">',
+            *_axes(ticks_x, ticks_y, place_x, place_y),
+            *_curve(points, place_x, place_y),
+            "</svg>",
+        ]
+    )
+
+
+def linear_ticks(low: Number, high: Number, wanted: int = 5) -> list[float]:
+    """Round numbers, 1, 2 or 5 times a power of ten apart, that enclose `low`..`high`.
+
+    >>> linear_ticks(0.03, 0.97)
+    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    """
+    if high <= low:
+        room = abs(low) * 0.1 or 1.0
+        low, high = low - room, high + room
+    rough = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(rough))
+    gap = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / gap + 1e-9), math.ceil(high / gap - 1e-9)
+    return [float(f"{index * gap:.12g}") for index in range(first, last + 1)]
+
+
+def logarithmic_ticks(low: Number, high: Number) -> list[float]:
+    """Ticks within `low`..`high`: powers of ten, or 1, 2, 5 times those, or evenly spaced where it is narrow.
+
+    >>> logarithmic_ticks(0.0006, 0.12)
+    [0.001, 0.01, 0.1]
+    >>> logarithmic_ticks(0.003, 0.12)
+    [0.005, 0.01, 0.02, 0.05, 0.1]
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    if high / low < 10:
+        ticks = linear_ticks(low, high)
+    else:
+        factors, every = ((1, 2, 5), 1) if high / low < 100 else ((1,), -(-(last - first) // 6))
+        powers = range(first, last + 1, every)
+        ticks = [float(f"{factor}e{power}") for power in powers for factor in factors]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def short_number(value: Number) -> str:
+    """At most four digits that matter: 0.9877, 12.35, 1500, 25k, 1.5M, 4.8e-4.
+
+    >>> [short_number(value) for value in (0.98765, 25000, 1.5e6, 0.0, 0.00048)]
+    ['0.9877', '25k', '1.5M', '0', '4.8e-4']
+    """
+    size = abs(value)
+    if 0 < size < 1e-3 or 1e12 <= size < math.inf:
+        digits, power = f"{value:.2e}".split("e")
+        return f"{float(digits):g}e{int(power)}"
+    if 1e6 <= size < math.inf:
+        return f"{value / 1e6:.4g}M"
+    return f"{value / 1e3:.4g}k" if 1e4 <= size < math.inf else f"{value:.4g}"
+
+
+def _scale(
+    low: Number, high: Number, start: Number, stop: Number, warp: Callable
+) -> Callable[[Number], float]:
+    """The map from a value in low..high to its place in start..stop; a single value lies in the middle."""
+    if warp(high) == warp(low):
+        return lambda value: (start + stop) / 2
+    return lambda value: start + (stop - start) * (warp(value) - warp(low)) / (warp(high) - warp(low))
+
+
+def _axes(ticks_x: list[float], ticks_y: list[float], place_x: Callable, place_y: Callable) -> list[str]:
+    parts = []
+    for tick in ticks_y:
+        y = place_y(tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short_number(tick)}</text>')
+    floor = HEIGHT - BOTTOM
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
+    for tick in ticks_x:
+        x = place_x(tick)
+        if LEFT - 0.5 <= x <= WIDTH - RIGHT + 0.5:
+            parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{floor}" y2="{floor + 4}"/>')
+            label = f'<text x="{x:.1f}" y="{floor + 17}" text-anchor="middle">{short_number(tick)}</text>'
+            parts.append(label)
+    return parts
+
+
+def _curve(points: Sequence[Point], place_x: Callable, place_y: Callable) -> list[str]:
+    columns = _columns(points)
+    at = [(place_x(step), place_y(low), place_y(mean), place_y(high)) for step, low, mean, high in columns]
+    parts = []
+    if len(columns) < len(points):
+        rim = [(x, high) for x, _, _, high in at] + [(x, low) for x, low, _, _ in reversed(at)]
+        parts.append(f'<polygon class="band" points="{_path(rim)}"/>')
+    parts.append(f'<polyline class="line" points="{_path([(x, mean) for x, _, mean, _ in at])}"/>')
+    x, y = place_x(points[-1][0]), place_y(points[-1][1])
+    value = short_number(points[-1][1])
+    parts.append(f'<circle class="last" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>')
+    parts.append(f'<text class="last" x="{x + 8:.1f}" y="{y + 4:.1f}">{value}</text>')
+    return parts
+
+
+def _columns(points: Sequence[Point]) -> list[tuple[Number, Number, Number, Number]]:
+    """Points, or neighbouring points together: (step, lowest, mean, highest)."""
+    size = -(-len(points) // MAX_COLUMNS)
+    columns = []
+    for start in range(0, len(points), size):
+        steps, values = zip(*points[start : start + size], strict=True)
+        columns.append((steps[-1], min(values), math.fsum(values) / len(values), max(values)))
+    return columns
+
+
+def _path(places: Sequence[Point]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

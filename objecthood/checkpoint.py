@@ -1,0 +1,188 @@
+"""Weights in and out: run checkpoints that survive a crash, and weight files that describe themselves.
+
+A checkpoint is a folder written beside its place, synced to disk, its SHA-256 manifest last, then renamed: it is
+there whole or not at all, and a damaged one is noticed and skipped. No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import objecthood
+from objecthood.environment import commit
+from objecthood.recipes import Recipe, from_dict
+from objecthood.reference import load_reference
+
+__all__ = ["load", "load_reference", "read_description", "restore", "save", "save_checkpoint"]
+
+KEPT = 2
+"""Checkpoints that stay: a damaged newest one leaves one to go on from."""
+_FORMAT = "objecthood-weights-1"
+
+
+def save(model: nn.Module, recipe: Recipe, path: str | Path, scores: dict[str, float] | None = None) -> Path:
+    """Write weights with recipe, version, commit and scores in the metadata, as safetensors; atomically."""
+    path = Path(path)
+    metadata = {
+        "format": _FORMAT,
+        "recipe": json.dumps(recipe.to_dict()),
+        "version": objecthood.__version__,
+        "commit": commit(),
+        "scores": json.dumps(scores or {}),
+    }
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, staged, metadata)
+    _sync(staged)
+    os.replace(staged, path)
+    return path
+
+
+def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
+    """The model of a weight file, ready for use; its recipe is at `model.recipe`.
+
+    A file made by a recipe class of your own needs that `recipe`. Raises ValueError where the file is missing, is
+    not ours, or does not fit the recipe.
+
+    Example:
+        >>> import tempfile
+        >>> import objecthood as oh
+        >>> recipe = oh.RECIPES["tetrominoes"]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = oh.save(recipe.build_model(), recipe, f"{folder}/weights.safetensors")
+        ...     oh.load(file).recipe.name
+        'tetrominoes'
+    """
+    recipe = recipe or described_recipe(path)
+    model = recipe.build_model()
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit recipe {recipe.name!r}: {reason}") from error
+    model.recipe = recipe
+    return recipe.prepare_for_test(model)
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """What a weight file says of itself (recipe, version, commit, scores), without reading a tensor."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no weight file at {path}; a finished run has one as RUN/weights.safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
+        return metadata | {key: json.loads(metadata[key]) for key in ("recipe", "scores")}
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is not a weight file of objecthood ({error}); train one or name another") from error
+
+
+def described_recipe(path: str | Path, task: type[Recipe] | None = None) -> Recipe:
+    """The recipe of a weight file; `task` is its class where that is one of your own, else ValueError."""
+    description = read_description(path)
+    try:
+        return from_dict(description["recipe"], task)
+    except ValueError as error:
+        raise ValueError(f"{path} (version {description['version']}): {error}") from error
+
+
+def save_checkpoint(
+    folder: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], facts: dict[str, Any]
+) -> Path:
+    """Write `folder/step_NNNNNNNN` and remove all but the newest `KEPT`; `facts` are JSON values kept beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = folder / f".tmp-{uuid.uuid4().hex}"
+    staged.mkdir()
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, staged / "model.safetensors")
+        save_file(dict(_optimizer_tensors(optimizers)), staged / "optimizers.safetensors")
+        (staged / "state.json").write_text(json.dumps({"step": step} | facts))
+        manifest = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(staged.iterdir())}
+        (staged / "manifest.json").write_text(json.dumps(manifest))
+        for file in [*staged.iterdir(), staged]:
+            _sync(file)
+        final = folder / f"step_{step:08d}"
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(staged, final)
+        _sync(folder)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+    for old in _checkpoints(folder)[KEPT:]:
+        shutil.rmtree(old)
+    return final
+
+
+def restore(
+    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], say: Any = print
+) -> dict[str, Any] | None:
+    """Fill model and optimizers from the newest whole checkpoint of `folder` and return its facts; None without any."""
+    for checkpoint in _checkpoints(folder):
+        fault = _fault(checkpoint)
+        if fault:
+            say(f"skipped checkpoint {checkpoint}: {fault}")
+            continue
+        try:
+            model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"checkpoint {checkpoint} was made by another architecture: {reason}") from error
+        _restore_optimizers(optimizers, load_file(checkpoint / "optimizers.safetensors"))
+        return json.loads((checkpoint / "state.json").read_text())
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Newest first, by the step in the name."""
+    return sorted(folder.glob("step_*"), reverse=True)
+
+
+def _fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_text())
+        for name in ("model.safetensors", "optimizers.safetensors", "state.json"):
+            if hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() != manifest[name]:
+                return f"{name} is not what was written (its SHA-256 differs)"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"incomplete ({error})"
+    return None
+
+
+def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, Tensor]]:
+    for number, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for name, tensor in state.items():
+                yield f"{number}.{index}.{name}", tensor.contiguous()
+
+
+def _restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    for key, tensor in tensors.items():
+        number, index, name = key.split(".")
+        states[int(number)].setdefault(int(index), {})[name] = tensor
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file, or a folder's list of names, to disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

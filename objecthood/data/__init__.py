@@ -1,0 +1,1 @@
+"""Scenes: made here or read from published files."""

@@ -1,0 +1,59 @@
+"""The contract: what a dataset gives, whatever it is made of or read from.
+
+A dataset is anything with `len(dataset)` and `dataset[indices] -> Scenes`, `indices` a sequence of ints:
+batches, not single samples, are the unit, so that generators can be vectorised. `endless` is true where
+scenes are made on the spot and none need be seen twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypedDict, cast, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from typing_extensions import NotRequired
+
+ENDLESS = 2**40
+"""Length of datasets that are made on the spot."""
+
+
+class Scenes(TypedDict):
+    """A batch. Video adds a `time` axis after `batch` and keeps an object's label over time."""
+
+    image: Float[Tensor, "batch 3 height width"]
+    """In [0, 1]."""
+    masks: NotRequired[Int[Tensor, "batch height width"]]
+    """0 background, 1, 2, ... objects, -1 ignored; absent where the source has none."""
+    properties: NotRequired[Float[Tensor, "batch max_objects 19"]]
+    """CLEVR: 3 coordinates scaled to [0, 1], one-hot size 2, material 2, shape 3, colour 8, real-object
+    flag."""
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """What the loader asks of a dataset."""
+
+    endless: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes: ...
+
+
+def to_device(scenes: Scenes, device: torch.device) -> Scenes:
+    """The same batch on another device."""
+    moved = {key: value.to(device, non_blocking=True) for key, value in scenes.items()}  # type: ignore[attr-defined]
+    return cast(Scenes, moved)
+
+
+def paint_labels(
+    labels: Int[np.ndarray, "batch height width"], colors: Float[np.ndarray, "batch labels 3"]
+) -> Float[np.ndarray, "batch 3 height width"]:
+    """Pictures in which every label has the colour its scene gives it."""
+    batch, height, width = labels.shape
+    flat = labels.reshape(batch, 1, height * width).astype(np.intp)
+    table = colors.transpose(0, 2, 1).astype(np.float32)
+    return np.take_along_axis(table, flat, axis=2).reshape(batch, 3, height, width)

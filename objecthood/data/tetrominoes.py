@@ -1,0 +1,117 @@
+"""Three tetrominoes on black, 35 x 35, made on the spot: after the published Tetrominoes, not a copy of it.
+
+The published set (Kabra et al. 2019, multi_object_datasets) has 17 shapes and orientations; here are all 19
+fixed tetrominoes, of 5 x 5 pixel blocks at any pixel position, without overlap, each in one of the six
+colours of the published set, drawn independently (equal colours may touch). Scores here are not comparable
+with scores there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, UInt64
+
+from objecthood.data.randomness import split_key, uniform
+from objecthood.data.scene import ENDLESS, Scenes, paint_labels
+
+RESOLUTION = 35
+BLOCK = 5
+NUM_PIECES = 3
+COLORS = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1)], np.float32)
+_SHAPES = {
+    "I": [(0, 0), (0, 1), (0, 2), (0, 3)],
+    "O": [(0, 0), (0, 1), (1, 0), (1, 1)],
+    "T": [(0, 0), (0, 1), (0, 2), (1, 1)],
+    "S": [(0, 1), (0, 2), (1, 0), (1, 1)],
+    "Z": [(0, 0), (0, 1), (1, 1), (1, 2)],
+    "J": [(0, 0), (1, 0), (1, 1), (1, 2)],
+    "L": [(0, 2), (1, 0), (1, 1), (1, 2)],
+}
+_CHUNK = 64  # larger temporaries fall out of the processor's cache: 64 at a time is fastest
+
+
+class Tetrominoes:
+    """Endless scenes; scene i of a split and seed is the same whenever and wherever it is made.
+
+    Example:
+        >>> scenes = Tetrominoes("test")[range(4)]
+        >>> scenes["image"].shape, int(scenes["masks"].max())
+        (torch.Size([4, 3, 35, 35]), 3)
+    """
+
+    endless = True
+    resolution = RESOLUTION
+
+    def __init__(self, split: str = "train", seed: int = 0):
+        self.key = split_key(seed, split)
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+        """image float32 [batch, 3, 35, 35] in [0, 1], masks int64 [batch, 35, 35] with objects 1, 2, 3."""
+        indices = np.asarray(indices, dtype=np.int64)
+        chunks = [self._make(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]
+        image, masks = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
+        return {"image": torch.from_numpy(image), "masks": torch.from_numpy(masks)}
+
+    def _make(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        pieces, _ = placements()
+        chosen = self._choose(indices)
+        labels = sum(pieces[chosen[:, number]] * np.uint8(number + 1) for number in range(NUM_PIECES))
+        colors = np.zeros((len(indices), NUM_PIECES + 1, 3), np.float32)
+        colors[:, 1:] = COLORS[(uniform(self.key, indices, NUM_PIECES) * len(COLORS)).astype(int)]
+        return paint_labels(labels, colors), labels.astype(np.int64)
+
+    def _choose(self, indices: np.ndarray) -> Int[np.ndarray, "scenes pieces"]:
+        """Placements drawn until none overlap: uniform over all that fit, with no order among the pieces."""
+        _, packed = placements()
+        chosen = np.zeros((len(indices), NUM_PIECES), np.int64)
+        open_scenes, attempt = np.arange(len(indices)), 1
+        while len(open_scenes):
+            draws = uniform(self.key, indices[open_scenes], NUM_PIECES, stream=attempt)
+            trial = (draws * len(packed)).astype(np.int64)
+            first, second, third = (packed[trial[:, number]] for number in range(NUM_PIECES))
+            overlap = ((first & second) | (first & third) | (second & third)).any(axis=1)
+            chosen[open_scenes[~overlap]] = trial[~overlap]
+            open_scenes, attempt = open_scenes[overlap], attempt + 1
+        return chosen
+
+
+@cache
+def placements() -> tuple[Bool[np.ndarray, "placements 35 35"], UInt64[np.ndarray, "placements words"]]:
+    """Every tetromino at every position inside the picture, as masks and packed into 64-bit words."""
+    masks = []
+    for shape in fixed_shapes():
+        height, width = (shape.max(axis=0) + 1) * BLOCK
+        stamp = np.zeros((height, width), bool)
+        for row, column in shape * BLOCK:
+            stamp[row : row + BLOCK, column : column + BLOCK] = True
+        for top in range(RESOLUTION - height + 1):
+            for left in range(RESOLUTION - width + 1):
+                mask = np.zeros((RESOLUTION, RESOLUTION), bool)
+                mask[top : top + height, left : left + width] = stamp
+                masks.append(mask)
+    pieces = np.stack(masks)
+    num_bytes = 8 * -(-(RESOLUTION * RESOLUTION) // 64)
+    packed = np.zeros((len(pieces), num_bytes), np.uint8)
+    bits = np.packbits(pieces.reshape(len(pieces), -1), axis=1)
+    packed[:, : bits.shape[1]] = bits
+    return pieces, packed.view(np.uint64)
+
+
+@cache
+def fixed_shapes() -> list[Int[np.ndarray, "blocks 2"]]:
+    """The 19 fixed tetrominoes: (row, column) of four blocks, from the corner (0, 0)."""
+    shapes = {}
+    for blocks in _SHAPES.values():
+        turned = np.array(blocks)
+        for _ in range(4):
+            turned = np.stack([turned[:, 1], -turned[:, 0]], axis=1)
+            turned = turned - turned.min(axis=0)
+            shapes[tuple(sorted(map(tuple, turned.tolist())))] = turned
+    return list(shapes.values())

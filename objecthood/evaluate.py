@@ -1,0 +1,48 @@
+"""Weights times data gives numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from objecthood.data.scene import to_device
+from objecthood.recipes import RECIPES, Recipe
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    recipe: Recipe | str,
+    split: str = "test",
+    num_scenes: int | None = None,
+    batch_size: int = 32,
+) -> dict[str, float]:
+    """Mean scores of `model` on the first `num_scenes` scenes of a recipe's `split` (default: its test
+    scenes).
+
+    Scores are accumulated in float64 over pictures; a picture for which a score is not defined (nan) is left
+    out of that score. The result does not depend on `batch_size` beyond rounding. Raises ValueError for
+    unknown recipes.
+
+    Example:
+        >>> import objecthood as oh
+        >>> oh.evaluate(oh.RECIPES["tetrominoes"].build_model(), "tetrominoes", num_scenes=4).keys()
+        dict_keys(['mse', 'fg_ari', 'ari', 'mbo', 'miou'])
+    """
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise ValueError(f"recipe {recipe!r} is not known; known are {', '.join(RECIPES)}")
+        recipe = RECIPES[recipe]
+    dataset = recipe.dataset(split)
+    num_scenes = min(len(dataset), recipe.test_scenes if num_scenes is None else num_scenes)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    values: dict[str, list[torch.Tensor]] = {}
+    for start in range(0, num_scenes, batch_size):
+        indices = torch.arange(start, min(start + batch_size, num_scenes))
+        scenes = to_device(dataset[indices.numpy()], device)
+        for name, score in recipe.scores(model, scenes, indices).items():
+            values.setdefault(name, []).append(score.double().cpu())
+    model.train(was_training)
+    return {name: torch.cat(scores).nanmean().item() for name, scores in values.items()}

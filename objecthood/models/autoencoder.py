@@ -1,0 +1,197 @@
+"""Object discovery: a picture is encoded, grouped into slots, and painted again slot by slot.
+
+Locatello et al., "Object-Centric Learning with Slot Attention", NeurIPS 2020 (arXiv 2006.15055), section 3.1
+and appendix E.3. The sum of what the slots paint, weighted by their masks, must equal the picture; nothing
+else is asked.
+
+Differences from the paper: none in `clevr`, `sprites` and `tetrominoes`. The `fast_` relatives have strided
+encoders and patch decoders, at about a tenth of the cost; see `nn.decoders`, `nn.priors` for what else they
+may switch on.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from objecthood.nn import (
+    CompactPrior,
+    ConvEncoder,
+    GaussianSlots,
+    Grouping,
+    LearnedSlots,
+    PatchDecoder,
+    SlotAttention,
+    SpatialBroadcastDecoder,
+)
+
+
+class Discovery(NamedTuple):
+    """What a discovery model makes of a batch of pictures."""
+
+    reconstruction: Float[Tensor, "batch 3 height width"]
+    """Sum of masks * appearance, in [0, 1] units (not clamped)."""
+    appearance: Float[Tensor, "batch slots 3 height width"]
+    """What each slot paints, in [0, 1] units (not clamped)."""
+    masks: Float[Tensor, "batch slots height width"]
+    """Where each slot is seen; sums to 1 over slots."""
+    slots: Float[Tensor, "batch slots slot_dim"]
+    attention: Float[Tensor, "batch iterations slots grid_height grid_width"]
+    """Softmax over slots, of every iteration, on the encoder's grid."""
+
+
+class SlotAutoencoder(nn.Module):
+    """Encoder, grouping and decoder; pictures in [0, 1] go in, a `Discovery` comes out.
+
+    Args:
+        encoder: pictures in [-1, 1] to features on a grid (`ConvEncoder`).
+        grouping: features to slots (`Grouping`).
+        decoder: slots and their last attention to a `Painting` in [-1, 1] units, of side
+        `decoder.resolution`.
+
+    Example:
+        >>> import torch
+        >>> from objecthood.models import autoencoder
+        >>> model = autoencoder.fast_tetrominoes()
+        >>> scene = model(torch.rand(2, 3, 35, 35), num_slots=5, iterations=7)
+        >>> scene.masks.shape, scene.attention.shape
+        (torch.Size([2, 5, 35, 35]), torch.Size([2, 7, 5, 18, 18]))
+    """
+
+    encoder: ConvEncoder
+    grouping: Grouping
+    decoder: SpatialBroadcastDecoder | PatchDecoder
+
+    def __init__(
+        self, encoder: ConvEncoder, grouping: Grouping, decoder: SpatialBroadcastDecoder | PatchDecoder
+    ):
+        super().__init__()
+        self.encoder, self.grouping, self.decoder = encoder, grouping, decoder
+
+    @property
+    def resolution(self) -> int:
+        """Side of the square pictures that go in and come out, in pixels."""
+        return self.decoder.resolution
+
+    @property
+    def num_slots(self) -> int:
+        """Slots used when a call names no number."""
+        return self.grouping.initial_slots.num_slots
+
+    @property
+    def slot_dim(self) -> int:
+        """Size of a slot."""
+        return self.grouping.slot_attention.slot_dim
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        noise: Float[Tensor, "batch slots slot_dim"] | None = None,
+    ) -> Discovery:
+        """Find objects in `images` ([0, 1]); number of slots and iterations as built unless named.
+
+        `noise` (standard normal) is what Gaussian slots start from; drawn unless given.
+        """
+        side = self.resolution
+        if images.ndim != 4 or images.shape[1:] != (3, side, side):
+            raise ValueError(
+                f"this model sees pictures [batch, 3, {side}, {side}] in [0, 1]; got {list(images.shape)}. "
+                f"Resize them first, e.g. torch.nn.functional.interpolate(images, ({side}, {side}), "
+                "mode='bilinear', antialias=True)"
+            )
+        features = self.encoder((images * 2 - 1).contiguous(memory_format=torch.channels_last))
+        grid = features.shape[1:3]
+        slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
+        attention = attention.unflatten(-1, grid)
+        painting = self.decoder(slots, attention[:, -1])
+        masks = painting.mask_logits.float().softmax(dim=1)
+        appearance = painting.appearance.float()
+        reconstruction = (masks[:, :, None] * appearance).sum(dim=1)
+        return Discovery(from_symmetric(reconstruction), from_symmetric(appearance), masks, slots, attention)
+
+
+def from_symmetric(image: Tensor) -> Tensor:
+    """[-1, 1] units to [0, 1], in one pass over memory."""
+    return torch.add(image.new_tensor(0.5), image, alpha=0.5)
+
+
+def clevr(num_slots: int = 7) -> SlotAutoencoder:
+    """The paper's model for CLEVR at 128 x 128."""
+    return SlotAutoencoder(
+        ConvEncoder(channels=64, feature_dim=64, strides=(1, 1, 1, 1)),
+        Grouping(GaussianSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, hidden_dim=128)),
+        SpatialBroadcastDecoder(
+            64, grid=8, channels=(64,) * 5, strides=(2, 2, 2, 2, 1, 1), kernels=(5, 5, 5, 5, 5, 3)
+        ),
+    )
+
+
+def sprites(num_slots: int = 6) -> SlotAutoencoder:
+    """The paper's model for Multi-dSprites at 64 x 64."""
+    return small_picture(64, num_slots)
+
+
+def tetrominoes(num_slots: int = 4) -> SlotAutoencoder:
+    """The paper's model for Tetrominoes at 35 x 35."""
+    return small_picture(35, num_slots)
+
+
+def small_picture(resolution: int, num_slots: int) -> SlotAutoencoder:
+    """The paper's model for small pictures: 32 channels, slots broadcast to every pixel."""
+    return SlotAutoencoder(
+        ConvEncoder(channels=32, feature_dim=64, strides=(1, 1, 1, 1)),
+        Grouping(GaussianSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, hidden_dim=128)),
+        SpatialBroadcastDecoder(
+            64, grid=resolution, channels=(32, 32, 32), strides=(1, 1, 1, 1), kernels=(5, 5, 5, 3)
+        ),
+    )
+
+
+def fast_tetrominoes(num_slots: int = 4) -> SlotAutoencoder:
+    """A relative of `tetrominoes` at a tenth of its cost: 18 x 18 features, 7 x 7 patches of 5 x 5, learned
+    slots."""
+    return SlotAutoencoder(
+        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1, 1)),
+        Grouping(LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, gradient="bilevel")),
+        PatchDecoder(64, grid=7, patch=5, channels=64, depth=2, kernel=3),
+    )
+
+
+def fast_sprites(
+    num_slots: int = 6,
+    resolution: int = 64,
+    compactness: float = 1.0,
+    repulsion: float = 6.0,
+    rehome: bool = False,
+    attention_guided: bool = True,
+) -> SlotAutoencoder:
+    """A variant for coloured shapes on a background: 32 x 32 features at 64 pixels, independent patches of 4
+    x 4.
+
+    `compactness` and `repulsion` are those of `CompactPrior` (both 0: none), `attention_guided` that of
+    `PatchDecoder`. `resolution` is a multiple of 4.
+    """
+    if resolution % 4 or resolution < 8:
+        raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")
+    features = (resolution // 2, resolution // 2)
+    prior = CompactPrior(features, compactness, repulsion, rehome) if compactness or repulsion else None
+    return SlotAutoencoder(
+        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1)),
+        Grouping(
+            LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior)
+        ),
+        PatchDecoder(
+            64,
+            grid=resolution // 4,
+            patch=4,
+            channels=48,
+            depth=2,
+            kernel=1,
+            attention_guided=attention_guided,
+        ),
+    )

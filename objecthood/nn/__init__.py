@@ -1,0 +1,24 @@
+"""Ideas: one file each, with its equation and citation. Imports torch (and SciPy for assignment) only."""
+
+from objecthood.nn.decoders import PatchDecoder, SpatialBroadcastDecoder
+from objecthood.nn.encoders import ConvEncoder
+from objecthood.nn.grouping import Grouping
+from objecthood.nn.initial_slots import GaussianSlots, LearnedSlots
+from objecthood.nn.matching import assign
+from objecthood.nn.positions import PositionEmbedding
+from objecthood.nn.priors import CompactPrior
+from objecthood.nn.slot_attention import SlotAttention, SlotAttentionOutput
+
+__all__ = [
+    "CompactPrior",
+    "ConvEncoder",
+    "GaussianSlots",
+    "Grouping",
+    "LearnedSlots",
+    "PatchDecoder",
+    "PositionEmbedding",
+    "SlotAttention",
+    "SlotAttentionOutput",
+    "SpatialBroadcastDecoder",
+    "assign",
+]

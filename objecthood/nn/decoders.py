@@ -1,0 +1,214 @@
+"""Slots to pictures: every slot paints a picture and says where it should be seen.
+
+Spatial broadcast (Watters et al. 2019, arXiv 1901.07017) as in Locatello et al. 2020 (arXiv 2006.15055),
+appendix E.3: a slot is copied to every position of a grid, positions are added, convolutions paint.
+`PatchDecoder` is the fast relative: a coarse grid whose every cell paints a whole patch (pixel shuffle). Both
+return `Painting`s.
+
+Differences from the paper: `PatchDecoder` throughout; `attention_guided`, off by default, adds the logarithm
+of the last attention to the mask logits, so that masks are born where the attention already is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from objecthood.nn.encoders import SameConv2d
+from objecthood.nn.initialization import glorot
+from objecthood.nn.positions import PositionEmbedding, border_distances
+
+
+class Painting(NamedTuple):
+    """What every slot paints, in the units of the training target, and the logits of its mask."""
+
+    appearance: Float[Tensor, "batch slots 3 height width"]
+    mask_logits: Float[Tensor, "batch slots height width"]
+
+
+class SpatialBroadcastDecoder(nn.Module):
+    """The paper's decoder.
+
+    Args:
+        slot_dim: size of a slot.
+        grid: side of the square grid that slots are copied to (paper: 8 for CLEVR, else the picture's side).
+        channels: output channels of every layer but the last, which paints 4: RGB and mask logit.
+        strides: of every layer, the last included; their product enlarges the grid (paper, CLEVR: 2, 2, 2, 2,
+        1, 1).
+        kernels: side of every layer's kernel (paper: 5, and 3 for the last).
+
+    A first layer with stride 1 sees a field that is constant but for the positions; it is computed from the
+    slot alone, exactly (`BroadcastConv2d`).
+    """
+
+    def __init__(
+        self,
+        slot_dim: int,
+        grid: int,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        kernels: Sequence[int],
+    ):
+        super().__init__()
+        self.grid, self.resolution = grid, grid * math.prod(strides)
+        sizes = [slot_dim, *channels, 4]
+        self.position = PositionEmbedding(slot_dim)
+        layers: list[nn.Module] = []
+        for index, (kernel, stride) in enumerate(zip(kernels, strides, strict=True)):
+            kind = SameConvTranspose2d if stride > 1 else BroadcastConv2d if index == 0 else SameConv2d
+            layers.append(kind(sizes[index], sizes[index + 1], kernel, stride))
+        self.layers = nn.ModuleList(layers)
+
+    def forward(
+        self, slots: Float[Tensor, "batch slots slot_dim"], attention: Tensor | None = None
+    ) -> Painting:
+        """Paint every slot; `attention` is not used."""
+        flat = slots.flatten(0, 1)
+        positions = self.position(self.grid, self.grid).permute(2, 0, 1)
+        first, *others = self.layers
+        if isinstance(first, BroadcastConv2d):
+            canvas = first(flat, positions)
+        else:
+            canvas = first((flat[:, :, None, None] + positions).contiguous(memory_format=torch.channels_last))
+        for layer in others:
+            canvas = layer(canvas.relu())
+        return as_painting(canvas, slots.shape[1])
+
+
+class SameConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution cropped as TensorFlow's SAME: output size = input size * stride.
+
+    The reference crops the smaller half at the top and left; PyTorch's `output_padding` crops the larger
+    there, which shifts the picture by a pixel per layer.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int):
+        super().__init__(in_channels, out_channels, kernel, stride, padding=(kernel - stride) // 2)
+        glorot(self)
+
+    def forward(self, image: Float[Tensor, "batch in_channels height width"]) -> Tensor:  # type: ignore[override]
+        """[batch, out_channels, height * stride, width * stride]"""
+        height, width = image.shape[-2] * self.stride[0], image.shape[-1] * self.stride[1]
+        return super().forward(image)[..., :height, :width]
+
+
+class BroadcastConv2d(SameConv2d):
+    """A SAME convolution over slots copied to every position plus position codes, without making the copies.
+
+    The convolution is linear: conv(copies + positions) = conv(copies) + conv(positions). The second term is
+    shared by all slots. The first is constant except near the borders, where zero padding hides some taps of
+    the kernel; a kernel of side s has s distinct rows and s distinct columns, so s * s products of a slot
+    with a summed kernel are all that differs. Equal to the plain convolution to rounding.
+    """
+
+    def forward(  # type: ignore[override]
+        self, slots: Float[Tensor, "batch channels"], positions: Float[Tensor, "channels height width"]
+    ) -> Float[Tensor, "batch out_channels height width"]:
+        """The convolution of `slots[:, :, None, None] + positions`, laid out channels last."""
+        side, (height, width) = self.kernel_size[0], positions.shape[1:]
+        if min(height, width) < side - 1:  # opposite borders hide taps of the same position
+            return super().forward(slots[:, :, None, None] + positions)
+        visible = visible_taps(side).to(self.weight)
+        kernels = torch.einsum("oiyx,ay,bx->aboi", self.weight, visible, visible)
+        response = F.linear(slots, kernels.flatten(0, 2)).view(len(slots), side, side, -1)
+        response = stretch_middle(stretch_middle(response, height, dim=1), width, dim=2)
+        shared = super().forward(positions[None]).permute(0, 2, 3, 1)
+        return (response + shared).permute(0, 3, 1, 2)
+
+
+class PatchDecoder(nn.Module):
+    """A fast decoder: few layers on a coarse grid; every cell paints a patch of RGB and mask logits.
+
+    Args:
+        slot_dim: size of a slot.
+        grid: side of the coarse grid.
+        patch: side of the patch that a cell paints; the picture has side grid * patch.
+        channels: of the hidden layers.
+        depth: hidden convolutions after the first sum of slot and position.
+        kernel: side of every convolution; with 1 cells are painted independently.
+        attention_guided: add log(last attention) to the mask logits, enlarged bilinearly (variant, not the
+        paper).
+    """
+
+    def __init__(
+        self,
+        slot_dim: int,
+        grid: int,
+        patch: int,
+        channels: int,
+        depth: int = 2,
+        kernel: int = 3,
+        attention_guided: bool = False,
+    ):
+        super().__init__()
+        self.grid, self.patch, self.resolution, self.attention_guided = (
+            grid,
+            patch,
+            grid * patch,
+            attention_guided,
+        )
+        self.from_slot = nn.Linear(slot_dim, channels)
+        self.from_position = nn.Sequential(nn.Linear(4, channels), nn.ReLU(), nn.Linear(channels, channels))
+        self.gain = 1.0
+        sizes = [channels] * (depth + 1) + [4 * patch * patch]
+        self.layers = nn.ModuleList(
+            SameConv2d(a, b, kernel) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+
+    def forward(
+        self,
+        slots: Float[Tensor, "batch slots slot_dim"],
+        attention: Float[Tensor, "batch slots rows columns"] | None = None,
+    ) -> Painting:
+        """Paint every slot; `attention` of the last iteration is needed where the decoder is guided by it."""
+        positions = self.from_position(border_distances(self.grid, self.grid, slots.device))
+        canvas = self.from_slot(slots.flatten(0, 1))[:, None, None, :] + positions
+        canvas = canvas.permute(0, 3, 1, 2)
+        for layer in self.layers:
+            canvas = layer(canvas.relu())
+        painting = as_painting(F.pixel_shuffle(canvas, self.patch), slots.shape[1])
+        return self._guide(painting, attention) if self.attention_guided else painting
+
+    def _guide(self, painting: Painting, attention: Tensor | None) -> Painting:
+        if attention is None:
+            raise ValueError(
+                "an attention-guided decoder needs `attention` [batch, slots, rows, columns]; got None"
+            )
+        # 1e-4 bounds the logarithm: a slot that lost a position entirely can still be painted there.
+        guide = F.interpolate((attention + 1e-4).log(), painting.mask_logits.shape[-2:], mode="bilinear")
+        return painting._replace(mask_logits=painting.mask_logits + self.gain * guide)
+
+
+def as_painting(canvas: Float[Tensor, "paintings 4 height width"], num_slots: int) -> Painting:
+    """RGB and mask logit of a decoder's four channels, for each slot."""
+    canvas = canvas.unflatten(0, (-1, num_slots))
+    return Painting(canvas[:, :, :3], canvas[:, :, 3])
+
+
+def visible_taps(side: int) -> Float[Tensor, "places taps"]:
+    """Which taps of a kernel of odd `side` fall inside, at each distinct place along a zero-padded axis.
+
+    Example:
+        >>> visible_taps(3)
+        tensor([[0., 1., 1.],
+                [1., 1., 1.],
+                [1., 1., 0.]])
+    """
+    place, tap = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    offset = place - side // 2
+    return ((tap >= -offset) & (tap < side - offset)).float() if side > 1 else torch.ones(1, 1)
+
+
+def stretch_middle(tensor: Tensor, size: int, dim: int) -> Tensor:
+    """`tensor` with the middle entry along `dim` repeated so that the axis has `size` entries."""
+    radius = tensor.shape[dim] // 2
+    shape = list(tensor.shape)
+    shape[dim] = size - 2 * radius
+    middle = tensor.narrow(dim, radius, 1).expand(shape)
+    return torch.cat([tensor.narrow(dim, 0, radius), middle, tensor.narrow(dim, radius + 1, radius)], dim=dim)

@@ -1,0 +1,88 @@
+"""Pictures to features: the paper's convolutions, a position for each feature, and an MLP shared by all.
+
+Locatello et al. 2020 (arXiv 2006.15055), appendix E.3. With `strides=(1, 1, 1, 1)` this is the paper's
+encoder; strides above 1 and fewer layers make its fast relatives: fewer, coarser features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from objecthood.nn.initialization import glorot
+from objecthood.nn.positions import PositionEmbedding
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's SAME: output size = ceil(input size / stride).
+
+    Where the padding is odd the extra row and column lie at the bottom and right, as in the reference;
+    PyTorch's symmetric padding would shift the picture.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1):
+        super().__init__(in_channels, out_channels, kernel, stride)
+        glorot(self)
+
+    def forward(self, image: Float[Tensor, "batch in_channels height width"]) -> Tensor:
+        """[batch, out_channels, ceil(height / stride), ceil(width / stride)]"""
+        top, bottom = same_padding(image.shape[-2], self.kernel_size[0], self.stride[0])
+        left, right = same_padding(image.shape[-1], self.kernel_size[1], self.stride[1])
+        if (top, left) == (bottom, right):  # the convolution's own padding needs no copy
+            return F.conv2d(image, self.weight, self.bias, self.stride, padding=(top, left))
+        return F.conv2d(F.pad(image, (left, right, top, bottom)), self.weight, self.bias, self.stride)
+
+
+class ConvEncoder(nn.Module):
+    """Convolutions with ReLU, soft position embedding, then layer norm and a two-layer MLP at each position.
+
+    Args:
+        channels: of every convolution (paper: 64 for CLEVR, 32 for smaller pictures).
+        feature_dim: of the features given to slot attention (paper: 64).
+        strides: one per convolution (paper: 1, 1, 1, 1; set prediction: 1, 2, 2, 1).
+        kernel: side of every convolution (paper: 5).
+
+    Example:
+        >>> import torch
+        >>> ConvEncoder(channels=32, feature_dim=64, strides=(2, 1, 1))(torch.rand(2, 3, 35, 35)).shape
+        torch.Size([2, 18, 18, 64])
+    """
+
+    def __init__(
+        self, channels: int, feature_dim: int, strides: Sequence[int] = (1, 1, 1, 1), kernel: int = 5
+    ):
+        super().__init__()
+        sizes = [3] + [channels] * len(strides)
+        self.convolutions = nn.ModuleList(
+            SameConv2d(size_in, size_out, kernel, stride)
+            for size_in, size_out, stride in zip(sizes[:-1], sizes[1:], strides, strict=True)
+        )
+        self.position = PositionEmbedding(channels)
+        self.norm = nn.LayerNorm(channels, eps=1e-3)  # Keras' default
+        self.mlp = nn.Sequential(
+            glorot(nn.Linear(channels, feature_dim)), nn.ReLU(), glorot(nn.Linear(feature_dim, feature_dim))
+        )
+
+    def forward(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch grid_height grid_width feature_dim"]:
+        """Features of a picture in [-1, 1], on a grid."""
+        for convolution in self.convolutions:
+            image = convolution(image).relu()
+        features = image.permute(0, 2, 3, 1)
+        features = features + self.position(*features.shape[1:3])
+        return self.mlp(self.norm(features))
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Padding before and after an axis of `size` so that the output has ceil(size / stride) positions.
+
+    Example:
+        >>> same_padding(128, kernel=5, stride=2)
+        (1, 2)
+    """
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2

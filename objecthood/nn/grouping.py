@@ -1,0 +1,47 @@
+"""A start and the attention together: features in, slots out, with the start noise as an argument."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from objecthood.nn.initial_slots import GaussianSlots, LearnedSlots
+from objecthood.nn.slot_attention import SlotAttention, SlotAttentionOutput
+
+
+class Grouping(nn.Module):
+    """`SlotAttention` with the slots it starts from.
+
+    Args:
+        initial_slots: `GaussianSlots` or `LearnedSlots`.
+        slot_attention: the competition.
+
+    Example:
+        >>> import torch
+        >>> from objecthood.nn import GaussianSlots, SlotAttention
+        >>> group = Grouping(GaussianSlots(num_slots=5, dim=64), SlotAttention(input_dim=48, slot_dim=64))
+        >>> slots, attention = group(torch.randn(2, 49, 48), noise=torch.zeros(2, 5, 64))
+    """
+
+    initial_slots: GaussianSlots | LearnedSlots
+    slot_attention: SlotAttention
+
+    def __init__(self, initial_slots: GaussianSlots | LearnedSlots, slot_attention: SlotAttention):
+        super().__init__()
+        self.initial_slots, self.slot_attention = initial_slots, slot_attention
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "batch inputs input_dim"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        mask: Bool[Tensor, "batch inputs"] | None = None,
+        noise: Float[Tensor, "batch slots slot_dim"] | None = None,
+    ) -> SlotAttentionOutput:
+        """Number of slots and iterations as built unless named; `noise` is standard normal, drawn unless
+        given."""
+        if num_slots is None and noise is not None:
+            num_slots = noise.shape[1]
+        return self.slot_attention(
+            inputs, self.initial_slots(len(inputs), num_slots, noise), iterations, mask
+        )

@@ -1,0 +1,86 @@
+"""How slots are born: from one trained Gaussian that all share (the paper), or as learned queries, one each.
+
+Gaussian: Locatello et al. 2020 (arXiv 2006.15055), section 2.1. Equal but for their noise, slots can be any
+number.
+Learned: Jia et al. 2023, "Improving Object-centric Learning with Query Optimization" (BO-QSA, arXiv
+2210.08990), to be used with `SlotAttention(gradient="bilevel")`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class GaussianSlots(nn.Module):
+    """Slots drawn from a Gaussian whose mean and log deviation are trained and shared by all slots.
+
+    Example:
+        >>> GaussianSlots(num_slots=7, dim=64)(batch_size=2, num_slots=11).shape
+        torch.Size([2, 11, 64])
+    """
+
+    def __init__(self, num_slots: int, dim: int):
+        super().__init__()
+        self.num_slots, self.dim = num_slots, dim
+        # Keras' Glorot range for a weight of shape [1, 1, dim]: fan in 1, fan out dim. PyTorch's would be
+        # smaller.
+        limit = math.sqrt(6 / (1 + dim))
+        self.slots_mu = nn.Parameter(torch.empty(1, 1, dim).uniform_(-limit, limit))
+        self.slots_log_sigma = nn.Parameter(torch.empty(1, 1, dim).uniform_(-limit, limit))
+
+    def forward(
+        self,
+        batch_size: int,
+        num_slots: int | None = None,
+        noise: Float[Tensor, "batch slots dim"] | None = None,
+    ) -> Float[Tensor, "batch slots dim"]:
+        """mean + deviation * `noise`; without `noise` (standard normal) it is drawn, from the global
+        generator."""
+        shape = (batch_size, self.num_slots if num_slots is None else num_slots, self.dim)
+        noise = self.slots_mu.new_empty(shape).normal_() if noise is None else check_noise(noise, shape)
+        return self.slots_mu + self.slots_log_sigma.exp() * noise
+
+
+class LearnedSlots(nn.Module):
+    """One learned query per slot, the same for every picture.
+
+    Asked for fewer slots than were learned, the first ones serve. Further slots are drawn from the Gaussian
+    with the mean and deviation of the learned ones, so that a model can be tried on more objects than it was
+    trained for; only these use `noise`.
+
+    Example:
+        >>> LearnedSlots(num_slots=4, dim=64)(batch_size=2).shape
+        torch.Size([2, 4, 64])
+    """
+
+    def __init__(self, num_slots: int, dim: int):
+        super().__init__()
+        self.num_slots, self.dim = num_slots, dim
+        self.queries = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, num_slots, dim)))
+
+    def forward(
+        self,
+        batch_size: int,
+        num_slots: int | None = None,
+        noise: Float[Tensor, "batch slots dim"] | None = None,
+    ) -> Float[Tensor, "batch slots dim"]:
+        """The queries, once per picture; `noise` (standard normal) shapes slots beyond the learned ones."""
+        num_slots = self.num_slots if num_slots is None else num_slots
+        slots = self.queries[:, :num_slots].expand(batch_size, -1, -1)
+        if num_slots <= self.num_slots:
+            return slots
+        shape = (batch_size, num_slots, self.dim)
+        noise = self.queries.new_empty(shape).normal_() if noise is None else check_noise(noise, shape)
+        mean, deviation = self.queries.mean(dim=1, keepdim=True), self.queries.std(dim=1, keepdim=True)
+        return torch.cat([slots, mean + deviation * noise[:, self.num_slots :]], dim=1)
+
+
+def check_noise(noise: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """`noise` if it has `shape` [batch, slots, dim], else ValueError."""
+    if tuple(noise.shape) != shape:
+        raise ValueError(f"`noise` (shape {list(noise.shape)}) must be [batch, slots, dim] = {list(shape)}")
+    return noise

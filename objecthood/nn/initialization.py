@@ -1,0 +1,17 @@
+"""Start values of the reference: Glorot kernels and zero biases, Keras' defaults, where PyTorch draws both."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import nn
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+
+def glorot(layer: Layer) -> Layer:
+    """`layer` with its kernel uniform in +-sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010) and no bias."""
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

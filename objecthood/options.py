@@ -1,0 +1,196 @@
+"""What was typed after a command -> its options; or one line: what is wrong, what was probably meant.
+
+Names are checked here, against the fields of a dataclass, before anything is read or computed; tyro then
+gives the values the types of the fields, and writes the help of a command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+Options = TypeVar("Options")
+
+ALIKE = 0.6
+"""Share of common letters from which on a name is suggested (the default of `difflib.get_close_matches`)."""
+_NUMBER = re.compile(r"-(\d|\.\d|inf|nan)")
+_IN_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+
+class UsageError(ValueError):
+    """Something was typed wrongly; one line, as the command shows it. Exit code 2."""
+
+
+def parse(
+    options: type[Options], arguments: Sequence[str], command: str, about: str, *, flags: bool = True
+) -> Options:
+    """An instance of the dataclass `options` (whose fields may be such dataclasses) from what was typed.
+
+    Fields without a default are positional, a tuple takes one or more; all others are `--field value`.
+    Booleans are switches (`--field`, `--no-field`), or with `flags=False` take a value as well. `about` heads
+    the help, which `--help` prints, followed by SystemExit. Raises UsageError for whatever does not fit.
+    """
+    import tyro
+
+    markers = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
+    config = markers if flags else (*markers, tyro.conf.FlagConversionOff)
+    settings: dict[str, Any] = {"prog": f"objecthood {command}", "description": about, "config": config}
+    if {"-h", "--help"} & set(arguments):
+        tyro.cli(options, args=["--help"], **settings)
+    kinds, positional = _fields(options)
+    words, values = _sort(arguments, kinds, positional, command, flags)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return tyro.cli(options, args=words + list(values.values()), **settings)
+    except SystemExit:
+        raise UsageError(_explain(said.getvalue(), kinds, values, command)) from None
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The name that `word` was probably meant to be, or "" where none is near.
+
+    Capitals and underscores count for nothing; a beginning, a whole part and initials are as good as a name.
+
+    >>> nearest("eval", ["train", "evaluate"]), nearest("lr", ["learning-rate"])
+    ('evaluate', 'learning-rate')
+    >>> nearest("xyz", ["train", "evaluate"])
+    ''
+    """
+    typed = _plain(word)
+
+    def likeness(name: str) -> float:
+        whole = _plain(name)
+        parts = whole.split("-")
+        if typed == whole:
+            return 2.0
+        if typed and (
+            whole.startswith(typed) or typed in parts or typed == "".join(part[:1] for part in parts)
+        ):
+            return 1.0 + len(typed) / len(whole)
+        return difflib.SequenceMatcher(None, typed, whole).ratio()
+
+    best = max(words, key=likeness, default="")
+    return best if best and likeness(best) >= ALIKE else ""
+
+
+def did_you_mean(word: str, words: Sequence[str], prefix: str = "") -> str:
+    """A question that names the nearest of `words`, or a list of them all where none is near."""
+    if not words:
+        return "it has none."
+    near = nearest(word, words)
+    return (
+        f"did you mean {prefix}{near}?"
+        if near
+        else f"known are {', '.join(prefix + name for name in words)}."
+    )
+
+
+def _plain(name: str) -> str:
+    return name.lower().strip("-").replace("_", "-")
+
+
+def _fields(options: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Types of the named options, by their name on the command line, and of the positional ones.
+
+    What lies in a dataclass within has a default from the instance that stands there, so all of it is named.
+    """
+    named: dict[str, Any] = {}
+    positional: dict[str, Any] = {}
+    hints = typing.get_type_hints(options)
+    for field in dataclasses.fields(options):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            within = typing.get_type_hints(kind)
+            named |= {_plain(part.name): within[part.name] for part in dataclasses.fields(kind)}
+        elif field.default is dataclasses.MISSING:
+            positional[field.name] = kind
+        else:
+            named[_plain(field.name)] = kind
+    return named, positional
+
+
+def is_option(token: str) -> bool:
+    """Whether a word names an option, rather than being a value such as -1."""
+    return token.startswith("-") and token != "-" and not _NUMBER.match(token)
+
+
+def _sort(
+    arguments: Sequence[str], kinds: dict[str, Any], positional: dict[str, Any], command: str, flags: bool
+) -> tuple[list[str], dict[str, str]]:
+    """Plain words, and for each option the one token that gives tyro its value (the last one counts)."""
+    words: list[str] = []
+    values: dict[str, str] = {}
+    tokens = iter(arguments)
+    for token in tokens:
+        if not is_option(token):
+            words.append(token)
+            continue
+        typed, equals, value = token.partition("=")
+        name, switch = _find(typed, kinds, command, flags)
+        if switch:
+            if equals:
+                raise UsageError(f"{typed} takes no value (={value!r}); write --{name} or --no-{name}")
+            values[name] = switch
+            continue
+        if not equals:
+            value = next(tokens, "--")
+            if is_option(value):
+                raise UsageError(f"{typed} needs a value, {_allowed(kinds[name])}; write {typed} VALUE")
+        if bool in _members(kinds[name]):
+            value = value.capitalize()
+        values[name] = f"--{name}={value}"
+    several = any(typing.get_origin(kind) is tuple for kind in positional.values())
+    if len(words) > len(positional) and not several:
+        raise UsageError(f"{words[len(positional)]!r} is one word too many; options are written --name VALUE")
+    if len(words) < len(positional):
+        missing = list(positional)[len(words)].upper()
+        raise UsageError(f"{missing} is missing; see objecthood {command} --help")
+    return words, values
+
+
+def _find(typed: str, kinds: dict[str, Any], command: str, flags: bool) -> tuple[str, str]:
+    """The option's name and, where it is a switch, what tyro calls the position it is put in."""
+    name = typed.lstrip("-").replace("_", "-")
+    switches = [name for name, kind in kinds.items() if kind is bool] if flags else []
+    known = {name: name for name in kinds} | {f"no-{name}": name for name in switches}
+    if not typed.startswith("--") or name not in known:
+        question = did_you_mean(name, list(known), "--")
+        raise UsageError(f"{command} has no option {typed}; {question} objecthood {command} --help lists all")
+    return known[name], f"--{name}" if known[name] in switches else ""
+
+
+def _explain(said: str, kinds: dict[str, Any], values: dict[str, str], command: str) -> str:
+    """Tyro's box of several lines as one line."""
+    said = " ".join(said.split())
+    refused = re.search(r"Error parsing \w+: (`.*?) -----", said)  # what a dataclass itself does not accept
+    if refused:
+        return refused.group(1)
+    match = re.search(r"--([a-z][a-z0-9-]*)", said)
+    name = match.group(1) if match else ""
+    if name in values:
+        value = values[name].partition("=")[2]
+        return f"--{name} (={value!r}) must be {_allowed(kinds[name])}; see objecthood {command} --help"
+    return f"{said.strip(' -')}; see objecthood {command} --help"
+
+
+def _allowed(kind: Any) -> str:
+    """A type in words."""
+    if typing.get_origin(kind) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(kind)))
+    return " or ".join(
+        _IN_WORDS.get(member, str(member)) for member in _members(kind) if member is not type(None)
+    )
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """The types that a union allows; of any other type, itself."""
+    is_union = typing.get_origin(kind) in (types.UnionType, typing.Union)
+    return typing.get_args(kind) if is_union else (kind,)

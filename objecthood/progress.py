@@ -1,0 +1,60 @@
+"""What a run says while it runs: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class RunProgress:
+    """A bar with loss, score, pictures per second and time left; use as a context manager.
+
+    Args:
+        name: of the run, shown in front.
+        num_steps: the step at which the bar is full.
+        first_step: where it starts (a resumed run).
+        every: seconds between plain lines where there is no terminal.
+    """
+
+    def __init__(self, name: str, num_steps: int, first_step: int = 0, every: float = 15.0):
+        self.console = Console(stderr=True)
+        self.num_steps, self.every, self.name = num_steps, every, name
+        self.started = self.spoken = time.monotonic()
+        self.first_step, self.status = first_step, ""
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task(name, total=num_steps, completed=first_step, status="")
+
+    def __enter__(self) -> RunProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def update(self, step: int, status: str) -> None:
+        """`step` steps are done; `status` is what is known of them."""
+        self.bar.update(self.task, completed=step, status=status)
+        now = time.monotonic()
+        if not self.console.is_terminal and (now - self.spoken >= self.every or step == self.num_steps):
+            self.spoken = now
+            seconds_left = (now - self.started) / max(1, step - self.first_step) * (self.num_steps - step)
+            print(f"{self.name} {step}/{self.num_steps}  {status}  {seconds_left:.0f} s left", flush=True)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self.console.is_terminal:
+            self.bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, flush=True)

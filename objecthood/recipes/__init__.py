@@ -1,0 +1,69 @@
+"""Experiments: one dataclass per task, named instances of it; `RECIPES` lists them all."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from objecthood.recipes.base import Recipe
+from objecthood.recipes.discovery import (
+    Discovery,
+    FastTetrominoes,
+    GuidedDiscovery,
+    clevr6_paper,
+    folder,
+    sprites,
+    sprites_paper,
+    tetrominoes,
+    tetrominoes_paper,
+)
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (tetrominoes, sprites, folder, tetrominoes_paper, sprites_paper, clevr6_paper)
+}
+TASKS: dict[str, type[Recipe]] = {task.__name__: task for task in (Discovery, FastTetrominoes, GuidedDiscovery)}
+
+__all__ = ["RECIPES", "TASKS", "Discovery", "FastTetrominoes", "GuidedDiscovery", "Recipe", "from_dict", "from_file"]
+
+
+def from_dict(settings: Mapping[str, Any], task: type[Recipe] | None = None) -> Recipe:
+    """The recipe that `Recipe.to_dict` wrote down; `task` is its class where that is one of your own.
+
+    Raises ValueError where the class is not known, or its fields are others than those of `settings`.
+
+    >>> from_dict(RECIPES["sprites"].to_dict()) == RECIPES["sprites"]
+    True
+    """
+    fields = dict(settings)
+    name = fields.pop("task", None)
+    task = TASKS.get(name) if task is None else task
+    if task is None or task.__name__ != name:
+        wanted = "one of ours" if task is None else f"{task.__name__!r}"
+        raise ValueError(f"made by recipe class {name!r}, not {wanted}; name the Python file of its recipe as well")
+    try:
+        return task(**fields)
+    except TypeError as error:
+        raise ValueError(f"made by another version of recipe class {name!r}: {error}") from error
+
+
+def from_file(path: str | Path) -> Recipe:
+    """The module-level `recipe` of a Python file, which is run for it.
+
+    Raises ValueError where there is no such file, or no `recipe` in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no recipe file at {path}; check the spelling, or name a recipe of `objecthood list`")
+    name = f"objecthood_recipe_{path.stem}"
+    specification = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # dataclasses look their module up there
+    specification.loader.exec_module(module)
+    recipe = getattr(module, "recipe", None)
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"{path} has no module-level `recipe`; add one: recipe = Mine(name=..., ...)")
+    return recipe

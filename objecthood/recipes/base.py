@@ -1,0 +1,124 @@
+"""What an experiment is: numbers as fields, structure as methods, everything the loop needs and nothing of the loop.
+
+A recipe is a frozen dataclass of JSON scalars. To change a number, `dataclasses.replace`; to change structure,
+subclass and override a method. `train.py` calls only what is declared here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from objecthood.data.scene import Dataset, Scenes
+from objecthood.optimizers import Muon, is_matrix
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Fields and methods that every task shares."""
+
+    name: str
+    description: str = ""
+    """What it is, in a line."""
+    expected: str = ""
+    """Score to expect and where it was measured or published."""
+    steps: int
+    batch_size: int = 64
+    learning_rate: float = 4e-4
+    matrix_learning_rate: float = 0.0
+    """Muon's, for matrices and convolutions; 0: Adam for all weights."""
+    warmup_steps: int = 10_000
+    halving_steps: int = 100_000
+    """Steps in which the learning rate halves (the paper's schedule); 0: cosine to zero at the last step."""
+    gradient_clip: float = 0.0
+    """Largest norm of the gradient; 0: no clipping."""
+    average: float = 0.0
+    """Decay of the exponential moving average of the weights that is scored and saved; 0: the weights themselves."""
+    precision: str = "auto"
+    """"float32", "bfloat16" (autocast), or "auto": bfloat16 where the processor computes in it."""
+    seed: int = 0
+    evaluate_every: int = 500
+    validation_scenes: int = 128
+    test_scenes: int = 320
+
+    main_score = "loss"
+    """The score that is shown while training (a class attribute, not a field)."""
+    least = {"steps": 1, "batch_size": 1, "evaluate_every": 1, "validation_scenes": 1, "test_scenes": 1, "seed": 0}
+    """The least value of each counted field (a class attribute, not a field)."""
+
+    def __post_init__(self) -> None:
+        for field, least in self.least.items():
+            value = getattr(self, field)
+            if value < least:
+                raise ValueError(f"`{field}` (={value}) must be at least {least}")
+        for field in ("learning_rate", "matrix_learning_rate", "warmup_steps", "halving_steps", "gradient_clip"):
+            value = getattr(self, field)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"`{field}` (={value}) must be 0 or more, and finite")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"`average` (={self.average}) must be at least 0 and below 1")
+
+    def build_model(self) -> nn.Module:
+        """The model, with fresh weights from the global generator."""
+        raise NotImplementedError
+
+    def dataset(self, split: str) -> Dataset:
+        """Scenes of "train", "validation" or "test"."""
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, scenes: Scenes, step: int) -> Tensor:
+        """What one step minimises."""
+        raise NotImplementedError
+
+    def scores(self, model: nn.Module, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
+        """Scores [batch] of held-out scenes, nan where one is not defined; noise depends on `indices` alone."""
+        raise NotImplementedError
+
+    def figures(self, model: nn.Module, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
+        """Named pictures and animations (lists of frames) of a few scenes; the first is shown while training."""
+        raise NotImplementedError
+
+    def prepare_for_test(self, model: nn.Module) -> nn.Module:
+        """The model as it is to be used after training."""
+        return model.eval()
+
+    @property
+    def protocol(self) -> str:
+        """How the scores are taken, in words."""
+        raise NotImplementedError
+
+    def build_optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        """Adam (epsilon 1e-8), with Muon for matrices where it has a learning rate."""
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        matrices = [parameter for parameter in parameters if is_matrix(parameter)] if self.matrix_learning_rate else []
+        chosen = {id(parameter) for parameter in matrices}
+        others = [parameter for parameter in parameters if id(parameter) not in chosen]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(others, lr=self.learning_rate, eps=1e-8, fused=True)
+        ]
+        if matrices:
+            optimizers.append(Muon(matrices, lr=self.matrix_learning_rate))
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["base_lr"] = group["lr"]
+        return optimizers
+
+    def learning_rate_factor(self, step: int) -> float:
+        """What learning rates are multiplied with at `step`: linear warm-up, then halving or a cosine to zero.
+
+        Halving acts from step 0 on, warm-up included, as in the reference (Locatello et al. 2020, appendix E).
+        """
+        warmup = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+        if self.halving_steps:
+            return warmup * 0.5 ** (step / self.halving_steps)
+        progress = max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON scalars, with the class name that `recipes.TASKS` knows."""
+        return {"task": type(self).__name__} | dataclasses.asdict(self)

@@ -1,0 +1,335 @@
+"""Pictures of what a model sees: overlays, the slot figure, the attention figure, indexed masks.
+
+Every function takes tensors in the shapes of the contract (images in [0, 1], channels first) and gives
+Pillow pictures. Slot k has the same colour in every one of them. The attention figure is Figure 3 of
+Locatello et al. 2020; its moving version is in `animate.py`.
+"""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+
+# The first eight keep a CIELAB distance of at least 25 from each other for normal, protanope and
+# deuteranope eyes (simulated after Machado et al. 2009), and a lightness of 45 to 92, so that each is
+# seen on black and on white.
+BASE_COLORS = (
+    (0x3A, 0x57, 0xFF),  # blue
+    (0xE8, 0x88, 0x1A),  # orange
+    (0x25, 0xC0, 0x85),  # green
+    (0xCC, 0x2C, 0x3A),  # red
+    (0xFF, 0xE9, 0x70),  # yellow
+    (0x35, 0x9E, 0xFF),  # sky
+    (0xE6, 0xAE, 0xE4),  # pink
+    (0x70, 0x76, 0x8A),  # slate
+)
+PAPER = (0x15, 0x17, 0x1C)  # figure background: dark and nearly neutral, so that colours stand out
+INK = (0xD7, 0xDA, 0xE0)
+CHEQUER = (0x2F, 0x24)  # the two greys that stand for "nothing here"
+MARGIN, GAP, BAR = 20, 8, 3  # pixels: around a figure, between its cells, thickness of a colour bar
+TEXT_SIZE = 13  # pixels
+STRONG = 0.7  # opacity of a segmentation in figures, where the plain picture stands beside it
+BAND = 256  # rows of a large picture that are tinted at once: all at once would take gigabytes
+LEGIBLE = 96  # pixels: the smallest side of a cell in which shapes are still told apart
+
+
+def slot_colors(num_slots: int) -> UInt8[np.ndarray, "slots 3"]:
+    """The colour of each slot: row k is the same for every `num_slots`.
+
+    Eight colours are chosen by hand; further ones walk round the hues by the golden ratio, which never
+    comes back to the same hue, in three steps of strength.
+
+    Returns: red, green, blue in 0..255, shape [num_slots, 3].
+
+    >>> slot_colors(2).tolist()
+    [[58, 87, 255], [232, 136, 26]]
+    """
+    colors = list(BASE_COLORS)
+    for index in range(len(colors), num_slots):
+        hue = index * 0.6180339887 % 1.0
+        saturation, value = ((0.85, 0.65), (0.45, 0.95), (0.65, 0.80))[index % 3]
+        colors.append(tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value)))
+    return np.array(colors[:num_slots], dtype=np.uint8).reshape(-1, 3)
+
+
+def overlay(
+    image: Float[Tensor, "*batch 3 height width"],
+    masks: Float[Tensor, "*batch slots rows columns"] | Integer[Tensor, "*batch rows columns"],
+    *,
+    opacity: float = 0.5,
+    contours: bool = True,
+) -> Image.Image | list[Image.Image]:
+    """Tint every pixel with the colour of its slot and draw the borders between slots.
+
+    Args:
+        image: values in [0, 1]; one picture, or a batch.
+        masks: soft masks, enlarged bilinearly and then given to the strongest slot; or integer labels,
+            of which negative ones (ignore) stay untinted. Any resolution.
+        opacity: strength of the tint, 0 (none) to 1 (flat colour).
+        contours: whether to draw the borders, in full colour.
+
+    Returns: one picture of the image's size, or a list of them where `image` is a batch.
+
+    >>> picture = overlay(torch.zeros(3, 8, 8), torch.ones(8, 8, dtype=torch.int64), opacity=1.0)
+    >>> picture.size, picture.getpixel((4, 4))
+    ((8, 8), (232, 136, 26))
+    """
+    if image.ndim == 4:
+        pairs = zip(image, masks, strict=True)
+        return [overlay(one, its, opacity=opacity, contours=contours) for one, its in pairs]
+    labels = _label_map(masks, image.shape[-2:])
+    colors = torch.from_numpy(slot_colors(max(int(labels.max()) + 1, 1)) / 255.0).float()
+    strength = torch.full(labels.shape, opacity)
+    if contours:
+        strength[_borders(labels)] = 1.0
+    strength[labels < 0] = 0.0
+    picture = Image.new("RGB", (labels.shape[1], labels.shape[0]))
+    for top in range(0, len(labels), BAND):
+        rows = slice(top, top + BAND)
+        tint = colors[labels[rows].clamp(min=0).long()].permute(2, 0, 1)
+        tinted = torch.lerp(image[:, rows].detach().cpu().float(), tint, strength[rows])
+        picture.paste(to_picture(tinted), (0, top))
+    return picture
+
+
+def slots_figure(
+    images: Float[Tensor, "batch 3 height width"],
+    reconstruction: Float[Tensor, "batch 3 height width"],
+    masks: Float[Tensor, "batch slots height width"],
+    appearance: Float[Tensor, "batch slots 3 height width"],
+    *,
+    scale: int | None = None,
+) -> Image.Image:
+    """One row per picture: picture, reconstruction, segmentation, then every slot alone.
+
+    A slot alone is its appearance where its mask is, over a grey chequer where it is not.
+
+    Args:
+        images, reconstruction, appearance: values in [0, 1]; what lies outside is clipped.
+        masks: sum to 1 over slots.
+        scale: each pixel becomes `scale` x `scale`; by default so many that a cell reaches 96 pixels.
+
+    >>> pictures, masks = torch.rand(2, 3, 35, 35), torch.rand(2, 4, 35, 35).softmax(1)
+    >>> slots_figure(pictures, pictures, masks, pictures[:, None].expand(-1, 4, -1, -1, -1)).size
+    (823, 287)
+    """
+    scale = scale or legible_scale(images)
+    rows = []
+    for image, rebuilt, its_masks, its_appearance in zip(
+        images, reconstruction, masks, appearance, strict=True
+    ):
+        segmentation = overlay(enlarge(image, scale), its_masks, opacity=STRONG)
+        alone = [_on_chequer(*pair, scale) for pair in zip(its_appearance, its_masks, strict=True)]
+        rows.append([_cell(image, scale), _cell(rebuilt, scale), segmentation, *alone])
+    headings = ["picture", "reconstruction", "segmentation"]
+    return _grid(rows, headings, num_slots=masks.shape[1])
+
+
+def attention_figure(
+    image: Float[Tensor, "3 height width"],
+    attention: Float[Tensor, "iterations slots rows columns"],
+    *,
+    reconstruction: Float[Tensor, "3 height width"] | None = None,
+) -> Image.Image:
+    """Rows are iterations, columns are slots: where each slot looks, after Locatello et al. 2020, Figure 3.
+
+    Args:
+        image: values in [0, 1].
+        attention: the softmax over slots, in [0, 1], of every iteration; any resolution.
+        reconstruction: shown beside the picture where given.
+
+    >>> attention_figure(torch.rand(3, 64, 64), torch.rand(3, 4, 32, 32).softmax(1)).mode
+    'RGB'
+    """
+    scale = legible_scale(image)
+    large = enlarge(image, scale)
+    once = {"picture": to_picture(large)}
+    if reconstruction is not None:
+        once["reconstruction"] = to_picture(enlarge(reconstruction, scale))
+    colors = slot_colors(attention.shape[1])
+    rows = []
+    for weights in attention:
+        slots = [attention_cell(large, weight, color) for weight, color in zip(weights, colors, strict=True)]
+        rows.append([overlay(large, weights, opacity=STRONG), *slots])
+    names = [f"iteration {number}" for number in range(1, len(rows) + 1)]
+    return _grid(rows, ["strongest slot"], num_slots=len(colors), row_names=names, once=once)
+
+
+def indexed_png(
+    labels: Integer[Tensor, "height width"] | Integer[np.ndarray, "height width"], path: str | Path
+) -> None:
+    """Write labels as a palette PNG: it opens as a coloured picture and reads back as the labels.
+
+    Raises: ValueError where a label lies outside 0..255, as an index is one byte.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "labels.png"
+    >>> indexed_png(torch.tensor([[0, 1], [1, 2]]), path)
+    >>> np.asarray(Image.open(path)).tolist()
+    [[0, 1], [1, 2]]
+    """
+    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else labels
+    if values.min() < 0 or values.max() > 255:
+        raise ValueError(
+            f"labels of an indexed PNG must be 0..255, got {values.min()}..{values.max()}; "
+            "give ignored pixels (-1) a label of their own first"
+        )
+    picture = Image.fromarray(values.astype(np.uint8)).convert("P")
+    picture.putpalette(slot_colors(256).tobytes())
+    picture.save(path, format="PNG")
+
+
+def to_picture(image: Float[Tensor, "3 height width"]) -> Image.Image:
+    """A tensor with values in [0, 1] (clipped) as an 8-bit picture.
+
+    >>> to_picture(torch.ones(3, 2, 2)).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    values = image.detach().cpu().float().clamp(0.0, 1.0).mul(255.0).round()
+    return Image.fromarray(values.byte().permute(1, 2, 0).contiguous().numpy())
+
+
+def enlarge(image: Float[Tensor, "*any height width"], scale: int) -> Float[Tensor, "*any tall wide"]:
+    """Each pixel becomes a square of `scale` x `scale` pixels: small pictures stay honest, not blurred.
+
+    >>> enlarge(torch.rand(3, 35, 35), 3).shape
+    torch.Size([3, 105, 105])
+    """
+    image = image.detach().cpu().float()
+    return image.repeat_interleave(scale, dim=-1).repeat_interleave(scale, dim=-2)
+
+
+def legible_scale(image: Float[Tensor, "*any height width"]) -> int:
+    """The least whole enlargement that brings the shorter side to 96 pixels.
+
+    >>> legible_scale(torch.zeros(3, 35, 35))
+    3
+    """
+    return -(-LEGIBLE // min(image.shape[-2:]))
+
+
+def attention_cell(
+    image: Float[Tensor, "3 height width"],
+    weight: Float[Tensor, "rows columns"],
+    color: UInt8[np.ndarray, "3"],
+) -> Image.Image:
+    """One slot's attention as light: its colour where it looks, a dim ghost of the picture where not.
+
+    `weight` in [0, 1], any resolution; the result has the size of `image`.
+
+    >>> attention_cell(torch.zeros(3, 8, 8), torch.ones(2, 2), slot_colors(1)[0]).getpixel((3, 3))
+    (58, 87, 255)
+    """
+    weight = _resize(weight[None], image.shape[-2:])[0].clamp(0.0, 1.0)
+    grey = image.detach().cpu().float().mean(0)
+    light = torch.from_numpy(color / 255.0).float()[:, None, None] * weight
+    # The picture's own light and shade shows through: a little, so that the colour stays the slot's own.
+    return to_picture(light + (0.06 + 0.22 * grey) * (1.0 - weight) + 0.12 * grey * weight)
+
+
+def write(
+    picture: Image.Image, center: tuple[int | float, int | float], text: str, size: int = TEXT_SIZE
+) -> None:
+    """Write `text` around the point `center` (x, y) of `picture`, in the font that Pillow brings along.
+
+    >>> write(Image.new("RGB", (96, 20)), (48, 10), "slot 1")
+    """
+    ImageDraw.Draw(picture).text(center, text, fill=INK, font=ImageFont.load_default(size), anchor="mm")
+
+
+def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Soft masks [slots, rows, columns] at another resolution."""
+    masks = masks.detach().cpu().float()
+    return functional.interpolate(masks[None], tuple(size), mode="bilinear", align_corners=False)[0]
+
+
+def _label_map(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Soft masks or labels of any resolution -> labels int64 of the size asked for."""
+    if masks.is_floating_point():
+        return _resize(masks, size).argmax(0)
+    labels = masks.detach().cpu()
+    if labels.shape == tuple(size):
+        return labels
+    return functional.interpolate(labels.float()[None, None], tuple(size), mode="nearest-exact")[0, 0].long()
+
+
+def _borders(labels: Tensor) -> Tensor:
+    """True where another label lies within reach, which is one pixel, and more in large pictures."""
+    reach = max(1, round(min(labels.shape) / 160))
+    values = labels.int()
+    return _highest(values, reach) != -_highest(-values, reach)
+
+
+def _highest(values: Tensor, reach: int) -> Tensor:
+    """The highest value [height, width] within reach: down, then across, in windows that double.
+
+    (`max_pool2d` takes 24 s for a photograph of 12 million pixels.)
+    """
+    for dim in (0, 1):
+        padding = (0, 0, reach, reach) if dim == 0 else (reach, reach, 0, 0)
+        values = functional.pad(values, padding, value=torch.iinfo(values.dtype).min)
+        window = 1
+        while window < 2 * reach + 1:
+            step = min(window, 2 * reach + 1 - window)
+            length = values.shape[dim] - step
+            values = torch.maximum(values.narrow(dim, 0, length), values.narrow(dim, step, length))
+            window += step
+    return values
+
+
+def _cell(image: Tensor, scale: int) -> Image.Image:
+    return to_picture(enlarge(image, scale))
+
+
+def _on_chequer(appearance: Tensor, mask: Tensor, scale: int) -> Image.Image:
+    """One slot alone; the chequer's squares are 8 pixels of the finished figure."""
+    appearance, mask = enlarge(appearance, scale), enlarge(mask, scale)
+    down, across = (torch.arange(side) // 8 for side in mask.shape)
+    nothing = torch.tensor(CHEQUER)[(down[:, None] + across) % 2] / 255.0
+    return to_picture(torch.lerp(nothing.expand_as(appearance), appearance.clamp(0.0, 1.0), mask))
+
+
+def _grid(
+    rows: list[list[Image.Image]],
+    headings: list[str],
+    *,
+    num_slots: int,
+    row_names: Sequence[str] = (),
+    once: Mapping[str, Image.Image] = MappingProxyType({}),
+) -> Image.Image:
+    """Cells of one size under headings; the last `num_slots` columns are slots, with their colour bars.
+
+    Pictures in `once` belong to all rows: they stand left of the row names, in the middle of the height.
+    """
+    width, height = rows[0][0].size
+    top = MARGIN + TEXT_SIZE + 2 * GAP
+    font = ImageFont.load_default(TEXT_SIZE)
+    name_width = max((round(font.getlength(name)) + 3 * GAP for name in row_names), default=0)
+    left = MARGIN + len(once) * (width + GAP) + name_width
+    tall = len(rows) * (height + GAP) - GAP
+    size = (left + len(rows[0]) * (width + GAP) - GAP + MARGIN, top + tall + MARGIN)
+    figure = Image.new("RGB", size, PAPER)
+
+    for column, (name, picture) in enumerate(once.items()):
+        x, y = MARGIN + column * (width + GAP), top + (tall - height) // 2
+        figure.paste(picture, (x, y))
+        write(figure, (x + width / 2, y - GAP - TEXT_SIZE / 2), name)
+    for row, name in enumerate(row_names):
+        write(figure, (left - name_width / 2 - GAP / 2, top + row * (height + GAP) + height / 2), name)
+    bars = [None] * len(headings) + [tuple(color) for color in slot_colors(num_slots).tolist()]
+    names = [*headings, *(f"slot {number}" for number in range(1, num_slots + 1))]
+    for column, (name, bar) in enumerate(zip(names, bars, strict=True)):
+        x = left + column * (width + GAP)
+        write(figure, (x + width / 2, MARGIN + TEXT_SIZE / 2), name)
+        if bar:
+            ImageDraw.Draw(figure).rectangle((x, top - GAP, x + width - 1, top - GAP + BAR - 1), fill=bar)
+        for row, cells in enumerate(rows):
+            figure.paste(cells[column], (x, top + row * (height + GAP)))
+    return figure

@@ -1,0 +1,72 @@
+"""Write the tables of README.md from results/*.json, between the markers `<!-- results -->` and `<!--
+/results -->`.
+
+    python runs/tables.py            # rewrite
+    python runs/tables.py --check    # exit 1 if README.md is not what the results say
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FAILED = 0.9
+"""A seed whose foreground ARI ends below this has failed; such seeds count in every mean."""
+_BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+_COLUMNS = ("fg_ari", "ari", "mbo", "miou")
+_TITLES = ("foreground ARI", "ARI", "mean best overlap", "mean IoU")
+
+
+def main() -> int:
+    readme = ROOT / "README.md"
+    before = readme.read_text()
+    after = _BLOCK.sub(lambda match: match[1] + tables() + match[2], before)
+    if "--check" in sys.argv[1:]:
+        return int(after != before)
+    readme.write_text(after)
+    return 0
+
+
+def tables() -> str:
+    """The table of all multi-seed results, then how each score was taken."""
+    runs: dict[str, list[dict]] = {}
+    for file in sorted((ROOT / "results").glob("*-seed*.json")):
+        result = json.loads(file.read_text())
+        runs.setdefault(file.stem.rsplit("-seed", 1)[0], []).append(result)
+    head = ["recipe", *_TITLES, "worst seed", f"seeds (below {FAILED})", "CPU s", "wall s"]
+    rows = [row(name, results) for name, results in runs.items()]
+    lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
+    notes = [
+        f"- `{name}`: {results[0]['protocol']}. Commit {commits(results)}." for name, results in runs.items()
+    ]
+    return "\n".join([*lines, "", *notes, ""])
+
+
+def row(name: str, results: list[dict]) -> list[str]:
+    """Mean and deviation over seeds of each score; median costs of training."""
+    scores = {column: [result["scores"][column] for result in results] for column in _COLUMNS}
+    failed = sum(score < FAILED for score in scores["fg_ari"])
+    costs = [
+        f"{statistics.median(result[key] for result in results):.0f}"
+        for key in ("cpu_seconds", "wall_seconds")
+    ]
+    means = [spread(scores[column]) for column in _COLUMNS]
+    return [f"`{name}`", *means, f"{min(scores['fg_ari']):.3f}", f"{len(results)} ({failed})", *costs]
+
+
+def spread(values: list[float]) -> str:
+    """Mean and sample standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
+
+
+def commits(results: list[dict]) -> str:
+    return ", ".join(sorted({result["machine"]["commit"].rstrip("+") or "unknown" for result in results}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

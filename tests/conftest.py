@@ -1,0 +1,37 @@
+"""Shapes checked at every call, one thread, fixed seeds, and where the shared measurements lie."""
+
+from pathlib import Path
+
+import jaxtyping
+import pytest
+from jaxtyping import install_import_hook
+
+# From here on every function of the package checks the shapes in its signature. An int passes for a float, as for
+# every type checker; the default of beartype is stricter.
+install_import_hook("objecthood", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+import torch
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """The same random numbers in every test, in whatever order tests run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Without checked shapes: what a user meets, whose wrong shapes must end in our own errors."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of measurements beside the repository, which a user's clone has not."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("needs ../shared/data, measurements kept beside the repository and not part of it")
+    return SHARED_DATA

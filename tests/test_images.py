@@ -1,0 +1,396 @@
+"""The gate: every odd picture comes out right, every bad one as one line, and no file is ever changed."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import io
+import logging
+import multiprocessing
+import os
+import re
+import sys
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corpus import PICTURE, Case, encode, write_corpus
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from objecthood.data import images
+from objecthood.data.images import ImageError, find_images, read_image, resize_image
+
+SIGNATURES = {
+    "PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "GIF": b"GIF89a", "WEBP": b"RIFF\0\0\0\0WEBPVP8L",
+    "TIFF": b"II*\0", "BMP": b"BM", "PPM": b"P6", "ICO": b"\0\0\1\0", "JPEG2000": b"\xff\x4f\xff\x51",
+    "AVIF": b"\0\0\0\x1cftypavif",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def pick(corpus: list[Case], name: str) -> Case:
+    return next(case for case in corpus if case.name == name)
+
+
+def try_to_read(source, **options) -> np.ndarray | ImageError:
+    """The array or the ImageError; anything else that is raised fails the test."""
+    try:
+        return read_image(source, **options)
+    except ImageError as error:
+        return error
+
+
+def snapshot(folder: Path) -> dict[Path, tuple]:
+    """Content and time of change of every file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path: (hashlib.sha256(path.read_bytes()).digest(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_corpus_is_large(corpus):
+    assert sum(case.expected is not None for case in corpus) >= 80
+    assert sum(case.error is not None for case in corpus) >= 45
+
+
+def test_every_picture_has_the_expected_pixels(corpus):
+    wrong = {}
+    for case in corpus:
+        if case.expected is None:
+            continue
+        found = try_to_read(case.path)
+        if isinstance(found, ImageError) or found.shape != case.expected.shape:
+            wrong[case.name] = found if isinstance(found, ImageError) else found.shape
+            continue
+        assert found.dtype == np.uint8 and found.flags.writeable and found.flags.c_contiguous
+        distance = np.abs(found.astype(int) - case.expected).max()
+        if distance > case.tolerance:
+            wrong[case.name] = distance
+    assert not wrong
+
+
+def test_every_bad_file_gives_one_line_that_names_it(corpus):
+    wrong = {}
+    for case in corpus:
+        if case.error is None:
+            continue
+        found = try_to_read(case.path)
+        message = str(found)
+        named = repr(str(case.path)) in message and len(message.splitlines()) == 1
+        if not (isinstance(found, ImageError) and named and re.search(case.error, message)):
+            wrong[case.name] = found
+    assert not wrong
+
+
+def test_bytes_and_streams_read_as_files_do(corpus):
+    for case in corpus:
+        if not case.path.is_file():
+            continue
+        content = case.path.read_bytes()
+        with open(case.path, "rb") as stream:
+            outcomes = [try_to_read(content), try_to_read(io.BytesIO(content)), try_to_read(stream)]
+        for found in outcomes:
+            if case.expected is None:
+                assert isinstance(found, ImageError) and re.search(case.error, str(found)), case.name
+            else:
+                np.testing.assert_array_equal(found, read_image(case.path), err_msg=case.name)
+
+
+def test_a_stream_is_read_from_where_it_stands():
+    stream = io.BytesIO(b"ten bytes!" + encode(PICTURE, "PNG"))
+    stream.seek(10)
+    np.testing.assert_array_equal(read_image(stream), PICTURE)
+
+
+def test_files_are_never_changed(corpus):
+    folder = corpus[0].path.parent
+    before = snapshot(folder)
+    for case in corpus:
+        try_to_read(case.path)
+    assert len(before) > 120 and snapshot(folder) == before
+
+
+def test_files_are_closed(corpus):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        outcomes = [try_to_read(case.path) for case in corpus]
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == [] and len(outcomes) == len(corpus)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files as Linux lists them")
+def test_refused_files_are_closed_even_while_their_errors_live(corpus):
+    before = len(os.listdir("/proc/self/fd"))
+    errors = [try_to_read(case.path) for case in corpus if case.error]
+    assert errors and len(os.listdir("/proc/self/fd")) == before
+
+
+def test_warnings_of_pillow_stay_inside(corpus, capfd, monkeypatch):
+    filters = list(warnings.filters)
+    monkeypatch.setattr(logging.root, "handlers", [])  # as without pytest: errors logged go to stderr
+    with warnings.catch_warnings(record=True) as inside:
+        warnings.simplefilter("always")
+        for case in corpus:
+            try_to_read(case.path)
+    with warnings.catch_warnings(record=True) as outside:
+        warnings.simplefilter("always")
+        for name in ("bomb decodes.png", "damaged exif.jpg"):
+            with Image.open(pick(corpus, name).path) as image:
+                image.getexif()
+    assert not inside and outside, "Pillow by itself must warn, or this test shows nothing"
+    assert warnings.filters == filters
+    assert capfd.readouterr() == ("", "")
+
+
+def test_threads_leave_the_warning_filters_alone(corpus):
+    filters = list(warnings.filters)
+    paths = [case.path for case in corpus if case.expected is not None]
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(read_image, paths * 2))) == 2 * len(paths)
+    assert warnings.filters == filters
+
+
+def _mutate(content: bytes, random: np.random.Generator) -> bytes:
+    """Overwrite a few bytes (half the time within the header), and now and then cut or double a stretch."""
+    changed = bytearray(content)
+    reach = len(changed) if random.random() < 0.5 else min(64, len(changed))
+    for position in random.integers(0, reach, random.integers(1, 9)):
+        changed[position] = random.choice([0, 255, changed[position] ^ 1, random.integers(256)])
+    start, stop = sorted(random.integers(0, len(changed), 2))
+    if random.random() < 0.2:
+        del changed[start:stop]
+    elif random.random() < 0.2:
+        changed[start:start] = changed[start:stop]
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("image_format", sorted(set(SIGNATURES) - {"AVIF", "PPM"}))
+def test_mutated_bytes_give_an_array_or_one_line(image_format, capfd):
+    random = np.random.default_rng(sorted(SIGNATURES).index(image_format))
+    noise = random.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {"exif": exif} if image_format in ("PNG", "JPEG", "WEBP", "TIFF") else {}
+    content = encode(noise[..., 0] if image_format == "GIF" else noise, image_format, **options)
+    refused = 0
+    for _ in range(64):
+        found = try_to_read(_mutate(content, random), max_pixels=1_000_000)
+        if isinstance(found, ImageError):
+            refused += 1
+            assert len(str(found).splitlines()) == 1
+        else:
+            assert found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3 and found.size
+    assert refused >= 10, "mutations too mild to show anything"
+    assert capfd.readouterr() == ("", ""), "libraries print what is broken"
+
+
+@given(signature=st.sampled_from(sorted(SIGNATURES.values())), rest=st.binary(max_size=200))
+@settings(max_examples=150, deadline=None)
+def test_any_bytes_behind_a_signature_give_an_array_or_one_line(signature, rest):
+    found = try_to_read(signature + rest, max_pixels=10_000)
+    assert found.ndim == 3 if isinstance(found, np.ndarray) else len(str(found).splitlines()) == 1
+
+
+@given(pixels=st.binary(min_size=60, max_size=60))
+@settings(max_examples=50, deadline=None)
+def test_any_pixels_survive_a_lossless_file(pixels):
+    picture = np.frombuffer(pixels, dtype=np.uint8).reshape(4, 5, 3)
+    np.testing.assert_array_equal(read_image(encode(picture, "PNG")), picture)
+
+
+def _peak_growth(paths: list[Path], honest: bytes) -> tuple[float, float, float]:
+    """MB that the peak of this process grows by over the bombs, seconds of the slowest, MB for `honest`."""
+
+    def peak() -> float:  # not `getrusage`, which carries over the peak of the process that started this one
+        return int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+
+    try_to_read(encode(PICTURE, "PNG"))
+    before, slowest = peak(), 0.0
+    for path in paths:
+        start = time.perf_counter()
+        assert isinstance(try_to_read(path), ImageError)
+        slowest = max(slowest, time.perf_counter() - start)
+    after = peak()
+    read_image(honest)
+    return after - before, slowest, peak() - after
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak where Linux puts it")
+def test_bombs_are_refused_early(corpus):
+    bombs = [case.path for case in corpus if case.name.startswith("bomb")]
+    honest = encode(Image.new("1", (6000, 5000)), "PNG")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # a fresh process, whose peak is its own
+        growth, seconds, control = pool.apply(_peak_growth, (bombs, honest))
+    assert len(bombs) >= 15 and max(path.stat().st_size for path in bombs) < 1_000_000
+    assert growth <= 50 and seconds <= 0.5
+    assert control > 50, "the gauge must see a decoded picture, or it shows nothing"
+
+
+def test_pixel_limit_is_exact_and_adjustable(corpus):
+    path = pick(corpus, "1 x 5000.png").path
+    assert read_image(path, max_pixels=5000).shape == (1, 5000, 3)
+    with pytest.raises(ImageError, match="5000 x 1 = 5000 pixels; at most 4999 are allowed"):
+        read_image(path, max_pixels=4999)
+    # Above the point where Pillow by itself refuses (179 million): only our own limit counts.
+    found = try_to_read(pick(corpus, "bomb 4 gigapixels.png").path, max_pixels=3_000_000_000)
+    assert "60000 x 60000 = 3600000000 pixels; at most 3000000000" in str(found)
+
+
+def test_file_size_is_limited(corpus, monkeypatch):
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 50)
+    path = pick(corpus, "plain.png").path
+    for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes())):
+        with pytest.raises(ImageError, match="too many bytes; at most 50 are allowed"):
+            read_image(source)
+
+
+@pytest.mark.parametrize("image_format", ["TGA", "PCX", "SGI", "DDS", "PDF", "EPS", "XBM"])
+def test_formats_off_the_list_are_not_opened(image_format):
+    with pytest.raises(ImageError, match="not a readable picture"):
+        read_image(encode(Image.new("1" if image_format == "XBM" else "RGB", (8, 8)), image_format))
+
+
+def test_unreadable_file(corpus, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(ImageError, match="plain.png': cannot be opened .Permission denied."):
+        read_image(pick(corpus, "plain.png").path)
+
+
+@pytest.mark.parametrize(
+    "error, told",
+    [(MemoryError(), "MemoryError"), (KeyError("a\nb"), r"'a\nb'"), (OSError("two\n lines."), "two lines")],
+)
+def test_whatever_a_decoder_raises_is_one_line(corpus, monkeypatch, error, told):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(images, "_flatten_to_srgb", fail)
+    with pytest.raises(ImageError) as caught:
+        read_image(pick(corpus, "plain.png").path)
+    assert f"damaged picture ({told})" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_format_that_this_pillow_lacks(corpus, monkeypatch):
+    factory, _ = Image.OPEN["PNG"]
+    monkeypatch.setitem(Image.OPEN, "PNG", (factory, lambda prefix: "PNG support not installed"))
+    with pytest.raises(ImageError, match="not a readable picture"):
+        read_image(pick(corpus, "plain.png").path)
+
+
+def test_hue_saturation_value():
+    """No format on the list stores HSV, but a mode must not be what breaks the gate."""
+    picture = images._flatten_to_srgb(Image.fromarray(PICTURE).convert("HSV"))
+    assert np.abs(np.asarray(picture).astype(int) - PICTURE).max() <= 6
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder with pictures, other files and hidden ones; the pictures need no content to be found."""
+    for name in ("b.PNG", "a.jpg", "sub/c.webp", "sub/deep/Ü 猫.tif", "sub/line\nbreak.png", "x[1].png",
+                 "notes.txt", "odd.xyz", ".hidden.png", ".git/d.png", "._a.jpg"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+EVERYTHING = ["a.jpg", "b.PNG", "sub/c.webp", "sub/deep/Ü 猫.tif", "sub/line\nbreak.png", "x[1].png"]
+
+
+@pytest.mark.parametrize(
+    "asked, expected",
+    [
+        (["."], EVERYTHING),
+        (["sub"], ["sub/c.webp", "sub/deep/Ü 猫.tif", "sub/line\nbreak.png"]),
+        (["odd.xyz"], ["odd.xyz"]),
+        ([".hidden.png"], [".hidden.png"]),
+        (["x[1].png"], ["x[1].png"]),
+        (["*.png"], ["x[1].png"]),
+        (["*"], EVERYTHING),
+        (["**/*.tif"], ["sub/deep/Ü 猫.tif"]),
+        (["sub/line\nbreak.png", "b.PNG", "a.jpg"], ["sub/line\nbreak.png", "b.PNG", "a.jpg"]),
+        (
+            ["x[1].png", "b.PNG", ".", "sub/../b.PNG"],
+            ["x[1].png", "b.PNG", *EVERYTHING[:1], *EVERYTHING[2:5]],
+        ),
+        ([], []),
+    ],
+)
+def test_find_images(tree, asked, expected):
+    found = find_images([f"{tree}/{path}" for path in asked])
+    assert [os.path.relpath(path, tree) for path in found] == expected
+    assert all(isinstance(path, Path) for path in found)
+
+
+def test_find_images_from_the_current_folder(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    assert find_images([Path("sub"), "a.jpg"])[-1] == Path("a.jpg")
+
+
+@pytest.mark.parametrize(
+    "asked, problem",
+    [
+        ("none.png", "none.png': no such file, folder or pattern"),
+        ("none*.png", "none*.png': no such file, folder or pattern"),
+        ("no\nne.png", r"no\nne.png': no such file"),
+        ("*.txt", "*.txt': no picture among 1 files; pictures end in .apng"),
+        (".git/empty", "no picture among 0 files"),
+    ],
+)
+def test_find_images_says_what_gave_nothing(tree, asked, problem):
+    (tree / ".git/empty").mkdir()
+    with pytest.raises(ImageError) as caught:
+        find_images([f"{tree}/a.jpg", f"{tree}/{asked}"])
+    assert problem in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_find_images_does_not_pass_over_a_folder_it_cannot_list(tree, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ImageError, match="deep': cannot be listed .Permission denied."):
+        find_images([tree])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 20), (9, 12), (40, 5)])
+def test_resize_gives_exactly_the_size_and_keeps_a_plain_colour(size):
+    plain = np.full((9, 12, 3), (3, 140, 250), dtype=np.uint8)
+    found = resize_image(plain, size)
+    assert found.shape == (*size, 3) and found.dtype == np.uint8 and (found == plain[0, 0]).all()
+
+
+def test_resize_keeps_a_picture_of_the_same_size():
+    np.testing.assert_array_equal(resize_image(PICTURE, PICTURE.shape[:2]), PICTURE)
+
+
+def test_resize_shows_the_whole_picture_without_proportions():
+    halves = np.zeros((10, 100, 3), dtype=np.uint8)
+    halves[:, 50:] = 200
+    found = resize_image(halves, (10, 10))[..., 0]
+    assert (found[:, :4] == 0).all() and (found[:, 6:] == 200).all()
+
+
+def test_resize_is_antialiased():
+    stripes = np.zeros((64, 64, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    inner = resize_image(stripes, (8, 8))[1:-1, 1:-1]
+    assert np.abs(inner.astype(int) - 127.5).max() <= 2, "one pixel in eight would be all black or all white"
+
+
+def test_resize_refuses_no_pixels():
+    with pytest.raises(ValueError, match="must be > 0"):
+        resize_image(PICTURE, (0, 5))

@@ -1,0 +1,204 @@
+"""Pictures in, results out: at the picture's own size, readable by others, and nothing of the user's touched."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from torch.nn import functional
+
+import objecthood as oh
+from objecthood.data.images import ImageError, read_image
+from objecthood.predict import coco_masks, enlarge_labels
+
+# pycocotools 2.0 has not followed NumPy 2's `__array__` signature; its pixels are right all the same.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+ALL = {"overlay", "masks", "coco", "animation"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Untrained: what it sees is noise, which is as good a test of files, and of every slot."""
+    torch.manual_seed(0)
+    return oh.RECIPES["tetrominoes"].build_model()
+
+
+def checkered(height: int, width: int, seed: int = 0) -> Image.Image:
+    """Coarse random colours."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.NEAREST)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with odd pictures, one of them damaged."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter: 40 x 60 is seen as 60 x 40
+    checkered(40, 60).save(folder / "turned.jpg", exif=exif)
+    checkered(1, 5000, 1).save(folder / "thin.png")
+    checkered(50, 30, 2).convert("P").save(folder / "palette.gif")
+    checkered(20, 20, 3).convert("L").save(folder / "more" / "grey.png")
+    (folder / "damaged.png").write_bytes((folder / "thin.png").read_bytes()[:60])
+    return folder
+
+
+def fingerprints(folder) -> dict[str, str]:
+    """Every file below `folder`, by content and time."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() + str(f.stat().st_mtime_ns) for f in files}
+
+
+def test_odd_pictures(model, pictures, tmp_path):
+    before, seen = fingerprints(pictures), []
+    results = oh.predict(
+        model, pictures, tmp_path / "out", skip_bad=True, report=lambda *told: seen.append(told)
+    )
+    assert fingerprints(pictures) == before
+    assert seen == [(result, 5) for result in results] and len(results) == 5
+    bad = [result for result in results if result.error]
+    assert [result.path.name for result in bad] == ["damaged.png"] and not bad[0].files
+    for result in results:
+        if result.error:
+            continue
+        assert set(result.files) == ALL
+        height, width = read_image(result.path).shape[:2]
+        assert result.labels.shape == (height, width) and result.labels.max() < model.num_slots
+        with Image.open(result.files["overlay"]) as overlay, Image.open(result.files["masks"]) as masks:
+            assert overlay.size == masks.size == (width, height)
+            assert (overlay.mode, masks.mode) == ("RGB", "P")
+        with Image.open(result.files["animation"]) as animation:
+            assert animation.n_frames > 1
+    assert (tmp_path / "out" / "more" / "grey-overlay.png").exists()
+    assert results[[result.path.name for result in results].index("turned.jpg")].labels.shape == (60, 40)
+
+
+def test_damaged_picture_stops_unless_skipped(model, pictures, tmp_path):
+    with pytest.raises(ImageError, match="damaged"):
+        oh.predict(model, pictures, tmp_path / "out", animate=False)
+
+
+def test_coco_masks_are_the_labels(model, pictures, tmp_path):
+    results = oh.predict(model, pictures, tmp_path / "out", skip_bad=True, animate=False)
+    for result in results:
+        if result.error:
+            continue
+        assert "animation" not in result.files
+        with contextlib.redirect_stdout(io.StringIO()):
+            data = COCO(result.files["coco"])
+        (image,) = data.dataset["images"]
+        labels = result.labels
+        assert (image["height"], image["width"]) == labels.shape
+        annotations = data.loadAnns(data.getAnnIds(image["id"]))
+        assert sorted(one["slot"] for one in annotations) == np.unique(labels).tolist()
+        for one in annotations:
+            mask = data.annToMask(one).astype(bool)
+            np.testing.assert_array_equal(mask, labels == one["slot"])
+            assert one["area"] == mask.sum() == coco_mask.area(one["segmentation"])
+            assert one["bbox"] == coco_mask.toBbox(one["segmentation"]).tolist()
+
+
+def test_same_stems_do_not_collide(model, tmp_path):
+    for place, kind, seed in (("a", "png", 0), ("a", "bmp", 1), ("b", "png", 2), ("c", "PNG", 3)):
+        (tmp_path / place).mkdir(exist_ok=True)
+        name = "X" if place == "c" else "x"
+        checkered(30 + seed, 30, seed).save(tmp_path / place / f"{name}.{kind}")
+    paths = [tmp_path / "a", tmp_path / "b" / "x.png", tmp_path / "c" / "X.PNG"]
+    results = oh.predict(model, paths, tmp_path / "out", animate=False)
+    written = [str(file).lower() for result in results for file in result.files.values()]
+    assert len(results) == 4 and len(set(written)) == 12
+    assert sorted(result.labels.shape[0] for result in results) == [30, 31, 32, 33]
+    # Names stay those of the first time, whatever is asked for later and in whatever order.
+    again = oh.predict(model, [*reversed(paths)], tmp_path / "out", animate=False)
+    assert {r.path: r.files for r in again} == {r.path: r.files for r in results}
+
+
+def test_a_picture_that_comes_up_twice_is_seen_once(model, tmp_path):
+    checkered(30, 30).save(tmp_path / "x.png")
+    paths = [tmp_path / "x.png", str(tmp_path / "*.png"), tmp_path]
+    assert len(oh.predict(model, paths, tmp_path / "out", animate=False)) == 1
+
+
+def test_results_do_not_depend_on_company(model, tmp_path):
+    for seed in range(5):
+        checkered(35, 35, seed).save(tmp_path / f"{seed}.png")
+    paths = [tmp_path / f"{seed}.png" for seed in range(5)]
+    state = torch.get_rng_state()
+    together = oh.predict(model, paths, tmp_path / "one", animate=False)
+    one_by_one = oh.predict(model, paths[::-1], tmp_path / "two", batch_size=1, num_slots=4, animate=False)[::-1]
+    assert torch.equal(torch.get_rng_state(), state)
+    for a, b in zip(together, one_by_one, strict=True):
+        assert (a.labels == b.labels).mean() > 0.999
+
+
+@pytest.mark.parametrize("num_slots", [1, 9])
+def test_other_slots_and_iterations(model, tmp_path, num_slots):
+    checkered(35, 35).save(tmp_path / "x.png")
+    model.train()
+    (result,) = oh.predict(model, tmp_path / "x.png", tmp_path / "out", num_slots=num_slots, iterations=2)
+    assert model.training and result.labels.max() < num_slots
+
+
+def test_labels_are_the_argmax_of_enlarged_masks():
+    masks = torch.rand(6, 16, 16).softmax(0)
+    for size in ((64, 48), (7, 100), (16, 16), (1, 1)):
+        large = functional.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0]
+        assert torch.equal(enlarge_labels(masks, size).long(), large.argmax(0))
+
+
+def test_absent_slots_are_left_out():
+    assert [one["slot"] for one in coco_masks(np.full((2, 2), 5, np.uint8), "x")["annotations"]] == [5]
+
+
+def test_folder_of_others_is_not_written_to(model, tmp_path):
+    checkered(30, 30).save(tmp_path / "x.png")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "x-masks.png").write_text("mine")
+    for out in (theirs, tmp_path):
+        with pytest.raises(ValueError, match="holds files that are not predictions"):
+            oh.predict(model, tmp_path / "x.png", out)
+    assert sorted(os.listdir(theirs)) == ["x-masks.png"] and sorted(os.listdir(tmp_path)) == ["theirs", "x.png"]
+
+
+def test_own_results_are_no_pictures_to_look_at(model, tmp_path):
+    checkered(30, 30).save(tmp_path / "x.png")
+    for _ in range(2):
+        results = oh.predict(model, tmp_path, tmp_path / "out")
+        assert [result.path.name for result in results] == ["x.png"]
+    checkered(30, 30).save(tmp_path / "out" / "y.png")
+    with pytest.raises(ValueError, match="lies in the folder to write to"):
+        oh.predict(model, tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_slots": 0}, {"num_slots": 257}, {"iterations": 0}, {"batch_size": 0}]
+)
+def test_numbers_out_of_range(model, tmp_path, settings):
+    checkered(30, 30).save(tmp_path / "x.png")
+    with pytest.raises(ValueError, match=f"`{next(iter(settings))}` \\(="):
+        oh.predict(model, tmp_path / "x.png", tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_picture(model, tmp_path):
+    with pytest.raises(ImageError, match="no such file"):
+        oh.predict(model, tmp_path / "none", tmp_path / "out")
+    with pytest.raises(ImageError, match="no picture"):
+        oh.predict(model, [], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_record_is_json(model, tmp_path):
+    checkered(30, 30).save(tmp_path / "x.png")
+    oh.predict(model, tmp_path / "x.png", tmp_path / "out", animate=False)
+    record = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert list(record["names"]) == ["x"]
