@@ -6,6 +6,7 @@ pictures, so they can also be joined, cropped or captioned before they are saved
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,7 +22,7 @@ from objecthood.visualize import (
     attention_cell,
     enlarge,
     legible_scale,
-    overlay,
+    overlay_one,
     slot_colors,
     to_picture,
     write,
@@ -85,7 +86,7 @@ def save_animation(frames: Sequence[Image.Image], path: str | Path, milliseconds
     'two.gif'
     """
     path = Path(path)
-    options = {
+    options: dict[str, dict[str, Any]] = {
         ".gif": {"optimize": True},
         ".webp": {"quality": 85, "method": 4},
         ".png": {"format": "PNG"},
@@ -122,7 +123,7 @@ def _frame(small: Tensor, large: Tensor, weights: Tensor, now: float, total: int
         bar = (x, y + height + 3, x + width - 1, y + height + 2 + BAR)
         ImageDraw.Draw(frame).rectangle(bar, fill=tuple(color.tolist()))
         write(frame, (x + width / 2, y + height + CAPTION - 7), f"slot {index + 1}")
-    for column, picture in enumerate((to_picture(large), overlay(large, weights, opacity=STRONG))):
+    for column, picture in enumerate((to_picture(large), overlay_one(large, weights, STRONG))):
         frame.paste(picture, (MARGIN + column * (2 * width + GAP), MARGIN))
     middle = MARGIN + 2 * height + 32
     write(frame, (MARGIN + width, middle), "picture", 16)
@@ -148,7 +149,7 @@ def _progress(frame: Image.Image, place: tuple[int, int, int], now: float, total
 
 
 def _with_one_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
-    """All frames in the same 256 colours, chosen from the first, middle and last: no flicker between frames."""
+    """All frames in the same 256 colours, chosen from the first, middle and last: no flicker."""
     samples = [frames[0], frames[len(frames) // 2], frames[-1]]
     width, height = samples[0].size
     sheet = Image.new("RGB", (width, 3 * height))

@@ -1,7 +1,7 @@
 """Weights in and out: run checkpoints that survive a crash, and weight files that describe themselves.
 
-A checkpoint is a folder written beside its place, synced to disk, its SHA-256 manifest last, then renamed: it is
-there whole or not at all, and a damaged one is noticed and skipped. No pickle is written or read.
+A checkpoint is a folder written beside its place, synced to disk, its SHA-256 manifest last, then renamed: it
+is there whole or not at all, and a damaged one is noticed and skipped. No pickle is written or read.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def save(model: nn.Module, recipe: Recipe, path: str | Path, scores: dict[str, f
 def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
     """The model of a weight file, ready for use; its recipe is at `model.recipe`.
 
-    A file made by a recipe class of your own needs that `recipe`. Raises ValueError where the file is missing, is
-    not ours, or does not fit the recipe.
+    A file made by a recipe class of your own needs that `recipe`. Raises ValueError where the file is
+    missing, is not ours, or does not fit the recipe.
 
     Example:
         >>> import tempfile
@@ -87,7 +87,9 @@ def read_description(path: str | Path) -> dict[str, Any]:
             raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
         return metadata | {key: json.loads(metadata[key]) for key in ("recipe", "scores")}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a weight file of objecthood ({error}); train one or name another") from error
+        raise ValueError(
+            f"{path} is not a weight file of objecthood ({error}); train one or name another"
+        ) from error
 
 
 def described_recipe(path: str | Path, task: type[Recipe] | None = None) -> Recipe:
@@ -102,15 +104,21 @@ def described_recipe(path: str | Path, task: type[Recipe] | None = None) -> Reci
 def save_checkpoint(
     folder: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], facts: dict[str, Any]
 ) -> Path:
-    """Write `folder/step_NNNNNNNN` and remove all but the newest `KEPT`; `facts` are JSON values kept beside it."""
+    """Write `folder/step_NNNNNNNN` and remove all but the newest `KEPT`; `facts` are JSON values kept beside
+    it."""
     folder.mkdir(parents=True, exist_ok=True)
     staged = folder / f".tmp-{uuid.uuid4().hex}"
     staged.mkdir()
     try:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, staged / "model.safetensors")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+            staged / "model.safetensors",
+        )
         save_file(dict(_optimizer_tensors(optimizers)), staged / "optimizers.safetensors")
         (staged / "state.json").write_text(json.dumps({"step": step} | facts))
-        manifest = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(staged.iterdir())}
+        manifest = {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(staged.iterdir())
+        }
         (staged / "manifest.json").write_text(json.dumps(manifest))
         for file in [*staged.iterdir(), staged]:
             _sync(file)
@@ -130,7 +138,8 @@ def save_checkpoint(
 def restore(
     folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], say: Any = print
 ) -> dict[str, Any] | None:
-    """Fill model and optimizers from the newest whole checkpoint of `folder` and return its facts; None without any."""
+    """Fill model and optimizers from the newest whole checkpoint of `folder` and return its facts; None
+    without any."""
     for checkpoint in _checkpoints(folder):
         fault = _fault(checkpoint)
         if fault:

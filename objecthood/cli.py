@@ -5,7 +5,6 @@ Nothing heavy is imported until a command needs it, so that help and mistakes ar
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -63,7 +62,7 @@ def run(arguments: list[str]) -> int:
 
 def help_text() -> str:
     """The help of the whole command, from the first lines of its parts."""
-    lines = [f"  {name:<10}{inspect.getdoc(command).splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<10}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: objecthood COMMAND ...",

@@ -9,15 +9,16 @@ import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from objecthood.lookup import choose_device, find_recipe, load_model, read_json, recipe_to_train, split_name
 from objecthood.options import UsageError, did_you_mean, parse
 
 if typing.TYPE_CHECKING:
     from rich.console import Console
-    from torch import nn
 
     from objecthood.predict import Result
+    from objecthood.recipes.base import Model
 
 PLAIN_WIDTH = 140
 """Characters of a table where there is no terminal to fit it into."""
@@ -95,15 +96,15 @@ class NoOptions:
 def train(arguments: list[str]) -> int:
     """Train a recipe into a run folder: NAME or my_recipe.py, or --resume RUN.
 
-    NAME is a recipe of `objecthood list`, trained with other numbers where fields are named (--steps 500), or a
-    Python file with a module-level `recipe`. With --resume a training that was stopped goes on, without a NAME.
+    NAME is a recipe of `objecthood list`, trained with other numbers where fields are named (--steps 500), or
+    a Python file with a module-level `recipe`. With --resume a training that was stopped goes on, without NAME.
     Fields and defaults are those of the recipe: objecthood train NAME --help.
     """
     name, rest = split_name(arguments)
     base = recipe_to_train(name, rest)
     kinds = [("recipe", type(base), base), ("run", TrainOptions, TrainOptions())]
-    kind = dataclasses.make_dataclass("Options", kinds, frozen=True)
-    options = parse(kind, rest, f"train {base.name}", _about("train"), flags=False)
+    both: Any = dataclasses.make_dataclass("Options", kinds, frozen=True)
+    options = parse(both, rest, f"train {base.name}", _about("train"), flags=False)
     recipe, chosen = options.recipe, options.run
     if chosen.out and chosen.resume:
         raise UsageError("--out and --resume name two run folders; leave one away")
@@ -132,6 +133,7 @@ def evaluate(arguments: list[str]) -> int:
     """
     options = parse(EvaluateOptions, arguments, "evaluate", _about("evaluate"))
     from objecthood.data.randomness import SPLITS
+    from objecthood.recipes import TASKS
 
     if options.split not in SPLITS:
         raise UsageError(f"--split (={options.split!r}) is not one; {did_you_mean(options.split, SPLITS)}")
@@ -140,10 +142,12 @@ def evaluate(arguments: list[str]) -> int:
             raise UsageError(f"--{name} (={value}) must be at least 1")
     named = find_recipe(options.recipe) if options.recipe else None
     model = load_model(options.weights, named)
-    recipe = named or model.recipe
+    # The weights of a recipe of one's own bring its numbers; the Python file then gave no more than its class.
+    recipe = named if named and type(model.recipe) in TASKS.values() else model.recipe
     changes = {"test_scenes": options.num_scenes, "test_iterations": options.iterations}
+    changes["num_slots"] = model.num_slots  # what the protocol speaks of
     recipe = dataclasses.replace(
-        recipe, **{field: value for field, value in changes.items() if value is not None}
+        recipe, **{name: value for name, value in changes.items() if value is not None}
     )
     model = model.to(choose_device(options.device))
 
@@ -205,14 +209,12 @@ def list_recipes(arguments: list[str]) -> int:
 
     table = Table(box=None, pad_edge=False)
     for heading in ("recipe", "data", "pixels", "steps", "what it is", "expected"):
-        table.add_column(
-            heading, justify="right" if heading in ("pixels", "steps") else "left", overflow="fold"
-        )
+        numbers = heading in ("pixels", "steps")
+        table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
     for name, recipe in RECIPES.items():
-        side = f"{recipe.resolution} x {recipe.resolution}"
-        table.add_row(
-            name, recipe.data, side, f"{recipe.steps:,}", recipe.description, recipe.expected or "-"
-        )
+        fields = recipe.to_dict()
+        side, what = f"{fields['resolution']} x {fields['resolution']}", recipe.description
+        table.add_row(name, fields["data"], side, f"{recipe.steps:,}", what, recipe.expected or "-")
     _console().print(table)
     return 0
 
@@ -268,7 +270,7 @@ def _about(name: str) -> str:
     return inspect.getdoc(COMMANDS[name]) or ""
 
 
-def _predict_with_progress(model: nn.Module, options: PredictOptions) -> list[Result]:
+def _predict_with_progress(model: Model, options: PredictOptions) -> list[Result]:
     from objecthood.predict import predict as predict_pictures
     from objecthood.progress import RunProgress
 

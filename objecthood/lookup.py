@@ -12,9 +12,9 @@ from objecthood.options import UsageError, did_you_mean, is_option, nearest
 
 if typing.TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from objecthood.recipes import Recipe
+    from objecthood.recipes.base import Model
 
 
 def split_name(arguments: list[str]) -> tuple[str, list[str]]:
@@ -76,8 +76,8 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def load_model(weights: str, named: Recipe | None) -> nn.Module:
-    """The model of a weights file or run folder; `named` is needed where its class is not one of ours."""
+def load_model(weights: str, named: Recipe | None) -> Model:
+    """The model of a weights file or run folder; `named` has its class where that is not one of ours."""
     from objecthood import checkpoint
     from objecthood.recipes import RECIPES, TASKS
 
@@ -94,9 +94,10 @@ def load_model(weights: str, named: Recipe | None) -> nn.Module:
             raise ValueError(
                 f"{weights} has no weights yet; finish it with objecthood train --resume {weights}"
             )
-    if named is None or type(named) in TASKS.values():
-        return checkpoint.load(path)
-    return checkpoint.load(path, checkpoint.described_recipe(path, type(named)))
+    ours = checkpoint.read_description(path)["recipe"].get("task") in TASKS
+    return checkpoint.load(
+        path, checkpoint.described_recipe(path, type(named) if named and not ours else None)
+    )
 
 
 def choose_device(name: str, recipe: Recipe | None = None) -> torch.device:

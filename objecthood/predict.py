@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from objecthood import rle, visualize
 from objecthood.animate import attention_frames, save_animation
 from objecthood.data.images import MAX_PIXELS, ImageError, find_images, read_image, resize_image
 from objecthood.data.randomness import normal, split_key
+from objecthood.models import SlotAutoencoder
 
 MAX_SLOTS = 256
 """An index of the label picture is one byte."""
@@ -52,7 +53,7 @@ class Result(NamedTuple):
 
 
 def predict(
-    model: nn.Module,
+    model: SlotAutoencoder,
     paths: str | Path | Iterable[str | Path],
     out: str | Path,
     *,
@@ -129,24 +130,26 @@ def predict(
 
 @torch.no_grad()
 def _discover(
-    model: nn.Module, pictures: list[UInt8[np.ndarray, "height width 3"]], iterations: int, num_slots: int
+    model: SlotAutoencoder, pictures: list[UInt8[np.ndarray, "_ _ 3"]], iterations: int, num_slots: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """What the model saw, what it made of it (masks) and how (attention), for one picture after the other."""
     side = model.resolution
     small = np.stack([resize_image(picture, (side, side)) for picture in pictures])
     device = next(model.parameters()).device
     images = torch.from_numpy(small).permute(0, 3, 1, 2).to(device, torch.float32).div(255)
-    noise = normal(split_key(0, "test"), np.zeros(len(small)), num_slots * model.slot_dim, stream=99)
-    noise = torch.from_numpy(noise.reshape(len(small), num_slots, -1)).to(device, torch.float32)
-    scene = model(images, num_slots=num_slots, iterations=iterations, noise=noise)
+    shape = (len(small), num_slots, model.slot_dim)
+    noise = normal(split_key(0, "test"), np.zeros(len(small), np.int64), shape[1] * shape[2], stream=99)
+    start = torch.from_numpy(noise.reshape(shape)).to(device, torch.float32)
+    scene = model(images, num_slots=num_slots, iterations=iterations, noise=start)
     return zip(images.cpu(), scene.masks.cpu(), scene.attention.float().cpu(), strict=True)
 
 
 def _groups(
     paths: list[Path], batch_size: int, skip_bad: bool
-) -> Iterator[list[tuple[Path, UInt8[np.ndarray, "height width 3"] | None, str]]]:
+) -> Iterator[list[tuple[Path, UInt8[np.ndarray, "_ _ 3"] | None, str]]]:
     """Pictures, or why one cannot be read, `batch_size` at a time; fewer where they are large."""
-    group, pixels = [], 0
+    group: list[tuple[Path, UInt8[np.ndarray, "_ _ 3"] | None, str]] = []
+    pixels = 0
     for path in paths:
         picture, error = None, ""
         try:
@@ -183,7 +186,9 @@ def _write(
     visualize.indexed_png(labels, files["masks"])
     files["coco"].write_text(json.dumps(coco_masks(labels.numpy(), source.as_posix())))
     large = torch.from_numpy(picture).permute(2, 0, 1).float().div_(255)
-    visualize.overlay(large, labels).save(files["overlay"])
+    tinted = visualize.overlay(large, labels)
+    assert isinstance(tinted, Image.Image)  # a batch gives a list
+    tinted.save(files["overlay"])
     if animate:
         frames = attention_frames(image, attention, hold=6, between=5)
         save_animation(frames, files["animation"], milliseconds=100)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from objecthood.charts import Number, line_chart, short_number
 
@@ -45,7 +46,8 @@ p { margin: .5rem 0; max-width: 54rem; }
 .charts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); margin-top: .75rem; }
 .tile, .chart, .picture { margin: 0; padding: .8rem 1rem; background: var(--card);
   border: 1px solid var(--rule); border-radius: .6rem; }
-.tile b { display: block; font-size: 1.6rem; line-height: 1.25; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.tile b { display: block; font-size: 1.6rem; line-height: 1.25; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
 .picture { margin-bottom: .75rem; }
 .picture img { display: block; max-width: 100%; height: auto; margin: 0 auto .5rem; border-radius: .3rem; }
 svg { display: block; width: 100%; height: auto; }
@@ -119,7 +121,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Number) and not isinstance(value, bool)
 
 
-def _is_finite(value: object) -> bool:
+def _is_finite(value: Any) -> bool:
     return _is_number(value) and math.isfinite(value)
 
 
@@ -149,7 +151,7 @@ def _page(title: str, sections: Iterable[str]) -> str:
 
 
 def _head(title: str, recipe: dict, result: dict, evaluated: list[dict], records: list[dict]) -> str:
-    """Title, description, the scores as tiles, and the verdict: final or not, after how long, by which rules."""
+    """Title, description, the scores as tiles, and the verdict: final or not, how long, by which rules."""
     given = result.get("scores")
     final = _scores(given) if isinstance(given, dict) else {}
     scores = final or (_scores(evaluated[-1]) if evaluated else {})
@@ -182,7 +184,7 @@ def _verdict(final: bool, scores: dict, result: dict, evaluated: list[dict], rec
     if records:
         words += f" {records[-1]['step']} steps"
         seconds = result.get("wall_seconds", records[-1].get("seconds"))
-        words += f" in {_duration(seconds)}." if _is_finite(seconds) else "."
+        words += f" in {_duration(float(seconds or 0))}." if _is_finite(seconds) else "."
     return words
 
 

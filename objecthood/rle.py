@@ -6,6 +6,7 @@ digit (Lin et al. 2014, "Microsoft COCO"; `common/maskApi.c` of cocodataset/coco
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -103,7 +104,7 @@ def _read_runs(text: str | bytes) -> np.ndarray:
     return numbers
 
 
-def _read_plain_runs(counts: object) -> np.ndarray:
+def _read_plain_runs(counts: Any) -> np.ndarray:
     known = isinstance(counts, Sequence)
     if not known or not all(type(count) is int and 0 <= count <= MAX_PIXELS for count in counts):
         raise ValueError(

@@ -51,7 +51,7 @@ def slot_colors(num_slots: int) -> UInt8[np.ndarray, "slots 3"]:
     >>> slot_colors(2).tolist()
     [[58, 87, 255], [232, 136, 26]]
     """
-    colors = list(BASE_COLORS)
+    colors: list[tuple[int, ...]] = list(BASE_COLORS)
     for index in range(len(colors), num_slots):
         hue = index * 0.6180339887 % 1.0
         saturation, value = ((0.85, 0.65), (0.45, 0.95), (0.65, 0.80))[index % 3]
@@ -83,8 +83,13 @@ def overlay(
     """
     if image.ndim == 4:
         pairs = zip(image, masks, strict=True)
-        return [overlay(one, its, opacity=opacity, contours=contours) for one, its in pairs]
-    labels = _label_map(masks, image.shape[-2:])
+        return [overlay_one(one, its, opacity, contours) for one, its in pairs]
+    return overlay_one(image, masks, opacity, contours)
+
+
+def overlay_one(image: Tensor, masks: Tensor, opacity: float, contours: bool = True) -> Image.Image:
+    """`overlay` of a single picture."""
+    labels = _label_map(masks, (image.shape[-2], image.shape[-1]))
     colors = torch.from_numpy(slot_colors(max(int(labels.max()) + 1, 1)) / 255.0).float()
     strength = torch.full(labels.shape, opacity)
     if contours:
@@ -125,7 +130,7 @@ def slots_figure(
     for image, rebuilt, its_masks, its_appearance in zip(
         images, reconstruction, masks, appearance, strict=True
     ):
-        segmentation = overlay(enlarge(image, scale), its_masks, opacity=STRONG)
+        segmentation = overlay_one(enlarge(image, scale), its_masks, STRONG)
         alone = [_on_chequer(*pair, scale) for pair in zip(its_appearance, its_masks, strict=True)]
         rows.append([_cell(image, scale), _cell(rebuilt, scale), segmentation, *alone])
     headings = ["picture", "reconstruction", "segmentation"]
@@ -157,7 +162,7 @@ def attention_figure(
     rows = []
     for weights in attention:
         slots = [attention_cell(large, weight, color) for weight, color in zip(weights, colors, strict=True)]
-        rows.append([overlay(large, weights, opacity=STRONG), *slots])
+        rows.append([overlay_one(large, weights, STRONG), *slots])
     names = [f"iteration {number}" for number in range(1, len(rows) + 1)]
     return _grid(rows, ["strongest slot"], num_slots=len(colors), row_names=names, once=once)
 
@@ -227,7 +232,7 @@ def attention_cell(
     >>> attention_cell(torch.zeros(3, 8, 8), torch.ones(2, 2), slot_colors(1)[0]).getpixel((3, 3))
     (58, 87, 255)
     """
-    weight = _resize(weight[None], image.shape[-2:])[0].clamp(0.0, 1.0)
+    weight = _resize(weight[None], (image.shape[-2], image.shape[-1]))[0].clamp(0.0, 1.0)
     grey = image.detach().cpu().float().mean(0)
     light = torch.from_numpy(color / 255.0).float()[:, None, None] * weight
     # The picture's own light and shade shows through: a little, so that the colour stays the slot's own.

@@ -1,4 +1,4 @@
-"""Pictures in, results out: at the picture's own size, readable by others, and nothing of the user's touched."""
+"""Pictures in, results out: at the picture's own size, readable by others, nothing of the user's touched."""
 
 import contextlib
 import hashlib
@@ -133,9 +133,9 @@ def test_results_do_not_depend_on_company(model, tmp_path):
     paths = [tmp_path / f"{seed}.png" for seed in range(5)]
     state = torch.get_rng_state()
     together = oh.predict(model, paths, tmp_path / "one", animate=False)
-    one_by_one = oh.predict(model, paths[::-1], tmp_path / "two", batch_size=1, num_slots=4, animate=False)[::-1]
+    alone = oh.predict(model, paths[::-1], tmp_path / "two", batch_size=1, num_slots=4, animate=False)[::-1]
     assert torch.equal(torch.get_rng_state(), state)
-    for a, b in zip(together, one_by_one, strict=True):
+    for a, b in zip(together, alone, strict=True):
         assert (a.labels == b.labels).mean() > 0.999
 
 
@@ -166,7 +166,7 @@ def test_folder_of_others_is_not_written_to(model, tmp_path):
     for out in (theirs, tmp_path):
         with pytest.raises(ValueError, match="holds files that are not predictions"):
             oh.predict(model, tmp_path / "x.png", out)
-    assert sorted(os.listdir(theirs)) == ["x-masks.png"] and sorted(os.listdir(tmp_path)) == ["theirs", "x.png"]
+    assert os.listdir(theirs) == ["x-masks.png"] and sorted(os.listdir(tmp_path)) == ["theirs", "x.png"]
 
 
 def test_own_results_are_no_pictures_to_look_at(model, tmp_path):

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 
 from objecthood.data.images import ImageError, find_images, read_image, resize_image
+from objecthood.data.randomness import SPLITS
+from objecthood.data.scene import Scenes
 
-SPLITS = ("train", "validation", "test")
 # Resized pictures are kept in memory up to this many bytes (20,000 of 128 x 128), later ones are read anew at
 # every use. It leaves room on a machine of 8 GB, where several processes may each hold a copy.
 CACHE_BYTES = 1_000_000_000
@@ -85,9 +85,7 @@ class Folder:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(
-        self, indices: Sequence[int] | np.ndarray
-    ) -> dict[str, Float[Tensor, "batch 3 resolution resolution"]]:
+    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """A batch: `image` float32 [batch, 3, resolution, resolution] in [0, 1].
 
         Raises:

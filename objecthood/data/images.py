@@ -52,7 +52,8 @@ _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
 # `warnings.catch_warnings` swaps state of the whole process: two threads leaving it in the wrong order would
 # switch Pillow's warnings off for good. Hence one picture at a time within a process; others are unaffected.
 _WARNINGS_LOCK = threading.Lock()
-# Pillow logs some damage, which Python prints where logging is not set up. Where it is, the log still gets it.
+_Stream = io.BytesIO | io.BufferedReader
+# Pillow logs some damage, which Python prints where logging is not set up. Where it is, logs still get it.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
@@ -179,7 +180,7 @@ def _too_large(name: str, size: str, max_pixels: int) -> ImageError:
     return ImageError(f"{name}: {size}; at most {max_pixels} are allowed; shrink it or raise max_pixels")
 
 
-def _open_stream(source: str | os.PathLike | bytes | Readable, name: str) -> io.BufferedIOBase:
+def _open_stream(source: str | os.PathLike | bytes | Readable, name: str) -> _Stream:
     """Open a source as a seekable stream of known, allowed length; the caller closes it."""
     try:
         if isinstance(source, str | os.PathLike):
@@ -203,7 +204,7 @@ def _open_stream(source: str | os.PathLike | bytes | Readable, name: str) -> io.
     raise ImageError(f"{name}: too many bytes; at most {MAX_FILE_BYTES} are allowed; save it smaller")
 
 
-def _read_header(stream: io.BufferedIOBase, name: str, max_pixels: int) -> Image.Image:
+def _read_header(stream: _Stream, name: str, max_pixels: int) -> Image.Image:
     """Open a picture without decoding it, and check its size.
 
     Does what `Image.open(formats=FORMATS)` does, less Pillow's own limit: that only warns up to twice its
@@ -232,7 +233,7 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         raise _too_large(name, f"{width} x {height} = {width * height} pixels", max_pixels)
 
 
-def _largest_icon(stream: io.BufferedIOBase) -> tuple[int, int]:
+def _largest_icon(stream: _Stream) -> tuple[int, int]:
     """Width and height of the largest picture inside an icon, from the headers of the pictures themselves.
 
     The icon's own table says at most 256 x 256, whatever it carries, and Pillow decodes while opening.

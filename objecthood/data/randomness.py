@@ -48,6 +48,14 @@ def normal(
     return np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)
 
 
+def start_noise(
+    indices: Integer[np.ndarray, " scenes"], num_slots: int, slot_dim: int
+) -> Float[np.ndarray, "scenes slots slot_dim"]:
+    """Standard normal float32 that slots start from in evaluation and prediction, fixed by the index."""
+    draws = normal(split_key(0, "test"), indices, num_slots * slot_dim, stream=99)
+    return draws.reshape(-1, num_slots, slot_dim).astype(np.float32)
+
+
 def scramble(bits: UInt64[np.ndarray, ...]) -> UInt64[np.ndarray, ...]:
     """SplitMix64's output function: every input bit moves every output bit."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -12,7 +12,7 @@ from typing import Protocol, TypedDict, cast, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from typing_extensions import NotRequired
 
@@ -50,7 +50,7 @@ def to_device(scenes: Scenes, device: torch.device) -> Scenes:
 
 
 def paint_labels(
-    labels: Int[np.ndarray, "batch height width"], colors: Float[np.ndarray, "batch labels 3"]
+    labels: Integer[np.ndarray, "batch height width"], colors: Float[np.ndarray, "batch labels 3"]
 ) -> Float[np.ndarray, "batch 3 height width"]:
     """Pictures in which every label has the colour its scene gives it."""
     batch, height, width = labels.shape

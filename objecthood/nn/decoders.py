@@ -155,7 +155,6 @@ class PatchDecoder(nn.Module):
         )
         self.from_slot = nn.Linear(slot_dim, channels)
         self.from_position = nn.Sequential(nn.Linear(4, channels), nn.ReLU(), nn.Linear(channels, channels))
-        self.gain = 1.0
         sizes = [channels] * (depth + 1) + [4 * patch * patch]
         self.layers = nn.ModuleList(
             SameConv2d(a, b, kernel) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
@@ -182,7 +181,7 @@ class PatchDecoder(nn.Module):
             )
         # 1e-4 bounds the logarithm: a slot that lost a position entirely can still be painted there.
         guide = F.interpolate((attention + 1e-4).log(), painting.mask_logits.shape[-2:], mode="bilinear")
-        return painting._replace(mask_logits=painting.mask_logits + self.gain * guide)
+        return painting._replace(mask_logits=painting.mask_logits + guide)
 
 
 def as_painting(canvas: Float[Tensor, "paintings 4 height width"], num_slots: int) -> Painting:

@@ -25,9 +25,20 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (tetrominoes, sprites, folder, tetrominoes_paper, sprites_paper, clevr6_paper)
 }
-TASKS: dict[str, type[Recipe]] = {task.__name__: task for task in (Discovery, FastTetrominoes, GuidedDiscovery)}
+TASKS: dict[str, type[Recipe]] = {
+    task.__name__: task for task in (Discovery, FastTetrominoes, GuidedDiscovery)
+}
 
-__all__ = ["RECIPES", "TASKS", "Discovery", "FastTetrominoes", "GuidedDiscovery", "Recipe", "from_dict", "from_file"]
+__all__ = [
+    "RECIPES",
+    "TASKS",
+    "Discovery",
+    "FastTetrominoes",
+    "GuidedDiscovery",
+    "Recipe",
+    "from_dict",
+    "from_file",
+]
 
 
 def from_dict(settings: Mapping[str, Any], task: type[Recipe] | None = None) -> Recipe:
@@ -43,7 +54,9 @@ def from_dict(settings: Mapping[str, Any], task: type[Recipe] | None = None) -> 
     task = TASKS.get(name) if task is None else task
     if task is None or task.__name__ != name:
         wanted = "one of ours" if task is None else f"{task.__name__!r}"
-        raise ValueError(f"made by recipe class {name!r}, not {wanted}; name the Python file of its recipe as well")
+        raise ValueError(
+            f"made by recipe class {name!r}, not {wanted}; name the Python file of its recipe as well"
+        )
     try:
         return task(**fields)
     except TypeError as error:
@@ -56,10 +69,13 @@ def from_file(path: str | Path) -> Recipe:
     Raises ValueError where there is no such file, or no `recipe` in it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no recipe file at {path}; check the spelling, or name a recipe of `objecthood list`")
+    if not path.is_file() or path.suffix != ".py":
+        raise ValueError(
+            f"no recipe file (.py) at {path}; check the spelling, or name a recipe of `objecthood list`"
+        )
     name = f"objecthood_recipe_{path.stem}"
     specification = importlib.util.spec_from_file_location(name, path)
+    assert specification is not None and specification.loader is not None  # it ends in .py
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # dataclasses look their module up there
     specification.loader.exec_module(module)

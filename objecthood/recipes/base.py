@@ -1,21 +1,25 @@
-"""What an experiment is: numbers as fields, structure as methods, everything the loop needs and nothing of the loop.
+"""What an experiment is: numbers as fields, structure as methods, everything the loop needs and nothing of
+the loop.
 
-A recipe is a frozen dataclass of JSON scalars. To change a number, `dataclasses.replace`; to change structure,
-subclass and override a method. `train.py` calls only what is declared here.
+A recipe is a frozen dataclass of JSON scalars. To change a number, `dataclasses.replace`; to change
+structure, subclass and override a method. `train.py` calls only what is declared here.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.optimizers import Muon, is_matrix
+
+Model: TypeAlias = Any
+"""What a recipe's own `build_model` returns, a `torch.nn.Module`; recipes know theirs, the loop need not."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,8 @@ class Recipe:
     gradient_clip: float = 0.0
     """Largest norm of the gradient; 0: no clipping."""
     average: float = 0.0
-    """Decay of the exponential moving average of the weights that is scored and saved; 0: the weights themselves."""
+    """Decay of the exponential moving average of the weights that is scored and saved; 0: the weights
+    themselves."""
     precision: str = "auto"
     """"float32", "bfloat16" (autocast), or "auto": bfloat16 where the processor computes in it."""
     seed: int = 0
@@ -48,7 +53,14 @@ class Recipe:
 
     main_score = "loss"
     """The score that is shown while training (a class attribute, not a field)."""
-    least = {"steps": 1, "batch_size": 1, "evaluate_every": 1, "validation_scenes": 1, "test_scenes": 1, "seed": 0}
+    least = {
+        "steps": 1,
+        "batch_size": 1,
+        "evaluate_every": 1,
+        "validation_scenes": 1,
+        "test_scenes": 1,
+        "seed": 0,
+    }
     """The least value of each counted field (a class attribute, not a field)."""
 
     def __post_init__(self) -> None:
@@ -56,14 +68,20 @@ class Recipe:
             value = getattr(self, field)
             if value < least:
                 raise ValueError(f"`{field}` (={value}) must be at least {least}")
-        for field in ("learning_rate", "matrix_learning_rate", "warmup_steps", "halving_steps", "gradient_clip"):
+        for field in (
+            "learning_rate",
+            "matrix_learning_rate",
+            "warmup_steps",
+            "halving_steps",
+            "gradient_clip",
+        ):
             value = getattr(self, field)
             if not 0 <= value < math.inf:
                 raise ValueError(f"`{field}` (={value}) must be 0 or more, and finite")
         if not 0 <= self.average < 1:
             raise ValueError(f"`average` (={self.average}) must be at least 0 and below 1")
 
-    def build_model(self) -> nn.Module:
+    def build_model(self) -> Model:
         """The model, with fresh weights from the global generator."""
         raise NotImplementedError
 
@@ -71,19 +89,21 @@ class Recipe:
         """Scenes of "train", "validation" or "test"."""
         raise NotImplementedError
 
-    def loss(self, model: nn.Module, scenes: Scenes, step: int) -> Tensor:
+    def loss(self, model: Model, scenes: Scenes, step: int) -> Tensor:
         """What one step minimises."""
         raise NotImplementedError
 
-    def scores(self, model: nn.Module, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
-        """Scores [batch] of held-out scenes, nan where one is not defined; noise depends on `indices` alone."""
+    def scores(self, model: Model, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
+        """Scores [batch] of held-out scenes, nan where one is not defined; noise depends on `indices`
+        alone."""
         raise NotImplementedError
 
-    def figures(self, model: nn.Module, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
-        """Named pictures and animations (lists of frames) of a few scenes; the first is shown while training."""
+    def figures(self, model: Model, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
+        """Named pictures and animations (lists of frames) of a few scenes; the first is shown while
+        training."""
         raise NotImplementedError
 
-    def prepare_for_test(self, model: nn.Module) -> nn.Module:
+    def prepare_for_test(self, model: Model) -> Model:
         """The model as it is to be used after training."""
         return model.eval()
 
@@ -92,10 +112,14 @@ class Recipe:
         """How the scores are taken, in words."""
         raise NotImplementedError
 
-    def build_optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+    def build_optimizers(self, model: Model) -> list[torch.optim.Optimizer]:
         """Adam (epsilon 1e-8), with Muon for matrices where it has a learning rate."""
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        matrices = [parameter for parameter in parameters if is_matrix(parameter)] if self.matrix_learning_rate else []
+        matrices = (
+            [parameter for parameter in parameters if is_matrix(parameter)]
+            if self.matrix_learning_rate
+            else []
+        )
         chosen = {id(parameter) for parameter in matrices}
         others = [parameter for parameter in parameters if id(parameter) not in chosen]
         optimizers: list[torch.optim.Optimizer] = [
@@ -109,9 +133,11 @@ class Recipe:
         return optimizers
 
     def learning_rate_factor(self, step: int) -> float:
-        """What learning rates are multiplied with at `step`: linear warm-up, then halving or a cosine to zero.
+        """What learning rates are multiplied with at `step`: linear warm-up, then halving or a cosine to
+        zero.
 
-        Halving acts from step 0 on, warm-up included, as in the reference (Locatello et al. 2020, appendix E).
+        Halving acts from step 0 on, warm-up included, as in the reference (Locatello et al. 2020, appendix
+        E).
         """
         warmup = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
         if self.halving_steps:

@@ -1,8 +1,8 @@
 """Object discovery (Locatello et al. 2020, section 4.1): reconstruct pictures, score the masks.
 
-The exact recipes have the paper's model, optimiser, schedule and batch. The fast ones are for two CPU cores: Muon,
-learned slots with bi-level gradient, averaged weights, cheaper encoders and decoders; `sprites` also changes the
-model (attention-guided masks, compact and distinct slots) and is not the paper's method.
+The exact recipes have the paper's model, optimiser, schedule and batch. The fast ones are for two CPU cores:
+Muon, learned slots with bi-level gradient, averaged weights, cheaper encoders and decoders; `sprites` also
+changes the model (attention-guided masks, compact and distinct slots) and is not the paper's method.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from objecthood import animate, losses, metrics, visualize
 from objecthood.data.folder import Folder
-from objecthood.data.randomness import normal, split_key
+from objecthood.data.randomness import start_noise
 from objecthood.data.scene import Dataset, Scenes
-from objecthood.data.sprites import Sprites
+from objecthood.data.sprites import Background, Sprites
 from objecthood.data.tetrominoes import Tetrominoes
 from objecthood.models import autoencoder
 from objecthood.models.autoencoder import Discovery as Scene
 from objecthood.models.autoencoder import SlotAutoencoder
+from objecthood.nn import CompactPrior
 from objecthood.recipes.base import Recipe
 
 
@@ -34,7 +35,7 @@ class Discovery(Recipe):
     data: str
     """"tetrominoes", "sprites" (made on the spot), or "folder" (pictures in `data_path`)."""
     data_path: str = ""
-    background: str = "grey"
+    background: Background = "grey"
     """Of sprites: "grey" or "coloured"."""
     resolution: int
     num_slots: int
@@ -57,14 +58,16 @@ class Discovery(Recipe):
             return Sprites(split, seed, self.background, self.resolution)
         if self.data == "folder":
             if not self.data_path:
-                raise ValueError("recipe data 'folder' needs `data_path` (=''): name a folder, --data-path PICTURES")
+                raise ValueError(
+                    "recipe data 'folder' needs `data_path` (=''): name a folder, --data-path PICTURES"
+                )
             return Folder(self.data_path, self.resolution, split, skip_bad=True)
         raise ValueError(f"`data` (={self.data!r}) must be one of tetrominoes, sprites, folder")
 
-    def loss(self, model: nn.Module, scenes: Scenes, step: int) -> Tensor:
+    def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
         return losses.reconstruction_error(model(scenes["image"]).reconstruction, scenes["image"])
 
-    def scores(self, model: nn.Module, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
+    def scores(self, model: SlotAutoencoder, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
         scene = self.discover(model, scenes["image"], indices)
         error = 4 * (scene.reconstruction - scenes["image"]).square().mean(dim=(1, 2, 3))
         scores = {"mse": error.double()}
@@ -78,14 +81,13 @@ class Discovery(Recipe):
             }
         return scores
 
-    def discover(self, model: nn.Module, images: Tensor, indices: Tensor) -> Scene:
-        """The model's view of held-out pictures, with test iterations, from start noise fixed by the index."""
-        shape = (len(images), model.num_slots, model.slot_dim)
-        noise = normal(split_key(0, "test"), np.asarray(indices), shape[1] * shape[2], stream=99).reshape(shape)
-        noise = torch.from_numpy(noise).to(images.device, torch.float32)
-        return model(images, iterations=self.test_iterations, noise=noise)
+    def discover(self, model: SlotAutoencoder, images: Tensor, indices: Tensor) -> Scene:
+        """The model's view of held-out pictures, with test iterations, from start noise fixed by the
+        index."""
+        noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
+        return model(images, iterations=self.test_iterations, noise=noise.to(images.device))
 
-    def figures(self, model: nn.Module, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
+    def figures(self, model: SlotAutoencoder, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
         images = scenes["image"]
         scene = self.discover(model, images, torch.arange(len(images)))
         return {
@@ -94,7 +96,7 @@ class Discovery(Recipe):
             "attention-animated": animate.attention_frames(images[0], scene.attention[0]),
         }
 
-    def prepare_for_test(self, model: nn.Module) -> nn.Module:
+    def prepare_for_test(self, model: SlotAutoencoder) -> SlotAutoencoder:
         model.grouping.slot_attention.iterations = self.test_iterations
         return model.eval()
 
@@ -104,9 +106,10 @@ class Discovery(Recipe):
         if self.data == "sprites":
             kind += f" ({self.background} background)"
         return (
-            f"{self.test_scenes} {kind} held out, {self.test_iterations} iterations, {self.num_slots} slots, argmax "
-            "of decoder masks; fg_ari: adjusted Rand index without true background pixels; ari: with them; mbo: mean "
-            "best overlap of objects; mse in [-1, 1] units; mean over pictures"
+            f"{self.test_scenes} {kind} held out, {self.test_iterations} iterations, {self.num_slots} slots, "
+            "argmax of decoder masks; fg_ari: adjusted Rand index without true background pixels; ari: with "
+            "them; mbo: mean best overlap of objects; miou: mean overlap of objects matched one to one; mse "
+            "in [-1, 1] units; mean over pictures"
         )
 
 
@@ -120,7 +123,8 @@ class FastTetrominoes(Discovery):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GuidedDiscovery(Discovery):
-    """A variant for coloured things on a background: slots that are compact and distinct, masks born from attention."""
+    """A variant for coloured things on a background: slots that are compact and distinct, masks born from
+    attention."""
 
     compactness: float = 1.0
     """Weight of each slot's Gaussian between iterations; 0: none."""
@@ -130,29 +134,34 @@ class GuidedDiscovery(Discovery):
     """Step from which repulsion grows, to its full weight 200 steps later."""
     rehome: bool = True
     """Whether an empty slot is handed part of what a scattered one holds."""
-    spread_weight: float = 0.0
-    """Of `losses.spread` of the masks, grown over steps 250 to 750; 0: none."""
     attention_guided: bool = True
     """Whether the logarithm of the last attention is added to mask logits."""
 
     def build_model(self) -> SlotAutoencoder:
         return autoencoder.fast_sprites(
-            self.num_slots, self.resolution, self.compactness, self.repulsion, self.rehome, self.attention_guided
+            self.num_slots,
+            self.resolution,
+            self.compactness,
+            self.repulsion,
+            self.rehome,
+            self.attention_guided,
         )
 
-    def loss(self, model: nn.Module, scenes: Scenes, step: int) -> Tensor:
+    def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
         prior = model.grouping.slot_attention.prior
-        if prior is not None:
+        if isinstance(prior, CompactPrior):
             prior.ramp.fill_(min(1.0, max(0.0, (step - self.repulsion_start) / 200)))
-        scene = model(scenes["image"])
-        error = losses.reconstruction_error(scene.reconstruction, scenes["image"])
-        if not self.spread_weight:
-            return error
-        return error + self.spread_weight * min(1.0, max(0.0, (step - 250) / 500)) * losses.spread(scene.masks)
+        return super().loss(model, scenes, step)
 
 
 _FAST: dict[str, Any] = dict(
-    batch_size=16, warmup_steps=200, halving_steps=0, gradient_clip=1.0, average=0.995, learning_rate=1e-3
+    batch_size=16,
+    learning_rate=1e-3,
+    matrix_learning_rate=0.01,
+    warmup_steps=200,
+    halving_steps=0,
+    gradient_clip=1.0,
+    average=0.995,
 )
 
 tetrominoes = FastTetrominoes(
@@ -163,10 +172,10 @@ tetrominoes = FastTetrominoes(
     num_slots=4,
     test_iterations=5,
     steps=6000,
-    matrix_learning_rate=0.01,
     **_FAST,
 )
-"""Three tetrominoes a picture, found on two CPU cores in about two minutes: `objecthood train tetrominoes`."""
+"""Three tetrominoes a picture, found on two CPU cores in about two minutes: `objecthood train
+tetrominoes`."""
 
 sprites = GuidedDiscovery(
     name="sprites",
@@ -175,9 +184,8 @@ sprites = GuidedDiscovery(
     resolution=64,
     num_slots=6,
     test_iterations=7,
-    steps=1250,
-    matrix_learning_rate=0.015,
-    **{**_FAST, "learning_rate": 1.5e-3},
+    steps=1000,
+    **_FAST,
     evaluate_every=250,
 )
 """Overlapping sprites, found on two CPU cores in about two minutes: `objecthood train sprites`."""
@@ -190,11 +198,11 @@ folder = GuidedDiscovery(
     num_slots=7,
     test_iterations=7,
     steps=2000,
-    matrix_learning_rate=0.015,
-    **{**_FAST, "learning_rate": 1.5e-3},
+    **_FAST,
     evaluate_every=250,
 )
-"""Your own pictures: `objecthood train folder --data-path PICTURES`. Without labels there is no score but the error."""
+"""Your own pictures: `objecthood train folder --data-path PICTURES`. Without labels there is no score but the
+error."""
 
 tetrominoes_paper = Discovery(
     name="tetrominoes-paper",
@@ -227,4 +235,5 @@ clevr6_paper = Discovery(
     steps=500_000,
     evaluate_every=5000,
 )
-"""The paper's model and schedule for CLEVR6: `objecthood train clevr6-paper --data-path PICTURES`, for a GPU."""
+"""The paper's model and schedule for CLEVR6: `objecthood train clevr6-paper --data-path PICTURES`, for a
+GPU."""

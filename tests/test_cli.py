@@ -1,0 +1,389 @@
+"""The command: quick help, mistakes named in one line, and the same numbers as the Python functions."""
+
+import json
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import objecthood as oh
+from objecthood import doctor
+from objecthood.cli import main
+from objecthood.commands import COMMANDS
+from objecthood.options import nearest
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--steps", "4", "--validation-scenes", "4", "--test-scenes", "4"]
+OWN_RECIPE = """
+from dataclasses import replace
+import objecthood as oh
+
+class Mine(oh.recipes.FastTetrominoes):
+    def build_model(self):
+        return super().build_model()
+
+fields = oh.RECIPES["tetrominoes"].to_dict()
+del fields["task"]
+recipe = replace(Mine(**fields), name="mine", steps=2, validation_scenes=4, test_scenes=4)
+"""
+
+
+def run(capsys, *arguments) -> tuple[int, str, list[str]]:
+    """Exit code, stdout, and the lines of stderr."""
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    return code, said.out, said.err.splitlines()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run folder that the command wrote."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", "tetrominoes", *TINY, "--out", str(out), "--precision", "float32"]) == 0
+    return out
+
+
+def test_help_is_quick():
+    """Seconds of a processor, not of a clock: other work on the machine does not count."""
+    seconds = []
+    for _ in range(3):
+        code = (
+            "import resource, sys; from objecthood.cli import main; main(['--help'])\n"
+            "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+            "heavy = {'torch', 'numpy', 'tyro', 'rich', 'PIL'} & set(sys.modules)\n"
+            "print(used.ru_utime + used.ru_stime, heavy or '', file=sys.stderr)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        seconds.append(float(done.stderr))  # no float where a heavy module was imported
+    assert statistics.median(seconds) <= 0.5
+
+
+def test_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "objecthood", "trian"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stdout == "" and "did you mean train?" in done.stderr
+
+
+def test_help_names_commands_and_exit_codes(capsys):
+    for arguments in (["--help"], ["-h"], ["help"], []):
+        code, said, complaints = run(capsys, *arguments)
+        assert code == 0 and not complaints
+        assert all(f"  {name} " in said for name in COMMANDS)
+        assert all(f"\n  {number} " in said for number in (0, 1, 2, 130))
+    assert run(capsys, "--version")[1] == f"objecthood {oh.__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command(capsys, name):
+    code, said, complaints = run(capsys, name, "--help")
+    assert code == 0 and not complaints and f"usage: objecthood {name}" in said
+
+
+def test_help_of_a_recipe_shows_its_fields(capsys):
+    assert "--repulsion" in run(capsys, "train", "sprites", "--help")[1]
+    assert "--repulsion" not in run(capsys, "train", "tetrominoes", "--help")[1]
+
+
+def mutations(name: str, count: int, seed: str) -> list[str]:
+    """`count` misspellings: a letter left out, doubled, replaced, or swapped with its neighbour."""
+    source = random.Random(seed)
+    wrong: list[str] = []
+    while len(wrong) < count:
+        place = source.randrange(len(name) - 1)
+        letter = source.choice("abcdefghijklmnopqrstuvwxyz")
+        wrong.append(
+            source.choice(
+                [
+                    name[:place] + name[place + 1 :],
+                    name[:place] + name[place] + name[place:],
+                    name[:place] + letter + name[place + 1 :],
+                    name[:place] + name[place + 1] + name[place] + name[place + 2 :],
+                ]
+            )
+        )
+        if wrong[-1] in (name, *wrong[:-1]):
+            wrong.pop()
+    return wrong
+
+
+def test_typing_mistakes_are_understood(capsys):
+    """Of commands, recipes and options; at least 95 % must be answered with the right name."""
+    options = [
+        "num-slots",
+        "learning-rate",
+        "steps",
+        "batch-size",
+        "seed",
+        "device",
+        "out",
+        "test-iterations",
+    ]
+    cases = [([wrong], name) for name in COMMANDS for wrong in mutations(name, 4, name)]
+    cases += [(["train", wrong], name) for name in oh.RECIPES for wrong in mutations(name, 4, name)]
+    for name in options:
+        cases += [
+            (["train", "sprites", f"--{wrong}", "1"], f"--{name}") for wrong in mutations(name, 4, name)
+        ]
+    for command, name in (("predict", "weights"), ("predict", "skip-bad"), ("evaluate", "num-scenes")):
+        cases += [([command, "x", f"--{wrong}"], f"--{name}") for wrong in mutations(name, 4, name)]
+    wrong = []
+    for arguments, name in cases:
+        code, said, complaints = run(capsys, *arguments)
+        assert code == 2 and said == "" and len(complaints) == 1, arguments
+        if f"did you mean {name}?" not in complaints[0]:
+            wrong.append((arguments, complaints[0]))
+    assert len(cases) >= 30 and len(wrong) <= 0.05 * len(cases), wrong
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("eval", "evaluate"), ("slots", "num-slots"), ("lr", "learning-rate"), ("Num_Slots", "num-slots")],
+)
+def test_short_forms_are_understood(typed, meant):
+    names = ["train", "evaluate", "num-slots", "learning-rate", "steps", "matrix-learning-rate"]
+    assert nearest(typed, names) == meant
+
+
+WRONGLY_TYPED = [
+    ("frobnicate", "known are train, evaluate"),
+    ("--verbose train", "did you mean --version|known are --help"),
+    ("train", "train needs a recipe"),
+    ("train sprites extra", "one word too many"),
+    ("train sprites num_slots=3", "options are written --name VALUE"),
+    ("train sprites --steps", "--steps needs a value, a whole number"),
+    ("train sprites --steps --seed 1", "--steps needs a value"),
+    ("train sprites --steps many", r"--steps \(='many'\) must be a whole number"),
+    ("train sprites --steps 1.5", "must be a whole number"),
+    ("train sprites --learning-rate fast", r"--learning-rate \(='fast'\) must be a number"),
+    ("train sprites --attention-guided maybe", "must be True or False"),
+    ("train sprites --steps 0", r"`steps` \(=0\) must be at least 1"),
+    ("train sprites --seed -1", r"`seed` \(=-1\) must be at least 0"),
+    ("train sprites --num-slots 0", r"`num_slots` \(=0\) must be at least 1"),
+    ("train sprites --learning-rate nan", "must be 0 or more, and finite"),
+    ("train sprites --average 1", "at least 0 and below 1"),
+    ("train sprites --precision half", "one of auto, float32, bfloat16"),
+    ("train sprites --device potato", "use auto, cpu, cuda"),
+    ("train sprites -s 1", "has no option -s"),
+    ("train --resume", "--resume needs a run folder"),
+    ("train --resum RUN", "did you mean --resume?"),
+    ("train sprites --resume RUN", "trains another recipe"),
+    ("train --resume RUN --out elsewhere", "leave one away"),
+    ("evaluate", "WEIGHTS is missing"),
+    ("evaluate tetrominoes", "objecthood train tetrominoes"),
+    ("evaluate RUN again", "one word too many"),
+    ("evaluate RUN --split tset", "did you mean test?"),
+    ("evaluate RUN --num-scenes 0", "at least 1"),
+    ("evaluate RUN --num-scenes few", "must be a whole number"),
+    ("evaluate RUN --recipe sprits", "did you mean sprites?"),
+    ("predict", "PICTURES is missing"),
+    ("predict x.png", "objecthood train"),
+    ("predict x.png --weights RUN --slots 257", "at most 256"),
+    ("predict x.png --weights RUN --iterations 0", "at least 1"),
+    ("predict x.png --weights RUN --skip-bad=yes", "takes no value"),
+    ("show", "WHAT is missing"),
+    ("show tetromino", "did you mean tetrominoes?"),
+    ("list all", "one word too many"),
+    ("doctor --fast", "has no option --fast"),
+]
+NOT_POSSIBLE = [
+    ("train tetrominoes --out RUN", "holds a run already"),
+    ("train tetrominoes --out FILE/run", "FILE/run: Not a directory"),
+    ("train folder --out NEW", "--data-path PICTURES"),
+    ("train folder --out NEW --data-path none", "not a folder"),
+    ("train sprites --out NEW --data clevr", "must be one of tetrominoes, sprites, folder"),
+    ("train none.py", "no recipe file at none.py"),
+    ("train BROKEN.py --out NEW", "ZeroDivisionError.*--debug"),
+    ("train --resume none", "not a run folder"),
+    ("train --resume RUN --steps 9", r"begun with other settings.*\(4, 9\)"),
+    ("evaluate none", "no weight file at none"),
+    ("evaluate NEW", "no weight file|not a run folder"),
+    ("evaluate FILE", "not a weight file"),
+    ("evaluate RUN --recipe sprites --num-scenes 1", "Resize them first"),
+    ("predict none.png --weights RUN --out NEW", "no such file"),
+    ("predict FILE --weights RUN --out NEW", "not a readable picture"),
+    ("predict FILE --weights RUN --out RUN", "name a new or an empty folder"),
+    ("show FILE", "not a weight file"),
+]
+
+
+@pytest.mark.parametrize(("typed", "answer", "code"), [(*case, 2) for case in WRONGLY_TYPED])
+def test_wrongly_typed(capsys, trained, tmp_path, typed, answer, code):
+    check_error(capsys, trained, tmp_path, typed, answer, code)
+
+
+@pytest.mark.parametrize(("typed", "answer", "code"), [(*case, 1) for case in NOT_POSSIBLE])
+def test_not_possible(capsys, trained, tmp_path, typed, answer, code, unchecked):
+    check_error(capsys, trained, tmp_path, typed, answer, code)
+
+
+def check_error(capsys, trained, tmp_path, typed, answer, code):
+    """Exactly one line on stderr that holds `answer`, and the exit code."""
+    (tmp_path / "FILE").write_text("no weights, no picture")
+    (tmp_path / "BROKEN.py").write_text("recipe = 1 / 0")
+    places = {"RUN": trained} | {name: tmp_path / name for name in ("FILE", "NEW", "BROKEN.py")}
+    for name, place in places.items():
+        typed = re.sub(rf"\b{re.escape(name)}\b", str(place), typed)
+    got, _, complaints = run(capsys, *typed.split())
+    assert got == code, complaints
+    assert len(complaints) == 1 and complaints[0].startswith("error: "), complaints
+    assert re.search(answer, complaints[0]), complaints
+
+
+def test_debug_shows_where(capsys):
+    code, _, complaints = run(capsys, "show", "--debug", "nothing")
+    assert code == 2 and complaints[0].startswith("Traceback") and complaints[-1].startswith("error: ")
+
+
+def test_a_refused_training_leaves_the_folder_free(capsys, tmp_path):
+    assert run(capsys, "train", "tetrominoes", "--out", tmp_path / "run", *TINY, "--data", "clevr")[0] == 1
+    assert run(capsys, "train", "tetrominoes", "--out", tmp_path / "run", *TINY)[0] == 0
+
+
+def test_train_says_what_and_where(capsys, tmp_path):
+    code, said, complaints = run(
+        capsys, "train", "--seed", "3", "tetrominoes", *TINY, "--out", tmp_path / "r", "--num_slots=5"
+    )
+    assert code == 0 and not complaints
+    assert "FG-ARI" in said and "device" in said and "4 generated tetrominoes scenes held out" in said
+    for file in ("index.html", "latest.png", "weights.safetensors"):
+        assert str(tmp_path / "r" / file) in said and (tmp_path / "r" / file).exists()
+    settings = json.loads((tmp_path / "r" / "recipe.json").read_text())
+    assert (settings["seed"], settings["num_slots"], settings["steps"]) == (3, 5, 4)
+
+
+def test_default_folder(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "train", "tetrominoes", *TINY, "--seed", "2")[0] == 0
+    assert (tmp_path / "runs" / "tetrominoes-s2" / "result.json").exists()
+
+
+def test_stop_and_resume(capsys, trained, tmp_path, monkeypatch):
+    task, loss = oh.recipes.FastTetrominoes, oh.recipes.FastTetrominoes.loss
+
+    def stop_at_two(self, model, scenes, step):
+        if step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return loss(self, model, scenes, step)
+
+    again = tmp_path / "again"
+    monkeypatch.setattr(task, "loss", stop_at_two)
+    code, said, _ = run(capsys, "train", "tetrominoes", *TINY, "--out", again, "--precision", "float32")
+    assert code == 130 and f"objecthood train --resume {again}" in said
+    code, _, complaints = run(capsys, "evaluate", again)
+    assert code == 1 and "no weights yet" in complaints[0]
+    monkeypatch.setattr(task, "loss", loss)
+    assert run(capsys, "train", "--resume", again)[0] == 0
+    one, other = (json.loads((run / "result.json").read_text())["scores"] for run in (trained, again))
+    assert one == pytest.approx(other, abs=1e-6)
+
+
+def test_evaluate_equals_python(capsys, trained, tmp_path):
+    file = tmp_path / "scores.json"
+    arguments = ["--num-scenes", "6", "--iterations", "2", "--split", "validation", "--json", file]
+    code, said, _ = run(capsys, "evaluate", trained / "weights.safetensors", *arguments)
+    assert code == 0 and "6 generated tetrominoes scenes held out, 2 iterations" in said
+    model = oh.load(trained / "weights.safetensors")
+    recipe = oh.recipes.from_dict(model.recipe.to_dict() | {"test_iterations": 2})
+    scores = oh.evaluate(model, recipe, split="validation", num_scenes=6)
+    facts = json.loads(file.read_text())
+    assert facts["scores"] == pytest.approx(scores, abs=1e-6) and facts["split"] == "validation"
+    assert all(f"{value:.4f}" in said for value in scores.values())
+
+
+def test_evaluate_a_run_gives_its_result(capsys, trained, tmp_path):
+    assert run(capsys, "evaluate", trained, "--json", tmp_path / "scores.json")[0] == 0
+    result = json.loads((trained / "result.json").read_text())
+    assert json.loads((tmp_path / "scores.json").read_text())["scores"] == pytest.approx(
+        result["scores"], abs=1e-6
+    )
+
+
+def test_list(capsys):
+    code, said, complaints = run(capsys, "list")
+    assert code == 0 and not complaints
+    for name, recipe in oh.RECIPES.items():
+        assert recipe.description and name in said
+        assert " ".join(recipe.description.split()[:3]) in said and f"{recipe.steps:,}" in said
+
+
+def test_show(capsys, trained):
+    def shown(what):
+        code, said, _ = run(capsys, "show", what)
+        assert code == 0
+        return json.loads(said)
+
+    assert shown("sprites") == oh.RECIPES["sprites"].to_dict()
+    assert shown(trained)["recipe"]["steps"] == 4 and shown(trained)["result"]["scores"]
+    assert shown(trained / "weights.safetensors")["version"] == oh.__version__
+
+
+def test_predict(capsys, trained, tmp_path):
+    folder, out = tmp_path / "pictures", tmp_path / "out"
+    folder.mkdir()
+    for index in range(2):
+        values = np.random.default_rng(index).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / f"{index}.png")
+    code, said, complaints = run(capsys, "predict", folder, "--weights", trained, "--out", out)
+    assert code == 0 and not complaints
+    assert said.splitlines()[-1] == f"2 of 2 pictures; written to {out}"
+    (folder / "bad.png").write_bytes(b"\x89PNG")
+    code, said, complaints = run(
+        capsys,
+        "predict",
+        folder,
+        "--weights",
+        trained,
+        "--out",
+        tmp_path / "b",
+        "--skip-bad",
+        "--no-animation",
+    )
+    assert code == 1 and len(complaints) == 1 and "bad.png" in complaints[0]
+    assert said.splitlines()[-1].startswith("2 of 3 pictures, 1 skipped; written to ")
+    assert not list((tmp_path / "b").glob("*.gif")) and len(list((tmp_path / "b").glob("*.png"))) == 4
+    code, _, complaints = run(
+        capsys, "predict", folder / "bad.png", "--weights", trained, "--out", tmp_path / "c"
+    )
+    assert code == 1 and len(complaints) == 1 and "bad.png" in complaints[0]
+
+
+def test_recipe_of_your_own(capsys, tmp_path):
+    (tmp_path / "own.py").write_text(OWN_RECIPE)
+    out, own = tmp_path / "run", tmp_path / "own.py"
+    assert run(capsys, "train", own, "--out", out, "--num-slots", "3")[0] == 0
+    code, _, complaints = run(capsys, "evaluate", out)
+    assert code == 1 and "name the Python file" in complaints[0]
+    code, said, _ = run(capsys, "evaluate", out, "--recipe", own, "--num-scenes", "2")
+    assert code == 0 and "3 slots" in said
+    assert run(capsys, "train", own, "--resume", out)[0] == 0
+    assert json.loads(run(capsys, "show", own)[1])["name"] == "mine"
+    own.write_text("x = 1")
+    assert "module-level `recipe`" in run(capsys, "train", own)[2][0]
+
+
+def test_doctor(capsys, monkeypatch, tmp_path):
+    code, said, complaints = run(capsys, "doctor")
+    assert code == 0 and not complaints and said.count("```") == 2
+    for fact in ("torch", "processor", "device", "precision", "largest picture", "pycocotools (optional)"):
+        assert f"\n{fact}" in said
+    monkeypatch.setitem(doctor.NEEDED, "no-such-package", (1, 0))
+    code, said, _ = run(capsys, "doctor")
+    assert code == 1 and "pip install 'no-such-package>=1.0'" in said
+
+
+def test_doctor_needs_what_the_package_needs():
+    text = (ROOT / "pyproject.toml").read_text()
+    listed = re.search(r"^dependencies = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE).group(1)
+    wanted = {name: ".".join(map(str, least)) for name, least in doctor.NEEDED.items()}
+    assert dict(re.findall(r'"([\w-]+)>=([\d.]+)"', listed)) == wanted
