@@ -155,6 +155,7 @@ def _with_one_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
     sheet = Image.new("RGB", (width, 3 * height))
     for row, sample in enumerate(samples):
         sheet.paste(sample, (0, row * height))
+    sheet = sheet.resize((width // 3, height), Image.Resampling.NEAREST)  # a ninth tells the colours as well
     # Maximum coverage spends colours on rare shades too: the glow of a small slot keeps its hue.
     palette = sheet.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2)
     return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]

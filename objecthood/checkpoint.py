@@ -64,7 +64,10 @@ def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
         ...     oh.load(file).recipe.name
         'tetrominoes'
     """
-    recipe = recipe or described_recipe(path)
+    if recipe is None:
+        recipe = described_recipe(path)
+    else:
+        read_description(path)  # refuses what is no weight file of ours
     model = recipe.build_model()
     try:
         model.load_state_dict(load_file(path))

@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run([word for word in typed if word != "--debug"])
     except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
         return 130
     except SystemExit as stop:  # after a command's help
         return stop.code if isinstance(stop.code, int) else 0

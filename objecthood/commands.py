@@ -96,9 +96,9 @@ class NoOptions:
 def train(arguments: list[str]) -> int:
     """Train a recipe into a run folder: NAME or my_recipe.py, or --resume RUN.
 
-    NAME is a recipe of `objecthood list`, trained with other numbers where fields are named (--steps 500), or
-    a Python file with a module-level `recipe`. With --resume a training that was stopped goes on, without NAME.
-    Fields and defaults are those of the recipe: objecthood train NAME --help.
+    NAME is a recipe of `objecthood list`, trained with other numbers where fields are named (--steps 500),
+    or a Python file with a module-level `recipe`. With --resume a stopped training goes on; then NAME is
+    not needed. Fields and defaults are those of the recipe: objecthood train NAME --help.
     """
     name, rest = split_name(arguments)
     base = recipe_to_train(name, rest)
@@ -142,7 +142,7 @@ def evaluate(arguments: list[str]) -> int:
             raise UsageError(f"--{name} (={value}) must be at least 1")
     named = find_recipe(options.recipe) if options.recipe else None
     model = load_model(options.weights, named)
-    # The weights of a recipe of one's own bring its numbers; the Python file then gave no more than its class.
+    # Weights of a recipe of one's own bring its numbers; the Python file then gave no more than its class.
     recipe = named if named and type(model.recipe) in TASKS.values() else model.recipe
     changes = {"test_scenes": options.num_scenes, "test_iterations": options.iterations}
     changes["num_slots"] = model.num_slots  # what the protocol speaks of

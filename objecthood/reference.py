@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from objecthood.models import autoencoder
+from objecthood.models import autoencoder, set_predictor
 from objecthood.models.autoencoder import SlotAutoencoder
+from objecthood.models.set_predictor import SetPredictor
 from objecthood.nn import GaussianSlots, Grouping, SlotAttention
 
 
@@ -23,16 +25,31 @@ def load_reference(path: str | Path) -> nn.Module:
 
     Raises ValueError where a layer is missing or has another shape.
     """
-    with np.load(path, allow_pickle=False) as arrays:
-        weights = {key[2:]: arrays[key] for key in arrays.files if key.startswith("w.")}
-        noise_shape = arrays["noise"].shape if "noise" in arrays.files else (1, 7, 0)
-    if "decoder_cnn.0" in weights:
-        return _load_autoencoder(weights, noise_shape[1])
-    if "project_q.0" in weights:
-        return _load_grouping(weights, noise_shape[1])
+    weights, num_slots = _read(path)
+    try:
+        if "mlp_classifier.0" in weights:
+            return _load_set_predictor(weights, num_slots)
+        if "decoder_cnn.0" in weights:
+            return _load_autoencoder(weights, num_slots)
+        if "project_q.0" in weights:
+            return _load_grouping(weights, num_slots)
+    except KeyError as error:
+        raise ValueError(f"{path} lacks the reference's array w.{error.args[0]}") from error
     raise ValueError(
-        f"{path} holds neither the reference's module nor its autoencoder: layers {sorted(weights)[:5]}"
+        f"{path} holds neither the reference's module nor one of its models: layers {sorted(weights)[:5]}"
     )
+
+
+def _read(path: str | Path) -> tuple[dict[str, np.ndarray], int]:
+    """The weights of an .npz, and the number of slots of its noise (7 without)."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            weights = {key[2:]: arrays[key] for key in arrays.files if key.startswith("w.")}
+            noise_shape = arrays["noise"].shape if "noise" in arrays.files else (1, 7, 0)
+    except (OSError, ValueError, EOFError, BadZipFile, TypeError, AttributeError) as error:  # all by NumPy
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a whole .npz of plain arrays: {reason}") from error
+    return weights, noise_shape[1]
 
 
 def _load_grouping(weights: dict[str, np.ndarray], num_slots: int) -> Grouping:
@@ -61,6 +78,19 @@ def _load_autoencoder(weights: dict[str, np.ndarray], num_slots: int) -> SlotAut
             kernel = kernel[::-1, ::-1].transpose(2, 3, 0, 1)
         state[f"decoder.layers.{index}.weight"] = _tensor(kernel)
         state[f"decoder.layers.{index}.bias"] = _tensor(weights[f"decoder_cnn.{2 * index + 1}"])
+    _fill(model, state)
+    return model.eval()
+
+
+def _load_set_predictor(weights: dict[str, np.ndarray], num_slots: int) -> SetPredictor:
+    model = set_predictor.clevr(num_slots)
+    state = {
+        f"grouping.{name}": tensor for name, tensor in _grouping_state(weights, "slot_attention.").items()
+    }
+    state |= _encoder_state(weights, "encoder.")
+    state |= _dense(weights, "mlp_classifier", "head.0") | _dense(
+        weights, "mlp_classifier", "head.2", first=2
+    )
     _fill(model, state)
     return model.eval()
 

@@ -102,7 +102,8 @@ def train(
                 clock.pause()
                 scores = evaluate(average.module, recipe, "validation", recipe.validation_scenes)
                 log.write("evaluate", step, clock, scores)
-                score = f"{recipe.main_score} {scores.get(recipe.main_score, float('nan')):.3f}  "
+                shown_score = recipe.main_score if recipe.main_score in scores else next(iter(scores))
+                score = f"{shown_score} {scores[shown_score]:.3f}  "
                 draw_latest(recipe, average.module, shown, out)
                 clock.start()
             if step % checkpoint_every == 0 and step < recipe.steps:

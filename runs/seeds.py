@@ -37,6 +37,7 @@ def main() -> None:
 def publish(recipe: oh.recipes.Recipe, name: str) -> None:
     """Train one seed, unless its result is there."""
     target = ROOT / "results" / f"{name}.json"
+    target.parent.mkdir(exist_ok=True)
     if target.exists():
         return
     out = ROOT / "runs" / name

@@ -202,7 +202,7 @@ NOT_POSSIBLE = [
     ("train folder --out NEW", "--data-path PICTURES"),
     ("train folder --out NEW --data-path none", "not a folder"),
     ("train sprites --out NEW --data clevr", "must be one of tetrominoes, sprites, folder"),
-    ("train none.py", "no recipe file at none.py"),
+    ("train none.py", r"no recipe file \(.py\) at none.py"),
     ("train BROKEN.py --out NEW", "ZeroDivisionError.*--debug"),
     ("train --resume none", "not a run folder"),
     ("train --resume RUN --steps 9", r"begun with other settings.*\(4, 9\)"),

@@ -75,7 +75,9 @@ class LearnedSlots(nn.Module):
             return slots
         shape = (batch_size, num_slots, self.dim)
         noise = self.queries.new_empty(shape).normal_() if noise is None else check_noise(noise, shape)
-        mean, deviation = self.queries.mean(dim=1, keepdim=True), self.queries.std(dim=1, keepdim=True)
+        correction = min(1, self.num_slots - 1)  # a single query has no sample deviation: 0 then, not nan
+        mean = self.queries.mean(dim=1, keepdim=True)
+        deviation = self.queries.std(dim=1, keepdim=True, correction=correction)
         return torch.cat([slots, mean + deviation * noise[:, self.num_slots :]], dim=1)
 
 

@@ -132,7 +132,7 @@ class SlotAttention(nn.Module):
                 if is_last and self.gradient != "full":
                     slots = slots.detach()
                     if self.gradient == "bilevel":
-                        slots = slots + initial - initial.detach()
+                        slots = slots + (initial - initial.detach())  # adds 0: the same slots to the bit
                 with torch.set_grad_enabled(torch.is_grad_enabled() and (is_last or self.gradient == "full")):
                     slots, attention = self.step(slots, keys, values, bias, mask)
                 attentions.append(attention)

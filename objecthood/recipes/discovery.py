@@ -102,11 +102,15 @@ class Discovery(Recipe):
 
     @property
     def protocol(self) -> str:
-        kind = "pictures of the folder" if self.data == "folder" else f"generated {self.data} scenes"
+        how = f"{self.test_iterations} iterations, {self.num_slots} slots"
+        if self.data == "folder":
+            kept = f"pictures of the folder kept out of training (at most {self.test_scenes})"
+            return f"{kept}, {how}; mse in [-1, 1] units; mean over pictures; no masks, so no other score"
+        kind = f"generated {self.data} scenes"
         if self.data == "sprites":
             kind += f" ({self.background} background)"
         return (
-            f"{self.test_scenes} {kind} held out, {self.test_iterations} iterations, {self.num_slots} slots, "
+            f"{self.test_scenes} {kind} held out, {how}, "
             "argmax of decoder masks; fg_ari: adjusted Rand index without true background pixels; ari: with "
             "them; mbo: mean best overlap of objects; miou: mean overlap of objects matched one to one; mse "
             "in [-1, 1] units; mean over pictures"

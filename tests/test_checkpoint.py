@@ -1,0 +1,236 @@
+"""Weight files and run checkpoints: bit for bit, and nothing torn, flipped or foreign goes unnoticed."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import objecthood as oh
+from objecthood import checkpoint
+from objecthood.checkpoint import KEPT, read_description, restore, save_checkpoint
+from objecthood.optimizers import Muon
+
+RECIPE = oh.RECIPES["tetrominoes"]
+
+
+def test_weights_come_back_bit_for_bit(tmp_path):
+    model = RECIPE.build_model()
+    path = oh.save(model, RECIPE, tmp_path / "w.safetensors", {"fg_ari": 0.5})
+    again = oh.load(path)
+    assert again.recipe == RECIPE and not again.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_test_iterations_travel_with_the_weights(tmp_path):
+    recipe = replace(RECIPE, test_iterations=9)
+    model = oh.load(oh.save(recipe.build_model(), recipe, tmp_path / "w.safetensors"))
+    assert model(torch.rand(1, 3, 35, 35)).attention.shape[1] == 9
+
+
+def test_channels_last_weights_are_saved_as_they_are(tmp_path):
+    model = RECIPE.build_model().to(memory_format=torch.channels_last)
+    again = oh.load(oh.save(model, RECIPE, tmp_path / "w.safetensors"))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_description_is_read_without_tensors(tmp_path, monkeypatch):
+    path = oh.save(RECIPE.build_model(), RECIPE, tmp_path / "w.safetensors", {"fg_ari": 0.5})
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    path.write_bytes(content[:header] + bytes(len(content) - header))  # every tensor wiped out
+    monkeypatch.setattr(checkpoint, "load_file", None)
+    description = read_description(path)
+    assert description["recipe"] == RECIPE.to_dict() and description["scores"] == {"fg_ari": 0.5}
+    assert description["version"] == oh.__version__ and "commit" in description
+
+
+def wrong_files(folder):
+    """Files that are not ours, each with what its error must say."""
+    (folder / "text.safetensors").write_text("hello")
+    (folder / "empty.safetensors").write_bytes(b"")
+    save_file({"weight": torch.zeros(2)}, folder / "foreign.safetensors")
+    save_file({"weight": torch.zeros(2)}, folder / "half.safetensors", {"format": "objecthood-weights-1"})
+    whole = oh.save(RECIPE.build_model(), RECIPE, folder / "whole.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (folder / "header.safetensors").write_bytes(whole[:100])
+    (folder / "folder.safetensors").mkdir()
+    wrong = {name: "is not a weight file" for name in ("text", "empty", "foreign", "half", "cut", "header")}
+    return wrong | {"folder": "no weight file at", "missing": "no weight file at"}
+
+
+def test_wrong_files_are_told_in_one_line(tmp_path):
+    for name, message in wrong_files(tmp_path).items():
+        for read in (oh.load, read_description):
+            with pytest.raises(ValueError, match=message) as caught:
+                read(tmp_path / f"{name}.safetensors")
+            assert "\n" not in str(caught.value) and f"{name}.safetensors" in str(caught.value)
+
+
+def test_a_named_recipe_does_not_make_wrong_files_right(tmp_path):
+    for name in wrong_files(tmp_path):
+        with pytest.raises(ValueError) as caught:
+            oh.load(tmp_path / f"{name}.safetensors", RECIPE)
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_recipe_are_refused(tmp_path):
+    path = oh.save(RECIPE.build_model(), RECIPE, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="does not fit recipe 'sprites'") as caught:
+        oh.load(path, oh.RECIPES["sprites"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = oh.save(RECIPE.build_model(), RECIPE, tmp_path / "w.safetensors")
+    before = path.read_bytes()
+    monkeypatch.setattr(checkpoint, "_sync", lambda path: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        oh.save(RECIPE.build_model(), RECIPE, path)
+    assert path.read_bytes() == before
+
+
+def trained(steps: int = 3, width: int = 16):
+    """A small model and optimizers that have taken a few steps."""
+    model = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, width))
+    optimizers = [torch.optim.Adam([model[0].weight, model[0].bias, model[2].bias]), Muon([model[2].weight])]
+    for _ in range(steps):
+        model(torch.randn(5, 4)).square().sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    return model, optimizers
+
+
+def states(model, optimizers) -> dict[str, torch.Tensor]:
+    """Every tensor of a training."""
+    found = dict(model.state_dict())
+    for number, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            found |= {f"{number}.{index}.{name}": tensor for name, tensor in state.items()}
+    return {name: tensor.clone() for name, tensor in found.items()}
+
+
+def assert_same(one, other) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_a_checkpoint_restores_everything(tmp_path):
+    training = trained()
+    save_checkpoint(tmp_path / "c", 7, *training, {"wall_seconds": 1.5})
+    fresh = trained(steps=0)
+    assert restore(tmp_path / "c", *fresh) == {"step": 7, "wall_seconds": 1.5}
+    assert_same(states(*training), states(*fresh))
+    for optimizer, other in zip(training[1], fresh[1], strict=True):
+        assert optimizer.state_dict()["param_groups"] == other.state_dict()["param_groups"]
+
+
+def test_there_may_be_nothing_to_restore(tmp_path):
+    assert restore(tmp_path / "nowhere", *trained(0)) is None
+
+
+def test_the_newest_stay(tmp_path):
+    training = trained()
+    for step in (9, 10, 99, 100, 1000):
+        save_checkpoint(tmp_path, step, *training, {})
+    assert len(list(tmp_path.iterdir())) == KEPT
+    assert restore(tmp_path, *training)["step"] == 1000
+
+
+def test_the_same_step_may_be_saved_again(tmp_path):
+    save_checkpoint(tmp_path, 5, *trained(), {})
+    training = trained()
+    save_checkpoint(tmp_path, 5, *training, {})
+    fresh = trained(0)
+    restore(tmp_path, *fresh)
+    assert_same(states(*training), states(*fresh))
+
+
+FILES = ("model.safetensors", "optimizers.safetensors", "state.json", "manifest.json")
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A folder with checkpoints 1 and 2, what is in the first, and a pristine copy of the second."""
+    first = trained(1)
+    save_checkpoint(tmp_path / "c", 1, *first, {})
+    second = trained(2)
+    newest = save_checkpoint(tmp_path / "c", 2, *second, {})
+    shutil.copytree(newest, tmp_path / "pristine")
+    return tmp_path / "c", states(*first), newest, tmp_path / "pristine"
+
+
+def check_older_is_used(folder, older) -> None:
+    said = []
+    fresh = trained(0)
+    assert restore(folder, *fresh, say=said.append) == {"step": 1}
+    assert_same(states(*fresh), older)
+    assert len(said) == 1 and said[0].startswith(f"skipped checkpoint {folder}") and "\n" not in said[0]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_torn_file_is_noticed_and_the_older_checkpoint_used(two, name):
+    folder, older, newest, pristine = two
+    content = (pristine / name).read_bytes()
+    lengths = {0, 1, 7, 8, 9, *range(0, len(content), max(1, len(content) // 12)), len(content) - 1}
+    for length in sorted(lengths):
+        (newest / name).write_bytes(content[:length])
+        check_older_is_used(folder, older)
+    (newest / name).unlink()
+    check_older_is_used(folder, older)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_noticed_and_the_older_checkpoint_used(two, name):
+    folder, older, newest, pristine = two
+    content = (pristine / name).read_bytes()
+    random = torch.Generator().manual_seed(0)
+    for place in torch.randint(len(content) * 8, (25,), generator=random).tolist():
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        (newest / name).write_bytes(damaged)
+        check_older_is_used(folder, older)
+
+
+def test_without_a_whole_checkpoint_none_is_used(two):
+    folder, _, newest, _ = two
+    for checkpoint_folder in folder.iterdir():
+        (checkpoint_folder / "model.safetensors").write_bytes(b"")
+    said = []
+    assert restore(folder, *trained(0), say=said.append) is None
+    assert len(said) == 2
+
+
+def test_a_checkpoint_in_the_making_is_not_looked_at(two):
+    folder, _, newest, _ = two
+    newest.rename(folder / ".tmp-of-a-crashed-run")
+    said = []
+    assert restore(folder, *trained(0), say=said.append) == {"step": 1} and not said
+
+
+def test_a_failed_save_leaves_no_trace(two, monkeypatch):
+    folder, _, newest, _ = two
+    monkeypatch.setattr(checkpoint, "_sync", lambda path: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(folder, 3, *trained(), {})
+    assert sorted(file.name for file in folder.iterdir()) == ["step_00000001", newest.name]
+
+
+def test_another_architecture_is_refused(tmp_path):
+    save_checkpoint(tmp_path, 1, *trained(), {})
+    with pytest.raises(ValueError, match="was made by another architecture: .*size mismatch") as caught:
+        restore(tmp_path, *trained(0, width=20))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_is_plain_tensors_and_json(tmp_path):
+    newest = save_checkpoint(tmp_path, 1, *trained(), {"wall_seconds": 1.0})
+    assert sorted(file.name for file in newest.iterdir()) == sorted(FILES)
+    assert json.loads((newest / "state.json").read_text()) == {"step": 1, "wall_seconds": 1.0}

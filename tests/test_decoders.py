@@ -1,0 +1,126 @@
+"""Decoders: fast layers equal the slow ones they stand for; shapes; masks guided by attention."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from objecthood.nn import PatchDecoder, SpatialBroadcastDecoder
+from objecthood.nn.decoders import (
+    BroadcastConv2d,
+    SameConvTranspose2d,
+    as_painting,
+    stretch_middle,
+    visible_taps,
+)
+from objecthood.nn.encoders import SameConv2d
+
+
+@pytest.mark.parametrize("side", [1, 3, 5])
+@pytest.mark.parametrize("height, width", [(1, 1), (2, 2), (3, 3), (4, 4), (4, 5), (5, 4), (6, 9), (12, 8)])
+def test_broadcast_convolution_equals_the_convolution_of_copies(height, width, side):
+    layer = BroadcastConv2d(3, 4, side).double()
+    layer.bias.data.normal_()
+    plain = SameConv2d(3, 4, side).double()
+    plain.load_state_dict(layer.state_dict())
+    slots = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    positions = torch.randn(3, height, width, dtype=torch.float64, requires_grad=True)
+    fast, slow = layer(slots, positions), plain(slots[:, :, None, None] + positions)
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-12)
+    direction = torch.randn_like(slow)
+    ours = torch.autograd.grad((fast * direction).sum(), [slots, positions, layer.weight, layer.bias])
+    wanted = torch.autograd.grad((slow * direction).sum(), [slots, positions, plain.weight, plain.bias])
+    for mine, theirs in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+def transposed(image: torch.Tensor, kernel: torch.Tensor, stride: int) -> torch.Tensor:
+    """Every input paints its kernel at its stride; the smaller half of the overhang is cut first, as in TensorFlow."""
+    _, height, width = image.shape
+    _, out_channels, side, _ = kernel.shape
+    canvas = torch.zeros(out_channels, (height - 1) * stride + side, (width - 1) * stride + side).double()
+    for row in range(height):
+        for column in range(width):
+            stamp = torch.einsum("i,ioyx->oyx", image[:, row, column], kernel)
+            canvas[:, row * stride : row * stride + side, column * stride : column * stride + side] += stamp
+    cut = (side - stride) // 2
+    return canvas[:, cut : cut + height * stride, cut : cut + width * stride]
+
+
+@pytest.mark.parametrize("side, stride", [(5, 2), (4, 2), (3, 2), (5, 1), (3, 1), (5, 3)])
+@pytest.mark.parametrize("height, width", [(1, 1), (3, 4), (8, 8)])
+def test_transposed_convolution_is_cropped_as_in_tensorflow(side, stride, height, width):
+    layer = SameConvTranspose2d(3, 2, side, stride).double()
+    image = torch.randn(3, height, width, dtype=torch.float64)
+    wanted = transposed(image, layer.weight.detach(), stride)
+    ours = layer(image[None])[0].detach()
+    assert ours.shape == (2, height * stride, width * stride)
+    torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-12)
+
+
+def test_visible_taps_are_those_inside_a_zero_padded_axis():
+    for side in (1, 3, 5, 7):
+        inside = F.conv1d(torch.ones(1, 1, side), torch.eye(side)[:, None], padding=side // 2)[0].T
+        assert torch.equal(visible_taps(side), inside)
+
+
+def test_stretching_repeats_the_middle():
+    assert stretch_middle(torch.tensor([1, 2, 3, 4, 5]), 7, dim=0).tolist() == [1, 2, 3, 3, 3, 4, 5]
+    assert stretch_middle(torch.tensor([[1, 2, 3]]), 2, dim=1).tolist() == [[1, 3]]
+
+
+@pytest.mark.parametrize("strides, resolution", [((1, 1), 6), ((2, 1), 12), ((2, 2, 1), 24)])
+def test_broadcast_decoder_paints_every_slot_by_itself(strides, resolution):
+    decoder = SpatialBroadcastDecoder(8, 6, (7,) * (len(strides) - 1), strides, (5,) * len(strides))
+    slots = torch.randn(2, 3, 8)
+    painting = decoder(slots)
+    assert decoder.resolution == resolution
+    assert painting.appearance.shape == (2, 3, 3, resolution, resolution)
+    assert painting.mask_logits.shape == (2, 3, resolution, resolution)
+    alone = decoder(slots[1:, 2:])
+    torch.testing.assert_close(painting.appearance[1, 2], alone.appearance[0, 0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(painting.mask_logits[1, 2], alone.mask_logits[0, 0], rtol=0, atol=1e-5)
+
+
+def test_painting_splits_colour_and_mask():
+    canvas = torch.randn(6, 4, 5, 5)
+    painting = as_painting(canvas, 3)
+    assert torch.equal(painting.appearance[1, 2], canvas[5, :3])
+    assert torch.equal(painting.mask_logits[0, 1], canvas[1, 3])
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("depth", [0, 2])
+def test_patch_decoder_paints_whole_patches(kernel, depth):
+    decoder = PatchDecoder(8, grid=3, patch=4, channels=6, depth=depth, kernel=kernel)
+    painting = decoder(torch.randn(2, 5, 8))
+    assert decoder.resolution == 12 and len(decoder.layers) == depth + 1
+    assert painting.appearance.shape == (2, 5, 3, 12, 12) and painting.mask_logits.shape == (2, 5, 12, 12)
+
+
+def test_cells_of_a_patch_decoder_with_kernel_one_are_independent():
+    decoder = PatchDecoder(8, grid=3, patch=2, channels=6, kernel=1)
+    slots = torch.randn(1, 1, 8)
+    before = decoder(slots).appearance
+    decoder.from_position[2].bias.register_hook  # the position code is what tells cells apart
+    assert before[0, 0, :, :2, :2].sub(before[0, 0, :, 2:4, :2]).abs().max() > 0
+
+
+def test_attention_guides_masks_and_nothing_else():
+    plain = PatchDecoder(8, grid=3, patch=4, channels=6)
+    guided = PatchDecoder(8, grid=3, patch=4, channels=6, attention_guided=True)
+    guided.load_state_dict(plain.state_dict())
+    slots, attention = torch.randn(2, 5, 8), torch.rand(2, 5, 6, 6).softmax(dim=1)
+    ours, wanted = guided(slots, attention), plain(slots)
+    assert torch.equal(ours.appearance, wanted.appearance)
+    guide = F.interpolate((attention + 1e-4).log(), (12, 12), mode="bilinear")
+    torch.testing.assert_close(ours.mask_logits - wanted.mask_logits, guide, rtol=0, atol=1e-5)
+    lost = guided(slots, torch.zeros(2, 5, 6, 6))
+    assert lost.mask_logits.isfinite().all()
+    assert torch.equal(plain(slots, attention).mask_logits, wanted.mask_logits)
+
+
+def test_a_guided_decoder_without_attention_says_so():
+    guided = PatchDecoder(8, grid=3, patch=4, channels=6, attention_guided=True)
+    with pytest.raises(ValueError, match="needs `attention`") as caught:
+        guided(torch.randn(2, 5, 8))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,69 @@
+"""Convolutions padded as TensorFlow pads them, against its rule written out; shapes of the encoder."""
+
+import numpy as np
+import pytest
+import torch
+
+from objecthood.nn import ConvEncoder
+from objecthood.nn.encoders import SameConv2d, same_padding
+
+
+def convolve(image: np.ndarray, kernel: np.ndarray, bias: np.ndarray, stride: int) -> np.ndarray:
+    """SAME as TensorFlow documents it: out = ceil(n / s), pad = max((out - 1) s + k - n, 0), the smaller half first."""
+    out_channels, in_channels, side, _ = kernel.shape
+    _, height, width = image.shape
+    out_height, out_width = -(-height // stride), -(-width // stride)
+    top = max((out_height - 1) * stride + side - height, 0) // 2
+    left = max((out_width - 1) * stride + side - width, 0) // 2
+    result = np.empty((out_channels, out_height, out_width))
+    for channel in range(out_channels):
+        for row in range(out_height):
+            for column in range(out_width):
+                total = bias[channel]
+                for y in range(side):
+                    for x in range(side):
+                        source = row * stride + y - top, column * stride + x - left
+                        if 0 <= source[0] < height and 0 <= source[1] < width:
+                            total += kernel[channel, :, y, x] @ image[:, source[0], source[1]]
+                result[channel, row, column] = total
+    return result
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("side", [1, 2, 3, 5])
+@pytest.mark.parametrize("height, width", [(7, 7), (8, 6), (2, 9), (1, 1)])
+def test_same_convolution_equals_the_rule_written_out(height, width, side, stride):
+    layer = SameConv2d(3, 2, side, stride).double()
+    layer.bias.data.normal_()
+    image = torch.randn(3, height, width, dtype=torch.float64)
+    wanted = convolve(image.numpy(), layer.weight.detach().numpy(), layer.bias.detach().numpy(), stride)
+    ours = layer(image[None])[0].detach()
+    assert ours.shape == wanted.shape
+    torch.testing.assert_close(ours, torch.from_numpy(wanted), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size, kernel, stride, wanted", [(128, 5, 2, (1, 2)), (128, 5, 1, (2, 2)), (35, 5, 2, (2, 2)), (9, 1, 2, (0, 0))])
+def test_padding_of_known_cases(size, kernel, stride, wanted):
+    assert same_padding(size, kernel, stride) == wanted
+
+
+def test_start_values_are_glorot_and_zero():
+    layer = SameConv2d(64, 64, 5)
+    limit = (6 / (2 * 64 * 25)) ** 0.5
+    assert 0.99 * limit < layer.weight.abs().max() <= limit and (layer.bias == 0).all()
+    encoder = ConvEncoder(channels=32, feature_dim=64)
+    assert all((p == 0).all() for name, p in encoder.named_parameters() if name.endswith("bias"))
+    assert encoder.norm.eps == 1e-3
+
+
+@pytest.mark.parametrize("strides, grid", [((1, 1, 1, 1), 12), ((2, 1), 6), ((1, 2, 2, 1), 3), ((2, 2, 2), 2)])
+def test_grid_follows_the_strides(strides, grid):
+    encoder = ConvEncoder(channels=8, feature_dim=5, strides=strides)
+    assert encoder(torch.rand(2, 3, 12, 12)).shape == (2, grid, grid, 5)
+
+
+def test_features_know_their_position():
+    encoder = ConvEncoder(channels=8, feature_dim=5, strides=(1,))
+    features = encoder(torch.zeros(1, 3, 16, 16))[0]
+    assert (features[4, 4] - features[11, 4]).abs().max() > 1e-4
+    assert (features[4, 4] - features[4, 11]).abs().max() > 1e-4

@@ -1,0 +1,195 @@
+"""Recipes: they build, they say what they are, and those of the paper hold nothing but the paper."""
+
+import dataclasses
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from objecthood.nn import ConvEncoder, GaussianSlots, SpatialBroadcastDecoder
+from objecthood.recipes import RECIPES, TASKS, Discovery, from_dict, from_file
+from objecthood.recipes.base import Recipe
+
+ALL = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+DISCOVERY = {name: recipe for name, recipe in RECIPES.items() if isinstance(recipe, Discovery)}
+PAPER = {name: recipe for name, recipe in DISCOVERY.items() if name.endswith("-paper")}
+
+
+@ALL
+def test_every_recipe_builds_and_scores(recipe):
+    model = recipe.build_model()
+    assert isinstance(model, nn.Module) and sum(p.numel() for p in model.parameters()) > 10_000
+    assert recipe.name in RECIPES and recipe.description and "\n" not in recipe.description
+    assert recipe.protocol and "\n" not in recipe.protocol
+    test = recipe.prepare_for_test(model)
+    assert test is model and not model.training
+
+
+@ALL
+def test_settings_go_through_json(recipe):
+    settings = recipe.to_dict()
+    assert settings["task"] in TASKS
+    for value in settings.values():
+        assert type(value) in (str, int, float, bool)
+        assert not isinstance(value, float) or math.isfinite(value)
+    again = from_dict(json.loads(json.dumps(settings)))
+    assert again == recipe and type(again) is type(recipe)
+
+
+@ALL
+def test_settings_are_few_and_flat(recipe):
+    assert len(dataclasses.fields(recipe)) <= 32
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.steps = 1
+
+
+def test_two_builds_from_one_seed_are_equal():
+    for recipe in (RECIPES["tetrominoes"], RECIPES["sprites"]):
+        states = []
+        for _ in range(2):
+            torch.manual_seed(5)
+            states.append(recipe.build_model().state_dict())
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize("recipe", PAPER.values(), ids=PAPER)
+def test_recipes_of_the_paper_hold_nothing_else(recipe):
+    assert type(recipe) is Discovery
+    model = recipe.build_model()
+    attention = model.grouping.slot_attention
+    assert attention.prior is None and attention.gradient == "full" and attention.iterations == 3
+    assert (attention.epsilon, attention.norm_slots.eps) == (1e-8, 1e-3)
+    assert isinstance(model.grouping.initial_slots, GaussianSlots)
+    assert isinstance(model.decoder, SpatialBroadcastDecoder) and isinstance(model.encoder, ConvEncoder)
+    channels = 64 if recipe.resolution == 128 else 32
+    assert [tuple(c.weight.shape) for c in model.encoder.convolutions] == [(channels, 3, 5, 5)] + [
+        (channels, channels, 5, 5)
+    ] * 3
+    assert all(convolution.stride == (1, 1) for convolution in model.encoder.convolutions)
+    (adam,) = recipe.build_optimizers(model)
+    assert type(adam) is torch.optim.Adam
+    assert adam.defaults["eps"] == 1e-8 and adam.defaults["betas"] == (0.9, 0.999)
+    assert (recipe.learning_rate, recipe.batch_size, recipe.steps) == (4e-4, 64, 500_000)
+    assert (recipe.gradient_clip, recipe.average, recipe.matrix_learning_rate) == (0, 0, 0)
+    assert (recipe.warmup_steps, recipe.halving_steps, recipe.test_iterations) == (10_000, 100_000, 3)
+
+
+def test_sizes_of_the_paper():
+    wanted = {"tetrominoes-paper": (35, 4), "sprites-paper": (64, 6), "clevr6-paper": (128, 7)}
+    assert {name: (recipe.resolution, recipe.num_slots) for name, recipe in PAPER.items()} == wanted
+    count = sum(parameter.numel() for parameter in RECIPES["clevr6-paper"].build_model().parameters())
+    assert abs(count - 890_000) < 1000  # 0.890 million, spec 1.3
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in DISCOVERY.items() if recipe.resolution <= 64])
+def test_output_is_a_scene(name):
+    recipe = DISCOVERY[name]
+    side, slots = recipe.resolution, recipe.num_slots
+    with torch.no_grad():
+        scene = recipe.build_model()(torch.rand(2, 3, side, side))
+    assert scene.reconstruction.shape == (2, 3, side, side)
+    assert scene.appearance.shape == (2, slots, 3, side, side)
+    assert scene.masks.shape == (2, slots, side, side) and scene.slots.shape == (2, slots, 64)
+    assert scene.attention.shape[:3] == (2, 3, slots)
+    torch.testing.assert_close(scene.masks.sum(dim=1), torch.ones(2, side, side), rtol=0, atol=1e-5)
+    painted = (scene.masks[:, :, None] * scene.appearance).sum(dim=1)
+    torch.testing.assert_close(scene.reconstruction, painted, rtol=0, atol=1e-5)
+
+
+def test_pictures_of_another_size_are_refused_with_a_remedy(unchecked):
+    model = RECIPES["tetrominoes"].build_model()
+    for shape in ((2, 3, 64, 64), (3, 35, 35), (2, 1, 35, 35), (2, 35, 35, 3)):
+        with pytest.raises(ValueError, match=r"\[batch, 3, 35, 35\].*Resize") as caught:
+            model(torch.rand(shape))
+        assert "\n" not in str(caught.value) and str(list(shape)) in str(caught.value)
+
+
+def test_scores_of_a_perfect_scene_are_perfect():
+    recipe = RECIPES["tetrominoes"]
+    scenes = recipe.dataset("test")[range(3)]
+
+    class Oracle(nn.Module):
+        num_slots, slot_dim = 4, 8
+
+        def forward(self, images, iterations, noise):
+            assert noise.shape == (3, 4, 8) and iterations == recipe.test_iterations
+            masks = nn.functional.one_hot(scenes["masks"], 4).permute(0, 3, 1, 2).float()
+            return type("Scene", (), {"reconstruction": images, "masks": masks})
+
+    class Unchecked(type(recipe)):
+        def discover(self, model, images, indices):
+            noise = torch.zeros(3, 4, 8)
+            return model(images, iterations=self.test_iterations, noise=noise)
+
+    settings = {key: value for key, value in recipe.to_dict().items() if key != "task"}
+    # Its annotations name the model's class, so the oracle goes past the checked methods.
+    scores = Discovery.scores.__wrapped__(Unchecked(**settings), Oracle(), scenes, torch.arange(3))
+    assert scores.keys() == {"mse", "fg_ari", "ari", "mbo", "miou"}
+    assert scores["mse"].tolist() == [0, 0, 0]
+    assert all(scores[name].tolist() == [1, 1, 1] for name in ("fg_ari", "ari", "mbo", "miou"))
+
+
+def test_test_scenes_are_the_same_for_every_seed():
+    recipe = RECIPES["tetrominoes"]
+    other = replace(recipe, seed=3)
+    same = {split: torch.equal(recipe.dataset(split)[[0]]["image"], other.dataset(split)[[0]]["image"])
+            for split in ("train", "validation", "test")}
+    assert same == {"train": False, "validation": True, "test": True}
+
+
+BAD = [("steps", 0), ("batch_size", 0), ("seed", -1), ("num_slots", 0), ("resolution", 4), ("test_iterations", 0)]
+BAD += [("learning_rate", -1.0), ("learning_rate", math.nan), ("gradient_clip", math.inf), ("average", 1.0)]
+
+
+@pytest.mark.parametrize("field, value", BAD)
+def test_impossible_numbers_are_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=f"`{field}` .={value}. must be") as caught:
+        replace(RECIPES["tetrominoes"], **{field: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_data_is_refused_by_name():
+    with pytest.raises(ValueError, match="`data` .='cats'. must be one of"):
+        replace(RECIPES["tetrominoes"], data="cats").dataset("train")
+    with pytest.raises(ValueError, match="needs `data_path`"):
+        RECIPES["folder"].dataset("train")
+
+
+def test_foreign_settings_are_refused():
+    settings = RECIPES["sprites"].to_dict()
+    with pytest.raises(ValueError, match="recipe class 'Mine', not one of ours"):
+        from_dict(settings | {"task": "Mine"})
+    with pytest.raises(ValueError, match="another version of recipe class 'GuidedDiscovery'.*colour"):
+        from_dict(settings | {"colour": 1})
+
+
+MINE = """
+import dataclasses
+from objecthood.recipes import RECIPES, Discovery
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mine(Discovery):
+    width: int = 3
+
+settings = RECIPES["tetrominoes"].to_dict()
+settings.pop("task")
+recipe = Mine(**settings | {"name": "mine"})
+"""
+
+
+def test_a_recipe_of_ones_own(tmp_path):
+    path = tmp_path / "my recipe.py"
+    path.write_text(MINE)
+    mine = from_file(path)
+    assert isinstance(mine, Recipe) and (mine.name, mine.width) == ("mine", 3)
+    assert from_dict(mine.to_dict(), type(mine)) == mine
+    with pytest.raises(ValueError, match="'Mine', not one of ours; name the Python file"):
+        from_dict(mine.to_dict())
+    path.write_text("recipes = 3")
+    with pytest.raises(ValueError, match="no module-level `recipe`"):
+        from_file(path)
+    with pytest.raises(ValueError, match="no recipe file"):
+        from_file(tmp_path / "missing.py")

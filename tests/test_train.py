@@ -1,0 +1,288 @@
+"""Training: a whole run folder, the same weights however often it is stopped, and a model that learns."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import objecthood as oh
+from objecthood.models import autoencoder
+from objecthood.recipes import Discovery, FastTetrominoes
+
+SMALL = {"steps": 7, "batch_size": 4, "evaluate_every": 3, "validation_scenes": 4, "test_scenes": 6}
+SMALL |= {"warmup_steps": 2, "precision": "float32"}
+# The paper's method, whose slots start from noise; the fast one; and the one with most to remember.
+PAPER = Discovery(name="paper", data="sprites", resolution=16, num_slots=3, **SMALL)
+FAST = replace(oh.RECIPES["tetrominoes"], **SMALL)
+GUIDED = replace(oh.RECIPES["sprites"], **SMALL | {"resolution": 16, "precision": "bfloat16"}, repulsion_start=-100)
+RECIPES = {"paper": PAPER, "fast": FAST, "guided": GUIDED}
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / "weights.safetensors")
+
+
+def same(one, other) -> bool:
+    assert one.keys() == other.keys()
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def lines(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def run(request, tmp_path_factory):
+    """An undisturbed run of each recipe: the recipe, its folder and its result."""
+    recipe, folder = RECIPES[request.param], tmp_path_factory.mktemp("runs") / request.param
+    return recipe, folder, oh.train(recipe, folder, checkpoint_every=2)
+
+
+def test_run_folder_is_whole(run):
+    recipe, folder, result = run
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files >= {
+        *("recipe.json", "metrics.jsonl", "result.json", "weights.safetensors", "index.html", "latest.png"),
+        *("figures/slots.png", "figures/attention.png", "figures/attention-animated.gif"),
+        "checkpoints/step_00000007/manifest.json",
+    }
+    assert not [file for file in files if file.split("/")[-1].startswith(".")], "nothing half written stays"
+    assert json.loads((folder / "recipe.json").read_text()) == recipe.to_dict()
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert result["settings"] == recipe.to_dict() and result["protocol"] == recipe.protocol
+    assert result["wall_seconds"] > 0 and result["cpu_seconds"] > 0
+    for picture in ("latest.png", "figures/slots.png", "figures/attention-animated.gif"):
+        with Image.open(folder / picture) as image:
+            image.load()
+            assert min(image.size) > 16
+    assert "fg_ari" in (folder / "index.html").read_text(encoding="utf-8")
+
+
+def test_log_has_training_and_scores(run):
+    recipe, folder, result = run
+    log = lines(folder)
+    assert [(line["kind"], line["step"]) for line in log] == [
+        *(("evaluate", 3), ("evaluate", 6), ("train", 7), ("evaluate", 7)),
+    ]
+    last = log[-1]
+    assert {name: last[name] for name in result["scores"]} == result["scores"]
+    assert log[2]["loss"] > 0 and log[2]["gradient_norm"] > 0
+    rate = recipe.learning_rate * recipe.learning_rate_factor(7)
+    assert log[2]["learning_rate"] == pytest.approx(rate, abs=1e-12)
+
+
+def test_weights_load_and_score_as_told(run):
+    recipe, folder, result = run
+    model = oh.load(folder / "weights.safetensors")
+    assert model.recipe == recipe
+    assert oh.evaluate(model, recipe) == pytest.approx(result["scores"], abs=1e-9)
+    assert all(tensor.isfinite().all() for tensor in weights(folder).values())
+
+
+def test_same_seed_same_weights_other_seed_others(run, tmp_path):
+    recipe, folder, _ = run
+    oh.train(recipe, tmp_path / "again", checkpoint_every=100)
+    assert same(weights(folder), weights(tmp_path / "again"))
+    oh.train(replace(recipe, seed=1), tmp_path / "other")
+    assert not same(weights(folder), weights(tmp_path / "other"))
+
+
+class Stop(Exception):
+    """The machine goes down."""
+
+
+def disturbed(recipe, monkeypatch, folder, stops, disturb):
+    """Train until done, disturbed once in each step of `stops`, going on after each."""
+    plain = type(recipe).loss
+    waiting = list(stops)
+
+    def loss(self, model, scenes, step):
+        if waiting and step == waiting[0]:
+            waiting.pop(0)
+            disturb()
+        return plain(self, model, scenes, step)
+
+    monkeypatch.setattr(type(recipe), "loss", loss)
+    begun = False
+    while True:
+        try:
+            oh.train(recipe, folder, resume=begun, checkpoint_every=2)
+            return
+        except (KeyboardInterrupt, Stop):
+            begun = True
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def crash():
+    raise Stop
+
+
+@pytest.mark.parametrize("stops", [(0,), (3,), (1, 4), (2, 3, 6)])
+@pytest.mark.parametrize("disturb", [interrupt, terminate, crash])
+def test_stopped_and_resumed_equals_undisturbed(run, monkeypatch, tmp_path, disturb, stops):
+    recipe, folder, _ = run
+    if recipe is not GUIDED and (disturb is terminate or len(stops) != 2):
+        pytest.skip("one way of stopping is enough for the plainer recipes")
+    disturbed(recipe, monkeypatch, tmp_path / "run", stops, disturb)
+    assert same(weights(folder), weights(tmp_path / "run"))
+    told = [(line["kind"], line["step"], line.get("loss"), line.get("mse")) for line in lines(folder)]
+    again = [(line["kind"], line["step"], line.get("loss"), line.get("mse")) for line in lines(tmp_path / "run")]
+    assert again == told
+
+
+def test_interrupt_finishes_the_step_and_saves_it(monkeypatch, tmp_path):
+    plain = Discovery.loss
+
+    def loss(self, model, scenes, step):
+        if step == 3:
+            interrupt()
+        return plain(self, model, scenes, step)
+
+    monkeypatch.setattr(Discovery, "loss", loss)
+    with pytest.raises(KeyboardInterrupt):
+        oh.train(PAPER, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000004"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "signals are as they were"
+
+
+def test_a_damaged_checkpoint_costs_steps_not_the_run(monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "run"
+    plain, crashed = Discovery.loss, []
+
+    def loss(self, model, scenes, step):
+        if step == 5 and not crashed:
+            crashed.append(step)
+            raise Stop
+        return plain(self, model, scenes, step)
+
+    oh.train(PAPER, tmp_path / "whole")
+    monkeypatch.setattr(Discovery, "loss", loss)
+    with pytest.raises(Stop):
+        oh.train(PAPER, folder, checkpoint_every=2)
+    model = folder / "checkpoints" / "step_00000004" / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1])
+    oh.train(PAPER, folder, resume=True, checkpoint_every=2)
+    assert "skipped checkpoint" in capsys.readouterr().out
+    assert same(weights(tmp_path / "whole"), weights(folder))
+
+
+def test_a_finished_run_may_be_resumed_to_the_same_end(run):
+    recipe, folder, _ = run
+    before = weights(folder)
+    assert oh.train(recipe, folder, resume=True)["recipe"] == recipe.name
+    assert same(before, weights(folder))
+
+
+def test_a_folder_with_a_run_is_not_taken(run):
+    recipe, folder, _ = run
+    before = weights(folder)
+    with pytest.raises(ValueError, match="holds a run already; go on with --resume") as caught:
+        oh.train(recipe, folder)
+    assert "\n" not in str(caught.value) and same(before, weights(folder))
+
+
+CHANGES = [{"learning_rate": 1e-5}, {"num_slots": 5}, {"steps": 9}, {"seed": 2}, {"batch_size": 8}, {"name": "x"}]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
+def test_a_changed_recipe_is_refused_with_the_change(run, change):
+    recipe, folder, _ = run
+    ((field, value),) = change.items()
+    with pytest.raises(ValueError, match="begun with other settings") as caught:
+        oh.train(replace(recipe, **change), folder, resume=True)
+    assert field in str(caught.value) and repr(value) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_there_must_be_a_run_to_resume(tmp_path):
+    with pytest.raises(ValueError, match="holds no run to resume"):
+        oh.train(PAPER, tmp_path / "nothing", resume=True)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_an_unknown_device_or_precision_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="device 'quantum' is not at hand"):
+        oh.train(PAPER, tmp_path / "a", device="quantum")
+    with pytest.raises(ValueError, match="`precision` .='float8'."):
+        oh.train(replace(PAPER, precision="float8"), tmp_path / "b")
+
+
+@pytest.mark.parametrize("recipe", [PAPER, GUIDED], ids=["paper", "guided"])
+def test_scores_do_not_depend_on_the_batch(recipe):
+    model = recipe.build_model()
+    whole = oh.evaluate(model, recipe, num_scenes=10, batch_size=10)
+    for size in (1, 3, 7):
+        torch.manual_seed(size)
+        assert oh.evaluate(model, recipe, num_scenes=10, batch_size=size) == pytest.approx(whole, abs=1e-6)
+    assert model.training, "evaluation leaves the model as it was"
+
+
+def test_scores_depend_on_start_noise_of_each_picture():
+    """The noise that is fixed per picture is really used: the paper's slots start from it."""
+    model = PAPER.build_model()
+    scenes = PAPER.dataset("test")[[0, 0]]
+    first = PAPER.discover(model, scenes["image"], torch.tensor([0, 0]))
+    other = PAPER.discover(model, scenes["image"], torch.tensor([0, 1]))
+    assert torch.equal(first.slots[0], other.slots[0]) and torch.equal(first.slots[0], first.slots[1])
+    assert not torch.equal(first.slots[1], other.slots[1])
+
+
+def test_unknown_recipes_are_refused_by_name():
+    with pytest.raises(ValueError, match="recipe 'spritez' is not known; known are tetrominoes"):
+        oh.evaluate(PAPER.build_model(), "spritez")
+
+
+class Four:
+    """The same four scenes for ever."""
+
+    endless = False
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, indices):
+        return self.dataset[indices]
+
+
+class FourTetrominoes(FastTetrominoes):
+    def dataset(self, split):
+        return Four(super().dataset("train"))
+
+
+def test_slots_learn_what_a_mean_picture_cannot_tell(tmp_path):
+    """Without gradient to the encoder or the slots, pictures come out alike, and the error stays above the bound."""
+    settings = FAST.to_dict() | {"steps": 80, "warmup_steps": 10, "evaluate_every": 100, "average": 0.0}
+    settings |= {"learning_rate": 3e-3, "matrix_learning_rate": 0.02}
+    del settings["task"]
+    recipe = FourTetrominoes(**settings)
+    images = recipe.dataset("train")[range(4)]["image"]
+    same_for_all = 4 * (images - images.mean(dim=0)).square().mean()
+    before = oh.evaluate(recipe.build_model(), recipe)["mse"]
+    after = oh.train(recipe, tmp_path / "run")["scores"]["mse"]
+    assert after < 0.85 * same_for_all < before / 2
+
+
+def test_every_weight_is_trained():
+    """One step moves every weight of every model (those that start from a zero gradient aside: none)."""
+    for build in (lambda: autoencoder.small_picture(16, 3), lambda: autoencoder.fast_sprites(4, 16)):
+        model = build()
+        scene = model(torch.rand(2, 3, 16, 16))
+        (scene.reconstruction - 0.3).square().mean().backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
