@@ -184,9 +184,16 @@ def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> Iterator[tupl
 
 def _restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    parameters = [
+        [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for optimizer in optimizers
+    ]
     for key, tensor in tensors.items():
         number, index, name = key.split(".")
-        states[int(number)].setdefault(int(index), {})[name] = tensor
+        parameter = parameters[int(number)][int(index)]
+        # Files hold rows in order; fused Adam reads in memory order, so a state must lie as its weight does.
+        laid_out = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor) if tensor.ndim else tensor
+        states[int(number)].setdefault(int(index), {})[name] = laid_out
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

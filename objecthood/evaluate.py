@@ -45,4 +45,4 @@ def evaluate(
         for name, score in recipe.scores(model, scenes, indices).items():
             values.setdefault(name, []).append(score.double().cpu())
     model.train(was_training)
-    return {name: torch.cat(scores).nanmean().item() for name, scores in values.items()}
+    return recipe.summarize({name: torch.cat(scores) for name, scores in values.items()})

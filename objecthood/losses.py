@@ -26,9 +26,9 @@ def set_error(
 ) -> Float[Tensor, ""]:
     """Huber cost of predicted and target sets, matched one to one where the sum is least; mean over batch.
 
-    The cost of a pair is the Huber loss (threshold 1) averaged over properties; costs of matched pairs are summed.
-    Targets are padded with objects whose properties are all 0, which a slot that stands for nothing must predict.
-    Locatello et al. 2020 (arXiv 2006.15055), section 3.2.
+    The cost of a pair is the Huber loss (threshold 1) averaged over properties; costs of matched pairs are
+    summed. Targets are padded with objects whose properties are all 0, which a slot that stands for nothing
+    must predict. Locatello et al. 2020 (arXiv 2006.15055), section 3.2.
     """
     each, other = torch.broadcast_tensors(predicted[:, :, None], target[:, None])
     cost = F.huber_loss(each, other, reduction="none").mean(dim=-1)

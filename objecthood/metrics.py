@@ -25,7 +25,7 @@ PROPERTY_GROUPS = {
     "shape": slice(7, 10),
     "color": slice(10, 18),
 }
-"""Where the one-hot groups of CLEVR's 19 properties lie; 0 to 2 are coordinates, 18 is the real-object flag."""
+"""One-hot groups of CLEVR's 19 properties; 0 to 2 are coordinates, 18 is the real-object flag."""
 IGNORED = -1
 """Label of pixels that no metric counts."""
 
@@ -105,10 +105,11 @@ def average_precision(
 ) -> float:
     """Area under the precision-recall curve of predicted CLEVR objects, over all pictures together.
 
-    Predictions are taken by falling real-object flag. One is right if, among the real objects of its picture that
-    agree in size, material, shape and colour (each the largest of its group), the nearest lies closer than
-    `distance_threshold` (in CLEVR's units: coordinates span 6) and was not found before. Precision is made
-    monotone before summation. Zhang et al. 2019 (arXiv 1906.06565), as in Locatello et al. 2020, appendix F.
+    Predictions are taken by falling real-object flag. One is right if, among the real objects of its picture
+    that agree in size, material, shape and colour (each the largest of its group), the nearest lies closer
+    than `distance_threshold` (in CLEVR's units: coordinates span 6) and was not found before. Precision is
+    made monotone before summation. Zhang et al. 2019 (arXiv 1906.06565), as in Locatello et al. 2020,
+    appendix F.
 
     Example:
         >>> objects = torch.zeros(1, 2, 19)
@@ -116,14 +117,10 @@ def average_precision(
         >>> average_precision(objects, objects)
         1.0
     """
-    if (
-        predicted.ndim != 3
-        or predicted.shape[0] != target.shape[0]
-        or predicted.shape[2] != target.shape[2] != 19
-    ):
+    if predicted.ndim != 3 or len(predicted) != len(target) or {predicted.shape[2], target.shape[2]} != {19}:
         raise ValueError(
-            f"predicted {list(predicted.shape)} and target {list(target.shape)} must be [images, slots, 19] and "
-            "[images, objects, 19]"
+            f"predicted {list(predicted.shape)} and target {list(target.shape)} must be [images, slots, 19] "
+            "and [images, objects, 19]"
         )
     is_real = target[:, :, 18] > 0.5
     agree = is_real[:, None] & torch.ones(len(target), predicted.shape[1], 1, dtype=torch.bool)

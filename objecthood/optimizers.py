@@ -8,7 +8,7 @@ height * width], and weights of one shape are iterated together.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -37,23 +37,17 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update from the gradients present."""
         for group in self.param_groups:
-            by_shape: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    by_shape[tuple(parameter.shape)].append(parameter)
-            for parameters in by_shape.values():
-                self._update(parameters, group["lr"], group["momentum"])
-
-    def _update(self, parameters: list[nn.Parameter], lr: float, momentum: float) -> None:
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        averages = [self._average(parameter) for parameter in parameters]
-        torch._foreach_lerp_(averages, gradients, 1 - momentum)
-        nesterov = torch._foreach_lerp(gradients, averages, momentum)
-        directions = orthogonalize(torch.stack([tensor.flatten(1) for tensor in nesterov]))
-        rows, columns = directions.shape[1:]
-        scale = max(1.0, rows / columns) ** 0.5
-        for parameter, direction in zip(parameters, directions, strict=True):
-            parameter.add_(direction.view_as(parameter), alpha=-lr * scale)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            gradients = [parameter.grad for parameter in parameters]
+            averages = [self._average(parameter) for parameter in parameters]
+            torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+            nesterov = torch._foreach_lerp(gradients, averages, group["momentum"])
+            directions = orthogonalize([tensor.flatten(1) for tensor in nesterov])
+            for parameter, direction in zip(parameters, directions, strict=True):
+                scale = max(1.0, direction.shape[0] / direction.shape[1]) ** 0.5
+                parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * scale)
 
     def _average(self, parameter: nn.Parameter) -> Tensor:
         state = self.state[parameter]
@@ -63,23 +57,43 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(
-    matrices: Float[Tensor, "batch rows columns"], iterations: int = 5
-) -> Float[Tensor, "batch rows columns"]:
-    """The nearest matrices, roughly, whose singular values are all 1, by Newton-Schulz iteration."""
-    if matrices.shape[1] > matrices.shape[2]:
-        return orthogonalize(matrices.transpose(1, 2), iterations).transpose(1, 2)
+    matrices: Sequence[Float[Tensor, "_ _"]], iterations: int = 5
+) -> list[Float[Tensor, "_ _"]]:
+    """The nearest matrices, roughly, whose singular values are all 1, by Newton-Schulz iteration.
+
+    Each iteration multiplies a matrix by a polynomial of its Gram matrix. The product of these polynomials
+    needs the Gram matrix alone; it is found for all Gram matrices of one size together, and multiplied in at
+    the end: far less work where columns outnumber rows.
+    """
+    wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T for matrix in matrices]
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for index, matrix in enumerate(wide):
+        by_size[len(matrix)].append(index)
+    results = list(wide)
+    for indices in by_size.values():
+        factors = orthogonalizers(torch.stack([wide[index] @ wide[index].T for index in indices]), iterations)
+        for index, factor in zip(indices, factors, strict=True):
+            results[index] = factor @ wide[index]
+    return [
+        result if matrix.shape[0] <= matrix.shape[1] else result.T
+        for result, matrix in zip(results, matrices, strict=True)
+    ]
+
+
+def orthogonalizers(
+    gram: Float[Tensor, "batch rows rows"], iterations: int
+) -> Float[Tensor, "batch rows rows"]:
+    """What a matrix with this Gram matrix is to be multiplied with, from the left."""
     linear, cubic, quintic = _QUINTIC
-    matrices = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    # Each iteration multiplies by a polynomial of the Gram matrix; multiplying these small ones first saves
-    # most of the work where columns outnumber rows.
-    gram = matrices @ matrices.transpose(1, 2)
+    square_norm = gram.diagonal(dim1=1, dim2=2).sum(dim=-1)[:, None, None] + 1e-14
+    gram = gram / square_norm
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    product = identity
+    product = identity / square_norm.sqrt()
     for _ in range(iterations):
-        factor = linear * identity + cubic * gram + quintic * gram @ gram
+        factor = torch.baddbmm(linear * identity + cubic * gram, gram, gram, alpha=quintic)
         product = factor @ product
         gram = factor @ gram @ factor
-    return product @ matrices
+    return product
 
 
 def is_matrix(parameter: nn.Parameter) -> bool:

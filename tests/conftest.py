@@ -4,13 +4,12 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
-# From here on every function of the package checks the shapes in its signature. An int passes for a float, as for
-# every type checker; the default of beartype is stricter.
+# From here on every function of the package checks the shapes in its signature. An int passes for a float, as
+# for every type checker; the default of beartype is stricter.
 install_import_hook("objecthood", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-
-import torch
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -19,7 +19,8 @@ def fingerprint(scenes: Scenes) -> str:
 
 def fingerprint_elsewhere(expression: str, folder) -> str:
     """Of `expression`, scenes, in a fresh process with other hashes, other threads and another folder."""
-    code = f"from scenes import fingerprint; from objecthood.data import sprites, tetrominoes; print(fingerprint({expression}))"
+    modules = "from scenes import fingerprint; from objecthood.data import sprites, tetrominoes"
+    code = f"{modules}; print(fingerprint({expression}))"
     path = os.pathsep.join([os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))])
     environment = {"PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "2", "PYTHONPATH": path}
     run = subprocess.run(

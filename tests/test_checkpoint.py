@@ -61,7 +61,7 @@ def wrong_files(folder):
     (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     (folder / "header.safetensors").write_bytes(whole[:100])
     (folder / "folder.safetensors").mkdir()
-    wrong = {name: "is not a weight file" for name in ("text", "empty", "foreign", "half", "cut", "header")}
+    wrong = dict.fromkeys(("text", "empty", "foreign", "half", "cut", "header"), "is not a weight file")
     return wrong | {"folder": "no weight file at", "missing": "no weight file at"}
 
 
@@ -200,7 +200,7 @@ def test_a_flipped_bit_is_noticed_and_the_older_checkpoint_used(two, name):
 
 
 def test_without_a_whole_checkpoint_none_is_used(two):
-    folder, _, newest, _ = two
+    folder, *_ = two
     for checkpoint_folder in folder.iterdir():
         (checkpoint_folder / "model.safetensors").write_bytes(b"")
     said = []

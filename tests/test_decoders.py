@@ -34,7 +34,7 @@ def test_broadcast_convolution_equals_the_convolution_of_copies(height, width, s
 
 
 def transposed(image: torch.Tensor, kernel: torch.Tensor, stride: int) -> torch.Tensor:
-    """Every input paints its kernel at its stride; the smaller half of the overhang is cut first, as in TensorFlow."""
+    """Every input paints its kernel at its stride; the smaller half of the overhang is cut first."""
     _, height, width = image.shape
     _, out_channels, side, _ = kernel.shape
     canvas = torch.zeros(out_channels, (height - 1) * stride + side, (width - 1) * stride + side).double()
@@ -98,11 +98,16 @@ def test_patch_decoder_paints_whole_patches(kernel, depth):
 
 
 def test_cells_of_a_patch_decoder_with_kernel_one_are_independent():
-    decoder = PatchDecoder(8, grid=3, patch=2, channels=6, kernel=1)
+    small = PatchDecoder(8, grid=3, patch=2, channels=6, kernel=1)
+    large = PatchDecoder(8, grid=5, patch=2, channels=6, kernel=1)
+    large.load_state_dict(small.state_dict())
     slots = torch.randn(1, 1, 8)
-    before = decoder(slots).appearance
-    decoder.from_position[2].bias.register_hook  # the position code is what tells cells apart
-    assert before[0, 0, :, :2, :2].sub(before[0, 0, :, 2:4, :2]).abs().max() > 0
+    ours, wanted = small(slots).appearance[0, 0], large(slots).appearance[0, 0]
+    corners, others = ((0, 0), (2, 2), (4, 4)), ((0, 0), (4, 4), (8, 8))  # border, middle, border
+    for (row, column), (y, x) in zip(corners, others, strict=True):
+        mine, theirs = ours[:, row : row + 2, column : column + 2], wanted[:, y : y + 2, x : x + 2]
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
+    assert (ours[:, :2, :2] - ours[:, 2:4, :2]).abs().max() > 1e-4, "position tells cells apart"
 
 
 def test_attention_guides_masks_and_nothing_else():

@@ -9,8 +9,8 @@ from objecthood.nn.encoders import SameConv2d, same_padding
 
 
 def convolve(image: np.ndarray, kernel: np.ndarray, bias: np.ndarray, stride: int) -> np.ndarray:
-    """SAME as TensorFlow documents it: out = ceil(n / s), pad = max((out - 1) s + k - n, 0), the smaller half first."""
-    out_channels, in_channels, side, _ = kernel.shape
+    """TensorFlow's SAME: out = ceil(n / s), pad = max((out - 1) s + k - n, 0), the smaller half first."""
+    out_channels, _, side, _ = kernel.shape
     _, height, width = image.shape
     out_height, out_width = -(-height // stride), -(-width // stride)
     top = max((out_height - 1) * stride + side - height, 0) // 2
@@ -42,7 +42,10 @@ def test_same_convolution_equals_the_rule_written_out(height, width, side, strid
     torch.testing.assert_close(ours, torch.from_numpy(wanted), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("size, kernel, stride, wanted", [(128, 5, 2, (1, 2)), (128, 5, 1, (2, 2)), (35, 5, 2, (2, 2)), (9, 1, 2, (0, 0))])
+@pytest.mark.parametrize(
+    "size, kernel, stride, wanted",
+    [(128, 5, 2, (1, 2)), (128, 5, 1, (2, 2)), (35, 5, 2, (2, 2)), (9, 1, 2, (0, 0))],
+)
 def test_padding_of_known_cases(size, kernel, stride, wanted):
     assert same_padding(size, kernel, stride) == wanted
 
@@ -56,7 +59,9 @@ def test_start_values_are_glorot_and_zero():
     assert encoder.norm.eps == 1e-3
 
 
-@pytest.mark.parametrize("strides, grid", [((1, 1, 1, 1), 12), ((2, 1), 6), ((1, 2, 2, 1), 3), ((2, 2, 2), 2)])
+@pytest.mark.parametrize(
+    "strides, grid", [((1, 1, 1, 1), 12), ((2, 1), 6), ((1, 2, 2, 1), 3), ((2, 2, 2), 2)]
+)
 def test_grid_follows_the_strides(strides, grid):
     encoder = ConvEncoder(channels=8, feature_dim=5, strides=strides)
     assert encoder(torch.rand(2, 3, 12, 12)).shape == (2, grid, grid, 5)

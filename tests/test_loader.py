@@ -1,7 +1,7 @@
 """The order of scenes: a function of seed and step alone."""
 
 import threading
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_endless_scenes_come_in_order_and_once():
 
 @pytest.mark.parametrize("length, size", [(10, 4), (10, 5), (7, 3), (3, 8), (1, 2)])
 def test_every_epoch_is_a_permutation_and_a_new_one(length, size):
-    order = sum(taken(Numbers(length), size, -(-length * 4 // size)), [])
+    order = list(chain(*taken(Numbers(length), size, -(-length * 4 // size))))
     epochs = [order[start : start + length] for start in range(0, length * 4, length)]
     assert all(sorted(epoch) == list(range(length)) for epoch in epochs)
     if length > 5:
@@ -60,7 +60,7 @@ def test_processes_share_the_batch_exactly(length):
     whole = taken(Numbers(length), 6, 5)
     shares = [taken(Numbers(length), 6, 5, rank=rank, num_processes=3) for rank in range(3)]
     for step, batch in enumerate(whole):
-        assert sorted(sum((share[step] for share in shares), [])) == sorted(batch)
+        assert sorted(chain(*(share[step] for share in shares))) == sorted(batch)
         assert all(len(share[step]) == 2 for share in shares)
 
 

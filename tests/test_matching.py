@@ -16,7 +16,9 @@ def cheapest(cost: torch.Tensor) -> float:
     return min(sum(float(cost[row, column]) for row, column in enumerate(choice)) for choice in choices)
 
 
-@pytest.mark.parametrize("rows, columns", [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6), (3, 5), (6, 2), (1, 6)])
+@pytest.mark.parametrize(
+    "rows, columns", [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6), (3, 5), (6, 2), (1, 6)]
+)
 def test_assignment_is_the_cheapest(rows, columns):
     cost = torch.randn(8, rows, columns, dtype=torch.float64)
     cost[-1] = cost[-1].round()  # ties

@@ -22,7 +22,7 @@ SCORES = {
 
 @st.composite
 def label_maps(draw, num_true: int = 5, num_predicted: int = 6, lowest: int = -1):
-    """True labels (-1 ignored) and predicted ones of a few small pictures; sometimes near copies of each other."""
+    """True labels (-1 ignored) and predicted ones of a few small pictures; sometimes much alike."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 9)), draw(st.integers(1, 9)))
     true = random.integers(lowest, draw(st.integers(0, num_true)), shape, endpoint=True)
@@ -90,8 +90,12 @@ def test_names_of_labels_count_for_nothing(maps, seed):
     new_truth = torch.cat([torch.tensor([0]), torch.randperm(7, generator=random) + 1, torch.tensor([-1])])
     for score in SCORES.values():
         wanted = score(true, predicted)
-        torch.testing.assert_close(score(true, new_names[predicted]), wanted, rtol=0, atol=1e-12, equal_nan=True)
-        torch.testing.assert_close(score(new_truth[true], predicted), wanted, rtol=0, atol=1e-12, equal_nan=True)
+        torch.testing.assert_close(
+            score(true, new_names[predicted]), wanted, rtol=0, atol=1e-12, equal_nan=True
+        )
+        torch.testing.assert_close(
+            score(new_truth[true], predicted), wanted, rtol=0, atol=1e-12, equal_nan=True
+        )
 
 
 @settings(max_examples=30, deadline=None)
@@ -111,7 +115,9 @@ def test_ignored_pixels_may_hold_anything(maps):
     true, predicted = maps
     other = torch.where(true < 0, 8, predicted)
     for score in SCORES.values():
-        torch.testing.assert_close(score(true, other), score(true, predicted), rtol=0, atol=1e-12, equal_nan=True)
+        torch.testing.assert_close(
+            score(true, other), score(true, predicted), rtol=0, atol=1e-12, equal_nan=True
+        )
 
 
 @settings(max_examples=30, deadline=None)
@@ -140,7 +146,9 @@ def test_equal_partitions_score_one():
 
 
 def edge(true, predicted) -> dict[str, float]:
-    return {name: float(score(torch.tensor([true]), torch.tensor([predicted]))) for name, score in SCORES.items()}
+    return {
+        name: float(score(torch.tensor([true]), torch.tensor([predicted]))) for name, score in SCORES.items()
+    }
 
 
 def test_pictures_without_objects():
@@ -159,7 +167,9 @@ def test_a_single_pixel():
 
 def test_a_single_object():
     assert edge([[0, 1, 1]], [[0, 1, 1]])["fg_ari"] == 1.0
-    assert edge([[0, 1, 1]], [[0, 1, 2]]) == pytest.approx({"ari": 0.0, "fg_ari": 0.0, "mbo": 0.5, "miou": 0.5})
+    assert edge([[0, 1, 1]], [[0, 1, 2]]) == pytest.approx(
+        {"ari": 0.0, "fg_ari": 0.0, "mbo": 0.5, "miou": 0.5}
+    )
 
 
 def test_one_mask_over_two_objects_serves_both_in_overlap_and_one_in_matching():

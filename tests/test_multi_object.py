@@ -1,4 +1,4 @@
-"""The multi-object data sets: equal to TensorFlow's own reading, fast, and never silently wrong; packed too."""
+"""The multi-object data sets, read and packed: equal to TensorFlow's reading, fast, never silently wrong."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 import torch
 from records import SETS, example, field, frame, scene, varint
 
-from objecthood.data import clevr_properties, multi_object_packed
+from objecthood.data import clevr_properties
 from objecthood.data.multi_object import read
-from objecthood.data.multi_object_packed import PackError, Packed, convert, split_scenes
+from objecthood.data.multi_object_packed import Packed, PackError, convert, split_scenes
 from objecthood.data.protobuf import ProtobufError, parse_example
 from objecthood.data.scene import Dataset
 from objecthood.data.tfrecord import RecordError
@@ -105,7 +105,7 @@ def test_speed_of_clevr(tmp_path):
 
 
 def test_pixels_of_no_mask_and_of_two(tmp_path):
-    features, labels = scene("tetrominoes", 0, 3)
+    features = scene("tetrominoes", 0, 3)[0]
     features["mask"][:, 0, 0] = 0
     features["mask"][:, 0, 1] = [0, 100, 255, 255]
     given = next(read(write(tmp_path / "file", [example(features)])))
@@ -201,7 +201,7 @@ def test_mutated_examples_end_in_our_error_or_not_at_all():
         (random.Random(0)),
     )
     errors = 0
-    for _ in range(3000):
+    for _ in range(1000):
         data = bytearray(good)
         for _ in range(chance.randrange(1, 4)):
             data[chance.randrange(len(data))] = chance.randrange(256)
@@ -209,7 +209,7 @@ def test_mutated_examples_end_in_our_error_or_not_at_all():
             parse_example(bytes(data[: chance.randrange(len(data))] if chance.random() < 0.3 else data))
         except ProtobufError:
             errors += 1
-    assert errors > 300
+    assert errors > 100
 
 
 # Packed.
@@ -341,12 +341,10 @@ def test_convert_refuses_and_cleans_up(clevr_file, tmp_path):
     assert not (tmp_path / "pack.partial").exists()
 
 
-def test_convert_begins_anew_after_a_kill(clevr_file, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(multi_object_packed.os, "fsync", lambda descriptor: None)
-        (tmp_path / "pack.partial").mkdir()
-        (tmp_path / "pack.partial" / "images.npy").write_bytes(b"half a picture" * 1_000_000)
-        (tmp_path / "pack.partial" / "manifest.json").write_text("{")
+def test_convert_begins_anew_after_a_kill(clevr_file, tmp_path):
+    (tmp_path / "pack.partial").mkdir()
+    (tmp_path / "pack.partial" / "images.npy").write_bytes(b"half a picture" * 1_000_000)
+    (tmp_path / "pack.partial" / "manifest.json").write_text("{")
     convert(clevr_file, tmp_path / "pack", max_scenes=4)
     assert len(Packed(tmp_path / "pack")) == 3
 

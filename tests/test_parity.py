@@ -1,4 +1,4 @@
-"""The same numbers as the reference implementation, executed once under TensorFlow (see shared/data/README.md)."""
+"""The same numbers as the reference implementation, executed once (see shared/data/README.md)."""
 
 import numpy as np
 import pytest
@@ -83,6 +83,27 @@ def test_metrics_give_the_reference_scores(shared_data):
     for name, scores in ours.items():
         assert scores.dtype == torch.float64
         torch.testing.assert_close(scores, golden[name], rtol=0, atol=1e-9, equal_nan=True)
+
+
+def test_set_predictor_gives_the_reference_properties(shared_data):
+    path = shared_data / "parity" / "set_predictor_clevr.npz"
+    golden, model = arrays(path), load_reference(path)
+    with torch.no_grad():
+        output = model((golden["image"].permute(0, 3, 1, 2) + 1) / 2, noise=golden["noise"])
+    close(output.properties, golden["predictions"], 1e-4)
+
+
+def test_set_metrics_give_the_reference_scores(shared_data):
+    golden = arrays(shared_data / "parity" / "set_metrics.npz")
+    target = golden["target"]
+    for number in range(3):
+        predicted = golden[f"prediction_{number}"]
+        close(losses.set_error(predicted.double(), target.double()), golden[f"loss_{number}"], 1e-6)
+        scores = [
+            metrics.average_precision(predicted, target, distance_threshold=threshold)
+            for threshold in golden["thresholds"].tolist()
+        ]
+        close(torch.tensor(scores, dtype=torch.float64), golden[f"ap_{number}"], 1e-6)
 
 
 def saved(tmp_path, **replaced: np.ndarray):

@@ -10,7 +10,9 @@ from objecthood.nn.positions import coordinate_grid
 from objecthood.nn.priors import _EVERYWHERE, duplication, gaussian_logits, rehoming
 
 SIDE = 32
-ROWS, COLUMNS = (axis.double() for axis in torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij"))
+ROWS, COLUMNS = (
+    axis.double() for axis in torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+)
 PLACES = coordinate_grid(SIDE, SIDE).flatten(0, 1)
 
 
@@ -25,7 +27,10 @@ def test_gaussian_logits_equal_a_loop():
         for slot in range(4):
             weights = attention[picture, slot]
             mass = float(weights.sum())
-            centre = [sum(float(w * p[axis]) for w, p in zip(weights, places, strict=True)) / mass for axis in (0, 1)]
+            centre = [
+                sum(float(w * p[axis]) for w, p in zip(weights, places, strict=True)) / mass
+                for axis in (0, 1)
+            ]
             squared = [(float(p[0]) - centre[0]) ** 2 + (float(p[1]) - centre[1]) ** 2 for p in places]
             variance = sum(float(w) * d for w, d in zip(weights, squared, strict=True)) / mass / 2 + 0.004
             for place in range(30):

@@ -10,7 +10,7 @@ from objecthood.data.randomness import SPLITS, normal, scramble, split_key, star
 
 
 def test_scramble_is_splitmix64():
-    # First outputs for seed 0 and for seed 1234567, as published with the C version (prng.di.unimi.it/splitmix64.c).
+    # First outputs for seeds 0 and 1234567 of the published C version (prng.di.unimi.it/splitmix64.c).
     golden = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):
         zero = scramble(np.arange(1, 4, dtype=np.uint64) * golden)
@@ -65,9 +65,15 @@ def test_start_noise_is_fixed_by_the_picture():
 
 
 def test_numbers_are_the_same_in_another_process(tmp_path):
-    code = "import numpy as np; from objecthood.data.randomness import normal; print(normal(7, np.arange(3), 4).tolist())"
+    modules = "import numpy as np; from objecthood.data.randomness import normal"
+    code = f"{modules}; print(normal(7, np.arange(3), 4).tolist())"
     environment = {"PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=environment,
     )
     assert run.stdout.strip() == str(normal(7, np.arange(3), 4).tolist())

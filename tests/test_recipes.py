@@ -135,12 +135,21 @@ def test_scores_of_a_perfect_scene_are_perfect():
 def test_test_scenes_are_the_same_for_every_seed():
     recipe = RECIPES["tetrominoes"]
     other = replace(recipe, seed=3)
-    same = {split: torch.equal(recipe.dataset(split)[[0]]["image"], other.dataset(split)[[0]]["image"])
-            for split in ("train", "validation", "test")}
+    same = {
+        split: torch.equal(recipe.dataset(split)[[0]]["image"], other.dataset(split)[[0]]["image"])
+        for split in ("train", "validation", "test")
+    }
     assert same == {"train": False, "validation": True, "test": True}
 
 
-BAD = [("steps", 0), ("batch_size", 0), ("seed", -1), ("num_slots", 0), ("resolution", 4), ("test_iterations", 0)]
+BAD = [
+    ("steps", 0),
+    ("batch_size", 0),
+    ("seed", -1),
+    ("num_slots", 0),
+    ("resolution", 4),
+    ("test_iterations", 0),
+]
 BAD += [("learning_rate", -1.0), ("learning_rate", math.nan), ("gradient_clip", math.inf), ("average", 1.0)]
 
 

@@ -46,7 +46,9 @@ def test_attention_sums_to_one_over_slots_whatever_their_number(num_slots, itera
     output = module(inputs, torch.randn(2, num_slots, 8), iterations)
     assert output.slots.shape == (2, num_slots, 8)
     assert output.attention.shape == (2, iterations or 3, num_slots, 11)
-    torch.testing.assert_close(output.attention.sum(dim=2), torch.ones(2, iterations or 3, 11), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        output.attention.sum(dim=2), torch.ones(2, iterations or 3, 11), rtol=0, atol=1e-6
+    )
     assert output.attention.min() >= 0
 
 
@@ -62,7 +64,9 @@ def test_an_iteration_equals_its_equations_written_out():
     module, inputs, slots = example(iterations=1)
     output = module(inputs, slots)
     for picture in range(2):
-        x = nn.functional.layer_norm(inputs[picture], (6,), module.norm_inputs.weight, module.norm_inputs.bias, 1e-3)
+        x = nn.functional.layer_norm(
+            inputs[picture], (6,), module.norm_inputs.weight, module.norm_inputs.bias, 1e-3
+        )
         keys, values = x @ module.project_k.weight.T, x @ module.project_v.weight.T
         norm = module.norm_slots
         queries = nn.functional.layer_norm(slots[picture], (8,), norm.weight, norm.bias, 1e-3)
@@ -91,7 +95,9 @@ def test_padding_equals_leaving_out():
         kept = mask[picture]
         alone = module(inputs[picture : picture + 1, kept], slots[picture : picture + 1])
         torch.testing.assert_close(masked.slots[picture], alone.slots[0], rtol=0, atol=1e-12)
-        torch.testing.assert_close(masked.attention[picture][..., kept], alone.attention[0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            masked.attention[picture][..., kept], alone.attention[0], rtol=0, atol=1e-12
+        )
         assert (masked.attention[picture][..., ~kept] == 0).all()
     everything = module(inputs, slots, mask=torch.ones(2, 11, dtype=torch.bool))
     torch.testing.assert_close(everything.slots, module(inputs, slots).slots, rtol=0, atol=1e-12)
@@ -191,7 +197,7 @@ def test_float32_stays_near_float64():
     torch.testing.assert_close(module(inputs.float(), slots.float()).slots.double(), exact, rtol=0, atol=1e-5)
 
 
-# Torch's compiler cannot trace the shape checks of the tests, so they are off; and it warns of its own internals.
+# Torch's compiler cannot trace the shape checks of the tests, so they are off; it warns of its own internals.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("gradient", ["full", "bilevel"])
 def test_compiles_without_breaks_to_the_same_numbers(unchecked, gradient):
@@ -236,7 +242,9 @@ def test_start_values_are_those_of_the_reference():
 
 
 def test_gaussian_slots_start_in_the_range_of_the_reference():
-    largest = torch.cat([torch.cat(list(GaussianSlots(1, 64).parameters())).abs().flatten() for _ in range(20)])
+    largest = torch.cat(
+        [torch.cat(list(GaussianSlots(1, 64).parameters())).abs().flatten() for _ in range(20)]
+    )
     assert 0.300 < largest.max() <= (6 / 65) ** 0.5 < 0.304
 
 

@@ -28,7 +28,9 @@ def test_a_scene_is_the_same_in_any_batch_and_order(background):
 
 def test_a_scene_is_the_same_in_another_process(tmp_path):
     expression = "sprites.Sprites('test', 3, 'coloured')[range(9)]"
-    assert fingerprint_elsewhere(expression, tmp_path) == fingerprint(Sprites("test", 3, "coloured")[range(9)])
+    assert fingerprint_elsewhere(expression, tmp_path) == fingerprint(
+        Sprites("test", 3, "coloured")[range(9)]
+    )
 
 
 def test_splits_and_seeds_differ():
@@ -105,7 +107,12 @@ def test_later_sprites_cover_earlier_ones():
 
 @pytest.mark.parametrize(
     "hsv, rgb",
-    [((0, 1, 1), (1, 0, 0)), ((1 / 3, 1, 1), (0, 1, 0)), ((2 / 3, 0.5, 0.8), (0.4, 0.4, 0.8)), ((0.7, 0, 0.3), (0.3,) * 3)],
+    [
+        ((0, 1, 1), (1, 0, 0)),
+        ((1 / 3, 1, 1), (0, 1, 0)),
+        ((2 / 3, 0.5, 0.8), (0.4, 0.4, 0.8)),
+        ((0.7, 0, 0.3), (0.3,) * 3),
+    ],
 )
 def test_colours_of_known_hues(hsv, rgb):
     np.testing.assert_allclose(rgb_from_hsv(*np.array(hsv, np.float64)[:, None])[0], rgb, atol=1e-12)

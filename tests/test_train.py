@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import objecthood as oh
+from objecthood import animate
 from objecthood.models import autoencoder
 from objecthood.recipes import Discovery, FastTetrominoes
 
@@ -19,7 +21,9 @@ SMALL |= {"warmup_steps": 2, "precision": "float32"}
 # The paper's method, whose slots start from noise; the fast one; and the one with most to remember.
 PAPER = Discovery(name="paper", data="sprites", resolution=16, num_slots=3, **SMALL)
 FAST = replace(oh.RECIPES["tetrominoes"], **SMALL)
-GUIDED = replace(oh.RECIPES["sprites"], **SMALL | {"resolution": 16, "precision": "bfloat16"}, repulsion_start=-100)
+GUIDED = replace(
+    oh.RECIPES["sprites"], **SMALL | {"resolution": 16, "precision": "bfloat16"}, repulsion_start=-100
+)
 RECIPES = {"paper": PAPER, "fast": FAST, "guided": GUIDED}
 
 
@@ -84,12 +88,19 @@ def test_weights_load_and_score_as_told(run):
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())
 
 
-def test_same_seed_same_weights_other_seed_others(run, tmp_path):
+def test_same_seed_same_weights_other_seed_others(run, quick, tmp_path):
     recipe, folder, _ = run
     oh.train(recipe, tmp_path / "again", checkpoint_every=100)
     assert same(weights(folder), weights(tmp_path / "again"))
     oh.train(replace(recipe, seed=1), tmp_path / "other")
     assert not same(weights(folder), weights(tmp_path / "other"))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Animations of one frame an iteration, where pictures are not what is looked at."""
+    frames = animate.attention_frames
+    monkeypatch.setattr(animate, "attention_frames", partial(frames, hold=1, between=0))
 
 
 class Stop(Exception):
@@ -131,18 +142,20 @@ def crash():
 
 @pytest.mark.parametrize("stops", [(0,), (3,), (1, 4), (2, 3, 6)])
 @pytest.mark.parametrize("disturb", [interrupt, terminate, crash])
-def test_stopped_and_resumed_equals_undisturbed(run, monkeypatch, tmp_path, disturb, stops):
+def test_stopped_and_resumed_equals_undisturbed(run, quick, monkeypatch, tmp_path, disturb, stops):
     recipe, folder, _ = run
     if recipe is not GUIDED and (disturb is terminate or len(stops) != 2):
         pytest.skip("one way of stopping is enough for the plainer recipes")
     disturbed(recipe, monkeypatch, tmp_path / "run", stops, disturb)
     assert same(weights(folder), weights(tmp_path / "run"))
     told = [(line["kind"], line["step"], line.get("loss"), line.get("mse")) for line in lines(folder)]
-    again = [(line["kind"], line["step"], line.get("loss"), line.get("mse")) for line in lines(tmp_path / "run")]
+    again = [
+        (line["kind"], line["step"], line.get("loss"), line.get("mse")) for line in lines(tmp_path / "run")
+    ]
     assert again == told
 
 
-def test_interrupt_finishes_the_step_and_saves_it(monkeypatch, tmp_path):
+def test_interrupt_finishes_the_step_and_saves_it(quick, monkeypatch, tmp_path):
     plain = Discovery.loss
 
     def loss(self, model, scenes, step):
@@ -157,7 +170,7 @@ def test_interrupt_finishes_the_step_and_saves_it(monkeypatch, tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "signals are as they were"
 
 
-def test_a_damaged_checkpoint_costs_steps_not_the_run(monkeypatch, tmp_path, capsys):
+def test_a_damaged_checkpoint_costs_steps_not_the_run(quick, monkeypatch, tmp_path, capsys):
     folder = tmp_path / "run"
     plain, crashed = Discovery.loss, []
 
@@ -178,7 +191,7 @@ def test_a_damaged_checkpoint_costs_steps_not_the_run(monkeypatch, tmp_path, cap
     assert same(weights(tmp_path / "whole"), weights(folder))
 
 
-def test_a_finished_run_may_be_resumed_to_the_same_end(run):
+def test_a_finished_run_may_be_resumed_to_the_same_end(run, quick):
     recipe, folder, _ = run
     before = weights(folder)
     assert oh.train(recipe, folder, resume=True)["recipe"] == recipe.name
@@ -193,7 +206,14 @@ def test_a_folder_with_a_run_is_not_taken(run):
     assert "\n" not in str(caught.value) and same(before, weights(folder))
 
 
-CHANGES = [{"learning_rate": 1e-5}, {"num_slots": 5}, {"steps": 9}, {"seed": 2}, {"batch_size": 8}, {"name": "x"}]
+CHANGES = [
+    {"learning_rate": 1e-5},
+    {"num_slots": 5},
+    {"steps": 9},
+    {"seed": 2},
+    {"batch_size": 8},
+    {"name": "x"},
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
@@ -263,17 +283,17 @@ class FourTetrominoes(FastTetrominoes):
         return Four(super().dataset("train"))
 
 
-def test_slots_learn_what_a_mean_picture_cannot_tell(tmp_path):
-    """Without gradient to the encoder or the slots, pictures come out alike, and the error stays above the bound."""
-    settings = FAST.to_dict() | {"steps": 80, "warmup_steps": 10, "evaluate_every": 100, "average": 0.0}
-    settings |= {"learning_rate": 3e-3, "matrix_learning_rate": 0.02}
+def test_slots_learn_what_a_mean_picture_cannot_tell(quick, tmp_path):
+    """Without gradient to the encoder or the slots, pictures come out too much alike for the bound."""
+    settings = FAST.to_dict() | {"steps": 110, "warmup_steps": 10, "evaluate_every": 200, "average": 0.0}
+    settings |= {"learning_rate": 3e-3, "matrix_learning_rate": 0.02, "test_iterations": 3}
     del settings["task"]
     recipe = FourTetrominoes(**settings)
     images = recipe.dataset("train")[range(4)]["image"]
     same_for_all = 4 * (images - images.mean(dim=0)).square().mean()
     before = oh.evaluate(recipe.build_model(), recipe)["mse"]
     after = oh.train(recipe, tmp_path / "run")["scores"]["mse"]
-    assert after < 0.85 * same_for_all < before / 2
+    assert after < 0.65 * same_for_all < before / 2
 
 
 def test_every_weight_is_trained():
@@ -284,5 +304,3 @@ def test_every_weight_is_trained():
         (scene.reconstruction - 0.3).square().mean().backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
-
-

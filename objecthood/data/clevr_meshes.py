@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt32
 
-from objecthood.data.clevr_scenes import SHAPES, ClevrScene
+from objecthood.data.clevr_properties import SHAPES
+from objecthood.data.clevr_scenes import ClevrScene
 
 BEVEL = {"cube": 0.07, "cylinder": 0.07}  # radius of the rounded edges, in half edges; by eye
 NUM_SEGMENTS = 48  # around; at most 0.05 pixels off the circle at 128 x 128

@@ -14,19 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Integer
 
+from objecthood.data.clevr_properties import COLORS, EXTENT, MATERIALS, MAX_OBJECTS, SHAPES, SIZES
 from objecthood.data.randomness import uniform
 
-SIZES = ("large", "small")
-MATERIALS = ("rubber", "metal")
-SHAPES = ("cube", "sphere", "cylinder")
-COLORS = ("gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow")
-"""The order of the one-hot entries of `properties`."""
-MIN_OBJECTS, MAX_OBJECTS = 3, 10
-NUM_PROPERTIES = 19
+MIN_OBJECTS = 3
 
 # All numbers below: clevr-dataset-gen, `properties.json`, `render_images.py` and `base_scene.blend`.
 RADII = (0.7, 0.35)  # radius of spheres and cylinders, half the height of cylinders, half the edge of cubes
-EXTENT = 3.0  # x and y lie in [-EXTENT, EXTENT]
 MIN_DISTANCE = 0.25  # between the circles around two objects
 MARGIN = 0.4  # between two centres, along the camera's right and along its forward direction
 CAMERA = (7.481, -6.508, 5.344)
@@ -42,8 +36,8 @@ _DRAWS_PER_OBJECT = 5 + 2 * TRIES  # size, shape, colour, material, angle; then 
 class ClevrScene:
     """One scene. Lengths are in the generator's units; z points up, the ground is z = 0.
 
-    `sizes`, `materials`, `shapes` and `colors` number the entries of `SIZES`, `MATERIALS`, `SHAPES` and
-    `COLORS`; `angles` are in radians, around the vertical.
+    `sizes`, `materials`, `shapes` and `colors` number the names in `clevr_properties`; `angles` are in radians,
+    around the vertical.
     """
 
     camera: Float[np.ndarray, "3"]
@@ -98,28 +92,6 @@ def check_objects(objects: tuple[int, int]) -> None:
         raise ValueError(
             f"`objects` (={least}-{most}) must lie within {MIN_OBJECTS} to {MAX_OBJECTS}, the smaller first"
         )
-
-
-def properties(scene: ClevrScene) -> Float[np.ndarray, "10 19"]:
-    """The targets of set prediction, float32; rows beyond the scene's objects are zero.
-
-    3 coordinates scaled from [-3, 3] to [0, 1], one-hot size 2, material 2, shape 3, colour 8, and 1 for a
-    real object (Locatello et al. 2020, appendix E; z is scaled like x and y).
-    """
-    target = np.zeros((MAX_OBJECTS, NUM_PROPERTIES), np.float32)
-    count = len(scene)
-    target[:count, :3] = (scene.positions + EXTENT) / (2 * EXTENT)
-    start = 3
-    for names, values in (
-        (SIZES, scene.sizes),
-        (MATERIALS, scene.materials),
-        (SHAPES, scene.shapes),
-        (COLORS, scene.colors),
-    ):
-        target[np.arange(count), start + values] = 1
-        start += len(names)
-    target[:count, start] = 1
-    return target
 
 
 def camera_axes(camera: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:

@@ -62,7 +62,7 @@ def pattern(points: Float[np.ndarray, "points 3"], draw: Float[np.ndarray, " dra
 
 
 def _checks(phase: np.ndarray) -> np.ndarray:
-    return (np.sin(phase).prod(axis=1) > 0).astype(np.float64)
+    return np.clip(0.5 + 6 * np.sin(phase).prod(axis=1), 0, 1)
 
 
 def _stripes(phase: np.ndarray) -> np.ndarray:

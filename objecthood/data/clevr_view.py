@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from objecthood.data.clevr_scenes import SHAPES, ClevrScene, camera_axes
+from objecthood.data.clevr_properties import SHAPES
+from objecthood.data.clevr_scenes import ClevrScene, camera_axes
 
 # The generator's picture is 320 x 240 through a 35 mm lens on a 32 mm sensor; Locatello et al. 2020 (appendix
 # E, after Greff et al. 2019) cut rows 29 to 221 and columns 64 to 256 from it.

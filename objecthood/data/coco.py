@@ -4,8 +4,8 @@ Lin et al. 2014, "Microsoft COCO: Common Objects in Context"; format: cocodatase
 are drawn by pycocotools (extra `coco`).
 
 Objects overlap in COCO, and a label map has one label per pixel: the object of fewer pixels is in front, of
-equals the later one in the file. Crowds (`iscrowd`) are ignored (-1) where no object lies. Annotations without
-a segmentation are left out.
+equals the later one in the file. Crowds (`iscrowd`) are ignored (-1) where no object lies. Annotations
+without a segmentation are left out.
 """
 
 from __future__ import annotations

@@ -279,7 +279,7 @@ def _prepare(scene: RawScene, crop: bool, resolution: int | None) -> dict[str, n
     window = (CLEVR_ROWS, CLEVR_COLUMNS) if crop else (slice(None), slice(None))
     picture, labels = scene.picture[window], scene.labels[window]
     if resolution:
-        image = resize_bilinear(as_images(np.ascontiguousarray(picture)[None]), resolution)[0]
+        image = resize_bilinear(as_images(np.array(picture)[None]), resolution)[0]
         picture = image.mul(255).round_().to(torch.uint8).permute(1, 2, 0).numpy()
         labels = resize_nearest(labels, resolution)
     rows = {"images": picture, "masks": labels, "num_objects": np.array(scene.num_objects, np.uint8)}

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from objecthood.data import clevr_light
-from objecthood.data.clevr_meshes import Mesh, scene_mesh
+from objecthood.data.clevr_meshes import Mesh, grid_faces, scene_mesh
 from objecthood.data.clevr_scenes import ClevrScene
 from objecthood.data.clevr_textures import ground_colors, object_colors
 from objecthood.data.clevr_view import (
@@ -46,6 +46,7 @@ LLVM_PLACES = (
     "/usr/local/opt/llvm*/lib/libLLVM*.dylib",
 )
 SCALAR_SAMPLES = 64
+NEIGHBOURS = (-4, -2, 0, 2, 4)  # pixels; over which bounced light is averaged
 
 
 class RenderError(RuntimeError):
@@ -130,20 +131,20 @@ def mitsuba_scene(scene: ClevrScene, key: int, index: int, background: Backgroun
 
 
 def smooth(
-    light: clevr_light.Light, masks: Int[np.ndarray, "height width"], reach: int = 3
+    light: clevr_light.Light, masks: Int[np.ndarray, "height width"]
 ) -> Float[np.ndarray, "height width 3"]:
-    """Mean of the bounced light over neighbours on the same object that face the same way.
+    """Mean of the bounced light over neighbours (`NEIGHBOURS`) on the same object that face the same way.
 
-    Pixels are taken in a square of 2 `reach` + 1; metal has no bounced light and counts for nothing.
+    Metal has no bounced light of its own here and counts for nothing.
     """
     total, weights = np.zeros_like(light.bounced), np.zeros((*masks.shape, 1), np.float32)
     matt = light.albedo.max(axis=2) > 0
-    for row in range(-reach, reach + 1):
-        for column in range(-reach, reach + 1):
+    for row in NEIGHBOURS:
+        for column in NEIGHBOURS:
             here, there = _overlap(masks.shape, row, column)
-            cosine = np.einsum("hwc,hwc->hw", light.normals[here], light.normals[there])
-            same = (masks[here] == masks[there]) & matt[there]
-            weight = (np.maximum(cosine, 0) ** 8 * same)[..., None].astype(np.float32)
+            cosine = np.maximum(np.einsum("hwc,hwc->hw", light.normals[here], light.normals[there]), 0)
+            alike = np.square(np.square(np.square(cosine)))
+            weight = (alike * ((masks[here] == masks[there]) & matt[there]))[..., None]
             total[here] += weight * light.bounced[there]
             weights[here] += weight
     return np.where(weights > 0, total / np.maximum(weights, 1e-6), light.bounced)
@@ -217,8 +218,6 @@ _MATERIAL = {
 
 def _ground(nodes: int) -> Mesh:
     """The ground as a grid, fine in the part that is seen."""
-    from objecthood.data.clevr_meshes import grid_faces
-
     line = np.linspace(-VISIBLE_SIDE, VISIBLE_SIDE, nodes)
     line = np.concatenate([[-GROUND_SIDE], line, [GROUND_SIDE]])
     x, y = (grid.ravel() for grid in np.meshgrid(line, line, indexing="ij"))

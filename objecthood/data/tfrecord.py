@@ -119,7 +119,7 @@ class Records(Iterator[bytes]):
         if len(data) < count and not (may_end and not data):
             missing = f"{len(data)} of {count} bytes of {what}"
             raise self._error(f"the file ends early, after {missing}; download it again")
-        self._position += count
+        self._position += len(data)
         return data
 
     def _end(self) -> NoReturn:

@@ -1,7 +1,8 @@
 """Set prediction: a picture is encoded, grouped into slots, and every slot says what object it stands for.
 
-Locatello et al., "Object-Centric Learning with Slot Attention", NeurIPS 2020 (arXiv 2006.15055), section 3.2 and
-appendix E.3. Trained with properties as labels; which slot answers for which object is left to assignment.
+Locatello et al., "Object-Centric Learning with Slot Attention", NeurIPS 2020 (arXiv 2006.15055), section 3.2
+and appendix E.3. Trained with properties as labels; which slot answers for which object is left to
+assignment.
 
 Differences from the paper: none in `clevr`.
 """

@@ -98,6 +98,10 @@ class Recipe:
         alone."""
         raise NotImplementedError
 
+    def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Scores of a whole set from what `scores` gave for its pictures: means, nan left out."""
+        return {name: value.nanmean().item() for name, value in values.items()}
+
     def figures(self, model: Model, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
         """Named pictures and animations (lists of frames) of a few scenes; the first is shown while
         training."""

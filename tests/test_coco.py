@@ -1,0 +1,199 @@
+"""COCO-format annotations: label maps, crowds, overlaps, squares; equal to pycocotools on 128 photographs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("pycocotools", reason="needs the extra `coco`")
+
+from pycocotools import mask as tools
+
+from objecthood.data import coco
+from objecthood.data.coco import Coco, CocoError
+from objecthood.data.images import ImageError
+from objecthood.data.scene import Dataset
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> list[float]:
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def thing(number: int, segmentation, image: int = 1, category: int = 7, crowd: int = 0) -> dict:
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "segmentation": segmentation,
+        "iscrowd": crowd,
+    }
+
+
+CROWD = {"size": [20, 30], "counts": [0, 200, 400]}  # the first ten columns
+
+
+def write(folder: Path, annotations: list[dict], pictures: int = 1) -> tuple[Path, Path]:
+    images = []
+    for number in range(1, pictures + 1):
+        Image.new("RGB", (30, 20), (number, 100, 200)).save(folder / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 30, "height": 20})
+    categories = [{"id": 18, "name": "dog"}, {"id": 7, "name": "cat"}]
+    file = folder / "instances.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return folder, file
+
+
+def test_smaller_objects_lie_in_front_whatever_their_order(tmp_path):
+    large, small = [rectangle(0, 0, 20, 20)], [rectangle(5, 5, 10, 10)]
+    for shapes, inner, outer in (([large, small], 2, 1), ([small, large], 1, 2)):
+        labels = Coco(*write(tmp_path, [thing(i, s) for i, s in enumerate(shapes)])).label_map(0)
+        assert labels[7, 7] == inner
+        assert labels[15, 15] == outer
+        assert labels[7, 25] == 0
+
+
+def test_equal_objects_and_crowds(tmp_path):
+    same = [rectangle(5, 5, 15, 15)]
+    labels = Coco(*write(tmp_path, [thing(0, same), thing(1, CROWD, crowd=1), thing(2, same)])).label_map(0)
+    assert labels[7, 7] == 2  # the later of equals; crowds take no number and lie behind
+    assert labels[7, 2] == -1
+    assert labels[18, 9] == -1
+    assert labels[18, 12] == 0
+
+
+def test_classes(tmp_path):
+    boxes = [rectangle(0, 0, 5, 5)], [rectangle(10, 10, 15, 15)], [rectangle(20, 0, 25, 5)]
+    annotations = [
+        thing(i, box, category=c) for i, (box, c) in enumerate(zip(boxes, (18, 7, 18), strict=True))
+    ]
+    dataset = Coco(*write(tmp_path, annotations), labels="class")
+    assert dataset.classes == ["cat", "dog"]
+    labels = dataset.label_map(0)
+    assert (labels[2, 2], labels[12, 12], labels[2, 22]) == (2, 1, 2)
+
+
+def test_several_polygons_and_codes_are_one_object(tmp_path):
+    two = [rectangle(0, 0, 5, 5), rectangle(20, 10, 25, 15)]
+    text = tools.encode(np.asfortranarray(np.eye(20, 30, dtype=np.uint8)))
+    code = {"size": [20, 30], "counts": text["counts"].decode()}
+    labels = Coco(*write(tmp_path, [thing(0, two), thing(1, code), thing(2, [])])).label_map(0)
+    assert (labels[2, 3], labels[12, 22], labels[9, 9]) == (1, 1, 2)
+    assert labels.max() == 2
+
+
+def test_a_batch_and_its_squares(tmp_path):
+    paths = write(tmp_path, [thing(0, [rectangle(0, 0, 5, 20)]), thing(1, [rectangle(5, 0, 25, 20)])], 2)
+    dataset = Coco(*paths, resolution=10)
+    assert isinstance(dataset, Dataset)
+    assert len(dataset) == 2
+    batch = dataset[[0, 1]]
+    assert (batch["image"].shape, batch["image"].dtype) == ((2, 3, 10, 10), torch.float32)
+    assert (batch["masks"].shape, batch["masks"].dtype) == ((2, 10, 10), torch.int64)
+    assert batch["masks"].unique().tolist() == [0, 2]  # the square in the middle: columns 5 to 25
+    assert batch["masks"][0].eq(2).all()
+    assert Coco(*paths, resolution=10, crop=False)[[0]]["masks"].unique().tolist() == [0, 1, 2]
+    assert len(Coco(*paths, keep_empty=False)) == 1
+
+
+def test_equal_to_pycocotools(shared_data):
+    folder = shared_data / "coco128"
+    dataset = Coco(folder / "images", folder / "instances.json", crop=False)
+    content = json.loads((folder / "instances.json").read_text())
+    assert (len(dataset), len(dataset.classes)) == (128, 80)
+    for number, picture in enumerate(content["images"]):
+        size = (picture["height"], picture["width"])
+        masks = []
+        for annotation in content["annotations"]:
+            if annotation["image_id"] == picture["id"]:
+                code = tools.merge(tools.frPyObjects(annotation["segmentation"], *size))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # pycocotools 2.0.11 under NumPy 2
+                    masks.append(tools.decode(code).astype(bool))
+        labels = dataset.label_map(number)
+        assert labels.shape == size
+        covered = np.zeros(size, bool)
+        for label, mask in enumerate(masks, 1):
+            covered |= mask
+            # A pixel of the object is its own, or of one that is not larger.
+            owners = np.unique(labels[mask])
+            assert all(owner == label or masks[owner - 1].sum() <= mask.sum() for owner in owners)
+        np.testing.assert_array_equal(labels > 0, covered)
+
+
+def test_batches_of_photographs(shared_data):
+    folder = shared_data / "coco128"
+    batch = Coco(folder / "images", folder / "instances.json", 64, labels="class")[range(0, 128, 8)]
+    assert batch["image"].shape == (16, 3, 64, 64)
+    assert 0 <= batch["masks"].min() <= batch["masks"].max() <= 80
+
+
+@pytest.mark.parametrize(
+    ("annotation", "problem"),
+    [
+        (thing(4, [[1, 2, 3, 4]]), "annotation 4 cannot be drawn .a polygon needs three corners"),
+        (thing(4, [[0, 0, 1e9, 0, 5, 5]]), "corners beyond 100000 pixels"),
+        (thing(4, [[0, 0, float("nan"), 0, 5, 5]]), "corners beyond 100000 pixels"),
+        (thing(4, {"size": [20, 30], "counts": [5]}), "must add up to 20 x 30 pixels"),
+        (thing(4, {"size": [30, 20], "counts": [600]}), "annotation 4 is of 20 x 30, not 30 x 20"),
+        (thing(4, {"size": [20, 30]}), "annotation 4 cannot be drawn"),
+        (thing(4, [rectangle(0, 0, 5, 5)], category=3), "annotation 4 has unknown class 3"),
+    ],
+)
+def test_annotations_that_make_no_sense(tmp_path, annotation, problem):
+    with pytest.raises(CocoError, match=problem):
+        Coco(*write(tmp_path, [annotation]), labels="class")[[0]]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "cannot be read"),
+        ("{", "is damaged"),
+        ("[]", "has no list `images`"),
+        ('{"images": [{"id": 1}]}', "has no list `images` of file_name, height, id, width"),
+        ('{"images": [], "annotations": [], "categories": []}', "has no picture"),
+        (
+            '{"images": [], "annotations": [{"id": 1, "image_id": 2, "category_id": 3}], "categories": []}',
+            "annotation 1 is of unknown picture 2",
+        ),
+    ],
+)
+def test_files_that_are_not_cocos(tmp_path, content, problem):
+    folder, file = write(tmp_path, [])
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(CocoError, match=problem) as caught:
+        Coco(folder, file)
+    assert str(file) in str(caught.value)
+
+
+def test_pictures_missing_or_of_another_size(tmp_path):
+    paths = write(tmp_path, [])
+    Image.new("RGB", (31, 20)).save(tmp_path / "1.png")
+    with pytest.raises(CocoError, match=r"1.png': is 31 x 20, not 30 x 20 as"):
+        Coco(*paths)[[0]]
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(ImageError, match=r"1\.png"):
+        Coco(*paths)[[0]]
+
+
+def test_without_pycocotools(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        Coco(*write(tmp_path, []))
+    assert str(caught.value) == "COCO annotations need pycocotools: pip install 'objecthood[coco]'"
+
+
+def test_bad_arguments(tmp_path, unchecked):
+    paths = write(tmp_path, [])
+    with pytest.raises(ValueError, match="`labels`"):
+        Coco(*paths, labels="both")
+    with pytest.raises(ValueError, match="`resolution`"):
+        Coco(*paths, resolution=0)
+    assert coco.IGNORED == -1
