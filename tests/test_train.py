@@ -140,12 +140,14 @@ def crash():
     raise Stop
 
 
-@pytest.mark.parametrize("stops", [(0,), (3,), (1, 4), (2, 3, 6)])
-@pytest.mark.parametrize("disturb", [interrupt, terminate, crash])
+# Every way of stopping for the recipe with most to remember; two for the others.
+CASES = [("guided", how, stops) for how in (interrupt, terminate, crash) for stops in ((0,), (3,), (2, 3, 6))]
+CASES += [(name, how, (1, 4)) for name in RECIPES for how in (interrupt, crash)]
+
+
+@pytest.mark.parametrize("run, disturb, stops", CASES, indirect=["run"])
 def test_stopped_and_resumed_equals_undisturbed(run, quick, monkeypatch, tmp_path, disturb, stops):
     recipe, folder, _ = run
-    if recipe is not GUIDED and (disturb is terminate or len(stops) != 2):
-        pytest.skip("one way of stopping is enough for the plainer recipes")
     disturbed(recipe, monkeypatch, tmp_path / "run", stops, disturb)
     assert same(weights(folder), weights(tmp_path / "run"))
     told = [(line["kind"], line["step"], line.get("loss"), line.get("mse")) for line in lines(folder)]

@@ -3,8 +3,8 @@
 What Johnson et al. 2017 let Blender do with 512 samples a pixel is done here with 24: every lamp is asked at
 every point, so that no chance decides which; mirrored neighbours are shaded without gloss and matt surfaces
 see no caustics, which is where grain comes from (Blender's own "filter glossy" is set for the same reason);
-and the light that falls on matt surfaces by the bounce is averaged over neighbouring pixels. Everything is one
-compiled program, the same for all scenes. Needs a vectorised variant of mitsuba (LLVM).
+and the light that falls on matt surfaces by the bounce is averaged over neighbouring pixels. Everything is
+one compiled program, the same for all scenes. Needs a vectorised variant of mitsuba (LLVM).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from objecthood.data.clevr_view import CROP_CENTRE, CROP_SIDE, FRAME_HEIGHT, FRA
 from objecthood.data.randomness import uniform
 
 # Strengths fitted by eye and to the mean levels of the corners of published pictures (106, 103, 122, 149).
-LAMP_POWERS = (66.0, 22.0, 9.0)  # key, fill, back; radiance = power / (pi area)
+LAMP_POWERS = (63.0, 22.0, 9.0)  # key, fill, back; radiance = power / (pi area)
 LAMP_SIDE = 1.0  # lamps are squares that face the origin
-SUN, SUN_DIRECTION, SUN_SPREAD = 0.36, (0.15, -0.10, 1.0), 0.25  # irradiance; towards it; its soft edge
+SUN, SUN_DIRECTION, SUN_SPREAD = 0.40, (0.30, -0.20, 1.0), 0.25  # irradiance; towards it; its soft edge
 BACKDROP = 0.15  # what metal mirrors above the ground: bright at the horizon, black overhead
 AIR = 0.04  # light from above on matt surfaces, and on whatever is seen in a mirror
 SAMPLES = 24
@@ -37,7 +37,7 @@ class Light(NamedTuple):
     sharp: Float[np.ndarray, "height width 3"]
     """Lamps and sun, and all of the bounce on metal."""
     bounced: Float[np.ndarray, "height width 3"]
-    """What falls on matt surfaces by the bounce, before their colour; noisy."""
+    """What matt surfaces give back of the bounce; noisy."""
     albedo: Float[np.ndarray, "height width 3"]
     """Colour of matt surfaces, 0 on metal."""
     normals: Float[np.ndarray, "height width 3"]
@@ -48,9 +48,7 @@ def trace(mesh_scene: Any, scene: ClevrScene, resolution: int, seed: int) -> Lig
 
     The same arguments give the same bits on one machine.
     """
-    import drjit as dr
-    import mitsuba as mi
-
+    dr, mi = libraries()
     random = _Random(resolution, seed)
     view = [mi.Vector3f(*axis) for axis in camera_axes(scene.camera).tolist()]
     camera = mi.Point3f(*scene.camera.tolist())
@@ -69,17 +67,24 @@ def trace(mesh_scene: Any, scene: ClevrScene, resolution: int, seed: int) -> Lig
     in_mirror = arriving + _lamps_in_mirror(bounce, free, density, lamps)
     sharp += dr.select(surface.mirrors, weight * in_mirror, 0)
     matt = seen & ~surface.mirrors
-    bounced = dr.select(matt, arriving, 0)
     albedo = dr.select(matt, surface.color, 0)
+    bounced = albedo * arriving
     return Light(*_average([sharp, bounced, albedo, dr.select(seen, first.sh_frame.n, 0)], resolution))
+
+
+def libraries() -> tuple[Any, Any]:
+    """The modules drjit and mitsuba, once `render.choose_variant` has set mitsuba's variant."""
+    import drjit
+    import mitsuba
+
+    return drjit, mitsuba
 
 
 class _Surface:
     """What the camera sees: a matt colour under GGX gloss (Walter et al. 2007, Schlick 1994)."""
 
     def __init__(self, first: Any, seen: Any):
-        import mitsuba as mi
-
+        _, mi = libraries()
         self.first, self.seen = first, seen
         self.color = first.shape.eval_attribute_3("vertex_color", first, seen)
         self.metallic = first.shape.eval_attribute_1("vertex_metallic", first, seen)
@@ -90,8 +95,7 @@ class _Surface:
     def reflect(self, local: Any) -> tuple[Any, Any]:
         """Share of light from a local direction that goes to the camera, cosine included, and the density
         with which `mirror` draws that direction."""
-        import drjit as dr
-
+        dr, _ = libraries()
         towards = self.first.wi
         half = dr.normalize(local + towards)
         facets, masking = self.gloss.eval(half), self.gloss.G(towards, local, half)
@@ -101,9 +105,7 @@ class _Surface:
 
     def mirror(self, pair: Any) -> tuple[Any, Any, Any]:
         """A local direction drawn from the gloss, the share of light from there, and its density."""
-        import drjit as dr
-        import mitsuba as mi
-
+        dr, mi = libraries()
         towards = self.first.wi
         half, facet_density = self.gloss.sample(towards, pair)
         local = mi.reflect(towards, half)
@@ -113,8 +115,7 @@ class _Surface:
 
     def _fresnel(self, cosine: Any) -> Any:
         """Metal shines in its colour, the rest in white: 4 %, as glass or plastic does."""
-        import drjit as dr
-
+        dr, _ = libraries()
         straight = self.metallic * self.color + (1 - self.metallic) * 0.04
         return straight + (dr.maximum(self.metallic, 0.04) - straight) * (1 - dr.clip(cosine, 0, 1)) ** 5
 
@@ -123,8 +124,7 @@ class _Lamp:
     """A square lamp: its middle, normal and half edges, in mitsuba's numbers."""
 
     def __init__(self, place: np.ndarray, power: float):
-        import mitsuba as mi
-
+        _, mi = libraries()
         normal = -place / np.linalg.norm(place)
         edge = np.cross(normal, [0.0, 0.0, 1.0])
         edge /= np.linalg.norm(edge)
@@ -136,8 +136,7 @@ class _Lamp:
 
     def light(self, point: Any, pair: Any) -> tuple[Any, Any, Any, Any]:
         """Direction and distance to a random place on the lamp, its density, and radiance by density."""
-        import drjit as dr
-
+        dr, _ = libraries()
         middle, normal, edge, other = self.numbers
         path = middle + edge * (2 * pair.x - 1) + other * (2 * pair.y - 1) - point
         distance = dr.norm(path)
@@ -151,18 +150,14 @@ class _Random:
     """Pairs of numbers in [0, 1) for every sample: the R2 sequence (Roberts 2018), shuffled and turned."""
 
     def __init__(self, resolution: int, seed: int):
-        import drjit as dr
-        import mitsuba as mi
-
+        dr, mi = libraries()
         self.table, self.used = _table(resolution), 0
         draws = uniform(seed, np.zeros(1, np.int64), 2 * _PAIRS, stream=7)[0]
         self.turns = [mi.Float(turn) for turn in draws.tolist()]
         dr.make_opaque(self.turns)
 
     def pair(self) -> Any:
-        import drjit as dr
-        import mitsuba as mi
-
+        dr, mi = libraries()
         numbers = [self.table[k] + self.turns[k] for k in (2 * self.used, 2 * self.used + 1)]
         self.used += 1
         return mi.Point2f(*(number - dr.floor(number) for number in numbers))
@@ -171,9 +166,7 @@ class _Random:
 @lru_cache(maxsize=1)
 def _table(resolution: int) -> list[Any]:
     """`2 * _PAIRS` arrays of one number for each sample of each pixel."""
-    import drjit as dr
-    import mitsuba as mi
-
+    dr, mi = libraries()
     generator = np.random.default_rng(0)
     order = np.arange(SAMPLES)
     sequence = np.outer(order, [0.7548776662466927, 0.5698402909980532])
@@ -188,9 +181,7 @@ def _table(resolution: int) -> list[Any]:
 
 def _pixel_directions(resolution: int, view: list[Any], random: _Random) -> Any:
     """Directions through the pixels of the crop, spread over each pixel by a tent."""
-    import drjit as dr
-    import mitsuba as mi
-
+    dr, mi = libraries()
     pixel = dr.arange(mi.UInt32, resolution**2 * SAMPLES) // SAMPLES
     spread = mi.warp.square_to_tent(random.pair()) * PIXEL_RADIUS
     row = (mi.Float(pixel // resolution) + 0.5 + spread.y) / resolution - 0.5
@@ -203,9 +194,7 @@ def _pixel_directions(resolution: int, view: list[Any], random: _Random) -> Any:
 
 def _direct(mesh_scene: Any, surface: _Surface, lamps: list[_Lamp], random: _Random) -> Any:
     """Lamps and sun on what the camera sees, gloss included."""
-    import drjit as dr
-    import mitsuba as mi
-
+    dr, mi = libraries()
     first = surface.first
     start, total = first.p + first.n * _OFFSET, mi.Color3f(0)
     for lamp in lamps:
@@ -232,9 +221,7 @@ def _second(
 
     Only the key lamp and the sun throw shadows here.
     """
-    import drjit as dr
-    import mitsuba as mi
-
+    dr, mi = libraries()
     second = mesh_scene.ray_intersect(bounce, mi.RayFlags.All, False, surface.seen)
     hit = surface.seen & second.is_valid()
     normal = dr.select(dr.dot(second.sh_frame.n, bounce.d) < 0, second.sh_frame.n, -second.sh_frame.n)
@@ -257,9 +244,7 @@ def _second(
 
 def _lamps_in_mirror(bounce: Any, free: Any, density: Any, lamps: list[_Lamp]) -> Any:
     """Radiance of lamps that the bounce meets, by its share of the estimate in `_direct`."""
-    import drjit as dr
-    import mitsuba as mi
-
+    dr, mi = libraries()
     total = mi.Float(0)
     for lamp in lamps:
         middle, normal, edge, other = lamp.numbers
@@ -278,17 +263,14 @@ def _lamps_in_mirror(bounce: Any, free: Any, density: Any, lamps: list[_Lamp]) -
 
 def _sun(random: _Random) -> Any:
     """A direction towards somewhere on the sun."""
-    import drjit as dr
-    import mitsuba as mi
-
+    dr, mi = libraries()
     pair, (x, y, z) = random.pair(), SUN_DIRECTION
     return dr.normalize(mi.Vector3f(x + SUN_SPREAD * (pair.x - 0.5), y + SUN_SPREAD * (pair.y - 0.5), z))
 
 
 def _average(fields: list[Any], resolution: int) -> list[Float[np.ndarray, "height width 3"]]:
     """Mean over the samples of each pixel, float32, of all fields by one run of the program."""
-    import drjit as dr
-
+    dr, _ = libraries()
     dr.eval(fields)  # a sum asks for its terms at once: without this, each would trace the scene anew
     sums = [[dr.block_sum(channel, SAMPLES) for channel in field] for field in fields]
     shape = (resolution, resolution, 3)

@@ -121,8 +121,8 @@ def render_dataset(
 class ClevrLike:
     """Rendered scenes: what `render_dataset` wrote, or the 256 that come with the package.
 
-    Object k of a scene is row k of `properties` and label k + 1 of `masks`. An object hidden by the crop (fewer
-    than 0.1 % of the pixels) keeps its row's place, but the row is zero.
+    Object k of a scene is row k of `properties` and label k + 1 of `masks`. An object hidden by the crop
+    (fewer than 0.1 % of the pixels) keeps its row's place, but the row is zero.
 
     Args:
         path: the folder given to `render_dataset`.
@@ -297,7 +297,8 @@ def _resume(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         if manifest[name] != value:
             raise ClevrLikeError(
-                f"{str(folder)!r}: holds scenes with {name} {manifest[name]!r}, not {value!r}; name another folder"
+                f"{str(folder)!r}: holds scenes with {name} {manifest[name]!r}, not {value!r}; "
+                "name another folder"
             )
     return manifest["shards"]
 

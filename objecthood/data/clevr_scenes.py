@@ -36,11 +36,11 @@ _DRAWS_PER_OBJECT = 5 + 2 * TRIES  # size, shape, colour, material, angle; then 
 class ClevrScene:
     """One scene. Lengths are in the generator's units; z points up, the ground is z = 0.
 
-    `sizes`, `materials`, `shapes` and `colors` number the names in `clevr_properties`; `angles` are in radians,
-    around the vertical.
+    `sizes`, `materials`, `shapes` and `colors` number the names in `clevr_properties`; `angles` are in
+    radians, around the vertical.
     """
 
-    camera: Float[np.ndarray, "3"]
+    camera: Float[np.ndarray, " 3"]
     lamps: Float[np.ndarray, "3 3"]
     positions: Float[np.ndarray, "objects 3"]
     angles: Float[np.ndarray, " objects"]
@@ -70,7 +70,7 @@ def draw_scene(key: int, index: int, objects: tuple[int, int] = (MIN_OBJECTS, MA
 
     Example:
         >>> scene = draw_scene(key=0, index=5, objects=(3, 6))
-        >>> [f"{SIZES[s]} {COLORS[c]} {SHAPES[k]}" for s, c, k in zip(scene.sizes, scene.colors, scene.shapes)]
+        >>> [f"{COLORS[color]} {SHAPES[shape]}" for color, shape in zip(scene.colors, scene.shapes)]
         []
     """
     from objecthood.data.clevr_view import shows_everything
@@ -94,7 +94,7 @@ def check_objects(objects: tuple[int, int]) -> None:
         )
 
 
-def camera_axes(camera: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
+def camera_axes(camera: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "3 3"]:
     """Unit vectors right, up and forward of a camera that looks at the origin."""
     forward = -camera / np.linalg.norm(camera)
     right = np.cross(forward, [0.0, 0.0, 1.0])

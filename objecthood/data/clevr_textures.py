@@ -1,7 +1,8 @@
 """Colours of a CLEVR-like scene, point by point: CLEVR's own, or procedural patterns for cluttered scenes.
 
-The eight colours are those of Johnson et al. 2017 (`properties.json`), grey levels / 255 taken as linear light,
-as their Blender scenes do. Patterns are functions of a point in space: checks, stripes, spots, waves, marble.
+The eight colours are those of Johnson et al. 2017 (`properties.json`), grey levels / 255 taken as linear
+light, as their Blender scenes do. Patterns are functions of a point in space: checks, stripes, spots, waves,
+marble.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from objecthood.data.clevr_scenes import ClevrScene
 from objecthood.data.randomness import uniform
 
 RGB = np.array(
-    [(87, 87, 87), (173, 35, 35), (42, 75, 215), (29, 105, 20)]
-    + [(129, 74, 25), (129, 38, 192), (41, 208, 208), (255, 238, 51)]
+    [
+        *((87, 87, 87), (173, 35, 35), (42, 75, 215), (29, 105, 20)),
+        *((129, 74, 25), (129, 38, 192), (41, 208, 208), (255, 238, 51)),
+    ]
 ) / np.float64(255)
 GROUND = 0.8  # reflectance
 _STREAM, _DRAWS = 1_000_003, 16  # of random numbers, beyond the streams that arrangements use

@@ -8,7 +8,6 @@ sRGB, as in the Blender scenes of Johnson et al. 2017. What differs from theirs:
 
 from __future__ import annotations
 
-import ctypes.util
 import glob
 import os
 import re
@@ -46,6 +45,7 @@ LLVM_PLACES = (
     "/usr/local/opt/llvm*/lib/libLLVM*.dylib",
 )
 SCALAR_SAMPLES = 64
+EVEN = 0.9  # length of a pixel's mean normal above which it shows one surface
 NEIGHBOURS = (-4, -2, 0, 2, 4)  # pixels; over which bounced light is averaged
 
 
@@ -54,9 +54,9 @@ class RenderError(RuntimeError):
 
 
 def render_picture(
-    scene: ClevrScene, key: int, index: int, resolution: int = 128, background: Background = "plain"
+    scene: ClevrScene, key: int, index: int, resolution: int = 128, background: str = "plain"
 ) -> UInt8[np.ndarray, "resolution resolution 3"]:
-    """One picture of the paper's crop, sRGB. The same arguments give the same bits on one machine and variant.
+    """One picture of the paper's crop, sRGB. The same arguments give the same bits on one machine.
 
     Args:
         scene: what `clevr_scenes.draw_scene(key, index)` drew.
@@ -76,7 +76,7 @@ def render_picture(
     if variant == "scalar_rgb":
         return encode(_path_traced(mesh_scene, seed))
     light = clevr_light.trace(mesh_scene, scene, resolution, seed)
-    return encode(light.sharp + light.albedo * smooth(light, crop_masks(scene, resolution)))
+    return encode(light.sharp + smooth(light, crop_masks(scene, resolution)))
 
 
 @cache
@@ -110,7 +110,7 @@ def choose_variant() -> tuple[str, str]:
 
 
 def find_llvm() -> str | None:
-    """The newest libLLVM that mitsuba can use: DRJIT_LIBLLVM_PATH, else one in the usual places, else None."""
+    """The newest libLLVM that mitsuba can use: DRJIT_LIBLLVM_PATH, else one in the usual places."""
     named = os.environ.get("DRJIT_LIBLLVM_PATH")
     if named and os.path.exists(named):
         return named
@@ -119,10 +119,9 @@ def find_llvm() -> str | None:
     return max(usable, key=_llvm_version, default=None)
 
 
-def mitsuba_scene(scene: ClevrScene, key: int, index: int, background: Background, resolution: int) -> Any:
+def mitsuba_scene(scene: ClevrScene, key: int, index: int, background: str, resolution: int) -> Any:
     """The scene as one mesh, ground included; in the scalar variant also lamps, sun, sky and camera."""
-    import mitsuba as mi
-
+    _, mi = clevr_light.libraries()
     variant, _ = choose_variant()
     parts: dict[str, Any] = {"type": "scene", "mesh": _mesh(scene, key, index, background)}
     if variant == "scalar_rgb":
@@ -133,21 +132,24 @@ def mitsuba_scene(scene: ClevrScene, key: int, index: int, background: Backgroun
 def smooth(
     light: clevr_light.Light, masks: Int[np.ndarray, "height width"]
 ) -> Float[np.ndarray, "height width 3"]:
-    """Mean of the bounced light over neighbours (`NEIGHBOURS`) on the same object that face the same way.
+    """The bounced light, its grain averaged away.
 
-    Metal has no bounced light of its own here and counts for nothing.
+    Before colour, averaged over neighbours (`NEIGHBOURS`) on the same object that face the same way. Pixels
+    on an edge, where normals of several surfaces cancel, stay as they are: no grain shows there, jags would.
     """
-    total, weights = np.zeros_like(light.bounced), np.zeros((*masks.shape, 1), np.float32)
-    matt = light.albedo.max(axis=2) > 0
+    facing = np.linalg.norm(light.normals, axis=2)
+    matt = (light.albedo.max(axis=2) > 0.01) & (facing > EVEN)
+    arriving = light.bounced / np.maximum(light.albedo, 0.01)
+    total, weights = np.zeros_like(arriving), np.zeros((*masks.shape, 1), np.float32)
     for row in NEIGHBOURS:
         for column in NEIGHBOURS:
             here, there = _overlap(masks.shape, row, column)
             cosine = np.maximum(np.einsum("hwc,hwc->hw", light.normals[here], light.normals[there]), 0)
             alike = np.square(np.square(np.square(cosine)))
             weight = (alike * ((masks[here] == masks[there]) & matt[there]))[..., None]
-            total[here] += weight * light.bounced[there]
+            total[here] += weight * arriving[there]
             weights[here] += weight
-    return np.where(weights > 0, total / np.maximum(weights, 1e-6), light.bounced)
+    return np.where(matt[..., None], light.albedo * total / np.maximum(weights, 1e-6), light.bounced)
 
 
 def encode(linear: Float[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
@@ -158,7 +160,7 @@ def encode(linear: Float[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "he
 
 
 def _llvm_version(path: str) -> int:
-    """Main version in a name like libLLVM.so.19.1, libLLVM-19.so or llvm-19/lib/libLLVM.so; 0 where none is."""
+    """Main version in a name like libLLVM.so.19.1, libLLVM-19.so, llvm-19/lib/libLLVM.so; 0 where none is."""
     versions = re.findall(r"(?:libLLVM\.so\.|libLLVM-|llvm-|llvm@)(\d+)", path)
     # Rust ships its own build under such a name; it lacks parts.
     return 0 if "rust" in path else max(map(int, versions), default=0)
@@ -174,9 +176,8 @@ def _overlap(shape: tuple[int, int], row: int, column: int) -> tuple[Any, Any]:
     return (rows, columns), (moved_rows, moved_columns)
 
 
-def _mesh(scene: ClevrScene, key: int, index: int, background: Background) -> Any:
-    import mitsuba as mi
-
+def _mesh(scene: ClevrScene, key: int, index: int, background: str) -> Any:
+    _, mi = clevr_light.libraries()
     textured = background == "textured"
     objects, ground = scene_mesh(scene, fine=textured), _ground(TEXTURED_NODES if textured else 2)
     first = len(objects.vertices)
@@ -232,8 +233,7 @@ def _flat(values: np.ndarray) -> np.ndarray:
 
 def _scalar_parts(scene: ClevrScene, resolution: int) -> dict[str, Any]:
     """Lamps, sun, sky, camera and path tracer of the slow variant, with the numbers of the fast one."""
-    import mitsuba as mi
-
+    _, mi = clevr_light.libraries()
     transform = mi.ScalarTransform4f()
     half = clevr_light.LAMP_SIDE / 2
     parts: dict[str, Any] = {
@@ -272,9 +272,8 @@ def _scalar_parts(scene: ClevrScene, resolution: int) -> dict[str, Any]:
 
 
 def _path_traced(mesh_scene: Any, seed: int) -> Float[np.ndarray, "height width 3"]:
-    """Mitsuba's path tracer; pixels far brighter than their neighbours' median are caustics, and cut to it."""
-    import mitsuba as mi
-
+    """Mitsuba's path tracer; pixels far brighter than their neighbours' median are caustics, and cut."""
+    _, mi = clevr_light.libraries()
     picture = np.array(mi.render(mesh_scene, seed=seed % 2**32, spp=SCALAR_SAMPLES))
     padded = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
     height, width = picture.shape[:2]

@@ -13,6 +13,7 @@ from objecthood.recipes.discovery import (
     Discovery,
     FastTetrominoes,
     GuidedDiscovery,
+    clevr6_like,
     clevr6_paper,
     folder,
     sprites,
@@ -20,22 +21,41 @@ from objecthood.recipes.discovery import (
     tetrominoes,
     tetrominoes_paper,
 )
+from objecthood.recipes.set_prediction import (
+    FastSetPrediction,
+    SetPrediction,
+    set_clevr10_paper,
+    set_clevr_like,
+)
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (tetrominoes, sprites, folder, tetrominoes_paper, sprites_paper, clevr6_paper)
+    for recipe in (
+        tetrominoes,
+        sprites,
+        folder,
+        tetrominoes_paper,
+        sprites_paper,
+        clevr6_like,
+        clevr6_paper,
+        set_clevr_like,
+        set_clevr10_paper,
+    )
 }
 TASKS: dict[str, type[Recipe]] = {
-    task.__name__: task for task in (Discovery, FastTetrominoes, GuidedDiscovery)
+    task.__name__: task
+    for task in (Discovery, FastTetrominoes, GuidedDiscovery, SetPrediction, FastSetPrediction)
 }
 
 __all__ = [
     "RECIPES",
     "TASKS",
     "Discovery",
+    "FastSetPrediction",
     "FastTetrominoes",
     "GuidedDiscovery",
     "Recipe",
+    "SetPrediction",
     "from_dict",
     "from_file",
 ]

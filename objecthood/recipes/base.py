@@ -152,3 +152,15 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON scalars, with the class name that `recipes.TASKS` knows."""
         return {"task": type(self).__name__} | dataclasses.asdict(self)
+
+
+FAST: dict[str, Any] = dict(
+    batch_size=16,
+    learning_rate=1e-3,
+    matrix_learning_rate=0.01,
+    warmup_steps=200,
+    halving_steps=0,
+    gradient_clip=1.0,
+    average=0.995,
+)
+"""What the fast recipes share: Muon beside Adam, a cosine, averaged weights."""

@@ -8,7 +8,6 @@ changes the model (attention-guided masks, compact and distinct slots) and is no
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from objecthood import animate, losses, metrics, visualize
-from objecthood.data.folder import Folder
 from objecthood.data.randomness import start_noise
 from objecthood.data.scene import Dataset, Scenes
-from objecthood.data.sprites import Background, Sprites
-from objecthood.data.tetrominoes import Tetrominoes
+from objecthood.data.sprites import Background
 from objecthood.models import autoencoder
 from objecthood.models.autoencoder import Discovery as Scene
 from objecthood.models.autoencoder import SlotAutoencoder
 from objecthood.nn import CompactPrior
-from objecthood.recipes.base import Recipe
+from objecthood.recipes.base import FAST, Recipe
+from objecthood.recipes.sources import MADE_HERE, Source, open_dataset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,8 +31,12 @@ class Discovery(Recipe):
     """The paper's model and training on one of the data sets below."""
 
     data: str
-    """"tetrominoes", "sprites" (made on the spot), or "folder" (pictures in `data_path`)."""
+    """"tetrominoes", "sprites" (made on the spot), or, in `data_path`, "folder" (pictures), "clevr-like"
+    (rendered here), "multi-object" (converted), "clevr", "clevrtex", "coco"."""
     data_path: str = ""
+    min_objects: int = 0
+    """Scenes with fewer are left out, where the data says how many there are."""
+    max_objects: int = 10
     background: Background = "grey"
     """Of sprites: "grey" or "coloured"."""
     resolution: int
@@ -50,19 +52,18 @@ class Discovery(Recipe):
         return autoencoder.small_picture(self.resolution, self.num_slots)
 
     def dataset(self, split: str) -> Dataset:
-        # The test set is the same for every seed, so that seeds are compared on the same pictures.
-        seed = self.seed if split == "train" else 0
-        if self.data == "tetrominoes":
-            return Tetrominoes(split, seed)
-        if self.data == "sprites":
-            return Sprites(split, seed, self.background, self.resolution)
-        if self.data == "folder":
-            if not self.data_path:
-                raise ValueError(
-                    "recipe data 'folder' needs `data_path` (=''): name a folder, --data-path PICTURES"
-                )
-            return Folder(self.data_path, self.resolution, split, skip_bad=True)
-        raise ValueError(f"`data` (={self.data!r}) must be one of tetrominoes, sprites, folder")
+        return open_dataset(
+            self.data,
+            Source(
+                path=self.data_path,
+                split=split,
+                # The test set is the same for every seed, so that seeds are compared on the same pictures.
+                seed=self.seed if split == "train" else 0,
+                resolution=self.resolution,
+                background=self.background,
+                objects=(self.min_objects, self.max_objects),
+            ),
+        )
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
         return losses.reconstruction_error(model(scenes["image"]).reconstruction, scenes["image"])
@@ -106,9 +107,11 @@ class Discovery(Recipe):
         if self.data == "folder":
             kept = f"pictures of the folder kept out of training (at most {self.test_scenes})"
             return f"{kept}, {how}; mse in [-1, 1] units; mean over pictures; no masks, so no other score"
-        kind = f"generated {self.data} scenes"
+        kind = f"generated {self.data} scenes" if self.data in MADE_HERE else f"{self.data} scenes"
         if self.data == "sprites":
             kind += f" ({self.background} background)"
+        elif self.data not in MADE_HERE:
+            kind += f" of {self.min_objects} to {self.max_objects} objects"
         return (
             f"{self.test_scenes} {kind} held out, {how}, "
             "argmax of decoder masks; fg_ari: adjusted Rand index without true background pixels; ari: with "
@@ -158,16 +161,6 @@ class GuidedDiscovery(Discovery):
         return super().loss(model, scenes, step)
 
 
-_FAST: dict[str, Any] = dict(
-    batch_size=16,
-    learning_rate=1e-3,
-    matrix_learning_rate=0.01,
-    warmup_steps=200,
-    halving_steps=0,
-    gradient_clip=1.0,
-    average=0.995,
-)
-
 tetrominoes = FastTetrominoes(
     name="tetrominoes",
     description="Three tetrominoes a picture, made on the spot; two minutes on two CPU cores",
@@ -176,7 +169,7 @@ tetrominoes = FastTetrominoes(
     num_slots=4,
     test_iterations=5,
     steps=6000,
-    **_FAST,
+    **FAST,
 )
 """Three tetrominoes a picture, found on two CPU cores in about two minutes: `objecthood train
 tetrominoes`."""
@@ -189,7 +182,7 @@ sprites = GuidedDiscovery(
     num_slots=6,
     test_iterations=7,
     steps=1000,
-    **_FAST,
+    **FAST,
     evaluate_every=250,
 )
 """Overlapping sprites, found on two CPU cores in about two minutes: `objecthood train sprites`."""
@@ -202,7 +195,7 @@ folder = GuidedDiscovery(
     num_slots=7,
     test_iterations=7,
     steps=2000,
-    **_FAST,
+    **FAST,
     evaluate_every=250,
 )
 """Your own pictures: `objecthood train folder --data-path PICTURES`. Without labels there is no score but the
@@ -230,14 +223,29 @@ sprites_paper = Discovery(
 )
 """The paper's model and schedule, on generated scenes: `objecthood train sprites-paper`, for a GPU."""
 
+clevr6_like = GuidedDiscovery(
+    name="clevr6-like",
+    description="CLEVR-like scenes of 3 to 6 objects, rendered here: --data-path FOLDER; on two CPU cores",
+    data="clevr-like",
+    min_objects=3,
+    max_objects=6,
+    resolution=64,
+    num_slots=7,
+    test_iterations=7,
+    steps=2000,
+    **FAST,
+)
+"""Rendered scenes: `objecthood data render clevr --out FOLDER`, `objecthood train clevr6-like --data-path
+FOLDER`."""
+
 clevr6_paper = Discovery(
     name="clevr6-paper",
-    description="The paper's model and schedule for CLEVR6: --data-path PICTURES; for a GPU",
-    data="folder",
+    description="The paper's CLEVR6, published files after `objecthood data convert`; for a GPU",
+    data="multi-object",
+    max_objects=6,
     resolution=128,
     num_slots=7,
     steps=500_000,
     evaluate_every=5000,
 )
-"""The paper's model and schedule for CLEVR6: `objecthood train clevr6-paper --data-path PICTURES`, for a
-GPU."""
+"""The paper's model and schedule: `objecthood train clevr6-paper --data-path CONVERTED`, for a GPU."""

@@ -1,0 +1,58 @@
+"""Data sets by name: what the `data` field of a recipe may say."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from objecthood.data.clevr import Clevr
+from objecthood.data.clevr_like import ClevrLike
+from objecthood.data.clevrtex import ClevrTex
+from objecthood.data.coco import Coco
+from objecthood.data.folder import Folder
+from objecthood.data.multi_object_packed import Packed
+from objecthood.data.scene import Dataset
+from objecthood.data.sprites import Background, Sprites
+from objecthood.data.tetrominoes import Tetrominoes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """Which scenes a recipe asks for; see the fields of the same names in `recipes.discovery`."""
+
+    path: str
+    split: str
+    seed: int
+    resolution: int
+    background: Background
+    objects: tuple[int, int]
+
+
+def open_dataset(data: str, source: Source) -> Dataset:
+    """The data set of that name; ValueError where there is none, or it needs a path and has none."""
+    if data in MADE_HERE:
+        return MADE_HERE[data](source)
+    if data not in READ_FROM_FILES:
+        raise ValueError(f"`data` (={data!r}) must be one of {', '.join([*MADE_HERE, *READ_FROM_FILES])}")
+    if not source.path:
+        raise ValueError(f"recipe data {data!r} needs `data_path` (=''): name a folder, --data-path FOLDER")
+    return READ_FROM_FILES[data](source)
+
+
+MADE_HERE: dict[str, Callable[[Source], Dataset]] = {
+    "tetrominoes": lambda s: Tetrominoes(s.split, s.seed),
+    "sprites": lambda s: Sprites(s.split, s.seed, s.background, s.resolution),
+}
+READ_FROM_FILES: dict[str, Callable[[Source], Dataset]] = {
+    "folder": lambda s: Folder(s.path, s.resolution, s.split, skip_bad=True),
+    "clevr-like": lambda s: ClevrLike(s.path, s.split, s.resolution, objects=s.objects),
+    "multi-object": lambda s: Packed(
+        s.path, s.split, resolution=s.resolution, min_objects=s.objects[0], max_objects=s.objects[1]
+    ),
+    "clevr": lambda s: Clevr(
+        s.path, s.resolution, s.split, min_objects=s.objects[0], max_objects=s.objects[1]
+    ),
+    "clevrtex": lambda s: ClevrTex(s.path, s.resolution, s.split),
+    "coco": lambda s: Coco(Path(s.path) / "images", Path(s.path) / "instances.json", s.resolution),
+}
