@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from objecthood.data_commands import data
 from objecthood.lookup import choose_device, find_recipe, load_model, read_json, recipe_to_train, split_name
 from objecthood.options import UsageError, did_you_mean, parse
 
@@ -259,6 +260,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "data": data,
     "list": list_recipes,
     "show": show,
     "doctor": doctor,

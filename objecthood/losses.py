@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -11,14 +13,16 @@ from objecthood.nn.matching import assign
 
 
 def reconstruction_error(
-    reconstruction: Float[Tensor, "batch 3 height width"], images: Float[Tensor, "batch 3 height width"]
+    reconstruction: Float[Tensor, "batch 3 height width"],
+    images: Float[Tensor, "batch 3 height width"],
+    view: Callable[[Tensor], Tensor] = lambda image: 2 * image - 1,
 ) -> Float[Tensor, ""]:
     """Mean squared error over pixels, channels and batch, in the paper's units: pictures in [-1, 1].
 
-    Both arguments are in [0, 1] units; a difference counts twice there, its square four times. Locatello et
+    Both arguments are in [0, 1] units; `view` says in what they are compared (see `nn.views`). Locatello et
     al. 2020 (arXiv 2006.15055), section 3.1.
     """
-    return 4 * (reconstruction - images).square().mean()
+    return (view(reconstruction) - view(images)).square().mean()
 
 
 def set_error(

@@ -43,13 +43,14 @@ class Light(NamedTuple):
     normals: Float[np.ndarray, "height width 3"]
 
 
-def trace(mesh_scene: Any, scene: ClevrScene, resolution: int, seed: int) -> Light:
-    """Trace the paper's crop of a mitsuba scene that holds one mesh (`render.mitsuba_scene`).
+def trace(mesh: Any, scene: ClevrScene, resolution: int, seed: int) -> Light:
+    """Trace the paper's crop of a scene given as one mesh of mitsuba's.
 
     The same arguments give the same bits on one machine.
     """
     dr, mi = libraries()
     random = _Random(resolution, seed)
+    mesh_scene = mi.load_dict({"type": "scene", "mesh": mesh}, optimize=False)
     view = [mi.Vector3f(*axis) for axis in camera_axes(scene.camera).tolist()]
     camera = mi.Point3f(*scene.camera.tolist())
     lamps = [_Lamp(place, power) for place, power in zip(scene.lamps, LAMP_POWERS, strict=True)]

@@ -62,14 +62,16 @@ def _cube(bevel: float, num_inner: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     inside = np.linspace(bevel - 1, 1 - bevel, num_inner + 2)[1:-1]
     nodes = np.concatenate([-arc[::-1], inside, arc])
     u, v = (grid.ravel() for grid in np.meshgrid(nodes, nodes, indexing="ij"))
-    vertices, normals, faces = [], [], []
+    vertices: list[np.ndarray] = []
+    normals: list[np.ndarray] = []
+    faces: list[np.ndarray] = []
     for axis in range(3):
         for side in (-1, 1):
             points = np.empty((len(u), 3))
             points[:, axis], points[:, (axis + 1) % 3], points[:, (axis + 2) % 3] = side, u * side, v
             inner = np.clip(points, bevel - 1, 1 - bevel)
             normal = (points - inner) / np.linalg.norm(points - inner, axis=1, keepdims=True)
-            faces.append(grid_faces(len(nodes), len(nodes)) + np.uint32(len(u) * len(vertices)))
+            faces.append(grid_faces(len(nodes), len(nodes)) + len(u) * len(vertices))
             vertices.append(inner + bevel * normal)
             normals.append(normal)
     return np.concatenate(vertices), np.concatenate(normals), np.concatenate(faces)

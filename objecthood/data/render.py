@@ -1,9 +1,9 @@
 """Pictures of CLEVR-like scenes by mitsuba 3 (Jakob et al. 2022, "Dr.Jit"), at the paper's crop.
 
-With LLVM 19 or newer `data/clevr_light.py` traces whole pictures in one compiled program; without, mitsuba's
-own path tracer makes nearly the same pictures, many times slower. The look was matched to published pictures:
-grey ground, soft shadows, gloss, metal that mirrors lamps and neighbours, bevelled edges. The tone curve is
-sRGB, as in the Blender scenes of Johnson et al. 2017. What differs from theirs: `docs/clevr-like.md`.
+With LLVM 19 or newer `clevr_light.py` traces whole pictures in one compiled program; without,
+`clevr_slow_light.py` makes nearly the same pictures, many times slower. The look was matched to published
+pictures of Johnson et al. 2017: grey ground, soft shadows, gloss, metal that mirrors lamps and neighbours,
+bevelled edges, sRGB.
 """
 
 from __future__ import annotations
@@ -11,23 +11,18 @@ from __future__ import annotations
 import glob
 import os
 import re
+import sys
 from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from objecthood.data import clevr_light
+from objecthood.data import clevr_light, clevr_slow_light
 from objecthood.data.clevr_meshes import Mesh, grid_faces, scene_mesh
 from objecthood.data.clevr_scenes import ClevrScene
 from objecthood.data.clevr_textures import ground_colors, object_colors
-from objecthood.data.clevr_view import (
-    CROP_CENTRE,
-    CROP_SIDE,
-    FRAME_HEIGHT,
-    TANGENT_PER_PIXEL,
-    crop_masks,
-)
+from objecthood.data.clevr_view import crop_masks
 
 Background = Literal["plain", "textured"]
 # Principled material (Burley 2012). By eye: some of the metal's light is matt, or its tops come out black.
@@ -43,10 +38,10 @@ LLVM_PLACES = (
     "/usr/local/lib/libLLVM*.so*",
     "/opt/homebrew/opt/llvm*/lib/libLLVM*.dylib",
     "/usr/local/opt/llvm*/lib/libLLVM*.dylib",
+    os.path.join(sys.prefix, "lib", "libLLVM*.so*"),  # of the wheel karellen-llvm-core
 )
-SCALAR_SAMPLES = 64
 EVEN = 0.9  # length of a pixel's mean normal above which it shows one surface
-NEIGHBOURS = (-4, -2, 0, 2, 4)  # pixels; over which bounced light is averaged
+SPARSE, DENSE = (-4, -2, 0, 2, 4), (-2, -1, 0, 1, 2)  # pixels over which light is averaged, of 128
 
 
 class RenderError(RuntimeError):
@@ -71,12 +66,13 @@ def render_picture(
     if background not in get_args(Background):
         raise ValueError(f"`background` (={background!r}) must be one of {', '.join(get_args(Background))}")
     variant, _ = choose_variant()
-    mesh_scene = mitsuba_scene(scene, key, index, background, resolution)
     seed = 1_000_003 * key + index
     if variant == "scalar_rgb":
-        return encode(_path_traced(mesh_scene, seed))
-    light = clevr_light.trace(mesh_scene, scene, resolution, seed)
-    return encode(light.sharp + smooth(light, crop_masks(scene, resolution)))
+        meshes = [_mesh(scene, key, index, background, mirrors) for mirrors in (True, False)]
+        light = clevr_slow_light.trace(meshes, scene, resolution, seed)
+        return encode(light.sharp + smooth(light, crop_masks(scene, resolution), DENSE))
+    light = clevr_light.trace(_mesh(scene, key, index, background), scene, resolution, seed)
+    return encode(light.sharp + smooth(light, crop_masks(scene, resolution), SPARSE))
 
 
 @cache
@@ -101,8 +97,9 @@ def choose_variant() -> tuple[str, str]:
     if library is None:
         mi.set_variant("scalar_rgb")
         return "scalar_rgb", (
-            f"renderer: mitsuba scalar_rgb, slow; for a picture in a tenth of the time install LLVM "
-            f"{LEAST_LLVM} or newer (Debian: apt install libllvm19), or set DRJIT_LIBLLVM_PATH to its file"
+            f"renderer: mitsuba scalar_rgb, slow; for a picture in a twentieth of the time install LLVM "
+            f"{LEAST_LLVM} or newer (Debian: apt install libllvm19; Linux on x86: pip install "
+            f"karellen-llvm-core), or set DRJIT_LIBLLVM_PATH to its file"
         )
     os.environ["DRJIT_LIBLLVM_PATH"] = library
     mi.set_variant("llvm_ad_rgb")
@@ -119,30 +116,21 @@ def find_llvm() -> str | None:
     return max(usable, key=_llvm_version, default=None)
 
 
-def mitsuba_scene(scene: ClevrScene, key: int, index: int, background: str, resolution: int) -> Any:
-    """The scene as one mesh, ground included; in the scalar variant also lamps, sun, sky and camera."""
-    _, mi = clevr_light.libraries()
-    variant, _ = choose_variant()
-    parts: dict[str, Any] = {"type": "scene", "mesh": _mesh(scene, key, index, background)}
-    if variant == "scalar_rgb":
-        parts |= _scalar_parts(scene, resolution)
-    return mi.load_dict(parts, optimize=False)
-
-
 def smooth(
-    light: clevr_light.Light, masks: Int[np.ndarray, "height width"]
+    light: clevr_light.Light, masks: Int[np.ndarray, "height width"], neighbours: tuple[int, ...]
 ) -> Float[np.ndarray, "height width 3"]:
     """The bounced light, its grain averaged away.
 
-    Before colour, averaged over neighbours (`NEIGHBOURS`) on the same object that face the same way. Pixels
-    on an edge, where normals of several surfaces cancel, stay as they are: no grain shows there, jags would.
+    Before colour, averaged over pixels, so many rows and columns away, of the same object that face the same
+    way. Pixels on an edge, where normals of several surfaces cancel, stay as they are: no grain shows there,
+    jags would.
     """
     facing = np.linalg.norm(light.normals, axis=2)
     matt = (light.albedo.max(axis=2) > 0.01) & (facing > EVEN)
     arriving = light.bounced / np.maximum(light.albedo, 0.01)
     total, weights = np.zeros_like(arriving), np.zeros((*masks.shape, 1), np.float32)
-    for row in NEIGHBOURS:
-        for column in NEIGHBOURS:
+    for row in neighbours:
+        for column in neighbours:
             here, there = _overlap(masks.shape, row, column)
             cosine = np.maximum(np.einsum("hwc,hwc->hw", light.normals[here], light.normals[there]), 0)
             alike = np.square(np.square(np.square(cosine)))
@@ -176,7 +164,8 @@ def _overlap(shape: tuple[int, int], row: int, column: int) -> tuple[Any, Any]:
     return (rows, columns), (moved_rows, moved_columns)
 
 
-def _mesh(scene: ClevrScene, key: int, index: int, background: str) -> Any:
+def _mesh(scene: ClevrScene, key: int, index: int, background: str, mirrors: bool = True) -> Any:
+    """The scene as one mesh of mitsuba's, ground included; without `mirrors`, metal is as matt as rubber."""
     _, mi = clevr_light.libraries()
     textured = background == "textured"
     objects, ground = scene_mesh(scene, fine=textured), _ground(TEXTURED_NODES if textured else 2)
@@ -185,7 +174,7 @@ def _mesh(scene: ClevrScene, key: int, index: int, background: str) -> Any:
         object_colors(scene, objects, key, index, textured),
         ground_colors(ground.vertices, key, index, textured),
     )
-    kinds = scene.materials[objects.owners]
+    kinds = scene.materials[objects.owners] if mirrors else np.zeros(first, np.int64)
     attributes = {
         "vertex_color": np.concatenate(colors),
         "vertex_metallic": np.append(np.take(METALLIC, kinds), np.zeros(len(ground.vertices))),
@@ -229,53 +218,3 @@ def _ground(nodes: int) -> Mesh:
 
 def _flat(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values, dtype=np.float32).ravel()
-
-
-def _scalar_parts(scene: ClevrScene, resolution: int) -> dict[str, Any]:
-    """Lamps, sun, sky, camera and path tracer of the slow variant, with the numbers of the fast one."""
-    _, mi = clevr_light.libraries()
-    transform = mi.ScalarTransform4f()
-    half = clevr_light.LAMP_SIDE / 2
-    parts: dict[str, Any] = {
-        f"lamp{number}": {
-            "type": "rectangle",
-            "to_world": transform.look_at(origin=place.tolist(), target=[0, 0, 0], up=[0, 0, 1])
-            @ transform.scale([half, half, 1]),
-            "emitter": {"type": "area", "radiance": power / (np.pi * clevr_light.LAMP_SIDE**2)},
-        }
-        for number, (place, power) in enumerate(zip(scene.lamps, clevr_light.LAMP_POWERS, strict=True))
-    }
-    towards = clevr_light.SUN_DIRECTION
-    parts["sun"] = {
-        "type": "directional",
-        "direction": [-x for x in towards],
-        "irradiance": clevr_light.SUN,
-    }
-    parts["sky"] = {"type": "constant", "radiance": clevr_light.AIR}
-    parts["integrator"] = {"type": "path", "max_depth": 3, "hide_emitters": True}
-    parts["camera"] = {
-        "type": "perspective",
-        "fov": float(np.degrees(2 * np.arctan(CROP_SIDE / 2 * TANGENT_PER_PIXEL))),
-        "principal_point_offset_y": (FRAME_HEIGHT / 2 - CROP_CENTRE[0]) / CROP_SIDE,
-        "to_world": transform.look_at(origin=scene.camera.tolist(), target=[0, 0, 0], up=[0, 0, 1]),
-        "film": {
-            "type": "hdrfilm",
-            "width": resolution,
-            "height": resolution,
-            "rfilter": {"type": "tent", "radius": clevr_light.PIXEL_RADIUS},
-            "pixel_format": "rgb",
-            "component_format": "float32",
-        },
-        "sampler": {"type": "multijitter", "sample_count": SCALAR_SAMPLES},
-    }
-    return parts
-
-
-def _path_traced(mesh_scene: Any, seed: int) -> Float[np.ndarray, "height width 3"]:
-    """Mitsuba's path tracer; pixels far brighter than their neighbours' median are caustics, and cut."""
-    _, mi = clevr_light.libraries()
-    picture = np.array(mi.render(mesh_scene, seed=seed % 2**32, spp=SCALAR_SAMPLES))
-    padded = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    height, width = picture.shape[:2]
-    shifted = [padded[row : row + height, column : column + width] for row in range(3) for column in range(3)]
-    return np.minimum(picture, 1.5 * np.median(shifted, axis=0) + 0.02)

@@ -11,6 +11,7 @@ may switch on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ from objecthood.nn import (
     SlotAttention,
     SpatialBroadcastDecoder,
 )
+from objecthood.nn.views import shading_free, symmetric
 
 
 class Discovery(NamedTuple):
@@ -49,8 +51,10 @@ class SlotAutoencoder(nn.Module):
     Args:
         encoder: pictures in [-1, 1] to features on a grid (`ConvEncoder`).
         grouping: features to slots (`Grouping`).
-        decoder: slots and their last attention to a `Painting` in [-1, 1] units, of side
-        `decoder.resolution`.
+        decoder: slots and their last attention to a `Painting` in [-1, 1] units, as large as
+            `decoder.resolution`.
+        view: what the encoder sees of a picture in [0, 1], and in which reconstructions are compared (see
+            `nn.views`; the paper's: [-1, 1] units).
 
     Example:
         >>> import torch
@@ -66,10 +70,14 @@ class SlotAutoencoder(nn.Module):
     decoder: SpatialBroadcastDecoder | PatchDecoder
 
     def __init__(
-        self, encoder: ConvEncoder, grouping: Grouping, decoder: SpatialBroadcastDecoder | PatchDecoder
+        self,
+        encoder: ConvEncoder,
+        grouping: Grouping,
+        decoder: SpatialBroadcastDecoder | PatchDecoder,
+        view: Callable[[Tensor], Tensor] = symmetric,
     ):
         super().__init__()
-        self.encoder, self.grouping, self.decoder = encoder, grouping, decoder
+        self.encoder, self.grouping, self.decoder, self.view = encoder, grouping, decoder, view
 
     @property
     def resolution(self) -> int:
@@ -104,7 +112,7 @@ class SlotAutoencoder(nn.Module):
                 f"Resize them first, e.g. torch.nn.functional.interpolate(images, ({side}, {side}), "
                 "mode='bilinear', antialias=True)"
             )
-        features = self.encoder((images * 2 - 1).contiguous(memory_format=torch.channels_last))
+        features = self.encoder(self.view(images).contiguous(memory_format=torch.channels_last))
         grid = features.shape[1:3]
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
         attention = attention.unflatten(-1, grid)
@@ -169,12 +177,12 @@ def fast_sprites(
     repulsion: float = 6.0,
     rehome: bool = False,
     attention_guided: bool = True,
+    without_shading: bool = False,
 ) -> SlotAutoencoder:
-    """A variant for coloured shapes on a background: 32 x 32 features at 64 pixels, independent patches of 4
-    x 4.
+    """A variant for things on a background: 32 x 32 features at 64 pixels, independent patches of 4 x 4.
 
-    `compactness` and `repulsion` are those of `CompactPrior` (both 0: none), `attention_guided` that of
-    `PatchDecoder`. `resolution` is a multiple of 4.
+    `compactness`, `repulsion` and `rehome` are those of `CompactPrior` (all off: none), `attention_guided`
+    that of `PatchDecoder`, `without_shading` chooses the view. `resolution` is a multiple of 4.
     """
     if resolution % 4 or resolution < 8:
         raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")
@@ -194,4 +202,5 @@ def fast_sprites(
             kernel=1,
             attention_guided=attention_guided,
         ),
+        shading_free if without_shading else symmetric,
     )

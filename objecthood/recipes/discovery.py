@@ -66,7 +66,8 @@ class Discovery(Recipe):
         )
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
-        return losses.reconstruction_error(model(scenes["image"]).reconstruction, scenes["image"])
+        reconstruction = model(scenes["image"]).reconstruction
+        return losses.reconstruction_error(reconstruction, scenes["image"], model.view)
 
     def scores(self, model: SlotAutoencoder, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
         scene = self.discover(model, scenes["image"], indices)
@@ -141,6 +142,8 @@ class GuidedDiscovery(Discovery):
     """Step from which repulsion grows, to its full weight 200 steps later."""
     rehome: bool = True
     """Whether an empty slot is handed part of what a scattered one holds."""
+    without_shading: bool = False
+    """Whether pictures are seen and compared by chromaticity (`nn.views.shading_free`)."""
     attention_guided: bool = True
     """Whether the logarithm of the last attention is added to mask logits."""
 
@@ -152,6 +155,7 @@ class GuidedDiscovery(Discovery):
             self.repulsion,
             self.rehome,
             self.attention_guided,
+            self.without_shading,
         )
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
