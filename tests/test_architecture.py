@@ -107,7 +107,11 @@ def test_datasets_do_not_know_each_other():
 @pytest.mark.parametrize("name", within("objecthood.recipes"))
 def test_recipes_do_not_know_each_other(name):
     if name != "objecthood.recipes":
-        assert not only(ours(name) & set(within("objecthood.recipes")), "objecthood.recipes.base", "objecthood.recipes.sources")
+        assert not only(
+            ours(name) & set(within("objecthood.recipes")),
+            "objecthood.recipes.base",
+            "objecthood.recipes.sources",
+        )
     upstairs = {"objecthood.train", "objecthood.evaluate", "objecthood.cli", "objecthood.commands"}
     assert not ours(name) & (upstairs | {"objecthood.checkpoint", "objecthood.report", "objecthood.predict"})
 

@@ -17,7 +17,7 @@ from objecthood.recipes import RECIPES
 def test_singular_values_become_nearly_one(shape):
     matrices = torch.randn(shape) * torch.logspace(-3, 3, shape[0])[:, None, None]
     values = torch.linalg.svdvals(torch.stack(orthogonalize(list(matrices))))
-    # A square of Gaussian noise has some singular values near zero, which five iterations cannot lift all the way.
+    # A square of Gaussian noise has some singular values near zero: too small for five iterations.
     smallest = values.quantile(0.1, dim=-1) if shape[1] == shape[2] else values.amin(dim=-1)
     assert (smallest >= 0.6).all() and values.max() <= 1.3
 

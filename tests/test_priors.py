@@ -106,9 +106,14 @@ def test_rehoming_does_nothing_where_no_slot_is_empty():
 
 
 def test_rehoming_never_divides_the_heaviest_slot():
-    background = torch.ones(SIDE, SIDE, dtype=torch.bool)
-    background[:, 10:22] = False  # two strips, the largest thing there is
-    assert (rehoming(attention_of(~background), PLACES) == 0).all()
+    scattered, disputed = disc(8, 8, 5) | disc(24, 24, 4), torch.full((1, 4, SIDE * SIDE), 0.25)
+    attention = attention_of(scattered, disc(24, 6, 4))
+    nobody = attention[:, :1] > 0
+    assert (rehoming(torch.where(nobody, disputed, attention), PLACES) == 0).all(), "heaviest of what is held"
+    larger = attention_of(scattered, disc(24, 6, 7))
+    assert (rehoming(torch.where(larger[:, :1] > 0, disputed, larger), PLACES) != 0).any(), (
+        "and now it is not"
+    )
 
 
 def test_rehoming_leaves_specks_alone():

@@ -157,6 +157,19 @@ def test_truncated_gradients_are_those_of_the_last_step(gradient):
     assert not torch.allclose(ours[0], full_gradients[0]), "a truncated gradient is not the full one"
 
 
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_single_iteration_passes_the_gradient_once(gradient):
+    module, inputs, slots = example(gradient, iterations=1)
+    slots.requires_grad_()
+    (ours,) = gradients(module(inputs, slots).slots, module, slots)[-1:]
+    module.gradient = "full"
+    (wanted,) = gradients(module(inputs, slots).slots, module, slots)[-1:]
+    if gradient == "implicit":
+        assert ours is None
+    else:
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-12)
+
+
 def test_gradient_reaches_every_parameter_and_the_start():
     group = Grouping(GaussianSlots(4, 8), SlotAttention(6, 8))
     group(torch.randn(2, 11, 6)).slots.square().sum().backward()

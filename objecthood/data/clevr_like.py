@@ -262,7 +262,7 @@ def _join(scenes: list[Packed]) -> bytes:
 def _split(path: Path) -> list[Packed]:
     """The scenes of a shard."""
     try:
-        with np.load(path, allow_pickle=False) as shard:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as shard:
             pictures, masks = (
                 np.split(shard[name], np.cumsum(shard[sizes])[:-1])
                 for name, sizes in (("pictures", "picture_sizes"), ("masks", "mask_sizes"))

@@ -101,8 +101,8 @@ def _cube(origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _cylinder(origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     enter, leave = _round(origin[:2], directions[..., :2])
-    bottom, top = _slabs(origin[2], directions[..., 2])
-    return np.maximum(enter, bottom), np.minimum(leave, top)
+    bottom, top = _slabs(origin[2:], directions[..., 2:])
+    return np.maximum(enter, bottom[..., 0]), np.minimum(leave, top[..., 0])
 
 
 def _slabs(origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
