@@ -1,6 +1,6 @@
 """Draw the pictures of README.md from a trained model: docs/images/slots.png and docs/images/attention.webp.
 
-    python runs/pictures.py runs/sprites-coloured-seed0 --scene 15
+python runs/pictures.py runs/sprites-coloured-seed0 --scene 15
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="a run folder of a discovery recipe")
     parser.add_argument("--scene", type=int, default=0, help="test scene whose attention is animated")
-    parser.add_argument("--rows", type=int, default=5, help="first test scenes shown slot by slot")
+    parser.add_argument("--rows", type=int, default=5, help="test scenes shown slot by slot")
     arguments = parser.parse_args()
     model = oh.load(arguments.run / "weights.safetensors")
     dataset = model.recipe.dataset("test")

@@ -244,7 +244,7 @@ FOLDER`."""
 
 clevr6_paper = Discovery(
     name="clevr6-paper",
-    description="The paper's CLEVR6, published files after `objecthood data convert`; for a GPU",
+    description="The paper's CLEVR6, published file after `objecthood data convert --crop`; for a GPU",
     data="multi-object",
     max_objects=6,
     resolution=128,
