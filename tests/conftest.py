@@ -17,9 +17,10 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def seeded():
-    """The same random numbers in every test, in whatever order tests run."""
+def alike():
+    """The same random numbers and arithmetic in every test, in whatever order tests run."""
     torch.manual_seed(0)
+    torch.set_flush_denormal(False)  # training switches it on for the whole process
 
 
 @pytest.fixture
