@@ -17,10 +17,11 @@ NEEDED = {
     "rich": (13, 7),
     "tyro": (1, 0),
     "jaxtyping": (0, 3),
+    "google-crc32c": (1, 5),
     "typing_extensions": (4, 10),
 }
 """Packages without which nothing runs, and the oldest version of each, as in pyproject.toml."""
-OPTIONAL = {"pycocotools": "reads predicted masks with COCO's own tools"}
+OPTIONAL = {"pycocotools": "reads COCO's annotations", "mitsuba": "renders CLEVR-like scenes"}
 
 
 def examine() -> tuple[dict[str, str], list[str]]:

@@ -6,17 +6,17 @@ and resumed gives the same weights as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -50,10 +50,11 @@ def train(
     raised; a second Ctrl-C stops at once, and the run can go on from its last checkpoint.
     """
     out = prepare_folder(Path(out), recipe, resume)
+    if resume and (out / "result.json").exists():
+        return json.loads((out / "result.json").read_text())  # nothing is left to do
     place = choose_device(device)
     precision = choose_precision(recipe.precision, place)
     keep_freed_memory()
-    torch.set_flush_denormal(True)  # numbers below 1e-38 are slow on some processors and carry nothing here
 
     torch.manual_seed(recipe.seed)
     model = recipe.build_model().to(place)
@@ -75,7 +76,11 @@ def train(
         checkpoint.save_checkpoint(out / "checkpoints", step, both, optimizers, facts)
 
     score = ""
-    with RunProgress(recipe.name, recipe.steps, first_step) as progress, StopRequest() as stop:
+    with (
+        RunProgress(recipe.name, recipe.steps, first_step) as progress,
+        StopRequest() as stop,
+        no_denormals(),
+    ):
         while step < recipe.steps:
             scenes = to_device(next(scenes_of_step), place)
             torch.manual_seed(step_seed(recipe.seed, step))
@@ -189,11 +194,10 @@ def first_batch(recipe: Recipe, device: torch.device, num_scenes: int = 6) -> Sc
 def draw_latest(recipe: Recipe, model: nn.Module, shown: Scenes, out: Path) -> None:
     """Refresh latest.png: whoever looks at it sees a whole picture, old or new."""
     was_training = model.training
-    first = next(iter(recipe.figures(model.eval(), shown).values()))
+    picture = recipe.picture(model.eval(), shown)
     model.train(was_training)
-    assert isinstance(first, Image.Image)  # by contract of `Recipe.figures`
     staged = out / ".latest.png"
-    first.save(staged)
+    picture.save(staged)
     staged.replace(out / "latest.png")
 
 
@@ -219,6 +223,16 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     staged = path.with_name(f".{path.name}")
     staged.write_text(json.dumps(value, indent=1) + "\n")
     staged.replace(path)
+
+
+@contextlib.contextmanager
+def no_denormals() -> Iterator[None]:
+    """Numbers below 1e-38 as zero: some processors are slow on them, and here they carry nothing."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 class StopRequest:

@@ -199,9 +199,9 @@ WRONGLY_TYPED = [
 NOT_POSSIBLE = [
     ("train tetrominoes --out RUN", "holds a run already"),
     ("train tetrominoes --out FILE/run", "FILE/run: Not a directory"),
-    ("train folder --out NEW", "--data-path PICTURES"),
+    ("train folder --out NEW", "--data-path FOLDER"),
     ("train folder --out NEW --data-path none", "not a folder"),
-    ("train sprites --out NEW --data clevr", "must be one of tetrominoes, sprites, folder"),
+    ("train sprites --out NEW --data clever", "must be one of tetrominoes, sprites, folder"),
     ("train none.py", r"no recipe file \(.py\) at none.py"),
     ("train BROKEN.py --out NEW", "ZeroDivisionError.*--debug"),
     ("train --resume none", "not a run folder"),
@@ -387,3 +387,29 @@ def test_doctor_needs_what_the_package_needs():
     listed = re.search(r"^dependencies = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE).group(1)
     wanted = {name: ".".join(map(str, least)) for name, least in doctor.NEEDED.items()}
     assert dict(re.findall(r'"([\w-]+)>=([\d.]+)"', listed)) == wanted
+
+
+def test_data_is_packed(tmp_path, capsys, shared_data):
+    source = shared_data / "multi_object" / "tetrominoes_train.tfrecords"
+    code, said, _ = run(capsys, "data", "convert", str(source), "--out", str(tmp_path / "packed"))
+    assert (
+        code == 0 and "of tetrominoes in" in said[-1]
+        if isinstance(said, list)
+        else "of tetrominoes in" in said
+    )
+    assert (tmp_path / "packed" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("data rendr clevr", "did you mean render"),
+        ("data render clevr", "--out is missing"),
+        ("data render clevr --out x --objects 3-", "must be a number or a range"),
+        ("data render clever --out x", "clevr"),
+        ("data convert x.tfrecords", "--out is missing"),
+    ],
+)
+def test_data_typed_wrongly(typed, answer, capsys):
+    code, _, complaints = run(capsys, *typed.split())
+    assert code == 2 and len(complaints) == 1 and answer in complaints[0]

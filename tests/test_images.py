@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import re
 import sys
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from corpus import PICTURE, Case, encode, write_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peak import peak_growth
 from PIL import Image
 
 from objecthood.data import images
@@ -205,29 +205,12 @@ def test_any_pixels_survive_a_lossless_file(pixels):
     np.testing.assert_array_equal(read_image(encode(picture, "PNG")), picture)
 
 
-def _peak_growth(paths: list[Path], honest: bytes) -> tuple[float, float, float]:
-    """MB that the peak of this process grows by over the bombs, seconds of the slowest, MB for `honest`."""
-
-    def peak() -> float:  # not `getrusage`, which carries over the peak of the process that started this one
-        return int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
-
-    try_to_read(encode(PICTURE, "PNG"))
-    before, slowest = peak(), 0.0
-    for path in paths:
-        start = time.perf_counter()
-        assert isinstance(try_to_read(path), ImageError)
-        slowest = max(slowest, time.perf_counter() - start)
-    after = peak()
-    read_image(honest)
-    return after - before, slowest, peak() - after
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak where Linux puts it")
 def test_bombs_are_refused_early(corpus):
     bombs = [case.path for case in corpus if case.name.startswith("bomb")]
     honest = encode(Image.new("1", (6000, 5000)), "PNG")
     with multiprocessing.get_context("spawn").Pool(1) as pool:  # a fresh process, whose peak is its own
-        growth, seconds, control = pool.apply(_peak_growth, (bombs, honest))
+        growth, seconds, control = pool.apply(peak_growth, (bombs, honest))
     assert len(bombs) >= 15 and max(path.stat().st_size for path in bombs) < 1_000_000
     assert growth <= 50 and seconds <= 0.5
     assert control > 50, "the gauge must see a decoded picture, or it shows nothing"

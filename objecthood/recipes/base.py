@@ -102,9 +102,12 @@ class Recipe:
         """Scores of a whole set from what `scores` gave for its pictures: means, nan left out."""
         return {name: value.nanmean().item() for name, value in values.items()}
 
+    def picture(self, model: Model, scenes: Scenes) -> Image.Image:
+        """What is shown of a few scenes while training."""
+        raise NotImplementedError
+
     def figures(self, model: Model, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
-        """Named pictures and animations (lists of frames) of a few scenes; the first is shown while
-        training."""
+        """Named pictures and animations (lists of frames) of a few scenes, for the end."""
         raise NotImplementedError
 
     def prepare_for_test(self, model: Model) -> Model:

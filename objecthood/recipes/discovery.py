@@ -89,13 +89,18 @@ class Discovery(Recipe):
         noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
         return model(images, iterations=self.test_iterations, noise=noise.to(images.device))
 
-    def figures(self, model: SlotAutoencoder, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
+    def picture(self, model: SlotAutoencoder, scenes: Scenes) -> Image.Image:
         images = scenes["image"]
         scene = self.discover(model, images, torch.arange(len(images)))
+        return visualize.slots_figure(images, scene.reconstruction, scene.masks, scene.appearance)
+
+    def figures(self, model: SlotAutoencoder, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
+        image = scenes["image"][:1]
+        attention = self.discover(model, image, torch.arange(1)).attention[0]
         return {
-            "slots": visualize.slots_figure(images, scene.reconstruction, scene.masks, scene.appearance),
-            "attention": visualize.attention_figure(images[0], scene.attention[0]),
-            "attention-animated": animate.attention_frames(images[0], scene.attention[0]),
+            "slots": self.picture(model, scenes),
+            "attention": visualize.attention_figure(image[0], attention),
+            "attention-animated": animate.attention_frames(image[0], attention),
         }
 
     def prepare_for_test(self, model: SlotAutoencoder) -> SlotAutoencoder:
@@ -167,7 +172,8 @@ class GuidedDiscovery(Discovery):
 
 tetrominoes = FastTetrominoes(
     name="tetrominoes",
-    description="Three tetrominoes a picture, made on the spot; two minutes on two CPU cores",
+    description="Three tetrominoes a picture, made on the spot; some minutes on two CPU cores",
+    expected="foreground ARI 0.986 ± 0.006 (5 seeds, results/)",
     data="tetrominoes",
     resolution=35,
     num_slots=4,
@@ -181,6 +187,7 @@ tetrominoes`."""
 sprites = GuidedDiscovery(
     name="sprites",
     description="Overlapping coloured sprites, made on the spot; two minutes on two CPU cores",
+    expected="foreground ARI 0.942 ± 0.002, coloured background 0.929 ± 0.007 (5 seeds each, results/)",
     data="sprites",
     resolution=64,
     num_slots=6,

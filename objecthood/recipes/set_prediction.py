@@ -80,13 +80,15 @@ class SetPrediction(Recipe):
         noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
         return model(images, iterations=self.test_iterations, noise=noise.to(images.device))
 
+    def picture(self, model: SetPredictor, scenes: Scenes) -> Image.Image:
+        image = scenes["image"][:1]
+        return visualize.attention_figure(image[0], self.predict(model, image, torch.arange(1)).attention[0])
+
     def figures(self, model: SetPredictor, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
-        images = scenes["image"]
-        answer = self.predict(model, images, torch.arange(len(images)))
-        return {
-            "attention": visualize.attention_figure(images[0], answer.attention[0]),
-            "attention-animated": animate.attention_frames(images[0], answer.attention[0]),
-        }
+        image = scenes["image"][:1]
+        attention = self.predict(model, image, torch.arange(1)).attention[0]
+        animation = animate.attention_frames(image[0], attention)
+        return {"attention": self.picture(model, scenes), "attention-animated": animation}
 
     def prepare_for_test(self, model: SetPredictor) -> SetPredictor:
         model.grouping.slot_attention.iterations = self.test_iterations
