@@ -178,7 +178,7 @@ tetrominoes = FastTetrominoes(
     resolution=35,
     num_slots=4,
     test_iterations=5,
-    steps=6000,
+    steps=5000,
     **FAST,
 )
 """Three tetrominoes a picture, found on two CPU cores in about two minutes: `objecthood train
