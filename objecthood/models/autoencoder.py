@@ -28,6 +28,7 @@ from objecthood.nn import (
     SlotAttention,
     SpatialBroadcastDecoder,
 )
+from objecthood.nn.encoders import check_pictures
 from objecthood.nn.views import shading_free, symmetric
 
 
@@ -105,13 +106,7 @@ class SlotAutoencoder(nn.Module):
 
         `noise` (standard normal) is what Gaussian slots start from; drawn unless given.
         """
-        side = self.resolution
-        if images.ndim != 4 or images.shape[1:] != (3, side, side):
-            raise ValueError(
-                f"this model sees pictures [batch, 3, {side}, {side}] in [0, 1]; got {list(images.shape)}. "
-                f"Resize them first, e.g. torch.nn.functional.interpolate(images, ({side}, {side}), "
-                "mode='bilinear', antialias=True)"
-            )
+        check_pictures(images, self.resolution)
         features = self.encoder(self.view(images).contiguous(memory_format=torch.channels_last))
         grid = features.shape[1:3]
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)

@@ -16,7 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from objecthood.nn import ConvEncoder, GaussianSlots, Grouping, LearnedSlots, SlotAttention
+from objecthood.nn.encoders import check_pictures
 from objecthood.nn.initialization import glorot
+from objecthood.nn.views import symmetric
 
 
 class SetPrediction(NamedTuple):
@@ -78,13 +80,8 @@ class SetPredictor(nn.Module):
 
         `noise` (standard normal) is what Gaussian slots start from; drawn unless given.
         """
-        side = self.resolution
-        if images.ndim != 4 or images.shape[1:] != (3, side, side):
-            raise ValueError(
-                f"this model sees pictures [batch, 3, {side}, {side}] in [0, 1]; got {list(images.shape)}. "
-                "Resize them first (torch.nn.functional.interpolate)"
-            )
-        features = self.encoder((images * 2 - 1).contiguous(memory_format=torch.channels_last))
+        check_pictures(images, self.resolution)
+        features = self.encoder(symmetric(images).contiguous(memory_format=torch.channels_last))
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
         properties = self.head(slots).float().sigmoid()
         return SetPrediction(properties, slots, attention.unflatten(-1, features.shape[1:3]))

@@ -77,6 +77,16 @@ class ConvEncoder(nn.Module):
         return self.mlp(self.norm(features))
 
 
+def check_pictures(images: Tensor, side: int) -> None:
+    """ValueError where `images` are not [batch, 3, side, side]."""
+    if images.ndim != 4 or images.shape[1:] != (3, side, side):
+        raise ValueError(
+            f"this model sees pictures [batch, 3, {side}, {side}] in [0, 1]; got {list(images.shape)}. "
+            f"Resize them first, e.g. torch.nn.functional.interpolate(images, ({side}, {side}), "
+            "mode='bilinear', antialias=True)"
+        )
+
+
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Padding before and after an axis of `size` so that the output has ceil(size / stride) positions.
 

@@ -243,7 +243,8 @@ clevr6_like = GuidedDiscovery(
     resolution=64,
     num_slots=7,
     test_iterations=7,
-    steps=2000,
+    without_shading=True,
+    steps=1500,
     **FAST,
 )
 """Rendered scenes: `objecthood data render clevr --out FOLDER`, `objecthood train clevr6-like --data-path
