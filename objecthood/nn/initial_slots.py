@@ -71,14 +71,15 @@ class LearnedSlots(nn.Module):
         """The queries, once per picture; `noise` (standard normal) shapes slots beyond the learned ones."""
         num_slots = self.num_slots if num_slots is None else num_slots
         slots = self.queries[:, :num_slots].expand(batch_size, -1, -1)
-        if num_slots <= self.num_slots:
+        num_learned = self.queries.shape[1]
+        if num_slots <= num_learned:
             return slots
         shape = (batch_size, num_slots, self.dim)
         noise = self.queries.new_empty(shape).normal_() if noise is None else check_noise(noise, shape)
-        correction = min(1, self.num_slots - 1)  # a single query has no sample deviation: 0 then, not nan
+        correction = min(1, num_learned - 1)  # a single query has no sample deviation: 0 then, not nan
         mean = self.queries.mean(dim=1, keepdim=True)
         deviation = self.queries.std(dim=1, keepdim=True, correction=correction)
-        return torch.cat([slots, mean + deviation * noise[:, self.num_slots :]], dim=1)
+        return torch.cat([slots, mean + deviation * noise[:, num_learned:]], dim=1)
 
 
 def check_noise(noise: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -1,0 +1,73 @@
+"""Score trained discovery models on scenes with more objects than they saw, at several numbers of iterations.
+
+    python runs/generalise.py clevr6-like scenes-7-10 --slots 11 runs/clevr6-like-seed*
+
+The paper's generalisation figure (Locatello et al. 2020, section 4.1): no training, more slots, 1 to 7 test
+iterations. Written to results/NAME-generalisation.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+
+import objecthood as oh
+from objecthood.data.clevr_like import ClevrLike
+from objecthood.environment import describe
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help="of the JSON file")
+    parser.add_argument("scenes", type=Path, help="a folder of `objecthood data render`, split test")
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders of one recipe with several seeds")
+    parser.add_argument("--slots", type=int, default=11)
+    parser.add_argument("--iterations", type=int, nargs="+", default=[1, 2, 3, 5, 7, 10])
+    arguments = parser.parse_args()
+    rows = []
+    for run in arguments.runs:
+        model = oh.load(run / "weights.safetensors")
+        known, more = model.recipe, ClevrLike(arguments.scenes, "test", model.resolution)
+        for iterations in arguments.iterations:
+            recipe = dataclasses.replace(known, test_iterations=iterations)
+            seen = oh.evaluate(model, recipe)
+            new = evaluate_more(model, recipe, more, arguments.slots)
+            rows.append({"seed": known.seed, "iterations": iterations, "as_trained": seen, "more": new})
+            print(rows[-1], flush=True)
+    protocol = (
+        f"as_trained: {known.protocol}. more: {len(more)} clevr-like scenes of 7 to 10 objects, "
+        f"{arguments.slots} slots, otherwise the same; not trained on"
+    )
+    facts = {"recipe": known.name, "protocol": protocol, "machine": describe(), "rows": rows}
+    target = ROOT / "results" / f"{arguments.name}-generalisation.json"
+    target.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def evaluate_more(
+    model: torch.nn.Module, recipe: oh.recipes.Recipe, scenes: ClevrLike, num_slots: int
+) -> dict[str, float]:
+    """Scores of `recipe` on other scenes with another number of slots."""
+
+    class Other(type(recipe)):
+        def dataset(self, split: str) -> ClevrLike:
+            return scenes
+
+    model.grouping.initial_slots.num_slots, before = num_slots, model.num_slots
+    try:
+        fields = recipe.to_dict()
+        fields.pop("task")
+        return oh.evaluate(model, Other(**fields))
+    finally:
+        model.grouping.initial_slots.num_slots = before
+
+
+if __name__ == "__main__":
+    main()
