@@ -21,7 +21,7 @@ from torch.nn import functional
 from objecthood import rle, visualize
 from objecthood.animate import attention_frames, save_animation
 from objecthood.data.images import MAX_PIXELS, ImageError, find_images, read_image, resize_image
-from objecthood.data.randomness import normal, split_key
+from objecthood.data.randomness import start_noise
 from objecthood.models import SlotAutoencoder
 
 MAX_SLOTS = 256
@@ -86,7 +86,7 @@ def predict(
 
     Raises:
         ImageError: no picture, or, without `skip_bad`, one that cannot be read.
-        ValueError: a number out of range, or a folder `out` that holds other files.
+        ValueError: a model without masks, a number out of range, or a folder `out` that holds other files.
 
     Example:
         >>> import tempfile
@@ -97,6 +97,11 @@ def predict(
         >>> oh.predict(model, folder, folder / "out", animate=False)[0].labels.shape
         (48, 64)
     """
+    if not isinstance(model, SlotAutoencoder):
+        raise ValueError(
+            f"a {type(model).__name__} paints no masks to predict; take weights of a discovery recipe "
+            "(`objecthood list`)"
+        )
     num_slots = model.num_slots if num_slots is None else num_slots
     iterations = model.grouping.slot_attention.iterations if iterations is None else iterations
     _check_range("num_slots", num_slots, MAX_SLOTS)
@@ -137,10 +142,8 @@ def _discover(
     small = np.stack([resize_image(picture, (side, side)) for picture in pictures])
     device = next(model.parameters()).device
     images = torch.from_numpy(small).permute(0, 3, 1, 2).to(device, torch.float32).div(255)
-    shape = (len(small), num_slots, model.slot_dim)
-    noise = normal(split_key(0, "test"), np.zeros(len(small), np.int64), shape[1] * shape[2], stream=99)
-    start = torch.from_numpy(noise.reshape(shape)).to(device, torch.float32)
-    scene = model(images, num_slots=num_slots, iterations=iterations, noise=start)
+    noise = torch.from_numpy(start_noise(np.zeros(len(small), np.int64), num_slots, model.slot_dim))
+    scene = model(images, num_slots=num_slots, iterations=iterations, noise=noise.to(device))
     return zip(images.cpu(), scene.masks.cpu(), scene.attention.float().cpu(), strict=True)
 
 

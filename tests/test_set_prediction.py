@@ -100,3 +100,8 @@ def test_a_run_on_rendered_scenes_learns_and_is_scored(tmp_path):
     logged = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in logged if line["kind"] == "train"]
     assert losses[-1] < 0.8 * losses[0] and (tmp_path / "run/index.html").exists()
+
+
+def test_set_predictors_paint_no_masks(tmp_path, unchecked):
+    with pytest.raises(ValueError, match="paints no masks"):
+        oh.predict(set_predictor.fast_clevr(), tmp_path, tmp_path / "out")
