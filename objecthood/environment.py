@@ -77,25 +77,18 @@ def describe(device: torch.device | None = None) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Commit of the source this package runs from, "+" appended where it has changes; "" outside a
-    checkout."""
-    folder = Path(__file__).parent
+    """Commit of the source this package runs from, "+" appended where the package differs; "" without one."""
+    folder = str(Path(__file__).parent)
     try:
-        arguments = [
-            "git",
-            "-C",
-            str(folder),
-            "describe",
-            "--always",
-            "--dirty=+",
-            "--abbrev=12",
-            "--exclude=*",
-        ]
-        return subprocess.run(
-            arguments, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        name = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return name + ("+" if _git(folder, "status", "--porcelain", "--", folder) else "")
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def _git(folder: str, *arguments: str) -> str:
+    command = ["git", "-C", folder, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def processor() -> str:
