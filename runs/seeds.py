@@ -44,6 +44,9 @@ def publish(recipe: oh.recipes.Recipe, name: str) -> None:
     result = oh.train(recipe, out, resume=(out / "recipe.json").exists())
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     curve = [line for line in lines if line.pop("kind") == "evaluate"]
+    settings = result["settings"]
+    if settings.get("data_path"):  # the folder's name tells the data; where it lay is nobody's concern
+        settings["data_path"] = Path(settings["data_path"]).name
     target.write_text(json.dumps(result | {"name": name, "curve": curve}, indent=1) + "\n")
 
 

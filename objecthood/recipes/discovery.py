@@ -237,6 +237,7 @@ sprites_paper = Discovery(
 clevr6_like = GuidedDiscovery(
     name="clevr6-like",
     description="CLEVR-like scenes of 3 to 6 objects, rendered here: --data-path FOLDER; on two CPU cores",
+    expected="foreground ARI 0.855 ± 0.030 (3 seeds, 4,000 scenes, results/)",
     data="clevr-like",
     min_objects=3,
     max_objects=6,
