@@ -43,8 +43,8 @@ def main() -> None:
             rows.append({"seed": known.seed, "iterations": iterations, "as_trained": seen, "more": new})
             print(rows[-1], flush=True)
     protocol = (
-        f"as_trained: {known.protocol}. more: {len(more)} clevr-like scenes of 7 to 10 objects, "
-        f"{arguments.slots} slots, otherwise the same; not trained on"
+        f"iterations as in each row. as_trained: otherwise as in {known.protocol}. more: {len(more)} "
+        f"clevr-like scenes of 7 to 10 objects, {arguments.slots} slots, otherwise the same; not trained on"
     )
     facts = {"recipe": known.name, "protocol": protocol, "machine": describe(), "rows": rows}
     target = ROOT / "results" / f"{arguments.name}-generalisation.json"

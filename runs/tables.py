@@ -41,7 +41,33 @@ def tables() -> str:
     rows = [row(name, results) for name, results in runs.items()]
     lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
     notes = [f"- `{name}`: {taken(results[0])}. Commit {commits(results)}." for name, results in runs.items()]
-    return "\n".join([*lines, "", *notes, ""])
+    return "\n".join([*lines, "", *notes, "", *generalisation(), ""])
+
+
+def generalisation() -> list[str]:
+    """What models make of more objects than they saw, without training: means over seeds."""
+    lines = []
+    for file in sorted((ROOT / "results").glob("*-generalisation.json")):
+        rows = json.loads(file.read_text())["rows"]
+        seeds = len({row["seed"] for row in rows})
+        lines += [
+            f"`{file.stem.removesuffix('-generalisation')}`, {seeds} seeds, on more objects than it saw:",
+            "",
+        ]
+        lines += [
+            "| test iterations | "
+            + " | ".join(sorted({str(row["iterations"]) for row in rows}, key=int))
+            + " |"
+        ]
+        lines += ["|" + " --- |" * (lines[-1].count("|") - 1)]
+        for key, words in (("as_trained", "3 to 6 objects, 7 slots"), ("more", "7 to 10 objects, 11 slots")):
+            for score, title in (("fg_ari", "foreground ARI"), ("ari", "ARI"), ("mbo", "mean best overlap")):
+                by_iterations: dict[int, list[float]] = {}
+                for row in rows:
+                    by_iterations.setdefault(row["iterations"], []).append(row[key][score])
+                means = [f"{statistics.mean(by_iterations[number]):.3f}" for number in sorted(by_iterations)]
+                lines += ["| " + " | ".join([f"{title}, {words}", *means]) + " |"]
+    return lines
 
 
 def row(name: str, results: list[dict]) -> list[str]:
