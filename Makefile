@@ -6,7 +6,9 @@ OUT ?= runs/tetrominoes
 .PHONY: run test results clean
 
 run: .venv/ready
-	$(BIN)/objecthood train tetrominoes --out $(OUT)
+	@# A run that was stopped goes on; one that was finished shows its scores again.
+	@if [ -e $(OUT)/metrics.jsonl ]; then $(BIN)/objecthood train --resume $(OUT); \
+	else $(BIN)/objecthood train tetrominoes --out $(OUT); fi
 	@echo "Open $(OUT)/index.html to see what was found."
 
 test: .venv/ready
