@@ -245,6 +245,7 @@ clevr6_like = GuidedDiscovery(
     num_slots=7,
     test_iterations=7,
     without_shading=True,
+    compactness=1.5,
     steps=1500,
     **FAST,
 )
