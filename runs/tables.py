@@ -41,7 +41,21 @@ def tables() -> str:
     rows = [row(name, results) for name, results in runs.items()]
     lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
     notes = [f"- `{name}`: {taken(results[0])}. Commit {commits(results)}." for name, results in runs.items()]
-    return "\n".join([*lines, "", *notes, "", *generalisation(), ""])
+    return "\n".join([*lines, "", *notes, "", *fresh(), "", *generalisation(), ""])
+
+
+def fresh() -> list[str]:
+    """The same weights on scenes that guided no choice: mean and deviation over seeds, and the worst."""
+    lines = ["Test scenes 1,000 to 1,319, on which no choice was made, with the same weights:", ""]
+    for file in sorted((ROOT / "results").glob("*-fresh.json")):
+        scores = list(json.loads(file.read_text())["scores"].values())
+        means = [
+            f"{title} {spread([score[column] for score in scores])}"
+            for column, title in zip(_COLUMNS[:3], _TITLES, strict=False)
+        ]
+        worst = min(score["fg_ari"] for score in scores)
+        lines.append(f"- `{file.stem.removesuffix('-fresh')}`: {', '.join(means)}; worst seed {worst:.3f}.")
+    return lines
 
 
 def generalisation() -> list[str]:
