@@ -1,4 +1,4 @@
-"""Score trained runs on test scenes that no choice was made on: those after the first 1,000 of the test split.
+"""Score trained runs on test scenes that guided no choice: those after the first 1,000 of the test split.
 
     python runs/fresh.py sprites runs/sprites-grey-seed* runs/sprites-coloured-seed*
 
