@@ -27,6 +27,7 @@ from objecthood.data.clevr_scenes import MIN_OBJECTS, ClevrScene, check_objects,
 from objecthood.data.clevr_view import crop_masks
 from objecthood.data.randomness import SPLITS, split_key
 from objecthood.data.scene import Scenes
+from objecthood.data.transforms import resize_majority
 
 MAX_OBJECTS = clevr_properties.MAX_OBJECTS
 SAMPLES = Path(__file__).parent / "samples" / "clevr_like"
@@ -127,8 +128,8 @@ class ClevrLike:
     Args:
         path: the folder given to `render_dataset`.
         split: "train", "validation" or "test", if rendered.
-        resolution: side of what comes out; pictures are averaged over area, masks take the nearest pixel. By
-            default as rendered.
+        resolution: side of what comes out; pictures are averaged over area, masks take the label that
+            covers most. By default as rendered.
         objects: keep scenes with so many objects, both ends included; objects outside the crop count, as in
             the paper.
         count: keep only the first so many of these.
@@ -193,10 +194,10 @@ class ClevrLike:
     def _decode(self, index: int) -> Decoded:
         scene, side = self._scenes[index], (self.resolution, self.resolution)
         picture = Image.open(io.BytesIO(scene.picture)).convert("RGB")
-        masks = Image.fromarray(_unpack_masks(scene.masks))
+        masks = _unpack_masks(scene.masks)
         return Decoded(
             np.array(picture.resize(side, Image.Resampling.BOX)),
-            np.array(masks.resize(side, Image.Resampling.NEAREST)),
+            resize_majority(masks, self.resolution),
         )
 
 
