@@ -11,11 +11,13 @@ from collections.abc import Sequence
 
 from objecthood.commands import COMMANDS
 from objecthood.options import UsageError, did_you_mean, is_option
+from objecthood.stopping import INTERRUPTED, PREEMPTED, Preempted
 
 EXIT_CODES = """\
   0    done
   1    could not be done, or not for all pictures; the reason is one line on stderr
   2    typed wrongly: unknown command, recipe or option, or a value that does not fit
+  75   stopped by a signal (SIGTERM, SIGUSR1, SIGHUP) and saved; train --resume RUN goes on
   130  stopped with Ctrl-C"""
 
 
@@ -25,9 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in typed
     try:
         return run([word for word in typed if word != "--debug"])
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
-        return 130
+        return PREEMPTED if isinstance(stop, Preempted) else INTERRUPTED
     except SystemExit as stop:  # after a command's help
         return stop.code if isinstance(stop.code, int) else 0
     except (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from objecthood.benchmark_command import benchmark
 from objecthood.data_commands import data
 from objecthood.lookup import choose_device, find_recipe, load_model, read_json, recipe_to_train, split_name
 from objecthood.options import UsageError, did_you_mean, parse
@@ -35,6 +37,10 @@ class TrainOptions:
     """Run folder of a training that was stopped, to go on with; its recipe is the folder's own."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    processes: int = 1
+    """Processes of this machine that share every batch, one a GPU; more machines: docs/many-machines.md."""
+    compile: bool = False
+    """Compile the loss with torch.compile: a minute at the start, quicker steps on a GPU."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +115,26 @@ def train(arguments: list[str]) -> int:
     recipe, chosen = options.recipe, options.run
     if chosen.out and chosen.resume:
         raise UsageError("--out and --resume name two run folders; leave one away")
-    device = choose_device(chosen.device, recipe)
+    if chosen.processes < 1 or recipe.batch_size % chosen.processes:
+        raise UsageError(
+            f"--processes (={chosen.processes}) must be at least 1 and divide a batch of {recipe.batch_size}"
+        )
     out = Path(chosen.resume or chosen.out or f"runs/{recipe.name}-s{recipe.seed}")
+
+    from objecthood import distributed
+
+    if chosen.processes > 1 and not distributed.started():
+        distributed.launch(["train", *arguments], chosen.processes)
+        return 0
+    with contextlib.nullcontext() if distributed.is_first() else distributed.silence():
+        device = choose_device(chosen.device, recipe)
 
     from objecthood.train import train as train_recipe
 
-    result = train_recipe(recipe, out, resume=bool(chosen.resume), device=str(device))
+    settings: dict[str, Any] = {"resume": bool(chosen.resume), "compile": chosen.compile}
+    result = distributed.reporting(train_recipe)(recipe, out, device=str(device), **settings)
+    if not distributed.is_first():
+        return 0
     _print_scores(
         f"{recipe.name}, seed {recipe.seed}, {recipe.steps} steps", result["scores"], result["protocol"]
     )
@@ -174,8 +194,9 @@ def evaluate(arguments: list[str]) -> int:
 def predict(arguments: list[str]) -> int:
     """Find the objects of your pictures: PICTURE... --weights WEIGHTS_OR_RUN --out FOLDER.
 
-    Writes an overlay, a palette picture of labels, COCO masks (JSON) and an animation of attention for each
-    picture; nothing else is changed. Folders and patterns are taken with all their pictures.
+    Writes for each picture an overlay, a palette picture of labels and COCO masks (JSON), or, with weights of
+    a set prediction, says what it sees and writes it on the picture and as JSON; and an animation of
+    attention. Nothing else is changed. Folders and patterns are taken with all their pictures.
     """
     options = parse(PredictOptions, arguments, "predict", _about("predict"))
     if not options.weights:
@@ -190,6 +211,9 @@ def predict(arguments: list[str]) -> int:
     model = load_model(options.weights, find_recipe(options.recipe) if options.recipe else None)
     model = model.to(choose_device(options.device))
     results = _predict_with_progress(model, options)
+    for result in results:
+        if "objects" in result.files:
+            _print_objects(result)
     skipped = [result for result in results if result.error]
     for result in skipped:
         print(f"skipped: {result.error}", file=sys.stderr)
@@ -263,6 +287,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "data": data,
     "list": list_recipes,
     "show": show,
+    "benchmark": benchmark,
     "doctor": doctor,
 }
 
@@ -296,6 +321,15 @@ def _predict_with_progress(model: Model, options: PredictOptions) -> list[Result
             animate=options.animation,
             report=report,
         )
+
+
+def _print_objects(result: Result) -> None:
+    """What a set predictor saw in one picture, one line an object."""
+    from objecthood.predicted_objects import sentence
+
+    print(f"{result.path}:" + ("" if result.objects else " nothing"))
+    for thing in result.objects:
+        print(f"  {sentence(thing)}")
 
 
 def _print_scores(title: str, scores: dict[str, float], protocol: str) -> None:

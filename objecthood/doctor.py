@@ -51,14 +51,19 @@ def _packages() -> Iterator[tuple[str, str]]:
 
 def _machine() -> dict[str, str]:
     """What `environment` says of this machine, and what it would choose."""
+    import torch
+
     from objecthood import environment
 
     device = environment.choose_device("auto")
     precision = str(environment.choose_precision("auto", device)).removeprefix("torch.")
     kept = environment.keep_freed_memory()
+    native = environment.computes_in_bfloat16(device)
     return environment.describe(device) | {
         "device": environment.describe(device).get("device", str(device)),
         "precision": precision,
+        "bfloat16": "computed natively" if native else "emulated here, and slow; training uses float32",
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
         "freed memory": "kept for reuse (glibc)" if kept else "left to the system: training may be slower",
     }
 

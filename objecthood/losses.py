@@ -15,14 +15,14 @@ from objecthood.nn.matching import assign
 def reconstruction_error(
     reconstruction: Float[Tensor, "batch 3 height width"],
     images: Float[Tensor, "batch 3 height width"],
-    view: Callable[[Tensor], Tensor] = lambda image: 2 * image - 1,
+    view: Callable[..., Tensor] = lambda image, reference=None: 2 * image - 1,
 ) -> Float[Tensor, ""]:
     """Mean squared error over pixels, channels and batch, in the paper's units: pictures in [-1, 1].
 
-    Both arguments are in [0, 1] units; `view` says in what they are compared (see `nn.views`). Locatello et
-    al. 2020 (arXiv 2006.15055), section 3.1.
+    Both arguments are in [0, 1] units; `view` says in what they are compared, given the picture (see
+    `nn.views`). Locatello et al. 2020 (arXiv 2006.15055), section 3.1.
     """
-    return (view(reconstruction) - view(images)).square().mean()
+    return (view(reconstruction, images) - view(images)).square().mean()
 
 
 def set_error(

@@ -1,6 +1,8 @@
-"""A user's pictures -> where their objects are: overlay, label picture, COCO masks, animation of attention.
+"""A user's pictures -> what a model sees in them: masks of a discovery model, objects in words of a set
+predictor.
 
 Pictures are only read; what is written lies in one folder of its own, which `predictions.json` marks as ours.
+What the two kinds of model write is told in `predicted_masks.py` and `predicted_objects.py`.
 """
 
 from __future__ import annotations
@@ -16,22 +18,18 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
-from objecthood import rle, visualize
+from objecthood import predicted_masks, predicted_objects
 from objecthood.animate import attention_frames, save_animation
 from objecthood.data.images import MAX_PIXELS, ImageError, find_images, read_image, resize_image
 from objecthood.data.randomness import start_noise
 from objecthood.models import SlotAutoencoder
+from objecthood.models.set_predictor import SetPredictor
 
 MAX_SLOTS = 256
 """An index of the label picture is one byte."""
-ENDINGS = {
-    "overlay": "-overlay.png",
-    "masks": "-masks.png",
-    "coco": "-masks.json",
-    "animation": "-attention.gif",
-}
+_ANIMATION = {"animation": "-attention.gif"}
+_OURS = tuple({**predicted_masks.ENDINGS, **predicted_objects.ENDINGS, **_ANIMATION}.values())
 _RECORD, _FORMAT = "predictions.json", "objecthood-predictions-1"
 
 
@@ -41,7 +39,8 @@ class Result(NamedTuple):
     path: Path
     """The picture, as it was found."""
     files: dict[str, Path]
-    """What was written: "overlay", "masks", "coco" and "animation"; empty where the picture was skipped."""
+    """What was written: "overlay", "masks" and "coco", or "drawing" and "objects"; and "animation". Empty
+    where the picture was skipped."""
     error: str = ""
     """Why it was skipped, or ""."""
 
@@ -51,9 +50,14 @@ class Result(NamedTuple):
         with Image.open(self.files["masks"]) as picture:
             return np.array(picture)
 
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """What a set predictor saw, surest first, read from the JSON (`predicted_objects.describe`)."""
+        return json.loads(self.files["objects"].read_text())["objects"]
+
 
 def predict(
-    model: SlotAutoencoder,
+    model: SlotAutoencoder | SetPredictor,
     paths: str | Path | Iterable[str | Path],
     out: str | Path,
     *,
@@ -64,13 +68,18 @@ def predict(
     animate: bool = True,
     report: Callable[[Result, int], None] | None = None,
 ) -> list[Result]:
-    """Find the objects of pictures with a discovery model and write what it sees into the folder `out`.
+    """Find the objects of pictures and write what a model sees into the folder `out`.
 
-    Of a picture NAME: `NAME-overlay.png`, `NAME-masks.png` (a palette picture of labels: slot k is index k),
-    `NAME-masks.json` (COCO, one annotation for each slot that is seen, with its index as "slot"), all at the
-    picture's own size, and `NAME-attention.gif`. Below a folder the sub-folders are kept; where two pictures
-    would share a NAME, the later one gets a number. A picture is resized whole to what the model sees; start
-    noise is the same for every picture, so that its result does not depend on its company, but for rounding.
+    Of a picture NAME a discovery model gives `NAME-overlay.png`, `NAME-masks.png` (a palette picture of
+    labels: slot k is index k) and `NAME-masks.json` (COCO, one annotation for each slot that is seen, with
+    its index as "slot"), all at the picture's own size; a set predictor `NAME-objects.png` (names written on
+    the picture) and `NAME-objects.json`. Both give `NAME-attention.gif`.
+
+    Below a folder the sub-folders are kept; where two pictures would share a NAME, the later one gets a
+    number. A picture is resized whole to the square that the model sees, so one that is not square is
+    squeezed; weights trained on CLEVR-like scenes saw the paper's square cut (of CLEVR's 320 x 240 pixels
+    rows 29 to 221, columns 64 to 256): cut such pictures first. Start noise is the same for every picture, so
+    that its result does not depend on its company, but for rounding.
 
     Args:
         model: such as `oh.load` gives.
@@ -86,7 +95,7 @@ def predict(
 
     Raises:
         ImageError: no picture, or, without `skip_bad`, one that cannot be read.
-        ValueError: a model without masks, a number out of range, or a folder `out` that holds other files.
+        ValueError: a model of another kind, a number out of range, or a folder `out` that holds other files.
 
     Example:
         >>> import tempfile
@@ -97,10 +106,14 @@ def predict(
         >>> oh.predict(model, folder, folder / "out", animate=False)[0].labels.shape
         (48, 64)
     """
-    if not isinstance(model, SlotAutoencoder):
+    if isinstance(model, SlotAutoencoder):
+        endings, write = predicted_masks.ENDINGS, predicted_masks.write_masks
+    elif isinstance(model, SetPredictor):
+        endings, write = predicted_objects.ENDINGS, predicted_objects.write_objects
+    else:
         raise ValueError(
-            f"a {type(model).__name__} paints no masks to predict; take weights of a discovery recipe "
-            "(`objecthood list`)"
+            f"a {type(model).__name__} is no model to predict with; take weights of a recipe of `objecthood "
+            "list`"
         )
     num_slots = model.num_slots if num_slots is None else num_slots
     iterations = model.grouping.slot_attention.iterations if iterations is None else iterations
@@ -120,11 +133,17 @@ def predict(
     try:
         for group in _groups(list(pictures), batch_size, skip_bad):
             read = [picture for _, picture, _ in group if picture is not None]
-            views = iter(_discover(model, read, iterations, num_slots) if read else ())
+            views = iter(_look(model, read, iterations, num_slots) if read else ())
             for path, picture, error in group:
                 files = {}
                 if picture is not None:
-                    files = _write(picture, *next(views), out, names[path], pictures[path], animate)
+                    stem = out / names[path]
+                    files = {kind: Path(f"{stem}{ending}") for kind, ending in endings.items()}
+                    stem.parent.mkdir(parents=True, exist_ok=True)
+                    image, seen = next(views)
+                    write(picture, seen, files, pictures[path])
+                    if animate:
+                        files |= _animate(image, seen["attention"], stem)
                 results.append(Result(path, files, error))
                 if report:
                     report(results[-1], len(pictures))
@@ -133,18 +152,33 @@ def predict(
     return results
 
 
-@torch.no_grad()
-def _discover(
-    model: SlotAutoencoder, pictures: list[UInt8[np.ndarray, "_ _ 3"]], iterations: int, num_slots: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What the model saw, what it made of it (masks) and how (attention), for one picture after the other."""
+def _look(
+    model: SlotAutoencoder | SetPredictor,
+    pictures: list[UInt8[np.ndarray, "_ _ 3"]],
+    iterations: int,
+    num_slots: int,
+) -> Iterator[tuple[Float[Tensor, "3 side side"], dict[str, Tensor]]]:
+    """What the model saw, and what it made of it (its output by field), for one picture after the other."""
     side = model.resolution
     small = np.stack([resize_image(picture, (side, side)) for picture in pictures])
     device = next(model.parameters()).device
     images = torch.from_numpy(small).permute(0, 3, 1, 2).to(device, torch.float32).div(255)
     noise = torch.from_numpy(start_noise(np.zeros(len(small), np.int64), num_slots, model.slot_dim))
-    scene = model(images, num_slots=num_slots, iterations=iterations, noise=noise.to(device))
-    return zip(images.cpu(), scene.masks.cpu(), scene.attention.float().cpu(), strict=True)
+    with torch.no_grad():
+        answer = model(images, num_slots=num_slots, iterations=iterations, noise=noise.to(device))
+    parts = {name: values.float().cpu() for name, values in answer._asdict().items()}
+    for index, image in enumerate(images.cpu()):
+        yield image, {name: values[index] for name, values in parts.items()}
+
+
+def _animate(
+    image: Float[Tensor, "3 side side"], attention: Float[Tensor, "iterations slots rows columns"], stem: Path
+) -> dict[str, Path]:
+    """Write the animation of attention."""
+    files = {kind: Path(f"{stem}{ending}") for kind, ending in _ANIMATION.items()}
+    frames = attention_frames(image, attention, hold=6, between=5)
+    save_animation(frames, files["animation"], milliseconds=100)
+    return files
 
 
 def _groups(
@@ -170,74 +204,6 @@ def _groups(
     yield group
 
 
-def _write(
-    picture: UInt8[np.ndarray, "height width 3"],
-    image: Float[Tensor, "3 side side"],
-    masks: Float[Tensor, "slots side side"],
-    attention: Float[Tensor, "iterations slots rows columns"],
-    out: Path,
-    name: str,
-    source: Path,
-    animate: bool,
-) -> dict[str, Path]:
-    """Write all files of one picture, and say which."""
-    files = {
-        kind: out / (name + ending) for kind, ending in ENDINGS.items() if animate or kind != "animation"
-    }
-    files["masks"].parent.mkdir(parents=True, exist_ok=True)
-    labels = enlarge_labels(masks, picture.shape[:2])
-    visualize.indexed_png(labels, files["masks"])
-    files["coco"].write_text(json.dumps(coco_masks(labels.numpy(), source.as_posix())))
-    large = torch.from_numpy(picture).permute(2, 0, 1).float().div_(255)
-    tinted = visualize.overlay(large, labels)
-    assert isinstance(tinted, Image.Image)  # a batch gives a list
-    tinted.save(files["overlay"])
-    if animate:
-        frames = attention_frames(image, attention, hold=6, between=5)
-        save_animation(frames, files["animation"], milliseconds=100)
-    return files
-
-
-def enlarge_labels(
-    masks: Float[Tensor, "slots rows columns"], size: tuple[int, int]
-) -> UInt8[Tensor, "height width"]:
-    """The strongest slot of every pixel, after bilinear resizing of soft masks to `size`, [height, width].
-
-    Slot by slot, so that a large picture needs memory for two masks and not for all.
-
-    >>> enlarge_labels(torch.eye(2)[:, None], (1, 4)).tolist()
-    [[0, 0, 1, 1]]
-    """
-    highest = torch.full(size, -torch.inf)
-    labels = torch.zeros(size, dtype=torch.uint8)
-    for slot, mask in enumerate(masks):
-        mask = functional.interpolate(mask[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-        labels[mask > highest] = slot
-        torch.maximum(highest, mask, out=highest)
-    return labels
-
-
-def coco_masks(labels: UInt8[np.ndarray, "height width"], file_name: str) -> dict[str, Any]:
-    """Labels as a COCO data set of one picture, ready for JSON; slots that no pixel belongs to are left out.
-
-    >>> masks = coco_masks(np.array([[0, 0, 3]], np.uint8), "a.png")["annotations"]
-    >>> [(mask["slot"], mask["bbox"]) for mask in masks]
-    [(0, [0, 0, 2, 1]), (3, [2, 0, 1, 1])]
-    """
-    height, width = labels.shape
-    annotations = []
-    for number, slot in enumerate(np.unique(labels), start=1):
-        mask = labels == slot
-        annotation = {"id": number, "image_id": 1, "category_id": 1, "iscrowd": 0, "slot": int(slot)}
-        where = {"segmentation": rle.encode(mask), "area": int(mask.sum()), "bbox": rle.bounding_box(mask)}
-        annotations.append(annotation | where)
-    return {
-        "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
-        "categories": [{"id": 1, "name": "slot"}],
-        "annotations": annotations,
-    }
-
-
 def _find_pictures(paths: Iterable[str | Path], out: Path) -> dict[Path, Path]:
     """Pictures, each with its path below the folder that was named, or its file name; without our results."""
     found: dict[str, tuple[Path, Path]] = {}
@@ -248,7 +214,7 @@ def _find_pictures(paths: Iterable[str | Path], out: Path) -> dict[Path, Path]:
     inside = os.path.join(os.path.realpath(out), "")
     for place, (picture, _) in list(found.items()):
         if place.startswith(inside):
-            if not place.endswith(tuple(ENDINGS.values())):
+            if not place.endswith(_OURS):
                 raise ValueError(f"{picture} lies in the folder to write to, {out}; name another folder")
             del found[place]
     if not found:

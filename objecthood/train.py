@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from signal import SIGINT, SIGTERM
+from signal import SIGINT
 from typing import Any
 
 import torch
@@ -22,12 +20,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from objecthood import checkpoint, report
 from objecthood.animate import save_animation
-from objecthood.data.loader import batches
+from objecthood.data.loader import batches, scene_indices
 from objecthood.data.scene import Scenes, to_device
+from objecthood.distributed import Processes, joined
 from objecthood.environment import choose_device, choose_precision, describe, keep_freed_memory
 from objecthood.evaluate import evaluate
+from objecthood.guard import Guard, accuse
 from objecthood.progress import RunProgress
 from objecthood.recipes import Recipe
+from objecthood.stopping import Preempted, StopRequest
 
 LOG_EVERY = 25
 """Steps between lines of metrics.jsonl."""
@@ -40,19 +41,38 @@ def train(
     resume: bool = False,
     device: str = "auto",
     checkpoint_every: int = 500,
+    compile: bool = False,
 ) -> dict[str, Any]:
     """Train `recipe` into the run folder `out` and return its result: scores, protocol, costs, environment.
 
     The folder holds recipe.json, metrics.jsonl, checkpoints/, figures/, latest.png (refreshed while it runs),
     weights.safetensors, result.json and index.html. With `resume` a run that was stopped goes on from its
-    newest whole checkpoint. Raises ValueError where `out` holds a run and `resume` was not asked for, or
-    another recipe's. On Ctrl-C (or SIGTERM) the step in hand is finished and saved, and KeyboardInterrupt
-    raised; a second Ctrl-C stops at once, and the run can go on from its last checkpoint.
+    newest whole checkpoint. With `compile` the loss is compiled by torch.compile: other rounding, the same
+    noise. Called in every process that torchrun started, each trains on its share of the batch.
+
+    Raises ValueError where `out` holds a run and `resume` was not asked for, or another recipe's;
+    FloatingPointError, which names pictures and parameters, after three steps in a row without finite
+    gradient (a single one is skipped). On Ctrl-C (or SIGTERM, SIGUSR1, SIGHUP: then `Preempted`, a kind of
+    it) the step in hand is finished and saved, and KeyboardInterrupt raised; a second Ctrl-C stops at once,
+    and the run can go on from its last checkpoint.
     """
-    out = prepare_folder(Path(out), recipe, resume)
-    if resume and (out / "result.json").exists():
-        return json.loads((out / "result.json").read_text())  # nothing is left to do
-    place = choose_device(device)
+    out = Path(out)
+    with joined(choose_device(device)) as processes:
+        if processes.first:
+            prepare_folder(out, recipe, resume)
+        processes.wait()
+        if not (resume and (out / "result.json").exists()):  # else nothing is left to do
+            take_steps(recipe, out, processes, resume, checkpoint_every, compile)
+        processes.wait()
+    return json.loads((out / "result.json").read_text())
+
+
+def take_steps(
+    recipe: Recipe, out: Path, processes: Processes, resume: bool, checkpoint_every: int, compile: bool
+) -> None:
+    """All steps that are left, and the result. All processes take them; the first one alone scores and
+    writes."""
+    place = processes.device
     precision = choose_precision(recipe.precision, place)
     keep_freed_memory()
 
@@ -64,16 +84,31 @@ def train(
     both = nn.ModuleList([model, average])
     state: dict[str, Any] = {"step": 0, "wall_seconds": 0.0, "cpu_seconds": 0.0}
     if resume:
-        state = checkpoint.restore(out / "checkpoints", both, optimizers) or state
-    clock = Stopwatch(state["wall_seconds"], state["cpu_seconds"])
+        state |= checkpoint.restore(out / "checkpoints", both, optimizers) or {}
+    clock = Stopwatch(state["wall_seconds"], state["cpu_seconds"] if processes.first else 0.0)
+    guard = Guard(state.get("skipped_steps", 0))
     first_step = step = state["step"]
+    objective = Objective(recipe, model)
+    if compile:
+        objective.compile(options={"fallback_random": True})  # the noise that is drawn without it
+    loss_of = processes.spread(objective)
     shown = first_batch(recipe, place)
-    scenes_of_step = batches(recipe.dataset("train"), recipe.batch_size, seed=recipe.seed, first_step=step)
-    log = Log(out / "metrics.jsonl", first_step)  # from here on the folder holds a run
+    dataset = recipe.dataset("train")
+    scenes_of_step = batches(
+        dataset,
+        recipe.batch_size,
+        seed=recipe.seed,
+        first_step=step,
+        rank=processes.rank,
+        num_processes=processes.count,
+    )
+    log = Log(out / "metrics.jsonl", first_step, processes.first)  # from here on the folder holds a run
 
     def save_state() -> None:
-        facts = {"wall_seconds": clock.wall, "cpu_seconds": clock.cpu}
-        checkpoint.save_checkpoint(out / "checkpoints", step, both, optimizers, facts)
+        if processes.first:
+            facts = {"wall_seconds": clock.wall, "cpu_seconds": clock.cpu, "skipped_steps": guard.skipped}
+            checkpoint.save_checkpoint(out / "checkpoints", step, both, optimizers, facts)
+        processes.wait()
 
     score = ""
     with (
@@ -88,22 +123,33 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * recipe.learning_rate_factor(step + 1)
             with torch.autocast(place.type, precision, enabled=precision != torch.float32):
-                loss = recipe.loss(model, scenes, step)
+                loss = loss_of(scenes, step)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip or torch.inf)
+            broken, stopped = processes.largest(not (norm + loss.detach()).isfinite(), stop.requested)
+            if guard.passes(not broken):
+                for optimizer in optimizers:
+                    optimizer.step()
+                average.update_parameters(model)
+            elif guard.exhausted:
+                torch.manual_seed(step_seed(recipe.seed, step))
+                indices = scene_indices(dataset, recipe.batch_size, seed=recipe.seed, step=step)
+                raise FloatingPointError(accuse(recipe, model, scenes, indices.tolist(), step, processes))
             for optimizer in optimizers:
-                optimizer.step()
                 optimizer.zero_grad()
-            average.update_parameters(model)
             step += 1
 
             if step % LOG_EVERY == 0 or step == recipe.steps:
+                own_seconds = clock.cpu - clock.others
+                sum_of_losses, cpu_seconds = processes.total(loss.item(), own_seconds)
+                clock.others = cpu_seconds - own_seconds
                 speed = (step - first_step) * recipe.batch_size / (clock.wall - state["wall_seconds"])
-                values = {"loss": loss.item(), "gradient_norm": norm.item(), "images_per_second": speed}
-                values["learning_rate"] = optimizers[0].param_groups[0]["lr"]
+                values = {"loss": sum_of_losses / processes.count, "gradient_norm": norm.item()}
+                values |= {"images_per_second": speed, "learning_rate": optimizers[0].param_groups[0]["lr"]}
+                values["skipped_steps"] = guard.skipped
                 log.write("train", step, clock, values)
-                progress.update(step, f"loss {loss.item():.4f}  {score}{speed:.0f} pictures/s")
-            if step % recipe.evaluate_every == 0 and step < recipe.steps:
+                progress.update(step, f"loss {values['loss']:.4f}  {score}{speed:.0f} pictures/s")
+            if step % recipe.evaluate_every == 0 and step < recipe.steps and processes.first:
                 clock.pause()
                 scores = evaluate(average.module, recipe, "validation", recipe.validation_scenes)
                 log.write("evaluate", step, clock, scores)
@@ -115,13 +161,26 @@ def train(
                 clock.pause()
                 save_state()
                 clock.start()
-            if stop.requested:
+            if stopped:
                 save_state()
                 progress.say(f"stopped at step {step}; go on with: objecthood train --resume {out}")
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt if stopped == SIGINT else Preempted
         clock.pause()
         save_state()
-    return finish(recipe, average.module, shown, out, clock, log, place)
+    if processes.first:
+        facts = {"processes": processes.count, "compile": compile, "skipped_steps": guard.skipped}
+        finish(recipe, average.module, shown, out, clock, log, facts | {"machine": describe(place)})
+
+
+class Objective(nn.Module):
+    """A recipe's loss as a module, which is what DistributedDataParallel and torch.compile take hold of."""
+
+    def __init__(self, recipe: Recipe, model: nn.Module):
+        super().__init__()
+        self.recipe, self.model = recipe, model
+
+    def forward(self, scenes: Scenes, step: int) -> Tensor:
+        return self.recipe.loss(self.model, scenes, step)
 
 
 def finish(
@@ -131,8 +190,8 @@ def finish(
     out: Path,
     clock: Stopwatch,
     log: Log,
-    device: torch.device,
-) -> dict[str, Any]:
+    facts: dict[str, Any],
+) -> None:
     """Score the held-out scenes; write result.json, weights, pictures and report."""
     scores = evaluate(model, recipe)
     log.write("evaluate", recipe.steps, clock, scores)
@@ -143,9 +202,8 @@ def finish(
         "protocol": recipe.protocol,
         "wall_seconds": round(clock.wall, 2),
         "cpu_seconds": round(clock.cpu, 2),
-        "machine": describe(device),
         "settings": recipe.to_dict(),
-    }
+    } | facts
     write_json(out / "result.json", result)
     checkpoint.save(model, recipe, out / "weights.safetensors", scores)
     draw_latest(recipe, model, shown, out)
@@ -156,11 +214,10 @@ def finish(
         else:
             figure.save(out / "figures" / f"{name}.png")
     report.write_report(out)
-    return result
 
 
-def prepare_folder(out: Path, recipe: Recipe, resume: bool) -> Path:
-    """The run folder with its recipe.json; ValueError where it belongs to another run."""
+def prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
+    """Make the run folder with its recipe.json; ValueError where it belongs to another run."""
     settings = out / "recipe.json"
     if settings.exists() and (resume or (out / "metrics.jsonl").exists()):
         if not resume:
@@ -181,7 +238,6 @@ def prepare_folder(out: Path, recipe: Recipe, resume: bool) -> Path:
         raise ValueError(f"{out} holds no run to resume; leave --resume away to begin one there")
     out.mkdir(parents=True, exist_ok=True)
     write_json(settings, recipe.to_dict())
-    return out
 
 
 def first_batch(recipe: Recipe, device: torch.device, num_scenes: int = 6) -> Scenes:
@@ -235,41 +291,20 @@ def no_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-class StopRequest:
-    """Takes note of the first SIGINT or SIGTERM, so that no step is cut in half; gives way to the second.
-
-    Outside the main thread, where Python delivers no signals, it does nothing.
-    """
-
-    def __enter__(self) -> StopRequest:
-        self.requested = False
-        self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (SIGINT, SIGTERM)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-
-
 class Stopwatch:
     """Wall and CPU seconds spent training: evaluation, pictures and checkpoints are paused for."""
 
     def __init__(self, wall: float = 0.0, cpu: float = 0.0):
         self._wall, self._cpu = wall, cpu
+        self.others = 0.0
+        """CPU seconds of the other processes, as last told."""
         self.start()
 
     def start(self) -> None:
         self._since: tuple[float, float] | None = (time.perf_counter(), time.process_time())
 
     def pause(self) -> None:
-        self._wall, self._cpu, self._since = self.wall, self.cpu, None
+        self._wall, self._cpu, self._since = self.wall, self.cpu - self.others, None
 
     @property
     def wall(self) -> float:
@@ -277,19 +312,27 @@ class Stopwatch:
 
     @property
     def cpu(self) -> float:
-        return self._cpu + (time.process_time() - self._since[1] if self._since else 0)
+        running = time.process_time() - self._since[1] if self._since else 0
+        return self._cpu + self.others + running
 
 
 class Log:
-    """metrics.jsonl: one JSON object a line; lines beyond the step that a run resumes from are dropped."""
+    """metrics.jsonl: one JSON object a line; lines beyond the step that a run resumes from are dropped.
 
-    def __init__(self, path: Path, first_step: int):
-        self.path = path
+    Only the first process has it `written`.
+    """
+
+    def __init__(self, path: Path, first_step: int, written: bool = True):
+        self.path, self.written = path, written
+        if not written:
+            return
         lines = path.read_text().splitlines() if path.exists() and first_step else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first_step]
         path.write_text("".join(line + "\n" for line in kept))
 
     def write(self, kind: str, step: int, clock: Stopwatch, values: dict[str, float]) -> None:
+        if not self.written:
+            return
         line = {
             "kind": kind,
             "step": step,

@@ -37,6 +37,7 @@ MARGIN, GAP, BAR = 20, 8, 3  # pixels: around a figure, between its cells, thick
 TEXT_SIZE = 13  # pixels
 STRONG = 0.7  # opacity of a segmentation in figures, where the plain picture stands beside it
 BAND = 256  # rows of a large picture that are tinted at once: all at once would take gigabytes
+NAMED = 640  # pixels: the smallest side of a picture on which ten names find room
 LEGIBLE = 96  # pixels: the smallest side of a cell in which shapes are still told apart
 
 
@@ -101,6 +102,41 @@ def overlay_one(image: Tensor, masks: Tensor, opacity: float, contours: bool = T
         tint = colors[labels[rows].clamp(min=0).long()].permute(2, 0, 1)
         tinted = torch.lerp(image[:, rows].detach().cpu().float(), tint, strength[rows])
         picture.paste(to_picture(tinted), (0, top))
+    return picture
+
+
+def name_objects(
+    image: UInt8[Tensor, "height width 3"], objects: Sequence[tuple[float, float, int, str]]
+) -> Image.Image:
+    """Mark objects in the colours of their slots and write their names below the marks.
+
+    Args:
+        image: 0..255; a small picture is enlarged, its shorter side to 640 pixels or its longer to at most
+            2560, so that names can be read.
+        objects: of each the place (across and down, in [0, 1]), its slot, and its name, which gets a line for
+            each two words. Names move down where they would cover another.
+
+    >>> name_objects(torch.zeros(64, 64, 3, dtype=torch.uint8), [(0.5, 0.5, 0, "large red metal cube")]).size
+    (640, 640)
+    """
+    picture = Image.fromarray(image.cpu().numpy())
+    scale = max(1, min(-(-NAMED // min(picture.size)), 4 * NAMED // max(picture.size)))
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
+    size = max(TEXT_SIZE, round(min(picture.size) * TEXT_SIZE / NAMED))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+    colors = slot_colors(max((slot for _, _, slot, _ in objects), default=0) + 1)
+    taken: list[tuple[float, float, float, float]] = []
+    for across, down, slot, name in sorted(objects, key=lambda one: one[1]):
+        x, y, color = across * picture.width, down * picture.height, tuple(colors[slot].tolist())
+        draw.circle((x, y), size / 3, fill=color, outline=PAPER, width=max(1, size // 6))
+        words = name.split()
+        text = "\n".join(" ".join(words[start : start + 2]) for start in range(0, len(words), 2))
+        right, bottom = draw.multiline_textbbox((0, 0), text, font)[2:]
+        box = _free_box((right, bottom + size / 3), (x, y + size / 2), picture.size, taken)
+        draw.multiline_text(
+            box[:2], text, fill=INK, font=font, align="center", stroke_width=size // 6, stroke_fill=PAPER
+        )
+        taken.append(box)
     return picture
 
 
@@ -247,6 +283,22 @@ def write(
     >>> write(Image.new("RGB", (96, 20)), (48, 10), "slot 1")
     """
     ImageDraw.Draw(picture).text(center, text, fill=INK, font=ImageFont.load_default(size), anchor="mm")
+
+
+def _free_box(
+    text: tuple[float, float],
+    top: tuple[float, float],
+    size: tuple[int, int],
+    taken: list[tuple[float, float, float, float]],
+) -> tuple[float, float, float, float]:
+    """Room for a text (width, height) below the point `top`, within `size`, and below what it would cover."""
+    width, height = text
+    left = min(max(top[0] - width / 2, 0), max(size[0] - width, 0))
+    upper = min(top[1], size[1] - height)
+    for other in sorted(taken, key=lambda one: one[1]):
+        if left < other[2] and left + width > other[0] and upper < other[3] and upper + height > other[1]:
+            upper = other[3]
+    return left, upper, left + width, upper + height
 
 
 def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:

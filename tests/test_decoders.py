@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from objecthood.nn import PatchDecoder, SpatialBroadcastDecoder
+from objecthood.nn import PatchDecoder, SpatialBroadcastDecoder, encoders
 from objecthood.nn.decoders import (
     BroadcastConv2d,
     SameConvTranspose2d,
@@ -31,6 +31,24 @@ def test_broadcast_convolution_equals_the_convolution_of_copies(height, width, s
     wanted = torch.autograd.grad((slow * direction).sum(), [slots, positions, plain.weight, plain.bias])
     for mine, theirs in zip(ours, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind, stride", [(BroadcastConv2d, 1), (SameConvTranspose2d, 2)])
+def test_layouts_change_no_number(kind, stride, monkeypatch):
+    """With and without AVX-512 maps are laid out differently: the same numbers and gradients."""
+    layer = kind(3, 4, 5, stride).double()
+    positions = torch.randn(3, 32, 32, dtype=torch.float64)
+    inputs = [torch.randn(2, 3, dtype=torch.float64), positions] if stride == 1 else [positions[None]]
+    found = []
+    for has_avx512 in (False, True):
+        monkeypatch.setattr(encoders, "_has_avx512", lambda answer=has_avx512: answer)
+        layer.zero_grad()
+        output = layer(*inputs)
+        output.square().sum().backward()
+        found.append((output.detach(), layer.weight.grad, layer.bias.grad))
+        assert output.is_contiguous() != has_avx512 or stride == 2  # cropped outputs are never contiguous
+    for first, second in zip(*found, strict=True):
+        torch.testing.assert_close(second, first, rtol=1e-12, atol=1e-12)
 
 
 def transposed(image: torch.Tensor, kernel: torch.Tensor, stride: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from objecthood.nn import ConvEncoder
+from objecthood.nn import ConvEncoder, encoders
 from objecthood.nn.encoders import SameConv2d, same_padding
 
 
@@ -48,6 +48,34 @@ def test_same_convolution_equals_the_rule_written_out(height, width, side, strid
 )
 def test_padding_of_known_cases(size, kernel, stride, wanted):
     assert same_padding(size, kernel, stride) == wanted
+
+
+@pytest.mark.parametrize("size, stride", [(32, 1), (33, 2), (8, 1)])
+def test_layouts_change_no_number(size, stride, monkeypatch):
+    """With and without AVX-512, from pictures laid out either way: the same picture and gradients."""
+    layer = SameConv2d(3, 4, 5, stride).double()
+    image = torch.randn(2, 3, size, size, dtype=torch.float64)
+    found = []
+    for has_avx512 in (False, True):
+        monkeypatch.setattr(encoders, "_has_avx512", lambda answer=has_avx512: answer)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            layer.zero_grad()
+            output = layer(image.contiguous(memory_format=layout))
+            output.square().sum().backward()
+            found.append((output.detach(), layer.weight.grad, layer.bias.grad))
+    for output, *gradients in found[1:]:
+        torch.testing.assert_close(output, found[0][0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(gradients, list(found[0][1:]), rtol=1e-12, atol=1e-12)
+
+
+def test_large_kernels_on_large_maps_are_channels_first_without_avx512(monkeypatch):
+    monkeypatch.setattr(encoders, "_has_avx512", lambda: False)
+    plain, last = torch.contiguous_format, torch.channels_last
+    assert encoders.convolution_format(torch.empty(1, 3, 32, 32), 5) == plain
+    assert encoders.convolution_format(torch.empty(1, 3, 31, 31), 5) == last
+    assert encoders.convolution_format(torch.empty(1, 3, 64, 64), 1) == last
+    monkeypatch.setattr(encoders, "_has_avx512", lambda: True)
+    assert encoders.convolution_format(torch.empty(1, 3, 64, 64), 5) == last
 
 
 def test_start_values_are_glorot_and_zero():

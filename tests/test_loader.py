@@ -64,6 +64,24 @@ def test_processes_share_the_batch_exactly(length):
         assert all(len(share[step]) == 2 for share in shares)
 
 
+@pytest.mark.parametrize("num_processes", [1, 2, 4])
+def test_every_scene_comes_once_an_epoch_whatever_the_processes(num_processes):
+    steps = {"size": 8, "steps": 3}
+    shares = [
+        taken(Numbers(24), **steps, rank=rank, num_processes=num_processes) for rank in range(num_processes)
+    ]
+    assert sorted(chain(*chain(*shares))) == list(range(24))
+
+
+def test_another_number_of_processes_goes_on_in_the_same_order():
+    whole = taken(Numbers(11), 6, 6, seed=3)
+    first = [taken(Numbers(11), 6, 3, seed=3, rank=rank, num_processes=2) for rank in range(2)]
+    later = [taken(Numbers(11), 6, 3, seed=3, first_step=3, rank=rank, num_processes=3) for rank in range(3)]
+    for shares, batches_of_one in ((first, whole[:3]), (later, whole[3:])):
+        for step, batch in enumerate(batches_of_one):
+            assert list(chain(*zip(*(share[step] for share in shares), strict=True))) == batch
+
+
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="`batch_size` .=5. must be a multiple of the 2 processes"):
         next(batches(Numbers(), 5, seed=0, num_processes=2))

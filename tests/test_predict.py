@@ -15,8 +15,11 @@ from pycocotools.coco import COCO
 from torch.nn import functional
 
 import objecthood as oh
+from objecthood.cli import main
 from objecthood.data.images import ImageError, read_image
-from objecthood.predict import coco_masks, enlarge_labels
+from objecthood.models import set_predictor
+from objecthood.predicted_masks import coco_masks, enlarge_labels
+from objecthood.predicted_objects import describe
 
 # pycocotools 2.0 has not followed NumPy 2's `__array__` signature; its pixels are right all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -202,3 +205,88 @@ def test_record_is_json(model, tmp_path):
     oh.predict(model, tmp_path / "x.png", tmp_path / "out", animate=False)
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert list(record["names"]) == ["x"]
+
+
+@pytest.fixture(scope="module")
+def namer():
+    """An untrained set predictor that is sure of the even slots and sees one thing in all of them."""
+    torch.manual_seed(0)
+    model = set_predictor.fast_clevr(resolution=32)
+    read = model.read
+
+    def certain(slots):
+        properties = 0.1 * read(slots)
+        properties[:, :, [4, 5, 8, 17]] = 0.9  # a small yellow rubber sphere
+        properties[:, ::2, 18] += 0.8
+        return properties
+
+    model.read = certain
+    return model
+
+
+def test_objects_in_words(namer, pictures, tmp_path):
+    before = fingerprints(pictures)
+    results = oh.predict(namer, pictures, tmp_path / "out", skip_bad=True)
+    assert fingerprints(pictures) == before
+    for result in results:
+        if result.error:
+            continue
+        assert set(result.files) == {"drawing", "objects", "animation"}
+        height, width = read_image(result.path).shape[:2]
+        facts = json.loads(result.files["objects"].read_text())
+        assert (facts["width"], facts["height"]) == (width, height) and facts["objects"] == result.objects
+        assert sorted(thing["slot"] for thing in result.objects) == [0, 2, 4, 6, 8]
+        confidences = [thing["confidence"] for thing in result.objects]
+        assert confidences == sorted(confidences, reverse=True) and confidences[-1] > 0.5
+        for thing in result.objects:
+            assert thing["name"] == "small yellow rubber sphere" and thing["color"] == "yellow"
+            assert 0 <= thing["pixel"][0] <= width and 0 <= thing["pixel"][1] <= height
+        with Image.open(result.files["drawing"]) as drawing:
+            assert drawing.width * height == drawing.height * width
+            assert min(drawing.size) >= 640 or max(drawing.size) > 1280
+    again = oh.predict(namer, pictures, tmp_path / "out", skip_bad=True, animate=False)
+    assert [result.path for result in again] == [result.path for result in results]
+
+
+def test_objects_are_where_their_slots_look():
+    properties, attention = torch.zeros(3, 19), torch.full((3, 8, 16), 0.01)
+    properties[1, [3, 5, 7, 10, 18]], attention[1, 6, 3] = 1.0, 0.9
+    properties[2, 18], attention[2, :2, 8:] = 0.6, 0.8
+    sure, unsure = describe(properties, attention)
+    assert (sure["slot"], unsure["slot"]) == (1, 2)
+    assert sure["place"] == pytest.approx([3.5 / 16, 6.5 / 8], abs=0.01)
+    assert unsure["place"] == pytest.approx([12 / 16, 1 / 8], abs=0.01)
+    assert sure["position"] == [-3.0, -3.0, -3.0] and sure["name"] == "large gray rubber cube"
+
+
+def test_a_picture_without_objects(tmp_path):
+    model = set_predictor.fast_clevr(resolution=32)
+    torch.nn.init.constant_(model.head[-1].bias, -20.0)
+    checkered(40, 40).save(tmp_path / "x.png")
+    (result,) = oh.predict(model, tmp_path / "x.png", tmp_path / "out", animate=False)
+    assert result.objects == [] and result.files["drawing"].exists()
+
+
+def test_other_models_are_refused(tmp_path, unchecked):
+    with pytest.raises(ValueError, match="a Linear is no model to predict with"):
+        oh.predict(torch.nn.Linear(1, 1), tmp_path, tmp_path / "out")
+
+
+def test_the_command_says_what_it_sees(tmp_path, capsys):
+    recipe = oh.RECIPES["set-clevr-like"]
+    model = recipe.build_model()
+    model.head[-1].bias.data[:] = torch.full((19,), -9.0)
+    model.head[-1].bias.data[[0, 1, 3, 6, 7, 11, 18]] = torch.tensor([0.0, 0.0, 9.0, 9.0, 9.0, 9.0, 9.0])
+    model.head[-1].weight.data.zero_()
+    weights = oh.save(model, recipe, tmp_path / "weights.safetensors")
+    checkered(30, 30).save(tmp_path / "x.png")
+    out = tmp_path / "out"
+    command = ["predict", tmp_path / "x.png", "--weights", weights, "--out", out, "--slots", 3]
+    assert main([str(word) for word in [*command, "--no-animation"]]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-5:] == [
+        f"{tmp_path / 'x.png'}:",
+        *3 * ["  large red metal cube at (0.0, 0.0), confidence 1.00"],
+        f"1 of 1 pictures; written to {out}",
+    ]
+    assert sorted(os.listdir(out)) == ["predictions.json", "x-objects.json", "x-objects.png"]

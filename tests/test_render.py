@@ -222,7 +222,7 @@ def test_scenes_can_be_chosen_resized_and_counted(samples):
 
 
 def test_masks_stay_on_their_objects_when_the_picture_is_halved(samples):
-    """At 2 to 1 the label nearest to a pixel's centre lies a quarter of a pixel off; a score would show it."""
+    """At 2 to 1 the label nearest to a centre lies a quarter of a pixel off; a score would show it."""
     half = ClevrLike(resolution=64)[range(64)]["masks"]
     whole = samples[range(64)]["masks"]
     shifts = []

@@ -342,10 +342,11 @@ def test_grouping_takes_the_number_of_slots_from_the_noise():
 
 
 def test_prior_sees_each_iteration_but_the_last_and_moves_the_next():
-    calls = []
+    calls, alone = [], []
 
-    def prior(attention):
+    def prior(attention, resemblance):
         calls.append(attention)
+        alone.append(resemblance)
         bias = torch.zeros_like(attention)
         bias[:, 1] = 100.0
         return bias
@@ -354,4 +355,6 @@ def test_prior_sees_each_iteration_but_the_last_and_moves_the_next():
     output = module(inputs, slots)
     assert len(calls) == 2 and not any(attention.requires_grad for attention in calls)
     assert torch.equal(calls[0], output.attention[:, 0])
+    torch.testing.assert_close(alone[0], calls[0])  # nothing was added yet
+    assert (calls[1][:, 1] > 0.999).all() and not (alone[1][:, 1] > 0.999).any(), "contents alone"
     assert (output.attention[:, 1:, 1] > 0.999).all() and not (output.attention[:, 0, 1] > 0.999).all()

@@ -16,6 +16,7 @@ import objecthood as oh
 from objecthood import animate
 from objecthood.models import autoencoder
 from objecthood.recipes import Discovery, FastTetrominoes
+from objecthood.stopping import Preempted
 
 SMALL = {"steps": 7, "batch_size": 4, "evaluate_every": 3, "validation_scenes": 4, "test_scenes": 6}
 SMALL |= {"warmup_steps": 2, "precision": "float32"}
@@ -25,6 +26,7 @@ FAST = replace(oh.RECIPES["tetrominoes"], **SMALL)
 GUIDED = replace(
     oh.RECIPES["sprites"], **SMALL | {"resolution": 16, "precision": "bfloat16"}, repulsion_start=-100
 )
+GUARDED = replace(PAPER, gradient_clip=1.0, average=0.9, evaluate_every=100)
 RECIPES = {"paper": PAPER, "fast": FAST, "guided": GUIDED}
 
 
@@ -182,6 +184,118 @@ def test_interrupt_finishes_the_step_and_saves_it(quick, monkeypatch, tmp_path):
         oh.train(PAPER, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000004"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "signals are as they were"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_machine_that_is_wanted_is_given_up_in_order(quick, monkeypatch, tmp_path, number):
+    """The step is finished and saved, even where the signal comes twice; the exit code says: go on later."""
+    plain = Discovery.loss
+
+    def loss(self, model, scenes, step):
+        if step == 3:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+        return plain(self, model, scenes, step)
+
+    monkeypatch.setattr(Discovery, "loss", loss)
+    before = signal.getsignal(number)
+    with pytest.raises(Preempted):
+        oh.train(PAPER, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000004"]
+    assert signal.getsignal(number) == before
+
+
+def poisoned(monkeypatch, poison, steps):
+    """Have `poison` change the second picture, or what it costs, in some steps."""
+    plain = Discovery.loss
+
+    def loss(self, model, scenes, step):
+        if step in steps and len(scenes["image"]) > 1:
+            return poison(plain, self, model, scenes, step)
+        return plain(self, model, scenes, step)
+
+    monkeypatch.setattr(Discovery, "loss", loss)
+
+
+def nan_picture(plain, self, model, scenes, step):
+    scenes["image"][1, 0, 3, 4] = torch.nan
+    return plain(self, model, scenes, step)
+
+
+def infinite_loss(plain, self, model, scenes, step):
+    return plain(self, model, scenes, step) + torch.inf
+
+
+def exploding_gradient(plain, self, model, scenes, step):
+    return plain(self, model, scenes, step) * 1e38 * 1e30
+
+
+@pytest.mark.parametrize("poison", [nan_picture, infinite_loss, exploding_gradient])
+def test_a_step_without_finite_gradient_is_skipped_and_counted(quick, monkeypatch, tmp_path, poison):
+    poisoned(monkeypatch, poison, (0, 2, 3, 5))
+    result = oh.train(GUARDED, tmp_path / "run")
+    assert result["skipped_steps"] == 4 and lines(tmp_path / "run")[-2]["skipped_steps"] == 4
+    kept = load_file(next((tmp_path / "run" / "checkpoints").glob("*7/model.safetensors")))
+    assert all(tensor.isfinite().all() for tensor in [*kept.values(), *weights(tmp_path / "run").values()])
+
+
+def test_a_skipped_step_leaves_everything_as_it_was(quick, monkeypatch, tmp_path):
+    with monkeypatch.context() as patched:
+        poisoned(patched, nan_picture, (1, 2))
+        oh.train(replace(GUARDED, steps=3), tmp_path / "skipped")
+    oh.train(replace(GUARDED, steps=1), tmp_path / "one")
+    assert same(weights(tmp_path / "skipped"), weights(tmp_path / "one"))
+
+
+def test_three_skipped_steps_in_a_row_name_the_culprits(quick, monkeypatch, tmp_path):
+    poisoned(monkeypatch, nan_picture, (3, 4, 5))
+    with pytest.raises(FloatingPointError) as caught:
+        oh.train(GUARDED, tmp_path / "run", checkpoint_every=3)
+    told = str(caught.value)
+    assert "\n" not in told and "the last of them step 5; pictures to blame" in told
+    assert "(indices in the training data): 21;" in told, "the second of the fourth batch of four"
+    assert "encoder.convolutions.0.weight" in told and told.count("and ") and "more" in told
+    kept = load_file(tmp_path / "run" / "checkpoints" / "step_00000003" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+
+
+def test_skipped_steps_are_counted_on_after_a_stop(quick, monkeypatch, tmp_path):
+    def poison_and_stop(plain, self, model, scenes, step):
+        if step == 4:
+            interrupt()
+        return nan_picture(plain, self, model, scenes, step)
+
+    poisoned(monkeypatch, poison_and_stop, (1, 4, 6))
+    with pytest.raises(KeyboardInterrupt):
+        oh.train(GUARDED, tmp_path / "run")
+    assert oh.train(GUARDED, tmp_path / "run", resume=True)["skipped_steps"] == 3
+
+
+class FewLines(Discovery):
+    """A loss that is compiled in seconds: slots from noise, one convolution."""
+
+    def loss(self, model, scenes, step):
+        slots = model.grouping.initial_slots(len(scenes["image"]))
+        return model.encoder.convolutions[0](scenes["image"]).square().mean() + (slots - 1).square().mean()
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler (g++)")
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about code that is not ours
+def test_a_compiled_loss_gives_the_same_weights(quick, unchecked, tmp_path):
+    """And the same noise."""
+    recipe = FewLines(**{key: value for key, value in PAPER.to_dict().items() if key != "task"})
+    plain = oh.train(recipe, tmp_path / "plain")
+    compiled = oh.train(recipe, tmp_path / "compiled", compile=True)
+    assert compiled["compile"] and not plain["compile"]
+    one, other = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
+    assert max((one[name] - other[name]).abs().max().item() for name in one) <= 1e-6
+    assert not torch.equal(*(tensors["grouping.initial_slots.slots_mu"] for tensors in (one, before(recipe))))
+
+
+def before(recipe):
+    """The weights that training begins with."""
+    torch.manual_seed(recipe.seed)
+    return recipe.build_model().state_dict()
 
 
 def test_a_damaged_checkpoint_costs_steps_not_the_run(quick, monkeypatch, tmp_path, capsys):

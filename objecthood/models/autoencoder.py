@@ -75,10 +75,11 @@ class SlotAutoencoder(nn.Module):
         encoder: ConvEncoder,
         grouping: Grouping,
         decoder: SpatialBroadcastDecoder | PatchDecoder,
-        view: Callable[[Tensor], Tensor] = symmetric,
+        view: Callable[..., Tensor] = symmetric,
     ):
         super().__init__()
         self.encoder, self.grouping, self.decoder, self.view = encoder, grouping, decoder, view
+        self.mix: Callable[..., tuple[Tensor, Tensor]] | None = None  # set by `nn.kernels.fuse`
 
     @property
     def resolution(self) -> int:
@@ -112,15 +113,18 @@ class SlotAutoencoder(nn.Module):
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
         attention = attention.unflatten(-1, grid)
         painting = self.decoder(slots, attention[:, -1])
-        masks = painting.mask_logits.float().softmax(dim=1)
         appearance = painting.appearance.float()
-        reconstruction = (masks[:, :, None] * appearance).sum(dim=1)
+        if self.mix is not None:
+            reconstruction, masks = self.mix(painting.appearance, painting.mask_logits)
+        else:
+            masks = painting.mask_logits.float().softmax(dim=1)
+            reconstruction = (masks[:, :, None] * appearance).sum(dim=1)
         return Discovery(from_symmetric(reconstruction), from_symmetric(appearance), masks, slots, attention)
 
 
 def from_symmetric(image: Tensor) -> Tensor:
     """[-1, 1] units to [0, 1], in one pass over memory."""
-    return torch.add(image.new_tensor(0.5), image, alpha=0.5)
+    return torch.add(image.new_full((), 0.5), image, alpha=0.5)  # full: born on the device, nothing is sent
 
 
 def clevr(num_slots: int = 7) -> SlotAutoencoder:
@@ -169,7 +173,7 @@ def fast_sprites(
     num_slots: int = 6,
     resolution: int = 64,
     compactness: float = 1.0,
-    repulsion: float = 6.0,
+    repulsion: float = 15.0,
     rehome: bool = False,
     attention_guided: bool = True,
     without_shading: bool = False,

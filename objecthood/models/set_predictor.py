@@ -4,7 +4,8 @@ Locatello et al., "Object-Centric Learning with Slot Attention", NeurIPS 2020 (a
 and appendix E.3. Trained with properties as labels; which slot answers for which object is left to
 assignment.
 
-Differences from the paper: none in `clevr`; `fast_clevr` has other strides and learned slots.
+Differences from the paper: none in `clevr`; `fast_clevr` has other strides, smaller kernels, learned slots,
+and a head for features.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from objecthood.nn import ConvEncoder, GaussianSlots, Grouping, LearnedSlots, SlotAttention
-from objecthood.nn.encoders import check_pictures
+from objecthood.nn.encoders import SameConv2d, check_pictures
 from objecthood.nn.initialization import glorot
 from objecthood.nn.views import symmetric
 
@@ -39,6 +41,8 @@ class SetPredictor(nn.Module):
         grouping: features to slots.
         num_properties: outputs of each slot (CLEVR: 19).
         resolution: side of the pictures, in pixels.
+        feature_dim: size of a feature, where features are to be read as well (variant, for training alone:
+            see `read_features`); 0: they are not.
 
     Example:
         >>> import torch
@@ -50,7 +54,14 @@ class SetPredictor(nn.Module):
     encoder: ConvEncoder
     grouping: Grouping
 
-    def __init__(self, encoder: ConvEncoder, grouping: Grouping, num_properties: int, resolution: int):
+    def __init__(
+        self,
+        encoder: ConvEncoder,
+        grouping: Grouping,
+        num_properties: int,
+        resolution: int,
+        feature_dim: int = 0,
+    ):
         super().__init__()
         self.encoder, self.grouping, self.resolution = encoder, grouping, resolution
         self.head = nn.Sequential(
@@ -58,6 +69,7 @@ class SetPredictor(nn.Module):
             nn.ReLU(),
             glorot(nn.Linear(self.slot_dim, num_properties)),
         )
+        self.feature_head = nn.Linear(feature_dim, num_properties) if feature_dim else None
 
     @property
     def num_slots(self) -> int:
@@ -80,11 +92,67 @@ class SetPredictor(nn.Module):
 
         `noise` (standard normal) is what Gaussian slots start from; drawn unless given.
         """
+        return self.group(self.encode(images), num_slots, iterations, noise)
+
+    def encode(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch grid_height grid_width feature_dim"]:
+        """Features of `images` in [0, 1]."""
         check_pictures(images, self.resolution)
-        features = self.encoder(symmetric(images).contiguous(memory_format=torch.channels_last))
+        return self.encoder(symmetric(images).contiguous(memory_format=torch.channels_last))
+
+    def group(
+        self,
+        features: Float[Tensor, "batch grid_height grid_width feature_dim"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        noise: Float[Tensor, "batch slots slot_dim"] | None = None,
+    ) -> SetPrediction:
+        """What slots make of features; arguments as in `forward`."""
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
-        properties = self.head(slots).float().sigmoid()
-        return SetPrediction(properties, slots, attention.unflatten(-1, features.shape[1:3]))
+        return SetPrediction(self.read(slots), slots, attention.unflatten(-1, features.shape[1:3]))
+
+    def read_features(
+        self,
+        features: Float[Tensor, "batch grid_height grid_width feature_dim"],
+        places: Float[Tensor, "batch objects 2"],
+    ) -> Float[Tensor, "batch objects properties"]:
+        """What the features at `places` (see `at_places`) say is there, in [0, 1]."""
+        assert self.feature_head is not None, "built without `feature_dim`"
+        return self.feature_head(at_places(features.permute(0, 3, 1, 2), places)).float().sigmoid()
+
+    def every_iteration(
+        self, features: Float[Tensor, "batch grid_height grid_width feature_dim"]
+    ) -> list[SetPrediction]:
+        """What the slots of each iteration make of features, with the gradient through all iterations.
+
+        For losses on the way (variant; as the decoder layers of Carion et al. 2020, arXiv 2005.12872). Slot
+        attention is called for one iteration at a time, so its prior and kind of gradient have no say.
+        """
+        inputs, grid = features.flatten(1, 2), features.shape[1:3]
+        slots, answers = self.grouping.initial_slots(len(inputs)), []
+        for _ in range(self.grouping.slot_attention.iterations):
+            slots, attention = self.grouping.slot_attention(inputs, slots, iterations=1)
+            answers.append(SetPrediction(self.read(slots), slots, attention.unflatten(-1, grid)))
+        return answers
+
+    def read(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, "batch slots properties"]:
+        """The properties, in [0, 1], that slots stand for."""
+        return self.head(slots).float().sigmoid()
+
+
+def at_places(
+    maps: Float[Tensor, "batch channels rows columns"], places: Float[Tensor, "batch objects 2"]
+) -> Float[Tensor, "batch objects channels"]:
+    """What maps hold at `places` (across, down; -1 to 1 from border to border), bilinear.
+
+    Example:
+        >>> at_places(torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[0.5, 0.0], [0.0, 0.0]]]))
+        tensor([[[1.0000],
+                 [0.5000]]])
+    """
+    found = F.grid_sample(maps.float(), places[:, :, None], padding_mode="border", align_corners=False)
+    return found[..., 0].transpose(1, 2)
 
 
 def clevr(num_slots: int = 10, resolution: int = 128) -> SetPredictor:
@@ -97,12 +165,15 @@ def clevr(num_slots: int = 10, resolution: int = 128) -> SetPredictor:
     )
 
 
-def fast_clevr(num_slots: int = 10, resolution: int = 64) -> SetPredictor:
-    """A cheaper relative: half the picture's side in features at once, learned slots with bi-level
-    gradient."""
+def fast_clevr(num_slots: int = 10, resolution: int = 128, read_features: bool = True) -> SetPredictor:
+    """A cheaper relative: features of an eighth of the picture's side, learned slots, and, with
+    `read_features`, the head that trains features by what is seen at their places."""
+    encoder = ConvEncoder(channels=64, feature_dim=64, strides=(4, 2, 1, 1), kernel=3)
+    encoder.convolutions[0] = SameConv2d(3, 64, kernel=5, stride=4)  # one of 3 would skip every 4th pixel
     return SetPredictor(
-        ConvEncoder(channels=64, feature_dim=64, strides=(2, 1, 1, 1)),
-        Grouping(LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, gradient="bilevel")),
+        encoder,
+        Grouping(LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3)),
         num_properties=19,
         resolution=resolution,
+        feature_dim=64 if read_features else 0,
     )

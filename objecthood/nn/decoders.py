@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from objecthood.nn.encoders import SameConv2d
+from objecthood.nn.encoders import SameConv2d, convolution_format
 from objecthood.nn.initialization import glorot
 from objecthood.nn.positions import PositionEmbedding, border_distances
 
@@ -95,7 +95,11 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, image: Float[Tensor, "batch in_channels height width"]) -> Tensor:  # type: ignore[override]
         """[batch, out_channels, height * stride, width * stride]"""
         height, width = image.shape[-2] * self.stride[0], image.shape[-1] * self.stride[1]
-        return super().forward(image)[..., :height, :width]
+        layout = convolution_format(image, self.kernel_size[0])
+        image, weight = image.contiguous(memory_format=layout), self.weight.contiguous(memory_format=layout)
+        return F.conv_transpose2d(
+            image, weight, self.bias, self.stride, (self.kernel_size[0] - self.stride[0]) // 2
+        )[..., :height, :width]
 
 
 class BroadcastConv2d(SameConv2d):
@@ -110,13 +114,17 @@ class BroadcastConv2d(SameConv2d):
     def forward(  # type: ignore[override]
         self, slots: Float[Tensor, "batch channels"], positions: Float[Tensor, "channels height width"]
     ) -> Float[Tensor, "batch out_channels height width"]:
-        """The convolution of `slots[:, :, None, None] + positions`, laid out channels last."""
+        """The convolution of `slots[:, :, None, None] + positions`, laid out as the next one wants it."""
         side, (height, width) = self.kernel_size[0], positions.shape[1:]
         if min(height, width) < side - 1:  # opposite borders hide taps of the same position
             return super().forward(slots[:, :, None, None] + positions)
         visible = visible_taps(side).to(self.weight)
         kernels = torch.einsum("oiyx,ay,bx->aboi", self.weight, visible, visible)
         response = F.linear(slots, kernels.flatten(0, 2)).view(len(slots), side, side, -1)
+        if convolution_format(positions[None], side) == torch.contiguous_format:
+            response = response.permute(0, 3, 1, 2).contiguous()
+            response = stretch_middle(stretch_middle(response, height, dim=2), width, dim=3)
+            return response + super().forward(positions[None])
         response = stretch_middle(stretch_middle(response, height, dim=1), width, dim=2)
         shared = super().forward(positions[None]).permute(0, 2, 3, 1)
         return (response + shared).permute(0, 3, 1, 2)
@@ -186,8 +194,8 @@ class PatchDecoder(nn.Module):
 
 def as_painting(canvas: Float[Tensor, "paintings 4 height width"], num_slots: int) -> Painting:
     """RGB and mask logit of a decoder's four channels, for each slot."""
-    canvas = canvas.unflatten(0, (-1, num_slots))
-    return Painting(canvas[:, :, :3], canvas[:, :, 3])
+    appearance, mask_logits = canvas.unflatten(0, (-1, num_slots)).split([3, 1], dim=2)
+    return Painting(appearance, mask_logits.squeeze(2))
 
 
 def visible_taps(side: int) -> Float[Tensor, "places taps"]:

@@ -41,7 +41,7 @@ class GaussianSlots(nn.Module):
         """mean + deviation * `noise`; without `noise` (standard normal) it is drawn, from the global
         generator."""
         shape = (batch_size, self.num_slots if num_slots is None else num_slots, self.dim)
-        noise = self.slots_mu.new_empty(shape).normal_() if noise is None else check_noise(noise, shape)
+        noise = draw_noise(self.slots_mu, shape) if noise is None else check_noise(noise, shape)
         return self.slots_mu + self.slots_log_sigma.exp() * noise
 
 
@@ -75,11 +75,23 @@ class LearnedSlots(nn.Module):
         if num_slots <= num_learned:
             return slots
         shape = (batch_size, num_slots, self.dim)
-        noise = self.queries.new_empty(shape).normal_() if noise is None else check_noise(noise, shape)
+        noise = draw_noise(self.queries, shape) if noise is None else check_noise(noise, shape)
         correction = min(1, num_learned - 1)  # a single query has no sample deviation: 0 then, not nan
         mean = self.queries.mean(dim=1, keepdim=True)
         deviation = self.queries.std(dim=1, keepdim=True, correction=correction)
         return torch.cat([slots, mean + deviation * noise[:, num_learned:]], dim=1)
+
+
+def draw_noise(like: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Standard normal noise [batch, slots, dim], from the global generator, on the device of `like`.
+
+    Processes that share a batch (`torch.distributed`) draw for all of it, and each keeps what belongs to its
+    pictures, every n-th: with one seed for all, noise does not depend on their number.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return like.new_empty(shape).normal_()
+    count = torch.distributed.get_world_size()
+    return like.new_empty((shape[0] * count, *shape[1:])).normal_()[torch.distributed.get_rank() :: count]
 
 
 def check_noise(noise: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -1,9 +1,9 @@
-"""What a slot may prefer between iterations: to be compact in space, and unlike its heavier twin.
+"""What a slot may prefer between iterations: to be compact in space, and to be one thing.
 
-A prior looks at the attention of one iteration and returns what to add to the logits of the next. It is a
-variant, not part of the paper's method: plain attention compares contents only, so that surplus slots
-duplicate objects and objects of one colour share a slot; see docs on how the sprites recipe came about.
-Nothing here carries gradient.
+A prior looks at the attention of one iteration and at what contents alone would say, and returns what to add
+to the logits of the next. It is a variant, not part of the paper's method: plain attention compares contents
+only, so that surplus slots share objects and objects of one colour share a slot; see results/tries.md on how
+it came about. Nothing here carries gradient.
 """
 
 from __future__ import annotations
@@ -13,41 +13,50 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from objecthood.nn.positions import coordinate_grid
+from objecthood.nn.shapes import Moments, best_cut, division_gain, moments, strip_table
 
 
 class CompactPrior(nn.Module):
-    """Slots as Gaussian blobs in the picture, minus a penalty for slots that repeat a heavier one.
+    """Slots as Gaussian blobs in the picture, united where two share one thing, divided where one holds two.
 
     With p the centroid of a slot's attention and v its mean variance per axis, position g of the grid gets
     `compactness * (-|g - p|^2 / (2 v) - log v)`: the logarithm of an isotropic Gaussian, as in expectation
-    maximisation. A slot whose attention has cosine c > 0.5 with a slot of larger mass loses
-    `repulsion * (c - 0.5) / 0.5` everywhere. And where one slot holds two things apart while another holds
-    nothing, the empty one is handed the farther thing (`rehoming`), once per iteration.
+    maximisation; the heaviest slot, the background, gets a uniform density. A slot that looks like a heavier
+    one, and together with it makes one compact thing, loses up to `repulsion` everywhere (`merging`). Where
+    one slot holds two things while another holds nothing, the empty one is handed the lighter thing
+    (`dividing`), one per iteration. These are the steps of expectation maximisation with split and merge
+    (Ueda et al. 2000).
 
     Args:
         grid: rows and columns of the inputs that attention runs over.
         compactness: weight of the Gaussian (0: none).
-        repulsion: weight of the penalty (0: none); `ramp`, in [0, 1], scales it so that training can begin
-        without.
+        repulsion: what a slot loses that repeats a heavier one (0: none); `ramp`, in [0, 1], scales it so
+            that training can begin without.
         rehome: whether empty slots are handed part of what another slot holds.
     """
 
     ramp: Tensor
     places: Tensor
+    strips: Tensor
 
     def __init__(
-        self, grid: tuple[int, int], compactness: float = 1.0, repulsion: float = 6.0, rehome: bool = False
+        self, grid: tuple[int, int], compactness: float = 1.0, repulsion: float = 15.0, rehome: bool = False
     ):
         super().__init__()
         self.rehome = rehome
         self.grid, self.compactness, self.repulsion = grid, compactness, repulsion
         self.register_buffer("places", coordinate_grid(*grid).flatten(0, 1), persistent=False)
+        self.register_buffer("strips", strip_table(grid), persistent=False)
         self.register_buffer("ramp", torch.ones(()))
 
     @torch.no_grad()
-    def forward(self, attention: Float[Tensor, "batch slots inputs"]) -> Float[Tensor, "batch slots inputs"]:
-        """What to add to the next logits, given the attention [batch, slots, rows * columns] of this
-        iteration."""
+    def forward(
+        self,
+        attention: Float[Tensor, "batch slots inputs"],
+        resemblance: Float[Tensor, "batch slots inputs"],
+    ) -> Float[Tensor, "batch slots inputs"]:
+        """What to add to the next logits [batch, slots, rows * columns], given this iteration's attention,
+        and the same without what was added to its logits."""
         if attention.shape[-1] != len(self.places):
             raise ValueError(
                 f"CompactPrior was built for a grid of {self.grid[0]} x {self.grid[1]} inputs; got "
@@ -57,8 +66,8 @@ class CompactPrior(nn.Module):
         heaviest = attention.sum(dim=-1).argmax(dim=1)[:, None, None].expand(-1, 1, density.shape[-1])
         bias = self.compactness * density.scatter(1, heaviest, _EVERYWHERE)
         if self.repulsion:
-            bias = bias - self.ramp * self.repulsion * duplication(attention)[..., None]
-        return bias + rehoming(attention, self.places) if self.rehome else bias
+            bias = bias - self.ramp * self.repulsion * merging(attention, resemblance, self.places)[..., None]
+        return bias + dividing(attention, self.places, self.strips) if self.rehome else bias
 
 
 def gaussian_logits(
@@ -78,62 +87,77 @@ def gaussian_logits(
     return -distance / (2 * variance[..., None]) - variance.log()[..., None]
 
 
-def duplication(attention: Float[Tensor, "batch slots inputs"]) -> Float[Tensor, "batch slots"]:
-    """How much each slot repeats a heavier one: (cosine - 0.5) / 0.5 clamped to [0, 1], the largest over
-    these."""
-    unit = attention / attention.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    mass = attention.sum(dim=-1)
-    is_heavier = mass[:, None, :] > mass[:, :, None]
-    cosine = (unit @ unit.transpose(1, 2)).masked_fill(~is_heavier, 0)
-    return ((cosine.amax(dim=-1) - 0.5) / 0.5).clamp(0, 1)
+def merging(
+    attention: Float[Tensor, "batch slots inputs"],
+    resemblance: Float[Tensor, "batch slots inputs"],
+    places: Float[Tensor, "inputs 2"],
+) -> Float[Tensor, "batch slots"]:
+    """How much, in [0, 1], each slot should leave what it holds to a heavier one, the largest over these.
+
+    Slots look alike where contents alone leave them undecided: (cosine of their `resemblance` - 0.2) / 0.8.
+    That counts with the background (the heaviest slot) in any case, and between two other slots if what they
+    hold makes one thing: its `division_gain` is small, and it is not as large as a background.
+    """
+    unit = resemblance / resemblance.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    alike = ((unit @ unit.transpose(1, 2) - _ALIKE) / (1 - _ALIKE)).clamp(0, 1)
+    shape = moments(attention * (attention > _SHARE), places)
+    one = Moments(shape.mass[:, :, None], shape.first[:, :, None], shape.second[:, :, None])
+    other = Moments(shape.mass[:, None], shape.first[:, None], shape.second[:, None])
+    is_one_thing = division_gain(one, other, len(places)) < _GAIN_OF_ONE
+    is_one_thing &= one.mass + other.mass < _LARGEST_THING * len(places)
+    is_background = torch.zeros_like(shape.mass, dtype=torch.bool)
+    is_background = is_background.scatter(1, shape.mass.argmax(dim=1, keepdim=True), True)
+    counts = (is_one_thing & ~is_background[:, :, None]) | is_background[:, None]
+    is_heavier = other.mass > one.mass
+    return alike.masked_fill(~(counts & is_heavier), 0).amax(dim=-1)
 
 
-def rehoming(
-    attention: Float[Tensor, "batch slots inputs"], places: Float[Tensor, "inputs 2"]
+def dividing(
+    attention: Float[Tensor, "batch slots inputs"],
+    places: Float[Tensor, "inputs 2"],
+    strips: Float[Tensor, "inputs directions strips"],
 ) -> Float[Tensor, "batch slots inputs"]:
-    """What hands part of the most scattered slot to an empty one: large numbers there, zero elsewhere.
+    """What hands the lighter of two things in one slot to an empty slot: large numbers there, zero elsewhere.
 
-    A slot holds the inputs of which it has more than half. Scatter is its variance in space over that of a
-    disc of the same area: 1 for a disc, 1.05 for a square, 1.25 for an ellipse twice as long as wide, far
-    more for two things apart. The heaviest slot (the background) is never divided. The part that moves lies
-    around the held place farthest from the centre of what is held, in a disc of half the area; this is the
-    split step of expectation maximisation with split and merge (Ueda et al. 2000), guided by shape alone.
+    A slot holds the inputs of which it has more than half. The slot whose `best_cut` scores
+    highest is divided, if that is enough; never the heaviest (the background), nor one as large as a
+    background.
     """
     held = attention * (attention > 0.5)
     mass = held.sum(dim=-1)
-    area = mass / len(places)
-    centre = (held @ places) / mass.clamp_min(1e-12)[..., None]
-    squares = places.square().sum(dim=-1)
-    variance = ((held @ squares) / mass.clamp_min(1e-12) - centre.square().sum(dim=-1)) / 2
-    divisible = (mass > _SMALLEST_SPLIT) & (area < _LARGEST_THING)
-    scatter = torch.where(divisible, variance * 4 * torch.pi / area.clamp_min(1e-12), 0.0)
-    heaviest = mass.argmax(dim=1, keepdim=True)
-    largest_scatter, parent = scatter.scatter(1, heaviest, 0.0).max(dim=1, keepdim=True)
+    score, lighter_side = best_cut(held, places, strips, _SMALLEST_PART)
+    score = score.masked_fill(mass > _LARGEST_THING * len(places), -torch.inf)
+    score = score.scatter(1, mass.argmax(dim=1, keepdim=True), -torch.inf)
+    highest, parent = score.max(dim=1, keepdim=True)
     smallest_mass, child = mass.min(dim=1, keepdim=True)
-    wanted = (largest_scatter > _LARGEST_SCATTER) & (smallest_mass < _EMPTY)
+    wanted = (highest > _TWO_THINGS) & (smallest_mass < _EMPTY)
 
-    of_parent = held.gather(1, parent[..., None].expand(-1, -1, held.shape[-1])).squeeze(1)
-    centre = centre.gather(1, parent[..., None].expand(-1, -1, 2))
-    distance = (places - centre).square().sum(dim=-1)
-    seed = places[(distance * (of_parent > 0)).argmax(dim=1)][:, None]
-    radius_squared = area.gather(1, parent) / 2 / torch.pi
-    moved = ((places - seed).square().sum(dim=-1) < 2 * radius_squared) & (of_parent > 0) & wanted
-    bias = torch.zeros_like(attention)
-    return bias.scatter(
-        1, child[..., None].expand(-1, -1, bias.shape[-1]), _CERTAIN * moved[:, None].to(bias)
-    )
+    def at(slot: Tensor) -> Tensor:
+        return slot[..., None].expand(-1, -1, held.shape[-1])
+
+    moved = wanted[..., None] & lighter_side.gather(1, at(parent)) & (held.gather(1, at(parent)) > 0)
+    return torch.zeros_like(attention).scatter(1, at(child), _CERTAIN * moved.to(attention))
 
 
-_EVERYWHERE = 3.0
+_EVERYWHERE = 2.5
 """Log density of the background slot: that of a uniform distribution, log(2 pi) = 1.8 in these units, and
 about the logarithm of how many more places it holds than another slot."""
-_SMALLEST_SPLIT = 12
-"""Inputs that a slot must hold to be divided: less is noise."""
+_ALIKE = 0.2
+"""Cosine from which slots begin to look alike."""
+_SHARE = 0.2
+"""Attention from which an input counts for a slot's shape: a long faint tail would scatter any."""
+_GAIN_OF_ONE = 0.1
+"""`division_gain` below which two parts are one thing: -0.3 for halves of a disc or a square, -1 for two
+slots that share it, 0.04 for halves of a rectangle of 3 to 2, 0.5 for two discs that touch."""
+_TWO_THINGS = 0.5
+"""Score of `best_cut` above which a slot holds two: about 0 for a disc or a square, 0.4 for a crescent, an L
+or a rectangle of 2 to 1, 0.6 for a small disc that touches a large one, 1 and more for two discs that
+touch."""
 _LARGEST_THING = 0.2
 """Share of the picture above which a slot holds background, not things."""
+_SMALLEST_PART = 5.0
+"""Inputs that a part must keep: less is noise."""
 _EMPTY = 3
 """Inputs below which a slot counts as empty."""
-_LARGEST_SCATTER = 1.7
-"""Above what a heart half covered by another sprite reaches."""
 _CERTAIN = 50.0
 """A difference in logits that no content outweighs."""

@@ -62,7 +62,8 @@ class SlotAttention(nn.Module):
             through the last and straight through to the initial slots ("bilevel": Jia et al. 2023, BO-QSA,
             arXiv 2210.08990).
         prior: what a slot may prefer between iterations (see `nn.priors`): called with the detached attention
-            [batch, slots, inputs] of one iteration, returns what to add to the logits of the next.
+            [batch, slots, inputs] of one iteration and the same without any prior, returns what to add to the
+            logits of the next.
         epsilon: added to the attention before the weighted mean (reference: 1e-8).
         norm_epsilon: of the three layer norms (reference, Keras' default: 1e-3).
 
@@ -84,7 +85,7 @@ class SlotAttention(nn.Module):
         hidden_dim: int = 128,
         *,
         gradient: Gradient = "full",
-        prior: Callable[[Tensor], Tensor] | None = None,
+        prior: Callable[[Tensor, Tensor], Tensor] | None = None,
         epsilon: float = 1e-8,
         norm_epsilon: float = 1e-3,
     ):
@@ -93,6 +94,7 @@ class SlotAttention(nn.Module):
             raise ValueError(f"`gradient` (={gradient!r}) must be one of {', '.join(get_args(Gradient))}")
         self.input_dim, self.slot_dim = input_dim, slot_dim
         self.iterations, self.gradient, self.prior, self.epsilon = iterations, gradient, prior, epsilon
+        self.attend: Callable[..., tuple[Tensor, Tensor]] | None = None  # set by `nn.kernels.fuse`
         self.norm_inputs = nn.LayerNorm(input_dim, eps=norm_epsilon)
         self.norm_slots = nn.LayerNorm(slot_dim, eps=norm_epsilon)
         self.norm_mlp = nn.LayerNorm(slot_dim, eps=norm_epsilon)
@@ -125,7 +127,9 @@ class SlotAttention(nn.Module):
         keys, values = self.project_k(inputs), self.project_v(inputs)
         # 16 bits cannot carry the competition: 1e-8 vanishes beside 1/slots and near-ties round to ties.
         with torch.autocast(inputs.device.type, enabled=False):
-            keys, values, slots = (at_least_float32(tensor) for tensor in (keys, values, slots))
+            slots = at_least_float32(slots)
+            if self.attend is None or mask is not None:  # the fused kernel widens them on the chip
+                keys, values = at_least_float32(keys), at_least_float32(values)
             initial, bias, attentions = slots, None, []
             for iteration in range(iterations):
                 is_last = iteration == iterations - 1
@@ -133,11 +137,12 @@ class SlotAttention(nn.Module):
                     slots = slots.detach()
                     if self.gradient == "bilevel":
                         slots = slots + (initial - initial.detach())  # adds 0: the same slots to the bit
+                before = slots
                 with torch.set_grad_enabled(torch.is_grad_enabled() and (is_last or self.gradient == "full")):
                     slots, attention = self.step(slots, keys, values, bias, mask)
                 attentions.append(attention)
                 if self.prior is not None and not is_last:
-                    bias = self.prior(attention.detach())
+                    bias = self.prior(attention.detach(), self.resemblance(before, keys))
         return SlotAttentionOutput(slots, torch.stack(attentions, dim=1))
 
     def step(
@@ -150,14 +155,27 @@ class SlotAttention(nn.Module):
     ) -> tuple[Float[Tensor, "batch slots slot_dim"], Float[Tensor, "batch slots inputs"]]:
         """One iteration: the slots after it, and the attention (softmax over slots) in it."""
         queries = self.project_q(self.norm_slots(slots)) * self.slot_dim**-0.5
-        logits = queries @ keys.transpose(1, 2)
-        attention = (logits if bias is None else logits + bias).softmax(dim=1)
-        weights = attention + self.epsilon
-        if mask is not None:
-            attention, weights = attention * mask[:, None], weights * mask[:, None]
-        updates = (weights @ values) / weights.sum(dim=-1, keepdim=True)
+        if self.attend is not None and mask is None:
+            updates, attention = self.attend(queries, keys, values, bias, self.epsilon)
+        else:
+            logits = queries @ keys.transpose(1, 2)
+            attention = (logits if bias is None else logits + bias).softmax(dim=1)
+            weights = attention + self.epsilon
+            if mask is not None:
+                attention, weights = attention * mask[:, None], weights * mask[:, None]
+            updates = (weights @ values) / weights.sum(dim=-1, keepdim=True)
         slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
         return slots + self.mlp(self.norm_mlp(slots)), attention
+
+    @torch.no_grad()
+    def resemblance(
+        self,
+        slots: Float[Tensor, "batch slots slot_dim"],
+        keys: Float[Tensor, "batch inputs slot_dim"],
+    ) -> Float[Tensor, "batch slots inputs"]:
+        """Attention as contents alone would have it: without what a prior added to the logits."""
+        queries = self.project_q(self.norm_slots(slots)) * self.slot_dim**-0.5
+        return (queries @ keys.to(queries.dtype).transpose(1, 2)).softmax(dim=1)
 
     def _check_shapes(self, inputs: Tensor, slots: Tensor, iterations: int, mask: Tensor | None) -> None:
         wrong = (

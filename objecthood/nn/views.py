@@ -1,37 +1,92 @@
 """What of a picture matters: the paper's [-1, 1] units, or colours from which shading is taken out.
 
 A view is applied to the picture before the encoder, and to picture and reconstruction before they are
-compared.
+compared: `view(picture)`, `view(reconstruction, picture)`.
 
 Illumination changes how bright a surface is far more than its chromaticity (the dichromatic reflection model,
-Shafer 1985): a model that must reproduce every brightness cuts a sphere into its light and its dark half.
-Variant, not part of the paper's method.
+Shafer 1985): a model that must reproduce every brightness cuts a sphere into its light and its dark half, and
+the ground where the lamps shine. Variant, not part of the paper's method.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
-def symmetric(image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
-    """[0, 1] to [-1, 1], as in the reference."""
+def symmetric(
+    image: Float[Tensor, "batch 3 height width"],
+    reference: Float[Tensor, "batch 3 height width"] | None = None,
+) -> Float[Tensor, "batch 3 height width"]:
+    """[0, 1] to [-1, 1], as in the reference implementation; `reference` is not used."""
     return image * 2 - 1
 
 
-def shading_free(image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
-    """Two opponent chromaticities, and luma of grey places only, each about [-1, 1] for pictures in [0, 1].
+def shading_free(
+    image: Float[Tensor, "batch 3 height width"],
+    reference: Float[Tensor, "batch 3 height width"] | None = None,
+) -> Float[Tensor, "batch 3 height width"]:
+    """Two opponent chromaticities, and how much grey places are brighter than the ground; about [-1.5, 1.5].
 
     With s = red + green + blue + 0.2: 6 (red - green) / s, 6 (blue - (red + green) / 2) / s, and
-    2.4 (luma - 0.45) exp(-(saturation / 0.2)^2), saturation = (max - min) / (max + 0.15). Grey things on grey
-    ground have nothing but luma to tell them; coloured things have no luma to be cut by.
+    2.5 (luma - ground) exp(-(saturation / 0.2)^2), saturation = (max - min) / (max + 0.15), ground the
+    `ground_luma` of `reference` (the image itself unless given). Grey things on grey ground have nothing but
+    luma to tell them; coloured things have no luma to be cut by.
     """
+    ground = ground_luma(image if reference is None else reference)
     image = image.clamp(0, 1)
     red, green, blue = image.unbind(dim=1)
     total = red + green + blue + 0.2
-    largest, smallest = image.amax(dim=1), image.amin(dim=1)
-    saturation = (largest - smallest) / (largest + 0.15)
-    luma = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601
-    grey = 2.4 * (luma - 0.45) * torch.exp(-((saturation / 0.2) ** 2))
+    grey = 2.5 * (luma(image) - ground) * torch.exp(-((saturation(image) / 0.2) ** 2))
     return torch.stack([grey, 6 * (red - green) / total, 6 * (blue - (red + green) / 2) / total], dim=1)
+
+
+@torch.no_grad()
+def ground_luma(
+    image: Float[Tensor, "batch 3 height width"], rounds: int = 3
+) -> Float[Tensor, "batch height width"]:
+    """The luma of an evenly lit grey ground: a quadratic of the position, fitted to most of what is grey.
+
+    Least squares over unsaturated pixels, in `rounds`; after the first, pixels count by how close they lie
+    (a Gaussian of deviation 0.06 / sqrt(2)), so that grey objects and shadows do not bend it. Carries no
+    gradient.
+
+    Example:
+        >>> light = torch.linspace(0.3, 0.6, 16).expand(1, 3, 16, 16).clone()
+        >>> light[..., 4:7, 4:7] = 0.1
+        >>> (ground_luma(light)[0, 5] - light[0, 0, 0]).abs().max().item() < 0.01
+        True
+    """
+    image = image.float().clamp(0, 1)
+    bright = luma(image).flatten(1)
+    is_grey = torch.exp(-((saturation(image) / 0.1) ** 2)).flatten(1)
+    terms = quadratic_terms(*image.shape[-2:]).to(image)
+    weight, ridge = is_grey, 1e-3 * torch.eye(6, device=image.device)
+    for _ in range(rounds):
+        weighted = (terms * weight[..., None]).transpose(1, 2)
+        factors = torch.linalg.solve(weighted @ terms + ridge, weighted @ bright[..., None])
+        ground = (terms @ factors)[..., 0]
+        weight = is_grey * torch.exp(-(((bright - ground) / 0.06) ** 2))
+    return ground.view_as(image[:, 0])
+
+
+@cache
+def quadratic_terms(height: int, width: int) -> Float[Tensor, "places 6"]:
+    """1, x, y, x^2, xy and y^2 of every pixel, x and y in [-1, 1]."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1).flatten(0, 1)
+
+
+def luma(image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch height width"]:
+    """Brightness by ITU-R BT.601."""
+    red, green, blue = image.unbind(dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def saturation(image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch height width"]:
+    """(max - min) / (max + 0.15) over colours: 0 for grey, small in the dark, where colours are noise."""
+    largest, smallest = image.amax(dim=1), image.amin(dim=1)
+    return (largest - smallest) / (largest + 0.15)

@@ -141,12 +141,12 @@ class GuidedDiscovery(Discovery):
 
     compactness: float = 1.0
     """Weight of each slot's Gaussian between iterations; 0: none."""
-    repulsion: float = 6.0
-    """What a slot that repeats a heavier one loses; 0: none."""
+    repulsion: float = 15.0
+    """What a slot loses that shares one thing with a heavier one; 0: none."""
     repulsion_start: int = 300
     """Step from which repulsion grows, to its full weight 200 steps later."""
     rehome: bool = True
-    """Whether an empty slot is handed part of what a scattered one holds."""
+    """Whether an empty slot is handed one of two things that another holds."""
     without_shading: bool = False
     """Whether pictures are seen and compared by chromaticity (`nn.views.shading_free`)."""
     attention_guided: bool = True
@@ -191,7 +191,7 @@ sprites = GuidedDiscovery(
     data="sprites",
     resolution=64,
     num_slots=6,
-    test_iterations=7,
+    test_iterations=10,
     steps=1000,
     **FAST,
     evaluate_every=250,
@@ -243,11 +243,11 @@ clevr6_like = GuidedDiscovery(
     max_objects=6,
     resolution=64,
     num_slots=7,
-    test_iterations=7,
+    test_iterations=10,
     without_shading=True,
     compactness=1.5,
-    steps=1500,
-    **FAST,
+    steps=1200,
+    **FAST | {"evaluate_every": 300},
 )
 """Rendered scenes: `objecthood data render clevr --out FOLDER`, `objecthood train clevr6-like --data-path
 FOLDER`."""

@@ -1,0 +1,70 @@
+"""Time to quality: CPU seconds of training until a score is reached, from the curves that runs leave.
+
+A threshold is reached at the first evaluation that shows it; between evaluations nothing is guessed, so the
+figure is late by up to one interval. A seed that never shows it counts as never, and the median over seeds is
+never where half of them do not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def curve_of(path: str | Path) -> list[dict[str, Any]]:
+    """Evaluations of a run folder (its metrics.jsonl) or of a results/*.json; ValueError where there are
+    none."""
+    path = Path(path)
+    if path.is_dir():
+        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        curve = [line for line in lines if line["kind"] == "evaluate"]
+    else:
+        curve = json.loads(path.read_text()).get("curve", [])
+    if not curve:
+        raise ValueError(f"{path} holds no evaluations; name a run folder or a JSON made by runs/seeds.py")
+    return curve
+
+
+def time_to_quality(
+    curve: Sequence[dict[str, Any]],
+    thresholds: Sequence[float],
+    score: str = "fg_ari",
+    cost: str = "cpu_seconds",
+) -> list[float]:
+    """`cost` at the first evaluation where `score` reaches each threshold; inf where it never does.
+
+    Example:
+        >>> curve = [{"cpu_seconds": 20.0, "fg_ari": 0.86}, {"cpu_seconds": 40.0, "fg_ari": 0.93}]
+        >>> time_to_quality(curve, [0.8, 0.9, 0.95])
+        [20.0, 40.0, inf]
+    """
+    return [
+        min((row[cost] for row in curve if row[score] >= least), default=math.inf) for least in thresholds
+    ]
+
+
+def over_seeds(
+    curves: Sequence[Sequence[dict[str, Any]]], thresholds: Sequence[float]
+) -> list[dict[str, Any]]:
+    """For each threshold: median, least and most CPU seconds over seeds (None: never), and how many reached
+    it."""
+    columns = zip(*(time_to_quality(curve, thresholds) for curve in curves), strict=True)
+    return [
+        {
+            "threshold": threshold,
+            "median": _or_none(statistics.median_low(column)),
+            "least": _or_none(min(column)),
+            "most": _or_none(max(column)),
+            "reached": sum(value < math.inf for value in column),
+            "seeds": len(column),
+        }
+        for threshold, column in zip(thresholds, columns, strict=True)
+    ]
+
+
+def _or_none(value: float) -> float | None:
+    return value if value < math.inf else None

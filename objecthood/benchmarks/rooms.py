@@ -1,0 +1,57 @@
+"""Where the time of a training step goes: data, encoder, slot attention, decoder, optimiser.
+
+Each room is run by itself, forward and backward, on the tensors that it gets in a step; shares are of their
+sum. What joins them (mixture and loss) is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from objecthood.benchmarks.contestants import RecipeStep, scenes
+from objecthood.benchmarks.timing import Spread, take_turns
+
+
+def share_of_time(step: RecipeStep, seconds: float) -> dict[str, dict[str, float]]:
+    """CPU (on a GPU: wall) seconds of each room in a step and its share of all rooms together."""
+    turns = take_turns(rooms(step), seconds, step.device)
+    clock = "wall" if step.device.type == "cuda" else "cpu"
+    spreads = {name: Spread.of(getattr(turn, clock)) for name, turn in turns.items()}
+    total = sum(spread.median for spread in spreads.values())
+    return {
+        name: {"seconds": float(f"{spread.median:.4g}"), "share": round(spread.median / total, 4)}
+        for name, spread in spreads.items()
+    }
+
+
+def rooms(step: RecipeStep) -> dict[str, Callable[[], None]]:
+    """What runs in each room."""
+    model, images = step.model, step.scenes["image"]
+    with step.autocast(), torch.no_grad():
+        features = model.encoder(model.view(images)).flatten(1, 2)
+        slots, attention = model.grouping(features)
+        attention = attention[:, -1].unflatten(-1, (round(features.shape[1] ** 0.5), -1))
+    features, slots, attention = (tensor.detach().requires_grad_() for tensor in (features, slots, attention))
+
+    def forward_and_backward(call: Callable[[], tuple[Tensor, ...]]) -> Callable[[], None]:
+        def run() -> None:
+            with step.autocast():
+                outputs = call()
+            torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+
+        return run
+
+    return {
+        "data": lambda: void(scenes(step.recipe, len(images), step.device)),
+        "encoder": forward_and_backward(lambda: (model.encoder(model.view(images)),)),
+        "slot attention": forward_and_backward(lambda: tuple(model.grouping(features))),
+        "decoder": forward_and_backward(lambda: tuple(model.decoder(slots, attention))),
+        "optimiser": step.optimize,
+    }
+
+
+def void(value: object) -> None:
+    """Nothing."""

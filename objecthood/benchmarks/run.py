@@ -1,0 +1,157 @@
+"""All measurements of `objecthood benchmark`, one after the other, as one JSON-able dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from objecthood.benchmarks import peers
+from objecthood.benchmarks.contestants import (
+    EXACT,
+    FAST,
+    LITERAL,
+    LiteralStep,
+    RecipeStep,
+    Setting,
+    inference,
+    settings,
+    training_step,
+)
+from objecthood.benchmarks.floors import distance, peaks
+from objecthood.benchmarks.memory import peak_memory
+from objecthood.benchmarks.rooms import share_of_time
+from objecthood.benchmarks.timing import Spread, Turns, take_turns
+from objecthood.environment import describe, keep_freed_memory
+
+FAST_BATCH = "fast, its own batch"
+"""The fast model with the batch of its recipe, which is larger than what the literal model is timed with."""
+_PARTS = 5
+"""Measurements that share the seconds of a resolution: steps, inference twice, rooms of two, the module."""
+
+
+def benchmark(
+    resolutions: Sequence[int],
+    seconds: float,
+    device: torch.device,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measure everything at each of `resolutions` (35, 64, 128), in about `seconds` for each.
+
+    Raises ValueError for other resolutions.
+    """
+    known = settings()
+    for resolution in resolutions:
+        if resolution not in known:
+            raise ValueError(
+                f"resolution {resolution} is not one of {', '.join(map(str, known))}; choose of these"
+            )
+    kept = keep_freed_memory()
+    torch.set_flush_denormal(True)  # as `train.py` does
+    say("peaks of this machine")
+    peak = peaks(device, min(10.0, seconds / _PARTS))
+    results = {
+        str(resolution): at_resolution(known[resolution], seconds / _PARTS, device, peak, say)
+        for resolution in resolutions
+    }
+    torch.set_flush_denormal(False)
+    return {
+        "machine": describe(device),
+        "device": str(device),
+        "clock": clock_of(device),
+        "freed_memory_kept": kept,
+        "seconds_per_resolution": seconds,
+        "peaks": {name: float(f"{rate:.4g}") for name, rate in peak.items()},
+        "resolutions": results,
+    }
+
+
+def at_resolution(
+    setting: Setting, seconds: float, device: torch.device, peak: dict[str, float], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Everything at one size of picture; `seconds` for each measurement."""
+    where = f"{setting.resolution} pixels"
+    say(f"{where}: training steps")
+    sizes = {LITERAL: setting.batch_size, EXACT: setting.batch_size, FAST: setting.batch_size}
+    if setting.fast.batch_size != setting.batch_size:
+        sizes[FAST_BATCH] = setting.fast.batch_size
+    steps = {name: training_step(setting, name.split(",")[0], size, device) for name, size in sizes.items()}
+    turns = take_turns(steps, seconds, device)
+    clock = clock_of(device)
+    training = {name: row(turns, name, LITERAL, sizes, clock) for name in sizes}
+    for name, step in steps.items():
+        assert isinstance(step, LiteralStep | RecipeStep)
+        dtype = "float32" if isinstance(step, LiteralStep) else str(step.precision).removeprefix("torch.")
+        median = Spread.of(getattr(turns[name], clock)).median
+        training[name] |= {"precision": dtype, "floor": rounded(distance(step, median, dtype, peak))}
+
+    say(f"{where}: where the time goes")
+    shares = {}
+    for name in (EXACT, FAST):
+        step = steps[name]
+        assert isinstance(step, RecipeStep)
+        shares[name] = share_of_time(step, seconds / 2)
+
+    say(f"{where}: peak memory")
+    for name, size in sizes.items():
+        training[name]["peak_bytes"] = peak_memory(setting.resolution, name.split(",")[0], size, device)
+
+    say(f"{where}: inference")
+    looks = {size: inference_at(setting, size, seconds, device) for size in setting.inference_sizes}
+    say(f"{where}: SlotAttention alone")
+    return {
+        "num_slots": setting.num_slots,
+        "training_step": training,
+        "inference": looks,
+        "rooms": shares,
+        "module": module(setting, seconds, device),
+    }
+
+
+def inference_at(setting: Setting, batch_size: int, seconds: float, device: torch.device) -> dict[str, Any]:
+    """Finding the objects of `batch_size` pictures, all three models."""
+    names = (LITERAL, EXACT, FAST)
+    turns = take_turns(
+        {name: inference(setting, name, batch_size, device) for name in names}, seconds, device
+    )
+    sizes = dict.fromkeys(names, batch_size)
+    return {name: row(turns, name, LITERAL, sizes, clock_of(device)) for name in names}
+
+
+def module(setting: Setting, seconds: float, device: torch.device) -> dict[str, Any]:
+    """`SlotAttention` beside the registry's, at the inputs of the exact encoder: one for every pixel."""
+    if not peers.is_there():
+        return {"skipped": peers.MISSING}
+    calls = peers.grouping_calls(setting.num_slots, setting.resolution**2, setting.batch_size, device)
+    turns = take_turns(calls, seconds, device)
+    sizes = dict.fromkeys(calls, setting.batch_size)
+    return {name: row(turns, name, peers.THEIRS, sizes, clock_of(device)) for name in calls}
+
+
+def row(turns: dict[str, Turns], name: str, other: str, sizes: dict[str, int], clock: str) -> dict[str, Any]:
+    """CPU and wall milliseconds per picture, and the ratio to `other`'s per picture."""
+    size = sizes[name]
+
+    def per_picture(seconds: list[float]) -> dict[str, float]:
+        return Spread.of([1000 * value / size for value in seconds]).to_dict()
+
+    ratio = turns[name].ratio(turns[other], clock)
+    share = sizes[other] / size
+    ratio = Spread(ratio.median * share, ratio.low * share, ratio.high * share, ratio.count)
+    return {
+        "batch_size": size,
+        "cpu_ms_per_picture": per_picture(turns[name].cpu),
+        "wall_ms_per_picture": per_picture(turns[name].wall),
+        "ratio": ratio.to_dict(),
+    }
+
+
+def clock_of(device: torch.device) -> str:
+    """What ratios are of: CPU seconds, which neighbours hardly change, or the wall where a GPU works."""
+    return "wall" if device.type == "cuda" else "cpu"
+
+
+def rounded(values: dict[str, float]) -> dict[str, float]:
+    """Four significant digits."""
+    return {name: float(f"{value:.4g}") for name, value in values.items()}

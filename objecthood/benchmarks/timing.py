@@ -1,0 +1,107 @@
+"""Fair timing on a machine that others use: contestants take turns, and medians with quartiles are kept.
+
+A neighbour who slows one turn slows the others of the same round as well; ratios are therefore taken round by
+round before their median is. CPU seconds count every thread of this process, and stand still while the
+machine serves others; wall seconds do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+LEAST_ROUNDS = 5
+"""Rounds that are timed however little time is allowed: fewer give no quartiles worth the name."""
+_TURN_SECONDS = 0.05
+"""A turn repeats its call until it lasts about this long, so that the clock's grain does not matter."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of a measurement that was repeated `count` times."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        """
+        Example:
+            >>> Spread.of([1.0, 2.0, 3.0, 4.0, 5.0])
+            Spread(median=3.0, low=2.0, high=4.0, count=5)
+        """
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return Spread(median, low, high, len(values))
+
+    def to_dict(self, digits: int = 4) -> dict[str, float]:
+        """For JSON, rounded to `digits` significant digits."""
+        numbers = {"median": self.median, "low": self.low, "high": self.high}
+        return {name: float(f"{value:.{digits}g}") for name, value in numbers.items()} | {"count": self.count}
+
+
+@dataclasses.dataclass(frozen=True)
+class Turns:
+    """Seconds of one call, of every turn that a contestant took."""
+
+    wall: list[float]
+    cpu: list[float]
+
+    def ratio(self, other: Turns, clock: str = "cpu") -> Spread:
+        """This contestant's seconds over the other's, round by round."""
+        pairs = zip(getattr(self, clock), getattr(other, clock), strict=True)
+        return Spread.of([mine / theirs for mine, theirs in pairs])
+
+
+def take_turns(
+    calls: Mapping[str, Callable[[], object]], seconds: float, device: torch.device | None = None
+) -> dict[str, Turns]:
+    """Time `calls` in rounds, one turn each, for about `seconds` in all and at least `LEAST_ROUNDS` rounds.
+
+    Every call is made twice before, untimed. On a GPU turns end when the device is done.
+
+    Example:
+        >>> turns = take_turns({"short": lambda: sum(range(10)), "long": lambda: sum(range(10_000))}, 0.1)
+        >>> turns["long"].ratio(turns["short"], "wall").median > 10
+        True
+    """
+    repeats = {name: _repeats(call, device) for name, call in calls.items()}
+    turns = {name: Turns([], []) for name in calls}
+    end = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < LEAST_ROUNDS or time.perf_counter() < end:
+        for name, call in calls.items():
+            wall, cpu = seconds_of(call, repeats[name], device)
+            turns[name].wall.append(wall)
+            turns[name].cpu.append(cpu)
+        rounds += 1
+    return turns
+
+
+def seconds_of(
+    call: Callable[[], object], repeats: int = 1, device: torch.device | None = None
+) -> tuple[float, float]:
+    """Wall and CPU seconds of one call, as the mean of `repeats` in a row."""
+    wait(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(repeats):
+        call()
+    wait(device)
+    return (time.perf_counter() - wall) / repeats, (time.process_time() - cpu) / repeats
+
+
+def wait(device: torch.device | None) -> None:
+    """Until a GPU has done what was asked of it; a CPU has."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _repeats(call: Callable[[], object], device: torch.device | None) -> int:
+    call()
+    wall, _ = seconds_of(call, 1, device)
+    return max(1, round(_TURN_SECONDS / max(wall, 1e-7)))

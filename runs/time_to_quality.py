@@ -1,0 +1,53 @@
+"""CPU seconds of training until a foreground ARI is reached, over seeds, from the curves of results/*.json.
+
+    python runs/time_to_quality.py              # write results/time-to-quality.json and print a table
+
+Validation scores while training, and the test score at the last step; thresholds are taken at the first
+evaluation that shows them. Nothing is trained here.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from objecthood.benchmarks.quality import curve_of, over_seeds
+
+ROOT = Path(__file__).resolve().parent.parent
+THRESHOLDS = {
+    "tetrominoes": (0.90, 0.95, 0.98, 0.99),
+    "sprites-grey": (0.80, 0.90, 0.95),
+    "sprites-coloured": (0.80, 0.90, 0.95),
+}
+"""Foreground ARI, by the name of the files."""
+
+
+def main() -> None:
+    found = {}
+    for name, thresholds in THRESHOLDS.items():
+        files = sorted((ROOT / "results").glob(f"{name}-seed*.json"))
+        if files:
+            commits = sorted({json.loads(file.read_text())["machine"]["commit"] for file in files})
+            rows = over_seeds([curve_of(file) for file in files], thresholds)
+            found[name] = {"commits": commits, "rows": rows}
+    (ROOT / "results" / "time-to-quality.json").write_text(json.dumps(found, indent=1) + "\n")
+    print("| recipe | foreground ARI | CPU s, median | least to most | seeds that reached it |")
+    print("|---|---|---|---|---|")
+    for name, entry in found.items():
+        for row in entry["rows"]:
+            cells = [
+                name,
+                f"{row['threshold']:.2f}",
+                words(row["median"]),
+                f"{words(row['least'])} to {words(row['most'])}",
+                f"{row['reached']} of {row['seeds']}",
+            ]
+            print("| " + " | ".join(cells) + " |")
+
+
+def words(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{seconds:.0f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The script that waits for a GPU, as far as a processor can tell: it resumes, stops, and claims nothing."""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from objecthood.data.on_device import OnDevice
+from objecthood.recipes import RECIPES
+
+SCRIPT = Path(__file__).resolve().parents[1] / "runs" / "gpu.py"
+CPU = torch.device("cpu")
+TINY = dataclasses.replace(RECIPES["tetrominoes"], batch_size=2, test_scenes=4, validation_scenes=2)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    spec = importlib.util.spec_from_file_location("gpu_runs", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "gpu_runs", module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def settings(gpu, tmp_path):
+    return gpu.Settings(tmp_path / "results", tmp_path / "runs", None, CPU, seconds=100)
+
+
+def test_without_a_gpu_nothing_is_run_and_nothing_written(gpu, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path)])
+    assert gpu.main() == 1
+    assert "no CUDA device is at hand; nothing was run" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stages_that_have_results_are_left_alone_and_others_tried_again(gpu, monkeypatch, settings):
+    tries = []
+
+    def flaky(_):
+        tries.append("flaky")
+        return {"rows": [1]} if len(tries) > 2 else None
+
+    monkeypatch.setattr(
+        gpu, "STAGES", {"steady": lambda _: tries.append("steady") or {"rows": []}, "flaky": flaky}
+    )
+    monkeypatch.setattr(gpu, "call", lambda command, _: gpu.publish(command[2], settings))
+    assert gpu.run_stages(["steady", "flaky"], settings, []) == 1
+    assert not gpu.result_file("flaky", settings).exists()
+    assert gpu.run_stages(["steady", "flaky"], settings, []) == 0
+    assert gpu.run_stages(["steady", "flaky"], settings, []) == 0
+    assert tries == ["steady", "flaky", "flaky"]
+    found = json.loads(gpu.result_file("flaky", settings).read_text())
+    assert found["rows"] == [1] and found["machine"]["torch"] == torch.__version__
+
+
+def test_a_process_is_asked_to_stop_before_its_time_is_up(gpu, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu, "GRACE", 20)
+    code = "import pathlib, sys, time\ntry:\n time.sleep(50)\nexcept KeyboardInterrupt:\n"
+    code += " pathlib.Path(sys.argv[1]).touch()"
+    begin = time.monotonic()
+    assert gpu.call([sys.executable, "-c", code, str(tmp_path / "saved")], seconds=23) == 0
+    assert time.monotonic() - begin < 23 and (tmp_path / "saved").exists()
+
+
+def test_a_process_that_does_not_stop_is_ended(gpu, monkeypatch):
+    monkeypatch.setattr(gpu, "GRACE", 1)
+    code = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)"
+    assert gpu.call([sys.executable, "-c", code], seconds=4) < 0
+
+
+def test_correctness_passes_where_the_device_is_the_processor(gpu, monkeypatch, settings):
+    monkeypatch.setattr(gpu, "MODELS", {"tetrominoes": {"float32": 1e-5, "bfloat16": 0.2}})
+    found = gpu.correctness(settings)
+    assert found["passed"] and len(found["rows"]) == 6
+    monkeypatch.setattr(gpu, "distance", lambda one, other: float("nan"))
+    assert not gpu.correctness(settings)["passed"]
+
+
+def test_kernel_errors_compare_outputs_and_gradients(gpu):
+    tensors = [torch.randn(1, 2, 4), torch.randn(1, 5, 4), torch.randn(1, 5, 4), torch.randn(1, 2, 5)]
+    assert gpu.twin_error(gpu.plain_attend, gpu.plain_attend, tensors) < 1e-5
+
+    def wrong(queries, keys, values, bias):
+        updates, attention = gpu.plain_attend(queries, keys.detach() + 0 * keys, values, bias)
+        return updates, attention
+
+    assert gpu.twin_error(wrong, gpu.plain_attend, tensors) > 1e-2
+
+
+def test_steps_are_timed_and_what_fails_is_named(gpu, monkeypatch, settings):
+    row = gpu.time_step(TINY, (), CPU, repeats=2)
+    assert 0 < row["ms_low"] <= row["ms"] <= row["ms_high"] and row["timings"] == 2
+    monkeypatch.setattr(gpu, "WAYS", ((), ("graph",)))
+    monkeypatch.setattr(gpu, "time_ms", lambda work, *_, **__: work() and {"ms": 1.0})
+    monkeypatch.setattr(gpu.dataclasses, "replace", lambda recipe, **_: TINY)
+    plain, graph = gpu.steps("tetrominoes")(settings)["rows"]
+    assert plain["ms"] == 1.0 and "failed" not in plain
+    assert "ms" not in graph and graph["failed"].startswith("RuntimeError: no graph was recorded")
+
+
+def test_trainings_resume_and_keep_finite_scenes_on_the_device(gpu, monkeypatch, settings):
+    monkeypatch.setitem(gpu.oh.RECIPES, "tetrominoes", TINY)
+    stage = gpu.train_seeds("tetrominoes", 2, steps=3)
+    first = stage(settings)
+    assert [result["seed"] for result in first["results"]] == [0, 1]
+    assert stage(settings) == first  # nothing is trained twice
+    assert gpu.train_seeds("clevr6-like", 1)(settings) is None  # no scenes were named
+
+    from objecthood.data.clevr_like import SAMPLES
+
+    fields = {"data_path": str(SAMPLES), "resolution": 16}
+    recipe = gpu.on_device(dataclasses.replace(RECIPES["clevr6-like"], **fields), CPU)
+    assert isinstance(recipe.dataset("test"), OnDevice) and recipe.dataset("test") is recipe.dataset("test")
+    assert recipe.to_dict()["task"] == "GuidedDiscovery"

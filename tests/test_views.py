@@ -1,0 +1,49 @@
+"""What of a picture matters: the views."""
+
+import torch
+
+from objecthood.data.clevr_like import ClevrLike
+from objecthood.nn.views import ground_luma, luma, shading_free, symmetric
+
+
+def test_the_papers_view_is_the_symmetric_one():
+    image = torch.rand(2, 3, 5, 6)
+    assert torch.equal(symmetric(image), image * 2 - 1)
+    assert torch.equal(symmetric(image, torch.rand(2, 3, 5, 6)), image * 2 - 1)
+
+
+def test_the_light_on_the_ground_is_found_below_things():
+    """A quadratic of the position, with a coloured and a dark grey thing on it, is given back."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
+    light = 0.5 + 0.1 * x - 0.08 * y + 0.05 * x * y - 0.06 * x * x
+    image = light.expand(1, 3, 32, 32).clone()
+    image[:, 0, 4:12, 4:12] = 0.9
+    image[:, :, 18:26, 6:14] = 0.15
+    assert (ground_luma(image)[0] - light).abs().max() < 0.01
+
+
+def test_shading_is_not_seen_but_things_are():
+    """On rendered scenes the ground hardly varies, and grey things differ from it."""
+    scenes = ClevrLike(objects=(3, 6), resolution=64)[range(40)]
+    seen = shading_free(scenes["image"])[:, 0]
+    ground = scenes["masks"] == 0
+    before = luma(scenes["image"])[ground].std() * 2.5
+    assert seen[ground].std() < 0.6 * before
+    greys = scenes["properties"][:, :, 10] == 1
+    for picture, thing in greys.nonzero().tolist():
+        mask = scenes["masks"][picture] == thing + 1
+        if mask.sum() > 60:
+            assert seen[picture][mask].abs().mean() > 0.1
+
+
+def test_a_reconstruction_is_seen_by_the_light_of_its_picture():
+    picture, wrong = torch.rand(1, 3, 16, 16) * 0.2 + 0.4, torch.full((1, 3, 16, 16), 0.2)
+    assert shading_free(wrong)[:, 0].abs().max() < 0.01, "by its own light a flat picture shows nothing"
+    assert (shading_free(wrong, picture)[:, 0] < -0.3).all()
+
+
+def test_gradients_flow_to_the_picture_and_not_through_the_light():
+    image = (torch.rand(1, 3, 16, 16) * 0.5 + 0.2).requires_grad_()
+    reference = torch.rand(1, 3, 16, 16).requires_grad_()
+    shading_free(image, reference).sum().backward()
+    assert image.grad.isfinite().all() and reference.grad is None
