@@ -1,9 +1,11 @@
-"""One curve as inline SVG: axes, ticks, the last value written out; no script, no style of its own.
+"""Curves as SVG: axes, ticks, the last value or a title at each curve's end; no script.
 
-Colours come from the page through CSS classes (`grid`, `axis`, `band`, `line`, `last`), so that one chart
-reads well on a dark page and on a light one.
+`line_chart` is for a page and has no style of its own: colours come from the page through CSS classes
+(`grid`, `axis`, `band`, `line`, `last`), so that one chart reads well on a dark page and on a light one.
+`score_curves` is a picture that stands alone.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from html import escape
@@ -11,6 +13,16 @@ from html import escape
 WIDTH, HEIGHT = 440, 220  # units of the drawing; the page scales it
 LEFT, RIGHT, TOP, BOTTOM = 52, 70, 14, 30  # room for the labels; right: the last value
 LOG_ROOM = 1.25  # above and below a logarithmic curve; a linear one is framed by ticks
+ROOM_FOR_TITLES = 200  # right of curves that are named at their end
+CURVE_STYLE = "text { font: 13px sans-serif; fill: #616875 } line { stroke: #b5bac4; stroke-width: .6 }"
+CURVE_COLORS = (
+    "#3a57ff",
+    "#e8881a",
+    "#1c9a6b",
+    "#cc2c3a",
+    "#70768a",
+    "#8a3ab9",
+)  # read on white and on black
 MAX_COLUMNS = 200  # more points than this are summed up by column: mean as line, extremes as band
 
 Number = int | float  # steps are whole, and JSON may hold a value as either
@@ -53,6 +65,40 @@ def line_chart(points: Sequence[Point], *, name: str, logarithmic: bool = False)
             "</svg>",
         ]
     )
+
+
+def score_curves(curves: dict[str, Sequence[Point]], *, name: str) -> str:
+    """Draw scores in [0, 1] over whole numbers (test iterations, say), each curve named at its end, as SVG.
+
+    Args:
+        curves: title -> (number, score) pairs, in order of number, at least one.
+        name: what is drawn, for screen readers.
+
+    >>> score_curves({"ARI": [(1, 0.5), (3, 0.9)]}, name="ARI over iterations").count("<polyline")
+    1
+    """
+    numbers = sorted({number for points in curves.values() for number, _ in points})
+    right, floor = WIDTH - LEFT, HEIGHT - BOTTOM
+    place_x = _scale(numbers[0], numbers[-1], LEFT, right, float)
+    place_y = _scale(0, 1, floor, TOP, float)
+    parts = [f"<style>{CURVE_STYLE}</style>"]
+    for tick in linear_ticks(0, 1):
+        y = place_y(tick)
+        parts.append(f'<line x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for number in numbers:
+        parts.append(f'<text x="{place_x(number):.1f}" y="{floor + 17}" text-anchor="middle">{number}</text>')
+    ends = {title: place_y(points[-1][1]) for title, points in curves.items()}
+    colors = dict(zip(curves, itertools.cycle(CURVE_COLORS), strict=False))
+    below = -math.inf
+    for title in sorted(ends, key=ends.__getitem__):
+        path = " ".join(f"{place_x(number):.1f},{place_y(score):.1f}" for number, score in curves[title])
+        below = max(ends[title] + 4, below + 14)  # titles of curves that end together stand below each other
+        where = f'x="{place_x(curves[title][-1][0]) + 8:.1f}" y="{below:.1f}" style="fill:{colors[title]}"'
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colors[title]}" stroke-width="2"/>')
+        parts.append(f"<text {where}>{escape(title)}</text>")
+    box = f'viewBox="0 0 {right + ROOM_FOR_TITLES} {HEIGHT}" role="img" aria-label="{escape(name)}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{"".join(parts)}</svg>\n'
 
 
 def linear_ticks(low: Number, high: Number, wanted: int = 5) -> list[float]:

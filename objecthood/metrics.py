@@ -131,7 +131,8 @@ def average_precision(
     nearest, which = distance.masked_fill(~agree, math.inf).min(dim=2)
     near_enough = agree.any(dim=2) & (nearest < distance_threshold if distance_threshold < math.inf else True)
 
-    # NumPy's ascending order, reversed, as in the reference: it decides between equal flags, which count.
+    # NumPy's ascending order, reversed, as in the reference. Where flags are equal to the last bit it depends
+    # on the processor, and with it the fourth decimal of the score.
     order = torch.from_numpy(np.argsort(predicted[:, :, 18].flatten().numpy())[::-1].copy())
     place = (torch.arange(len(target))[:, None] * target.shape[1] + which).flatten()[order]
     candidate = near_enough.flatten()[order]

@@ -1,9 +1,9 @@
 """Score trained discovery models on scenes with more objects than they saw, at several numbers of iterations.
 
-    python runs/generalise.py clevr6-like scenes-7-10 --slots 11 runs/clevr6-like-seed*
+    python runs/generalise.py clevr6-like scenes --slots 11 runs/clevr6-like-seed*
 
 The paper's generalisation figure (Locatello et al. 2020, section 4.1): no training, more slots, 1 to 7 test
-iterations. Written to results/NAME-generalisation.json.
+iterations. Written to results/NAME-generalisation.json and drawn into docs/images/NAME-generalisation.svg.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import statistics
 from pathlib import Path
 
 import torch
 
 import objecthood as oh
+from objecthood.charts import score_curves
 from objecthood.data.clevr_like import ClevrLike
 from objecthood.environment import describe
 
@@ -35,7 +37,8 @@ def main() -> None:
     rows = []
     for run in arguments.runs:
         model = oh.load(run / "weights.safetensors")
-        known, more = model.recipe, ClevrLike(arguments.scenes, "test", model.resolution)
+        known = model.recipe
+        more = ClevrLike(arguments.scenes, "test", model.resolution, objects=(7, 10), count=320)
         for iterations in arguments.iterations:
             recipe = dataclasses.replace(known, test_iterations=iterations)
             seen = oh.evaluate(model, recipe)
@@ -49,6 +52,21 @@ def main() -> None:
     facts = {"recipe": known.name, "protocol": protocol, "machine": describe(), "rows": rows}
     target = ROOT / "results" / f"{arguments.name}-generalisation.json"
     target.write_text(json.dumps(facts, indent=1) + "\n")
+    curves = {
+        f"{title}, {objects} objects": means(rows, key, score)
+        for score, title in (("fg_ari", "foreground ARI"), ("ari", "ARI"))
+        for key, objects in (("as_trained", "3 to 6"), ("more", "7 to 10"))
+    }
+    chart = score_curves(curves, name="scores over test iterations")
+    (ROOT / "docs" / "images" / f"{arguments.name}-generalisation.svg").write_text(chart)
+
+
+def means(rows: list[dict], key: str, score: str) -> list[tuple[int, float]]:
+    """(iterations, mean over seeds) of a score."""
+    by_iterations: dict[int, list[float]] = {}
+    for row in rows:
+        by_iterations.setdefault(row["iterations"], []).append(row[key][score])
+    return [(number, statistics.mean(values)) for number, values in sorted(by_iterations.items())]
 
 
 def evaluate_more(

@@ -12,21 +12,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import re
 import statistics
 from pathlib import Path
 
 import objecthood as oh
-from objecthood.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, linear_ticks
+from objecthood.charts import score_curves
 from objecthood.environment import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 ITERATIONS = range(1, 8)
 TITLES = {"ap": "any", "ap_1": "1", "ap_0.5": "0.5", "ap_0.25": "0.25", "ap_0.125": "0.125"}
 """Scores, and the largest distance that counts as right."""
-COLORS = ("#3a57ff", "#e8881a", "#1c9a6b", "#cc2c3a", "#70768a")
-STYLE = "text { font: 13px sans-serif; fill: #616875 } line { stroke: #b5bac4; stroke-width: .6 }"
 
 
 def main() -> None:
@@ -51,7 +48,14 @@ def main() -> None:
     facts = {"recipe": known.name, "protocol": protocol, "machine": describe(), "rows": rows}
     target = ROOT / "results" / f"{arguments.name}-iterations.json"
     target.write_text(json.dumps(facts, indent=1) + "\n")
-    (ROOT / "docs" / "images" / f"{arguments.name}-iterations.svg").write_text(chart(rows))
+    curves = {
+        "any distance" if score == "ap" else f"within {title}": [
+            (number, mean(rows, score, number)) for number in ITERATIONS
+        ]
+        for score, title in TITLES.items()
+    }
+    chart = score_curves(curves, name="average precision over test iterations")
+    (ROOT / "docs" / "images" / f"{arguments.name}-iterations.svg").write_text(chart)
     page = ROOT / "docs" / "set-prediction.md"
     text = fill(page.read_text(), "iterations", table(rows))
     page.write_text(fill(text, "score", scores(arguments.name)))
@@ -87,36 +91,6 @@ def table(rows: list[dict]) -> str:
         [str(number), *(f"{mean(rows, score, number):.3f}" for score in TITLES)] for number in ITERATIONS
     ]
     return as_markdown(lines)
-
-
-def chart(rows: list[dict]) -> str:
-    """One curve for each threshold over test iterations, means over seeds, as SVG."""
-    across = (WIDTH - LEFT - RIGHT) / (ITERATIONS[-1] - ITERATIONS[0])
-    floor = HEIGHT - BOTTOM
-
-    def place(iterations: int, score: float) -> tuple[float, float]:
-        return LEFT + (iterations - ITERATIONS[0]) * across, floor - score * (floor - TOP)
-
-    parts = []
-    for tick in linear_ticks(0, 1):
-        _, y = place(1, tick)
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for iterations in ITERATIONS:
-        x, _ = place(iterations, 0)
-        parts.append(f'<text x="{x:.1f}" y="{floor + 17}" text-anchor="middle">{iterations}</text>')
-    label = -math.inf
-    for (score, title), color in zip(TITLES.items(), COLORS, strict=True):
-        points = [place(number, mean(rows, score, number)) for number in ITERATIONS]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
-        x, y = points[-1]
-        label = max(y + 4, label + 14)  # names of curves that end together stand below each other
-        parts.append(f'<text x="{x + 8:.1f}" y="{label:.1f}" style="fill:{color}">{title}</text>')
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="average precision over test iterations"><style>{STYLE}</style>{"".join(parts)}</svg>\n'
-    )
 
 
 def mean(rows: list[dict], score: str, iterations: int) -> float:

@@ -95,18 +95,21 @@ def difference(one: Path, other: Path) -> float:
 
 @pytest.fixture
 def calm(monkeypatch):
-    """Adam with an epsilon that hides rounding.
+    """Adam and Muon that do not enlarge rounding.
 
-    It divides gradients by their own size; those that should be zero and are 1e-9 then move weights as far as
-    any other, in a direction that rounding chooses.
+    Both divide a gradient by its size. What should be zero and is 1e-9 then moves weights as far as anything
+    else, in a direction that rounding chooses: hence a larger epsilon, and a smaller step for Muon, which has
+    none.
     """
     build = Recipe.build_optimizers
 
     def build_optimizers(self, model):
-        optimizers = build(self, model)
-        for group in optimizers[0].param_groups:
+        adam, *muons = build(self, model)
+        for group in adam.param_groups:
             group["eps"] = 1e-2
-        return optimizers
+        for group in (group for muon in muons for group in muon.param_groups):
+            group["base_lr"] = 1e-4
+        return [adam, *muons]
 
     monkeypatch.setattr(Recipe, "build_optimizers", build_optimizers)
 
@@ -117,7 +120,6 @@ def test_two_processes_give_the_weights_of_one(name, calm, tmp_path):
     one = oh.train(recipe, tmp_path / "one")
     first, second = together(2, tmp_path, lambda: oh.train(recipe, tmp_path / "two"))
     assert first == second and first["processes"] == 2 and one["processes"] == 1
-    print("DIFF", difference(tmp_path / "one", tmp_path / "two"))
     assert difference(tmp_path / "one", tmp_path / "two") <= 1e-6
     line, other = log_of(tmp_path / "one")[0], log_of(tmp_path / "two")[0]
     for value in ("loss", "gradient_norm"):
@@ -187,7 +189,6 @@ def test_saved_by_some_and_gone_on_with_by_others(before, after, calm, monkeypat
     monkeypatch.setattr(Discovery, "loss", plain)
     assert [result["processes"] for result in run(after, True)] == [after] * after
     oh.train(recipe, tmp_path / "undisturbed")
-    print("DIFF", difference(folder, tmp_path / "undisturbed"))
     assert difference(folder, tmp_path / "undisturbed") <= 1e-6
 
 

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from objecthood.nn.randomness import per_picture
+
 
 class GaussianSlots(nn.Module):
     """Slots drawn from a Gaussian whose mean and log deviation are trained and shared by all slots.
@@ -83,15 +85,8 @@ class LearnedSlots(nn.Module):
 
 
 def draw_noise(like: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Standard normal noise [batch, slots, dim], from the global generator, on the device of `like`.
-
-    Processes that share a batch (`torch.distributed`) draw for all of it, and each keeps what belongs to its
-    pictures, every n-th: with one seed for all, noise does not depend on their number.
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return like.new_empty(shape).normal_()
-    count = torch.distributed.get_world_size()
-    return like.new_empty((shape[0] * count, *shape[1:])).normal_()[torch.distributed.get_rank() :: count]
+    """Standard normal noise [batch, slots, dim], from the global generator, on the device of `like`."""
+    return per_picture(lambda size: like.new_empty((size, *shape[1:])).normal_(), shape[0])
 
 
 def check_noise(noise: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -27,6 +27,7 @@ from objecthood.models import set_predictor
 from objecthood.models.set_predictor import SetPrediction as Objects
 from objecthood.models.set_predictor import SetPredictor, at_places
 from objecthood.nn.matching import assign
+from objecthood.nn.randomness import per_picture
 from objecthood.recipes.base import FAST, Recipe
 from objecthood.recipes.sources import Source, open_dataset
 
@@ -196,7 +197,7 @@ class FastSetPrediction(SetPrediction):
     def loss(self, model: SetPredictor, scenes: Scenes, step: int) -> Tensor:
         images, properties = scenes["image"], scenes["properties"]
         if self.mirror:
-            images, properties = mirrored(images, properties, torch.rand(len(images)) < 0.5)
+            images, properties = mirrored(images, properties, per_picture(torch.rand, len(images)) < 0.5)
         features = model.encode(images)
         errors = [self.error(answer, properties) for answer in self.answers(model, features)]
         error = torch.stack(errors).mean()
