@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 import objecthood as oh
-from objecthood import distributed
+from objecthood import animate, distributed
 from objecthood.cli import main
 from objecthood.nn import GaussianSlots
 from objecthood.recipes import Discovery, FastSetPrediction, FastTetrominoes, Recipe
@@ -45,6 +46,12 @@ RECIPES = {
 }
 # A fork of a warm process starts in no time; Python 3.12 warns of it wherever there are threads.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Animations of one frame an iteration."""
+    monkeypatch.setattr(animate, "attention_frames", partial(animate.attention_frames, hold=1, between=0))
 
 
 def free_port() -> int:

@@ -7,7 +7,7 @@ import torch
 
 from objecthood.nn import CompactPrior, SlotAttention
 from objecthood.nn.positions import coordinate_grid
-from objecthood.nn.priors import _EVERYWHERE, dividing, gaussian_logits, merging
+from objecthood.nn.priors import _CERTAIN, _EVERYWHERE, dividing, gaussian_logits, merging
 from objecthood.nn.shapes import strip_table
 
 SIDE = 32
@@ -74,10 +74,9 @@ PAIRS = {
 
 @pytest.mark.parametrize("large, small", PAIRS.values(), ids=PAIRS)
 def test_the_lighter_of_two_things_is_handed_to_the_empty_slot(large, small):
-    bias = divided(large | small)[0].view(3, SIDE, SIDE)
-    assert (bias[:2] == 0).all()
-    moved = bias[2] > 10
-    assert (bias[2][~moved] == 0).all(), "nothing else moves"
+    given = divided(large | small)[0].view(3, SIDE, SIDE)
+    assert not given[:2].any(), "to the empty slot alone"
+    moved = given[2]
     wrong = (moved & (large & ~small)).sum() + (~moved & (small & ~large)).sum()
     assert wrong <= 0.15 * min(small.sum(), large.sum())
 
@@ -95,35 +94,35 @@ WHOLE = {
 
 @pytest.mark.parametrize("shape", WHOLE.values(), ids=WHOLE)
 def test_whole_shapes_are_not_divided(shape):
-    assert (divided(shape) == 0).all()
+    assert not divided(shape).any()
 
 
 def test_nothing_is_divided_where_no_slot_is_empty():
     scattered = disc(8, 8, 5) | disc(24, 24, 4)
-    assert (divided(scattered, disc(24, 6, 3), empty=0) == 0).all()
-    assert (divided(scattered, empty=1) != 0).any(), "with an empty slot it is"
+    assert not divided(scattered, disc(24, 6, 3), empty=0).any()
+    assert divided(scattered, empty=1).any(), "with an empty slot it is"
 
 
 def test_the_heaviest_slot_is_never_divided():
     scattered, disputed = disc(8, 8, 5) | disc(24, 24, 4), torch.full((1, 4, SIDE * SIDE), 0.25)
     attention = attention_of(scattered, disc(24, 6, 4))
     alone = torch.where(attention[:, :1] > 0, disputed, attention)
-    assert (dividing(alone, PLACES, STRIPS) == 0).all(), "heaviest of what is held"
+    assert not dividing(alone, PLACES, STRIPS).any(), "heaviest of what is held"
     larger = attention_of(scattered, disc(24, 6, 7))
     beside = torch.where(larger[:, :1] > 0, disputed, larger)
-    assert (dividing(beside, PLACES, STRIPS) != 0).any(), "and now it is not"
+    assert dividing(beside, PLACES, STRIPS).any(), "and now it is not"
 
 
 def test_specks_are_not_divided():
     specks = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     specks[2, 2:6] = specks[28, 20:24] = True
-    assert (divided(specks) == 0).all()
+    assert not divided(specks).any()
 
 
 def test_pictures_are_divided_apart():
     scattered, whole = attention_of(disc(8, 8, 5) | disc(24, 24, 4)), attention_of(disc(16, 16, 6))
     both = dividing(torch.cat([whole, scattered]), PLACES, STRIPS)
-    assert (both[0] == 0).all() and torch.equal(both[1:], dividing(scattered, PLACES, STRIPS))
+    assert not both[0].any() and torch.equal(both[1:], dividing(scattered, PLACES, STRIPS))
 
 
 LEFT, RIGHT = disc(16, 16, 7) & (COLUMNS < 15), disc(16, 16, 7) & (COLUMNS >= 15)
@@ -170,8 +169,17 @@ def test_prior_is_the_weighted_sum_of_its_terms(rehome):
     density[:, 0] = _EVERYWHERE  # the heaviest slot, the background, is not asked to be compact
     wanted = 0.5 * density - 0.25 * 3.0 * merging(attention, contents, PLACES)[..., None]
     if rehome:
-        wanted = wanted + dividing(attention, PLACES, STRIPS)
+        wanted = wanted.masked_fill(dividing(attention, PLACES, STRIPS), _CERTAIN)
     torch.testing.assert_close(prior(attention, contents), wanted)
+
+
+def test_what_an_empty_slot_is_handed_it_gets_wherever_its_gaussian_lies():
+    prior = CompactPrior((SIDE, SIDE), compactness=1.5, rehome=True)
+    attention = attention_of(disc(6, 6, 4) | disc(26, 26, 3))
+    attention[:, 2, -1] = 0.5  # the empty slot's one place, and so its Gaussian
+    bias = prior(attention, attention)
+    given = dividing(attention, PLACES, STRIPS)[0, 2]
+    assert given.any() and (bias.argmax(dim=1)[0, given] == 2).all()
 
 
 def test_prior_carries_no_gradient_and_no_weights():

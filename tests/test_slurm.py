@@ -45,5 +45,7 @@ def test_a_preempted_job_saves_and_comes_back(tmp_path):
     job._interrupt()
     job.result()
     assert json.loads(result.read_text())["processes"] == 2
-    said = job.paths.stdout.read_text()
-    assert said.count("stopped at step ") == 1 and "100/100" in said
+    # Checkpoints are written every 500 steps and at the end: the other one is that of the stop.
+    saved = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert len(saved) == 2 and "step_00000025" <= saved[0] < saved[1] == "step_00000100"
+    assert "100/100" in job.paths.stdout.read_text()

@@ -9,7 +9,7 @@ it came about. Nothing here carries gradient.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from objecthood.nn.positions import coordinate_grid
@@ -67,7 +67,10 @@ class CompactPrior(nn.Module):
         bias = self.compactness * density.scatter(1, heaviest, _EVERYWHERE)
         if self.repulsion:
             bias = bias - self.ramp * self.repulsion * merging(attention, resemblance, self.places)[..., None]
-        return bias + dividing(attention, self.places, self.strips) if self.rehome else bias
+        if not self.rehome:
+            return bias
+        # In place of what else was said: an empty slot's Gaussian may lie far from what it is handed.
+        return bias.masked_fill(dividing(attention, self.places, self.strips), _CERTAIN)
 
 
 def gaussian_logits(
@@ -116,8 +119,8 @@ def dividing(
     attention: Float[Tensor, "batch slots inputs"],
     places: Float[Tensor, "inputs 2"],
     strips: Float[Tensor, "inputs directions strips"],
-) -> Float[Tensor, "batch slots inputs"]:
-    """What hands the lighter of two things in one slot to an empty slot: large numbers there, zero elsewhere.
+) -> Bool[Tensor, "batch slots inputs"]:
+    """Where an empty slot is handed the lighter of two things that another holds, and which slot.
 
     A slot holds the inputs of which it has more than half. The slot whose `best_cut` scores
     highest is divided, if that is enough; never the heaviest (the background), nor one as large as a
@@ -136,7 +139,7 @@ def dividing(
         return slot[..., None].expand(-1, -1, held.shape[-1])
 
     moved = wanted[..., None] & lighter_side.gather(1, at(parent)) & (held.gather(1, at(parent)) > 0)
-    return torch.zeros_like(attention).scatter(1, at(child), _CERTAIN * moved.to(attention))
+    return torch.zeros_like(moved).expand_as(attention).scatter(1, at(child), moved)
 
 
 _EVERYWHERE = 2.5
