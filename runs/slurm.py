@@ -10,6 +10,8 @@ run folder must lie where all nodes see it. On one node the same command works w
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,10 +58,10 @@ class Training:
         import submitit
 
         if self.torchrun is not None:
-            self.torchrun.send_signal(
-                signal.SIGTERM
-            )  # handed on to all processes: they finish a step and save
-            self.torchrun.wait()
+            self.torchrun.terminate()  # which it hands on to all processes: they finish a step and save
+            # Not `wait`: this interrupts the one in `__call__`, which holds a lock.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.torchrun.pid, 0)
         return submitit.helpers.DelayedSubmission(Training(self.out, self.arguments, self.processes))
 
 

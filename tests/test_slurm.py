@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -31,6 +33,7 @@ def test_command_of_a_node(tmp_path):
     assert words[5:] == ["--standalone", "-m", "objecthood", "train", "--resume", str(run)]
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_preempted_job_saves_and_comes_back(tmp_path):
     """On submitit's local cluster, whose jobs can be preempted and requeued as SLURM's are."""
@@ -42,7 +45,8 @@ def test_a_preempted_job_saves_and_comes_back(tmp_path):
     end = time.monotonic() + 120
     while not (log.exists() and log.read_text()) and time.monotonic() < end:
         time.sleep(0.05)
-    job._interrupt()
+    children = Path(f"/proc/{job.job_id}/task/{job.job_id}/children")  # of submitit's stand-in for SLURM
+    os.kill(int(children.read_text()), signal.SIGUSR2)
     job.result()
     assert json.loads(result.read_text())["processes"] == 2
     # Checkpoints are written every 500 steps and at the end: the other one is that of the stop.
