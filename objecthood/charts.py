@@ -13,7 +13,7 @@ from html import escape
 WIDTH, HEIGHT = 440, 220  # units of the drawing; the page scales it
 LEFT, RIGHT, TOP, BOTTOM = 52, 70, 14, 30  # room for the labels; right: the last value
 LOG_ROOM = 1.25  # above and below a logarithmic curve; a linear one is framed by ticks
-ROOM_FOR_TITLES = 200  # right of curves that are named at their end
+ROOM_FOR_TITLES = 240  # right of curves that are named at their end
 CURVE_STYLE = "text { font: 13px sans-serif; fill: #616875 } line { stroke: #b5bac4; stroke-width: .6 }"
 CURVE_COLORS = (
     "#3a57ff",

@@ -198,11 +198,14 @@ def test_a_machine_that_is_wanted_is_given_up_in_order(quick, monkeypatch, tmp_p
         return plain(self, model, scenes, step)
 
     monkeypatch.setattr(Discovery, "loss", loss)
-    before = signal.getsignal(number)
-    with pytest.raises(Preempted):
-        oh.train(PAPER, tmp_path / "run")
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP would be ignored, and stay so
+    try:
+        with pytest.raises(Preempted):
+            oh.train(PAPER, tmp_path / "run")
+        assert signal.getsignal(number) == signal.SIG_DFL, "signals are as they were"
+    finally:
+        signal.signal(number, before)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000004"]
-    assert signal.getsignal(number) == before
 
 
 def poisoned(monkeypatch, poison, steps):
