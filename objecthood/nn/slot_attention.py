@@ -142,7 +142,8 @@ class SlotAttention(nn.Module):
                     slots, attention = self.step(slots, keys, values, bias, mask)
                 attentions.append(attention)
                 if self.prior is not None and not is_last:
-                    bias = self.prior(attention.detach(), self.resemblance(before, keys))
+                    alone = attention if bias is None else self.resemblance(before, keys)
+                    bias = self.prior(attention.detach(), alone.detach())
         return SlotAttentionOutput(slots, torch.stack(attentions, dim=1))
 
     def step(
@@ -154,7 +155,7 @@ class SlotAttention(nn.Module):
         mask: Bool[Tensor, "batch inputs"] | None = None,
     ) -> tuple[Float[Tensor, "batch slots slot_dim"], Float[Tensor, "batch slots inputs"]]:
         """One iteration: the slots after it, and the attention (softmax over slots) in it."""
-        queries = self.project_q(self.norm_slots(slots)) * self.slot_dim**-0.5
+        queries = self.queries(slots)
         if self.attend is not None and mask is None:
             updates, attention = self.attend(queries, keys, values, bias, self.epsilon)
         else:
@@ -167,6 +168,10 @@ class SlotAttention(nn.Module):
         slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
         return slots + self.mlp(self.norm_mlp(slots)), attention
 
+    def queries(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, "batch slots slot_dim"]:
+        """What slots look for, already divided by the square root of `slot_dim`."""
+        return self.project_q(self.norm_slots(slots)) * self.slot_dim**-0.5
+
     @torch.no_grad()
     def resemblance(
         self,
@@ -174,7 +179,7 @@ class SlotAttention(nn.Module):
         keys: Float[Tensor, "batch inputs slot_dim"],
     ) -> Float[Tensor, "batch slots inputs"]:
         """Attention as contents alone would have it: without what a prior added to the logits."""
-        queries = self.project_q(self.norm_slots(slots)) * self.slot_dim**-0.5
+        queries = self.queries(slots)
         return (queries @ keys.to(queries.dtype).transpose(1, 2)).softmax(dim=1)
 
     def _check_shapes(self, inputs: Tensor, slots: Tensor, iterations: int, mask: Tensor | None) -> None:
