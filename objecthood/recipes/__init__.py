@@ -13,12 +13,14 @@ from objecthood.recipes.discovery import (
     Discovery,
     FastTetrominoes,
     GuidedDiscovery,
+    GuidedTetrominoes,
     clevr6_like,
     clevr6_paper,
     folder,
     sprites,
     sprites_paper,
     tetrominoes,
+    tetrominoes_guided,
     tetrominoes_paper,
 )
 from objecthood.recipes.set_prediction import (
@@ -32,6 +34,7 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         tetrominoes,
+        tetrominoes_guided,
         sprites,
         folder,
         tetrominoes_paper,
@@ -44,7 +47,14 @@ RECIPES: dict[str, Recipe] = {
 }
 TASKS: dict[str, type[Recipe]] = {
     task.__name__: task
-    for task in (Discovery, FastTetrominoes, GuidedDiscovery, SetPrediction, FastSetPrediction)
+    for task in (
+        Discovery,
+        FastTetrominoes,
+        GuidedDiscovery,
+        GuidedTetrominoes,
+        SetPrediction,
+        FastSetPrediction,
+    )
 }
 
 __all__ = [
@@ -54,6 +64,7 @@ __all__ = [
     "FastSetPrediction",
     "FastTetrominoes",
     "GuidedDiscovery",
+    "GuidedTetrominoes",
     "Recipe",
     "SetPrediction",
     "from_dict",
