@@ -8,7 +8,7 @@ import inspect
 import json
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class EvaluateOptions:
     """What is scored."""
 
     weights: str
-    """Weights file, or run folder."""
+    """Name (objecthood list weights), weights file, or run folder."""
     recipe: str = ""
     """Recipe whose scenes and scores are used, or a Python file with one; the weights' own unless named."""
     split: str = "test"
@@ -57,6 +57,8 @@ class EvaluateOptions:
     """How many scenes; the recipe's test_scenes unless named."""
     iterations: int | None = None
     """Iterations of slot attention; the recipe's test_iterations unless named."""
+    data_path: str = ""
+    """Where the recipe's scenes lie; its own data_path unless named."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     json: str = ""
@@ -67,10 +69,11 @@ class EvaluateOptions:
 class PredictOptions:
     """What is looked at."""
 
-    pictures: tuple[str, ...]
-    """Pictures, folders and patterns."""
-    weights: str = ""
-    """Weights file, or run folder."""
+    pictures: tuple[str, ...] = ()
+    """Pictures, folders, patterns, videos, "camera", or - for a picture from stdin; the weights' own picture
+    unless named."""
+    weights: str = "clevr"
+    """Name (objecthood list weights), weights file, or run folder."""
     out: str = "predictions"
     """Folder to write to: a new or empty one, or one of earlier predictions."""
     iterations: int | None = None
@@ -165,7 +168,10 @@ def evaluate(arguments: list[str]) -> int:
     model = load_model(options.weights, named)
     # Weights of a recipe of one's own bring its numbers; the Python file then gave no more than its class.
     recipe = named if named and type(model.recipe) in TASKS.values() else model.recipe
-    changes = {"test_scenes": options.num_scenes, "test_iterations": options.iterations}
+    if options.data_path and not hasattr(recipe, "data_path"):
+        raise UsageError(f"--data-path (={options.data_path}) means nothing to {recipe.name}; leave it away")
+    changes: dict[str, Any] = {"test_scenes": options.num_scenes, "test_iterations": options.iterations}
+    changes["data_path"] = options.data_path or None
     changes["num_slots"] = model.num_slots  # what the protocol speaks of
     recipe = dataclasses.replace(
         recipe, **{name: value for name, value in changes.items() if value is not None}
@@ -192,16 +198,19 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def predict(arguments: list[str]) -> int:
-    """Find the objects of your pictures: PICTURE... --weights WEIGHTS_OR_RUN --out FOLDER.
+    """Find the objects of your pictures: [PICTURE...] --weights NAME_OR_RUN --out FOLDER.
 
     Writes for each picture an overlay, a palette picture of labels and COCO masks (JSON), or, with weights of
     a set prediction, says what it sees and writes it on the picture and as JSON; and an animation of
-    attention. Nothing else is changed. Folders and patterns are taken with all their pictures.
+    attention. Nothing else is changed. Folders and patterns are taken with all their pictures, videos frame
+    by frame. Without pictures, those weights look at a picture that comes with them.
     """
     options = parse(PredictOptions, arguments, "predict", _about("predict"))
-    if not options.weights:
+    from objecthood.hub import PRETRAINED
+
+    if not options.pictures and options.weights not in PRETRAINED:
         raise UsageError(
-            "--weights is missing; train some with objecthood train sprites, then --weights runs/sprites-s0"
+            f"PICTURES is missing; only {', '.join(PRETRAINED)} come with one; see objecthood predict --help"
         )
     for name, value, most in (("slots", options.slots, 256), ("iterations", options.iterations, sys.maxsize)):
         if value is not None and not 1 <= value <= most:
@@ -210,15 +219,24 @@ def predict(arguments: list[str]) -> int:
             )
     model = load_model(options.weights, find_recipe(options.recipe) if options.recipe else None)
     model = model.to(choose_device(options.device))
-    results = _predict_with_progress(model, options)
-    for result in results:
-        if "objects" in result.files:
-            _print_objects(result)
-    skipped = [result for result in results if result.error]
-    for result in skipped:
-        print(f"skipped: {result.error}", file=sys.stderr)
-    missing = f", {len(skipped)} skipped" if skipped else ""
-    print(f"{len(results) - len(skipped)} of {len(results)} pictures{missing}; written to {options.out}")
+    done = skipped = 0
+    last: Result | None = None
+    for last in _predict_with_progress(model, options):
+        done += 1
+        if last.error:
+            skipped += 1
+            print(f"skipped: {last.error}", file=sys.stderr)
+        elif "objects" in last.files:
+            _print_objects(last)
+        if last.warning:
+            print(f"warning: {last.path} is {last.warning}", file=sys.stderr)
+    if last is not None and done == 1 and not last.error:
+        if "objects" not in last.files:
+            print(f"{last.path}: {last.summary}")
+        for what, file in last.files.items():
+            print(f"{what:<10}{file}")
+    missing = f", {skipped} skipped" if skipped else ""
+    print(f"{done - skipped} of {done} pictures{missing}; written to {options.out}")
     return 1 if skipped else 0
 
 
@@ -297,10 +315,13 @@ def _about(name: str) -> str:
     return inspect.getdoc(COMMANDS[name]) or ""
 
 
-def _predict_with_progress(model: Model, options: PredictOptions) -> list[Result]:
-    from objecthood.predict import predict as predict_pictures
+def _predict_with_progress(model: Model, options: PredictOptions) -> Iterator[Result]:
+    """Result after result, with none kept, so that any number of pictures finds room."""
+    from objecthood.hub import PRETRAINED
+    from objecthood.predict import stream
     from objecthood.progress import RunProgress
 
+    pictures: Any = [sys.stdin.buffer.read() if name == "-" else name for name in options.pictures]
     done = 0
     with RunProgress("predict", 0) as progress:
 
@@ -311,9 +332,9 @@ def _predict_with_progress(model: Model, options: PredictOptions) -> list[Result
             progress.bar.update(progress.task, total=total)
             progress.update(done, result.path.name)
 
-        return predict_pictures(
+        yield from stream(
             model,
-            options.pictures,
+            pictures or PRETRAINED[options.weights].picture,
             options.out,
             iterations=options.iterations,
             num_slots=options.slots,
