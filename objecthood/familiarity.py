@@ -22,8 +22,8 @@ from objecthood.models.set_predictor import SetPredictor
 WHOLE, MOST, ATTENTION = "reconstruction error", "error of most pixels", "doubt of attention"
 FACTORS = {WHOLE: 3.0, MOST: 6.0, ATTENTION: 1.25}
 """How far above 95 % of validation scenes a picture is strange; above by one measure is enough. Chosen on the
-pictures that the cards of `tetrominoes`, `sprites`, `clevr` and `set-clevr` count ("warnings"), so that few of
-their own test scenes are caught. 95 %, as the few scenes where a model fails would hide everything else."""
+pictures that the cards of `tetrominoes`, `sprites`, `clevr` and `set-clevr` count ("warnings"), so that few
+of their own test scenes are caught. 95 %, as the few scenes where a model fails would hide all else."""
 BASE = "0.95"
 LEAST_SCENES = 20
 """Validation scenes below which nothing is said: their quantile would be one picture."""
@@ -67,7 +67,9 @@ def usual(model: Any, recipe: Any, batch_size: int = 32) -> dict[str, Any]:
     found: dict[str, list[Tensor]] = {}
     for start in range(0, count, batch_size):
         images = dataset[np.arange(start, min(start + batch_size, count))]["image"].to(device)
-        noise = torch.from_numpy(start_noise(np.zeros(len(images), np.int64), model.num_slots, model.slot_dim))
+        noise = torch.from_numpy(
+            start_noise(np.zeros(len(images), np.int64), model.num_slots, model.slot_dim)
+        )
         answer = model(images, iterations=recipe.test_iterations, noise=noise.to(device))
         for measure, values in strangeness(images, answer._asdict()).items():
             found.setdefault(measure, []).append(values.double().cpu())
@@ -101,6 +103,6 @@ scenes); what was found may mean nothing'
         return ""
     much = f"{times[worst]:.{0 if times[worst] >= 10 else 1}f}"
     return (
-        f"unlike what these weights were trained on ({worst} {much} times that of 95 % of validation scenes); "
-        "what was found may mean nothing"
+        f"unlike what these weights were trained on ({worst} {much} times that of 95 % of validation "
+        "scenes); what was found may mean nothing"
     )

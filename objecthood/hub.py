@@ -34,10 +34,10 @@ class Pretrained:
 
     name: str
     facts: Mapping[str, Any]
-    """All that is published: "recipe" (name), "settings", "task", "seed", "parameters", "bytes", "sha256",
-    "licence", "data", "limits", "scores" and "protocol" (test scenes), "validation" (by seed; how the seed was
-    chosen), "warnings" (share of pictures, by kind, that are told to be unlike the training data), "usual",
-    "trained" (costs, machine, commit), "picture"."""
+    """All that is published: "recipe" (name), "settings", "seed", "chosen" (how the seed was), "parameters",
+    "bytes", "sha256", "licence", "data", "limits", "scores" and "protocol" (test scenes), "validation" and
+    "test_by_seed", "usual" and "warnings" (share of pictures, by kind, that are told to be unlike what was
+    trained on), "trained" (costs, machine, commit), "picture"."""
     folder: Path = WEIGHTS
 
     @property
@@ -81,7 +81,8 @@ def check_sha256(file: Path, wanted: str, name: str, remedy: str) -> None:
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if found != wanted:
         raise ValueError(
-            f"{name} are not those that were published: {file} has SHA-256 {found}, expected {wanted}; {remedy}"
+            f"{name} are not those that were published: {file} has SHA-256 {found}, expected {wanted}; "
+            f"{remedy}"
         )
 
 

@@ -77,7 +77,7 @@ def find_recipe(name: str) -> Recipe:
 
 
 def load_model(weights: str, named: Recipe | None) -> Model:
-    """The model of weights by name, file or run folder; `named` has its class where that is not one of ours."""
+    """The model of weights by name, file or run folder; `named` has its class if that is not one of ours."""
     from objecthood import checkpoint, hub
     from objecthood.recipes import RECIPES, TASKS
 

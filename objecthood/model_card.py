@@ -19,7 +19,18 @@ TITLES = {
     "ap": "average precision",
     **{f"ap_{distance}": f"AP within {distance}" for distance in ("1", "0.5", "0.25", "0.125")},
 }
-REQUIRED = ("licence", "data", "limits", "scores", "protocol", "seed", "recipe", "settings", "sha256", "chosen")
+REQUIRED = (
+    "licence",
+    "data",
+    "limits",
+    "scores",
+    "protocol",
+    "seed",
+    "recipe",
+    "settings",
+    "sha256",
+    "chosen",
+)
 """Facts without which nothing is published."""
 
 
@@ -108,7 +119,8 @@ def _scores(facts: Mapping[str, Any]) -> str:
         [f"{facts['scores'][name]:.3f}" for name in names],
     ]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"{table}\n\nSeed {facts['seed']}; {facts['protocol']}. Not comparable with scores on published data sets."
+    taken = f"Seed {facts['seed']}; {facts['protocol']}."
+    return f"{table}\n\n{taken} Not comparable with scores on published data sets."
 
 
 def _seeds(facts: Mapping[str, Any]) -> str:
@@ -131,8 +143,8 @@ def _warnings(facts: Mapping[str, Any]) -> str:
     each = "; ".join(f"{kind}: {share:.0%}" for kind, share in shares.items())
     return (
         f"`predict` warns of pictures unlike the training data by their "
-        f"{' and '.join(facts['usual']['quantiles'])}. Share of pictures it warned of, measured, on kinds that the "
-        f"thresholds were chosen on: {each}."
+        f"{' and '.join(facts['usual']['quantiles'])}. Share of pictures it warned of, measured, on "
+        f"kinds that the thresholds were chosen on: {each}."
     )
 
 
@@ -143,8 +155,7 @@ def _file(facts: Mapping[str, Any]) -> str:
         lines.append(f"- {facts['parameters']:,} parameters, {facts['bytes']:,} bytes, safetensors")
     lines.append(f"- licence {facts['licence']}")
     if trained:
-        lines.append(
-            f"- trained in {trained['cpu_seconds']:.0f} CPU seconds ({trained['wall_seconds']:.0f} on the clock) "
-            f"on {trained['machine']['processor']}, commit {trained['machine']['commit']}"
-        )
+        cpu, wall, machine = (trained[key] for key in ("cpu_seconds", "wall_seconds", "machine"))
+        seconds = f"{cpu:.0f} CPU seconds ({wall:.0f} on the clock)"
+        lines.append(f"- trained in {seconds} on {machine['processor']}, commit {machine['commit']}")
     return "\n".join(lines)

@@ -57,12 +57,19 @@ class PredictedObjects(Result):
         return ", ".join(thing["name"] for thing in self.objects) or "nothing"
 
     def _draw(self, kind: str) -> Image.Image:
-        places = [(thing["place"][0], thing["place"][1], thing["slot"], thing["name"]) for thing in self.objects]
+        places = [
+            (thing["place"][0], thing["place"][1], thing["slot"], thing["name"]) for thing in self.objects
+        ]
         return visualize.name_objects(torch.from_numpy(self.picture), places)
 
     def _write(self, files: dict[str, Path]) -> None:
         height, width = self.size
-        facts = {"file_name": self.relative.as_posix(), "width": width, "height": height, "objects": self.objects}
+        facts = {
+            "file_name": self.relative.as_posix(),
+            "width": width,
+            "height": height,
+            "objects": self.objects,
+        }
         files["objects"].write_text(json.dumps(facts, indent=1) + "\n")
         self._draw("objects").save(files["drawing"])
 

@@ -108,7 +108,7 @@ class Result:
         return attention_figure(self.image, self.attention) if kind == "attention" else self._draw(kind)
 
     def animate(self, path: str | Path | None = None, *, hold: int = 6, between: int = 5) -> Animation:
-        """Where each slot looks, iteration after iteration; shown in notebooks, written to `path` where given.
+        """Where each slot looks, iteration after iteration; shown in notebooks, written to `path` if given.
 
         `path` ends in .gif, .webp or .png; `hold` and `between` are numbers of frames, 10 a second.
         """

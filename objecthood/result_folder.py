@@ -20,8 +20,9 @@ class ResultFolder:
     Nothing is written before `open`.
 
     Example:
-        >>> ResultFolder("not there yet").choose({Path("a/x.png"): Path("x.png"), Path("b/x.png"): Path("x.png")})
-        {PosixPath('a/x.png'): 'x', PosixPath('b/x.png'): 'x-2'}
+        >>> pictures = {Path("a/x.png"): Path("x.png"), Path("b/x.png"): Path("x.png")}
+        >>> list(ResultFolder("not there yet").choose(pictures).values())
+        ['x', 'x-2']
     """
 
     def __init__(self, path: str | Path):

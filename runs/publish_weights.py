@@ -39,7 +39,8 @@ CARDS, IMAGES = ROOT / "docs" / "weights", ROOT / "docs" / "images"
 STRANGE = 100
 """Pictures of each kind that warnings are counted on."""
 RENDERED = (
-    "Scenes of simple solids rendered here after CLEVR (Johnson et al. 2017) with Mitsuba 3, not CLEVR itself: "
+    "Scenes of simple solids rendered here after CLEVR (Johnson et al. 2017) with Mitsuba 3, not CLEVR "
+    "itself: "
     "`objecthood data render clevr --objects 3-10 --seed 7 --count 5000`"
 )
 
@@ -61,43 +62,44 @@ def bundled_scene(index: int) -> Callable[[], Tensor]:
 
 
 SCENE = (
-    "Scene {} of those with 3 to 6 objects that come with the package (seed 0, split test; trained on seed 7), "
-    "chosen for its variety before a model had seen it."
+    "Scene {} of those with 3 to 6 objects that come with the package (seed 0, split test; trained on "
+    "seed 7), chosen for its variety before a model had seen it."
 )
 ENTRIES = {
     "tetrominoes": Entry(
-        data="Tetrominoes generated on the spot (`objecthood.data.tetrominoes`): three blocks of plain colour on "
-        "black, 35 x 35 pixels, without end. Not the published data set.",
-        limits="Blocks of this size on black, and nothing else. The background often shares a slot with a block, "
-        "which costs nothing in reconstruction: that is why plain ARI is low where foreground ARI is high.",
+        data="Tetrominoes generated on the spot (`objecthood.data.tetrominoes`): three blocks of plain "
+        "colour on black, 35 x 35 pixels, without end. Not the published data set.",
+        limits="Blocks of this size on black, and nothing else. The background often shares a slot with a "
+        "block, which costs nothing in reconstruction: that is why plain ARI is low where foreground"
+        " ARI is high.",
         picture=lambda: Tetrominoes("test", 0)[[0]]["image"][0],
         picture_says="The first test scene.",
     ),
     "sprites": Entry(
-        data="Sprites generated on the spot (`objecthood.data.sprites`): two to five overlapping shapes of plain "
-        "colour on grey, 64 x 64 pixels, without end. Not Multi-dSprites itself.",
-        limits="Shapes of plain colour on a grey ground. A variant of slot attention (compact, distinct slots, "
-        "masks born from attention), not the paper's method. Two sprites of nearly one colour that touch may "
-        "share a slot.",
+        data="Sprites generated on the spot (`objecthood.data.sprites`): two to five overlapping shapes of "
+        "plain colour on grey, 64 x 64 pixels, without end. Not Multi-dSprites itself.",
+        limits="Shapes of plain colour on a grey ground. A variant of slot attention (compact, distinct "
+        "slots, masks born from attention), not the paper's method. Two sprites of nearly one colour"
+        " that touch may share a slot.",
         picture=lambda: Sprites("test", 0, "grey", 64)[[0]]["image"][0],
         picture_says="The first test scene.",
     ),
     "clevr": Entry(
         data=f"{RENDERED}, of which those with 3 to 6 objects are taken; seen at 64 x 64 pixels.",
-        limits="Rendered solids on a grey ground, in the paper's cut of the picture; photographs are out of its "
-        "reach. A variant of slot attention (compact, distinct slots, masks born from attention, shading taken "
-        "out), not the paper's method; shadows go with the ground, grey things are harder than coloured ones, "
-        "and things that hide most of each other may share a slot. More than 6 objects need more slots "
-        "(`num_slots=11`).",
+        limits="Rendered solids on a grey ground, in the paper's cut of the picture; photographs are out of"
+        " its reach. A variant of slot attention (compact, distinct slots, masks born from "
+        "attention, shading taken out), not the paper's method; shadows go with the ground, grey "
+        "things are harder than coloured ones, and things that hide most of each other may share a "
+        "slot. More than 6 objects need more slots (`num_slots=11`).",
         picture=bundled_scene(9),
         picture_says=SCENE.format(9),
     ),
     "set-clevr": Entry(
         data=f"{RENDERED}; with their properties as labels; seen at 128 x 128 pixels.",
-        limits="Sizes, materials, shapes and colours of CLEVR's solids alone, seen by CLEVR's camera in the "
-        "paper's cut: it names things so in every picture. One seed was trained. Positions are good to about "
-        "half a unit of a scene of six; few are within a quarter. Being trained with labels, it finds nothing "
-        "that it was not told of.",
+        limits="Sizes, materials, shapes and colours of CLEVR's solids alone, seen by CLEVR's camera in the"
+        " paper's cut: it names things so in every picture. One seed was trained. Positions are good"
+        " to about half a unit of a scene of six; few are within a quarter. Being trained with "
+        "labels, it finds nothing that it was not told of.",
         picture=bundled_scene(9),
         picture_says=SCENE.format(9),
     ),
@@ -170,7 +172,9 @@ def write_weights(source: Path, target: Path, usual: dict[str, Any]) -> None:
     if description["recipe"].get("data_path"):
         description["recipe"]["data_path"] = Path(description["recipe"]["data_path"]).name
     description["usual"] = usual
-    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()}
+    metadata = {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()
+    }
     target.parent.mkdir(exist_ok=True)
     save_file(load_file(source), target, metadata)
     target.chmod(0o644)  # safetensors lets nobody else read it
@@ -186,7 +190,9 @@ def count_warnings(model: Any, recipe: Any) -> dict[str, float]:
     side = recipe.resolution
     kinds = {"its own test scenes": recipe.dataset("test")[np.arange(recipe.test_scenes)]["image"]}
     if recipe.data == "clevr-like":
-        kinds["scenes of 7 to 10 objects"] = ClevrLike(SAMPLES, "test", side, objects=(7, 10))[range(STRANGE)]["image"]
+        kinds["scenes of 7 to 10 objects"] = ClevrLike(SAMPLES, "test", side, objects=(7, 10))[
+            range(STRANGE)
+        ]["image"]
     else:
         kinds["CLEVR-like scenes"] = ClevrLike(SAMPLES, "test", side)[range(STRANGE)]["image"]
     if recipe.data != "sprites":
@@ -199,7 +205,9 @@ def count_warnings(model: Any, recipe: Any) -> dict[str, float]:
 
 
 def share_warned(model: Any, images: Tensor) -> float:
-    images = functional.interpolate(images, (model.resolution,) * 2, mode="bilinear", antialias=True).clamp(0, 1)
+    images = functional.interpolate(images, (model.resolution,) * 2, mode="bilinear", antialias=True).clamp(
+        0, 1
+    )
     return float(np.mean([bool(result.warning) for result in oh.predict(model, images)]))
 
 
@@ -222,7 +230,12 @@ def photographs() -> Tensor:
 def describe(name: str) -> None:
     """Write what ENTRIES says into the facts, draw the pictures, write the card."""
     entry, file = ENTRIES[name], hub.WEIGHTS / f"{name}.json"
-    said = {"licence": entry.licence, "data": entry.data, "limits": entry.limits, "picture": entry.picture_says}
+    said = {
+        "licence": entry.licence,
+        "data": entry.data,
+        "limits": entry.limits,
+        "picture": entry.picture_says,
+    }
     file.write_text(json.dumps(json.loads(file.read_text()) | said, indent=1) + "\n")
     one = hub.read_all(hub.WEIGHTS)[name]
     visualize.to_picture(entry.picture()).save(one.picture, optimize=True)

@@ -55,7 +55,9 @@ def read_camera(index: int = 0) -> UInt8[np.ndarray, "height width 3"]:
                 if number >= WARM_UP:
                     return frame
     except (av.error.FFmpegError, OSError) as error:
-        raise ImageError(f"{name}: cannot be opened ({_one_line(error)}); is it plugged in and free?") from error
+        raise ImageError(
+            f"{name}: cannot be opened ({_one_line(error)}); is it plugged in and free?"
+        ) from error
     raise ImageError(f"{name}: gave no picture; is it used by another program?")
 
 
