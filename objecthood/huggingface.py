@@ -155,8 +155,8 @@ def _download(repository: str, name: str, revision: str | None, token: str | Non
         return Path(_library().hf_hub_download(repository, name, revision=revision, token=token))
     except Exception as error:  # as above
         raise ValueError(
-            f"{name} of {repository} could not be fetched ({_one_line(error)}); check the name, or take one of "
-            f"{', '.join(hub.PRETRAINED)}"
+            f"{name} of {repository} could not be fetched ({_one_line(error)}); check the name, or take one "
+            f"of {', '.join(hub.PRETRAINED)}"
         ) from error
 
 

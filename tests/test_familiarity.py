@@ -1,4 +1,4 @@
-"""Pictures unlike the training data are told of; others are left alone; what is usual travels with weights."""
+"""Pictures unlike the training data are told of, others left alone; what is usual travels with weights."""
 
 import dataclasses
 

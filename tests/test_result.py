@@ -1,4 +1,4 @@
-"""What `predict` gives: the model's own output, figures, files, a notebook's view; and nothing kept too long."""
+"""What `predict` gives: the model's own output, figures, files, a notebook's view; nothing kept too long."""
 
 import gc
 import html.parser
