@@ -65,7 +65,7 @@ def predict(arguments: list[str]) -> int:
             )
     model = load_model(options.weights, find_recipe(options.recipe) if options.recipe else None)
     model = model.to(choose_device(options.device))
-    done = skipped = 0
+    done = skipped = strange = 0
     last: Result | None = None
     for last in _predict_with_progress(model, options):
         done += 1
@@ -75,12 +75,15 @@ def predict(arguments: list[str]) -> int:
         elif "objects" in last.files:
             _print_objects(last)
         if last.warning:
+            strange += 1
             print(f"warning: {last.path} is {last.warning}", file=sys.stderr)
     if last is not None and done == 1 and not last.error:
         if "objects" not in last.files:
             print(f"{last.path}: {last.summary}")
         for what, file in last.files.items():
             print(f"{what:<10}{file}")
+    if strange:
+        print("for pictures of another kind: objecthood train folder --data-path FOLDER")
     missing = f", {skipped} skipped" if skipped else ""
     print(f"{done - skipped} of {done} pictures{missing}; written to {options.out}")
     return 1 if skipped else 0

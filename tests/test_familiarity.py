@@ -52,7 +52,9 @@ def test_the_warning_is_plain_and_in_every_form(tmp_path, capsys):
     assert (
         main(["predict", str(tmp_path / "strange.png"), "--out", str(tmp_path / "o"), "--no-animation"]) == 0
     )
-    (line,) = capsys.readouterr().err.splitlines()
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert "objecthood train folder --data-path" in said.out
     assert line.startswith(f"warning: {tmp_path / 'strange.png'} is unlike")
 
 
