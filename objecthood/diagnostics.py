@@ -150,6 +150,8 @@ NOTABLE = 0.1
 """Share of objects in one kind of trouble from which it is named."""
 NOTABLE_BACKGROUND = 0.3
 """Share of pictures with a divided background from which it is named."""
+IN_USE = 0.6
+"""Share of the slots needed (an object each and the background) below which too few are used."""
 UNDECIDED = 0.5
 """Entropy from which slots count as undecided; runs that ended well here lie below 0.25."""
 
@@ -167,8 +169,9 @@ def findings(summary: dict[str, float]) -> list[Finding]:
     if summary["attention_entropy"] > UNDECIDED:
         text = f"slots stay alike: attention is undecided (entropy {summary['attention_entropy']:.2f} of 1)"
         found.append(Finding(text, f"{PAGE}#slots-stay-alike"))
-    if summary["used_slots"] < 1.5 and slots > 1:
-        found.append(Finding("one slot takes everything", f"{PAGE}#one-slot-takes-everything"))
+    if summary["used_slots"] < IN_USE * min(need if "objects" in summary else 2.0, slots):
+        text = f"only {summary['used_slots']:.1f} of {slots:.0f} slots are used"
+        found.append(Finding(text, f"{PAGE}#one-slot-takes-everything"))
     if slots < need:
         text = f"{slots:.0f} slots for {need - 1:.1f} objects and a background, in the mean"
         found.append(Finding(text, "docs/how-many-slots.md"))

@@ -167,7 +167,7 @@ def slots_figure(
         images, reconstruction, masks, appearance, strict=True
     ):
         segmentation = overlay_one(enlarge(image, scale), its_masks, STRONG)
-        alone = [_on_chequer(*pair, scale) for pair in zip(its_appearance, its_masks, strict=True)]
+        alone = [on_chequer(*pair, scale) for pair in zip(its_appearance, its_masks, strict=True)]
         rows.append([_cell(image, scale), _cell(rebuilt, scale), segmentation, *alone])
     headings = ["picture", "reconstruction", "segmentation"]
     return grid(rows, headings, num_slots=masks.shape[1])
@@ -345,7 +345,7 @@ def _cell(image: Tensor, scale: int) -> Image.Image:
     return to_picture(enlarge(image, scale))
 
 
-def _on_chequer(appearance: Tensor, mask: Tensor, scale: int) -> Image.Image:
+def on_chequer(appearance: Tensor, mask: Tensor, scale: int) -> Image.Image:
     """One slot alone; the chequer's squares are 8 pixels of the finished figure."""
     appearance, mask = enlarge(appearance, scale), enlarge(mask, scale)
     down, across = (torch.arange(side) // 8 for side in mask.shape)

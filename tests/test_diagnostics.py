@@ -152,7 +152,7 @@ HEALTHY = {
     ("sign", "value", "words"),
     [
         ("attention_entropy", 0.9, "slots stay alike"),
-        ("used_slots", 1.0, "one slot takes everything"),
+        ("used_slots", 2.0, "only 2.0 of 6 slots are used"),
         ("num_slots", 3.0, "3 slots for 3.5 objects"),
         ("shared_objects", 0.4, "40 % of objects share a slot"),
         ("split_objects", 0.4, "objects are in pieces"),
