@@ -3,8 +3,8 @@
     python runs/how_it_works.py features attention competition sum    # need weights and a sprites run
     python runs/how_it_works.py learning                              # trains sprites once more, a minute
 
-`features`, `attention` and `competition` come from results/weights/clevr6-like-seed0.safetensors and a scene
-of the package; `sum` from the run runs/sprites-coloured (objecthood train sprites --background coloured).
+`features`, `attention` and `competition` come from the weights `clevr` and a scene of the package, `sum` from the
+run runs/sprites-coloured (objecthood train sprites --background coloured).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from objecthood.visualize import GAP, INK, MARGIN, PAPER, STRONG, enlarge, slot_
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images" / "how"
-WEIGHTS = ROOT / "results" / "weights" / "clevr6-like-seed0.safetensors"
-SCENE = 1
-"""Of the scenes in the package: six objects, one of them cut off by the border."""
-TOLD = 5
-"""Iterations that are drawn of the ten: nothing moves after these."""
-PLACES = {"blue ball": (17, 4), "purple ball": (20, 10), "ground": (27, 20)}
+WEIGHTS = "clevr"
+SCENE = 17
+"""Of the scenes in the package: six objects, two of them cut off by the border."""
+TOLD = 6
+"""Iterations that are drawn, of the ten."""
+PLACES = {"yellow block": (9, 12), "red cylinder": (8, 23), "red ball": (15, 21)}
 """Rows and columns, on the grid of 32 x 32 features, of the places whose vote is shown."""
 HOLD = 14
 
