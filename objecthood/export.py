@@ -258,7 +258,7 @@ def _example(model: SlotAutoencoder | SetPredictor) -> dict[str, Tensor]:
 
 def _pictures(model: SlotAutoencoder | SetPredictor, number: int) -> Tensor:
     """Generated scenes of the size that the model sees."""
-    return Sprites("test", background="coloured", resolution=model.resolution)[range(number)]["image"]
+    return Sprites("test", background="grey", resolution=model.resolution)[range(number)]["image"]
 
 
 def _noise(model: SlotAutoencoder | SetPredictor, batch: int, num_slots: int) -> Tensor:
