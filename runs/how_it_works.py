@@ -3,8 +3,8 @@
     python runs/how_it_works.py features attention competition sum    # need weights and a sprites run
     python runs/how_it_works.py learning                              # trains sprites once more, a minute
 
-`features`, `attention` and `competition` come from the weights `clevr` and a scene of the package, `sum` from the
-run runs/sprites-coloured (objecthood train sprites --background coloured).
+`features`, `attention` and `competition` come from the weights `clevr` and a scene of the package, `sum` from
+the run runs/sprites-coloured (objecthood train sprites --background coloured).
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 FENCE = re.compile(
     r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\S*)[^\n]*\n(?P<code>.*?)^```", re.M | re.S
 )
-LANGUAGES = {"python", "pycon", "sh", "text", ""}
+LANGUAGES = {"python", "pycon", "sh", "json", "text", ""}
 IN_PROSE = re.compile(r"(?<!`)`objecthood ([^`]+)`")
 
 
@@ -56,11 +56,12 @@ def workbench(tmp_path, monkeypatch):
     """A folder with what the pages speak of, small; recipes of two steps."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "PICTURES").mkdir()
-    for number in range(24):
+    for number in range(6):
         picture = Image.new("RGB", (32, 32), (10 * number, 80, 200))
         picture.paste((200, 10 * number, 20), (number, 8, number + 6, 20))
         picture.save(tmp_path / "PICTURES" / f"{number}.png")
     few = {"steps": 2, "evaluate_every": 2, "validation_scenes": 2, "test_scenes": 2, "batch_size": 2}
+    (tmp_path / "picture.png").write_bytes((tmp_path / "PICTURES" / "3.png").read_bytes())
     for name, recipe in oh.RECIPES.items():
         monkeypatch.setitem(oh.RECIPES, name, replace(recipe, **few))
     return tmp_path
@@ -138,6 +139,7 @@ def test_only_these_blocks_do_not_run():
 def test_every_block_is_of_a_kind_that_is_checked(name):
     text = (ROOT / name).read_text()
     assert {match["language"] for match in FENCE.finditer(text)} <= LANGUAGES
+    assert [json.loads(block["code"]) for block in blocks(ROOT / name, "json")] != [{}]
     assert text.count("```") == 2 * len(FENCE.findall(text)), "a block is not closed, or is indented"
 
 
@@ -281,6 +283,7 @@ def test_nothing_connects(workbench, monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert main(["predict"]) == 0  # weights and picture of the package
     assert main(["train", "sprites", "--out", "run", "--precision", "float32"]) == 0
     assert main(["evaluate", "run", "--diagnose"]) == 0
     assert main(["predict", "PICTURES/3.png", "--weights", "run", "--out", "found"]) == 0
@@ -356,7 +359,7 @@ def test_every_page_is_in_the_menu_and_every_picture_in_use(site):
 
 def test_public_names_are_in_the_api(site):
     text = "".join(path.read_text() for path in (site / "api").glob("*.html"))
-    classes = {"RECIPES", "SlotAttention", "SlotAutoencoder"}
+    classes = {"PRETRAINED", "RECIPES", "SlotAttention", "SlotAutoencoder"}
     for name in set(oh.__all__) - classes - set(oh._MODULES):
         where = getattr(oh, name)
         assert f'id="{where.__module__}.{where.__name__}"' in text, f"{name} is public and not on an API page"
