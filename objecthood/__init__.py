@@ -14,8 +14,10 @@ _WHERE = {
     "SlotAttention": "nn",
     "SlotAutoencoder": "models",
     "evaluate": "evaluate",
+    "from_pretrained": "huggingface",
     "load": "hub",
     "predict": "predict",
+    "push_to_hub": "huggingface",
     "save": "checkpoint",
     "train": "train",
 }

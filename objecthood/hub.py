@@ -78,12 +78,17 @@ def check_sha256(file: Path, wanted: str, name: str, remedy: str) -> None:
     """ValueError, in one line, where `file` is not there or not what was published."""
     if not file.is_file():
         raise ValueError(f"{name} are not there ({file}); {remedy}")
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    found = sha256_of(file)
     if found != wanted:
         raise ValueError(
             f"{name} are not those that were published: {file} has SHA-256 {found}, expected {wanted}; "
             f"{remedy}"
         )
+
+
+def sha256_of(file: Path) -> str:
+    """As hexadecimal digits."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def read_all(folder: Path) -> dict[str, Pretrained]:
