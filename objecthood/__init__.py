@@ -9,16 +9,17 @@ import types
 __version__ = "0.1.0"
 
 _WHERE = {
+    "PRETRAINED": "hub",
     "RECIPES": "recipes",
     "SlotAttention": "nn",
     "SlotAutoencoder": "models",
     "evaluate": "evaluate",
-    "load": "checkpoint",
+    "load": "hub",
     "predict": "predict",
     "save": "checkpoint",
     "train": "train",
 }
-_MODULES = ("checkpoint", "data", "losses", "metrics", "models", "nn", "recipes", "visualize")
+_MODULES = ("checkpoint", "data", "hub", "losses", "metrics", "models", "nn", "recipes", "visualize")
 __all__ = [*_WHERE, *_MODULES]
 
 
