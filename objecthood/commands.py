@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import json
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from objecthood.list_commands import console, list_names, show
 from objecthood.lookup import choose_device, find_recipe, load_model, recipe_to_train, split_name
 from objecthood.options import UsageError, did_you_mean, parse
 from objecthood.predict_command import predict
+
+if typing.TYPE_CHECKING:
+    from objecthood.diagnosis import Diagnosis
+    from objecthood.recipes import Recipe
+    from objecthood.recipes.base import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +59,11 @@ class EvaluateOptions:
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     json: str = ""
-    """File to write scores and protocol to as well."""
+    """File to write scores and protocol (and the diagnosis) to as well."""
+    diagnose: bool = False
+    """Say what is wrong as well: slots shared, objects and background in pieces, and where to read on."""
+    picture: str = ""
+    """With --diagnose: file (.png, .webp) to draw the worst scenes in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +132,10 @@ def evaluate(arguments: list[str]) -> int:
     for name, value in (("num-scenes", options.num_scenes), ("iterations", options.iterations)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} (={value}) must be at least 1")
+    if options.picture and not options.diagnose:
+        raise UsageError("--picture draws what --diagnose finds; add --diagnose")
+    if options.picture and Path(options.picture).suffix not in (".png", ".webp"):
+        raise UsageError(f"--picture (={options.picture!r}) must end in .png or .webp")
     named = find_recipe(options.recipe) if options.recipe else None
     model = load_model(options.weights, named)
     # Weights of a recipe of one's own bring its numbers; the Python file then gave no more than its class.
@@ -141,6 +155,7 @@ def evaluate(arguments: list[str]) -> int:
     scores = score(model, recipe, options.split)
     protocol = f"{recipe.protocol}; split {options.split}"
     _print_scores(f"{options.weights} on {recipe.name}", scores, protocol)
+    diagnosis = _diagnose(model, recipe, options) if options.diagnose else None
     if options.json:
         facts = {
             "weights": options.weights,
@@ -150,6 +165,7 @@ def evaluate(arguments: list[str]) -> int:
         }
         # JSON has no nan: a score that no picture defines is null.
         facts["scores"] = {name: None if value != value else value for name, value in scores.items()}
+        facts |= {"diagnosis": diagnosis.to_dict()} if diagnosis else {}
         Path(options.json).write_text(json.dumps(facts, indent=1) + "\n")
         print(f"written to {options.json}")
     return 0
@@ -188,6 +204,16 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def _about(name: str) -> str:
     """A command's docstring, without its indentation."""
     return inspect.getdoc(COMMANDS[name]) or ""
+
+
+def _diagnose(model: Model, recipe: Recipe, options: EvaluateOptions) -> Diagnosis:
+    """Signs of trouble, printed, and drawn where a file is named."""
+    from objecthood.diagnose_command import print_diagnosis
+    from objecthood.diagnosis import diagnose
+
+    diagnosis = diagnose(model, recipe, options.split)
+    print_diagnosis(diagnosis, console(), options.picture)
+    return diagnosis
 
 
 def _print_scores(title: str, scores: dict[str, float], protocol: str) -> None:

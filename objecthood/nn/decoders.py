@@ -40,7 +40,7 @@ class SpatialBroadcastDecoder(nn.Module):
         grid: side of the square grid that slots are copied to (paper: 8 for CLEVR, else the picture's side).
         channels: output channels of every layer but the last, which paints 4: RGB and mask logit.
         strides: of every layer, the last included; their product enlarges the grid (paper, CLEVR: 2, 2, 2, 2,
-        1, 1).
+            1, 1).
         kernels: side of every layer's kernel (paper: 5, and 3 for the last).
 
     A first layer with stride 1 sees a field that is constant but for the positions; it is computed from the
@@ -141,7 +141,7 @@ class PatchDecoder(nn.Module):
         depth: hidden convolutions after the first sum of slot and position.
         kernel: side of every convolution; with 1 cells are painted independently.
         attention_guided: add log(last attention) to the mask logits, enlarged bilinearly (variant, not the
-        paper).
+            paper).
     """
 
     def __init__(
