@@ -13,7 +13,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from objecthood.nn.positions import coordinate_grid
-from objecthood.nn.shapes import Moments, best_cut, division_gain, moments, strip_table
+from objecthood.nn.shapes import (
+    Moments,
+    best_cut,
+    division_gain,
+    moments,
+    position_terms,
+    strip_table,
+)
 
 
 class CompactPrior(nn.Module):
@@ -62,11 +69,16 @@ class CompactPrior(nn.Module):
                 f"CompactPrior was built for a grid of {self.grid[0]} x {self.grid[1]} inputs; got "
                 f"{attention.shape[-1]} inputs. Build it with the encoder's grid for this picture size"
             )
-        density = gaussian_logits(attention, self.places)
-        heaviest = attention.sum(dim=-1).argmax(dim=1)[:, None, None].expand(-1, 1, density.shape[-1])
-        bias = self.compactness * density.scatter(1, heaviest, _EVERYWHERE)
+        # All that is added is a polynomial of the position: written as such, the picture is passed once.
+        shape = moments(attention, self.places)
+        heaviest = shape.mass.argmax(dim=1)[:, None, None].expand(-1, 1, 4)
+        uniform = torch.tensor([_EVERYWHERE, 0, 0, 0], device=attention.device, dtype=attention.dtype)
+        polynomial = gaussian_polynomial(shape).scatter(1, heaviest, uniform.expand_as(heaviest))
+        polynomial = self.compactness * polynomial
         if self.repulsion:
-            bias = bias - self.ramp * self.repulsion * merging(attention, resemblance, self.places)[..., None]
+            loss = self.ramp * self.repulsion * merging(attention, resemblance, self.places)
+            polynomial = polynomial - torch.stack([loss, *[torch.zeros_like(loss)] * 3], dim=-1)
+        bias = polynomial @ position_terms(self.places).T
         if not self.rehome:
             return bias
         # In place of what else was said: an empty slot's Gaussian may lie far from what it is handed.
@@ -81,13 +93,19 @@ def gaussian_logits(
     `floor` is added to the variance (about the square of 1/16 of the picture's side) so that a slot that
     holds a single place does not become infinitely sure of it.
     """
-    weights = attention / attention.sum(dim=-1, keepdim=True).clamp_min(1e-12)
+    return gaussian_polynomial(moments(attention, places), floor) @ position_terms(places).T
+
+
+def gaussian_polynomial(shape: Moments, floor: float = 0.004) -> Float[Tensor, "batch slots 4"]:
+    """`gaussian_logits` as factors of `position_terms`."""
+    mass = shape.mass[..., None].clamp_min(1e-12)
     # Moments suffice: E|g|^2 - |p|^2 for the variance, and |g|^2 - 2 g p + |p|^2 for the distance.
-    squares = places.square().sum(dim=-1)
-    centre = weights @ places
-    variance = (weights @ squares - centre.square().sum(dim=-1)) / 2 + floor
-    distance = squares - 2 * centre @ places.T + centre.square().sum(dim=-1, keepdim=True)
-    return -distance / (2 * variance[..., None]) - variance.log()[..., None]
+    centre, square = shape.first / mass, shape.second[..., None] / mass
+    square_of_centre = centre.square().sum(dim=-1, keepdim=True)
+    variance = (square - square_of_centre) / 2 + floor
+    sharpness = 0.5 / variance
+    constant = -square_of_centre * sharpness - variance.log()
+    return torch.cat([constant, 2 * centre * sharpness, -sharpness], dim=-1)
 
 
 def merging(
@@ -101,8 +119,10 @@ def merging(
     That counts with the background (the heaviest slot) in any case, and between two other slots if what they
     hold makes one thing: its `division_gain` is small, and it is not as large as a background.
     """
-    unit = resemblance / resemblance.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    alike = ((unit @ unit.transpose(1, 2) - _ALIKE) / (1 - _ALIKE)).clamp(0, 1)
+    products = resemblance @ resemblance.transpose(1, 2)
+    norms = products.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-12)
+    cosine = products / (norms[:, :, None] * norms[:, None])
+    alike = ((cosine - _ALIKE) / (1 - _ALIKE)).clamp(0, 1)
     shape = moments(attention * (attention > _SHARE), places)
     one = Moments(shape.mass[:, :, None], shape.first[:, :, None], shape.second[:, :, None])
     other = Moments(shape.mass[:, None], shape.first[:, None], shape.second[:, None])
@@ -128,18 +148,39 @@ def dividing(
     """
     held = attention * (attention > 0.5)
     mass = held.sum(dim=-1)
-    score, lighter_side = best_cut(held, places, strips, _SMALLEST_PART)
-    score = score.masked_fill(mass > _LARGEST_THING * len(places), -torch.inf)
-    score = score.scatter(1, mass.argmax(dim=1, keepdim=True), -torch.inf)
-    highest, parent = score.max(dim=1, keepdim=True)
     smallest_mass, child = mass.min(dim=1, keepdim=True)
-    wanted = (highest > _TWO_THINGS) & (smallest_mass < _EMPTY)
+    divisible = (mass <= _LARGEST_THING * len(places)) & (smallest_mass < _EMPTY)
+    divisible = divisible.scatter(1, mass.argmax(dim=1, keepdim=True), False)
+    score, lighter_side = cuts_where(divisible, held, places, strips)
+    highest, parent = score.max(dim=1, keepdim=True)
+    wanted = highest > _TWO_THINGS
 
     def at(slot: Tensor) -> Tensor:
         return slot[..., None].expand(-1, -1, held.shape[-1])
 
     moved = wanted[..., None] & lighter_side.gather(1, at(parent)) & (held.gather(1, at(parent)) > 0)
     return torch.zeros_like(moved).expand_as(attention).scatter(1, at(child), moved)
+
+
+def cuts_where(
+    divisible: Bool[Tensor, "batch slots"],
+    held: Float[Tensor, "batch slots inputs"],
+    places: Float[Tensor, "inputs 2"],
+    strips: Float[Tensor, "inputs directions strips"],
+) -> tuple[Float[Tensor, "batch slots"], Bool[Tensor, "batch slots inputs"]]:
+    """`best_cut` of `divisible` slots; -inf and anything for others.
+
+    On a processor only these are looked at, often a third of them; on a GPU their number would have to be
+    waited for.
+    """
+    if held.is_cuda:
+        score, side = best_cut(held, places, strips, _SMALLEST_PART)
+        return score.masked_fill(~divisible, -torch.inf), side
+    chosen = divisible.nonzero(as_tuple=True)
+    score, side = torch.full_like(held[..., 0], -torch.inf), torch.zeros_like(held, dtype=torch.bool)
+    if len(chosen[0]):
+        score[chosen], side[chosen] = best_cut(held[chosen], places, strips, _SMALLEST_PART)
+    return score, side
 
 
 _EVERYWHERE = 2.5

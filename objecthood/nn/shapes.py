@@ -33,7 +33,14 @@ class Moments(NamedTuple):
 
 def moments(weights: Float[Tensor, "*masks inputs"], places: Float[Tensor, "inputs 2"]) -> Moments:
     """Moments of masks over `places` (in [0, 1])."""
-    return Moments(weights.sum(dim=-1), weights @ places, weights @ places.square().sum(dim=-1))
+    sums = weights @ position_terms(places)
+    return Moments(sums[..., 0], sums[..., 1:3], sums[..., 3])
+
+
+def position_terms(places: Float[Tensor, "inputs 2"]) -> Float[Tensor, "inputs 4"]:
+    """1, both coordinates, and the square of the distance from (0, 0), of every place."""
+    square = places.square().sum(dim=-1, keepdim=True)
+    return torch.cat([torch.ones_like(square), places, square], dim=-1)
 
 
 def scatter(shape: Moments, num_places: int) -> Float[Tensor, "*masks"]:
@@ -76,19 +83,18 @@ def strip_table(grid: tuple[int, int], num_directions: int = 8) -> Float[Tensor,
 
 
 def best_cut(
-    weights: Float[Tensor, "batch slots inputs"],
+    weights: Float[Tensor, "*masks inputs"],
     places: Float[Tensor, "inputs 2"],
     strips: Float[Tensor, "inputs directions strips"],
     least_mass: float,
-) -> tuple[Float[Tensor, "batch slots"], Bool[Tensor, "batch slots inputs"]]:
+) -> tuple[Float[Tensor, "*masks"], Bool[Tensor, "*masks inputs"]]:
     """How much the best straight cut through each mask says that it is two things, and its lighter side.
 
     Every cut between the strips of `strip_table` is tried. It counts by its `division_gain`, plus 1 minus the
     ratio of the neck that it cuts to the narrower of the two parts at their widest: 1 for a gap, 0 for a
     shape without a waist. A part must keep `least_mass`; -inf where no cut does.
     """
-    squares = places.square().sum(dim=-1)
-    terms = torch.stack([weights, weights * places[:, 0], weights * places[:, 1], weights * squares])
+    terms = torch.stack([weights * term for term in position_terms(places).T])
     by_strip = (terms @ strips.flatten(1)).unflatten(-1, strips.shape[1:])
     before = by_strip.cumsum(dim=-1)
     after = (before[..., -1:] - before)[..., :-1]
@@ -103,7 +109,8 @@ def best_cut(
     waist = 1 - neck / torch.minimum(widest_before, widest_after).clamp_min(1e-9)
     score = division_gain(one, other, len(places)) + waist
     score = score.masked_fill((one.mass < least_mass) | (other.mass < least_mass), -torch.inf)
-    best, cut = score.flatten(2).max(dim=-1, keepdim=True)
-    first_is_lighter = (one.mass < other.mass).flatten(2).gather(-1, cut)
-    is_before = strips.cumsum(dim=-1)[..., :-1].flatten(1).T.bool()[cut[..., 0]]
-    return best[..., 0], is_before == first_is_lighter
+    best, cut = score.flatten(-2).max(dim=-1, keepdim=True)
+    first_is_lighter = (one.mass < other.mass).flatten(-2).gather(-1, cut)
+    direction, last_strip = cut[..., 0] // score.shape[-1], cut % score.shape[-1]
+    strip = (strips @ torch.arange(strips.shape[-1]).to(strips)).T  # of each place, by direction
+    return best[..., 0], (strip[direction] <= last_strip) == first_is_lighter
