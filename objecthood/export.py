@@ -25,7 +25,7 @@ from objecthood.environment import commit
 from objecthood.examples import familiar_pictures
 from objecthood.models import SlotAutoencoder
 from objecthood.models.set_predictor import SetPredictor
-from objecthood.onnx_graph import MAX_SLOTS, repeat, trace
+from objecthood.onnx_graph import repeat, trace
 from objecthood.parts import Begin, Finish, Step, feature_grid, take_apart
 
 if TYPE_CHECKING:
@@ -155,9 +155,7 @@ def part_graphs(model: SlotAutoencoder) -> dict[str, ModelProto]:
             {"noise": "bs"},
             ("slots",),
         ),
-        "encode": trace(
-            parts.encode.eval(), {"image": example["image"]}, {"image": "b"}, ("keys", "values")
-        ),
+        "encode": trace(parts.encode.eval(), {"image": example["image"]}, {"image": "b"}, ("keys", "values")),
         "step": _step_graph(model, example),
         "paint": trace(
             parts.paint.eval(),

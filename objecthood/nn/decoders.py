@@ -30,6 +30,8 @@ class Painting(NamedTuple):
 
     appearance: Float[Tensor, "batch slots 3 height width"]
     mask_logits: Float[Tensor, "batch slots height width"]
+    own_logits: Float[Tensor, "batch slots height width"] | None = None
+    """Of a guided decoder: mask logits before the attention is added, what slots know by themselves."""
 
 
 class SpatialBroadcastDecoder(nn.Module):
@@ -189,7 +191,8 @@ class PatchDecoder(nn.Module):
             )
         # 1e-4 bounds the logarithm: a slot that lost a position entirely can still be painted there.
         guide = enlarge((attention + 1e-4).log(), *painting.mask_logits.shape[-2:])
-        return painting._replace(mask_logits=painting.mask_logits + guide)
+        own = painting.mask_logits
+        return painting._replace(mask_logits=own + guide, own_logits=own)
 
 
 def join_patches(
@@ -210,7 +213,9 @@ def enlarge(
     maps: Float[Tensor, "batch slots rows columns"], height: int, width: int
 ) -> Float[Tensor, "batch slots height width"]:
     """Bilinear interpolation as two products: on a processor a third of `F.interpolate`'s time."""
-    rows, columns = (interpolation(*sizes, maps) for sizes in zip(maps.shape[-2:], (height, width), strict=True))
+    rows, columns = (
+        interpolation(*sizes, maps) for sizes in zip(maps.shape[-2:], (height, width), strict=True)
+    )
     with torch.autocast(maps.device.type, enabled=False):
         return rows @ (maps @ columns.T)
 
