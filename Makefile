@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/tetrominoes
 
-.PHONY: run test results clean
+.PHONY: run test results docs clean
 
 run: .venv/ready
 	@# A run that was stopped goes on; one that was finished shows its scores again.
@@ -19,6 +19,12 @@ test: .venv/ready
 
 results: .venv/ready
 	$(BIN)/python runs/tables.py
+	$(BIN)/python runs/speed_page.py
+	$(BIN)/python runs/metric_examples.py
+
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open build/docs/index.html."
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

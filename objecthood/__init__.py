@@ -9,16 +9,19 @@ import types
 __version__ = "0.1.0"
 
 _WHERE = {
+    "PRETRAINED": "hub",
     "RECIPES": "recipes",
     "SlotAttention": "nn",
     "SlotAutoencoder": "models",
     "evaluate": "evaluate",
-    "load": "checkpoint",
+    "from_pretrained": "huggingface",
+    "load": "hub",
     "predict": "predict",
+    "push_to_hub": "huggingface",
     "save": "checkpoint",
     "train": "train",
 }
-_MODULES = ("checkpoint", "data", "losses", "metrics", "models", "nn", "recipes", "visualize")
+_MODULES = ("checkpoint", "data", "hub", "losses", "metrics", "models", "nn", "recipes", "visualize")
 __all__ = [*_WHERE, *_MODULES]
 
 

@@ -66,9 +66,9 @@ def benchmark(arguments: list[str]) -> int:
 
 def show(results: dict[str, Any]) -> None:
     """Tables of the results."""
-    from objecthood.commands import _console
+    from objecthood import list_commands
 
-    console = _console()
+    console = list_commands.console()
     peak = results["peaks"]
     console.print(
         f"{results['machine']['processor']}, {results['device']}, {results['machine']['threads']} threads: "

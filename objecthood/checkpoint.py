@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -24,23 +23,31 @@ import objecthood
 from objecthood.environment import commit
 from objecthood.recipes import Recipe, from_dict
 from objecthood.reference import load_reference
+from objecthood.weight_file import FORMAT, read_description
 
 __all__ = ["load", "load_reference", "read_description", "restore", "save", "save_checkpoint"]
 
 KEPT = 2
 """Checkpoints that stay: a damaged newest one leaves one to go on from."""
-_FORMAT = "objecthood-weights-1"
 
 
-def save(model: nn.Module, recipe: Recipe, path: str | Path, scores: dict[str, float] | None = None) -> Path:
-    """Write weights with recipe, version, commit and scores in the metadata, as safetensors; atomically."""
+def save(
+    model: nn.Module,
+    recipe: Recipe,
+    path: str | Path,
+    scores: dict[str, float] | None = None,
+    usual: dict[str, Any] | None = None,
+) -> Path:
+    """Write weights with recipe, version, commit, scores and what is `usual` (`familiarity.usual`) in the
+    metadata, as safetensors; atomically."""
     path = Path(path)
     metadata = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "recipe": json.dumps(recipe.to_dict()),
         "version": objecthood.__version__,
         "commit": commit(),
         "scores": json.dumps(scores or {}),
+        "usual": json.dumps(usual or {}),
     }
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, staged, metadata)
@@ -50,7 +57,8 @@ def save(model: nn.Module, recipe: Recipe, path: str | Path, scores: dict[str, f
 
 
 def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
-    """The model of a weight file, ready for use; its recipe is at `model.recipe`.
+    """The model of a weight file, ready for use; its recipe is at `model.recipe`, and what is
+    usual for it (`familiarity`) at `model.usual`. `hub.load` takes names as well.
 
     A file made by a recipe class of your own needs that `recipe`. Raises ValueError where the file is
     missing, is not ours, or does not fit the recipe.
@@ -61,38 +69,20 @@ def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
         >>> recipe = oh.RECIPES["tetrominoes"]
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = oh.save(recipe.build_model(), recipe, f"{folder}/weights.safetensors")
-        ...     oh.load(file).recipe.name
+        ...     load(file).recipe.name
         'tetrominoes'
     """
+    description = read_description(path)  # refuses what is no weight file of ours
     if recipe is None:
         recipe = described_recipe(path)
-    else:
-        read_description(path)  # refuses what is no weight file of ours
     model = recipe.build_model()
     try:
         model.load_state_dict(load_file(path))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not fit recipe {recipe.name!r}: {reason}") from error
-    model.recipe = recipe
+    model.recipe, model.usual = recipe, description["usual"]
     return recipe.prepare_for_test(model)
-
-
-def read_description(path: str | Path) -> dict[str, Any]:
-    """What a weight file says of itself (recipe, version, commit, scores), without reading a tensor."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no weight file at {path}; a finished run has one as RUN/weights.safetensors")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
-        return metadata | {key: json.loads(metadata[key]) for key in ("recipe", "scores")}
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path} is not a weight file of objecthood ({error}); train one or name another"
-        ) from error
 
 
 def described_recipe(path: str | Path, task: type[Recipe] | None = None) -> Recipe:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import inspect
 import json
-import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +13,15 @@ from typing import Any
 
 from objecthood.benchmark_command import benchmark
 from objecthood.data_commands import data
-from objecthood.lookup import choose_device, find_recipe, load_model, read_json, recipe_to_train, split_name
+from objecthood.list_commands import console, list_names, show
+from objecthood.lookup import choose_device, find_recipe, load_model, recipe_to_train, split_name
 from objecthood.options import UsageError, did_you_mean, parse
+from objecthood.predict_command import predict
 
 if typing.TYPE_CHECKING:
-    from rich.console import Console
-
-    from objecthood.predict import Result
+    from objecthood.diagnosis import Diagnosis
+    from objecthood.recipes import Recipe
     from objecthood.recipes.base import Model
-
-PLAIN_WIDTH = 140
-"""Characters of a table where there is no terminal to fit it into."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +45,7 @@ class EvaluateOptions:
     """What is scored."""
 
     weights: str
-    """Weights file, or run folder."""
+    """Name (objecthood list weights), weights file, or run folder."""
     recipe: str = ""
     """Recipe whose scenes and scores are used, or a Python file with one; the weights' own unless named."""
     split: str = "test"
@@ -57,42 +54,16 @@ class EvaluateOptions:
     """How many scenes; the recipe's test_scenes unless named."""
     iterations: int | None = None
     """Iterations of slot attention; the recipe's test_iterations unless named."""
+    data_path: str = ""
+    """Where the recipe's scenes lie; its own data_path unless named."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     json: str = ""
-    """File to write scores and protocol to as well."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictOptions:
-    """What is looked at."""
-
-    pictures: tuple[str, ...]
-    """Pictures, folders and patterns."""
-    weights: str = ""
-    """Weights file, or run folder."""
-    out: str = "predictions"
-    """Folder to write to: a new or empty one, or one of earlier predictions."""
-    iterations: int | None = None
-    """Iterations of slot attention; those of the weights unless named."""
-    slots: int | None = None
-    """Number of slots; that of the weights unless named."""
-    skip_bad: bool = False
-    """Go on after a picture that cannot be read."""
-    animation: bool = True
-    """Write the animation of attention, which takes most of the time."""
-    recipe: str = ""
-    """Python file of the recipe, where the weights come from one of your own."""
-    device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ShowOptions:
-    """What is shown."""
-
-    what: str
-    """Recipe, Python file with one, weights file, or run folder."""
+    """File to write scores and protocol (and the diagnosis) to as well."""
+    diagnose: bool = False
+    """Say what is wrong as well: slots shared, objects and background in pieces, and where to read on."""
+    picture: str = ""
+    """With --diagnose: file (.png, .webp) to draw the worst scenes in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,11 +132,18 @@ def evaluate(arguments: list[str]) -> int:
     for name, value in (("num-scenes", options.num_scenes), ("iterations", options.iterations)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} (={value}) must be at least 1")
+    if options.picture and not options.diagnose:
+        raise UsageError("--picture draws what --diagnose finds; add --diagnose")
+    if options.picture and Path(options.picture).suffix not in (".png", ".webp"):
+        raise UsageError(f"--picture (={options.picture!r}) must end in .png or .webp")
     named = find_recipe(options.recipe) if options.recipe else None
     model = load_model(options.weights, named)
     # Weights of a recipe of one's own bring its numbers; the Python file then gave no more than its class.
     recipe = named if named and type(model.recipe) in TASKS.values() else model.recipe
-    changes = {"test_scenes": options.num_scenes, "test_iterations": options.iterations}
+    if options.data_path and not hasattr(recipe, "data_path"):
+        raise UsageError(f"--data-path (={options.data_path}) means nothing to {recipe.name}; leave it away")
+    changes: dict[str, Any] = {"test_scenes": options.num_scenes, "test_iterations": options.iterations}
+    changes["data_path"] = options.data_path or None
     changes["num_slots"] = model.num_slots  # what the protocol speaks of
     recipe = dataclasses.replace(
         recipe, **{name: value for name, value in changes.items() if value is not None}
@@ -177,6 +155,7 @@ def evaluate(arguments: list[str]) -> int:
     scores = score(model, recipe, options.split)
     protocol = f"{recipe.protocol}; split {options.split}"
     _print_scores(f"{options.weights} on {recipe.name}", scores, protocol)
+    diagnosis = _diagnose(model, recipe, options) if options.diagnose else None
     if options.json:
         facts = {
             "weights": options.weights,
@@ -186,79 +165,9 @@ def evaluate(arguments: list[str]) -> int:
         }
         # JSON has no nan: a score that no picture defines is null.
         facts["scores"] = {name: None if value != value else value for name, value in scores.items()}
+        facts |= {"diagnosis": diagnosis.to_dict()} if diagnosis else {}
         Path(options.json).write_text(json.dumps(facts, indent=1) + "\n")
         print(f"written to {options.json}")
-    return 0
-
-
-def predict(arguments: list[str]) -> int:
-    """Find the objects of your pictures: PICTURE... --weights WEIGHTS_OR_RUN --out FOLDER.
-
-    Writes for each picture an overlay, a palette picture of labels and COCO masks (JSON), or, with weights of
-    a set prediction, says what it sees and writes it on the picture and as JSON; and an animation of
-    attention. Nothing else is changed. Folders and patterns are taken with all their pictures.
-    """
-    options = parse(PredictOptions, arguments, "predict", _about("predict"))
-    if not options.weights:
-        raise UsageError(
-            "--weights is missing; train some with objecthood train sprites, then --weights runs/sprites-s0"
-        )
-    for name, value, most in (("slots", options.slots, 256), ("iterations", options.iterations, sys.maxsize)):
-        if value is not None and not 1 <= value <= most:
-            raise UsageError(
-                f"--{name} (={value}) must be at least 1" + (f" and at most {most}" if most < 999 else "")
-            )
-    model = load_model(options.weights, find_recipe(options.recipe) if options.recipe else None)
-    model = model.to(choose_device(options.device))
-    results = _predict_with_progress(model, options)
-    for result in results:
-        if "objects" in result.files:
-            _print_objects(result)
-    skipped = [result for result in results if result.error]
-    for result in skipped:
-        print(f"skipped: {result.error}", file=sys.stderr)
-    missing = f", {len(skipped)} skipped" if skipped else ""
-    print(f"{len(results) - len(skipped)} of {len(results)} pictures{missing}; written to {options.out}")
-    return 1 if skipped else 0
-
-
-def list_recipes(arguments: list[str]) -> int:
-    """List the recipes.
-
-    Name, data, size, training and expected score of everything that objecthood train knows.
-    """
-    parse(NoOptions, arguments, "list", _about("list"))
-    from rich.table import Table
-
-    from objecthood.recipes import RECIPES
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("recipe", "data", "pixels", "steps", "what it is", "expected"):
-        numbers = heading in ("pixels", "steps")
-        table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
-    for name, recipe in RECIPES.items():
-        fields = recipe.to_dict()
-        side, what = f"{fields['resolution']} x {fields['resolution']}", recipe.description
-        table.add_row(name, fields["data"], side, f"{recipe.steps:,}", what, recipe.expected or "-")
-    _console().print(table)
-    return 0
-
-
-def show(arguments: list[str]) -> int:
-    """Show a recipe, weights or a run as JSON: NAME, WEIGHTS or RUN."""
-    what = parse(ShowOptions, arguments, "show", _about("show")).what
-    path = Path(what)
-    if path.is_dir():
-        facts = {"recipe": read_json(path / "recipe.json")}
-        if (path / "result.json").exists():
-            facts["result"] = read_json(path / "result.json")
-    elif path.is_file() and path.suffix != ".py":
-        from objecthood.checkpoint import read_description
-
-        facts = read_description(path)
-    else:
-        facts = find_recipe(what).to_dict()
-    print(json.dumps(facts, indent=1))
     return 0
 
 
@@ -285,7 +194,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "predict": predict,
     "data": data,
-    "list": list_recipes,
+    "list": list_names,
     "show": show,
     "benchmark": benchmark,
     "doctor": doctor,
@@ -297,39 +206,14 @@ def _about(name: str) -> str:
     return inspect.getdoc(COMMANDS[name]) or ""
 
 
-def _predict_with_progress(model: Model, options: PredictOptions) -> list[Result]:
-    from objecthood.predict import predict as predict_pictures
-    from objecthood.progress import RunProgress
+def _diagnose(model: Model, recipe: Recipe, options: EvaluateOptions) -> Diagnosis:
+    """Signs of trouble, printed, and drawn where a file is named."""
+    from objecthood.diagnose_command import print_diagnosis
+    from objecthood.diagnosis import diagnose
 
-    done = 0
-    with RunProgress("predict", 0) as progress:
-
-        def report(result: Result, total: int) -> None:
-            nonlocal done
-            done += 1
-            progress.num_steps = total
-            progress.bar.update(progress.task, total=total)
-            progress.update(done, result.path.name)
-
-        return predict_pictures(
-            model,
-            options.pictures,
-            options.out,
-            iterations=options.iterations,
-            num_slots=options.slots,
-            skip_bad=options.skip_bad,
-            animate=options.animation,
-            report=report,
-        )
-
-
-def _print_objects(result: Result) -> None:
-    """What a set predictor saw in one picture, one line an object."""
-    from objecthood.predicted_objects import sentence
-
-    print(f"{result.path}:" + ("" if result.objects else " nothing"))
-    for thing in result.objects:
-        print(f"  {sentence(thing)}")
+    diagnosis = diagnose(model, recipe, options.split)
+    print_diagnosis(diagnosis, console(), options.picture)
+    return diagnosis
 
 
 def _print_scores(title: str, scores: dict[str, float], protocol: str) -> None:
@@ -342,17 +226,7 @@ def _print_scores(title: str, scores: dict[str, float], protocol: str) -> None:
     for name in scores:
         table.add_column(TITLES.get(name, name), justify="right")
     table.add_row(*(f"{value:.4f}" for value in scores.values()))
-    console = _console()
-    console.print(title, soft_wrap=True)
-    console.print(table)
-    console.print(protocol, soft_wrap=True)
-
-
-def _console() -> Console:
-    """Where tables go: as wide as the terminal, or wide enough for pipes and files."""
-    from rich.console import Console
-
-    plain = Console(highlight=False, markup=False, emoji=False)
-    return (
-        plain if plain.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PLAIN_WIDTH)
-    )
+    plain = console()
+    plain.print(title, soft_wrap=True)
+    plain.print(table)
+    plain.print(protocol, soft_wrap=True)

@@ -21,7 +21,12 @@ NEEDED = {
     "typing_extensions": (4, 10),
 }
 """Packages without which nothing runs, and the oldest version of each, as in pyproject.toml."""
-OPTIONAL = {"pycocotools": "reads COCO's annotations", "mitsuba": "renders CLEVR-like scenes"}
+OPTIONAL = {
+    "pycocotools": "reads COCO's annotations",
+    "mitsuba": "renders CLEVR-like scenes",
+    "av": "reads videos and cameras",
+    "huggingface-hub": "fetches and publishes weights",
+}
 
 
 def examine() -> tuple[dict[str, str], list[str]]:

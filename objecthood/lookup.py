@@ -77,23 +77,15 @@ def find_recipe(name: str) -> Recipe:
 
 
 def load_model(weights: str, named: Recipe | None) -> Model:
-    """The model of a weights file or run folder; `named` has its class where that is not one of ours."""
-    from objecthood import checkpoint
+    """The model of weights by name, file or run folder; `named` has its class if that is not one of ours."""
+    from objecthood import checkpoint, hub
     from objecthood.recipes import RECIPES, TASKS
 
-    path = Path(weights)
-    if weights in RECIPES and not path.exists():
+    if weights in RECIPES and weights not in hub.PRETRAINED and not Path(weights).exists():
         raise UsageError(
             f"{weights!r} is a recipe; train it, objecthood train {weights}, then name runs/{weights}-s0"
         )
-    if path.is_dir():
-        if not (path / "recipe.json").exists() and not (path / "weights.safetensors").exists():
-            raise ValueError(f"{path} is not a run folder; name one, or a weights file")
-        path = path / "weights.safetensors"
-        if not path.exists():
-            raise ValueError(
-                f"{weights} has no weights yet; finish it with objecthood train --resume {weights}"
-            )
+    path = hub.resolve(weights)
     ours = checkpoint.read_description(path)["recipe"].get("task") in TASKS
     return checkpoint.load(
         path, checkpoint.described_recipe(path, type(named) if named and not ours else None)

@@ -33,7 +33,8 @@ def parse(
 ) -> Options:
     """An instance of the dataclass `options` (whose fields may be such dataclasses) from what was typed.
 
-    Fields without a default are positional, a tuple takes one or more; all others are `--field value`.
+    Fields without a default are positional, a tuple takes one or more, or with a default none or more; all
+    others are `--field value`.
     Booleans are switches (`--field`, `--no-field`), or with `flags=False` take a value as well. `about` heads
     the help, which `--help` prints, followed by SystemExit. Raises UsageError for whatever does not fit.
     """
@@ -41,11 +42,14 @@ def parse(
 
     markers = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
     config = markers if flags else (*markers, tyro.conf.FlagConversionOff)
+    optional = _optional_words(options)
+    for name in optional:  # tyro's marker, put in here so that no module needs tyro for it
+        options.__annotations__[name] = tyro.conf.Positional[tuple[str, ...]]
     settings: dict[str, Any] = {"prog": f"objecthood {command}", "description": about, "config": config}
     if {"-h", "--help"} & set(arguments):
         tyro.cli(options, args=["--help"], **settings)
     kinds, positional = _fields(options)
-    words, values = _sort(arguments, kinds, positional, command, flags)
+    words, values = _sort(arguments, kinds, positional, command, flags, optional)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
@@ -110,11 +114,16 @@ def _fields(options: type) -> tuple[dict[str, Any], dict[str, Any]]:
         if dataclasses.is_dataclass(kind):
             within = typing.get_type_hints(kind)
             named |= {_plain(part.name): within[part.name] for part in dataclasses.fields(kind)}
-        elif field.default is dataclasses.MISSING:
+        elif field.default is dataclasses.MISSING or field.name in _optional_words(options):
             positional[field.name] = kind
         else:
             named[_plain(field.name)] = kind
     return named, positional
+
+
+def _optional_words(options: type) -> list[str]:
+    """Fields that take any number of words, none included."""
+    return [field.name for field in dataclasses.fields(options) if field.default == ()]
 
 
 def is_option(token: str) -> bool:
@@ -123,7 +132,12 @@ def is_option(token: str) -> bool:
 
 
 def _sort(
-    arguments: Sequence[str], kinds: dict[str, Any], positional: dict[str, Any], command: str, flags: bool
+    arguments: Sequence[str],
+    kinds: dict[str, Any],
+    positional: dict[str, Any],
+    command: str,
+    flags: bool,
+    optional: Sequence[str],
 ) -> tuple[list[str], dict[str, str]]:
     """Plain words, and for each option the one token that gives tyro its value (the last one counts)."""
     words: list[str] = []
@@ -150,8 +164,9 @@ def _sort(
     several = any(typing.get_origin(kind) is tuple for kind in positional.values())
     if len(words) > len(positional) and not several:
         raise UsageError(f"{words[len(positional)]!r} is one word too many; options are written --name VALUE")
-    if len(words) < len(positional):
-        missing = list(positional)[len(words)].upper()
+    needed = [name for name in positional if name not in optional]
+    if len(words) < len(needed):
+        missing = needed[len(words)].upper()
         raise UsageError(f"{missing} is missing; see objecthood {command} --help")
     return words, values
 

@@ -1,116 +1,132 @@
 """A user's pictures -> what a model sees in them: masks of a discovery model, objects in words of a set
 predictor.
 
-Pictures are only read; what is written lies in one folder of its own, which `predictions.json` marks as ours.
-What the two kinds of model write is told in `predicted_masks.py` and `predicted_objects.py`.
+Pictures are only read; what is written lies in one folder of its own (`result_folder`). What comes out is a
+`Result` for each picture: `PredictedMasks` or `PredictedObjects`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from PIL import Image
-from torch import Tensor
+from jaxtyping import UInt8
 
-from objecthood import predicted_masks, predicted_objects
-from objecthood.animate import attention_frames, save_animation
-from objecthood.data.images import MAX_PIXELS, ImageError, find_images, read_image, resize_image
+from objecthood import familiarity, hub
+from objecthood.data.frames import count_frames
+from objecthood.data.images import MAX_PIXELS, ImageError, resize_image
+from objecthood.data.pictures import Picture, find_pictures, is_video, open_frames
 from objecthood.data.randomness import start_noise
 from objecthood.models import SlotAutoencoder
 from objecthood.models.set_predictor import SetPredictor
+from objecthood.predicted_masks import PredictedMasks
+from objecthood.predicted_objects import PredictedObjects
+from objecthood.result import Result
+from objecthood.result_folder import ResultFolder
 
 MAX_SLOTS = 256
 """An index of the label picture is one byte."""
-_ANIMATION = {"animation": "-attention.gif"}
-_OURS = tuple({**predicted_masks.ENDINGS, **predicted_objects.ENDINGS, **_ANIMATION}.values())
-_RECORD, _FORMAT = "predictions.json", "objecthood-predictions-1"
-
-
-class Result(NamedTuple):
-    """What became of one picture."""
-
-    path: Path
-    """The picture, as it was found."""
-    files: dict[str, Path]
-    """What was written: "overlay", "masks" and "coco", or "drawing" and "objects"; and "animation". Empty
-    where the picture was skipped."""
-    error: str = ""
-    """Why it was skipped, or ""."""
-
-    @property
-    def labels(self) -> UInt8[np.ndarray, "height width"]:
-        """The slot of every pixel at the picture's own size, 0 to slots - 1, read from the label picture."""
-        with Image.open(self.files["masks"]) as picture:
-            return np.array(picture)
-
-    @property
-    def objects(self) -> list[dict[str, Any]]:
-        """What a set predictor saw, surest first, read from the JSON (`predicted_objects.describe`)."""
-        return json.loads(self.files["objects"].read_text())["objects"]
+_OURS = (*PredictedMasks.endings.values(), *PredictedObjects.endings.values(), "-attention.gif")
+Report = Callable[[Result, int], None]
 
 
 def predict(
-    model: SlotAutoencoder | SetPredictor,
-    paths: str | Path | Iterable[str | Path],
-    out: str | Path,
+    model: SlotAutoencoder | SetPredictor | str | Path = hub.DEFAULT,
+    pictures: Any = None,
+    out: str | Path | None = None,
     *,
     iterations: int | None = None,
     num_slots: int | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
     animate: bool = True,
-    report: Callable[[Result, int], None] | None = None,
+    report: Report | None = None,
 ) -> list[Result]:
-    """Find the objects of pictures and write what a model sees into the folder `out`.
+    """Find the objects of pictures; with `out`, also write what a model sees into that folder.
 
     Of a picture NAME a discovery model gives `NAME-overlay.png`, `NAME-masks.png` (a palette picture of
     labels: slot k is index k) and `NAME-masks.json` (COCO, one annotation for each slot that is seen, with
     its index as "slot"), all at the picture's own size; a set predictor `NAME-objects.png` (names written on
-    the picture) and `NAME-objects.json`. Both give `NAME-attention.gif`.
+    the picture) and `NAME-objects.json`. Both give `NAME-attention.gif`. A video gives the same for every
+    frame, without animations, in a folder of its name.
 
     Below a folder the sub-folders are kept; where two pictures would share a NAME, the later one gets a
     number. A picture is resized whole to the square that the model sees, so one that is not square is
     squeezed; weights trained on CLEVR-like scenes saw the paper's square cut (of CLEVR's 320 x 240 pixels
     rows 29 to 221, columns 64 to 256): cut such pictures first. Start noise is the same for every picture, so
-    that its result does not depend on its company, but for rounding.
+    that its result does not depend on its company, but for rounding. A result whose `warning` is not empty is
+    of a picture unlike the training data.
 
     Args:
-        model: such as `oh.load` gives.
-        paths: pictures, folders and patterns.
+        model: such as `oh.load` gives, or what it would load: a name, file or run folder.
+        pictures: one or several of: files, folders, patterns, videos, "camera", encoded bytes, uint8 arrays
+            [height, width, 3], float tensors [3, height, width] in [0, 1], Pillow pictures. By default the
+            picture that comes with the named weights.
         out: a new or empty folder, or one that an earlier call wrote; names it gave are kept, files replaced.
         iterations, num_slots: the model's own unless given; at least 1, slots at most 256.
         batch_size: pictures that go through the model at once.
         skip_bad: go on after a picture that cannot be read; its result carries the `error`.
         animate: whether to write animations, which take most of the time.
-        report: called with each result and the number of all pictures.
+        report: called with each result and the number of all pictures (0 where a video does not say).
 
-    Returns: the results, in the order of the pictures.
+    Returns: the results, in the order of the pictures. For thousands of pictures, or a video, take `stream`,
+        which yields one after the other and keeps none.
 
     Raises:
         ImageError: no picture, or, without `skip_bad`, one that cannot be read.
         ValueError: a model of another kind, a number out of range, or a folder `out` that holds other files.
 
     Example:
-        >>> import tempfile
         >>> import objecthood as oh
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> Image.new("RGB", (64, 48), "red").save(folder / "red.png")
-        >>> model = oh.RECIPES["tetrominoes"].build_model()
-        >>> oh.predict(model, folder, folder / "out", animate=False)[0].labels.shape
-        (48, 64)
+        >>> (result,) = oh.predict("tetrominoes")  # the picture that comes with these weights
+        >>> result.labels.shape, result.attention.shape, result.warning
+        ((35, 35), torch.Size([5, 4, 18, 18]), '')
+        >>> results = oh.predict("tetrominoes", np.zeros((48, 64, 3), np.uint8), num_slots=6)
+        >>> results[0].labels.shape, len(results[0].masks)
+        ((48, 64), 6)
     """
-    if isinstance(model, SlotAutoencoder):
-        endings, write = predicted_masks.ENDINGS, predicted_masks.write_masks
-    elif isinstance(model, SetPredictor):
-        endings, write = predicted_objects.ENDINGS, predicted_objects.write_objects
-    else:
+    return list(
+        stream(
+            model,
+            pictures,
+            out,
+            iterations=iterations,
+            num_slots=num_slots,
+            batch_size=batch_size,
+            skip_bad=skip_bad,
+            animate=animate,
+            report=report,
+        )
+    )
+
+
+def stream(
+    model: SlotAutoencoder | SetPredictor | str | Path = hub.DEFAULT,
+    pictures: Any = None,
+    out: str | Path | None = None,
+    *,
+    iterations: int | None = None,
+    num_slots: int | None = None,
+    batch_size: int = 16,
+    skip_bad: bool = False,
+    animate: bool = True,
+    report: Report | None = None,
+) -> Iterator[Result]:
+    """`predict`, one result after the other: a folder or video of any length in the memory of a batch.
+
+    What can be checked is checked at once; pictures are read as results are asked for.
+    """
+    if pictures is None:
+        if not isinstance(model, str) or model not in hub.PRETRAINED:
+            raise ValueError("these weights come with no picture of their own; name pictures to look at")
+        pictures = hub.PRETRAINED[model].picture
+    if isinstance(model, str | Path):
+        model = hub.load(model)  # type: ignore[assignment]  # refused below where it is another kind
+    if not isinstance(model, SlotAutoencoder | SetPredictor):
         raise ValueError(
             f"a {type(model).__name__} is no model to predict with; take weights of a recipe of `objecthood "
             "list`"
@@ -120,138 +136,139 @@ def predict(
     _check_range("num_slots", num_slots, MAX_SLOTS)
     _check_range("iterations", iterations)
     _check_range("batch_size", batch_size)
-    out = Path(out)
-    record = _read_record(out)
-    pictures = _find_pictures([paths] if isinstance(paths, str | Path) else paths, out)
-    names = _choose_names(pictures, record["names"])
-    out.mkdir(parents=True, exist_ok=True)
-    (out / _RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    folder = None if out is None else ResultFolder(out)
+    found = find_pictures(pictures)
+    names: dict[Path, str] = {}
+    if folder:
+        found = _without_results(found, folder.path)
+        names = folder.choose({picture.path: picture.relative for picture in found})
+        folder.open()
 
-    results = []
+    def save(result: Result, picture: Picture) -> None:
+        if folder is None or result.error:
+            return
+        is_frame = picture.source != picture.path
+        place = names[picture.source]
+        stem = folder.path / place / picture.relative.name if is_frame else folder.path / place
+        result.write(stem, animate=animate and not is_frame)
+
+    return _run(model, found, iterations, num_slots, batch_size, skip_bad, save, report)
+
+
+def _run(
+    model: SlotAutoencoder | SetPredictor,
+    found: list[Picture],
+    iterations: int,
+    num_slots: int,
+    batch_size: int,
+    skip_bad: bool,
+    save: Callable[[Result, Picture], None],
+    report: Report | None,
+) -> Iterator[Result]:
+    counts = [count_frames(one.path) if _is_whole_video(one) else 1 for one in found] if report else [0]
+    total = sum(counts) if all(counts) else 0
     was_training = model.training
     model.eval()
     try:
-        for group in _groups(list(pictures), batch_size, skip_bad):
-            read = [picture for _, picture, _ in group if picture is not None]
-            views = iter(_look(model, read, iterations, num_slots) if read else ())
-            for path, picture, error in group:
-                files = {}
-                if picture is not None:
-                    stem = out / names[path]
-                    files = {kind: Path(f"{stem}{ending}") for kind, ending in endings.items()}
-                    stem.parent.mkdir(parents=True, exist_ok=True)
-                    image, seen = next(views)
-                    write(picture, seen, files, pictures[path])
-                    if animate:
-                        files |= _animate(image, seen["attention"], stem)
-                results.append(Result(path, files, error))
+        for group in _groups(found, batch_size, skip_bad):
+            results = iter(_look(model, [one for one in group if one[1] is not None], iterations, num_slots))
+            for picture, content, error in group:
+                failed = Result(picture.path, picture.relative, error=error)
+                result = failed if content is None else next(results)
+                save(result, picture)
                 if report:
-                    report(results[-1], len(pictures))
+                    report(result, total)
+                yield result
     finally:
         model.train(was_training)
-    return results
 
 
 def _look(
     model: SlotAutoencoder | SetPredictor,
-    pictures: list[UInt8[np.ndarray, "_ _ 3"]],
+    group: list[tuple[Picture, UInt8[np.ndarray, "_ _ 3"] | None, str]],
     iterations: int,
     num_slots: int,
-) -> Iterator[tuple[Float[Tensor, "3 side side"], dict[str, Tensor]]]:
-    """What the model saw, and what it made of it (its output by field), for one picture after the other."""
-    side = model.resolution
-    small = np.stack([resize_image(picture, (side, side)) for picture in pictures])
-    device = next(model.parameters()).device
+) -> Iterator[Result]:
+    """What the model makes of pictures that were read."""
+    if not group:
+        return
+    side, device = model.resolution, next(model.parameters()).device
+    contents = [content for _, content, _ in group if content is not None]
+    small = np.stack([resize_image(content, (side, side)) for content in contents])
     images = torch.from_numpy(small).permute(0, 3, 1, 2).to(device, torch.float32).div(255)
     noise = torch.from_numpy(start_noise(np.zeros(len(small), np.int64), num_slots, model.slot_dim))
     with torch.no_grad():
         answer = model(images, num_slots=num_slots, iterations=iterations, noise=noise.to(device))
     parts = {name: values.float().cpu() for name, values in answer._asdict().items()}
-    for index, image in enumerate(images.cpu()):
-        yield image, {name: values[index] for name, values in parts.items()}
-
-
-def _animate(
-    image: Float[Tensor, "3 side side"], attention: Float[Tensor, "iterations slots rows columns"], stem: Path
-) -> dict[str, Path]:
-    """Write the animation of attention."""
-    files = {kind: Path(f"{stem}{ending}") for kind, ending in _ANIMATION.items()}
-    frames = attention_frames(image, attention, hold=6, between=5)
-    save_animation(frames, files["animation"], milliseconds=100)
-    return files
+    images = images.cpu()
+    strange = familiarity.strangeness(images, parts)
+    kind = PredictedMasks if isinstance(model, SlotAutoencoder) else PredictedObjects
+    for index, ((picture, _, _), content) in enumerate(zip(group, contents, strict=True)):
+        height, width, _ = content.shape
+        yield kind(
+            picture.path,
+            picture.relative,
+            (height, width),
+            picture.read,
+            images[index].clone(),
+            {name: values[index].clone() for name, values in parts.items()},
+            warning=familiarity.warn_of(
+                {measure: values[index].item() for measure, values in strange.items()},
+                getattr(model, "usual", {}),
+            ),
+        )
 
 
 def _groups(
-    paths: list[Path], batch_size: int, skip_bad: bool
-) -> Iterator[list[tuple[Path, UInt8[np.ndarray, "_ _ 3"] | None, str]]]:
+    found: list[Picture], batch_size: int, skip_bad: bool
+) -> Iterator[list[tuple[Picture, UInt8[np.ndarray, "_ _ 3"] | None, str]]]:
     """Pictures, or why one cannot be read, `batch_size` at a time; fewer where they are large."""
-    group: list[tuple[Path, UInt8[np.ndarray, "_ _ 3"] | None, str]] = []
+    group: list[tuple[Picture, UInt8[np.ndarray, "_ _ 3"] | None, str]] = []
     pixels = 0
-    for path in paths:
-        picture, error = None, ""
-        try:
-            picture = read_image(path)
-        except ImageError as problem:
-            if not skip_bad:
-                raise
-            error = str(problem)
-        size = 0 if picture is None else picture.shape[0] * picture.shape[1]
+    for picture, content, error in _read_all(found, skip_bad):
+        size = 0 if content is None else content.shape[0] * content.shape[1]
         if group and (len(group) == batch_size or pixels + size > MAX_PIXELS):
             yield group
             group, pixels = [], 0
-        group.append((path, picture, error))
+        group.append((picture, content, error))
         pixels += size
-    yield group
+    if group:
+        yield group
 
 
-def _find_pictures(paths: Iterable[str | Path], out: Path) -> dict[Path, Path]:
-    """Pictures, each with its path below the folder that was named, or its file name; without our results."""
-    found: dict[str, tuple[Path, Path]] = {}
-    for path in paths:
-        for picture in find_images([path]):
-            relative = picture.relative_to(path) if os.path.isdir(path) else Path(picture.name)
-            found.setdefault(os.path.realpath(picture), (picture, relative))
-    inside = os.path.join(os.path.realpath(out), "")
-    for place, (picture, _) in list(found.items()):
-        if place.startswith(inside):
-            if not place.endswith(_OURS):
-                raise ValueError(f"{picture} lies in the folder to write to, {out}; name another folder")
-            del found[place]
-    if not found:
+def _read_all(
+    found: list[Picture], skip_bad: bool
+) -> Iterator[tuple[Picture, UInt8[np.ndarray, "_ _ 3"] | None, str]]:
+    """Every picture and every frame with its content, or, with `skip_bad`, why it cannot be read."""
+    for picture in found:
+        try:
+            if _is_whole_video(picture):
+                for frame in open_frames(picture):
+                    yield frame, frame.read(), ""
+            else:
+                yield picture, picture.read(), ""
+        except ImageError as problem:
+            if not skip_bad:
+                raise
+            yield picture, None, str(problem)
+
+
+def _is_whole_video(picture: Picture) -> bool:
+    return is_video(picture.path) and os.path.isfile(picture.path)
+
+
+def _without_results(found: list[Picture], out: Path) -> list[Picture]:
+    """Pictures without our own results among them; ValueError where another lies in the folder."""
+    inside, kept = os.path.join(os.path.realpath(out), ""), []
+    for picture in found:
+        place = os.path.realpath(picture.path)
+        if not place.startswith(inside):
+            kept.append(picture)
+        elif not place.endswith(_OURS):
+            raise ValueError(f"{picture.path} lies in the folder to write to, {out}; name another folder")
+    if not kept:
         raise ImageError("no picture to look at; name pictures, folders or patterns")
-    return dict(found.values())
-
-
-def _choose_names(pictures: dict[Path, Path], known: dict[str, str]) -> dict[Path, str]:
-    """A name for the results of each picture: its own without suffix, with a number where another has it.
-
-    `known` says whose names are taken, and is added to. Capitals make no difference, as on some systems.
-    """
-    names = {}
-    taken = {name.casefold(): source for name, source in known.items()}
-    for path, relative in pictures.items():
-        source, plain = os.path.realpath(path), relative.with_suffix("").as_posix()
-        name, number = plain, 1
-        while taken.get(name.casefold(), source) != source:
-            number += 1
-            name = f"{plain}-{number}"
-        taken[name.casefold()] = known[name] = source
-        names[path] = name
-    return names
-
-
-def _read_record(out: Path) -> dict[str, Any]:
-    """What earlier calls wrote into `out`; ValueError where it holds files of others."""
-    file = out / _RECORD
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return {"format": _FORMAT, "names": {}}
-    try:
-        record = json.loads(file.read_text())
-        if record["format"] == _FORMAT:
-            return record
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise ValueError(f"{out} holds files that are not predictions; name a new or an empty folder to write to")
+    return kept
 
 
 def _check_range(name: str, value: int, most: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a discovery model sees in a user's picture, as files: overlay, label picture, COCO masks."""
+"""What a discovery model sees in a user's picture: soft masks, labels, COCO masks, files."""
 
 from __future__ import annotations
 
@@ -14,24 +14,70 @@ from torch import Tensor
 from torch.nn import functional
 
 from objecthood import rle, visualize
+from objecthood.result import Result
 
-ENDINGS = {"overlay": "-overlay.png", "masks": "-masks.png", "coco": "-masks.json"}
+
+class PredictedMasks(Result):
+    """Objects of one picture as masks, one for each slot; background takes a slot, too.
+
+    Example:
+        >>> import objecthood as oh
+        >>> (result,) = oh.predict("sprites")
+        >>> result.masks.shape, result.labels.shape, len(result.to_coco()["images"])
+        (torch.Size([6, 64, 64]), (64, 64), 1)
+    """
+
+    endings = {"overlay": "-overlay.png", "masks": "-masks.png", "coco": "-masks.json"}
+    kinds = ("slots", "overlay", "attention")
+
+    @property
+    def masks(self) -> Float[Tensor, "slots side side"]:
+        """Where each slot is seen, on the square that the model saw; sums to 1 over slots."""
+        return self._part("masks")
+
+    @property
+    def reconstruction(self) -> Float[Tensor, "3 side side"]:
+        """The picture, painted again by all slots; [0, 1] units, not clamped."""
+        return self._part("reconstruction")
+
+    @property
+    def appearance(self) -> Float[Tensor, "slots 3 side side"]:
+        """What each slot paints, seen or not; [0, 1] units, not clamped."""
+        return self._part("appearance")
+
+    @property
+    def labels(self) -> UInt8[np.ndarray, "height width"]:
+        """The strongest slot of every pixel at the picture's own size, 0 to slots - 1."""
+        return enlarge_labels(self.masks, self.size).numpy()
+
+    def to_coco(self) -> dict[str, Any]:
+        """A COCO data set of this picture, ready for JSON (`coco_masks`)."""
+        return coco_masks(self.labels, self.relative.as_posix())
+
+    @property
+    def summary(self) -> str:
+        """How many slots are seen, background included."""
+        seen, slots = len(np.unique(self.masks.argmax(dim=0))), len(self.masks)
+        return f"{seen} of {slots} slots are seen"
+
+    def _shown(self) -> tuple[str, ...]:
+        return ("overlay", "slots")
+
+    def _draw(self, kind: str) -> Image.Image:
+        if kind == "overlay":
+            return _tint(self.picture, torch.from_numpy(self.labels))
+        parts = (self.image, self.reconstruction, self.masks, self.appearance)
+        return visualize.slots_figure(*(part[None] for part in parts))
+
+    def _write(self, files: dict[str, Path]) -> None:
+        labels = enlarge_labels(self.masks, self.size)
+        visualize.indexed_png(labels, files["masks"])
+        files["coco"].write_text(json.dumps(coco_masks(labels.numpy(), self.relative.as_posix())))
+        _tint(self.picture, labels).save(files["overlay"])
 
 
-def write_masks(
-    picture: UInt8[np.ndarray, "height width 3"],
-    seen: dict[str, Tensor],
-    files: dict[str, Path],
-    source: Path,
-) -> None:
-    """Write what `seen` (one picture of a discovery model's output) says of `picture` into `files`."""
-    labels = enlarge_labels(seen["masks"], picture.shape[:2])
-    visualize.indexed_png(labels, files["masks"])
-    files["coco"].write_text(json.dumps(coco_masks(labels.numpy(), source.as_posix())))
-    large = torch.from_numpy(picture).permute(2, 0, 1).float().div_(255)
-    tinted = visualize.overlay(large, labels)
-    assert isinstance(tinted, Image.Image)  # a batch gives a list
-    tinted.save(files["overlay"])
+def _tint(picture: UInt8[np.ndarray, "height width 3"], labels: UInt8[Tensor, "height width"]) -> Image.Image:
+    return visualize.overlay_one(torch.from_numpy(picture).permute(2, 0, 1).float().div_(255), labels, 0.5)
 
 
 def enlarge_labels(

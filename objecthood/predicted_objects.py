@@ -1,4 +1,4 @@
-"""What a set predictor sees in a user's picture, as files: names written on the picture, and JSON.
+"""What a set predictor sees in a user's picture: objects in words, written on the picture and as JSON.
 
 An object is drawn where its slot looked last: the mean place of the attention's fourth power, which leaves
 out what all slots share, and needs no camera.
@@ -10,35 +10,68 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from objecthood import visualize
 from objecthood.data.clevr_properties import EXTENT, NAMES
 from objecthood.metrics import PROPERTY_GROUPS
+from objecthood.result import Result
 
-ENDINGS = {"drawing": "-objects.png", "objects": "-objects.json"}
 LEAST_CONFIDENCE = 0.5
 """Slots whose real-object flag is lower stand for nothing: the flag is trained towards 0 or 1."""
 
 
-def write_objects(
-    picture: UInt8[np.ndarray, "height width 3"],
-    seen: dict[str, Tensor],
-    files: dict[str, Path],
-    source: Path,
-) -> None:
-    """Write what `seen` (one picture of a set predictor's output) says of `picture` into `files`."""
-    height, width = picture.shape[:2]
-    objects = describe(seen["properties"], seen["attention"][-1])
-    for thing in objects:
-        thing["pixel"] = [round(thing["place"][0] * width), round(thing["place"][1] * height)]
-    facts = {"file_name": source.as_posix(), "width": width, "height": height, "objects": objects}
-    files["objects"].write_text(json.dumps(facts, indent=1) + "\n")
-    places = [(thing["place"][0], thing["place"][1], thing["slot"], thing["name"]) for thing in objects]
-    visualize.name_objects(torch.from_numpy(picture), places).save(files["drawing"])
+class PredictedObjects(Result):
+    """Objects of one picture in words.
+
+    Example:
+        >>> import objecthood as oh
+        >>> (result,) = oh.predict("set-clevr")
+        >>> sorted(result.objects[0])
+        ['color', 'confidence', 'material', 'name', 'pixel', 'place', 'position', 'shape', 'size', 'slot']
+    """
+
+    endings = {"drawing": "-objects.png", "objects": "-objects.json"}
+    kinds = ("objects", "attention")
+
+    @property
+    def properties(self) -> Float[Tensor, "slots 19"]:
+        """What each slot says, in [0, 1] (`models.set_predictor.SetPrediction`)."""
+        return self._part("properties")
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """What is seen, surest first (`describe`), with its "pixel" (across, down) in the picture."""
+        height, width = self.size
+        objects = describe(self.properties, self.attention[-1])
+        for thing in objects:
+            thing["pixel"] = [round(thing["place"][0] * width), round(thing["place"][1] * height)]
+        return objects
+
+    @property
+    def summary(self) -> str:
+        """The names of what is seen."""
+        return ", ".join(thing["name"] for thing in self.objects) or "nothing"
+
+    def _draw(self, kind: str) -> Image.Image:
+        places = [
+            (thing["place"][0], thing["place"][1], thing["slot"], thing["name"]) for thing in self.objects
+        ]
+        return visualize.name_objects(torch.from_numpy(self.picture), places)
+
+    def _write(self, files: dict[str, Path]) -> None:
+        height, width = self.size
+        facts = {
+            "file_name": self.relative.as_posix(),
+            "width": width,
+            "height": height,
+            "objects": self.objects,
+        }
+        files["objects"].write_text(json.dumps(facts, indent=1) + "\n")
+        self._draw("objects").save(files["drawing"])
 
 
 def describe(

@@ -25,6 +25,7 @@ from objecthood.data.scene import Scenes, to_device
 from objecthood.distributed import Processes, joined
 from objecthood.environment import choose_device, choose_precision, describe, keep_freed_memory
 from objecthood.evaluate import evaluate
+from objecthood.familiarity import usual
 from objecthood.guard import Guard, accuse
 from objecthood.progress import RunProgress
 from objecthood.recipes import Recipe
@@ -205,7 +206,7 @@ def finish(
         "settings": recipe.to_dict(),
     } | facts
     write_json(out / "result.json", result)
-    checkpoint.save(model, recipe, out / "weights.safetensors", scores)
+    checkpoint.save(model, recipe, out / "weights.safetensors", scores, usual(model, recipe))
     draw_latest(recipe, model, shown, out)
     (out / "figures").mkdir(exist_ok=True)
     for name, figure in recipe.figures(model, shown).items():

@@ -167,10 +167,10 @@ def slots_figure(
         images, reconstruction, masks, appearance, strict=True
     ):
         segmentation = overlay_one(enlarge(image, scale), its_masks, STRONG)
-        alone = [_on_chequer(*pair, scale) for pair in zip(its_appearance, its_masks, strict=True)]
+        alone = [on_chequer(*pair, scale) for pair in zip(its_appearance, its_masks, strict=True)]
         rows.append([_cell(image, scale), _cell(rebuilt, scale), segmentation, *alone])
     headings = ["picture", "reconstruction", "segmentation"]
-    return _grid(rows, headings, num_slots=masks.shape[1])
+    return grid(rows, headings, num_slots=masks.shape[1])
 
 
 def attention_figure(
@@ -200,7 +200,7 @@ def attention_figure(
         slots = [attention_cell(large, weight, color) for weight, color in zip(weights, colors, strict=True)]
         rows.append([overlay_one(large, weights, STRONG), *slots])
     names = [f"iteration {number}" for number in range(1, len(rows) + 1)]
-    return _grid(rows, ["strongest slot"], num_slots=len(colors), row_names=names, once=once)
+    return grid(rows, ["strongest slot"], num_slots=len(colors), row_names=names, once=once)
 
 
 def indexed_png(
@@ -345,7 +345,7 @@ def _cell(image: Tensor, scale: int) -> Image.Image:
     return to_picture(enlarge(image, scale))
 
 
-def _on_chequer(appearance: Tensor, mask: Tensor, scale: int) -> Image.Image:
+def on_chequer(appearance: Tensor, mask: Tensor, scale: int) -> Image.Image:
     """One slot alone; the chequer's squares are 8 pixels of the finished figure."""
     appearance, mask = enlarge(appearance, scale), enlarge(mask, scale)
     down, across = (torch.arange(side) // 8 for side in mask.shape)
@@ -353,7 +353,7 @@ def _on_chequer(appearance: Tensor, mask: Tensor, scale: int) -> Image.Image:
     return to_picture(torch.lerp(nothing.expand_as(appearance), appearance.clamp(0.0, 1.0), mask))
 
 
-def _grid(
+def grid(
     rows: list[list[Image.Image]],
     headings: list[str],
     *,
@@ -363,12 +363,14 @@ def _grid(
 ) -> Image.Image:
     """Cells of one size under headings; the last `num_slots` columns are slots, with their colour bars.
 
-    Pictures in `once` belong to all rows: they stand left of the row names, in the middle of the height.
+    Row names may have several lines. Pictures in `once` belong to all rows: they stand left of the row names,
+    in the middle of the height.
     """
     width, height = rows[0][0].size
     top = MARGIN + TEXT_SIZE + 2 * GAP
     font = ImageFont.load_default(TEXT_SIZE)
-    name_width = max((round(font.getlength(name)) + 3 * GAP for name in row_names), default=0)
+    lines = [line for name in row_names for line in name.splitlines()]
+    name_width = max((round(font.getlength(line)) + 3 * GAP for line in lines), default=0)
     left = MARGIN + len(once) * (width + GAP) + name_width
     tall = len(rows) * (height + GAP) - GAP
     size = (left + len(rows[0]) * (width + GAP) - GAP + MARGIN, top + tall + MARGIN)

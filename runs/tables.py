@@ -1,8 +1,8 @@
-"""Write the tables of README.md from results/*.json, between the markers `<!-- results -->` and `<!--
-/results -->`.
+"""Write the tables of README.md and of the pages in docs/ from results/*.json, between markers such as
+`<!-- results -->` and `<!-- /results -->`, and the curves beside them.
 
     python runs/tables.py            # rewrite
-    python runs/tables.py --check    # exit 1 if README.md is not what the results say
+    python runs/tables.py --check    # exit 1 if a page or a curve is not what the results say
 """
 
 from __future__ import annotations
@@ -11,34 +11,72 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from objecthood.charts import score_curves
 
 ROOT = Path(__file__).resolve().parent.parent
 FAILED = 0.9
 """A seed whose foreground ARI ends below this has failed; such seeds count in every mean."""
-_BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 _COLUMNS = ("fg_ari", "ari", "mbo", "miou")
 _TITLES = ("foreground ARI", "ARI", "mean best overlap", "mean IoU")
+_SIGNS = (
+    ("attention_entropy", "entropy of attention"),
+    ("used_slots", "slots used"),
+    ("shared_objects", "objects that share a slot"),
+    ("split_objects", "in pieces"),
+    ("objects_in_background", "in the background"),
+    ("background_split", "pictures with a divided background"),
+)
 
 
 def main() -> int:
-    readme = ROOT / "README.md"
-    before = readme.read_text()
-    after = _BLOCK.sub(lambda match: match[1] + tables() + match[2], before)
+    written = {file: fill(file, blocks) for file, blocks in PAGES.items()} | curves()
+    stale = [file for file, text in written.items() if not file.exists() or file.read_text() != text]
     if "--check" in sys.argv[1:]:
-        return int(after != before)
-    readme.write_text(after)
+        print(*(f"{file.relative_to(ROOT)} is not what the results say" for file in stale), sep="\n", end="")
+        return int(bool(stale))
+    for file in stale:
+        file.write_text(written[file])
     return 0
+
+
+def fill(page: Path, blocks: dict[str, Callable[[], str]]) -> str:
+    """The page with what stands between each pair of markers made anew."""
+    text = page.read_text()
+    for name, make in blocks.items():
+        block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        match = block.search(text)
+        assert match, f"{page} lacks the markers of {name}"
+        text = text[: match.end(1)] + make() + text[match.start(2) :]
+    return text
+
+
+def read(name: str) -> dict:
+    """A JSON of results/."""
+    return json.loads((ROOT / "results" / name).read_text())
+
+
+def by_recipe() -> dict[str, list[dict]]:
+    """Runs of object discovery, all seeds of a recipe together."""
+    runs: dict[str, list[dict]] = {}
+    for file in sorted((ROOT / "results").glob("*-seed*.json")):
+        result = json.loads(file.read_text())
+        if "fg_ari" in result["scores"]:  # set prediction has its own page, docs/set-prediction.md
+            runs.setdefault(file.stem.rsplit("-seed", 1)[0], []).append(result)
+    return runs
+
+
+def as_table(head: list[str], rows: list[list[str]], numbers: int = 1) -> str:
+    """A Markdown table whose columns from `numbers` on are numbers, set to the right."""
+    rule = ["---" if column < numbers else "---:" for column in range(len(head))]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in [head, rule, *rows])
 
 
 def tables() -> str:
     """The table of all multi-seed results, then how each score was taken."""
-    runs: dict[str, list[dict]] = {}
-    for file in sorted((ROOT / "results").glob("*-seed*.json")):
-        result = json.loads(file.read_text())
-        if "fg_ari" not in result["scores"]:  # set prediction has its own page, docs/set-prediction.md
-            continue
-        runs.setdefault(file.stem.rsplit("-seed", 1)[0], []).append(result)
+    runs = by_recipe()
     head = ["recipe", *_TITLES, "worst seed", f"seeds (below {FAILED})", "CPU s", "wall s"]
     rows = [row(name, results) for name, results in runs.items()]
     lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
@@ -112,6 +150,112 @@ def taken(result: dict) -> str:
 def commits(results: list[dict]) -> str:
     return ", ".join(sorted({result["machine"]["commit"].rstrip("+") or "unknown" for result in results}))
 
+
+def seeds() -> str:
+    """Every run: its seed, scores, costs and commit."""
+    rows = [
+        [
+            f"`{name}`",
+            str(result["seed"]),
+            *(f"{result['scores'][column]:.3f}" for column in _COLUMNS),
+            f"{result['scores']['mse']:.4f}",
+            f"{result['cpu_seconds']:.0f}",
+            f"`{commits([result])}`",
+        ]
+        for name, results in by_recipe().items()
+        for result in results
+    ]
+    return as_table(["recipe", "seed", *_TITLES, "error", "CPU s", "commit"], rows)
+
+
+def set_prediction() -> str:
+    """Average precision of every set predictor."""
+    files = sorted((ROOT / "results").glob("set-*-seed*.json"))
+    results = [(file.stem.rsplit("-seed", 1)[0], json.loads(file.read_text())) for file in files]
+    scores = list(results[0][1]["scores"])
+    rows = [
+        [f"`{name}`", str(result["seed"]), *(f"{result['scores'][score]:.3f}" for score in scores)]
+        for name, result in results
+    ]
+    return as_table(["recipe", "seed", *(score.replace("_", " ") for score in scores)], rows)
+
+
+def curves() -> dict[Path, str]:
+    """Foreground ARI while training, mean over seeds, a curve a recipe; and scores over numbers of slots."""
+    images, drawn = ROOT / "docs" / "images", {}
+    for name, results in by_recipe().items():
+        points = {
+            title: [
+                (steps[0]["step"], statistics.mean(step[column] for step in steps))
+                for steps in zip(*(result["curve"] for result in results), strict=True)
+            ]
+            for column, title in zip(_COLUMNS[:3], _TITLES, strict=False)
+        }
+        drawn[images / "curves" / f"{name}.svg"] = score_curves(points, name=f"{name}: scores over steps")
+    points = {
+        title: [(row["slots"], row["scores"][column]) for row in read("number-of-slots.json")["asked"]]
+        for column, title in zip(_COLUMNS[:3], _TITLES, strict=False)
+    }
+    drawn[images / "slots-asked.svg"] = score_curves(points, name="scores over number of slots")
+    return drawn
+
+
+def pictures_of_curves() -> str:
+    return "".join(
+        f"**`{name}`**, mean of {len(results)} seeds over steps of training\n\n"
+        f"![scores of {name} while it trains](images/curves/{name}.svg)\n\n"
+        for name, results in by_recipe().items()
+    )
+
+
+def number_of_slots() -> str:
+    """One model asked for other numbers of slots; then models trained with others."""
+    facts = read("number-of-slots.json")
+    head = ["slots", *_TITLES[:3], *(title for _, title in _SIGNS[2:])]
+    asked, trained = (
+        as_table(head, [[str(row["slots"]), *measured(row, _COLUMNS[:3], _SIGNS[2:])] for row in rows], 0)
+        for rows in (facts["asked"], facts["trained"])
+    )
+    return (
+        f"Trained with {facts['trained_with']} slots for {facts['steps']:,} steps, then asked for other "
+        f"numbers ({facts['scenes']} test scenes, one seed):\n\n{asked}\nTrained with these numbers, "
+        f"{facts['short_steps']} steps each (one seed):\n\n{trained}"
+    )
+
+
+def failures() -> str:
+    """Scores and signs of the runs that were made to fail."""
+    head = ["run", "CPU s", "error", *_TITLES[:2], *(title for _, title in _SIGNS)]
+    rows = []
+    for name, found in read("failures.json")["cases"].items():
+        facts = {"scores": found["scores"], "summary": found["diagnosis"]["summary"]}
+        costs = [f"`{name}`", f"{found['cpu_seconds']:.0f}", f"{found['scores']['mse']:.3f}"]
+        rows.append(costs + measured(facts, _COLUMNS[:2], _SIGNS))
+    return as_table(head, rows)
+
+
+def measured(row: dict, scores: tuple[str, ...], signs: tuple[tuple[str, str], ...]) -> list[str]:
+    """Scores with two digits, then signs: shares in percent."""
+    cells = [f"{row['scores'][score]:.2f}" for score in scores]
+    for sign, _ in signs:
+        value = row["summary"][sign]
+        plain = {"used_slots": f"{value:.1f}", "attention_entropy": f"{value:.2f}"}
+        cells.append(plain.get(sign, f"{100 * value:.0f} %"))
+    return cells
+
+
+PAGES: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "README.md": {"results": lambda: tables()},
+    ROOT / "docs" / "results.md": {
+        "results": lambda: tables(),
+        "curves": pictures_of_curves,
+        "seeds": seeds,
+        "set prediction": set_prediction,
+    },
+    ROOT / "docs" / "how-many-slots.md": {"slots": number_of_slots},
+    ROOT / "docs" / "when-slots-fail.md": {"failures": failures},
+}
+"""Page -> marker -> what stands there."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -118,10 +118,10 @@ def test_recipes_do_not_know_each_other(name):
     assert not ours(name) & (upstairs | {"objecthood.checkpoint", "objecthood.report", "objecthood.predict"})
 
 
-@pytest.mark.parametrize("name", ["metrics", "losses", "visualize", "animate"])
+@pytest.mark.parametrize("name", ["metrics", "losses", "visualize", "animate", "diagnostics"])
 def test_functions_of_tensors_stand_on_torch(name):
-    drawing = ["objecthood.visualize"] if name == "animate" else []
-    assert not only(ours(f"objecthood.{name}"), "objecthood.nn.matching", "objecthood.nn.positions", *drawing)
+    above = {"animate": ["objecthood.visualize"], "diagnostics": ["objecthood.metrics"]}.get(name, [])
+    assert not only(ours(f"objecthood.{name}"), "objecthood.nn.matching", "objecthood.nn.positions", *above)
     picture = {"PIL"} if name in ("visualize", "animate") else set()
     assert foreign(f"objecthood.{name}") <= {"torch", "jaxtyping", "numpy"} | picture
 

@@ -62,7 +62,7 @@ def wrong_files(folder):
     (folder / "header.safetensors").write_bytes(whole[:100])
     (folder / "folder.safetensors").mkdir()
     wrong = dict.fromkeys(("text", "empty", "foreign", "half", "cut", "header"), "is not a weight file")
-    return wrong | {"folder": "no weight file at", "missing": "no weight file at"}
+    return wrong | {"folder": "no weight file at|is not a run folder", "missing": "no weight file at"}
 
 
 def test_wrong_files_are_told_in_one_line(tmp_path):

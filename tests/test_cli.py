@@ -180,20 +180,23 @@ WRONGLY_TYPED = [
     ("train sprites --resume RUN", "trains another recipe"),
     ("train --resume RUN --out elsewhere", "leave one away"),
     ("evaluate", "WEIGHTS is missing"),
-    ("evaluate tetrominoes", "objecthood train tetrominoes"),
+    ("evaluate sprites-paper", "objecthood train sprites-paper"),
     ("evaluate RUN again", "one word too many"),
     ("evaluate RUN --split tset", "did you mean test?"),
     ("evaluate RUN --num-scenes 0", "at least 1"),
     ("evaluate RUN --num-scenes few", "must be a whole number"),
     ("evaluate RUN --recipe sprits", "did you mean sprites?"),
-    ("predict", "PICTURES is missing"),
-    ("predict x.png", "objecthood train"),
+    ("predict --weights RUN", "PICTURES is missing"),
+    ("predict x.png --weights sprites-paper", "objecthood train sprites-paper"),
+    ("evaluate RUN --iterations 0", "at least 1"),
     ("predict x.png --weights RUN --slots 257", "at most 256"),
     ("predict x.png --weights RUN --iterations 0", "at least 1"),
     ("predict x.png --weights RUN --skip-bad=yes", "takes no value"),
     ("show", "WHAT is missing"),
     ("show tetromino", "did you mean tetrominoes?"),
-    ("list all", "one word too many"),
+    ("list all", "known are recipes, weights"),
+    ("list wieghts", "did you mean weights?"),
+    ("list weights all", "one word too many"),
     ("doctor --fast", "has no option --fast"),
 ]
 NOT_POSSIBLE = [
@@ -323,7 +326,9 @@ def test_show(capsys, trained):
         assert code == 0
         return json.loads(said)
 
-    assert shown("sprites") == oh.RECIPES["sprites"].to_dict()
+    code, said, _ = run(capsys, "show", "sprites", "--recipe")
+    assert code == 0 and json.loads(said) == oh.RECIPES["sprites"].to_dict()
+    assert shown("sprites-paper") == oh.RECIPES["sprites-paper"].to_dict()
     assert shown(trained)["recipe"]["steps"] == 4 and shown(trained)["result"]["scores"]
     assert shown(trained / "weights.safetensors")["version"] == oh.__version__
 

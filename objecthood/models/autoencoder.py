@@ -28,8 +28,9 @@ from objecthood.nn import (
     SlotAttention,
     SpatialBroadcastDecoder,
 )
+from objecthood.nn.decoders import Painting
 from objecthood.nn.encoders import check_pictures
-from objecthood.nn.views import shading_free, symmetric
+from objecthood.nn.views import shading_free, symmetric, with_and_without_shading
 
 
 class Discovery(NamedTuple):
@@ -107,19 +108,42 @@ class SlotAutoencoder(nn.Module):
 
         `noise` (standard normal) is what Gaussian slots start from; drawn unless given.
         """
+        painting, slots, attention = self.paint(images, num_slots, iterations, noise)
+        reconstruction, masks = self.compose(painting.appearance, painting.mask_logits)
+        appearance = from_symmetric(painting.appearance.float())
+        return Discovery(reconstruction, appearance, masks, slots, attention)
+
+    def paint(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        noise: Float[Tensor, "batch slots slot_dim"] | None = None,
+    ) -> tuple[
+        Painting,
+        Float[Tensor, "batch slots slot_dim"],
+        Float[Tensor, "batch iterations slots grid_height grid_width"],
+    ]:
+        """What slots paint, in the decoder's units, with slots and attention; arguments as `forward`'s."""
         check_pictures(images, self.resolution)
         features = self.encoder(self.view(images).contiguous(memory_format=torch.channels_last))
         grid = features.shape[1:3]
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
         attention = attention.unflatten(-1, grid)
-        painting = self.decoder(slots, attention[:, -1])
-        appearance = painting.appearance.float()
+        return self.decoder(slots, attention[:, -1]), slots, attention
+
+    def compose(
+        self,
+        appearance: Float[Tensor, "batch slots 3 height width"],
+        mask_logits: Float[Tensor, "batch slots height width"],
+    ) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch slots height width"]]:
+        """The picture, in [0, 1] units, that paintings make together, and the masks by which they do."""
         if self.mix is not None:
-            reconstruction, masks = self.mix(painting.appearance, painting.mask_logits)
+            reconstruction, masks = self.mix(appearance, mask_logits)
         else:
-            masks = painting.mask_logits.float().softmax(dim=1)
-            reconstruction = (masks[:, :, None] * appearance).sum(dim=1)
-        return Discovery(from_symmetric(reconstruction), from_symmetric(appearance), masks, slots, attention)
+            masks = mask_logits.float().softmax(dim=1)
+            reconstruction = (masks[:, :, None] * appearance.float()).sum(dim=1)
+        return from_symmetric(reconstruction), masks
 
 
 def from_symmetric(image: Tensor) -> Tensor:
@@ -177,18 +201,29 @@ def fast_sprites(
     rehome: bool = False,
     attention_guided: bool = True,
     without_shading: bool = False,
+    with_shading: bool = False,
+    decoder_channels: int = 48,
+    decoder_depth: int = 2,
+    decoder_kernel: int = 1,
 ) -> SlotAutoencoder:
-    """A variant for things on a background: 32 x 32 features at 64 pixels, independent patches of 4 x 4.
+    """A variant for things on a background: 32 x 32 features at 64 pixels, patches of 4 x 4.
 
     `compactness`, `repulsion` and `rehome` are those of `CompactPrior` (all off: none), `attention_guided`
-    that of `PatchDecoder`, `without_shading` chooses the view. `resolution` is a multiple of 4.
+    that of `PatchDecoder`, as are the decoder's numbers; `without_shading` and `with_shading` choose the view:
+    shading-free, as it is, or both. `resolution` is a multiple of 4.
     """
     if resolution % 4 or resolution < 8:
         raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")
     features = (resolution // 2, resolution // 2)
     prior = CompactPrior(features, compactness, repulsion, rehome) if compactness or repulsion else None
+    view = symmetric if not without_shading else with_and_without_shading if with_shading else shading_free
     return SlotAutoencoder(
-        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1)),
+        ConvEncoder(
+            channels=32,
+            feature_dim=64,
+            strides=(2, 1),
+            in_channels=6 if view is with_and_without_shading else 3,
+        ),
         Grouping(
             LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior)
         ),
@@ -196,12 +231,12 @@ def fast_sprites(
             64,
             grid=resolution // 4,
             patch=4,
-            channels=48,
-            depth=2,
-            kernel=1,
+            channels=decoder_channels,
+            depth=decoder_depth,
+            kernel=decoder_kernel,
             attention_guided=attention_guided,
         ),
-        shading_free if without_shading else symmetric,
+        view,
     )
 
 

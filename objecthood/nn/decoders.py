@@ -30,6 +30,8 @@ class Painting(NamedTuple):
 
     appearance: Float[Tensor, "batch slots 3 height width"]
     mask_logits: Float[Tensor, "batch slots height width"]
+    own_logits: Float[Tensor, "batch slots height width"] | None = None
+    """Of a guided decoder: mask logits before the attention is added, what slots know by themselves."""
 
 
 class SpatialBroadcastDecoder(nn.Module):
@@ -40,7 +42,7 @@ class SpatialBroadcastDecoder(nn.Module):
         grid: side of the square grid that slots are copied to (paper: 8 for CLEVR, else the picture's side).
         channels: output channels of every layer but the last, which paints 4: RGB and mask logit.
         strides: of every layer, the last included; their product enlarges the grid (paper, CLEVR: 2, 2, 2, 2,
-        1, 1).
+            1, 1).
         kernels: side of every layer's kernel (paper: 5, and 3 for the last).
 
     A first layer with stride 1 sees a field that is constant but for the positions; it is computed from the
@@ -141,7 +143,7 @@ class PatchDecoder(nn.Module):
         depth: hidden convolutions after the first sum of slot and position.
         kernel: side of every convolution; with 1 cells are painted independently.
         attention_guided: add log(last attention) to the mask logits, enlarged bilinearly (variant, not the
-        paper).
+            paper).
     """
 
     def __init__(
@@ -189,7 +191,8 @@ class PatchDecoder(nn.Module):
             )
         # 1e-4 bounds the logarithm: a slot that lost a position entirely can still be painted there.
         guide = enlarge((attention + 1e-4).log(), *painting.mask_logits.shape[-2:])
-        return painting._replace(mask_logits=painting.mask_logits + guide)
+        own = painting.mask_logits
+        return painting._replace(mask_logits=own + guide, own_logits=own)
 
 
 def join_patches(
@@ -210,7 +213,9 @@ def enlarge(
     maps: Float[Tensor, "batch slots rows columns"], height: int, width: int
 ) -> Float[Tensor, "batch slots height width"]:
     """Bilinear interpolation as two products: on a processor a third of `F.interpolate`'s time."""
-    rows, columns = (interpolation(*sizes, maps) for sizes in zip(maps.shape[-2:], (height, width), strict=True))
+    rows, columns = (
+        interpolation(*sizes, maps) for sizes in zip(maps.shape[-2:], (height, width), strict=True)
+    )
     with torch.autocast(maps.device.type, enabled=False):
         return rows @ (maps @ columns.T)
 

@@ -48,6 +48,7 @@ class ConvEncoder(nn.Module):
         feature_dim: of the features given to slot attention (paper: 64).
         strides: one per convolution (paper: 1, 1, 1, 1; set prediction: 1, 2, 2, 1).
         kernel: side of every convolution (paper: 5).
+        in_channels: of the picture, as it is seen (paper: 3).
 
     Example:
         >>> import torch
@@ -56,10 +57,15 @@ class ConvEncoder(nn.Module):
     """
 
     def __init__(
-        self, channels: int, feature_dim: int, strides: Sequence[int] = (1, 1, 1, 1), kernel: int = 5
+        self,
+        channels: int,
+        feature_dim: int,
+        strides: Sequence[int] = (1, 1, 1, 1),
+        kernel: int = 5,
+        in_channels: int = 3,
     ):
         super().__init__()
-        sizes = [3] + [channels] * len(strides)
+        sizes = [in_channels] + [channels] * len(strides)
         self.convolutions = nn.ModuleList(
             SameConv2d(size_in, size_out, kernel, stride)
             for size_in, size_out, stride in zip(sizes[:-1], sizes[1:], strides, strict=True)
@@ -71,9 +77,9 @@ class ConvEncoder(nn.Module):
         )
 
     def forward(
-        self, image: Float[Tensor, "batch 3 height width"]
+        self, image: Float[Tensor, "batch in_channels height width"]
     ) -> Float[Tensor, "batch grid_height grid_width feature_dim"]:
-        """Features of a picture in [-1, 1], on a grid."""
+        """Features of a picture in about [-1, 1], on a grid."""
         for convolution in self.convolutions:
             image = convolution(image).relu()
         features = image.permute(0, 2, 3, 1)

@@ -44,6 +44,18 @@ def shading_free(
     return torch.stack([grey, 6 * (red - green) / total, 6 * (blue - (red + green) / 2) / total], dim=1)
 
 
+def with_and_without_shading(
+    image: Float[Tensor, "batch 3 height width"],
+    reference: Float[Tensor, "batch 3 height width"] | None = None,
+) -> Float[Tensor, "batch 6 height width"]:
+    """`shading_free` first, then the picture as it is (`symmetric`).
+
+    Where slots must paint their masks themselves, shading no longer cuts objects, and tells like-coloured
+    ones apart that `shading_free` alone would not.
+    """
+    return torch.cat([shading_free(image, reference), symmetric(image)], dim=1)
+
+
 @torch.no_grad()
 def ground_luma(
     image: Float[Tensor, "batch 3 height width"], rounds: int = 3

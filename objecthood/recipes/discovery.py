@@ -149,8 +149,24 @@ class GuidedDiscovery(Discovery):
     """Whether an empty slot is handed one of two things that another holds."""
     without_shading: bool = False
     """Whether pictures are seen and compared by chromaticity (`nn.views.shading_free`)."""
+    with_shading: bool = False
+    """Whether, where that is so, they are seen and compared as they are as well."""
+    painted: float = 0.0
+    """Weight of the error with masks as slots paint them by themselves, without attention; 0: not asked."""
+    decoder_channels: int = 48
+    decoder_depth: int = 2
+    decoder_kernel: int = 1
+    """Of its convolutions; 1: cells of a patch paint independently."""
     attention_guided: bool = True
     """Whether the logarithm of the last attention is added to mask logits."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.painted < 0 or (self.painted and not self.attention_guided):
+            raise ValueError(
+                f"`painted` (={self.painted}) must be 0 or more, and 0 without `attention_guided`: masks are "
+                "the slots' own then in any case"
+            )
 
     def build_model(self) -> SlotAutoencoder:
         return autoencoder.fast_sprites(
@@ -161,13 +177,26 @@ class GuidedDiscovery(Discovery):
             self.rehome,
             self.attention_guided,
             self.without_shading,
+            self.with_shading,
+            self.decoder_channels,
+            self.decoder_depth,
+            self.decoder_kernel,
         )
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
         prior = model.grouping.slot_attention.prior
         if isinstance(prior, CompactPrior):
             prior.ramp.fill_(min(1.0, max(0.0, (step - self.repulsion_start) / 200)))
-        return super().loss(model, scenes, step)
+        if not self.painted:
+            return super().loss(model, scenes, step)
+        images = scenes["image"]
+        painting = model.paint(images)[0]
+        assert painting.own_logits is not None  # __post_init__ asks for a guided decoder
+        error, of_own = (
+            losses.reconstruction_error(model.compose(painting.appearance, logits)[0], images, model.view)
+            for logits in (painting.mask_logits, painting.own_logits)
+        )
+        return error + self.painted * of_own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -268,9 +297,14 @@ clevr6_like = GuidedDiscovery(
     num_slots=7,
     test_iterations=10,
     without_shading=True,
+    with_shading=True,
+    painted=1.0,
+    decoder_channels=96,
+    decoder_depth=3,
+    decoder_kernel=3,
     compactness=1.5,
-    steps=1200,
-    **FAST | {"evaluate_every": 300},
+    steps=3000,
+    **FAST | {"evaluate_every": 250},
 )
 """Rendered scenes: `objecthood data render clevr --out FOLDER`, `objecthood train clevr6-like --data-path
 FOLDER`."""

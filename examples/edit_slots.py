@@ -1,0 +1,37 @@
+"""What slots are for: take a thing out of a picture, and put one of another picture in.
+
+The decoder paints whatever slots it is given. These weights (`tetrominoes`) keep place and colour in the slot
+itself; those with attention-guided masks (`sprites`, `clevr`) keep places in the attention (see
+property_probe.py), which would have to be moved as well.
+"""
+
+import torch
+
+import objecthood as oh
+from objecthood import visualize
+
+model = oh.load("tetrominoes")
+images = model.recipe.dataset("test")[[0, 1]]["image"]
+with torch.no_grad():
+    scene = model(images)
+
+light = (scene.masks[:, :, None] * scene.appearance).sum(dim=(2, 3, 4))  # the background is black
+brightest = light.argmax(dim=1)
+
+
+def paint(slots):
+    """The picture of a set of slots, in [0, 1]."""
+    with torch.no_grad():
+        painting = model.decoder(slots[None], scene.attention[:1, -1, : len(slots)])
+    masks = painting.mask_logits.softmax(dim=1)[:, :, None]
+    return ((masks * painting.appearance).sum(dim=1)[0] + 1) / 2
+
+
+kept = [slot for slot in range(model.num_slots) if slot != brightest[0]]
+without = paint(scene.slots[0, kept])
+guest = scene.slots[1, brightest[1]]
+exchanged = paint(torch.cat([scene.slots[0, kept], guest[None]]))
+
+sheet = torch.cat([images[0], images[1], scene.reconstruction[0], without, exchanged], dim=-1)
+visualize.to_picture(visualize.enlarge(sheet, 4)).save("edited.png")
+print("edited.png: two pictures, the first painted again, without a thing, with one of the second instead")

@@ -1,0 +1,132 @@
+// Pictures of what slots do, on canvases. Maps are Float32Arrays of a square grid, enlarged bilinearly.
+
+import { slotColor } from "./palette.js";
+
+const DIM = 0.14; // what is left of a picture where a slot does not look
+
+/** `values` of a square grid, enlarged to side * side. */
+export function enlarge(values, side) {
+  const from = Math.round(Math.sqrt(values.length)), large = new Float32Array(side * side);
+  const near = new Uint16Array(side), share = new Float32Array(side);
+  for (let place = 0; place < side; place++) {
+    const at = Math.min(from - 1, Math.max(0, ((place + 0.5) * from) / side - 0.5));
+    near[place] = Math.min(from - 2, Math.floor(at));
+    share[place] = at - near[place];
+  }
+  for (let y = 0; y < side; y++) {
+    const above = near[y] * from, down = share[y];
+    for (let x = 0; x < side; x++) {
+      const at = above + near[x], right = share[x];
+      const top = values[at] + right * (values[at + 1] - values[at]);
+      const bottom = values[at + from] + right * (values[at + from + 1] - values[at + from]);
+      large[y * side + x] = top + down * (bottom - top);
+    }
+  }
+  return large;
+}
+
+/**
+ * A picture divided among slots.
+ *
+ * `layers` are { map, color }; with `isSoft` colours mix by the maps' shares, else each pixel has the colour of
+ * the strongest. `focus` is the index of the one layer that stays bright, or -1.
+ */
+export function drawDivided(canvas, picture, layers, { isSoft, focus }) {
+  const side = canvas.width, context = canvas.getContext("2d");
+  const image = new ImageData(new Uint8ClampedArray(picture), side, side), pixels = image.data;
+  const maps = layers.map(({ map }) => enlarge(map, side)), colors = layers.map(({ color }) => slotColor(color));
+  const owner = new Int16Array(side * side).fill(-1);
+  for (let at = 0; at < side * side && layers.length; at++) {
+    let most = 0, total = 1e-9, red = 0, green = 0, blue = 0;
+    for (let index = 0; index < maps.length; index++) {
+      const share = maps[index][at], color = colors[index];
+      if (share > most) [most, owner[at]] = [share, index];
+      total += share;
+      red += share * color[0];
+      green += share * color[1];
+      blue += share * color[2];
+    }
+    if (owner[at] < 0) continue;
+    const own = colors[owner[at]], isAside = focus >= 0 && owner[at] !== focus;
+    const tint = isSoft ? [red / total, green / total, blue / total] : own;
+    const strength = isAside ? 0.1 : focus >= 0 ? 0.25 : isSoft ? 0.58 : 0.45;
+    for (let channel = 0; channel < 3; channel++) {
+      const plain = pixels[4 * at + channel] * (isAside ? 0.35 : 1);
+      pixels[4 * at + channel] = plain + strength * (tint[channel] - plain);
+    }
+  }
+  drawBorders(pixels, owner, colors, side, focus);
+  context.putImageData(image, 0, 0);
+}
+
+/** Lines between owners, in the colour of the one that is not the background: the smaller index wins nothing,
+ * the pixel's own owner colours its own side. */
+function drawBorders(pixels, owner, colors, side, focus) {
+  for (let y = 1; y < side - 1; y++) {
+    for (let x = 1; x < side - 1; x++) {
+      const at = y * side + x, own = owner[at];
+      if (own < 0 || (focus >= 0 && own !== focus)) continue;
+      const isBorder = owner[at + 1] !== own || owner[at + side] !== own || owner[at - 1] !== own
+        || owner[at - side] !== own;
+      if (!isBorder) continue;
+      for (let channel = 0; channel < 3; channel++) pixels[4 * at + channel] = colors[own][channel];
+    }
+  }
+}
+
+/** Planes [3, side, side] in [0, 1] on a canvas, enlarged smoothly; chequered where `planes` is null. */
+export function drawPlanes(canvas, planes) {
+  const context = canvas.getContext("2d");
+  if (!planes) return drawChequers(context, canvas.width);
+  const side = Math.round(Math.sqrt(planes.length / 3)), size = side * side;
+  const small = new OffscreenCanvas(side, side), pixels = new Uint8ClampedArray(4 * size);
+  for (let at = 0; at < size; at++) {
+    for (let channel = 0; channel < 3; channel++) pixels[4 * at + channel] = 255 * planes[channel * size + at];
+    pixels[4 * at + 3] = 255;
+  }
+  small.getContext("2d").putImageData(new ImageData(pixels, side, side), 0, 0);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(small, 0, 0, canvas.width, canvas.height);
+}
+
+/** Where one slot looks: the picture, dark elsewhere. */
+export function drawSpotlight(canvas, picture, attention) {
+  const side = canvas.width, large = enlarge(attention, side);
+  const brightest = Math.max(0.3, large.reduce((most, value) => Math.max(most, value), 0));
+  const pixels = new Uint8ClampedArray(picture);
+  for (let at = 0; at < side * side; at++) {
+    const light = DIM + ((1 - DIM) * large[at]) / brightest;
+    for (let channel = 0; channel < 3; channel++) pixels[4 * at + channel] *= light;
+  }
+  canvas.getContext("2d").putImageData(new ImageData(pixels, side, side), 0, 0);
+}
+
+/** What one slot paints, where it is seen; chequers elsewhere. */
+export function drawCutout(canvas, appearance, mask) {
+  const context = canvas.getContext("2d");
+  drawChequers(context, canvas.width);
+  context.drawImage(cutout(appearance, mask), 0, 0, canvas.width, canvas.height);
+}
+
+/** What one slot paints as a canvas of the model's size, transparent where it is not seen. */
+export function cutout(appearance, mask) {
+  const size = mask.length, side = Math.sqrt(size), pixels = new Uint8ClampedArray(4 * size);
+  for (let at = 0; at < size; at++) {
+    for (let channel = 0; channel < 3; channel++) pixels[4 * at + channel] = 255 * appearance[channel * size + at];
+    pixels[4 * at + 3] = 255 * mask[at];
+  }
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = side;
+  canvas.getContext("2d").putImageData(new ImageData(pixels, side, side), 0, 0);
+  return canvas;
+}
+
+function drawChequers(context, side) {
+  const cell = side / 12;
+  for (let row = 0; row < 12; row++) {
+    for (let column = 0; column < 12; column++) {
+      context.fillStyle = (row + column) % 2 ? "#2f2f33" : "#242428";
+      context.fillRect(column * cell, row * cell, cell + 1, cell + 1);
+    }
+  }
+}

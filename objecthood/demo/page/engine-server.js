@@ -1,0 +1,46 @@
+// The model behind `objecthood demo`: PyTorch, asked over HTTP on this machine.
+
+/** What a model makes of a picture file: see `look` in engine-browser.js. */
+export async function look(model, blob, { numSlots, iterations, seed, spread }) {
+  const query = new URLSearchParams({ model: model.name, slots: numSlots, iterations, seed, spread });
+  const answer = await ask(`api/look?${query}`, blob);
+  const { resolution, slot_dim: dim, grid } = model, inputs = grid[0] * grid[1];
+  const take = reader(answer);
+  const planes = take(3 * resolution * resolution);
+  const slots = [], attention = [];
+  for (let index = 0; index < iterations; index++) slots.push(take(numSlots * dim));
+  for (let index = 0; index < iterations; index++) attention.push(take(numSlots * inputs));
+  return { planes, slots, attention };
+}
+
+/** What slots look like: see `paint` in engine-browser.js. */
+export async function paint(model, slots, attention) {
+  const numSlots = slots.length / model.slot_dim, size = model.resolution ** 2;
+  const body = new Float32Array(slots.length + attention.length);
+  body.set(slots);
+  body.set(attention, slots.length);
+  const query = new URLSearchParams({ model: model.name, slots: numSlots });
+  const take = reader(await ask(`api/paint?${query}`, body.buffer));
+  return { appearance: take(numSlots * 3 * size), logits: take(numSlots * size) };
+}
+
+async function ask(address, body) {
+  for (let pause = 200; ; pause *= 2) {
+    const answer = await fetch(address, {
+      method: "POST", body, headers: { "Content-Type": "application/octet-stream" },
+    });
+    if (answer.ok) return answer.arrayBuffer();
+    if (answer.status !== 503 || pause > 2000) throw new Error((await answer.json()).error);
+    await new Promise((resolve) => setTimeout(resolve, pause)); // the queue is full
+  }
+}
+
+/** A function that gives the next numbers of an answer. */
+function reader(buffer) {
+  let place = 0;
+  return (count) => {
+    const part = new Float32Array(buffer, place, count);
+    place += 4 * count;
+    return part;
+  };
+}

@@ -1,0 +1,194 @@
+"""A model cut at its joints, so that what happens between them can be looked at and changed.
+
+`Start` makes the slots, `Encode` what they compete for, `Step` is one iteration of the competition with what a
+prior adds to the next, `Paint` is what slots look like. In a row (`Begin`, then `Step` over and over, then
+`Finish`) they are the model's own `forward`, written so that batch and number of slots may stay open when it
+is traced. The parts hold the model's own modules; nothing is copied.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from objecthood.models import SlotAutoencoder
+from objecthood.models.set_predictor import SetPredictor
+from objecthood.nn import LearnedSlots
+from objecthood.nn.views import symmetric
+
+
+class Start(nn.Module):
+    """Start noise to the slots that a model begins with.
+
+    Learned queries stay as they are with `spread` 0, as in the model; above it they are moved by noise, in
+    units of their deviation from each other (our own addition, for looking: training never did so). Slots
+    beyond the learned ones, and Gaussian slots, are drawn with the trained deviation whatever `spread` says.
+    """
+
+    def __init__(self, model: SlotAutoencoder | SetPredictor):
+        super().__init__()
+        self.initial_slots = model.grouping.initial_slots
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether slots begin as learned queries."""
+        return isinstance(self.initial_slots, LearnedSlots)
+
+    def forward(
+        self, noise: Float[Tensor, "batch slots slot_dim"], spread: Float[Tensor, ""]
+    ) -> Float[Tensor, "batch slots slot_dim"]:
+        """The slots, for standard normal `noise`."""
+        initial = self.initial_slots
+        if not isinstance(initial, LearnedSlots):
+            return initial.slots_mu + initial.slots_log_sigma.exp() * noise
+        queries = initial.queries
+        num_learned = queries.shape[1]
+        correction = min(1, num_learned - 1)
+        deviation = queries.std(dim=1, keepdim=True, correction=correction)
+        further = queries.mean(dim=1, keepdim=True) + deviation * noise
+        number = torch.arange(noise.shape[1], device=noise.device)
+        learned = queries[:, number.clamp(max=num_learned - 1)] + spread * deviation * noise
+        return torch.where((number < num_learned)[:, None], learned, further)
+
+
+class Encode(nn.Module):
+    """Pictures in [0, 1] to the keys and values that slots compete for."""
+
+    def __init__(self, model: SlotAutoencoder | SetPredictor):
+        super().__init__()
+        self.encoder, self.slot_attention = model.encoder, model.grouping.slot_attention
+        self.view = model.view if isinstance(model, SlotAutoencoder) else symmetric
+
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, "batch inputs slot_dim"], Float[Tensor, "batch inputs slot_dim"]]:
+        """Keys and values."""
+        inputs = self.slot_attention.norm_inputs(self.encoder(self.view(images)).flatten(1, 2))
+        return self.slot_attention.project_k(inputs), self.slot_attention.project_v(inputs)
+
+
+class Step(nn.Module):
+    """One iteration: slots before to slots after, the attention in it, and what to add to the next logits."""
+
+    def __init__(self, model: SlotAutoencoder | SetPredictor):
+        super().__init__()
+        self.slot_attention = model.grouping.slot_attention
+
+    def forward(
+        self,
+        slots: Float[Tensor, "batch slots slot_dim"],
+        keys: Float[Tensor, "batch inputs slot_dim"],
+        values: Float[Tensor, "batch inputs slot_dim"],
+        bias: Float[Tensor, "batch slots inputs"],
+    ) -> tuple[
+        Float[Tensor, "batch slots slot_dim"],
+        Float[Tensor, "batch slots inputs"],
+        Float[Tensor, "batch slots inputs"],
+    ]:
+        """Slots, attention, and the next `bias`; the first iteration's is 0."""
+        after, attention = self.slot_attention.step(slots, keys, values, bias)
+        if self.slot_attention.prior is None:
+            return after, attention, torch.zeros_like(bias)
+        alone = self.slot_attention.resemblance(slots, keys)
+        return after, attention, self.slot_attention.prior(attention, alone)
+
+
+class Paint(nn.Module):
+    """Slots and the attention that made them to what each paints, and how strongly it claims each pixel.
+
+    Every slot is painted alone: a softmax of the logits over any set of slots, of one picture or of several,
+    weighs their appearances into a picture.
+    """
+
+    def __init__(self, model: SlotAutoencoder):
+        super().__init__()
+        self.decoder = model.decoder
+
+    def forward(
+        self,
+        slots: Float[Tensor, "batch slots slot_dim"],
+        attention: Float[Tensor, "batch slots rows columns"],
+    ) -> tuple[Float[Tensor, "batch slots 3 height width"], Float[Tensor, "batch slots height width"]]:
+        """Appearance in [0, 1] units (not clamped), and mask logits."""
+        painting = self.decoder(slots, attention)
+        return 0.5 + 0.5 * painting.appearance, painting.mask_logits
+
+
+class Begin(nn.Module):
+    """Pictures and start noise to all that the first iteration needs; `Start` and `Encode` together."""
+
+    def __init__(self, model: SlotAutoencoder | SetPredictor):
+        super().__init__()
+        self.start, self.encode = Start(model), Encode(model)
+
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"], noise: Float[Tensor, "batch slots slot_dim"]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Slots, keys, values, and a bias of 0."""
+        keys, values = self.encode(images)
+        slots = self.start(noise, noise.new_zeros(()))
+        return slots, keys, values, torch.zeros_like(slots[..., :1] * keys[:, None, :, 0])
+
+
+class Finish(nn.Module):
+    """The last slots and their attention to what the model says: a painted picture, or properties."""
+
+    def __init__(self, model: SlotAutoencoder | SetPredictor):
+        super().__init__()
+        self.paint = Paint(model) if isinstance(model, SlotAutoencoder) else None
+        self.head = model.head if isinstance(model, SetPredictor) else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is said: fields of the model's own output, in order."""
+        return ("reconstruction", "appearance", "masks") if self.paint else ("properties",)
+
+    def forward(
+        self,
+        slots: Float[Tensor, "batch slots slot_dim"],
+        attention: Float[Tensor, "batch slots rows columns"],
+    ) -> tuple[Tensor, ...]:
+        """What `names` says."""
+        if self.paint is None:
+            assert self.head is not None
+            return (self.head(slots).sigmoid(),)
+        appearance, mask_logits = self.paint(slots, attention)
+        masks = mask_logits.softmax(dim=1)
+        return (masks[:, :, None] * appearance).sum(dim=1), appearance, masks
+
+
+class Parts(NamedTuple):
+    """The parts of a discovery model."""
+
+    start: Start
+    encode: Encode
+    step: Step
+    paint: Paint
+
+
+def take_apart(model: SlotAutoencoder) -> Parts:
+    """The parts of a discovery model, in the state that the model is in.
+
+    Example:
+        >>> import torch
+        >>> from objecthood.models import autoencoder
+        >>> start, encode, step, paint = take_apart(autoencoder.fast_tetrominoes().eval())
+        >>> keys, values = encode(torch.rand(2, 3, 35, 35))
+        >>> slots = start(torch.randn(2, 5, 64), torch.tensor(0.0))
+        >>> slots, attention, bias = step(slots, keys, values, torch.zeros(2, 5, 324))
+        >>> appearance, mask_logits = paint(slots, attention.unflatten(-1, (18, 18)))
+        >>> appearance.shape, mask_logits.shape
+        (torch.Size([2, 5, 3, 35, 35]), torch.Size([2, 5, 35, 35]))
+    """
+    return Parts(Start(model), Encode(model), Step(model), Paint(model))
+
+
+@torch.no_grad()
+def feature_grid(model: SlotAutoencoder | SetPredictor) -> tuple[int, int]:
+    """Rows and columns of the inputs that slots compete for."""
+    blank = next(model.parameters()).new_zeros(1, 3, model.resolution, model.resolution)
+    rows, columns = model.encoder(blank).shape[1:3]
+    return rows, columns

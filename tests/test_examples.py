@@ -1,0 +1,104 @@
+"""Examples and the notebook run as they are, in a folder of their own, and reach what they say."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import objecthood as oh
+from objecthood import visualize
+from objecthood.data.sprites import Sprites
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+FILES = sorted(EXAMPLES.glob("*.py"))
+NOTEBOOK = EXAMPLES / "objects.ipynb"
+
+
+def run(name: str, folder: Path, *arguments: str) -> str:
+    """What an example prints."""
+    environment = {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_examples_are_short():
+    assert len(FILES) == 5
+    for file in FILES:
+        assert len(file.read_text().splitlines()) <= 40, file.name
+
+
+def test_find_objects(tmp_path):
+    said = run("find_objects.py", tmp_path)
+    assert "7 of 7 slots are seen" in said and said.count("pixels, box") == 7
+    assert "large cyan rubber sphere" in said.splitlines()[-1]
+    for name in ("slots.png", "overlay.png", "attention.webp"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size > (100, 100)
+
+
+def test_in_your_own_model(tmp_path):
+    (share,) = re.findall(r"held out: ([\d.]+)", run("in_your_own_model.py", tmp_path))
+    assert float(share) > 0.9
+
+
+def test_property_probe(tmp_path):
+    lines = run("property_probe.py", tmp_path).splitlines()
+    found = {line.partition(":")[0]: [float(one) for one in re.findall(r"-?\d\.\d+", line)] for line in lines}
+    for name in ("sprites", "tetrominoes"):
+        assert min(found[f"{name}, its slot"][:3]) > 0.9 > 0.5 > max(found[f"{name}, mean slot"][:3])
+    assert min(found["tetrominoes, its slot"]) > 0.9 and max(found["sprites, its slot"][3:]) < 0.3
+
+
+def test_edit_slots(tmp_path):
+    run("edit_slots.py", tmp_path)
+    sheet = np.array(Image.open(tmp_path / "edited.png").convert("RGB").resize((5 * 35, 35))).astype(int)
+    first, second, again, without, exchanged = np.split(sheet, 5, axis=1)
+    yellow, magenta = (np.abs(first - color).sum(-1) < 100 for color in ((255, 255, 0), (255, 0, 255)))
+    assert np.abs(again - first).mean() < 10 and yellow.sum() > 80 and not magenta.any()
+    assert without[yellow].mean() < 30 and np.abs(without - first)[~yellow].mean() < 10
+    came = (np.abs(exchanged - (255, 0, 255)).sum(-1) < 150).sum()
+    assert came > 60 and (np.abs(second - (255, 0, 255)).sum(-1) < 100).sum() > came
+
+
+def test_your_pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, image in enumerate(Sprites("train", 0, "grey", 64)[range(40)]["image"]):
+        visualize.to_picture(image).save(folder / f"{number}.png")
+    said = run("your_pictures.py", tmp_path, str(folder), "20")
+    assert "error on pictures kept out of training:" in said and said.count("of 6 slots are seen") == 40
+    assert (tmp_path / "run" / "weights.safetensors").exists()
+    assert len(list((tmp_path / "seen").glob("*-overlay.png"))) == 40
+
+
+def test_the_notebook_runs(tmp_path):
+    nbformat = pytest.importorskip("nbformat", reason="needs nbclient, of the extra `dev`")
+    nbclient = pytest.importorskip("nbclient", reason="needs nbclient, of the extra `dev`")
+    pytest.importorskip("ipykernel", reason="needs ipykernel, of the extra `dev`")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code), (
+        "commit it without outputs"
+    )
+    environment = {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+    client = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env=os.environ | environment)
+    shown = ["".join(str(output) for output in cell.outputs) for cell in code]
+    assert "7 of 7 slots are seen" in shown[0] and "data:image/png;base64," in shown[0]
+    assert "data:image/webp;base64," in shown[1] and "torch.Size([7, 64, 64])" in shown[2]
+    assert "large cyan rubber sphere" in shown[3] and "of 4 slots are seen" in shown[4]
+    assert "unlike what these weights were trained on" in shown[5]
+    assert str(oh.PRETRAINED["sprites"].scores["fg_ari"]) in shown[6]

@@ -1,0 +1,84 @@
+"""Pictures unlike the training data are told of, others left alone; what is usual travels with weights."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import objecthood as oh
+from objecthood import familiarity
+from objecthood.data.clevr_like import SAMPLES, ClevrLike
+from objecthood.data.sprites import Sprites
+from objecthood.data.tetrominoes import Tetrominoes
+from objecthood.weight_file import read_description
+
+
+def warned(model, images) -> float:
+    """Share of pictures with a warning."""
+    images = torch.nn.functional.interpolate(images, (model.resolution,) * 2, mode="area")
+    return float(np.mean([bool(result.warning) for result in oh.predict(model, images)]))
+
+
+def pictures(kind: str) -> torch.Tensor:
+    if kind == "clevr":
+        return ClevrLike(SAMPLES, "test", objects=(3, 6))[range(32)]["image"]
+    if kind == "noise":
+        return torch.rand(8, 3, 64, 64)
+    made = {"sprites": Sprites("test", 0, "grey", 64), "tetrominoes": Tetrominoes("test", 0)}
+    return made[kind][range(1000, 1032)]["image"]
+
+
+@pytest.mark.parametrize("name", ["clevr", "sprites", "tetrominoes"])
+@pytest.mark.parametrize("kind", ["clevr", "sprites", "tetrominoes", "noise"])
+def test_strange_pictures_are_told_of(name, kind):
+    share = warned(oh.load(name), pictures(kind))
+    assert share <= 0.1 if name == kind else share >= 0.9, share
+
+
+def test_a_set_predictor_tells_too():
+    model = oh.load("set-clevr")
+    assert warned(model, pictures("clevr")) <= 0.1 and warned(model, pictures("tetrominoes")) >= 0.9
+
+
+def test_the_warning_is_plain_and_in_every_form(tmp_path, capsys):
+    (result,) = oh.predict("clevr", torch.rand(3, 64, 64), tmp_path / "out", animate=False)
+    assert result.warning.startswith("unlike what these weights were trained on (")
+    assert "may mean nothing" in result.warning
+    assert result.warning in repr(result) and "<b>Warning:</b> unlike" in result._repr_html_()
+    from objecthood.cli import main
+
+    result.plot("overlay").save(tmp_path / "strange.png")
+    assert (
+        main(["predict", str(tmp_path / "strange.png"), "--out", str(tmp_path / "o"), "--no-animation"]) == 0
+    )
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert "objecthood train folder --data-path" in said.out
+    assert line.startswith(f"warning: {tmp_path / 'strange.png'} is unlike")
+
+
+def test_a_training_leaves_what_is_usual(tmp_path):
+    recipe = dataclasses.replace(
+        oh.RECIPES["tetrominoes"], steps=2, warmup_steps=0, test_scenes=2, validation_scenes=32
+    )
+    oh.train(recipe, tmp_path / "run")
+    known = read_description(tmp_path / "run" / "weights.safetensors")["usual"]
+    assert known["scenes"] == 32 and set(known["quantiles"]) == {familiarity.WHOLE, familiarity.MOST}
+    for quantiles in known["quantiles"].values():
+        assert list(quantiles.values()) == sorted(quantiles.values())
+    model = oh.load(tmp_path / "run")
+    assert model.usual == known == familiarity.usual(model, recipe)
+
+
+def test_nothing_is_said_without_enough_to_go_by():
+    strange = {familiarity.WHOLE: 1e9}
+    known = {"scenes": 20, "quantiles": {familiarity.WHOLE: {"0.95": 1.0}}}
+    assert familiarity.warn_of(strange, known)
+    assert (
+        familiarity.warn_of(strange, known | {"scenes": 19}) == "" and familiarity.warn_of(strange, {}) == ""
+    )
+
+
+def test_models_of_other_kinds_have_nothing_usual():
+    assert familiarity.usual(torch.nn.Linear(1, 1), oh.RECIPES["sprites"]) == {}

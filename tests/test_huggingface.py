@@ -1,0 +1,104 @@
+"""To the Hub and back, against a stand-in server on this machine; never a word to any other."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hub_server import serving
+
+import objecthood as oh
+from objecthood import hub, huggingface
+
+pytest.importorskip("huggingface_hub", reason="needs the extra: pip install 'objecthood[hub]'")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def elsewhere(server, tmp_path):
+    """Runs Python in a process whose Hub is the stand-in; the last line it prints is what comes back."""
+
+    def run(code: str, token: str = "hf_test") -> str:
+        environment = {"HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": token}
+        environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", "import objecthood as oh\n" + code],
+            env=os.environ | environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    return run
+
+
+def test_there_and_back(server, elsewhere):
+    address = elsewhere("print(oh.push_to_hub('tetrominoes', 'me/blocks'))")
+    assert address.startswith(f"{server.address}/me/blocks/commit/")
+    files = server.repositories["me/blocks"]
+    assert set(files) == {"weights.safetensors", "config.json", "README.md", "picture.png"}
+    assert files["weights.safetensors"] == oh.PRETRAINED["tetrominoes"].file.read_bytes()
+    assert files["picture.png"].startswith(b"\x89PNG")
+    card = files["README.md"].decode()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["license"] == "apache-2.0" and head["library_name"] == "objecthood"
+    metrics = head["model-index"][0]["results"][0]["metrics"]
+    assert {one["type"]: one["value"] for one in metrics}["fg_ari"] == pytest.approx(
+        oh.PRETRAINED["tetrominoes"].scores["fg_ari"], abs=1e-4
+    )
+    assert 'oh.from_pretrained("me/blocks")' in card and "](picture.png)" in card
+    said = elsewhere("model = oh.from_pretrained('me/blocks'); print(model.recipe.name, bool(model.usual))")
+    assert said == "tetrominoes True"
+
+    server.repositories["me/blocks"]["weights.safetensors"] = oh.PRETRAINED["sprites"].file.read_bytes()
+    wrong = "try: oh.from_pretrained('me/blocks')\nexcept ValueError as error: print(error)"
+    assert "are not those that were published" in elsewhere(wrong)
+    assert all(key in ("Bearer hf_test", "") for _, _, key in server.asked)
+
+
+def test_refusals_are_one_line(elsewhere):
+    code = "try: {}\nexcept ValueError as error: print(error)"
+    said = elsewhere(code.format("oh.from_pretrained('me/nothing')"))
+    assert said.startswith("config.json of me/nothing could not be fetched")
+    said = elsewhere(code.format("oh.push_to_hub('sprites', 'me/x')"), token="hf_wrong")
+    assert said.startswith("me/x could not be published")
+
+
+def test_own_weights_need_what_only_their_owner_knows(tmp_path, monkeypatch):
+    recipe = oh.RECIPES["tetrominoes"]
+    file = oh.save(recipe.build_model(), recipe, tmp_path / "w.safetensors", {"fg_ari": 0.5})
+    with pytest.raises(
+        ValueError, match="nothing is published without licence, data, limits, chosen; say it"
+    ):
+        oh.push_to_hub(file, "me/mine")
+    told = {"licence": "MIT", "data": "Mine.", "limits": "Many.", "chosen": "One seed was trained"}
+    with pytest.raises(ValueError, match="a card needs a picture"):
+        oh.push_to_hub(file, "me/mine", **told)
+    path, facts = huggingface._facts(file, told)
+    assert path == file and facts["licence"] == "MIT" and facts["sha256"] == hub.sha256_of(file)
+    assert json.dumps(facts) and "4 slots" in facts["protocol"]
+
+
+def test_names_and_files_ask_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface, "_library", None)
+    assert oh.from_pretrained("sprites").num_slots == 6
+    assert oh.from_pretrained(oh.PRETRAINED["sprites"].file).num_slots == 6
+    with pytest.raises(ValueError, match="did you mean sprites?"):
+        oh.from_pretrained("sprits")
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match=r"pip install 'objecthood\[hub\]'"):
+        oh.push_to_hub("sprites", "me/x")

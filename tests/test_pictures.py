@@ -1,0 +1,174 @@
+"""A user's pictures in whatever form: the same pixels come out, and what is none is refused in one line."""
+
+import io
+import itertools
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from objecthood.data import frames
+from objecthood.data.frames import count_frames, read_camera, read_frames
+from objecthood.data.images import ImageError
+from objecthood.data.pictures import find_pictures, open_frames
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
+
+
+def encoded() -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(PIXELS).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        PIXELS,
+        encoded(),
+        Image.fromarray(PIXELS),
+        torch.from_numpy(PIXELS).permute(2, 0, 1).float() / 255,
+        PIXELS.transpose(2, 0, 1) / 255,
+    ],
+    ids=["array", "bytes", "Pillow", "tensor", "floats"],
+)
+def test_pictures_in_memory(source):
+    for sources in (source, [source, source]):
+        found = find_pictures(sources)
+        assert [str(one.path) for one in found] == ["picture-1", "picture-2"][: len(found)]
+        for one in found:
+            np.testing.assert_array_equal(one.read(), PIXELS)
+
+
+def test_a_batch_is_its_pictures():
+    assert len(find_pictures(torch.rand(3, 3, 8, 8))) == len(find_pictures(np.stack([PIXELS] * 3))) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (torch.rand(1, 8, 8), r"shape \[1, 8, 8\], torch.float32"),
+        (torch.rand(3, 8, 8) * 255, r"float32 in \[\d"),
+        (np.zeros((8, 8, 4), np.uint8), r"shape \[8, 8, 4\], uint8"),
+        (np.zeros((8, 8, 3), np.int64), "int64"),
+        ([7], "int, is not one"),
+        (b"no picture", "not a readable picture"),
+        ([], "no picture to look at"),
+    ],
+)
+def test_what_is_no_picture(source, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        find_pictures(source)
+    assert "\n" not in str(caught.value)
+
+
+def write_video(path, count=7, size=(64, 48), rate=5):
+    """Frame k is a white bar at column 8 k on black."""
+    av = pytest.importorskip("av", reason="needs the extra: pip install 'objecthood[video]'")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for number in range(count):
+            picture = np.zeros((size[1], size[0], 3), np.uint8)
+            picture[:, 8 * number : 8 * number + 8] = 255
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_frames_of_a_video(tmp_path, suffix):
+    path = write_video(tmp_path / f"clip{suffix}")
+    seen = list(read_frames(path))
+    assert len(seen) == 7 and count_frames(path) in (7, 0)
+    for number, frame in enumerate(seen):
+        assert frame.shape == (48, 64, 3) and frame.dtype == np.uint8
+        assert int(frame.mean(axis=(0, 2)).argmax()) // 8 == number
+    (video,) = find_pictures(path)
+    (first, second, *_) = open_frames(video)
+    assert first.path.name == f"clip{suffix}#000000" and second.relative.as_posix() == "clip/000001"
+    np.testing.assert_array_equal(second.read(), seen[1])
+    (found,) = find_pictures(str(tmp_path / f"*{suffix}"))
+    assert found.path == path
+
+
+@pytest.mark.parametrize(("degrees", "corner"), [(0, (0, 0)), (-90, (0, -1)), (90, (-1, 0)), (180, (-1, -1))])
+def test_frames_are_turned_upright(degrees, corner):
+    """As a player does: by so many degrees against the clock (FFmpeg's `av_display_rotation_get`)."""
+    pytest.importorskip("av", reason="needs the extra: pip install 'objecthood[video]'")
+    picture = np.zeros((4, 6, 3), np.uint8)
+    picture[0, 0] = 255
+    frame = SimpleNamespace(width=6, height=4, rotation=degrees, to_ndarray=lambda format: picture)
+    stream = SimpleNamespace(codec_context=frame)
+    container = SimpleNamespace(streams=SimpleNamespace(video=[stream]), decode=lambda stream: [frame])
+    (upright,) = frames._decode(container, "x", 100)
+    assert upright[corner].min() == 255 and upright.sum() == 3 * 255
+
+
+def test_what_is_no_video(tmp_path):
+    path = write_video(tmp_path / "clip.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "cut.mp4").write_bytes(path.read_bytes()[:200])
+    # A playlist would make FFmpeg open what it names.
+    (tmp_path / "list.mp4").write_text(f"#EXTM3U\n#EXTINF:1,\n{path}\n#EXT-X-ENDLIST\n")
+    (tmp_path / "concat.mp4").write_text(f"ffconcat version 1.0\nfile '{path}'\n")
+    for name in ("text", "cut", "list", "concat"):
+        with pytest.raises(ImageError, match=f"{name}.mp4'.*(not a readable|damaged) video") as caught:
+            list(read_frames(tmp_path / f"{name}.mp4"))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ImageError, match="64 x 48 pixels a frame; at most 100 "):
+        list(read_frames(path, max_pixels=100))
+    with pytest.raises(ImageError, match="no such file"):
+        list(read_frames(tmp_path / "none.mp4"))
+    with pytest.raises(ImageError, match="no such file, folder or pattern"):
+        find_pictures(str(tmp_path / "none*.mp4"))
+
+
+def test_without_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImageError, match=r"pip install 'objecthood\[video\]'"):
+        list(read_frames(tmp_path / "x.mp4"))
+
+
+def test_a_camera_gives_one_picture_after_it_has_settled(tmp_path, monkeypatch):
+    """A file stands in for the device; what is asked of PyAV is kept."""
+    av = pytest.importorskip("av", reason="needs the extra: pip install 'objecthood[video]'")
+    path, asked = write_video(tmp_path / "clip.mp4", count=8), []
+    real = av.open
+
+    def opened(place, format=None):
+        asked.append((place, format))
+        return real(str(path))
+
+    monkeypatch.setattr(av, "open", opened)
+    monkeypatch.setattr(frames, "WARM_UP", 5)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert int(read_camera(1).mean(axis=(0, 2)).argmax()) // 8 == 5
+    (found,) = find_pictures("camera")
+    assert found.read().shape == (48, 64, 3)
+    assert asked == [("/dev/video1", "v4l2"), ("/dev/video0", "v4l2")]
+    monkeypatch.setattr(frames, "WARM_UP", 100)
+    with pytest.raises(ImageError, match="camera 0: gave no picture"):
+        read_camera()
+
+
+def test_no_camera(monkeypatch):
+    pytest.importorskip("av", reason="needs the extra: pip install 'objecthood[video]'")
+    monkeypatch.setattr(frames, "_CAMERAS", {sys.platform: ("/dev/none{}", "v4l2")})
+    with pytest.raises(ImageError, match="camera 3: cannot be opened"):
+        read_camera(3)
+    monkeypatch.setattr(frames, "_CAMERAS", {})
+    with pytest.raises(ImageError, match="cameras of .* are not known here"):
+        read_camera()
+
+
+def test_frames_are_read_one_by_one(tmp_path):
+    """Of a video no more is decoded than is asked for."""
+    path = write_video(tmp_path / "clip.mp4")
+    whole = path.read_bytes()
+    assert len(list(itertools.islice(read_frames(path), 2))) == 2 and path.read_bytes() == whole
