@@ -245,7 +245,7 @@ sprites = GuidedDiscovery(
     num_slots=6,
     test_iterations=10,
     steps=1000,
-    **FAST,
+    **FAST | {"warmup_steps": 100},
     evaluate_every=100,
 )
 """Overlapping sprites, found on two CPU cores in about two minutes: `objecthood train sprites`."""
