@@ -13,6 +13,7 @@ from objecthood.recipes.discovery import (
     Discovery,
     FastTetrominoes,
     GuidedDiscovery,
+    PaintedDiscovery,
     clevr6_like,
     clevr6_paper,
     folder,
@@ -44,7 +45,14 @@ RECIPES: dict[str, Recipe] = {
 }
 TASKS: dict[str, type[Recipe]] = {
     task.__name__: task
-    for task in (Discovery, FastTetrominoes, GuidedDiscovery, SetPrediction, FastSetPrediction)
+    for task in (
+        Discovery,
+        FastTetrominoes,
+        GuidedDiscovery,
+        PaintedDiscovery,
+        SetPrediction,
+        FastSetPrediction,
+    )
 }
 
 __all__ = [
@@ -54,6 +62,7 @@ __all__ = [
     "FastSetPrediction",
     "FastTetrominoes",
     "GuidedDiscovery",
+    "PaintedDiscovery",
     "Recipe",
     "SetPrediction",
     "from_dict",
