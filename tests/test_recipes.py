@@ -210,6 +210,7 @@ def test_masks_painted_by_slots_alone_count():
     recipe = RECIPES["clevr6-like"]
     torch.manual_seed(0)
     model = recipe.build_model()
+    recipe.set_ramp(model, 0)
     images = ClevrLike(resolution=64, objects=(3, 6), count=2)[range(2)]["image"]
     scene, painting = model(images), model.paint(images)[0]
     own = painting.own_logits.softmax(dim=1)
