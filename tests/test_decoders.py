@@ -137,6 +137,7 @@ def test_attention_guides_masks_and_nothing_else():
     slots, attention = torch.randn(2, 5, 8), torch.rand(2, 5, 6, 6).softmax(dim=1)
     ours, wanted = guided(slots, attention), plain(slots)
     assert torch.equal(ours.appearance, wanted.appearance)
+    assert torch.equal(ours.own_logits, wanted.mask_logits) and wanted.own_logits is None
     guide = F.interpolate((attention + 1e-4).log(), (12, 12), mode="bilinear")
     torch.testing.assert_close(ours.mask_logits - wanted.mask_logits, guide, rtol=0, atol=1e-5)
     lost = guided(slots, torch.zeros(2, 5, 6, 6))

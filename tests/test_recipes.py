@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from objecthood.data.clevr_like import ClevrLike
 from objecthood.nn import ConvEncoder, GaussianSlots, SpatialBroadcastDecoder
 from objecthood.recipes import RECIPES, TASKS, Discovery, from_dict, from_file
 from objecthood.recipes.base import Recipe
@@ -202,3 +203,28 @@ def test_a_recipe_of_ones_own(tmp_path):
         from_file(path)
     with pytest.raises(ValueError, match="no recipe file"):
         from_file(tmp_path / "missing.py")
+
+
+def test_masks_painted_by_slots_alone_count():
+    """The loss is the guided picture's error plus that of the same paintings with the slots' own masks."""
+    recipe = RECIPES["clevr6-like"]
+    torch.manual_seed(0)
+    model = recipe.build_model()
+    recipe.set_ramp(model, 0)
+    images = ClevrLike(resolution=64, objects=(3, 6), count=2)[range(2)]["image"]
+    scene, painting = model(images), model.paint(images)[0]
+    own = painting.own_logits.softmax(dim=1)
+    alone = (own[:, :, None] * scene.appearance).sum(dim=1)
+    seen = model.view(images)
+    guided, of_own = (
+        (model.view(picture, images) - seen).square().mean() for picture in (scene.reconstruction, alone)
+    )
+    assert not torch.allclose(guided, of_own)
+    for weight in (0.0, 0.5):
+        loss = dataclasses.replace(recipe, painted=weight).loss(model, {"image": images}, step=0)
+        torch.testing.assert_close(loss, guided + weight * of_own, rtol=1e-5, atol=0)
+
+
+def test_masks_painted_by_slots_alone_need_guided_ones():
+    with pytest.raises(ValueError, match=r"`attention_guided` \(=False\) must be True.*GuidedDiscovery"):
+        dataclasses.replace(RECIPES["clevr6-like"], attention_guided=False)

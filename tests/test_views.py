@@ -3,7 +3,7 @@
 import torch
 
 from objecthood.data.clevr_like import ClevrLike
-from objecthood.nn.views import ground_luma, luma, shading_free, symmetric
+from objecthood.nn.views import ground_luma, luma, shading_free, symmetric, with_and_without_shading
 
 
 def test_the_papers_view_is_the_symmetric_one():
@@ -47,3 +47,10 @@ def test_gradients_flow_to_the_picture_and_not_through_the_light():
     reference = torch.rand(1, 3, 16, 16).requires_grad_()
     shading_free(image, reference).sum().backward()
     assert image.grad.isfinite().all() and reference.grad is None
+
+
+def test_both_views_are_the_two_of_them():
+    """A changed brightness of a coloured thing is seen in the second half alone."""
+    image, reference = torch.rand(2, 3, 8, 9), torch.rand(2, 3, 8, 9)
+    both = with_and_without_shading(image, reference)
+    assert torch.equal(both, torch.cat([shading_free(image, reference), symmetric(image)], dim=1))

@@ -201,42 +201,25 @@ def fast_sprites(
     rehome: bool = False,
     attention_guided: bool = True,
     without_shading: bool = False,
-    with_shading: bool = False,
-    decoder_channels: int = 48,
-    decoder_depth: int = 2,
-    decoder_kernel: int = 1,
 ) -> SlotAutoencoder:
-    """A variant for things on a background: 32 x 32 features at 64 pixels, patches of 4 x 4.
+    """A variant for things on a background: 32 x 32 features at 64 pixels, independent patches of 4 x 4.
 
     `compactness`, `repulsion` and `rehome` are those of `CompactPrior` (all off: none), `attention_guided`
-    that of `PatchDecoder`, as are the decoder's numbers; `without_shading` and `with_shading` choose the view:
-    shading-free, as it is, or both. `resolution` is a multiple of 4.
+    that of `PatchDecoder`, `without_shading` chooses the view. `resolution` is a multiple of 4.
     """
-    if resolution % 4 or resolution < 8:
-        raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")
-    features = (resolution // 2, resolution // 2)
-    prior = CompactPrior(features, compactness, repulsion, rehome) if compactness or repulsion else None
-    view = symmetric if not without_shading else with_and_without_shading if with_shading else shading_free
     return SlotAutoencoder(
-        ConvEncoder(
-            channels=32,
-            feature_dim=64,
-            strides=(2, 1),
-            in_channels=6 if view is with_and_without_shading else 3,
-        ),
-        Grouping(
-            LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior)
-        ),
+        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1)),
+        compact_grouping(num_slots, resolution, compactness, repulsion, rehome),
         PatchDecoder(
             64,
             grid=resolution // 4,
             patch=4,
-            channels=decoder_channels,
-            depth=decoder_depth,
-            kernel=decoder_kernel,
+            channels=48,
+            depth=2,
+            kernel=1,
             attention_guided=attention_guided,
         ),
-        view,
+        shading_free if without_shading else symmetric,
     )
 
 
@@ -256,3 +239,37 @@ def guided_tetrominoes(
         ),
         PatchDecoder(64, grid=7, patch=5, channels=64, depth=2, kernel=1, attention_guided=True),
     )
+
+
+def fast_clevr(
+    num_slots: int = 7,
+    resolution: int = 64,
+    compactness: float = 1.5,
+    repulsion: float = 15.0,
+    rehome: bool = True,
+    without_shading: bool = True,
+) -> SlotAutoencoder:
+    """A variant for lit scenes: as `fast_sprites`, with a decoder that can paint shapes by itself.
+
+    With `without_shading` pictures are seen and compared both with their shading and without it.
+    """
+    return SlotAutoencoder(
+        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), in_channels=6 if without_shading else 3),
+        compact_grouping(num_slots, resolution, compactness, repulsion, rehome),
+        PatchDecoder(
+            64, grid=resolution // 4, patch=4, channels=96, depth=3, kernel=3, attention_guided=True
+        ),
+        with_and_without_shading if without_shading else symmetric,
+    )
+
+
+def compact_grouping(
+    num_slots: int, resolution: int, compactness: float, repulsion: float, rehome: bool
+) -> Grouping:
+    """Learned slots with `CompactPrior` over features at half the `resolution`, a multiple of 4."""
+    if resolution % 4 or resolution < 8:
+        raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")
+    features = (resolution // 2, resolution // 2)
+    prior = CompactPrior(features, compactness, repulsion, rehome) if compactness or repulsion else None
+    attention = SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior)
+    return Grouping(LearnedSlots(num_slots, 64), attention)

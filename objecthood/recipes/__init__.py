@@ -14,6 +14,7 @@ from objecthood.recipes.discovery import (
     FastTetrominoes,
     GuidedDiscovery,
     GuidedTetrominoes,
+    PaintedDiscovery,
     clevr6_like,
     clevr6_paper,
     folder,
@@ -52,6 +53,7 @@ TASKS: dict[str, type[Recipe]] = {
         FastTetrominoes,
         GuidedDiscovery,
         GuidedTetrominoes,
+        PaintedDiscovery,
         SetPrediction,
         FastSetPrediction,
     )
@@ -65,6 +67,7 @@ __all__ = [
     "FastTetrominoes",
     "GuidedDiscovery",
     "GuidedTetrominoes",
+    "PaintedDiscovery",
     "Recipe",
     "SetPrediction",
     "from_dict",
