@@ -9,6 +9,7 @@ it came about. Nothing here carries gradient.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -83,7 +84,7 @@ class CompactPrior(nn.Module):
         # All that is added is a polynomial of the position: written as such, the picture is passed once.
         shape = moments(attention, self.places)
         heaviest = shape.mass.argmax(dim=1)[:, None, None].expand(-1, 1, 4)
-        uniform = torch.tensor([_EVERYWHERE, 0, 0, 0], device=attention.device, dtype=attention.dtype)
+        uniform = F.pad(attention.new_full((1,), _EVERYWHERE), (0, 3))  # born on the device
         polynomial = gaussian_polynomial(shape).scatter(1, heaviest, uniform.expand_as(heaviest))
         polynomial = self.compactness * polynomial
         if self.repulsion:

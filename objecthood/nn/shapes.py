@@ -112,5 +112,6 @@ def best_cut(
     best, cut = score.flatten(-2).max(dim=-1, keepdim=True)
     first_is_lighter = (one.mass < other.mass).flatten(-2).gather(-1, cut)
     direction, last_strip = cut[..., 0] // score.shape[-1], cut % score.shape[-1]
-    strip = (strips @ torch.arange(strips.shape[-1]).to(strips)).T  # of each place, by direction
+    numbers = torch.arange(strips.shape[-1], device=strips.device, dtype=strips.dtype)
+    strip = (strips @ numbers).T  # of each place, by direction
     return best[..., 0], (strip[direction] <= last_strip) == first_is_lighter
