@@ -83,8 +83,9 @@ class Camouflage:
         image = shifted(noise[:, 0], way[:, 0, :-1])
         for number in range(MAX_OBJECTS):
             column, row = (middle[:, number, :-1].reshape(-1, 2) / side).T
-            form = (np.repeat(part[:, number], time) for part in (kind, size, angle))
-            covered = silhouettes(*form, row, column, side).reshape(batch, time, side, side)
+            its_kind, its_size, its_angle = (np.repeat(part[:, number], time) for part in (kind, size, angle))
+            covered = silhouettes(its_kind, its_size, its_angle, row, column, side)
+            covered = covered.reshape(batch, time, side, side)
             covered &= is_there[:, number, None, None, None]
             labels[covered] = number + 1
             image = np.where(

@@ -28,7 +28,7 @@ CENTRE = (0.1, 0.9)
 SPEED = (0.5 / 64, 3.0 / 64)  # of the picture's side, per frame: 0.5 to 3 pixels at 64
 STATIC = 0.35  # share of the sprites that stand still
 ENTERING = 0.25  # share of the moving ones that begin outside
-TURN = 0.25  # of the side, beyond the border: where sprites turn back, out of sight (0.18 * 1.25 = 0.23)
+TURN = 0.25  # of the side, beyond the border: where sprites turn back, out of sight (0.18 * 1.32 = 0.24)
 SATURATION, VALUE = (0.5, 1.0), (0.6, 1.0)
 CAMERA_RADIUS = 0.125  # of the side: the camera goes round a circle, which never loses the scene
 WAVES, WAVE_NUMBER = 6, 5.0  # of the texture: cosines per channel, and the most of them across the side
