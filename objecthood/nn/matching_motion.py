@@ -80,6 +80,22 @@ def slot_motion(
     return best * (mass > 1)[..., None]
 
 
+def motion_picture(
+    flow: Float[Tensor, "batch 2 height width"], largest: float = 3.0
+) -> Float[Tensor, "batch 3 height width"]:
+    """A motion field as a picture in [0, 1]: across and down around 1/2, and the speed.
+
+    `largest` is the component, in pixels, that gets 0 or 1; what exceeds it is clipped.
+
+    Example:
+        >>> motion_picture(torch.tensor([3.0, 0.0]).view(1, 2, 1, 1)).flatten().tolist()
+        [1.0, 0.5, 1.0]
+    """
+    scaled = (flow / largest).clamp(-1, 1)
+    speed = scaled.norm(dim=1, keepdim=True).clamp_max(1)
+    return torch.cat([0.5 + 0.5 * scaled, speed], dim=1)
+
+
 def least(errors: Float[Tensor, "places side side"], reach: int) -> Float[Tensor, "places 2"]:
     """The displacement (across, down) of least error, refined between whole pixels."""
     side = 2 * reach + 1
@@ -96,7 +112,8 @@ def least(errors: Float[Tensor, "places side side"], reach: int) -> Float[Tensor
         before, here, after = (values[place, inner + step] for step in (-1, 0, 1))
         bend = before - 2 * here + after
         offset = (before - after) / (2 * bend.clamp_min(1e-12))
-        return torch.where((inner == at) & (bend > 1e-9), offset, 0).clamp(-0.5, 0.5)
+        wanted = (inner == at) & (bend > 1e-9) & (here > 1e-7)  # an exact match needs no refinement
+        return torch.where(wanted, offset, 0).clamp(-0.5, 0.5)
 
     across = column + part(errors[place, row], column)
     down = row + part(errors.transpose(1, 2)[place, column], row)

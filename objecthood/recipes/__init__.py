@@ -27,6 +27,7 @@ from objecthood.recipes.set_prediction import (
     set_clevr10_paper,
     set_clevr_like,
 )
+from objecthood.recipes.video import Video, camouflage, moving_sprites
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -40,11 +41,13 @@ RECIPES: dict[str, Recipe] = {
         clevr6_paper,
         set_clevr_like,
         set_clevr10_paper,
+        moving_sprites,
+        camouflage,
     )
 }
 TASKS: dict[str, type[Recipe]] = {
     task.__name__: task
-    for task in (Discovery, FastTetrominoes, GuidedDiscovery, SetPrediction, FastSetPrediction)
+    for task in (Discovery, FastTetrominoes, GuidedDiscovery, SetPrediction, FastSetPrediction, Video)
 }
 
 __all__ = [
@@ -56,6 +59,7 @@ __all__ = [
     "GuidedDiscovery",
     "Recipe",
     "SetPrediction",
+    "Video",
     "from_dict",
     "from_file",
 ]
