@@ -68,7 +68,7 @@ class PredictOptions:
     """What is looked at."""
 
     pictures: tuple[str, ...]
-    """Pictures, folders and patterns."""
+    """Pictures, folders and patterns, or videos."""
     weights: str = ""
     """Weights file, or run folder."""
     out: str = "predictions"
@@ -192,11 +192,13 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def predict(arguments: list[str]) -> int:
-    """Find the objects of your pictures: PICTURE... --weights WEIGHTS_OR_RUN --out FOLDER.
+    """Find the objects of your pictures or videos: PICTURE... or VIDEO... --weights WEIGHTS_OR_RUN.
 
     Writes for each picture an overlay, a palette picture of labels and COCO masks (JSON), or, with weights of
     a set prediction, says what it sees and writes it on the picture and as JSON; and an animation of
-    attention. Nothing else is changed. Folders and patterns are taken with all their pictures.
+    attention. Nothing else is changed. Folders and patterns are taken with all their pictures. Of a video
+    (with weights of a video model also of a folder of frames) it writes the video with its objects in stable
+    colours, label pictures, and the way of every slot as CSV and JSON; videos need the extra "video".
     """
     options = parse(PredictOptions, arguments, "predict", _about("predict"))
     if not options.weights:
@@ -210,6 +212,12 @@ def predict(arguments: list[str]) -> int:
             )
     model = load_model(options.weights, find_recipe(options.recipe) if options.recipe else None)
     model = model.to(choose_device(options.device))
+    from objecthood.predict_video import are_videos
+
+    if are_videos(options.pictures, model):
+        from objecthood.video_command import predict_videos
+
+        return predict_videos(model, options)
     results = _predict_with_progress(model, options)
     for result in results:
         if "objects" in result.files:

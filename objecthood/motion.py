@@ -17,11 +17,13 @@ from objecthood import metrics
 from objecthood.data.scene import Scenes
 from objecthood.nn.matching_motion import slot_motion
 
-LEAST_SPEED = 0.25
-"""Pixels per frame, at the model's resolution, from which a slot counts as moving: half the slowest sprite's
-speed."""
-KEPT = 0.6
-"""Share of the average that stays when a frame is added: it looks back about 1 / (1 - 0.6) frames."""
+LEAST_SPEED = 0.3
+"""Pixels per frame, at the model's resolution, from which a slot counts as moving: the slowest sprites make
+0.5."""
+KEPT = 0.8
+"""Share of the average that stays when a frame is added: it looks back about 1 / (1 - 0.8) frames."""
+REACH = 4
+"""Pixels that a slot may move in a frame, at the model's resolution."""
 EMPTY = 4
 """Pixels; a slot with fewer is not seen, and stands still."""
 
@@ -67,9 +69,11 @@ class Tracker:
             self._average = torch.zeros(*area.shape, 2, device=area.device)
             self._weight = torch.zeros_like(area)
         if following is not None:
-            steps = slot_motion(frame, following, held)
-            ground = area.argmax(dim=1)[:, None, None].expand(-1, 1, 2)
-            steps = steps - steps.gather(1, ground)
+            steps = slot_motion(
+                frame, following, torch.cat([clear_of_others(held), ground_within(held)], 1), REACH
+            )
+            steps = steps[:, :-1] - steps[:, -1:]
+            steps.scatter_(1, area.argmax(dim=1)[:, None, None].expand(-1, 1, 2), 0.0)
             kept = KEPT * seen
             self._weight = kept * self._weight + (1 - KEPT) * seen
             self._average = kept[..., None] * self._average + (1 - KEPT) * steps * seen[..., None]
@@ -104,6 +108,32 @@ def verdicts_right(
     moves = clips["velocity"].cpu()[:, :, :objects].norm(dim=-1) > 0
     says = tracks.moving.cpu().gather(2, slot.clamp_min(0))
     return ((says == moves) & found).sum(dim=(1, 2)).double(), found.sum(dim=(1, 2)).double()
+
+
+def ground_within(held: Float[Tensor, "batch slots height width"]) -> Float[Tensor, "batch 1 height width"]:
+    """The background (the slot that holds most) further than `REACH` pixels from anything else.
+
+    Nearer, what moves beside plain ground covers and uncovers it, so that ground seems to move along. Where
+    nothing is so far, the camera counts as still.
+    """
+    ground = held.sum(dim=(2, 3)).argmax(dim=1)[:, None, None, None].expand(-1, 1, *held.shape[-2:])
+    return 1 - torch.nn.functional.max_pool2d(1 - held.gather(1, ground), 2 * REACH + 1, 1, REACH)
+
+
+def clear_of_others(
+    held: Float[Tensor, "batch slots height width"],
+) -> Float[Tensor, "batch slots height width"]:
+    """What each slot holds further than `REACH` pixels from other slots, the background aside.
+
+    Nearer, what moves covers and uncovers what stands still. A slot that would keep less than a fifth keeps
+    all.
+    """
+    area = held.sum(dim=(2, 3), keepdim=True)
+    ground = area.argmax(dim=1, keepdim=True).expand(-1, 1, *held.shape[-2:])
+    things = held.scatter(1, ground, 0.0)
+    others = things.sum(dim=1, keepdim=True) - things
+    clear = held * (1 - torch.nn.functional.max_pool2d(others, 2 * REACH + 1, 1, REACH))
+    return torch.where(clear.sum(dim=(2, 3), keepdim=True) > 0.2 * area, clear, held)
 
 
 def centres(

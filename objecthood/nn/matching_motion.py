@@ -36,7 +36,7 @@ def matching_errors(
 def block_flow(
     frame: Float[Tensor, "batch 3 height width"],
     other: Float[Tensor, "batch 3 height width"],
-    reach: int = 3,
+    reach: int = 2,
     window: int = 5,
 ) -> Float[Tensor, "batch 2 height width"]:
     """Where each pixel of `frame` is in `other`: across and down, in pixels, at most `reach` + 1/2 each.

@@ -227,7 +227,7 @@ class Video(Recipe):
             f"{rounds}, {self.num_slots} slots, start {self.start}, argmax of decoder masks; video_fg_ari: "
             "adjusted Rand index over all frames of a clip together, without true background pixels; "
             "video_ari: with them; frame_fg_ari, frame_ari: every frame for itself; id_switch_rate: share of "
-            "the frames in which an object is found by another slot than the last time (overlap at least 0.5, "
+            "frames in which an object is found by another slot than the last time (overlap at least 0.5, "
             "assigned one to one); motion_accuracy: moving or static, right, over objects found; mse in "
             "[-1, 1] units; mean over clips"
         )
