@@ -47,9 +47,9 @@ def test_later_frames_start_from_what_was_predicted_with_fewer_iterations(monkey
     model, calls = video.moving_sprites(later_iterations=1), []
     group = model.grouping.slot_attention
 
-    def spy(inputs, slots, iterations=None, mask=None):
+    def spy(inputs, slots, iterations=None, mask=None, before=None):
         calls.append((slots, iterations))
-        return type(group).forward(group, inputs, slots, iterations, mask)
+        return type(group).forward(group, inputs, slots, iterations, mask, before)
 
     monkeypatch.setattr(group, "forward", spy)
     scene = model(CLIPS, iterations=5)

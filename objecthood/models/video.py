@@ -7,7 +7,7 @@ unconditioned, or from a box or a point for each object in the first frame.
 
 Differences from the paper: encoder, grouping and decoder are those of `models.autoencoder`, with its fast
 variants and priors, so that one frame alone gives what the image model gives; the predictor begins as
-identity (`nn.dynamics`); `sees="motion"` groups a motion field, found by matching (`nn.matching_motion`),
+identity (`nn.dynamics`); where slot attention has a prior, it also acts from one frame on the next; `sees="motion"` groups a motion field, found by matching (`nn.matching_motion`),
 in place of the frame, after Yang et al. 2021 (arXiv 2104.07658).
 """
 
@@ -56,6 +56,8 @@ class State(NamedTuple):
 
     slots: Float[Tensor, "batch slots slot_dim"]
     """What the next frame starts from."""
+    attention: Float[Tensor, "batch slots inputs"]
+    """What they attended to last, for priors."""
     previous: Float[Tensor, "batch 3 height width"]
     """The frame itself, from which motion is found."""
 
@@ -152,14 +154,16 @@ class SlotVideo(nn.Module):
         batch, time = seen.shape[:2]
         features = self.features(seen.flatten(0, 1)).unflatten(0, (batch, time))
         start = self._start(batch, hints, num_slots, noise)
-        slots, painted, attention = [], [], []
+        slots, painted, attention, before = [], [], [], None
         for now in range(time):
             rounds = iterations if now == 0 else self.later_iterations
-            found, weights = self.grouping.slot_attention(features[:, now].flatten(1, 2), start, rounds)
+            inputs = features[:, now].flatten(1, 2)
+            found, weights = self.grouping.slot_attention(inputs, start, rounds, before=before)
+            before = weights[:, -1]
             start = self.predictor(found)
             slots.append(found)
             painted.append(start if self.paints_next else found)
-            attention.append(weights[:, -1].unflatten(-1, features.shape[2:4]))
+            attention.append(before.unflatten(-1, features.shape[2:4]))
         return self._paint(*(torch.stack(parts, dim=1) for parts in (slots, painted, attention)))
 
     def step(
@@ -179,19 +183,19 @@ class SlotVideo(nn.Module):
         """
         check_pictures(frame, self.resolution)
         if state is None:
-            start, rounds = self._start(len(frame), hints, num_slots, noise), iterations
+            start, rounds, before = self._start(len(frame), hints, num_slots, noise), iterations, None
         else:
-            start, rounds = state.slots, self.later_iterations
+            start, rounds, before = state.slots, self.later_iterations, state.attention
         seen = frame
         if self.sees == "motion":
             seen = self.motion(frame, following, None if state is None else state.previous)
         features = self.features(seen)
-        slots, weights = self.grouping.slot_attention(features.flatten(1, 2), start, rounds)
+        slots, weights = self.grouping.slot_attention(features.flatten(1, 2), start, rounds, before=before)
         predicted = self.predictor(slots)
         attention = weights[:, -1].unflatten(-1, features.shape[1:3])
         parts = slots, predicted if self.paints_next else slots, attention
         scene = self._paint(*(part[:, None] for part in parts))
-        return VideoScene(*(part[:, 0] for part in scene)), State(predicted, frame)
+        return VideoScene(*(part[:, 0] for part in scene)), State(predicted, weights[:, -1], frame)
 
     def look(
         self, frames: Float[Tensor, "batch time 3 height width"]
