@@ -7,8 +7,9 @@ unconditioned, or from a box or a point for each object in the first frame.
 
 Differences from the paper: encoder, grouping and decoder are those of `models.autoencoder`, with its fast
 variants and priors, so that one frame alone gives what the image model gives; the predictor begins as
-identity (`nn.dynamics`); where slot attention has a prior, it also acts from one frame on the next; `sees="motion"` groups a motion field, found by matching (`nn.matching_motion`),
-in place of the frame, after Yang et al. 2021 (arXiv 2104.07658).
+identity (`nn.dynamics`); where slot attention has a prior, it also acts from one frame on the next;
+`sees="motion"` groups a motion field, found by matching (`nn.matching_motion`), in place of the frame, after
+Yang et al. 2021 (arXiv 2104.07658).
 """
 
 from __future__ import annotations
