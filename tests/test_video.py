@@ -163,3 +163,18 @@ def test_impossible_models_are_refused(make, unchecked):
     with pytest.raises(ValueError) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_a_held_slot_keeps_the_background():
+    """Two slots with the same contents: the one that had the background in the frame before keeps it."""
+    model = video.moving_sprites(num_slots=3)
+    group = model.grouping.slot_attention
+    inputs, slots = torch.randn(1, 1024, 64), torch.randn(1, 3, 64)
+    slots[:, 1] = slots[:, 0]
+    for keeper in (0, 1):
+        before = torch.full((1, 3, 1024), 0.01)
+        before[:, keeper] = 0.98
+        held = group(inputs, slots, 1, before=before).attention[0, 0].sum(dim=-1)
+        assert held[keeper] > held[1 - keeper] + 100
+    without = group(inputs, slots, 1).attention[0, 0].sum(dim=-1)
+    torch.testing.assert_close(without[0], without[1])
