@@ -28,6 +28,7 @@ from objecthood.recipes.set_prediction import (
     set_clevr10_paper,
     set_clevr_like,
 )
+from objecthood.recipes.video import Video, camouflage, moving_sprites
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -41,6 +42,8 @@ RECIPES: dict[str, Recipe] = {
         clevr6_paper,
         set_clevr_like,
         set_clevr10_paper,
+        moving_sprites,
+        camouflage,
     )
 }
 TASKS: dict[str, type[Recipe]] = {
@@ -52,6 +55,7 @@ TASKS: dict[str, type[Recipe]] = {
         PaintedDiscovery,
         SetPrediction,
         FastSetPrediction,
+        Video,
     )
 }
 
@@ -65,6 +69,7 @@ __all__ = [
     "PaintedDiscovery",
     "Recipe",
     "SetPrediction",
+    "Video",
     "from_dict",
     "from_file",
 ]
