@@ -1,11 +1,10 @@
 // One of the two pictures: its stage, its slots, and what is done to them by hand.
 
-import { compose, countSeen, meanSquaredError } from "./compose.js";
+import { compose, countSeen, errors } from "./compose.js";
 import { cutout, drawCutout, drawDivided, drawPlanes, drawSpotlight } from "./draw.js";
 import { css, slotColor } from "./palette.js";
 import { SMALL } from "./picture.js";
 
-const UNLIKE = 5; // times the usual error from which a picture counts as unlike the training's
 const DRAG = 6; // pixels that a pointer moves before a press becomes a drag
 
 /** A panel with a picture and its slots; `asks` are the functions that the page gives it. */
@@ -205,15 +204,13 @@ export class Bench {
     const parts = [`${number} of ${this.layers.length} slots hold something`];
     let isUnlike = false;
     if (isUntouched) {
-      const error = meanSquaredError(this.composed.reconstruction, this.result.planes);
-      parts.push(`error ${error.toFixed(4)}`);
-      if (model.expected_error) {
-        parts[1] += ` (usual for this model: ${model.expected_error.toFixed(4)})`;
-        isUnlike = isLast && error > UNLIKE * model.expected_error;
-      }
+      const found = errors(this.composed.reconstruction, this.result.planes);
+      const usual = model.usual_error ? ` (usual: ${model.usual_error.toFixed(4)})` : "";
+      parts.push(`error ${found["reconstruction error"].toFixed(4)}${usual}`);
+      isUnlike = isLast && Object.entries(model.strange_above).some(([name, most]) => found[name] > most);
     }
     this.parts.facts.textContent = parts.join(" · ") + (isUnlike
-      ? ". Unlike the scenes that this model was trained on: do not trust what it finds here."
+      ? ". This picture is unlike those the model was trained on: do not trust what it finds here."
       : "");
     this.parts.facts.classList.toggle("warning", isUnlike);
     this.parts.picture.setAttribute("aria-label", `Picture ${this.name}, divided among ${this.layers.length} slots`);
