@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/tetrominoes
 
-.PHONY: run test results clean
+.PHONY: run test results demo site clean
 
 run: .venv/ready
 	@# A run that was stopped goes on; one that was finished shows its scores again.
@@ -19,6 +19,17 @@ test: .venv/ready
 
 results: .venv/ready
 	$(BIN)/python runs/tables.py
+
+demo: .venv/ready
+	$(BIN)/objecthood demo
+
+# The page of the demo as plain files for any web host; needs npm besides.
+site: .venv/ready web/node_modules/.package-lock.json
+	rm -rf build/site
+	$(BIN)/objecthood demo --site build/site
+
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json
+	npm ci --ignore-scripts --no-audit --no-fund --prefix web
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -83,7 +83,6 @@ def describe(one: Shown) -> dict[str, Any]:
     is_drawn = recipe.get("data") == "sprites"
     return known | {
         "name": one.name,
-        "title": f"{one.name} ({known['resolution']} x {known['resolution']})",
         "about": one.about,
         "scenes": "sprites" if is_drawn else "examples",
         "background": recipe.get("background", "grey"),

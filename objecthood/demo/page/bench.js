@@ -1,10 +1,11 @@
 // One of the two pictures: its stage, its slots, and what is done to them by hand.
 
 import { compose, countSeen, errors } from "./compose.js";
-import { cutout, drawCutout, drawDivided, drawPlanes, drawSpotlight } from "./draw.js";
+import { GROUND, cutout, drawCutout, drawDivided, drawPlanes, drawSpotlight } from "./draw.js";
 import { css, slotColor } from "./palette.js";
 import { SMALL } from "./picture.js";
 
+const IN_FRONT = 3; // added to the mask logits of a thing from the other picture: slots do not know who is in front
 const DRAG = 6; // pixels that a pointer moves before a press becomes a drag
 
 /** A panel with a picture and its slots; `asks` are the functions that the page gives it. */
@@ -117,7 +118,7 @@ export class Bench {
    */
   render({ view, iteration, iterations, model, guests, other }) {
     this.view = view;
-    const all = [...this.ownLayers(iteration).filter(({ index }) => !this.away.has(index)), ...guests];
+    const all = [...this.ownLayers(iteration).filter(({ index }) => !this.away.has(index)), ...guests.map(inFront)];
     this.layers = all.filter(({ home, index }) => !home.off.has(index));
     this.composed = compose(this.layers, model.resolution ** 2);
     this.focus = -1;
@@ -185,7 +186,7 @@ export class Bench {
     const box = make("input", { type: "checkbox", checked: true });
     box.setAttribute("role", "switch");
     box.setAttribute("aria-label", `${name}, shown`);
-    const text = isGuest ? `${layer.index + 1} from ${layer.home.name}` : `${layer.index + 1}`;
+    const text = isGuest ? `${layer.home.name}${layer.index + 1}` : `${layer.index + 1}`;
     label.append(box, make("span", { textContent: text }));
     box.addEventListener("change", () => this.asks.toggle(layer.home, layer.index));
     const target = isGuest ? layer.home : other;
@@ -216,6 +217,12 @@ export class Bench {
     this.parts.picture.setAttribute("aria-label", `Picture ${this.name}, divided among ${this.layers.length} slots`);
     this.parts.rebuilt.setAttribute("aria-label", `Picture ${this.name}, painted by ${this.layers.length} slots`);
   }
+}
+
+/** A guest laid over what is there; a ground stays behind. */
+function inFront(guest) {
+  const area = guest.attention.reduce((sum, share) => sum + share, 0) / guest.attention.length;
+  return area > GROUND ? guest : { ...guest, logits: guest.logits.map((logit) => logit + IN_FRONT) };
 }
 
 const keyOf = ({ home, index }) => `${home.name}${index}`;
