@@ -116,7 +116,14 @@ def serve(shown: list[Shown], host: str, port: int, started: Callable[[str], Non
     except (OSError, OverflowError) as error:
         raise ValueError(f"{host}:{port} cannot be listened on ({error}); name another --port") from error
     app = build_app(shown, ("127.0.0.1", "localhost", host))
-    settings = uvicorn.Config(
+    with listening:
+        started(f"http://{host}:{listening.getsockname()[1]}/")
+        uvicorn.Server(settings_for(app)).run(sockets=[listening])
+
+
+def settings_for(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn is to serve: plain HTTP, short heads, and nothing said of itself."""
+    return uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
@@ -124,12 +131,10 @@ def serve(shown: list[Shown], host: str, port: int, started: Callable[[str], Non
         server_header=False,
         proxy_headers=False,
         ws="none",
+        http="h11",
         h11_max_incomplete_event_size=16 * 1024,
         timeout_graceful_shutdown=2,
     )
-    with listening:
-        started(f"http://{host}:{listening.getsockname()[1]}/")
-        uvicorn.Server(settings).run(sockets=[listening])
 
 
 async def _still_there(request: Request) -> None:

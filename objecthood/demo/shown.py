@@ -106,7 +106,7 @@ def example_files(one: Shown) -> dict[str, bytes]:
     names = describe(one)["examples"]
     if not names:
         return {}
-    side = EXAMPLE_SIDE if getattr(one.model.recipe, "data", "") == "clevr-like" else one.model.resolution
+    side = EXAMPLE_SIDE if getattr(getattr(one.model, "recipe", None), "data", "") == "clevr-like" else one.model.resolution
     pictures = familiar_pictures(one.model, len(names), side).permute(0, 2, 3, 1)
     pixels = np.rint(pictures.numpy() * 255).astype(np.uint8)
     return {name: _png(picture) for name, picture in zip(names, pixels, strict=True)}
