@@ -17,6 +17,7 @@ from objecthood.benchmarks.quality import curve_of, over_seeds
 ROOT = Path(__file__).resolve().parent.parent
 THRESHOLDS = {
     "tetrominoes": (0.90, 0.95, 0.98, 0.99),
+    "tetrominoes-guided": (0.90, 0.95, 0.98, 0.99),
     "sprites-grey": (0.80, 0.90, 0.95),
     "sprites-coloured": (0.80, 0.90, 0.95),
     "clevr6-like": (0.80, 0.90, 0.95),

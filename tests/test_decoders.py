@@ -9,6 +9,8 @@ from objecthood.nn.decoders import (
     BroadcastConv2d,
     SameConvTranspose2d,
     as_painting,
+    enlarge,
+    join_patches,
     stretch_middle,
     visible_taps,
 )
@@ -148,3 +150,16 @@ def test_a_guided_decoder_without_attention_says_so():
     with pytest.raises(ValueError, match="needs `attention`") as caught:
         guided(torch.randn(2, 5, 8))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size, larger", [((32, 32), (64, 64)), ((18, 18), (35, 35)), ((5, 7), (20, 21))])
+def test_maps_are_enlarged_as_by_bilinear_interpolation(size, larger):
+    maps = torch.randn(2, 3, *size)
+    wanted = F.interpolate(maps, larger, mode="bilinear")
+    torch.testing.assert_close(enlarge(maps, *larger), wanted, rtol=0, atol=1e-5)
+
+
+def test_patches_are_joined_as_by_pixel_shuffle_in_either_layout():
+    canvas = torch.rand(2, 4 * 9, 5, 6)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        assert torch.equal(join_patches(canvas.to(memory_format=layout), 3), F.pixel_shuffle(canvas, 3))

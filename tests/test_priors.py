@@ -7,7 +7,7 @@ import torch
 
 from objecthood.nn import CompactPrior, SlotAttention
 from objecthood.nn.positions import coordinate_grid
-from objecthood.nn.priors import _CERTAIN, _EVERYWHERE, dividing, gaussian_logits, merging
+from objecthood.nn.priors import _CERTAIN, _EVERYWHERE, dividing, exchanging, gaussian_logits, merging
 from objecthood.nn.shapes import strip_table
 
 SIDE = 32
@@ -141,6 +141,38 @@ def test_two_slots_of_one_thing_are_united_in_the_heavier():
     loss = merging(attention, contents_of(attention, 1, 2), PLACES)[0]
     light, heavy = (1, 2) if LEFT.sum() < RIGHT.sum() else (2, 1)
     assert loss[light] > 0.9 and loss[heavy] == 0 and loss[0] == 0
+
+
+BAR_LEFT = (ROWS < 6) & (ROWS >= 3) & (COLUMNS >= 4) & (COLUMNS < 14)
+BAR_RIGHT = (ROWS < 6) & (ROWS >= 3) & (COLUMNS >= 14) & (COLUMNS < 25)
+PAIR = disc(20, 8, 5) | disc(24, 24, 5)
+
+
+def exchanged(attention: torch.Tensor, *alike: int) -> torch.Tensor:
+    return exchanging(attention, contents_of(attention, *alike), PLACES, STRIPS)[0]
+
+
+def test_a_slot_that_repeats_another_is_handed_one_of_two_things():
+    moved = exchanged(attention_of(BAR_LEFT, BAR_RIGHT, PAIR, empty=0), 1, 2)
+    assert not moved[[0, 2, 3]].any(), "the lighter half alone gives way"
+    given, wanted = moved[1].view(SIDE, SIDE), (disc(20, 8, 5), disc(24, 24, 5))
+    assert min((given ^ thing).sum() for thing in wanted) <= 0.15 * wanted[0].sum()
+
+
+@pytest.mark.parametrize("why", ["contents differ", "a slot is empty", "the other is lighter", "it is whole"])
+def test_slots_are_not_exchanged_without_need(why):
+    other = {"the other is lighter": disc(20, 8, 2) | disc(24, 24, 2), "it is whole": disc(22, 16, 7)}
+    held = (BAR_LEFT, BAR_RIGHT, other.get(why, PAIR))
+    attention = attention_of(*held, empty=int(why == "a slot is empty"))
+    assert not exchanged(attention, *([1] if why == "contents differ" else [1, 2])).any()
+
+
+def test_what_gives_way_in_an_exchange_leaves_what_it_held():
+    prior = CompactPrior((SIDE, SIDE), repulsion=0.0, rehome=True, exchange=True)
+    attention = attention_of(BAR_LEFT, BAR_RIGHT, PAIR, empty=0)
+    bias = prior(attention, contents_of(attention, 1, 2))[0]
+    assert (bias[1, BAR_LEFT.flatten()] == -_CERTAIN).all() and (bias[1] == _CERTAIN).any()
+    assert not (bias[[0, 2, 3]].abs() == _CERTAIN).any()
 
 
 def test_two_slots_of_different_contents_stay_apart():

@@ -36,10 +36,10 @@ def rooms(step: RecipeStep) -> dict[str, Callable[[], None]]:
         attention = attention[:, -1].unflatten(-1, (round(features.shape[1] ** 0.5), -1))
     features, slots, attention = (tensor.detach().requires_grad_() for tensor in (features, slots, attention))
 
-    def forward_and_backward(call: Callable[[], tuple[Tensor, ...]]) -> Callable[[], None]:
+    def forward_and_backward(call: Callable[[], tuple[Tensor | None, ...]]) -> Callable[[], None]:
         def run() -> None:
             with step.autocast():
-                outputs = call()
+                outputs = [output for output in call() if output is not None]
             torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
 
         return run

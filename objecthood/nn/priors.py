@@ -9,7 +9,7 @@ it came about. Nothing here carries gradient.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from objecthood.nn.positions import coordinate_grid
@@ -40,6 +40,11 @@ class CompactPrior(nn.Module):
         repulsion: what a slot loses that repeats a heavier one (0: none); `ramp`, in [0, 1], scales it so
             that training can begin without.
         rehome: whether empty slots are handed part of what another slot holds.
+        exchange: whether, where no slot is empty, two slots of one thing are united if a heavier slot holds
+            two things (`exchanging`).
+        one_thing: `division_gain` below which two parts are one thing: -0.3 for halves of a disc or a square,
+            -1 for two slots that share it, 0.04 for halves of a rectangle of 3 to 2, 0.5 for two discs that
+            touch.
     """
 
     ramp: Tensor
@@ -47,10 +52,16 @@ class CompactPrior(nn.Module):
     strips: Tensor
 
     def __init__(
-        self, grid: tuple[int, int], compactness: float = 1.0, repulsion: float = 15.0, rehome: bool = False
+        self,
+        grid: tuple[int, int],
+        compactness: float = 1.0,
+        repulsion: float = 15.0,
+        rehome: bool = False,
+        exchange: bool = False,
+        one_thing: float = 0.1,
     ):
         super().__init__()
-        self.rehome = rehome
+        self.rehome, self.exchange, self.one_thing = rehome, exchange, one_thing
         self.grid, self.compactness, self.repulsion = grid, compactness, repulsion
         self.register_buffer("places", coordinate_grid(*grid).flatten(0, 1), persistent=False)
         self.register_buffer("strips", strip_table(grid), persistent=False)
@@ -76,13 +87,19 @@ class CompactPrior(nn.Module):
         polynomial = gaussian_polynomial(shape).scatter(1, heaviest, uniform.expand_as(heaviest))
         polynomial = self.compactness * polynomial
         if self.repulsion:
-            loss = self.ramp * self.repulsion * merging(attention, resemblance, self.places)
+            loss = merging(attention, resemblance, self.places, self.one_thing)
+            loss = self.ramp * self.repulsion * loss
             polynomial = polynomial - torch.stack([loss, *[torch.zeros_like(loss)] * 3], dim=-1)
         bias = polynomial @ position_terms(self.places).T
         if not self.rehome:
             return bias
         # In place of what else was said: an empty slot's Gaussian may lie far from what it is handed.
-        return bias.masked_fill(dividing(attention, self.places, self.strips), _CERTAIN)
+        bias = bias.masked_fill(dividing(attention, self.places, self.strips), _CERTAIN)
+        if not self.exchange:
+            return bias
+        moved = exchanging(attention, resemblance, self.places, self.strips)
+        bias = bias.masked_fill(moved.any(dim=-1, keepdim=True), -_CERTAIN)  # nothing else is its business
+        return bias.masked_fill(moved, _CERTAIN)
 
 
 def gaussian_logits(
@@ -112,6 +129,7 @@ def merging(
     attention: Float[Tensor, "batch slots inputs"],
     resemblance: Float[Tensor, "batch slots inputs"],
     places: Float[Tensor, "inputs 2"],
+    one_thing: float = 0.1,
 ) -> Float[Tensor, "batch slots"]:
     """How much, in [0, 1], each slot should leave what it holds to a heavier one, the largest over these.
 
@@ -119,20 +137,29 @@ def merging(
     That counts with the background (the heaviest slot) in any case, and between two other slots if what they
     hold makes one thing: its `division_gain` is small, and it is not as large as a background.
     """
-    products = resemblance @ resemblance.transpose(1, 2)
-    norms = products.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-12)
-    cosine = products / (norms[:, :, None] * norms[:, None])
-    alike = ((cosine - _ALIKE) / (1 - _ALIKE)).clamp(0, 1)
+    alike = ((cosines(resemblance) - _ALIKE) / (1 - _ALIKE)).clamp(0, 1)
     shape = moments(attention * (attention > _SHARE), places)
-    one = Moments(shape.mass[:, :, None], shape.first[:, :, None], shape.second[:, :, None])
-    other = Moments(shape.mass[:, None], shape.first[:, None], shape.second[:, None])
-    is_one_thing = division_gain(one, other, len(places)) < _GAIN_OF_ONE
+    one, other = pairs_of(shape)
+    is_one_thing = division_gain(one, other, len(places)) < one_thing
     is_one_thing &= one.mass + other.mass < _LARGEST_THING * len(places)
     is_background = torch.zeros_like(shape.mass, dtype=torch.bool)
     is_background = is_background.scatter(1, shape.mass.argmax(dim=1, keepdim=True), True)
     counts = (is_one_thing & ~is_background[:, :, None]) | is_background[:, None]
     is_heavier = other.mass > one.mass
     return alike.masked_fill(~(counts & is_heavier), 0).amax(dim=-1)
+
+
+def cosines(maps: Float[Tensor, "batch slots inputs"]) -> Float[Tensor, "batch slots slots"]:
+    """Cosine of each slot's map with each other's."""
+    products = maps @ maps.transpose(1, 2)
+    norms = products.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-12)
+    return products / (norms[:, :, None] * norms[:, None])
+
+
+def pairs_of(shape: Moments) -> tuple[Moments, Moments]:
+    """Every slot (rows), and every slot beside it (columns)."""
+    one = Moments(shape.mass[:, :, None], shape.first[:, :, None], shape.second[:, :, None])
+    return one, Moments(shape.mass[:, None], shape.first[:, None], shape.second[:, None])
 
 
 def dividing(
@@ -153,13 +180,50 @@ def dividing(
     divisible = divisible.scatter(1, mass.argmax(dim=1, keepdim=True), False)
     score, lighter_side = cuts_where(divisible, held, places, strips)
     highest, parent = score.max(dim=1, keepdim=True)
-    wanted = highest > _TWO_THINGS
+    return handed(highest > _TWO_THINGS, parent, child, lighter_side & (held > 0))
+
+
+def exchanging(
+    attention: Float[Tensor, "batch slots inputs"],
+    resemblance: Float[Tensor, "batch slots inputs"],
+    places: Float[Tensor, "inputs 2"],
+    strips: Float[Tensor, "inputs directions strips"],
+) -> Bool[Tensor, "batch slots inputs"]:
+    """Where a slot that repeats another is handed the lighter of two things that a third holds, and which.
+
+    Of slots that contents cannot tell apart (cosine of their `resemblance` above 0.9) the pair with the least
+    `division_gain` counts. Its lighter slot is spent better elsewhere if a slot holds more than both
+    together, has a `best_cut` that says two things, and says so more clearly than the gain does of the pair.
+    Only where no slot is empty (else: `dividing`); the background is left out.
+    """
+    held = attention * (attention > 0.5)
+    mass, slots = held.sum(dim=-1), held.shape[1]
+    is_thing = torch.ones_like(mass, dtype=torch.bool).scatter(1, mass.argmax(dim=1, keepdim=True), False)
+    gain = division_gain(*pairs_of(moments(attention * (attention > _SHARE), places)), len(places))
+    repeats = is_thing[:, :, None] & is_thing[:, None] & (cosines(resemblance) > _SAME)
+    repeats &= (mass[:, :, None] <= mass[:, None]) & (mass.amin(dim=1) >= _EMPTY)[:, None, None]
+    repeats &= ~torch.eye(slots, dtype=torch.bool, device=mass.device)
+    least, pair = gain.masked_fill(~repeats, torch.inf).flatten(1).min(dim=1, keepdim=True)
+    child, partner = pair // slots, pair % slots
+    together = mass.gather(1, child) + mass.gather(1, partner)
+    divisible = is_thing & least.isfinite() & (mass > together) & (mass <= _LARGEST_THING * len(places))
+    score, lighter_side = cuts_where(divisible, held, places, strips)
+    highest, parent = score.max(dim=1, keepdim=True)
+    return handed((highest > _TWO_THINGS) & (highest > least), parent, child, lighter_side & (held > 0))
+
+
+def handed(
+    wanted: Bool[Tensor, "batch 1"],
+    parent: Int[Tensor, "batch 1"],
+    child: Int[Tensor, "batch 1"],
+    part: Bool[Tensor, "batch slots inputs"],
+) -> Bool[Tensor, "batch slots inputs"]:
+    """In the row of the `child` what is `part` of the `parent`, in pictures where it is `wanted`."""
 
     def at(slot: Tensor) -> Tensor:
-        return slot[..., None].expand(-1, -1, held.shape[-1])
+        return slot[..., None].expand(-1, -1, part.shape[-1])
 
-    moved = wanted[..., None] & lighter_side.gather(1, at(parent)) & (held.gather(1, at(parent)) > 0)
-    return torch.zeros_like(moved).expand_as(attention).scatter(1, at(child), moved)
+    return torch.zeros_like(part).scatter(1, at(child), wanted[..., None] & part.gather(1, at(parent)))
 
 
 def cuts_where(
@@ -190,9 +254,8 @@ _ALIKE = 0.2
 """Cosine from which slots begin to look alike."""
 _SHARE = 0.2
 """Attention from which an input counts for a slot's shape: a long faint tail would scatter any."""
-_GAIN_OF_ONE = 0.1
-"""`division_gain` below which two parts are one thing: -0.3 for halves of a disc or a square, -1 for two
-slots that share it, 0.04 for halves of a rectangle of 3 to 2, 0.5 for two discs that touch."""
+_SAME = 0.9
+"""Cosine above which contents cannot tell slots apart."""
 _TWO_THINGS = 0.5
 """Score of `best_cut` above which a slot holds two: about 0 for a disc or a square, 0.4 for a crescent, an L
 or a rectangle of 2 to 1, 0.6 for a small disc that touches a large one, 1 and more for two discs that

@@ -13,6 +13,7 @@ from objecthood.recipes.discovery import (
     Discovery,
     FastTetrominoes,
     GuidedDiscovery,
+    GuidedTetrominoes,
     PaintedDiscovery,
     clevr6_like,
     clevr6_paper,
@@ -20,6 +21,7 @@ from objecthood.recipes.discovery import (
     sprites,
     sprites_paper,
     tetrominoes,
+    tetrominoes_guided,
     tetrominoes_paper,
 )
 from objecthood.recipes.set_prediction import (
@@ -34,6 +36,7 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         tetrominoes,
+        tetrominoes_guided,
         sprites,
         folder,
         tetrominoes_paper,
@@ -52,6 +55,7 @@ TASKS: dict[str, type[Recipe]] = {
         Discovery,
         FastTetrominoes,
         GuidedDiscovery,
+        GuidedTetrominoes,
         PaintedDiscovery,
         SetPrediction,
         FastSetPrediction,
@@ -66,6 +70,7 @@ __all__ = [
     "FastSetPrediction",
     "FastTetrominoes",
     "GuidedDiscovery",
+    "GuidedTetrominoes",
     "PaintedDiscovery",
     "Recipe",
     "SetPrediction",
