@@ -21,6 +21,7 @@ from objecthood.recipes.discovery import (
     tetrominoes,
     tetrominoes_paper,
 )
+from objecthood.recipes.motion_grouping import MotionGrouping, motion_grouping
 from objecthood.recipes.set_prediction import (
     FastSetPrediction,
     SetPrediction,
@@ -43,11 +44,20 @@ RECIPES: dict[str, Recipe] = {
         set_clevr10_paper,
         moving_sprites,
         camouflage,
+        motion_grouping,
     )
 }
 TASKS: dict[str, type[Recipe]] = {
     task.__name__: task
-    for task in (Discovery, FastTetrominoes, GuidedDiscovery, SetPrediction, FastSetPrediction, Video)
+    for task in (
+        Discovery,
+        FastTetrominoes,
+        GuidedDiscovery,
+        SetPrediction,
+        FastSetPrediction,
+        Video,
+        MotionGrouping,
+    )
 }
 
 __all__ = [
@@ -57,6 +67,7 @@ __all__ = [
     "FastSetPrediction",
     "FastTetrominoes",
     "GuidedDiscovery",
+    "MotionGrouping",
     "Recipe",
     "SetPrediction",
     "Video",
