@@ -15,7 +15,7 @@ from objecthood.data.images import ImageError
 
 
 class DenseInverseSearch:
-    """DIS at its medium preset, with the flow of a pair as (across, down), in pixels.
+    """DIS at its medium preset, down to the finest scale; flow as (across, down), in pixels.
 
     Raises:
         ImageError: OpenCV is not installed.
@@ -24,6 +24,7 @@ class DenseInverseSearch:
     def __init__(self) -> None:
         self._cv2 = import_cv2()
         self._search = self._cv2.DISOpticalFlow_create(self._cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._search.setFinestScale(0)  # the preset stops at half size: borders of objects blur
 
     def __call__(
         self, frame: UInt8[np.ndarray, "height width 3"], other: UInt8[np.ndarray, "height width 3"]

@@ -24,6 +24,7 @@ from objecthood.recipes.discovery import (
     tetrominoes_guided,
     tetrominoes_paper,
 )
+from objecthood.recipes.motion_grouping import MotionGrouping, motion_grouping
 from objecthood.recipes.set_prediction import (
     FastSetPrediction,
     SetPrediction,
@@ -47,6 +48,7 @@ RECIPES: dict[str, Recipe] = {
         set_clevr10_paper,
         moving_sprites,
         camouflage,
+        motion_grouping,
     )
 }
 TASKS: dict[str, type[Recipe]] = {
@@ -60,6 +62,7 @@ TASKS: dict[str, type[Recipe]] = {
         SetPrediction,
         FastSetPrediction,
         Video,
+        MotionGrouping,
     )
 }
 
@@ -71,6 +74,7 @@ __all__ = [
     "FastTetrominoes",
     "GuidedDiscovery",
     "GuidedTetrominoes",
+    "MotionGrouping",
     "PaintedDiscovery",
     "Recipe",
     "SetPrediction",
