@@ -242,6 +242,7 @@ tetrominoes`."""
 tetrominoes_guided = GuidedTetrominoes(
     name="tetrominoes-guided",
     description="Tetrominoes by the variant that `sprites` uses: under half a minute, background included",
+    expected="foreground ARI 0.955 ± 0.004, ARI 0.997 (5 seeds, results/)",
     data="tetrominoes",
     resolution=35,
     num_slots=4,
