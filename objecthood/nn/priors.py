@@ -234,10 +234,10 @@ def cuts_where(
 ) -> tuple[Float[Tensor, "batch slots"], Bool[Tensor, "batch slots inputs"]]:
     """`best_cut` of `divisible` slots; -inf and anything for others.
 
-    On a processor only these are looked at, often a third of them; on a GPU their number would have to be
+    On a processor only these are looked at, often a third of them; elsewhere their number would have to be
     waited for.
     """
-    if held.is_cuda:
+    if held.device.type != "cpu":
         score, side = best_cut(held, places, strips, _SMALLEST_PART)
         return score.masked_fill(~divisible, -torch.inf), side
     chosen = divisible.nonzero(as_tuple=True)
