@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/tetrominoes
 
-.PHONY: run test results docs clean
+.PHONY: run test results docs demo site clean
 
 run: .venv/ready
 	@# A run that was stopped goes on; one that was finished shows its scores again.
@@ -25,6 +25,17 @@ results: .venv/ready
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open build/docs/index.html."
+
+demo: .venv/ready
+	$(BIN)/objecthood demo
+
+# The page of the demo as plain files for any web host; needs npm besides.
+site: .venv/ready web/node_modules/.package-lock.json
+	rm -rf build/site
+	$(BIN)/objecthood demo --site build/site
+
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json
+	npm ci --ignore-scripts --no-audit --no-fund --prefix web
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -13,6 +13,8 @@ from typing import Any
 
 from objecthood.benchmark_command import benchmark
 from objecthood.data_commands import data
+from objecthood.demo_command import demo
+from objecthood.export_command import export
 from objecthood.list_commands import console, list_names, show
 from objecthood.lookup import choose_device, find_recipe, load_model, recipe_to_train, split_name
 from objecthood.options import UsageError, did_you_mean, parse
@@ -196,6 +198,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "data": data,
     "list": list_names,
     "show": show,
+    "export": export,
+    "demo": demo,
     "benchmark": benchmark,
     "doctor": doctor,
 }

@@ -1,4 +1,4 @@
-"""How well masks match the truth: pure functions, float64, one value per picture.
+"""How well masks match the truth: pure functions, float64, one value per picture, clip or frame.
 
 True masks are label maps: 0 is background, 1, 2, ... are objects, -1 is ignored everywhere. Predicted masks
 are label maps of any non-negative labels, or soft masks [batch, slots, height, width], of which the largest
@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from objecthood.nn.matching import assign
@@ -58,6 +58,109 @@ def adjusted_rand_index(
     trivial = largest == expected
     value = torch.where(trivial, 1.0, (together - expected) / torch.where(trivial, 1.0, largest - expected))
     return value.masked_fill(table.sum(dim=(1, 2)) == 0, torch.nan)
+
+
+def video_adjusted_rand_index(
+    true_masks: Int[Tensor, "batch time height width"], predicted_masks: Tensor, *, ignore_background: bool
+) -> Float[Tensor, " batch"]:
+    """`adjusted_rand_index` of all pixels of a clip together: an object that changes its slot counts as two.
+
+    The foreground ARI of video object discovery (Kipf et al. 2022, arXiv 2111.12594). Predicted masks are
+    labels [batch, time, height, width] or soft masks [batch, time, slots, height, width]. Never higher than
+    the labels of a single frame allow, but one number over unequal frames: quote the mean per frame beside it
+    (`frame_adjusted_rand_index`), and `id_switches`.
+
+    Example:
+        >>> truth = torch.tensor([[[[1, 2]], [[1, 2]]]])
+        >>> video_adjusted_rand_index(truth, torch.tensor([[[[4, 3]], [[4, 3]]]]), ignore_background=True)
+        tensor([1.], dtype=torch.float64)
+    """
+    return adjusted_rand_index(
+        true_masks.flatten(1, 2),
+        clip_labels(predicted_masks).flatten(1, 2),
+        ignore_background=ignore_background,
+    )
+
+
+def frame_adjusted_rand_index(
+    true_masks: Int[Tensor, "batch time height width"], predicted_masks: Tensor, *, ignore_background: bool
+) -> Float[Tensor, " batch"]:
+    """`adjusted_rand_index` of every frame for itself, mean over the frames of a clip where it is defined."""
+    labels = clip_labels(predicted_masks)
+    values = adjusted_rand_index(
+        true_masks.flatten(0, 1), labels.flatten(0, 1), ignore_background=ignore_background
+    )
+    return values.view(true_masks.shape[:2]).nanmean(dim=1)
+
+
+def id_switches(
+    true_masks: Int[Tensor, "batch time height width"], predicted_masks: Tensor, *, least_overlap: float = 0.5
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """How often an object is found by another slot than the last time, and how often it could have been.
+
+    In every frame objects and slots are assigned one to one by largest sum of intersection over union
+    (Hungarian method); an object is found where the overlap reaches `least_overlap`. A switch is a frame in
+    which an object is found by another slot than when it was last found, however many frames ago (identity
+    switches of CLEAR MOT, Bernardin and Stiefelhagen 2008). The second value counts the frames in which an
+    object is found and was found before; their ratio is the rate of switches.
+
+    Example:
+        >>> truth = torch.tensor([[[[1, 2]], [[1, 2]], [[1, 2]]]])
+        >>> switches, chances = id_switches(truth, torch.tensor([[[[0, 1]], [[1, 0]], [[1, 0]]]]))
+        >>> switches.tolist(), chances.tolist()
+        ([2.0], [4.0])
+    """
+    slot = found_by(true_masks, predicted_masks, least_overlap)
+    last = torch.full_like(slot[:, 0], -1)
+    switches, chances = (torch.zeros(len(slot), dtype=torch.float64) for _ in range(2))
+    for now in slot.unbind(1):
+        again = (now >= 0) & (last >= 0)
+        chances += again.sum(dim=1)
+        switches += (again & (now != last)).sum(dim=1)
+        last = torch.where(now >= 0, now, last)
+    return switches, chances
+
+
+def found_by(
+    true_masks: Int[Tensor, "batch time height width"], predicted_masks: Tensor, least_overlap: float = 0.5
+) -> Int[Tensor, "batch time objects"]:
+    """The slot that each object is found by in each frame, -1 where none: see `id_switches`."""
+    labels = clip_labels(predicted_masks)
+    overlap, _ = object_overlaps(true_masks.flatten(0, 1), labels.flatten(0, 1))
+    overlap = overlap.cpu()
+    slot = torch.full(overlap.shape[:2], -1)
+    if overlap.shape[1]:
+        rows, columns = assign(-overlap)
+        frame = torch.arange(len(overlap))[:, None]
+        slot[frame, rows] = torch.where(overlap[frame, rows, columns] >= least_overlap, columns, -1)
+    return slot.view(*labels.shape[:2], -1)
+
+
+def region_similarity(
+    true_masks: Bool[Tensor, "frames height width"], predicted_masks: Bool[Tensor, "frames height width"]
+) -> Float[Tensor, " frames"]:
+    """J: intersection over union of one predicted and one true foreground, 1 where both are empty.
+
+    Perazzi et al. 2016, "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation"
+    (DAVIS). A sequence's J is the mean over its frames, a data set's the mean over sequences.
+
+    Example:
+        >>> region_similarity(torch.tensor([[[True, True]]]), torch.tensor([[[True, False]]]))
+        tensor([0.5000], dtype=torch.float64)
+    """
+    if true_masks.shape != predicted_masks.shape:
+        raise ValueError(
+            f"true masks {list(true_masks.shape)} and predicted masks {list(predicted_masks.shape)} must be "
+            "of one shape [frames, height, width]; enlarge the predicted ones to the size of the truth"
+        )
+    both, either = true_masks & predicted_masks, true_masks | predicted_masks
+    common, union = both.sum(dim=(1, 2)).double(), either.sum(dim=(1, 2)).double()
+    return torch.where(union > 0, common / union.clamp_min(1), 1.0)
+
+
+def clip_labels(masks: Tensor) -> Int[Tensor, "batch time height width"]:
+    """Label maps of clips as they are; of soft masks [batch, time, slots, height, width] the largest."""
+    return masks.argmax(dim=2) if masks.ndim == 5 else masks
 
 
 def mean_best_overlap(

@@ -92,7 +92,7 @@ def running_maximum(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return tensor, torch.zeros_like(tensor, dtype=torch.int64)
 
 
-def multiply_in_blocks(one: Tensor, other: Tensor) -> Tensor:
+def multiply_in_blocks(one: Tensor, other: Tensor) -> Any:
     """`one @ other` where rows are long, summed over blocks of `_BLOCK` first; else left as it is.
 
     One after the other, 4096 numbers in float32 lose a digit: the light on the ground that `nn.views` fits

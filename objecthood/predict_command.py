@@ -44,12 +44,14 @@ class PredictOptions:
 
 
 def predict(arguments: list[str]) -> int:
-    """Find the objects of your pictures: [PICTURE...] --weights NAME_OR_RUN --out FOLDER.
+    """Find the objects of your pictures or videos: [PICTURE or VIDEO...] --weights NAME_OR_RUN --out FOLDER.
 
     Writes for each picture an overlay, a palette picture of labels and COCO masks (JSON), or, with weights of
     a set prediction, says what it sees and writes it on the picture and as JSON; and an animation of
-    attention. Nothing else is changed. Folders and patterns are taken with all their pictures, videos frame
-    by frame. Without pictures, those weights look at a picture that comes with them.
+    attention. Nothing else is changed. Folders and patterns are taken with all their pictures. Of a video
+    (with weights of a video model also of a folder of frames) it writes the video with its objects in stable
+    colours, label pictures, and the way of every slot as CSV and JSON; videos need the extra "video".
+    Without pictures, weights that come with the package look at a picture that comes with them.
     """
     options = parse(PredictOptions, arguments, "predict", inspect.getdoc(predict) or "")
     from objecthood.hub import PRETRAINED
@@ -65,6 +67,12 @@ def predict(arguments: list[str]) -> int:
             )
     model = load_model(options.weights, find_recipe(options.recipe) if options.recipe else None)
     model = model.to(choose_device(options.device))
+    from objecthood.predict_video import are_videos
+
+    if options.pictures and are_videos(options.pictures, model):
+        from objecthood.video_command import predict_videos
+
+        return predict_videos(model, options)
     done = skipped = strange = 0
     last: Result | None = None
     for last in _predict_with_progress(model, options):

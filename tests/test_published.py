@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("script", ["tables.py", "speed_page.py"])
+@pytest.mark.parametrize("script", ["tables.py", "speed_page.py", "video_page.py"])
 def test_tables_are_those_of_the_results(script):
     assert subprocess.run([sys.executable, ROOT / "runs" / script, "--check"]).returncode == 0
 

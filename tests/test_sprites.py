@@ -11,7 +11,8 @@ from scenes import (
     pictures_per_second,
 )
 
-from objecthood.data.sprites import Sprites, ellipse, heart, rgb_from_hsv, silhouettes, square
+from objecthood.data.silhouettes import ellipse, heart, rgb_from_hsv, square
+from objecthood.data.sprites import Sprites, silhouettes_of
 
 GREY, COLOURED = (Sprites(background=kind)[range(500)] for kind in ("grey", "coloured"))
 
@@ -101,7 +102,7 @@ def test_shapes_are_what_they_are_called():
 def test_later_sprites_cover_earlier_ones():
     draws = np.full((2, 8), 0.1)  # both squares, in one place, the second smaller
     draws[0, 1] = 0.9
-    first, second = silhouettes(draws, 64)
+    first, second = silhouettes_of(draws, 64)
     assert second.sum() > 20 and (first & second == second).all()
 
 

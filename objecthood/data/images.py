@@ -61,6 +61,14 @@ class ImageError(ValueError):
     """A picture that cannot be read. One line: which file, what is wrong, what is allowed, what to do."""
 
 
+class ImageTooLargeError(ImageError):
+    """More pixels or bytes than are allowed."""
+
+
+class ImageFormatError(ImageError):
+    """No picture, or one in a format that is not opened here."""
+
+
 @runtime_checkable
 class Readable(Protocol):
     """An open binary file, or anything else with its `read`: an upload, `sys.stdin.buffer`."""
@@ -177,7 +185,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _too_large(name: str, size: str, max_pixels: int) -> ImageError:
-    return ImageError(f"{name}: {size}; at most {max_pixels} are allowed; shrink it or raise max_pixels")
+    return ImageTooLargeError(f"{name}: {size}; at most {max_pixels} are allowed; shrink it or raise max_pixels")
 
 
 def _open_stream(source: str | os.PathLike | bytes | Readable, name: str) -> _Stream:
@@ -201,7 +209,7 @@ def _open_stream(source: str | os.PathLike | bytes | Readable, name: str) -> _St
         raise ImageError(f"{name}: is {kind}; name a picture file")
     if length == 0:
         raise ImageError(f"{name}: is empty (0 bytes); copy or download it again")
-    raise ImageError(f"{name}: too many bytes; at most {MAX_FILE_BYTES} are allowed; save it smaller")
+    raise ImageTooLargeError(f"{name}: too many bytes; at most {MAX_FILE_BYTES} are allowed; save it smaller")
 
 
 def _read_header(stream: _Stream, name: str, max_pixels: int) -> Image.Image:
@@ -225,7 +233,7 @@ def _read_header(stream: _Stream, name: str, max_pixels: int) -> Image.Image:
         return image
     allowed = ", ".join(FORMATS)
     problem = f"not a readable picture, begins with {prefix!r}"
-    raise ImageError(f"{name}: {problem}; allowed are {allowed}; convert it")
+    raise ImageFormatError(f"{name}: {problem}; allowed are {allowed}; convert it")
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:

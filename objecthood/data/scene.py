@@ -23,13 +23,21 @@ ENDLESS = 2**40
 class Scenes(TypedDict):
     """A batch. Video adds a `time` axis after `batch` and keeps an object's label over time."""
 
-    image: Float[Tensor, "batch 3 height width"]
+    image: Float[Tensor, "batch *time 3 height width"]
     """In [0, 1]."""
-    masks: NotRequired[Int[Tensor, "batch height width"]]
+    masks: NotRequired[Int[Tensor, "batch *time height width"]]
     """0 background, 1, 2, ... objects, -1 ignored; absent where the source has none."""
     properties: NotRequired[Float[Tensor, "batch max_objects 19"]]
     """CLEVR: 3 coordinates scaled to [0, 1], one-hot size 2, material 2, shape 3, colour 8, real-object
     flag."""
+    flow: NotRequired[Float[Tensor, "batch time 2 height width"]]
+    """Video: where each pixel goes until the next frame, across and down, in pixels."""
+    velocity: NotRequired[Float[Tensor, "batch time objects 2"]]
+    """Video: of each object against its world (not the camera), across and down, in pixels per frame."""
+    camera: NotRequired[Float[Tensor, "batch time 2"]]
+    """Video: what the camera's motion adds to every object's and the background's."""
+    visibility: NotRequired[Float[Tensor, "batch time objects"]]
+    """Video: share of each object that is seen; 0 where it is covered, outside, or not of this clip."""
 
 
 @runtime_checkable
@@ -50,10 +58,10 @@ def to_device(scenes: Scenes, device: torch.device) -> Scenes:
 
 
 def paint_labels(
-    labels: Integer[np.ndarray, "batch height width"], colors: Float[np.ndarray, "batch labels 3"]
-) -> Float[np.ndarray, "batch 3 height width"]:
-    """Pictures in which every label has the colour its scene gives it."""
+    labels: Integer[np.ndarray, "batch height width"], colors: Float[np.ndarray, "batch labels channels"]
+) -> Float[np.ndarray, "batch channels height width"]:
+    """Pictures in which every label has the colour (or other values) its scene gives it."""
     batch, height, width = labels.shape
     flat = labels.reshape(batch, 1, height * width).astype(np.intp)
     table = colors.transpose(0, 2, 1).astype(np.float32)
-    return np.take_along_axis(table, flat, axis=2).reshape(batch, 3, height, width)
+    return np.take_along_axis(table, flat, axis=2).reshape(batch, -1, height, width)

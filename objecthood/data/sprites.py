@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 
 from objecthood.data.randomness import split_key, uniform
 from objecthood.data.scene import ENDLESS, Scenes, paint_labels
+from objecthood.data.silhouettes import between, rgb_from_hsv, silhouettes
 
 RESOLUTION = 64
 MIN_SPRITES, MAX_SPRITES = 2, 5
@@ -73,7 +74,7 @@ class Sprites:
         labels = np.zeros((len(indices), self.resolution, self.resolution), np.uint8)
         for number in range(MAX_SPRITES):
             scenes = np.flatnonzero(num_sprites > number)
-            covered = silhouettes(draws[scenes, number], self.resolution)
+            covered = silhouettes_of(draws[scenes, number], self.resolution)
             labels[scenes] = np.where(covered, np.uint8(number + 1), labels[scenes])
         colors = np.empty((len(indices), MAX_SPRITES + 1, 3))
         colors[:, 0] = scene_draws[:, 1:] if self.background == "coloured" else scene_draws[:, 1:2]
@@ -83,49 +84,12 @@ class Sprites:
         return paint_labels(labels, colors), labels.astype(np.int64)
 
 
-def silhouettes(
+def silhouettes_of(
     draws: Float[np.ndarray, "sprites 8"], resolution: int
 ) -> Bool[np.ndarray, "sprites height width"]:
     """Which pixel centres lie in each sprite, from its eight draws in [0, 1)."""
     kind = (draws[:, 0] * 3).astype(int)
     size, angle = between(HALF_SIZE, draws[:, 1]), 2 * np.pi * draws[:, 2]
-    cosine, sine = (np.cos(angle) / size).astype(np.float32), (np.sin(angle) / size).astype(np.float32)
-    pixels = (np.arange(resolution, dtype=np.float32) + 0.5) / resolution
-    rows, columns = (pixels - between(CENTRE, draws[:, axis, None]).astype(np.float32) for axis in (3, 4))
-    # Position in the sprite's own frame, in units of its half size; y points up.
-    x = (cosine[:, None] * columns)[:, None, :] + (sine[:, None] * rows)[:, :, None]
-    y = (sine[:, None] * columns)[:, None, :] - (cosine[:, None] * rows)[:, :, None]
-    inside = np.empty(x.shape, bool)
-    for number, shape in enumerate((square, ellipse, heart)):
-        chosen = kind == number
-        inside[chosen] = shape(x[chosen], y[chosen])
-    return inside
-
-
-def square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """|x|, |y| < 0.85: about the area of the other shapes."""
-    return np.maximum(np.abs(x), np.abs(y)) < 0.85
-
-
-def ellipse(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Half axes 1.1 and 0.7."""
-    return np.square(x / np.float32(1.1)) + np.square(y / np.float32(0.7)) < 1
-
-
-def heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(x^2 + y^2 - 1)^3 < x^2 y^3, moved so that its middle lies at the origin."""
-    y = y + np.float32(0.15)
-    x_squared, y_squared = np.square(x), np.square(y)
-    ring = x_squared + y_squared - 1
-    return ring * ring * ring < x_squared * y_squared * y
-
-
-def rgb_from_hsv(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> Float[np.ndarray, "... 3"]:
-    """RGB in [0, 1] of hue, saturation and value in [0, 1] (Smith 1978)."""
-    sector = (hue[..., None] * 6 + np.array([5, 3, 1])) % 6
-    return value[..., None] * (1 - saturation[..., None] * np.clip(np.minimum(sector, 4 - sector), 0, 1))
-
-
-def between(limits: tuple[float, float], draw: np.ndarray) -> np.ndarray:
-    """A draw in [0, 1) scaled to lie between the limits."""
-    return limits[0] + (limits[1] - limits[0]) * draw
+    return silhouettes(
+        kind, size, angle, between(CENTRE, draws[:, 3]), between(CENTRE, draws[:, 4]), resolution
+    )

@@ -223,24 +223,6 @@ def fast_sprites(
     )
 
 
-def guided_tetrominoes(
-    num_slots: int = 4, compactness: float = 1.0, repulsion: float = 15.0, rehome: bool = True
-) -> SlotAutoencoder:
-    """`fast_sprites` for tetrominoes: a feature for every pixel, patches of 5 x 5.
-
-    There are as many slots as things, so that one is empty only where another holds two: slots are exchanged
-    (`CompactPrior`), and united only where they share what they hold, as a long piece is no compact thing.
-    """
-    prior = CompactPrior((35, 35), compactness, repulsion, rehome, exchange=True, one_thing=-0.5)
-    return SlotAutoencoder(
-        ConvEncoder(channels=32, feature_dim=64, strides=(1, 1)),
-        Grouping(
-            LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior)
-        ),
-        PatchDecoder(64, grid=7, patch=5, channels=64, depth=2, kernel=1, attention_guided=True),
-    )
-
-
 def fast_clevr(
     num_slots: int = 7,
     resolution: int = 64,
@@ -273,3 +255,21 @@ def compact_grouping(
     prior = CompactPrior(features, compactness, repulsion, rehome) if compactness or repulsion else None
     attention = SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior)
     return Grouping(LearnedSlots(num_slots, 64), attention)
+
+
+def guided_tetrominoes(
+    num_slots: int = 4, compactness: float = 1.0, repulsion: float = 15.0, rehome: bool = True
+) -> SlotAutoencoder:
+    """`fast_sprites` for tetrominoes: a feature for every pixel, patches of 5 x 5.
+
+    There are as many slots as things, so that one is empty only where another holds two: slots are exchanged
+    (`CompactPrior`), and united only where they share what they hold, as a long piece is no compact thing.
+    """
+    prior = CompactPrior((35, 35), compactness, repulsion, rehome, exchange=True, one_thing=-0.5)
+    return SlotAutoencoder(
+        ConvEncoder(channels=32, feature_dim=64, strides=(1, 1)),
+        Grouping(
+            LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior)
+        ),
+        PatchDecoder(64, grid=7, patch=5, channels=64, depth=2, kernel=1, attention_guided=True),
+    )

@@ -1,9 +1,10 @@
 """Ideas: one file each, with its equation and citation. Imports torch (and SciPy for assignment) only."""
 
 from objecthood.nn.decoders import PatchDecoder, SpatialBroadcastDecoder
+from objecthood.nn.dynamics import ResidualPredictor, TransformerPredictor
 from objecthood.nn.encoders import ConvEncoder
 from objecthood.nn.grouping import Grouping
-from objecthood.nn.initial_slots import GaussianSlots, LearnedSlots
+from objecthood.nn.initial_slots import ConditionedSlots, GaussianSlots, LearnedSlots
 from objecthood.nn.matching import assign
 from objecthood.nn.positions import PositionEmbedding
 from objecthood.nn.priors import CompactPrior
@@ -11,14 +12,17 @@ from objecthood.nn.slot_attention import SlotAttention, SlotAttentionOutput
 
 __all__ = [
     "CompactPrior",
+    "ConditionedSlots",
     "ConvEncoder",
     "GaussianSlots",
     "Grouping",
     "LearnedSlots",
     "PatchDecoder",
     "PositionEmbedding",
+    "ResidualPredictor",
     "SlotAttention",
     "SlotAttentionOutput",
     "SpatialBroadcastDecoder",
+    "TransformerPredictor",
     "assign",
 ]

@@ -1,9 +1,11 @@
-"""How slots are born: from one trained Gaussian that all share (the paper), or as learned queries, one each.
+"""How slots are born: from one trained Gaussian that all share (the paper), as learned queries, one each, or
+from a hint for each object.
 
 Gaussian: Locatello et al. 2020 (arXiv 2006.15055), section 2.1. Equal but for their noise, slots can be any
 number.
 Learned: Jia et al. 2023, "Improving Object-centric Learning with Query Optimization" (BO-QSA, arXiv
 2210.08990), to be used with `SlotAttention(gradient="bilevel")`.
+Conditioned: Kipf et al. 2022 (SAVi, arXiv 2111.12594), section 3.2: an MLP of each object's box or centre.
 """
 
 from __future__ import annotations
@@ -82,6 +84,36 @@ class LearnedSlots(nn.Module):
         mean = self.queries.mean(dim=1, keepdim=True)
         deviation = self.queries.std(dim=1, keepdim=True, correction=correction)
         return torch.cat([slots, mean + deviation * noise[:, num_learned:]], dim=1)
+
+
+class ConditionedSlots(nn.Module):
+    """A slot for each hint: the numbers that say where an object is, through an MLP that all share.
+
+    Args:
+        num_slots: slots that a call gives; of hints there must be as many.
+        dim: size of a slot.
+        hint_dim: numbers per hint: 4 for a box, 2 for a centre.
+        hidden_dim: width of the MLP (paper: 256).
+
+    Example:
+        >>> boxes = torch.tensor([[[0.1, 0.1, 0.4, 0.5], [-1.0, -1.0, -1.0, -1.0]]])
+        >>> ConditionedSlots(num_slots=2, dim=64, hint_dim=4)(boxes).shape
+        torch.Size([1, 2, 64])
+    """
+
+    def __init__(self, num_slots: int, dim: int, hint_dim: int, hidden_dim: int = 256):
+        super().__init__()
+        self.num_slots, self.dim, self.hint_dim = num_slots, dim, hint_dim
+        self.mlp = nn.Sequential(nn.Linear(hint_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, dim))
+
+    def forward(self, hints: Float[Tensor, "batch slots hint_dim"]) -> Float[Tensor, "batch slots dim"]:
+        """First slots; a hint is in [0, 1], or -1 throughout for a slot without an object."""
+        if hints.ndim != 3 or hints.shape[1:] != (self.num_slots, self.hint_dim):
+            raise ValueError(
+                f"`hints` (shape {list(hints.shape)}) must be [batch, slots={self.num_slots}, "
+                f"numbers={self.hint_dim}], -1 where a slot has no object"
+            )
+        return self.mlp(hints)
 
 
 def draw_noise(like: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -116,8 +116,12 @@ class SlotAttention(nn.Module):
         slots: Float[Tensor, "batch slots slot_dim"],
         iterations: int | None = None,
         mask: Bool[Tensor, "batch inputs"] | None = None,
+        before: Float[Tensor, "batch slots inputs"] | None = None,
     ) -> SlotAttentionOutput:
         """Let `slots` compete for `inputs`; `mask` is True where an input is real, False where it is padding.
+
+        `before` is what the same slots attended to last, in the frame before this one: where there is a
+        prior, it then acts on the first iteration as well.
 
         Raises ValueError, naming the shapes, where `inputs`, `slots` or `mask` do not fit together.
         """
@@ -131,18 +135,20 @@ class SlotAttention(nn.Module):
             if self.attend is None or mask is not None:  # the fused kernel widens them on the chip
                 keys, values = at_least_float32(keys), at_least_float32(values)
             initial, bias, attentions = slots, None, []
+            if self.prior is not None and before is not None:
+                bias = self.prior(before.detach(), self.resemblance(slots, keys))
             for iteration in range(iterations):
                 is_last = iteration == iterations - 1
                 if is_last and self.gradient != "full":
                     slots = slots.detach()
                     if self.gradient == "bilevel":
                         slots = slots + (initial - initial.detach())  # adds 0: the same slots to the bit
-                before = slots
+                asked = slots
                 with torch.set_grad_enabled(torch.is_grad_enabled() and (is_last or self.gradient == "full")):
                     slots, attention = self.step(slots, keys, values, bias, mask)
                 attentions.append(attention)
                 if self.prior is not None and not is_last:
-                    alone = attention if bias is None else self.resemblance(before, keys)
+                    alone = attention if bias is None else self.resemblance(asked, keys)
                     bias = self.prior(attention.detach(), alone.detach())
         return SlotAttentionOutput(slots, torch.stack(attentions, dim=1))
 

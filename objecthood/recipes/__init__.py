@@ -24,12 +24,14 @@ from objecthood.recipes.discovery import (
     tetrominoes_guided,
     tetrominoes_paper,
 )
+from objecthood.recipes.motion_grouping import MotionGrouping, motion_grouping
 from objecthood.recipes.set_prediction import (
     FastSetPrediction,
     SetPrediction,
     set_clevr10_paper,
     set_clevr_like,
 )
+from objecthood.recipes.video import Video, camouflage, moving_sprites
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -44,6 +46,9 @@ RECIPES: dict[str, Recipe] = {
         clevr6_paper,
         set_clevr_like,
         set_clevr10_paper,
+        moving_sprites,
+        camouflage,
+        motion_grouping,
     )
 }
 TASKS: dict[str, type[Recipe]] = {
@@ -56,6 +61,8 @@ TASKS: dict[str, type[Recipe]] = {
         PaintedDiscovery,
         SetPrediction,
         FastSetPrediction,
+        Video,
+        MotionGrouping,
     )
 }
 
@@ -67,9 +74,11 @@ __all__ = [
     "FastTetrominoes",
     "GuidedDiscovery",
     "GuidedTetrominoes",
+    "MotionGrouping",
     "PaintedDiscovery",
     "Recipe",
     "SetPrediction",
+    "Video",
     "from_dict",
     "from_file",
 ]

@@ -1,11 +1,11 @@
 // One of the two pictures: its stage, its slots, and what is done to them by hand.
 
-import { compose, countSeen, meanSquaredError } from "./compose.js";
-import { cutout, drawCutout, drawDivided, drawPlanes, drawSpotlight } from "./draw.js";
+import { compose, countSeen, errors } from "./compose.js";
+import { GROUND, cutout, drawCutout, drawDivided, drawPlanes, drawSpotlight } from "./draw.js";
 import { css, slotColor } from "./palette.js";
 import { SMALL } from "./picture.js";
 
-const UNLIKE = 5; // times the usual error from which a picture counts as unlike the training's
+const IN_FRONT = 3; // added to the mask logits of a thing from the other picture: slots do not know who is in front
 const DRAG = 6; // pixels that a pointer moves before a press becomes a drag
 
 /** A panel with a picture and its slots; `asks` are the functions that the page gives it. */
@@ -118,7 +118,7 @@ export class Bench {
    */
   render({ view, iteration, iterations, model, guests, other }) {
     this.view = view;
-    const all = [...this.ownLayers(iteration).filter(({ index }) => !this.away.has(index)), ...guests];
+    const all = [...this.ownLayers(iteration).filter(({ index }) => !this.away.has(index)), ...guests.map(inFront)];
     this.layers = all.filter(({ home, index }) => !home.off.has(index));
     this.composed = compose(this.layers, model.resolution ** 2);
     this.focus = -1;
@@ -186,7 +186,7 @@ export class Bench {
     const box = make("input", { type: "checkbox", checked: true });
     box.setAttribute("role", "switch");
     box.setAttribute("aria-label", `${name}, shown`);
-    const text = isGuest ? `${layer.index + 1} from ${layer.home.name}` : `${layer.index + 1}`;
+    const text = isGuest ? `${layer.home.name}${layer.index + 1}` : `${layer.index + 1}`;
     label.append(box, make("span", { textContent: text }));
     box.addEventListener("change", () => this.asks.toggle(layer.home, layer.index));
     const target = isGuest ? layer.home : other;
@@ -205,20 +205,24 @@ export class Bench {
     const parts = [`${number} of ${this.layers.length} slots hold something`];
     let isUnlike = false;
     if (isUntouched) {
-      const error = meanSquaredError(this.composed.reconstruction, this.result.planes);
-      parts.push(`error ${error.toFixed(4)}`);
-      if (model.expected_error) {
-        parts[1] += ` (usual for this model: ${model.expected_error.toFixed(4)})`;
-        isUnlike = isLast && error > UNLIKE * model.expected_error;
-      }
+      const found = errors(this.composed.reconstruction, this.result.planes);
+      const usual = model.usual_error ? ` (usual: ${model.usual_error.toFixed(4)})` : "";
+      parts.push(`error ${found["reconstruction error"].toFixed(4)}${usual}`);
+      isUnlike = isLast && Object.entries(model.strange_above).some(([name, most]) => found[name] > most);
     }
     this.parts.facts.textContent = parts.join(" · ") + (isUnlike
-      ? ". Unlike the scenes that this model was trained on: do not trust what it finds here."
+      ? ". This picture is unlike those the model was trained on: do not trust what it finds here."
       : "");
     this.parts.facts.classList.toggle("warning", isUnlike);
     this.parts.picture.setAttribute("aria-label", `Picture ${this.name}, divided among ${this.layers.length} slots`);
     this.parts.rebuilt.setAttribute("aria-label", `Picture ${this.name}, painted by ${this.layers.length} slots`);
   }
+}
+
+/** A guest laid over what is there; a ground stays behind. */
+function inFront(guest) {
+  const area = guest.attention.reduce((sum, share) => sum + share, 0) / guest.attention.length;
+  return area > GROUND ? guest : { ...guest, logits: guest.logits.map((logit) => logit + IN_FRONT) };
 }
 
 const keyOf = ({ home, index }) => `${home.name}${index}`;

@@ -29,11 +29,22 @@ export function compose(layers, size) {
   return { reconstruction, masks, owner };
 }
 
-/** Mean squared error in [-1, 1] units, the package's `mse`. */
-export function meanSquaredError(one, other) {
-  let sum = 0;
-  for (let at = 0; at < one.length; at++) sum += (one[at] - other[at]) ** 2;
-  return (4 * sum) / one.length;
+/** How badly planes [3 * size] are painted, by the measures of objecthood/familiarity.py, in [-1, 1] units. */
+export function errors(painted, planes) {
+  const size = planes.length / 3, rest = new Float32Array(size);
+  let whole = 0;
+  for (let channel = 0; channel < 3; channel++) {
+    let mean = 0;
+    for (let at = channel * size; at < (channel + 1) * size; at++) {
+      const error = 2 * (painted[at] - planes[at]);
+      mean += error / size;
+      whole += error ** 2 / (3 * size);
+    }
+    for (let at = 0; at < size; at++) {
+      rest[at] += (2 * (painted[channel * size + at] - planes[channel * size + at]) - mean) ** 2 / 3;
+    }
+  }
+  return { "reconstruction error": whole, "error of most pixels": rest.sort()[Math.floor(0.75 * (size - 1))] };
 }
 
 /** How many layers are seen most at more than one pixel in 200. */

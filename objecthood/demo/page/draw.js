@@ -2,7 +2,9 @@
 
 import { slotColor } from "./palette.js";
 
-const DIM = 0.14; // what is left of a picture where a slot does not look
+const DIM = 0.2, GLOW = 1.2; // what is left of a picture where a slot does not look, and what is added where it does
+const FIRM = 0.4; // share from which a border is drawn
+export const GROUND = 0.2; // share of the picture above which a slot holds background, not things (nn/priors.py)
 
 /** `values` of a square grid, enlarged to side * side. */
 export function enlarge(values, side) {
@@ -29,18 +31,20 @@ export function enlarge(values, side) {
  * A picture divided among slots.
  *
  * `layers` are { map, color }; with `isSoft` colours mix by the maps' shares, else each pixel has the colour of
- * the strongest. `focus` is the index of the one layer that stays bright, or -1.
+ * the strongest. The slot that holds the ground is hardly tinted. `focus` is the index of the one layer that
+ * stays bright, or -1.
  */
 export function drawDivided(canvas, picture, layers, { isSoft, focus }) {
   const side = canvas.width, context = canvas.getContext("2d");
   const image = new ImageData(new Uint8ClampedArray(picture), side, side), pixels = image.data;
   const maps = layers.map(({ map }) => enlarge(map, side)), colors = layers.map(({ color }) => slotColor(color));
-  const owner = new Int16Array(side * side).fill(-1);
+  const owner = new Int16Array(side * side).fill(-1), ground = findGround(layers);
   for (let at = 0; at < side * side && layers.length; at++) {
     let most = 0, total = 1e-9, red = 0, green = 0, blue = 0;
     for (let index = 0; index < maps.length; index++) {
       const share = maps[index][at], color = colors[index];
       if (share > most) [most, owner[at]] = [share, index];
+      if (index === ground) continue;
       total += share;
       red += share * color[0];
       green += share * color[1];
@@ -49,26 +53,32 @@ export function drawDivided(canvas, picture, layers, { isSoft, focus }) {
     if (owner[at] < 0) continue;
     const own = colors[owner[at]], isAside = focus >= 0 && owner[at] !== focus;
     const tint = isSoft ? [red / total, green / total, blue / total] : own;
-    const strength = isAside ? 0.1 : focus >= 0 ? 0.25 : isSoft ? 0.58 : 0.45;
+    const share = isSoft ? Math.min(1, total) : owner[at] === ground ? 0 : 1;
+    const strength = share * (isAside ? 0.1 : focus >= 0 ? 0.2 : 0.55);
     for (let channel = 0; channel < 3; channel++) {
       const plain = pixels[4 * at + channel] * (isAside ? 0.35 : 1);
       pixels[4 * at + channel] = plain + strength * (tint[channel] - plain);
     }
   }
-  drawBorders(pixels, owner, colors, side, focus);
+  drawBorders(pixels, owner, colors, side, (own, at) =>
+    (focus < 0 ? own !== ground : own === focus) && maps[own][at] > FIRM);
   context.putImageData(image, 0, 0);
 }
 
-/** Lines between owners, in the colour of the one that is not the background: the smaller index wins nothing,
- * the pixel's own owner colours its own side. */
-function drawBorders(pixels, owner, colors, side, focus) {
+/** The index of the layer that holds most of the picture, if that is more than things hold; else -1. */
+function findGround(layers) {
+  const areas = layers.map(({ map }) => map.reduce((sum, share) => sum + share, 0) / map.length);
+  const largest = areas.indexOf(Math.max(...areas));
+  return areas[largest] > GROUND ? largest : -1;
+}
+
+/** Lines around what slots own, each in its own colour, of those that `isDrawn`. */
+function drawBorders(pixels, owner, colors, side, isDrawn) {
+  const reach = [1, -1, side, -side, side + 1, side - 1, 1 - side, -1 - side];
   for (let y = 1; y < side - 1; y++) {
     for (let x = 1; x < side - 1; x++) {
       const at = y * side + x, own = owner[at];
-      if (own < 0 || (focus >= 0 && own !== focus)) continue;
-      const isBorder = owner[at + 1] !== own || owner[at + side] !== own || owner[at - 1] !== own
-        || owner[at - side] !== own;
-      if (!isBorder) continue;
+      if (own < 0 || !isDrawn(own, at) || reach.every((step) => owner[at + step] === own)) continue;
       for (let channel = 0; channel < 3; channel++) pixels[4 * at + channel] = colors[own][channel];
     }
   }
@@ -95,7 +105,7 @@ export function drawSpotlight(canvas, picture, attention) {
   const brightest = Math.max(0.3, large.reduce((most, value) => Math.max(most, value), 0));
   const pixels = new Uint8ClampedArray(picture);
   for (let at = 0; at < side * side; at++) {
-    const light = DIM + ((1 - DIM) * large[at]) / brightest;
+    const light = DIM + ((GLOW - DIM) * large[at]) / brightest;
     for (let channel = 0; channel < 3; channel++) pixels[4 * at + channel] *= light;
   }
   canvas.getContext("2d").putImageData(new ImageData(pixels, side, side), 0, 0);

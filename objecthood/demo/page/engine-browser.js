@@ -5,7 +5,7 @@ import { normal } from "./noise.js";
 import { readPlanes } from "./resize.js";
 
 ort.env.wasm.numThreads = 1; // more need headers that a plain static host does not send
-ort.env.wasm.wasmPaths = new URL("./runtime/", import.meta.url).href;
+ort.env.wasm.wasmPaths = { wasm: new URL("./runtime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
 ort.env.logLevel = "error";
 
 const PARTS = ["start", "encode", "step", "paint"];

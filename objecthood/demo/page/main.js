@@ -195,11 +195,19 @@ function sayStart() {
   get("start-note").textContent = text;
 }
 
+/** Text in which `code` stands between backticks, as nodes. */
+function withCode(text) {
+  return text.split("`").map((part, index) => {
+    if (index % 2 === 0) return part;
+    return Object.assign(document.createElement("code"), { textContent: part });
+  });
+}
+
 async function setModel(name) {
   stop();
   state.model = config.models.find((model) => model.name === name);
   const { model } = state;
-  get("about").textContent = model.about;
+  get("about").replaceChildren(...withCode(model.about));
   setIterations(model.iterations);
   setIteration(model.iterations);
   setSlots(model.num_slots);
@@ -243,7 +251,7 @@ async function begin() {
   get("where").textContent = config.engine === "server"
     ? "It runs in PyTorch on this machine; your pictures do not leave it."
     : "It runs in this browser; your pictures do not leave it.";
-  get("model").append(...config.models.map(({ name, title }) => new Option(title, name)));
+  get("model").append(...config.models.map(({ name }) => new Option(name, name)));
   get("model").closest("label").hidden = config.models.length < 2;
   get("benches").append(...benches.map(({ element }) => element));
   listen();

@@ -1,6 +1,7 @@
 // A picture as the page holds it: the file that the model is given, and its pixels at the sizes that are shown.
 
 export const SHOWN = 320, SMALL = 96; // pixels a side of the stage and of a slot's card
+const BLOCKS = 64; // pixels a side below which a picture is shown in blocks, as it is
 
 /** A picture from a file or blob; `shown` stays empty where this browser cannot decode it, though a server may. */
 export async function fromBlob(blob) {
@@ -41,6 +42,7 @@ function read(source, side) {
   const canvas = new OffscreenCanvas(side, side), context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";
   context.fillRect(0, 0, side, side);
+  context.imageSmoothingEnabled = source.width >= BLOCKS;
   context.imageSmoothingQuality = "high";
   context.drawImage(source, 0, 0, side, side);
   return context.getImageData(0, 0, side, side).data;

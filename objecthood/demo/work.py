@@ -1,0 +1,89 @@
+"""What the server computes: the parts of a model, run by PyTorch for one request at a time.
+
+Answers are float32, little-endian, one array after the other: what the page's own engine returns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from objecthood.data.images import read_image, resize_image
+from objecthood.demo.shown import Shown
+from objecthood.parts import feature_grid, take_apart
+
+MAX_PIXELS = 25_000_000
+"""Of an uploaded picture: a phone's, and 100 MB while it is decoded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How slots are to look at a picture."""
+
+    slots: int
+    iterations: int
+    seed: int
+    spread: float
+
+
+class Work:
+    """One model with its parts."""
+
+    def __init__(self, shown: Shown):
+        self.model = shown.model
+        self.parts = take_apart(shown.model)
+        self.rows, self.columns = feature_grid(shown.model)
+
+    @torch.no_grad()
+    def look(self, content: bytes, settings: Settings) -> bytes:
+        """The picture as the model sees it [3, side, side], slots [iterations, slots, dim], and attention
+        [iterations, slots, rows * columns].
+
+        Raises ImageError where `content` is no picture that is read here.
+        """
+        side = self.model.resolution
+        picture = resize_image(read_image(content, max_pixels=MAX_PIXELS), (side, side))
+        image = torch.from_numpy(picture).permute(2, 0, 1)[None].float().div(255)
+        noise = torch.from_numpy(_normal(settings.seed, (1, settings.slots, self.model.slot_dim)))
+        slots = self.parts.start(noise, torch.tensor(settings.spread))
+        keys, values = self.parts.encode(image)
+        bias, all_slots, attention = torch.zeros(1, settings.slots, keys.shape[1]), [], []
+        for _ in range(settings.iterations):
+            slots, shares, bias = self.parts.step(slots, keys, values, bias)
+            all_slots.append(slots)
+            attention.append(shares)
+        return _packed(image, torch.stack(all_slots), torch.stack(attention))
+
+    def paint_size(self, num_slots: int) -> int:
+        """Bytes that `paint` takes."""
+        return 4 * num_slots * (self.model.slot_dim + self.rows * self.columns)
+
+    @torch.no_grad()
+    def paint(self, content: bytes, num_slots: int) -> bytes:
+        """Slots [slots, dim] and attention [slots, rows * columns] to appearance [slots, 3, side, side] and mask
+        logits [slots, side, side].
+
+        Raises ValueError where `content` is not so many finite numbers.
+        """
+        if len(content) != self.paint_size(num_slots):
+            raise ValueError(f"{num_slots} slots are {self.paint_size(num_slots)} bytes; got {len(content)}")
+        numbers = np.frombuffer(content, "<f4").astype(np.float32)
+        if not np.isfinite(numbers).all():
+            raise ValueError("slots and attention must be finite numbers")
+        slots, attention = np.split(numbers, [num_slots * self.model.slot_dim])
+        grid = (1, num_slots, self.rows, self.columns)
+        appearance, mask_logits = self.parts.paint(
+            torch.from_numpy(slots).view(1, num_slots, -1),
+            torch.from_numpy(attention).clamp(0, 1).view(grid),
+        )
+        return _packed(appearance, mask_logits)
+
+
+def _normal(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def _packed(*tensors: torch.Tensor) -> bytes:
+    return b"".join(tensor.numpy().astype("<f4").tobytes() for tensor in tensors)

@@ -1,0 +1,292 @@
+"""Objects in video: the slots of one frame begin the next, so that each stays with its object.
+
+Kipf et al. 2022, "Conditional Object-Centric Learning from Video" (SAVi, arXiv 2111.12594). A predictor makes
+of the slots of frame t the first guess for frame t + 1, slot attention corrects it with few iterations, and
+every frame is painted from its slots: the frame itself, its motion, or the frame after it. Slots start
+unconditioned, or from a box or a point for each object in the first frame.
+
+Differences from the paper: encoder, grouping and decoder are those of `models.autoencoder`, with its fast
+variants and priors, so that one frame alone gives what the image model gives; the predictor begins as
+identity (`nn.dynamics`); where slot attention has a prior, it also acts from one frame on the next;
+`sees="motion"` groups a motion field, found by matching (`nn.matching_motion`), in place of the frame, after
+Yang et al. 2021 (arXiv 2104.07658).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from objecthood.nn import (
+    CompactPrior,
+    ConditionedSlots,
+    ConvEncoder,
+    Grouping,
+    LearnedSlots,
+    PatchDecoder,
+    SlotAttention,
+    TransformerPredictor,
+)
+from objecthood.nn.decoders import SpatialBroadcastDecoder
+from objecthood.nn.encoders import check_pictures
+from objecthood.nn.matching_motion import block_flow, motion_picture
+
+Sight = Literal["frame", "motion"]
+Start = Literal["unconditional", "boxes", "centres"]
+HINT_SIZES: dict[str, int] = {"boxes": 4, "centres": 2}
+
+
+class VideoScene(NamedTuple):
+    """What a video model makes of clips, or, without the time axis, of one frame of each."""
+
+    reconstruction: Float[Tensor, "batch *time 3 height width"]
+    """Sum of masks * appearance, in [0, 1] units (not clamped), of what the model paints."""
+    appearance: Float[Tensor, "batch *time slots 3 height width"]
+    masks: Float[Tensor, "batch *time slots height width"]
+    """Where each slot is seen; sums to 1 over slots."""
+    slots: Float[Tensor, "batch *time slots slot_dim"]
+    attention: Float[Tensor, "batch *time slots grid_height grid_width"]
+    """Softmax over slots, of the last iteration of each frame, on the encoder's grid."""
+
+
+class State(NamedTuple):
+    """All that a stream carries from frame to frame, however long it is."""
+
+    slots: Float[Tensor, "batch slots slot_dim"]
+    """What the next frame starts from."""
+    attention: Float[Tensor, "batch slots inputs"]
+    """What they attended to last, for priors."""
+    previous: Float[Tensor, "batch 3 height width"]
+    """The frame itself, from which motion is found."""
+
+
+class SlotVideo(nn.Module):
+    """Encoder, grouping, decoder and predictor; frames in [0, 1] go in, a `VideoScene` comes out.
+
+    Args:
+        encoder, grouping, decoder: as of `SlotAutoencoder`; the first frame's start and iterations are the
+            grouping's.
+        predictor: slots of a frame to the first guess for the next (`nn.dynamics`, or `nn.Identity`).
+        later_iterations: of slot attention, in every frame but the first (paper: 1 or 2).
+        condition: first slots from hints, in place of the grouping's own start.
+        sees: "frame", or "motion" found by matching.
+        paints_next: whether each frame's painting comes from the slots predicted for the next one; for
+            decoders that are not guided by attention, which no frame has before it is seen.
+
+    Example:
+        >>> model = moving_sprites(num_slots=4, resolution=32)
+        >>> clips = torch.rand(2, 3, 3, 32, 32)
+        >>> model(clips).masks.shape
+        torch.Size([2, 3, 4, 32, 32])
+        >>> state = None
+        >>> for frame in clips.unbind(1):
+        ...     scene, state = model.step(frame, state)
+        >>> scene.masks.shape
+        torch.Size([2, 4, 32, 32])
+    """
+
+    encoder: ConvEncoder
+    grouping: Grouping
+    decoder: SpatialBroadcastDecoder | PatchDecoder
+
+    def __init__(
+        self,
+        encoder: ConvEncoder,
+        grouping: Grouping,
+        decoder: SpatialBroadcastDecoder | PatchDecoder,
+        predictor: nn.Module,
+        later_iterations: int = 1,
+        condition: ConditionedSlots | None = None,
+        sees: Sight = "frame",
+        paints_next: bool = False,
+    ):
+        super().__init__()
+        if later_iterations < 1:
+            raise ValueError(f"`later_iterations` (={later_iterations}) must be at least 1")
+        if paints_next and getattr(decoder, "attention_guided", False):
+            raise ValueError("`paints_next` needs a decoder that is not guided by attention")
+        self.encoder, self.grouping, self.decoder = encoder, grouping, decoder
+        self.predictor, self.condition = predictor, condition
+        self.later_iterations, self.sees, self.paints_next = later_iterations, sees, paints_next
+
+    @property
+    def resolution(self) -> int:
+        """Side of the square frames that go in and come out, in pixels."""
+        return self.decoder.resolution
+
+    @property
+    def num_slots(self) -> int:
+        """Slots used when a call names no number."""
+        return self.grouping.initial_slots.num_slots
+
+    @property
+    def slot_dim(self) -> int:
+        """Size of a slot."""
+        return self.grouping.slot_attention.slot_dim
+
+    def forward(
+        self,
+        frames: Float[Tensor, "batch time 3 height width"],
+        hints: Float[Tensor, "batch slots numbers"] | None = None,
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        noise: Float[Tensor, "batch slots slot_dim"] | None = None,
+    ) -> VideoScene:
+        """Whole clips at once; `hints`, `num_slots`, `iterations` and `noise` are for the first frame.
+
+        `hints` are boxes (top, left, bottom, right) or centres (down, across) in [0, 1], one for each slot, a
+        row of -1 for a slot without an object.
+        """
+        check_pictures(frames.flatten(0, 1), self.resolution)
+        return self.see(self.look(frames), hints, num_slots, iterations, noise)
+
+    def see(
+        self,
+        seen: Float[Tensor, "batch time 3 height width"],
+        hints: Float[Tensor, "batch slots numbers"] | None = None,
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        noise: Float[Tensor, "batch slots slot_dim"] | None = None,
+    ) -> VideoScene:
+        """`forward` from what `look` gives."""
+        batch, time = seen.shape[:2]
+        features = self.features(seen.flatten(0, 1)).unflatten(0, (batch, time))
+        start = self._start(batch, hints, num_slots, noise)
+        slots, painted, attention, before = [], [], [], None
+        for now in range(time):
+            rounds = iterations if now == 0 else self.later_iterations
+            inputs = features[:, now].flatten(1, 2)
+            found, weights = self.grouping.slot_attention(inputs, start, rounds, before=before)
+            before = weights[:, -1]
+            start = self.predictor(found)
+            slots.append(found)
+            painted.append(start if self.paints_next else found)
+            attention.append(before.unflatten(-1, features.shape[2:4]))
+        return self._paint(*(torch.stack(parts, dim=1) for parts in (slots, painted, attention)))
+
+    def step(
+        self,
+        frame: Float[Tensor, "batch 3 height width"],
+        state: State | None = None,
+        following: Float[Tensor, "batch 3 height width"] | None = None,
+        hints: Float[Tensor, "batch slots numbers"] | None = None,
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        noise: Float[Tensor, "batch slots slot_dim"] | None = None,
+    ) -> tuple[VideoScene, State]:
+        """The next frame of a stream; without `state` the first one, to which the last arguments belong.
+
+        A model that sees motion is shown the `following` frame as well; at the end of a stream, without one,
+        it takes the motion from the frame before.
+        """
+        check_pictures(frame, self.resolution)
+        if state is None:
+            start, rounds, before = self._start(len(frame), hints, num_slots, noise), iterations, None
+        else:
+            start, rounds, before = state.slots, self.later_iterations, state.attention
+        seen = frame
+        if self.sees == "motion":
+            seen = self.motion(frame, following, None if state is None else state.previous)
+        features = self.features(seen)
+        slots, weights = self.grouping.slot_attention(features.flatten(1, 2), start, rounds, before=before)
+        predicted = self.predictor(slots)
+        attention = weights[:, -1].unflatten(-1, features.shape[1:3])
+        parts = slots, predicted if self.paints_next else slots, attention
+        scene = self._paint(*(part[:, None] for part in parts))
+        return VideoScene(*(part[:, 0] for part in scene)), State(predicted, weights[:, -1], frame)
+
+    def look(
+        self, frames: Float[Tensor, "batch time 3 height width"]
+    ) -> Float[Tensor, "batch time 3 height width"]:
+        """What the encoder is shown, in [0, 1]: the frames, or their motion as pictures."""
+        if self.sees == "frame":
+            return frames
+        every = frames.unbind(1)
+        around = zip(every, [*every[1:], None], [None, *every[:-1]], strict=True)
+        return torch.stack([self.motion(*three) for three in around], dim=1)
+
+    def motion(self, frame: Tensor, following: Tensor | None, previous: Tensor | None) -> Tensor:
+        """Motion towards the following frame, or from the previous one, as a picture; of one alone, rest."""
+        if following is not None:
+            flow = block_flow(frame, following)
+        elif previous is not None:
+            flow = -block_flow(frame, previous)
+        else:
+            flow = torch.zeros_like(frame[:, :2])
+        return motion_picture(flow)
+
+    def features(
+        self, seen: Float[Tensor, "frames 3 height width"]
+    ) -> Float[Tensor, "frames grid_height grid_width dim"]:
+        """What slot attention groups."""
+        return self.encoder((2 * seen - 1).contiguous(memory_format=torch.channels_last))
+
+    def _start(
+        self, batch: int, hints: Tensor | None, num_slots: int | None, noise: Tensor | None
+    ) -> Float[Tensor, "batch slots slot_dim"]:
+        if (hints is None) != (self.condition is None):
+            problem = "none were given" if hints is None else "it takes none"
+            wanted = "starts from hints" if self.condition else "starts unconditioned"
+            raise ValueError(f"this model {wanted}, and {problem}; see `start` of its recipe")
+        if self.condition is not None:
+            return self.condition(hints)
+        if num_slots is None and noise is not None:
+            num_slots = noise.shape[1]
+        return self.grouping.initial_slots(batch, num_slots, noise)
+
+    def _paint(self, slots: Tensor, painted: Tensor, attention: Tensor) -> VideoScene:
+        """Everything that is seen of slots [batch, time, slots, dim]."""
+        shape = slots.shape[:2]
+        painting = self.decoder(painted.flatten(0, 1), attention.flatten(0, 1))
+        appearance, masks = painting.appearance.float(), painting.mask_logits.float().softmax(dim=1)
+        mixed = (masks[:, :, None] * appearance).sum(dim=1)
+        reconstruction, appearance, masks = (
+            part.unflatten(0, shape) for part in (0.5 + 0.5 * mixed, 0.5 + 0.5 * appearance, masks)
+        )
+        return VideoScene(reconstruction, appearance, masks, slots, attention)
+
+
+def moving_sprites(
+    num_slots: int = 6,
+    resolution: int = 64,
+    compactness: float = 1.0,
+    repulsion: float = 15.0,
+    rehome: bool = True,
+    later_iterations: int = 2,
+    predictor: nn.Module | None = None,
+    start: Start = "unconditional",
+    sees: Sight = "frame",
+    paints_next: bool = False,
+) -> SlotVideo:
+    """The blocks of `autoencoder.fast_sprites`, frame after frame; a `TransformerPredictor` unless given.
+
+    `start`: "unconditional" (learned slots), "boxes" or "centres". A model that paints the next frame is not
+    guided by attention.
+    """
+    if resolution % 4 or resolution < 8:
+        raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")
+    grid = (resolution // 2, resolution // 2)
+    prior = CompactPrior(grid, compactness, repulsion, rehome) if compactness or repulsion else None
+    return SlotVideo(
+        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1)),
+        Grouping(
+            LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior)
+        ),
+        PatchDecoder(
+            64,
+            grid=resolution // 4,
+            patch=4,
+            channels=48,
+            depth=2,
+            kernel=1,
+            attention_guided=not paints_next,
+        ),
+        TransformerPredictor(64) if predictor is None else predictor,
+        later_iterations,
+        None if start == "unconditional" else ConditionedSlots(num_slots, 64, HINT_SIZES[start]),
+        sees,
+        paints_next,
+    )

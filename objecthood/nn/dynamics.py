@@ -1,0 +1,81 @@
+"""Slots of frame t -> first guess for the slots of frame t + 1.
+
+Kipf et al. 2022, "Conditional Object-Centric Learning from Video" (SAVi, arXiv 2111.12594), section 3.3: a
+transformer block over the slots, so that each may take account of the others (collisions, occlusion).
+Differences from the paper: norms before attention and MLP instead of after, and last layers that begin at
+zero, so that an untrained predictor leaves slots where they are; after-norm would rescale them and the next
+frame would have to find every object anew. `ResidualPredictor` lets no slot see another;
+`torch.nn.Identity` serves where slots are to be handed on as they are.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from objecthood.nn.initialization import glorot
+
+
+class TransformerPredictor(nn.Module):
+    """One block of self-attention over slots, then an MLP, each added to what came in.
+
+    Args:
+        dim: size of a slot.
+        heads: of the attention (paper: 4); a divisor of `dim`.
+        hidden_dim: width of the MLP (paper: 256).
+
+    Example:
+        >>> import torch
+        >>> slots = torch.randn(2, 6, 64)
+        >>> bool((TransformerPredictor(64)(slots) == slots).all())
+        True
+    """
+
+    def __init__(self, dim: int, heads: int = 4, hidden_dim: int = 256):
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise ValueError(f"`heads` (={heads}) must be at least 1 and divide `dim` (={dim})")
+        self.heads = heads
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(dim, eps=1e-3), nn.LayerNorm(dim, eps=1e-3)
+        self.project_in = glorot(nn.Linear(dim, 3 * dim))
+        self.project_out = zero(nn.Linear(dim, dim))
+        self.mlp = nn.Sequential(
+            glorot(nn.Linear(dim, hidden_dim)), nn.ReLU(), zero(nn.Linear(hidden_dim, dim))
+        )
+
+    def forward(self, slots: Float[Tensor, "batch slots dim"]) -> Float[Tensor, "batch slots dim"]:
+        """The first guess for the next frame."""
+        projected = self.project_in(self.norm_attention(slots)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = projected.permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        slots = slots + self.project_out(seen)
+        return slots + self.mlp(self.norm_mlp(slots))
+
+
+class ResidualPredictor(nn.Module):
+    """An MLP of each slot alone, added to it; begins at zero.
+
+    Example:
+        >>> import torch
+        >>> ResidualPredictor(64)(torch.randn(2, 6, 64)).shape
+        torch.Size([2, 6, 64])
+    """
+
+    def __init__(self, dim: int, hidden_dim: int = 256):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-3)
+        self.mlp = nn.Sequential(
+            glorot(nn.Linear(dim, hidden_dim)), nn.ReLU(), zero(nn.Linear(hidden_dim, dim))
+        )
+
+    def forward(self, slots: Float[Tensor, "batch slots dim"]) -> Float[Tensor, "batch slots dim"]:
+        """The first guess for the next frame."""
+        return slots + self.mlp(self.norm(slots))
+
+
+def zero(layer: nn.Linear) -> nn.Linear:
+    """The layer with weights and bias at zero: what it is added to passes unchanged."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,284 @@
+"""Objects in video (Kipf et al. 2022, arXiv 2111.12594): frames are painted from slots that persist.
+
+Training begins with single frames, one of each clip, as for pictures, and goes on with whole clips; both
+phases see as many frames a step. Scored on longer clips than it was trained on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from objecthood import metrics, motion, video_figures
+from objecthood.data.camouflage import Camouflage
+from objecthood.data.moving_sprites import Backdrop, MovingSprites
+from objecthood.data.randomness import start_noise
+from objecthood.data.scene import Dataset, Scenes
+from objecthood.models import video
+from objecthood.models.video import Sight, SlotVideo, Start, VideoScene
+from objecthood.nn import CompactPrior, ResidualPredictor, TransformerPredictor
+from objecthood.nn.matching_motion import motion_picture
+from objecthood.recipes.base import FAST, Recipe
+
+TARGETS = ("seen", "next", "flow")
+PREDICTORS = ("transformer", "residual", "identity")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Video(Recipe):
+    """A video model on clips made here."""
+
+    data: str
+    """"moving-sprites" or "camouflage"."""
+    background: Backdrop = "grey"
+    """Of moving sprites: "grey", "coloured" or "textured"."""
+    camera: float = 0.0
+    """The camera's greatest speed, pixels per frame (camouflage: whether it moves at all)."""
+    resolution: int = 64
+    num_slots: int
+    frames: int = 4
+    """Of a training clip; 1: the image model, which takes every frame for itself in tests too."""
+    test_frames: int = 12
+    """Of a clip that is scored."""
+    still_steps: int = 500
+    """Steps on single frames, before those on clips."""
+    test_iterations: int = 10
+    """Of the first frame; later ones take `later_iterations`."""
+    later_iterations: int = 2
+    predictor: str = "transformer"
+    """Slots of a frame to the first guess for the next: "transformer", "residual" or "identity"."""
+    start: Start = "unconditional"
+    """"unconditional", or "boxes" or "centres" of the first frame's objects."""
+    sees: Sight = "frame"
+    """"frame", or "motion", found by matching frames."""
+    target: str = "seen"
+    """What is painted: "seen" (what the model sees), "next" (the same, of the next frame), or "flow", the
+    true flow."""
+    compactness: float = 1.0
+    """Weight of each slot's Gaussian between iterations; 0: none."""
+    repulsion: float = 15.0
+    """What a slot loses that shares one thing with a heavier one; 0: none."""
+
+    main_score = "video_fg_ari"
+    least = Recipe.least | {
+        "resolution": 8,
+        "num_slots": 1,
+        "frames": 1,
+        "test_frames": 1,
+        "still_steps": 0,
+        "test_iterations": 1,
+        "later_iterations": 1,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field, known in (("target", TARGETS), ("predictor", PREDICTORS)):
+            if getattr(self, field) not in known:
+                raise ValueError(f"`{field}` (={getattr(self, field)!r}) must be one of {', '.join(known)}")
+        if self.alone and (self.sees == "motion" or self.target == "next" or self.start != "unconditional"):
+            raise ValueError(
+                f"`frames` (={self.frames}) must be at least 2 to see motion, to paint the next frame, or to "
+                "start from hints"
+            )
+
+    @property
+    def alone(self) -> bool:
+        """Whether every frame is taken for itself."""
+        return self.frames == 1
+
+    def build_model(self) -> SlotVideo:
+        predictors = {"transformer": TransformerPredictor, "residual": ResidualPredictor}
+        kind = predictors.get(self.predictor)
+        return video.moving_sprites(
+            self.num_slots,
+            self.resolution,
+            self.compactness,
+            self.repulsion,
+            True,
+            self.later_iterations,
+            nn.Identity() if kind is None else kind(64),
+            self.start,
+            self.sees,
+            self.target == "next",
+        )
+
+    def dataset(self, split: str) -> Dataset:
+        seed = self.seed if split == "train" else 0  # the test clips are the same for every seed
+        frames = self.frames if split == "train" else self.test_frames
+        if self.data == "moving-sprites":
+            return MovingSprites(
+                split,
+                seed,
+                frames=frames,
+                background=self.background,
+                camera=self.camera,
+                resolution=self.resolution,
+            )
+        if self.data == "camouflage":
+            return Camouflage(split, seed, frames=frames, camera=self.camera > 0)
+        raise ValueError(f"`data` (={self.data!r}) must be one of moving-sprites, camouflage")
+
+    def loss(self, model: SlotVideo, scenes: Scenes, step: int) -> Tensor:
+        prior = model.grouping.slot_attention.prior
+        if isinstance(prior, CompactPrior):  # as in `discovery.GuidedDiscovery`
+            prior.ramp.fill_(min(1.0, max(0.0, (step - 300) / 200)))
+        frames, masks, flow = scenes["image"], scenes["masks"], scenes["flow"]
+        if self.still(step):
+            first = step % (self.frames if model.sees == "frame" else self.frames - 1)
+            length = 1 if model.sees == "frame" else 2  # two frames have one motion
+            frames, flow, masks = (part[:, first : first + length] for part in (frames, flow, masks))
+        else:
+            kept = max(1, len(frames) // self.frames)
+            frames, flow, masks = frames[:kept], flow[:kept], masks[:kept]
+        seen = model.look(frames)
+        if self.still(step):
+            seen, flow, masks = seen[:, :1], flow[:, :1], masks[:, :1]
+        target = motion_batch(flow) if self.target == "flow" else seen
+        scene = model.see(seen, self.hints(masks[:, 0]))
+        painted = scene.reconstruction
+        if self.target == "next" and seen.shape[1] > 1:  # of a single frame there is no next one
+            painted, target = painted[:, :-1], target[:, 1:]
+        return 4 * (painted - target).square().mean()
+
+    def still(self, step: int) -> bool:
+        """Whether a step sees single frames."""
+        return self.alone or step < self.still_steps
+
+    def hints(self, masks: Tensor) -> Tensor | None:
+        """Boxes or centres of the objects of first frames [batch, height, width], if the start asks for
+        them: one per object, in the first slots but one, and rows of -1."""
+        if self.start == "unconditional":
+            return None
+        return object_hints(masks, self.num_slots, self.start)
+
+    def scores(self, model: SlotVideo, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
+        scene = self.discover(model, scenes, indices)
+        truth = scenes["masks"]
+        switches, chances = metrics.id_switches(truth, scene.masks)
+        tracks = motion.track(scenes["image"], scene.masks)
+        right, judged = motion.verdicts_right(tracks, scene.masks, scenes)
+        error = 4 * (scene.reconstruction - model.look(scenes["image"])).square().mean(dim=(1, 2, 3, 4))
+        return {
+            "video_fg_ari": metrics.video_adjusted_rand_index(truth, scene.masks, ignore_background=True),
+            "video_ari": metrics.video_adjusted_rand_index(truth, scene.masks, ignore_background=False),
+            "frame_fg_ari": metrics.frame_adjusted_rand_index(truth, scene.masks, ignore_background=True),
+            "frame_ari": metrics.frame_adjusted_rand_index(truth, scene.masks, ignore_background=False),
+            "id_switches": switches,
+            "id_chances": chances,
+            "motion_right": right,
+            "motion_judged": judged,
+            "mse": error.double(),
+        }
+
+    def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Means over clips; switches and verdicts as shares of all there were."""
+        sums = {name: values.pop(name).sum().item() for name in list(values) if name in _COUNTED}
+        scores = super().summarize(values)
+        scores["id_switch_rate"] = sums["id_switches"] / max(sums["id_chances"], 1)
+        scores["motion_accuracy"] = sums["motion_right"] / max(sums["motion_judged"], 1)
+        return scores
+
+    def discover(self, model: SlotVideo, scenes: Scenes, indices: Tensor) -> VideoScene:
+        """The model's view of held-out clips, with test iterations, from start noise fixed by the index."""
+        frames, iterations = scenes["image"], self.test_iterations
+        hints = self.hints(scenes["masks"][:, 0])
+        if hints is not None:
+            return model(frames, hints, iterations=iterations)
+        noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
+        noise = noise.to(frames.device)
+        if not self.alone:
+            return model(frames, iterations=iterations, noise=noise)
+        parts = [model(frame[:, None], iterations=iterations, noise=noise) for frame in frames.unbind(1)]
+        return VideoScene(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
+
+    def picture(self, model: SlotVideo, scenes: Scenes) -> Image.Image:
+        scene = self.discover(model, scenes, torch.arange(len(scenes["image"])))
+        return video_figures.clips_figure(scenes["image"][:4], scene.masks[:4])
+
+    def figures(self, model: SlotVideo, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
+        frames = self.dataset("validation")[range(4)]
+        scene = self.discover(model, frames, torch.arange(4))
+        tracks = motion.track(frames["image"], scene.masks)
+        return {
+            "clips": video_figures.clips_figure(frames["image"], scene.masks),
+            "clips-animated": video_figures.clips_frames(frames["image"], scene.masks, tracks),
+        }
+
+    def prepare_for_test(self, model: SlotVideo) -> SlotVideo:
+        model.grouping.slot_attention.iterations = self.test_iterations
+        return model.eval()
+
+    @property
+    def protocol(self) -> str:
+        sight = "frames" if self.sees == "frame" else "motion found by matching"
+        rounds = f"{self.test_iterations} iterations in "
+        rounds += (
+            "every frame, each alone"
+            if self.alone
+            else f"the first frame, {self.later_iterations} in later ones"
+        )
+        return (
+            f"{self.test_scenes} {self.data} clips of {self.test_frames} frames held out, {sight} seen, "
+            f"{rounds}, {self.num_slots} slots, start {self.start}, argmax of decoder masks; video_fg_ari: "
+            "adjusted Rand index over all frames of a clip together, without true background pixels; "
+            "video_ari: with them; frame_fg_ari, frame_ari: every frame for itself; id_switch_rate: share of "
+            "frames in which an object is found by another slot than the last time (overlap at least 0.5, "
+            "assigned one to one); motion_accuracy: moving or static, right, over objects found; mse in "
+            "[-1, 1] units; mean over clips"
+        )
+
+
+_COUNTED = ("id_switches", "id_chances", "motion_right", "motion_judged")
+
+
+def motion_batch(flow: Tensor) -> Tensor:
+    """Flow [batch, time, 2, height, width] as pictures."""
+    return motion_picture(flow.flatten(0, 1)).unflatten(0, flow.shape[:2])
+
+
+def object_hints(masks: Tensor, num_slots: int, kind: Start) -> Tensor:
+    """Boxes (top, left, bottom, right) or centres (down, across) in [0, 1] of label maps [batch, height,
+    width]: object k in row k - 1, -1 for rows without one; the last row stays for the background.
+
+    Example:
+        >>> object_hints(torch.tensor([[[0, 1], [0, 1]]]), 2, "boxes")[0, 0].tolist()
+        [0.0, 0.5, 1.0, 1.0]
+    """
+    height, width = masks.shape[-2:]
+    present = functional.one_hot(masks.clamp_min(0), max(num_slots, int(masks.max()) + 1))
+    present = present[..., 1:num_slots].permute(0, 3, 1, 2).bool()
+    rows, columns = present.any(3).int(), present.any(2).int()
+    first = [line.argmax(-1) for line in (rows, columns)]
+    last = [size - line.flip(-1).argmax(-1) for line, size in ((rows, height), (columns, width))]
+    box = torch.stack([first[0] / height, first[1] / width, last[0] / height, last[1] / width], dim=-1)
+    hints = box if kind == "boxes" else (box[..., :2] + box[..., 2:]) / 2
+    hints = torch.where(present.any(3).any(2)[..., None], hints, -1.0)
+    return functional.pad(hints, (0, 0, 0, num_slots - hints.shape[1]), value=-1.0)
+
+
+moving_sprites = Video(
+    name="moving-sprites",
+    description="Clips of coloured sprites that move or stand still, made on the spot; minutes on one core",
+    data="moving-sprites",
+    num_slots=6,
+    steps=1000,
+    **FAST | {"evaluate_every": 250, "validation_scenes": 32, "test_scenes": 160},
+)
+"""Sprites that move, cover each other, leave and enter: `objecthood train moving-sprites`."""
+
+camouflage = Video(
+    name="camouflage",
+    description="Things of the same noise as what lies behind them, seen by their motion alone; minutes",
+    data="camouflage",
+    sees="motion",
+    num_slots=4,
+    steps=500,
+    still_steps=300,
+    **FAST | {"evaluate_every": 250, "validation_scenes": 32, "test_scenes": 160},
+)
+"""Nothing is seen in any frame, all in their motion: `objecthood train camouflage`."""

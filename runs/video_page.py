@@ -1,0 +1,94 @@
+"""Write the tables of docs/video.md from results/*.json.
+
+python runs/video_page.py            (--check: say by the exit code whether the page is up to date)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TITLES = {
+    "video_fg_ari": "video foreground ARI",
+    "video_ari": "video ARI",
+    "frame_fg_ari": "frame foreground ARI",
+    "frame_ari": "frame ARI",
+    "id_switch_rate": "id switches",
+    "motion_accuracy": "moving or static",
+}
+
+
+def main() -> int:
+    page = ROOT / "docs" / "video.md"
+    before = after = page.read_text()
+    for name, lines in {"generated": generated(), "stages": stages(), "sequences": sequences()}.items():
+        block = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        after = block.sub(lambda match, lines=lines: match[1] + lines + match[2], after)
+    if "--check" in sys.argv[1:]:
+        return int(after != before)
+    page.write_text(after)
+    return 0
+
+
+def generated() -> str:
+    """Clips made here: every run, and the same weights frame by frame."""
+    rows = [["what", "seeds", *TITLES.values(), "CPU s"], ["---"] * (len(TITLES) + 3)]
+    runs: dict[str, list[dict]] = {}
+    for file in sorted((ROOT / "results").glob("*-seed*.json")):
+        result = json.loads(file.read_text())
+        if "video_fg_ari" in result["scores"]:
+            runs.setdefault(file.stem.rsplit("-seed", 1)[0], []).append(result)
+    for name, results in runs.items():
+        cost = f"{statistics.median(result['cpu_seconds'] for result in results):.0f}"
+        rows.append([f"`{name}`", *spread([result["scores"] for result in results]), cost])
+        alone = ROOT / "results" / f"{name}-frame-by-frame.json"
+        if alone.exists():
+            scores = list(json.loads(alone.read_text())["scores"].values())
+            rows.append([f"`{name}`, the same weights, every frame alone", *spread(scores), "-"])
+    notes = [f"- `{name}`: {results[0]['protocol'].split(';')[0]}." for name, results in runs.items()]
+    return "\n".join([*table(rows), "", *notes])
+
+
+def spread(scores: list[dict[str, float]]) -> list[str]:
+    """How many, then mean and sample deviation of each score."""
+    cells = [str(len(scores))]
+    for key in TITLES:
+        values = [score[key] for score in scores]
+        text = f"{statistics.mean(values):.3f}"
+        cells.append(text + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""))
+    return cells
+
+
+def davis() -> dict:
+    return json.loads((ROOT / "results" / "davis2016.json").read_text())
+
+
+def stages() -> str:
+    """Mean J of every stage and baseline."""
+    rows = [["", "mean J"], ["---", "---"]]
+    rows += [[name, f"{value:.3f}"] for name, value in davis()["mean"].items()]
+    return "\n".join(table(rows))
+
+
+def sequences() -> str:
+    """J of every sequence, best first."""
+    result = davis()
+    last = list(result["mean"])[-1]
+    shown = ["two means of flow", "affine camera, Otsu", last]
+    rows = [["sequence", "fold", *shown], ["---"] * 5]
+    for name, row in sorted(result["sequences"].items(), key=lambda item: -item[1][last]):
+        fold = next(number for number, names in enumerate(result["folds"]) if name in names)
+        rows.append([name, str(fold), *(f"{row[key]:.3f}" for key in shown)])
+    return "\n".join(table(rows))
+
+
+def table(rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

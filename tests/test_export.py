@@ -1,0 +1,195 @@
+"""Exported graphs give what PyTorch gives, and one that does not is not kept."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+onnx = pytest.importorskip("onnx", reason="needs the extra [export]")
+pytest.importorskip("onnxruntime", reason="needs the extra [export]")
+pytest.importorskip("onnxscript", reason="needs the extra [export]")
+
+import objecthood as oh
+from objecthood import cli, export_command
+from objecthood import export as export_module
+from objecthood.examples import familiar_pictures
+from objecthood.export import PARTS, compare_parts, compare_whole, export_onnx, export_parts, session
+from objecthood.models import autoencoder
+from objecthood.models.set_predictor import fast_clevr
+from objecthood.onnx_graph import multiply_in_blocks, running_maximum, solve
+
+pytestmark = pytest.mark.xdist_group("export")
+
+
+@pytest.fixture(scope="module")
+def guided():
+    """All that our variants add: compact slots that unite and divide, a view without shading, guided masks."""
+    torch.manual_seed(0)
+    return autoencoder.fast_sprites(4, resolution=16, rehome=True, without_shading=True).eval()
+
+
+@pytest.fixture(scope="module")
+def files(guided, tmp_path_factory):
+    """The graph and the parts of `guided`; their step is traced once, as that takes longest."""
+    folder = tmp_path_factory.mktemp("graphs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # sizes that stay open are no int
+        step = export_module._step_graph
+        patch.setattr(export_module, "_step_graph", cache_by_model(step))
+        return export_onnx(guided, folder / "whole.onnx"), export_parts(guided, folder / "parts")
+
+
+def cache_by_model(function):
+    @cache
+    def kept(model):
+        return function(model, export_module._example(model))
+
+    return lambda model, example: kept(model)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("num_slots", [1, 2, 4, 7])
+def test_batch_and_number_of_slots_are_open(guided, files, batch, num_slots):
+    whole, parts = files
+    assert compare_whole(guided, whole, batch, num_slots) <= 1e-4
+    assert compare_parts(guided, parts, batch, num_slots) <= 1e-4
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 10])
+def test_the_number_of_iterations_is_an_input(guided, files, iterations):
+    assert compare_whole(guided, files[0], 2, 4, iterations) <= 1e-4
+
+
+def test_what_the_prior_does_is_in_the_graph(guided, files):
+    """Without the prior the second iteration's attention is another one, by far more than is allowed."""
+    images, noise = familiar_pictures(guided, 2), torch.zeros(2, 4, 64)
+    with torch.no_grad():
+        prior, guided.grouping.slot_attention.prior = guided.grouping.slot_attention.prior, None
+        plain = guided(images, 4, 3, noise).attention.numpy()
+        guided.grouping.slot_attention.prior = prior
+    given = {"image": images, "noise": noise, "iterations": torch.tensor(3)}
+    found = session(files[0])(given)["attention"]
+    assert found.shape == (2, 3, 4, 8, 8)
+    assert np.allclose(found[:, 0], plain[:, 0], atol=1e-4) and np.abs(found[:, 2] - plain[:, 2]).max() > 0.01
+
+
+def test_start_noise_matters_where_slots_are_not_learned(guided, files):
+    run, images = session(files[0]), familiar_pictures(guided, 1)
+    given = {"image": images, "iterations": torch.tensor(1)}
+    one, other = (run(given | {"noise": torch.full((1, 6, 64), value)})["slots"] for value in (0.0, 1.0))
+    assert np.abs(one[:, 4:] - other[:, 4:]).max() > 0.01
+
+
+def test_graphs_say_what_they_are(guided, files):
+    whole, parts = files
+    properties = {entry.key: entry.value for entry in onnx.load(whole).metadata_props}
+    facts = json.loads(properties["objecthood"])
+    assert facts["resolution"] == 16 and facts["num_slots"] == 4 and facts["is_start_learned"] is True
+    assert facts == json.loads((parts / "model.json").read_text())
+    assert {file.name for file in parts.iterdir()} == {*(f"{name}.onnx" for name in PARTS), "model.json"}
+
+
+def damaged(model, name):
+    """The graph with one of its weights a little off."""
+    weight = next(item for item in model.graph.initializer if item.name.endswith(name))
+    values = onnx.numpy_helper.to_array(weight)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values + np.float32(1e-2), weight.name))
+    return model
+
+
+def test_a_graph_that_differs_is_not_kept(guided, files, tmp_path, monkeypatch):
+    graph = damaged(onnx.load(files[0]), "gru.bias_hh")
+    monkeypatch.setattr(export_module, "whole_graph", lambda model: graph)
+    with pytest.raises(ValueError, match="differ by .* nothing was kept"):
+        export_onnx(guided, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_part_that_differs_is_not_kept(guided, files, tmp_path, monkeypatch):
+    graphs = {name: onnx.load(files[1] / f"{name}.onnx") for name in PARTS}
+    graphs["paint"] = damaged(graphs["paint"], "layers.2.bias")
+    monkeypatch.setattr(export_module, "part_graphs", lambda model: graphs)
+    with pytest.raises(ValueError, match="gives (reconstruction|appearance|masks) that differ"):
+        export_parts(guided, tmp_path / "parts")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_replaced(guided, tmp_path):
+    (tmp_path / "mine.onnx").write_text("mine")
+    with pytest.raises(ValueError, match="exists; name a new one"):
+        export_onnx(guided, tmp_path / "mine.onnx")
+    with pytest.raises(ValueError, match="exists; name a new one"):
+        export_parts(guided, tmp_path)
+    with pytest.raises(ValueError, match="must end in .onnx"):
+        export_onnx(guided, tmp_path / "mine.pt")
+    with pytest.raises(ValueError, match="there is no folder"):
+        export_onnx(guided, tmp_path / "no" / "mine.onnx")
+    assert (tmp_path / "mine.onnx").read_text() == "mine"
+
+
+def test_only_our_models_and_only_at_rest(unchecked):
+    with pytest.raises(ValueError, match="a Linear cannot be exported"):
+        export_onnx(torch.nn.Linear(2, 2), "linear.onnx")
+    with pytest.raises(ValueError, match="eval mode"):
+        export_onnx(autoencoder.fast_tetrominoes(), "training.onnx")
+    with pytest.raises(ValueError, match="only a discovery model"):
+        export_parts(fast_clevr().eval(), "parts")
+
+
+def test_the_command_exports_published_weights(tmp_path, monkeypatch, capsys, unchecked):
+    monkeypatch.chdir(tmp_path)
+    code = cli.main(["export", "set-clevr"])
+    assert code == 0, capsys.readouterr().err
+    assert "set-clevr.onnx: as PyTorch to 1e-4" in capsys.readouterr().out
+    run, model = session(Path("set-clevr.onnx")), oh.load("set-clevr")
+    images, noise = familiar_pictures(model, 1), torch.zeros(1, 10, 64)
+    found = run({"image": images, "noise": noise, "iterations": torch.tensor(3)})
+    with torch.no_grad():
+        expected = model(images, iterations=3, noise=noise)
+    assert np.allclose(found["properties"], expected.properties, atol=1e-4)
+    assert cli.main(["export", "set-clevr"]) == 1
+    assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["sprites", "--format", "onx"], 2, "did you mean onnx?"),
+        (["nothing"], 1, "no weight file at nothing"),
+        (["sprites", "--ot", "x"], 2, "--out"),
+        (["set-clevr", "--parts"], 1, "only a discovery model"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, code, said, capsys, unchecked):
+    assert cli.main(["export", *arguments]) == code
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setattr(export_command.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"onnx, onnxscript, onnxruntime must .* 'objecthood\[export\]'"):
+        export_command.require(export_command.NEEDED, "export")
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((1,), 0), ((5,), 0), ((3, 46), -1), ((2, 9, 4), 1)])
+def test_running_maximum(shape, dim):
+    tensor = torch.randn(shape)
+    assert torch.equal(running_maximum(tensor, dim)[0], tensor.cummax(dim).values)
+
+
+def test_solve():
+    factor, right = torch.randn(5, 6, 6, dtype=torch.float64), torch.randn(5, 6, 2, dtype=torch.float64)
+    matrix = factor @ factor.transpose(1, 2) + 0.1 * torch.eye(6)
+    assert torch.allclose(solve(matrix, right), torch.linalg.solve(matrix, right))
+
+
+def test_long_sums_are_taken_in_blocks():
+    one, other = torch.rand(2, 3, 4096), torch.rand(4096, 2)
+    exact = (one.double() @ other.double()).float()
+    assert torch.allclose(multiply_in_blocks(one, other), exact, rtol=1e-6)
+    assert multiply_in_blocks(one[..., :100], other[:100]) is NotImplemented

@@ -1,0 +1,166 @@
+"""Motion grouping: flow that is right, cameras taken off, masks that follow, and a recipe that trains."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from objecthood import motion_masks
+from objecthood.data.motion_fields import MotionFields, sequence_fields, shown, without_camera
+from objecthood.recipes import RECIPES
+
+pytest.importorskip("cv2", reason="needs OpenCV, the extra `video`")
+from objecthood.data.optical_flow import DenseInverseSearch
+
+
+def textured(height: int, width: int, seed: int = 0) -> np.ndarray:
+    noise = torch.rand(1, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(seed))
+    smooth = functional.interpolate(noise, (height, width), mode="bicubic").clamp(0, 1)[0]
+    return (smooth.permute(1, 2, 0) * 255).byte().numpy()
+
+
+@pytest.fixture(scope="module")
+def davis(tmp_path_factory):
+    """Three sequences in DAVIS' layout: a textured square goes over ground that a camera moves."""
+    root = tmp_path_factory.mktemp("davis")
+    for number, name in enumerate(("ant", "bee", "cat")):
+        ground, thing = textured(320, 500, number), textured(80, 80, number + 10)
+        for kind in ("JPEGImages", "Annotations"):
+            (root / kind / "480p" / name).mkdir(parents=True)
+        for now in range(4):
+            frame = ground[20 + now : 260 + now, 30 + 2 * now : 458 + 2 * now].copy()
+            mask = np.zeros((240, 428), np.uint8)
+            place = slice(80, 160), slice(150 + 6 * now, 230 + 6 * now)
+            frame[place], mask[place] = thing, 255
+            Image.fromarray(frame).save(root / "JPEGImages" / "480p" / name / f"{now:05d}.jpg", quality=95)
+            Image.fromarray(mask).save(root / "Annotations" / "480p" / name / f"{now:05d}.png")
+    return root
+
+
+def test_flow_is_where_pixels_are_found():
+    wide = textured(160, 200)
+    frame, other = wide[20:140, 20:180], wide[17:137, 15:175]  # what was at x is now at x + 5, y + 3
+    flow = DenseInverseSearch()(frame, other)
+    assert flow.shape == (120, 160, 2)
+    np.testing.assert_allclose(np.median(flow[20:-20, 20:-20], axis=(0, 1)), (5, 3), atol=0.1)
+
+
+def test_fields_of_both_directions_are_in_time_and_free_of_the_camera(davis):
+    flow, residual = sequence_fields(str(davis), "ant")
+    assert flow.shape == residual.shape == (4, 2, 2, 120, 214)
+    inside, outside = (..., slice(48, 72), slice(88, 100)), (..., slice(5, 25), slice(20, 180))
+    for direction in (0, 1):
+        ground = flow[1, direction][outside].float().flatten(1).median(dim=1).values
+        thing = flow[1, direction][inside].float().flatten(1).median(dim=1).values
+        torch.testing.assert_close(ground, torch.tensor([-1.0, -0.5]), atol=0.1, rtol=0)
+        torch.testing.assert_close(thing, torch.tensor([3.0, 0.0]), atol=0.1, rtol=0)
+        left = residual[1, direction][outside].float().abs().flatten(1).median(dim=1).values
+        assert left.max() < 0.1
+
+
+def test_the_camera_is_fitted_despite_a_large_object():
+    y, x = np.mgrid[0:40, 0:60].astype(float)
+    field = np.stack([2 + 0.03 * x - 0.02 * y, -1 + 0.02 * x])
+    field[:, 5:30, 10:40] += np.array([3.0, -2.0])[:, None, None]
+    left = without_camera(field)
+    assert np.abs(left[:, 32:]).max() < 0.05 and np.abs(left[0, 6:29, 12:38] - 3).max() < 0.05
+
+
+def test_fields_as_a_data_set(davis):
+    train, held_out = (MotionFields(davis, split, fold=1, resolution=32) for split in ("train", "test"))
+    assert (train.sequences, held_out.sequences) == (["ant", "cat"], ["bee"])
+    assert len(train) == 8 and len(held_out) == 4
+    scenes = held_out[[2, 0]]
+    assert scenes["image"].shape == (2, 2, 3, 32, 32) and scenes["masks"].shape == (2, 2, 32, 32)
+    assert scenes["image"].min() >= 0 and scenes["image"].max() <= 1
+    fast = scenes["image"][:, :, 2] > 0.5
+    assert (fast & (scenes["masks"] > 0)).sum() / fast.sum() > 0.7, "what is fast is the object"
+    with pytest.raises(ValueError, match="`fold` .=3. must be 0 to 2"):
+        MotionFields(davis, "test", fold=3)
+
+
+def test_scale_of_shown_fields():
+    field = torch.zeros(1, 2, 8, 8)
+    assert (shown(field, 8)[:, :2] == 0.5).all() and (shown(field, 8)[:, 2] == 0).all()
+    field[:, 0, :4] = -2.0
+    assert shown(field, 8)[0, :, 0, 0].tolist() == [0, 0.5, 1]
+
+
+def test_the_background_is_what_has_the_border():
+    masks = torch.rand(5, 3, 8, 8).softmax(1)
+    masks[:, 1, 0] += 5
+    torch.testing.assert_close(motion_masks.moving_mask(masks), 1 - masks[:, 1])
+
+
+def test_agreement_takes_what_both_directions_say():
+    masks = torch.tensor([[[[0.9, 0.9, 0.01]], [[0.9, 0.01, 0.01]]]])
+    assert (motion_masks.agreed(masks)[0, 0] > 0.5).tolist() == [True, False, False]
+
+
+def test_masks_are_carried_along_with_the_flow():
+    """One frame in which nothing was found gets what its neighbours show, where it has moved to."""
+    masks = torch.zeros(5, 12, 30)
+    for now in range(5):
+        masks[now, 4:8, 4 + 3 * now : 8 + 3 * now] = 1.0
+    truth, masks[2] = masks.clone(), 0.0
+    flow = torch.zeros(5, 2, 2, 12, 30)
+    flow[:, :, 0] = 3.0
+    carried = motion_masks.carried_along(masks, flow)
+    assert ((carried > 0.5) == (truth > 0.5)).all()
+    still = motion_masks.carried_along(masks, torch.zeros_like(flow))
+    assert ((still > 0.5) != (truth > 0.5)).any()
+    same = motion_masks.carried_along(truth, flow, weight=0.0)
+    torch.testing.assert_close(same, truth)
+
+
+def test_masks_are_drawn_to_edges_of_the_picture():
+    pictures = torch.zeros(1, 3, 40, 40)
+    pictures[:, :, 10:30, 10:30] = torch.tensor([0.9, 0.3, 0.1])[:, None, None]
+    truth = pictures[:, 0] > 0.5
+    fat = torch.zeros(1, 40, 40)
+    fat[:, 7:32, 8:33] = 1.0
+    drawn = motion_masks.drawn_to_edges(fat, pictures)
+    wrong = [(mask != truth).sum().item() for mask in (fat > 0.5, drawn > 0.5)]
+    assert wrong[1] < wrong[0] / 2
+    plain = motion_masks.drawn_to_edges(fat, torch.full((1, 3, 40, 40), 0.5))
+    assert ((plain > 0.5) == (fat > 0.5)).float().mean() > 0.94, "without edges little changes"
+
+
+def test_the_recipe_trains_and_scores(davis):
+    recipe = replace(RECIPES["motion-grouping"], data_path=str(davis), resolution=32, warmup_steps=2)
+    model, scenes = recipe.build_model(), recipe.dataset("train")[range(4)]
+    optimizers, losses = recipe.build_optimizers(model), []
+    for step in range(30):
+        loss = recipe.loss(model, scenes, step)
+        loss.backward()
+        losses.append(loss.item())
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert losses[-1] < 0.75 * losses[0]
+    scores = recipe.scores(model.eval(), recipe.dataset("test")[range(4)], torch.arange(4))
+    assert scores["j"].shape == (4,) and scores["j"].max() <= 1
+    with pytest.raises(ValueError, match="needs `data_path`"):
+        RECIPES["motion-grouping"].dataset("train")
+
+
+def test_the_order_of_slots_does_not_count_for_consistency(davis):
+    recipe = replace(RECIPES["motion-grouping"], data_path=str(davis), resolution=32)
+    scenes = recipe.dataset("train")[range(2)]
+    masks = torch.rand(4, 2, 32, 32).softmax(1)
+
+    def loss_of(masks):
+        scene = type("Scene", (), {"masks": masks, "reconstruction": scenes["image"].flatten(0, 1)})
+        unchecked = type(recipe).loss.__wrapped__
+        return unchecked(recipe, lambda fields: scene, scenes, 0)
+
+    masks[1::2] = masks[::2]
+    swapped = masks.clone()
+    swapped[1::2] = masks[1::2].flip(1)
+    torch.testing.assert_close(loss_of(masks), loss_of(swapped))
+    other = masks.clone()
+    other[1::2] = 0.5
+    assert loss_of(other) > loss_of(masks)

@@ -1,0 +1,180 @@
+"""The video model: one frame is the image model's, streams are what whole clips are, slots persist."""
+
+import pytest
+import torch
+from torch import nn
+
+from objecthood.data.camouflage import Camouflage
+from objecthood.data.moving_sprites import MovingSprites
+from objecthood.models import autoencoder, video
+from objecthood.nn import ConditionedSlots, ResidualPredictor, TransformerPredictor
+from objecthood.nn.matching_motion import block_flow, matching_errors, motion_picture, slot_motion
+
+CLIPS = MovingSprites("test", frames=5)[range(2)]["image"]
+
+
+@pytest.mark.parametrize("predictor", [TransformerPredictor(64), ResidualPredictor(64), nn.Identity()])
+def test_one_frame_is_what_the_image_model_makes_of_it(predictor):
+    image_model = autoencoder.fast_sprites(rehome=True)
+    model = video.SlotVideo(image_model.encoder, image_model.grouping, image_model.decoder, predictor)
+    one = CLIPS[:, 0]
+    scene, whole = image_model(one, iterations=4), model(one[:, None], iterations=4)
+    assert torch.equal(scene.slots, whole.slots[:, 0])
+    assert torch.equal(scene.attention[:, -1], whole.attention[:, 0])
+    for name in ("reconstruction", "appearance", "masks"):
+        torch.testing.assert_close(getattr(scene, name), getattr(whole, name)[:, 0], rtol=0, atol=1e-6)
+    names = video.moving_sprites().state_dict().keys()
+    assert {name for name in names if not name.startswith("predictor")} == image_model.state_dict().keys()
+
+
+@pytest.mark.parametrize("sees", ["frame", "motion"])
+@torch.no_grad()
+def test_a_stream_is_what_a_clip_is(sees):
+    model = video.moving_sprites(sees=sees)
+    nn.init.normal_(model.predictor.project_out.weight, std=0.1)
+    clip, state = model(CLIPS), None
+    every = CLIPS.unbind(1)
+    for time, frame in enumerate(every):
+        following = every[time + 1] if sees == "motion" and time < 4 else None
+        scene, state = model.step(frame, state, following)
+        for name, part in scene._asdict().items():
+            torch.testing.assert_close(part, getattr(clip, name)[:, time], rtol=1e-4, atol=1e-5)
+    assert state.slots.shape == (2, 6, 64), "all that is carried, after however many frames"
+
+
+@torch.no_grad()
+def test_later_frames_start_from_what_was_predicted_with_fewer_iterations(monkeypatch):
+    model, calls = video.moving_sprites(later_iterations=1), []
+    group = model.grouping.slot_attention
+
+    def spy(inputs, slots, iterations=None, mask=None, before=None):
+        calls.append((slots, iterations))
+        return type(group).forward(group, inputs, slots, iterations, mask, before)
+
+    monkeypatch.setattr(group, "forward", spy)
+    scene = model(CLIPS, iterations=5)
+    assert [rounds for _, rounds in calls] == [5, 1, 1, 1, 1]
+    for time in range(1, 5):
+        assert torch.equal(calls[time][0], model.predictor(scene.slots[:, time - 1]))
+
+
+def test_gradient_reaches_the_first_frame_through_time():
+    model = video.moving_sprites()
+    scene = model(CLIPS)
+    scene.reconstruction[:, -1].square().mean().backward()
+    queries = model.grouping.initial_slots.queries.grad
+    assert queries.abs().sum() > 0
+    assert model.predictor.project_out.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("start, size", [("boxes", 4), ("centres", 2)])
+def test_conditioned_start(start, size, unchecked):
+    model = video.moving_sprites(start=start)
+    hints = torch.rand(2, 6, size)
+    scene = model(CLIPS, hints)
+    order = [2, 0, 1, 5, 4, 3]
+    torch.testing.assert_close(
+        model(CLIPS, hints[:, order]).masks, scene.masks[:, :, order], rtol=1e-3, atol=1e-4
+    )
+    with pytest.raises(ValueError, match="starts from hints, and none were given"):
+        model(CLIPS)
+    with pytest.raises(ValueError, match=rf"`hints` .shape \[2, 3, {size}\]"):
+        model(CLIPS, hints[:, :3])
+    with pytest.raises(ValueError, match="starts unconditioned, and it takes none"):
+        video.moving_sprites()(CLIPS, hints)
+
+
+@torch.no_grad()
+def test_painting_the_next_frame_uses_the_predicted_slots():
+    model = video.moving_sprites(paints_next=True)
+    before = model(CLIPS).reconstruction
+    nn.init.normal_(model.predictor.project_out.weight)
+    nn.init.ones_(model.predictor.project_out.bias)
+    assert not torch.allclose(before[:, 0], model(CLIPS).reconstruction[:, 0])
+    with pytest.raises(ValueError, match="not guided by attention"):
+        video.SlotVideo(
+            model.encoder, model.grouping, autoencoder.fast_sprites().decoder, nn.Identity(), paints_next=True
+        )
+
+
+def test_an_untrained_predictor_hands_slots_on():
+    slots = torch.randn(3, 5, 64)
+    for predictor in (TransformerPredictor(64), ResidualPredictor(64)):
+        assert torch.equal(predictor(slots), slots)
+    predictor = TransformerPredictor(64)
+    nn.init.normal_(predictor.project_out.weight)
+    order = [3, 1, 4, 0, 2]
+    torch.testing.assert_close(predictor(slots[:, order]), predictor(slots)[:, order], rtol=1e-4, atol=1e-4)
+    changed = slots.clone()
+    changed[:, 0] += 1
+    assert not torch.allclose(predictor(changed)[:, 1], predictor(slots)[:, 1]), "slots see each other"
+
+
+def test_conditioned_slots_are_one_function_for_all():
+    start = ConditionedSlots(2, 8, 4)
+    same = start(torch.full((1, 2, 4), 0.3))
+    assert torch.equal(same[:, 0], same[:, 1])
+
+
+def test_block_flow_finds_camouflaged_motion():
+    clips = Camouflage("test", frames=2)[range(12)]
+    frame, other, masks = clips["image"][:, 0], clips["image"][:, 1], clips["masks"][:, 0]
+    wrong = (block_flow(frame, other) - clips["flow"][:, 0]).norm(dim=1)
+    # Deep within objects and far from them; at borders windows see two motions.
+    blurred = nn.functional.avg_pool2d((masks > 0).float()[:, None], 9, 1, 4)[:, 0]
+    assert wrong[(blurred == 0) | (blurred == 1)].quantile(0.97) < 0.3
+    assert (block_flow(frame, frame) == 0).all()
+
+
+def test_matching_errors_are_of_the_displacement_they_stand_for():
+    frame, other = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    errors = matching_errors(frame, other, 2)
+    wanted = (other[1, :, 5, 2] - frame[1, :, 4, 4]).square().mean()
+    torch.testing.assert_close(errors[1, 2 + 1, 2 - 2, 4, 4], wanted)
+
+
+def test_slot_motion_of_plain_things_is_that_of_their_outline():
+    clips = MovingSprites("test", frames=2)[range(40)]
+    masks = nn.functional.one_hot(clips["masks"][:, 0], 6).permute(0, 3, 1, 2).float()
+    found = slot_motion(clips["image"][:, 0], clips["image"][:, 1], masks)[:, 1:]
+    whole = clips["visibility"].amin(1) > 0.95
+    wrong = (found - clips["velocity"][:, 0]).norm(dim=-1)[whole]
+    assert wrong.median() < 0.4 and wrong.quantile(0.9) < 1
+    assert (slot_motion(clips["image"][:, 0], clips["image"][:, 1], torch.zeros(40, 1, 64, 64)) == 0).all()
+
+
+def test_motion_as_a_picture():
+    flow = torch.randn(2, 2, 4, 4) * 3
+    picture = motion_picture(flow)
+    assert picture.min() >= 0 and picture.max() <= 1
+    torch.testing.assert_close(picture[:, :2] * 6 - 3, flow.clamp(-3, 3))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: video.moving_sprites(later_iterations=0),
+        lambda: video.moving_sprites(resolution=30),
+        lambda: TransformerPredictor(64, heads=5),
+        lambda: video.moving_sprites()(torch.rand(1, 2, 3, 32, 32)),
+    ],
+)
+def test_impossible_models_are_refused(make, unchecked):
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_held_slot_keeps_the_background():
+    """Two slots with the same contents: the one that had the background in the frame before keeps it."""
+    model = video.moving_sprites(num_slots=3)
+    group = model.grouping.slot_attention
+    inputs, slots = torch.randn(1, 1024, 64), torch.randn(1, 3, 64)
+    slots[:, 1] = slots[:, 0]
+    for keeper in (0, 1):
+        before = torch.full((1, 3, 1024), 0.01)
+        before[:, keeper] = 0.98
+        held = group(inputs, slots, 1, before=before).attention[0, 0].sum(dim=-1)
+        assert held[keeper] > held[1 - keeper] + 100
+    without = group(inputs, slots, 1).attention[0, 0].sum(dim=-1)
+    torch.testing.assert_close(without[0], without[1])

@@ -1,0 +1,118 @@
+"""Scores of clips: what they are of known partitions, and what they must not depend on."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score
+from torch.nn.functional import one_hot
+
+from objecthood import metrics, motion
+from objecthood.data.moving_sprites import MovingSprites
+from objecthood.nn.matching_motion import slot_motion
+
+CLIPS = MovingSprites("test", frames=6)[range(6)]
+TRUTH = CLIPS["masks"]
+
+
+def soft(labels: torch.Tensor, slots: int = 7) -> torch.Tensor:
+    return one_hot(labels, slots).permute(0, 1, 4, 2, 3).float()
+
+
+@pytest.mark.parametrize("ignore", [True, False])
+def test_video_ari_is_that_of_all_pixels_together(ignore):
+    predicted = torch.randint(0, 5, TRUTH.shape)
+    predicted[:, :, ::2] = TRUTH[:, :, ::2]
+    found = metrics.video_adjusted_rand_index(TRUTH, predicted, ignore_background=ignore)
+    for value, truth, labels in zip(found, TRUTH, predicted, strict=True):
+        counted = truth > 0 if ignore else truth >= 0
+        assert value.item() == pytest.approx(adjusted_rand_score(truth[counted], labels[counted]), abs=1e-9)
+    again = metrics.video_adjusted_rand_index(TRUTH, soft(predicted), ignore_background=ignore)
+    assert torch.equal(found, again)
+
+
+def test_a_change_of_slots_costs_the_video_score_and_not_the_frame_score():
+    changed = TRUTH.clone()
+    changed[:, 3:] = (TRUTH[:, 3:] + 1) % 6
+    for score, wanted in ((metrics.video_adjusted_rand_index, 0.6), (metrics.frame_adjusted_rand_index, 1.1)):
+        assert (score(TRUTH, TRUTH, ignore_background=True) == 1).all()
+        values = score(TRUTH, changed, ignore_background=True)
+        assert (values < wanted).all()
+    assert (metrics.frame_adjusted_rand_index(TRUTH, changed, ignore_background=True) == 1).all()
+
+
+def test_frame_score_leaves_frames_without_objects_out():
+    truth = torch.tensor([[[[0, 0, 0]], [[1, 1, 2]]]])
+    labels = torch.tensor([[[[0, 1, 2]], [[4, 4, 3]]]])
+    assert metrics.frame_adjusted_rand_index(truth, labels, ignore_background=True).item() == 1
+
+
+def test_id_switches_are_counted_when_they_happen():
+    switches, chances = metrics.id_switches(TRUTH, TRUTH)
+    assert (switches == 0).all() and (chances > 0).all()
+    # One object, three slots: found by 1, 1, nothing, 2, 2, 1 -> two switches among four chances.
+    truth = torch.ones(1, 6, 2, 2, dtype=torch.int64)
+    labels = torch.tensor([1, 1, 0, 2, 2, 1])[None, :, None, None].expand(1, 6, 2, 2).clone()
+    labels[0, 2] = torch.tensor([[3, 4], [5, 6]])
+    assert [value.item() for value in metrics.id_switches(truth, labels)] == [2, 4]
+    # Half of the area is enough, less is not.
+    labels[0, 2] = torch.tensor([[1, 1], [5, 6]])
+    assert [value.item() for value in metrics.id_switches(truth, labels)] == [2, 5]
+    nothing = torch.zeros(1, 2, 2, 2, dtype=torch.int64)
+    assert [value.item() for value in metrics.id_switches(nothing, nothing)] == [0, 0]
+
+
+def test_region_similarity():
+    truth = torch.zeros(4, 4, 4, dtype=torch.bool)
+    truth[:3, :2] = True
+    predicted = truth.clone()
+    predicted[1] = ~truth[1]
+    predicted[2, 0] = False
+    assert metrics.region_similarity(truth, predicted).tolist() == [1, 0, 0.5, 1]
+
+
+def test_region_similarity_refuses_other_sizes(unchecked):
+    with pytest.raises(ValueError, match=r"\[1, 4, 4\].*\[1, 2, 2\].*one shape"):
+        metrics.region_similarity(torch.ones(1, 4, 4).bool(), torch.ones(1, 2, 2).bool())
+
+
+def test_verdicts_with_true_masks_are_nearly_all_right():
+    clips = MovingSprites("test", frames=8)[range(30)]
+    masks = soft(clips["masks"], 6)
+    right, judged = motion.verdicts_right(motion.track(clips["image"], masks), masks, clips)
+    assert judged.sum() > 500 and right.sum() / judged.sum() > 0.87  # 0.91 measured
+    # A verdict that is always "moving" is not.
+    always = motion.track(clips["image"], masks)._replace(moving=torch.ones(30, 8, 6, dtype=torch.bool))
+    assert motion.verdicts_right(always, masks, clips)[0].sum() / judged.sum() < 0.75
+
+
+def test_the_camera_is_found_and_taken_off():
+    clips = MovingSprites("test", frames=8, background="textured", camera=3.0)[range(20)]
+    held = soft(clips["masks"], 6)[:, 0]
+    frame, following = clips["image"][:, 0], clips["image"][:, 1]
+    camera = slot_motion(frame, following, motion.ground_within(held))[:, 0]
+    assert (camera - clips["camera"][:, 0]).norm(dim=-1).median() < 0.15
+    tracks = motion.track(clips["image"], soft(clips["masks"], 6))
+    seen = (clips["visibility"] > 0.9)[:, -1]
+    wrong = (tracks.velocity[:, -1, 1:] - clips["velocity"][:, -1]).norm(dim=-1)[seen]
+    assert wrong.median() < 0.35
+
+
+def test_tracks_say_where_slots_are():
+    masks = torch.zeros(1, 2, 3, 16, 16)
+    masks[:, :, 0] = 0.5
+    masks[:, 0, 1, 2:6, 4:8] = 1
+    masks[:, 1, 1, 3:7, 4:8] = 1
+    tracks = motion.track(torch.rand(1, 2, 3, 16, 16), masks)
+    assert tracks.centre[0, :, 1].tolist() == [[5.5, 3.5], [5.5, 4.5]]
+    assert tracks.centre[0, 0, 2].tolist() == [-1, -1] and not tracks.moving[0, :, 2].any()
+    assert tracks.area[0, 0].tolist() == [240, 16, 0]
+
+
+def test_a_stream_of_frames_gives_the_tracks_of_the_clip():
+    masks = soft(TRUTH)
+    whole, tracker = motion.track(CLIPS["image"], masks), motion.Tracker()
+    every = CLIPS["image"].unbind(1)
+    for now, frame in enumerate(every):
+        tracks = tracker.update(frame, masks[:, now], every[now + 1] if now < 5 else None)
+        assert all(torch.equal(part, all_of[:, now]) for part, all_of in zip(tracks, whole, strict=True))
+    assert np.isfinite(whole.velocity.numpy()).all()

@@ -1,0 +1,111 @@
+"""The video recipes: what a step sees, what is scored, and that training finds something."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from objecthood import animate
+from objecthood.data.camouflage import Camouflage
+from objecthood.evaluate import evaluate
+from objecthood.recipes import RECIPES
+from objecthood.recipes.video import object_hints
+from objecthood.train import train
+
+SPRITES, CAMOUFLAGE = RECIPES["moving-sprites"], RECIPES["camouflage"]
+SMALL = dict(num_slots=4, test_frames=3, test_iterations=2, test_scenes=4, validation_scenes=2)
+
+
+@pytest.mark.parametrize("target", ["seen", "next", "flow"])
+@pytest.mark.parametrize("sees", ["frame", "motion"])
+@pytest.mark.parametrize("start", ["unconditional", "boxes", "centres"])
+def test_every_kind_of_step_has_a_gradient(target, sees, start):
+    recipe = replace(SPRITES, target=target, sees=sees, start=start, batch_size=4, frames=2, still_steps=1)
+    model, clips = recipe.build_model(), recipe.dataset("train")[range(4)]
+    for step in (0, 1):
+        loss = recipe.loss(model, clips, step)
+        loss.backward()
+        assert torch.isfinite(loss) and model.decoder.from_slot.weight.grad.abs().sum() > 0
+    scores = recipe.scores(model, replace(recipe, **SMALL).dataset("test")[range(2)], torch.arange(2))
+    assert all(value.shape == (2,) for value in scores.values())
+
+
+def test_a_step_sees_single_frames_first_and_clips_later(monkeypatch):
+    recipe, seen = replace(SPRITES, still_steps=2, batch_size=8), []
+    model = recipe.build_model()
+    see = model.see
+    monkeypatch.setattr(
+        model, "see", lambda frames, hints=None: seen.append(frames.shape[:2]) or see(frames, hints)
+    )
+    clips = recipe.dataset("train")[range(8)]
+    for step in (0, 1, 2):
+        recipe.loss(model, clips, step)
+    assert seen == [(8, 1), (8, 1), (2, 4)]
+
+
+def test_one_frame_a_clip_is_the_image_model_in_tests_too():
+    alone = replace(SPRITES, frames=1, **SMALL)
+    model, clips = alone.build_model().eval(), alone.dataset("test")[range(2)]
+    with torch.no_grad():
+        scene = alone.discover(model, clips, torch.arange(2))
+        backwards = alone.discover(model, clips | {"image": clips["image"].flip(1)}, torch.arange(2))
+    torch.testing.assert_close(scene.masks, backwards.masks.flip(1), rtol=1e-4, atol=1e-5)
+    assert "each alone" in alone.protocol and "each alone" not in SPRITES.protocol
+
+
+def test_scores_are_counted_over_all_clips():
+    recipe = replace(SPRITES, **SMALL)
+    scores = evaluate(recipe.build_model(), recipe)
+    assert 0 <= scores["id_switch_rate"] <= 1 and 0 <= scores["motion_accuracy"] <= 1
+    assert "id_chances" not in scores and recipe.main_score in scores
+
+
+def test_hints_are_boxes_around_objects():
+    masks = torch.zeros(1, 8, 8, dtype=torch.int64)
+    masks[0, 2:4, 4:8], masks[0, 7, 0] = 1, 3
+    boxes = object_hints(masks, 5, "boxes")
+    assert boxes[0].tolist() == [[0.25, 0.5, 0.5, 1.0], [-1] * 4, [0.875, 0, 1, 0.125], [-1] * 4, [-1] * 4]
+    assert object_hints(masks, 5, "centres")[0, 0].tolist() == [0.375, 0.75]
+    assert object_hints(masks, 2, "centres").shape == (1, 2, 2), "objects beyond the slots are left out"
+
+
+def test_a_few_steps_find_camouflaged_things_by_their_motion(tmp_path):
+    """Far from trained, and already far above what single frames can give, which is 0."""
+    recipe = replace(
+        CAMOUFLAGE,
+        steps=60,
+        still_steps=60,
+        warmup_steps=10,
+        batch_size=8,
+        average=0.9,
+        test_scenes=16,
+        test_frames=4,
+        validation_scenes=2,
+        evaluate_every=60,
+    )
+    result = train(recipe, tmp_path / "run", checkpoint_every=1000)
+    assert result["scores"]["video_ari"] > 0.05, result["scores"]  # 0.11 measured
+    assert (tmp_path / "run" / "figures" / "clips-animated.gif").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "changes, what",
+    [
+        ({"target": "depth"}, "`target`"),
+        ({"predictor": "lstm"}, "`predictor`"),
+        ({"frames": 1, "sees": "motion"}, "`frames`"),
+        ({"frames": 0}, "`frames`"),
+        ({"later_iterations": 0}, "`later_iterations`"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, what):
+    with pytest.raises(ValueError, match=what):
+        replace(SPRITES, **changes)
+
+
+def test_figures_show_clips(tmp_path):
+    recipe = replace(SPRITES, **SMALL)
+    figures = recipe.figures(recipe.build_model(), recipe.dataset("validation")[range(2)])
+    assert len(figures["clips-animated"]) == 3
+    animate.save_animation(figures["clips-animated"], tmp_path / "clips.webp")
+    assert figures["clips"].size[0] > 300 and Camouflage.endless
