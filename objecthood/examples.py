@@ -33,7 +33,8 @@ def familiar_pictures(
         >>> familiar_pictures(autoencoder.fast_sprites(), 4).shape
         torch.Size([4, 3, 64, 64])
     """
-    recipe, side = getattr(model, "recipe", None), resolution or model.resolution
+    recipe: Any = getattr(model, "recipe", None)
+    side = resolution or model.resolution
     data = getattr(recipe, "data", "")
     if data == RENDERED:
         scenes: Any = ClevrLike(resolution=side, objects=(recipe.min_objects, recipe.max_objects))

@@ -25,15 +25,15 @@ from objecthood.environment import commit
 from objecthood.examples import familiar_pictures
 from objecthood.models import SlotAutoencoder
 from objecthood.models.set_predictor import SetPredictor
-from objecthood.onnx_graph import MAX_SLOTS, repeat, trace
+from objecthood.onnx_graph import repeat, trace
 from objecthood.parts import Begin, Finish, Step, feature_grid, take_apart
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 TOLERANCE = 1e-4
-"""Largest difference from PyTorch, of any number of any output, over that output's largest value or 1, whichever
-is more: pictures, masks and attention reach to about 1, slots to about 10."""
+"""Largest difference from PyTorch, of any number of any output, over that output's largest value or 1,
+whichever is more: pictures, masks and attention reach to about 1, slots to about 10."""
 BATCHES = (1, 4)
 _CANDIDATES, _TOUCHES = 32, 3
 PARTS = ("start", "encode", "step", "paint")
@@ -156,9 +156,7 @@ def part_graphs(model: SlotAutoencoder) -> dict[str, ModelProto]:
             {"noise": "bs"},
             ("slots",),
         ),
-        "encode": trace(
-            parts.encode.eval(), {"image": example["image"]}, {"image": "b"}, ("keys", "values")
-        ),
+        "encode": trace(parts.encode.eval(), {"image": example["image"]}, {"image": "b"}, ("keys", "values")),
         "step": _step_graph(model, example),
         "paint": trace(
             parts.paint.eval(),
@@ -274,7 +272,7 @@ def _noise(model: SlotAutoencoder | SetPredictor, batch: int, num_slots: int) ->
 def _steady_pictures(
     model: SlotAutoencoder | SetPredictor, batch: int, num_slots: int, iterations: int
 ) -> Tensor:
-    """Of `_CANDIDATES` pictures that the model is at home with, those that change least under a touch of noise.
+    """Of `_CANDIDATES` pictures that the model is at home with, those that change least by a touch of noise.
 
     Iterations make much of little: on some pictures PyTorch's own answers, rounded otherwise, differ by more
     than `TOLERANCE`, and say nothing of a graph. A wrong one is wrong on the others too.
