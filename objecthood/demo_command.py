@@ -31,9 +31,9 @@ class DemoOptions:
 def demo(arguments: list[str]) -> int:
     """Show slots at work, on a page: [WEIGHTS...].
 
-    Serves the page on this machine, with PyTorch behind it; Ctrl-C ends it. Pictures that are dropped on it are
-    kept in memory alone. With --site FOLDER the page is built as plain files for any web host: the exported
-    model then runs in the visitor's browser.
+    Serves the page on this machine, with PyTorch behind it; Ctrl-C ends it. Pictures that are dropped on it
+    are kept in memory alone. With --site FOLDER the page is built as plain files for any web host: the
+    exported model then runs in the visitor's browser.
     """
     options = parse(DemoOptions, arguments, "demo", inspect.getdoc(demo) or "")
     if not 0 <= options.port < 65536:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 TOLERANCE = 1e-4
-"""Largest difference from PyTorch, of any number of any output, over that output's largest value or 1, whichever
-is more: pictures, masks and attention reach to about 1, slots to about 10."""
+"""Largest difference from PyTorch, of any number of any output, over that output's largest value or 1,
+whichever is more: pictures, masks and attention reach to about 1, slots to about 10."""
 BATCHES = (1, 4)
 _CANDIDATES, _TOUCHES = 32, 3
 PARTS = ("start", "encode", "step", "paint")
@@ -272,7 +272,7 @@ def _noise(model: SlotAutoencoder | SetPredictor, batch: int, num_slots: int) ->
 def _steady_pictures(
     model: SlotAutoencoder | SetPredictor, batch: int, num_slots: int, iterations: int
 ) -> Tensor:
-    """Of `_CANDIDATES` pictures that the model is at home with, those that change least under a touch of noise.
+    """Of `_CANDIDATES` pictures that the model is at home with, those that change least by a touch of noise.
 
     Iterations make much of little: on some pictures PyTorch's own answers, rounded otherwise, differ by more
     than `TOLERANCE`, and say nothing of a graph. A wrong one is wrong on the others too.

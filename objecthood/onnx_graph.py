@@ -57,7 +57,7 @@ def trace(
                 aten.matmul.default: multiply_in_blocks,
             }
         )
-        # The exporter's own optimization leaves dangling names behind (onnxscript 0.7); folding alone does not.
+        # The exporter's own optimization leaves dangling names behind (onnxscript 0.7); folding does not.
         exported = torch.onnx.export(
             program,
             input_names=list(inputs),

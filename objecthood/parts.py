@@ -1,7 +1,7 @@
 """A model cut at its joints, so that what happens between them can be looked at and changed.
 
-`Start` makes the slots, `Encode` what they compete for, `Step` is one iteration of the competition with what a
-prior adds to the next, `Paint` is what slots look like. In a row (`Begin`, then `Step` over and over, then
+`Start` makes the slots, `Encode` what they compete for, `Step` is one iteration of the competition with what
+a prior adds to the next, `Paint` is what slots look like. In a row (`Begin`, then `Step` over and over, then
 `Finish`) they are the model's own `forward`, written so that batch and number of slots may stay open when it
 is traced. The parts hold the model's own modules; nothing is copied.
 """

@@ -94,7 +94,9 @@ def test_a_rolled_start_is_another_one_and_a_learned_one_is_not(port):
     learned, again = (numbers(ask(port, LOOK.replace("seed=1", f"seed={seed}"), png()))[1] for seed in (1, 2))
     assert np.array_equal(learned, again)
     rolled, other = (
-        numbers(ask(port, f"/api/look?model=tetrominoes&slots=4&iterations=3&seed={seed}&spread=0.5", png()))[1]
+        numbers(ask(port, f"/api/look?model=tetrominoes&slots=4&iterations=3&seed={seed}&spread=0.5", png()))[
+            1
+        ]
         for seed in (1, 2)
     )
     assert not np.allclose(learned, rolled, atol=1e-2) and not np.allclose(rolled, other, atol=1e-2)
@@ -253,7 +255,11 @@ def bomb() -> bytes:
 def test_what_is_no_picture_is_refused_in_one_line(port, content, status):
     answer = ask(port, LOOK, content)
     assert answer.status == status
-    assert "\n" not in answer.error() and "Traceback" not in answer.error() and "/" + "home" not in answer.error()
+    assert (
+        "\n" not in answer.error()
+        and "Traceback" not in answer.error()
+        and "/" + "home" not in answer.error()
+    )
     assert answer.headers["content-type"] == "application/json"
 
 
@@ -322,7 +328,7 @@ WATCHED = threading.Event()
 def watch(event: str, arguments: tuple) -> None:
     """Note every file that is opened to be written, while watched."""
     if WATCHED.is_set() and event == "open":
-        path, mode, flags = arguments
+        path, _, flags = arguments
         if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             WRITTEN.append(str(path))
 
@@ -356,7 +362,9 @@ def test_200_at_once_lose_nothing_and_leave_nothing(shown):
     sys.addaudithook(watch)
     with serving(server.build_app(shown)) as port, concurrent.futures.ThreadPoolExecutor(200) as pool:
         single = min(ask_until_answered(port, 0, False)[0] for _ in range(5))
-        list(pool.map(lambda number: ask(port, LOOK, png(seed=number)), range(60)))  # what is kept, is kept now
+        list(
+            pool.map(lambda number: ask(port, LOOK, png(seed=number)), range(60))
+        )  # what is kept, is kept now
         before, descriptors = resident(), len(os.listdir("/proc/self/fd"))
         WRITTEN.clear()
         WATCHED.set()
@@ -409,7 +417,9 @@ def test_the_command_serves_until_it_is_stopped(tmp_path):
         assert line.startswith("the demo is at http://127.0.0.1:"), line
         port = int(line.split("127.0.0.1:")[1].split("/")[0])
         config = json.loads(ask(port, "/config.json").body)
-        assert config["engine"] == "server" and [model["name"] for model in config["models"]] == ["tetrominoes"]
+        assert config["engine"] == "server" and [model["name"] for model in config["models"]] == [
+            "tetrominoes"
+        ]
         assert ask(port, "/examples/tetrominoes-0.png").body.startswith(b"\x89PNG")
         run.send_signal(signal.SIGINT)
         assert run.wait(20) == 130 and "Traceback" not in run.stderr.read()

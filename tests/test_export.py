@@ -6,12 +6,9 @@ from pathlib import Path
 
 import jaxtyping
 import numpy as np
+import onnx
 import pytest
 import torch
-
-onnx = pytest.importorskip("onnx", reason="needs the extra [export]")
-pytest.importorskip("onnxruntime", reason="needs the extra [export]")
-pytest.importorskip("onnxscript", reason="needs the extra [export]")
 
 import objecthood as oh
 from objecthood import cli, export_command
@@ -22,12 +19,12 @@ from objecthood.models import autoencoder
 from objecthood.models.set_predictor import fast_clevr
 from objecthood.onnx_graph import multiply_in_blocks, running_maximum, solve
 
-pytestmark = pytest.mark.xdist_group("export")
+pytestmark = [pytest.mark.xdist_group("export"), pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
 def guided():
-    """All that our variants add: compact slots that unite and divide, a view without shading, guided masks."""
+    """All that our variants add: slots that unite and divide, a view without shading, guided masks."""
     torch.manual_seed(0)
     return autoencoder.fast_sprites(4, resolution=16, rehome=True, without_shading=True).eval()
 

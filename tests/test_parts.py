@@ -48,7 +48,9 @@ def test_slots_are_painted_alone():
     slots, attention = torch.randn(1, 4, 64), torch.rand(1, 4, 8, 8)
     with torch.no_grad():
         together, apart = paint(slots, attention), paint(slots[:, 2:3], attention[:, 2:3])
-    assert all(torch.allclose(one[:, 2:3], other, atol=1e-6) for one, other in zip(together, apart))
+    assert all(
+        torch.allclose(one[:, 2:3], other, atol=1e-6) for one, other in zip(together, apart, strict=True)
+    )
 
 
 def test_spread_moves_learned_queries_by_their_own_deviation():

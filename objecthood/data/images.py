@@ -185,7 +185,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _too_large(name: str, size: str, max_pixels: int) -> ImageError:
-    return ImageTooLargeError(f"{name}: {size}; at most {max_pixels} are allowed; shrink it or raise max_pixels")
+    return ImageTooLargeError(
+        f"{name}: {size}; at most {max_pixels} are allowed; shrink it or raise max_pixels"
+    )
 
 
 def _open_stream(source: str | os.PathLike | bytes | Readable, name: str) -> _Stream:

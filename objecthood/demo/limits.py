@@ -1,6 +1,7 @@
 """What a request may ask for: its size, its place in the queue, who may ask, and what comes back with it.
 
-The server is made for one person on one machine, but any page that this person visits can send requests to it.
+The server is made for one person on one machine, but any page that this person visits can send requests
+to it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Answer = TypeVar("Answer")
 READ_SECONDS = 20.0
 """In which an upload must be complete."""
 _DISCARD_SECONDS = 1.0
-"""For which too large an upload is read on without being kept, so that the answer is not lost in a reset."""
+"""For which too large an upload is read on without being kept, lest the answer get lost."""
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -78,7 +79,8 @@ async def read_body(request: Request, most: int) -> bytes:
     Raises Refused: 413 above `most` bytes, 408 where it takes too long.
     """
     said = request.headers.get("content-length", "")
-    parts, size = [], 0
+    size = 0
+    parts: list[bytes] = []
     with anyio.move_on_after(READ_SECONDS) as waiting:
         if said.isdigit() and int(said) > most:
             await _refuse_large(request, most)
@@ -128,5 +130,3 @@ def is_foreign(headers: Headers) -> bool:
         return True
     is_page = headers.get("sec-fetch-mode") == "navigate"
     return headers.get("sec-fetch-site") in ("cross-site", "same-site") and not is_page
-
-

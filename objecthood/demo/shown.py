@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from objecthood import familiarity, hub
 from objecthood.examples import familiar_pictures
 from objecthood.export import facts
 from objecthood.models import SlotAutoencoder
+from objecthood.recipes.base import Recipe
 
 MAX_BYTES = 10 * 2**20
 """Of an uploaded picture."""
@@ -55,11 +57,11 @@ def load_shown(names: list[str]) -> list[Shown]:
                 f"{source!r} paints nothing, so the demo has nothing to show of it; "
                 f"take {', '.join(discovery_names())} or weights of your own discovery recipe"
             )
-        known = hub.PRETRAINED.get(source)
-        name = source if known else str(model.recipe.name)
+        known, recipe = hub.PRETRAINED.get(source), typing.cast(Recipe, model.recipe)
+        name = source if known else recipe.name
         if any(other.name == name for other in shown):
             raise ValueError(f"two models are called {name!r}; show one of them at a time")
-        about = f"{known.facts['data']} {known.facts['limits']}" if known else str(model.recipe.description)
+        about = f"{known.facts['data']} {known.facts['limits']}" if known else recipe.description
         shown.append(Shown(name, model, about))
     return shown
 
@@ -86,7 +88,9 @@ def describe(one: Shown) -> dict[str, Any]:
         "about": one.about,
         "scenes": "sprites" if is_drawn else "examples",
         "background": recipe.get("background", "grey"),
-        "examples": [f"examples/{one.name}-{number}.png" for number in range(0 if is_drawn else NUM_EXAMPLES)],
+        "examples": [
+            f"examples/{one.name}-{number}.png" for number in range(0 if is_drawn else NUM_EXAMPLES)
+        ],
         "usual_error": quantiles.get(familiarity.WHOLE, {}).get("0.5"),
         "strange_above": {
             measure: familiarity.FACTORS[measure] * quantiles[measure][familiarity.BASE]
@@ -106,7 +110,11 @@ def example_files(one: Shown) -> dict[str, bytes]:
     names = describe(one)["examples"]
     if not names:
         return {}
-    side = EXAMPLE_SIDE if getattr(getattr(one.model, "recipe", None), "data", "") == "clevr-like" else one.model.resolution
+    side = (
+        EXAMPLE_SIDE
+        if getattr(getattr(one.model, "recipe", None), "data", "") == "clevr-like"
+        else one.model.resolution
+    )
     pictures = familiar_pictures(one.model, len(names), side).permute(0, 2, 3, 1)
     pixels = np.rint(pictures.numpy() * 255).astype(np.uint8)
     return {name: _png(picture) for name, picture in zip(names, pixels, strict=True)}

@@ -28,7 +28,8 @@ def build_site(
     Args:
         runtime: the folder `dist` of the npm package onnxruntime-web.
 
-    Raises ValueError where the folder exists, the runtime is not there, or an export is not what PyTorch gives.
+    Raises ValueError where the folder exists, the runtime is not there, or an export is not what PyTorch
+    gives.
     """
     folder, runtime = Path(folder), Path(runtime)
     if folder.exists():
@@ -36,8 +37,8 @@ def build_site(
     for name in RUNTIME:
         if not (runtime / name).is_file():
             raise ValueError(
-                f"{runtime} has no {name}; install onnxruntime-web with npm ci --prefix web, or name its dist "
-                "folder with --runtime"
+                f"{runtime} has no {name}; install onnxruntime-web with npm ci --prefix web, or name its "
+                "folder dist with --runtime"
             )
     staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:

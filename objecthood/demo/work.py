@@ -62,8 +62,8 @@ class Work:
 
     @torch.no_grad()
     def paint(self, content: bytes, num_slots: int) -> bytes:
-        """Slots [slots, dim] and attention [slots, rows * columns] to appearance [slots, 3, side, side] and mask
-        logits [slots, side, side].
+        """Slots [slots, dim] and attention [slots, rows * columns] to appearance [slots, 3, side, side] and
+        mask logits [slots, side, side].
 
         Raises ValueError where `content` is not so many finite numbers.
         """

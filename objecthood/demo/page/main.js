@@ -121,11 +121,11 @@ function move(home, index) {
 
 // Iterations in time
 
-/** Show the iterations one after the other, at once where motion is not wanted. */
+/** Show the iterations one after the other; the last at once where motion is not wanted. */
 async function walk() {
   stop();
+  setIteration(isCalm.matches ? state.iterations : 1);
   if (isCalm.matches) return refresh();
-  setIteration(1);
   await refresh();
   if (document.body.dataset.state === "ready") play(WALK);
 }
