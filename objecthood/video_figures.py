@@ -33,6 +33,7 @@ def clips_figure(
 ) -> Image.Image:
     """Of each clip two rows: up to `shown` frames, first and last among them, and the slots found there.
 
+    >>> import torch
     >>> clips_figure(torch.rand(1, 3, 3, 32, 32), torch.rand(1, 3, 4, 32, 32).softmax(2)).size
     (344, 240)
     """
@@ -56,6 +57,7 @@ def clips_frames(
     """One picture per time: every clip's frame above its slots, an arrow where a slot moves, a dot where one
     stands still.
 
+    >>> import torch
     >>> from objecthood.motion import track
     >>> frames, masks = torch.rand(2, 3, 3, 32, 32), torch.rand(2, 3, 4, 32, 32).softmax(2)
     >>> len(clips_frames(frames, masks, track(frames, masks)))
@@ -114,6 +116,7 @@ def _sheet(rows: list[list[Image.Image]]) -> Image.Image:
 def label_columns(sheet: Image.Image, names: list[str]) -> Image.Image:
     """`sheet` with a name above each of its columns, which are equally wide.
 
+    >>> import torch
     >>> label_columns(Image.new("RGB", (100, 20)), ["a", "b"]).size
     (100, 40)
     """

@@ -136,7 +136,9 @@ def test_a_video_is_seen_frame_by_frame(tmp_path, capsys):
         assert (tmp_path / "out" / "clip" / f"{number:06d}-masks.png").exists()
     assert not list((tmp_path / "out").rglob("*.gif"))
     assert main(["predict", str(path), "--weights", "sprites", "--out", str(tmp_path / "again")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"20 of 20 pictures; written to {tmp_path / 'again'}"
+    assert (
+        f"{path}: 20 frames" in capsys.readouterr().out and (tmp_path / "again" / "clip-overlay.mp4").exists()
+    )
 
 
 def test_a_damaged_video_is_told_of(tmp_path):

@@ -238,7 +238,7 @@ def cuts_where(
     On a processor only these are looked at, often a third of them; elsewhere their number would have to be
     waited for.
     """
-    if held.device.type != "cpu":
+    if held.device.type != "cpu" or torch.compiler.is_compiling() or torch.compiler.is_exporting():
         score, side = best_cut(held, places, strips, _SMALLEST_PART)
         return score.masked_fill(~divisible, -torch.inf), side
     chosen = divisible.nonzero(as_tuple=True)
