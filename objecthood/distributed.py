@@ -145,6 +145,7 @@ def launch(arguments: list[str], count: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    before = {number: signal.getsignal(number) for number in stop_signals()}
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // count)))
     with tempfile.TemporaryDirectory() as folder, logging_off():
         config = LaunchConfig(
@@ -165,6 +166,9 @@ def launch(arguments: list[str], count: int) -> None:
             raise (KeyboardInterrupt if stop.sigval == signal.SIGINT else Preempted) from None
         except ChildFailedError as error:
             raise cause(error.failures, count) from error
+        finally:
+            for number, handler in before.items():  # torchrun's agent leaves its own behind
+                signal.signal(number, handler)
 
 
 def cause(failures: dict[int, Any], count: int) -> BaseException:

@@ -141,7 +141,7 @@ def publish(name: str, runs: list[Path], data_path: str | None) -> None:
     many = len(validation) > 1
     facts = {
         "recipe": result["recipe"],
-        "settings": read_description(file)["recipe"],
+        "settings": read_description(hub.WEIGHTS / f"{name}.safetensors")["recipe"],
         "seed": seed,
         "chosen": f"Seed {seed} has the best {score} on validation scenes among {len(validation)} seeds"
         if many
