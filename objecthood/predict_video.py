@@ -21,9 +21,10 @@ from torch import Tensor
 
 from objecthood import visualize
 from objecthood.data.frame_folder import FrameFolder
+from objecthood.data.frames import is_video
 from objecthood.data.images import resize_image
 from objecthood.data.randomness import start_noise
-from objecthood.data.video_file import VideoFile, VideoWriter, is_video
+from objecthood.data.video_file import VideoFile, VideoWriter
 from objecthood.models import SlotAutoencoder, SlotVideo
 from objecthood.models.video import State, VideoScene
 from objecthood.motion import Tracker, Tracks

@@ -106,7 +106,7 @@ def test_frames_are_turned_upright(degrees, corner):
     frame = SimpleNamespace(width=6, height=4, rotation=degrees, to_ndarray=lambda format: picture)
     stream = SimpleNamespace(codec_context=frame)
     container = SimpleNamespace(streams=SimpleNamespace(video=[stream]), decode=lambda stream: [frame])
-    (upright,) = frames._decode(container, "x", 100)
+    (upright,) = frames.decode(container, "x", 100)
     assert upright[corner].min() == 255 and upright.sum() == 3 * 255
 
 

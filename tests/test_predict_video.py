@@ -173,9 +173,9 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path):
     for number, side in enumerate((8, 9)):
         Image.new("RGB", (side, side)).save(mixed / f"{number}.png")
     tries = [
-        (lambda: VideoFile(text), "not a video that can be read"),
-        (lambda: list(VideoFile(cut)), "not a video|damaged video"),
-        (lambda: VideoFile(tmp_path / "none.mp4"), "no such video file"),
+        (lambda: VideoFile(text), "not a readable video"),
+        (lambda: list(VideoFile(cut)), "not a readable video|damaged video"),
+        (lambda: VideoFile(tmp_path / "none.mp4"), "no such file"),
         (lambda: FrameFolder(empty), "no frames"),
         (lambda: list(FrameFolder(mixed)), "must be of one size"),
         (lambda: FrameFolder(text), "is not a folder"),

@@ -18,10 +18,20 @@ from jaxtyping import UInt8
 from objecthood.data.images import MAX_PIXELS, ImageError
 
 SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ogv".split())
+"""What is taken for a video by its name."""
 _FORMATS = "mov,matroska,avi,mpeg,ogg"  # FFmpeg's names; playlists and the like are left out on purpose
 _CAMERAS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation")}
 WARM_UP = 10
 """Frames that are dropped before a camera's picture is taken: exposure settles."""
+
+
+def is_video(path: str | os.PathLike) -> bool:
+    """Whether a name is that of a video.
+
+    >>> is_video("clip.MP4"), is_video("clip.png")
+    (True, False)
+    """
+    return Path(path).suffix.lower() in SUFFIXES
 
 
 def read_frames(
@@ -32,26 +42,26 @@ def read_frames(
     Raises:
         ImageError: no such file, not a video, too large, damaged, or PyAV is missing.
     """
-    with _open(path) as container:
-        yield from _decode(container, repr(os.fsdecode(path)), max_pixels)
+    with open_video(path) as container:
+        yield from decode(container, repr(os.fsdecode(path)), max_pixels)
 
 
 def count_frames(path: str | os.PathLike) -> int:
     """How many frames the file says it has; 0 where it does not say. Raises as `read_frames`."""
-    with _open(path) as container:
+    with open_video(path) as container:
         return container.streams.video[0].frames if container.streams.video else 0
 
 
 def read_camera(index: int = 0) -> UInt8[np.ndarray, "height width 3"]:
     """One picture of the machine's camera number `index`; ImageError where there is none."""
-    av = _pyav()
+    av = import_av()
     if sys.platform not in _CAMERAS:
         raise ImageError(f"cameras of {sys.platform} are not known here; save a picture and name it")
     place, kind = _CAMERAS[sys.platform]
     name = f"camera {index}"
     try:
         with av.open(place.format(index), format=kind) as container:
-            for number, frame in enumerate(_decode(container, name, MAX_PIXELS)):
+            for number, frame in enumerate(decode(container, name, MAX_PIXELS)):
                 if number >= WARM_UP:
                     return frame
     except (av.error.FFmpegError, OSError) as error:
@@ -61,9 +71,9 @@ def read_camera(index: int = 0) -> UInt8[np.ndarray, "height width 3"]:
     raise ImageError(f"{name}: gave no picture; is it used by another program?")
 
 
-def _open(path: str | os.PathLike) -> Any:
+def open_video(path: str | os.PathLike) -> Any:
     """An open container; only files, and only formats that hold their own frames."""
-    av, name = _pyav(), repr(os.fsdecode(path))
+    av, name = import_av(), repr(os.fsdecode(path))
     if not Path(path).is_file():
         raise ImageError(f"{name}: no such file; check the spelling")
     try:
@@ -75,12 +85,13 @@ def _open(path: str | os.PathLike) -> Any:
         raise ImageError(f"{name}: {problem}; allowed are {allowed}; convert it") from error
 
 
-def _decode(container: Any, name: str, max_pixels: int) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+def decode(container: Any, name: str, max_pixels: int) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    """The frames of an open container's first track; errors call it `name`."""
     if not container.streams.video:
         raise ImageError(f"{name}: holds no pictures; name a video")
     stream = container.streams.video[0]
     _check_size(stream.codec_context, name, max_pixels)
-    av, found = _pyav(), False
+    av, found = import_av(), False
     try:
         for frame in container.decode(stream):
             _check_size(frame, name, max_pixels)
@@ -98,7 +109,8 @@ def _check_size(sized: Any, name: str, max_pixels: int) -> None:
         raise ImageError(f"{name}: {size}; at most {max_pixels} are allowed; shrink it")
 
 
-def _pyav() -> Any:
+def import_av() -> Any:
+    """PyAV, or one line on how to get it."""
     try:
         import av
     except ImportError as error:

@@ -11,26 +11,15 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from objecthood.data.frames import decode, import_av, open_video
 from objecthood.data.images import MAX_PIXELS, ImageError
 
-SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ogv .wmv .flv .3gp .ts".split())
-"""What is taken for a video by its name."""
 QUALITY = "18"
 """x264's constant rate factor: about the least loss that is seen (x264 documentation)."""
-
-
-def is_video(path: str | os.PathLike) -> bool:
-    """Whether a name is that of a video.
-
-    >>> is_video("clip.MP4"), is_video("clip.png")
-    (True, False)
-    """
-    return Path(path).suffix.lower() in SUFFIXES
 
 
 class VideoFile:
@@ -47,52 +36,26 @@ class VideoFile:
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        if not self.path.is_file():
-            raise ImageError(f"{str(path)!r}: no such video file; check the spelling")
-        with self._opened() as container:
+        with open_video(path) as container:
+            first = next(decode(container, self._name, MAX_PIXELS))
             stream = container.streams.video[0]
             self.rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
             self.num_frames = int(stream.frames)
-            first = next(self._pictures(container), None)
-        if first is None:
-            raise ImageError(f"{str(path)!r}: a video without a frame; name another file")
         self.size: tuple[int, int] = first.shape[:2]
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-        with self._opened() as container:
-            for picture in self._pictures(container):
+        with open_video(self.path) as container:
+            for picture in decode(container, self._name, MAX_PIXELS):
                 if picture.shape[:2] != self.size:
                     raise ImageError(
-                        f"{str(self.path)!r}: frames of {self.size} and {picture.shape[:2]} pixels; convert "
-                        "the video to one size first"
+                        f"{self._name}: frames of {self.size} and {picture.shape[:2]} pixels; convert the "
+                        "video to one size first"
                     )
                 yield picture
 
-    def _opened(self) -> Any:
-        av = import_av()
-        try:
-            container = av.open(os.fspath(self.path))
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise ImageError(f"{str(self.path)!r}: not a video that can be read ({error})") from error
-        if not container.streams.video:
-            container.close()
-            raise ImageError(f"{str(self.path)!r}: there is no video in this file")
-        return container
-
-    def _pictures(self, container: Any) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-        av = import_av()
-        try:
-            for frame in container.decode(video=0):
-                if frame.width * frame.height > MAX_PIXELS:
-                    raise ImageError(
-                        f"{str(self.path)!r}: frames of {frame.width} x {frame.height} pixels; at most "
-                        f"{MAX_PIXELS:,} pixels are allowed"
-                    )
-                picture = frame.to_ndarray(format="rgb24")
-                turns = round(getattr(frame, "rotation", 0) / 90) % 4
-                yield np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
-        except av.FFmpegError as error:
-            raise ImageError(f"{str(self.path)!r}: damaged video ({error}); copy it again") from error
+    @property
+    def _name(self) -> str:
+        return repr(str(self.path))
 
 
 class VideoWriter:
@@ -134,12 +97,3 @@ class VideoWriter:
         if kind is None:
             self._container.mux(self._stream.encode(None))
         self._container.close()
-
-
-def import_av() -> Any:
-    """PyAV, or one line on how to get it."""
-    try:
-        import av
-    except ImportError as error:
-        raise ImageError("video files need PyAV: pip install 'objecthood[video]'") from error
-    return av
