@@ -23,6 +23,7 @@ CURVE_COLORS = (
     "#70768a",
     "#8a3ab9",
 )  # read on white and on black
+MOST_NUMBERS = 13  # more are not written below a curve; round ones are
 MAX_COLUMNS = 200  # more points than this are summed up by column: mean as line, extremes as band
 
 Number = int | float  # steps are whole, and JSON may hold a value as either
@@ -68,7 +69,7 @@ def line_chart(points: Sequence[Point], *, name: str, logarithmic: bool = False)
 
 
 def score_curves(curves: dict[str, Sequence[Point]], *, name: str) -> str:
-    """Draw scores in [0, 1] over whole numbers (test iterations, say), each curve named at its end, as SVG.
+    """Draw scores in [0, 1] over numbers (test iterations, say), each curve named at its end, as SVG.
 
     Args:
         curves: title -> (number, score) pairs, in order of number, at least one.
@@ -86,8 +87,12 @@ def score_curves(curves: dict[str, Sequence[Point]], *, name: str) -> str:
         y = place_y(tick)
         parts.append(f'<line x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for number in numbers:
-        parts.append(f'<text x="{place_x(number):.1f}" y="{floor + 17}" text-anchor="middle">{number}</text>')
+    round_numbers = [
+        tick for tick in linear_ticks(numbers[0], numbers[-1]) if numbers[0] <= tick <= numbers[-1]
+    ]
+    for number in numbers if len(numbers) <= MOST_NUMBERS else round_numbers:
+        x = place_x(number)
+        parts.append(f'<text x="{x:.1f}" y="{floor + 17}" text-anchor="middle">{number:g}</text>')
     ends = {title: place_y(points[-1][1]) for title, points in curves.items()}
     colors = dict(zip(curves, itertools.cycle(CURVE_COLORS), strict=False))
     below = -math.inf

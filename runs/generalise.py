@@ -1,6 +1,6 @@
 """Score trained discovery models on scenes with more objects than they saw, at several numbers of iterations.
 
-    python runs/generalise.py clevr6-like scenes --slots 11 runs/clevr6-like-seed*
+    python runs/generalise.py clevr6-like scenes --slots 11 runs/clevr6-like-seed* clevr
 
 The paper's generalisation figure (Locatello et al. 2020, section 4.1): no training, more slots, 1 to 7 test
 iterations. Written to results/NAME-generalisation.json and drawn into docs/images/NAME-generalisation.svg.
@@ -30,14 +30,16 @@ def main() -> None:
     )
     parser.add_argument("name", help="of the JSON file")
     parser.add_argument("scenes", type=Path, help="a folder of `objecthood data render`, split test")
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders of one recipe with several seeds")
+    parser.add_argument(
+        "weights", nargs="+", help="run folders, weight files or names, of one recipe with several seeds"
+    )
     parser.add_argument("--slots", type=int, default=11)
     parser.add_argument("--iterations", type=int, nargs="+", default=[1, 2, 3, 5, 7, 10])
     arguments = parser.parse_args()
     rows = []
-    for run in arguments.runs:
-        model = oh.load(run / "weights.safetensors")
-        known = model.recipe
+    for weights in arguments.weights:
+        model = oh.load(weights)
+        known = dataclasses.replace(model.recipe, data_path=str(arguments.scenes))
         more = ClevrLike(arguments.scenes, "test", model.resolution, objects=(7, 10), count=320)
         for iterations in arguments.iterations:
             recipe = dataclasses.replace(known, test_iterations=iterations)

@@ -196,8 +196,42 @@ def curves() -> dict[Path, str]:
         title: [(row["slots"], row["scores"][column]) for row in read("number-of-slots.json")["asked"]]
         for column, title in zip(_COLUMNS[:3], _TITLES, strict=False)
     }
+    drawn[images / "exact-beside-variant.svg"] = score_curves(
+        exact_beside_variant(), name="foreground ARI over CPU seconds"
+    )
     drawn[images / "slots-asked.svg"] = score_curves(points, name="scores over number of slots")
     return drawn
+
+
+def exact_beside_variant() -> dict[str, list[tuple[float, float]]]:
+    """Validation scores over CPU seconds of one thread, of runs on one machine, up to what the exact one took."""
+    exact, variant = read("clevr6-exact-seed0.json"), read("clevr6-like-seed3.json")
+    assert exact["machine"]["processor"] == variant["machine"]["processor"]
+    longest = exact["curve"][-1]["cpu_seconds"]
+    return {
+        f"{title}, {score}": [
+            (0.0, 0.0),
+            *((at["cpu_seconds"], at[column]) for at in run["curve"] if at["cpu_seconds"] <= longest),
+        ]
+        for column, score in zip(_COLUMNS[:2], _TITLES, strict=False)
+        for title, run in (("variant", variant), ("exact", exact))
+    }
+
+
+def other_scenes() -> str:
+    """Weights times kinds of scenes: scores, and what is wrong; means over seeds."""
+    rows: dict[tuple[str, str], list[dict]] = {}
+    for row in read("textured-scenes.json")["rows"]:
+        rows.setdefault((row["weights"], row["scenes"]), []).append(row)
+    cells = []
+    for (weights, scenes), several in rows.items():
+        mean = {
+            key: {name: statistics.mean(row[key][name] for row in several) for name in several[0][key]}
+            for key in ("scores", "summary")
+        }
+        cells.append([weights, scenes, str(len(several)), *measured(mean, _COLUMNS[:3], _SIGNS[2:])])
+    head = ["trained on", "scored on", "seeds", *_TITLES[:3], *(title for _, title in _SIGNS[2:])]
+    return as_table(head, cells, 2)
 
 
 def pictures_of_curves() -> str:
@@ -248,6 +282,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"results": lambda: tables()},
     ROOT / "docs" / "results.md": {
         "results": lambda: tables(),
+        "textured": other_scenes,
         "curves": pictures_of_curves,
         "seeds": seeds,
         "set prediction": set_prediction,
