@@ -19,7 +19,6 @@ test: .venv/ready
 
 results: .venv/ready
 	$(BIN)/python runs/tables.py
-	$(BIN)/python runs/speed_page.py
 	$(BIN)/python runs/metric_examples.py
 
 docs: .venv/ready

@@ -1,40 +1,36 @@
-"""Write the tables of docs/speed.md from results/benchmark.json and the curves of results/*-seed*.json.
-
-python runs/speed_page.py            (--check: say by the exit code whether the page is up to date)
+"""The tables of docs/speed.md, from results/benchmark.json and the curves of results/*-seed*.json;
+`runs/tables.py` writes them.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("encoder", "slot attention", "decoder", "optimiser", "data")
 
 
-def main() -> int:
-    page = ROOT / "docs" / "speed.md"
-    before = page.read_text()
+def blocks() -> dict[str, Callable[[], str]]:
+    """What stands between which markers."""
     facts = json.loads((ROOT / "results" / "benchmark.json").read_text())
-    command = [sys.executable, ROOT / "runs" / "time_to_quality.py", *sys.argv[1:]]
-    blocks = {
-        "conditions": conditions(facts),
-        "costs": as_table(costs(facts["resolutions"])),
-        "rooms": as_table(rooms(facts["resolutions"])),
-        "module": module(facts["resolutions"]),
-        "quality": subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip(),
+    resolutions = facts["resolutions"]
+    return {
+        "conditions": lambda: conditions(facts) + "\n",
+        "costs": lambda: as_table(costs(resolutions)) + "\n",
+        "rooms": lambda: as_table(rooms(resolutions)) + "\n",
+        "module": lambda: module(resolutions) + "\n",
+        "quality": quality,
     }
-    after = before
-    for name, lines in blocks.items():
-        block = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-        after = block.sub(lambda match, lines=lines: match[1] + lines + match[2], after)
-    if "--check" in sys.argv[1:]:
-        return int(after != before)
-    page.write_text(after)
-    return 0
+
+
+def quality() -> str:
+    """The table that `runs/time_to_quality.py` prints."""
+    command = [sys.executable, ROOT / "runs" / "time_to_quality.py", *sys.argv[1:]]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() + "\n"
 
 
 def conditions(facts: dict) -> str:
@@ -109,7 +105,3 @@ def module(resolutions: dict) -> str:
 
 def as_table(lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,6 +14,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import speed_page
+import video_page
+
 from objecthood.charts import score_curves
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,11 +106,8 @@ def generalisation() -> list[str]:
     lines = []
     for file in sorted((ROOT / "results").glob("*-generalisation.json")):
         rows = json.loads(file.read_text())["rows"]
-        seeds = len({row["seed"] for row in rows})
-        lines += [
-            f"`{file.stem.removesuffix('-generalisation')}`, {seeds} seeds, on more objects than it saw:",
-            "",
-        ]
+        seeds, name = len({row["seed"] for row in rows}), file.stem.removesuffix("-generalisation")
+        lines += [f"`{name}`, {seeds} seed{'s' * (seeds > 1)}, on more objects than it saw:", ""]
         lines += [
             "| test iterations | "
             + " | ".join(sorted({str(row["iterations"]) for row in rows}, key=int))
@@ -204,7 +204,7 @@ def curves() -> dict[Path, str]:
 
 
 def exact_beside_variant() -> dict[str, list[tuple[float, float]]]:
-    """Validation scores over CPU seconds of one thread, of runs on one machine, up to what the exact one took."""
+    """Validation scores over CPU seconds of one thread, on one machine, up to what the exact run took."""
     exact, variant = read("clevr6-exact-seed0.json"), read("clevr6-like-seed3.json")
     assert exact["machine"]["processor"] == variant["machine"]["processor"]
     longest = exact["curve"][-1]["cpu_seconds"]
@@ -221,7 +221,7 @@ def exact_beside_variant() -> dict[str, list[tuple[float, float]]]:
 def other_scenes() -> str:
     """Weights times kinds of scenes: scores, and what is wrong; means over seeds."""
     rows: dict[tuple[str, str], list[dict]] = {}
-    for row in read("textured-scenes.json")["rows"]:
+    for row in read("clevr-like-scenes.json")["rows"]:
         rows.setdefault((row["weights"], row["scenes"]), []).append(row)
     cells = []
     for (weights, scenes), several in rows.items():
@@ -286,6 +286,12 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "curves": pictures_of_curves,
         "seeds": seeds,
         "set prediction": set_prediction,
+    },
+    ROOT / "docs" / "speed.md": speed_page.blocks(),
+    ROOT / "docs" / "video.md": {
+        "generated": video_page.generated,
+        "stages": video_page.stages,
+        "sequences": video_page.sequences,
     },
     ROOT / "docs" / "how-many-slots.md": {"slots": number_of_slots},
     ROOT / "docs" / "when-slots-fail.md": {"failures": failures},

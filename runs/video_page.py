@@ -1,14 +1,9 @@
-"""Write the tables of docs/video.md from results/*.json.
-
-python runs/video_page.py            (--check: say by the exit code whether the page is up to date)
-"""
+"""The tables of docs/video.md, from results/*.json; `runs/tables.py` writes them."""
 
 from __future__ import annotations
 
 import json
-import re
 import statistics
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,18 +15,6 @@ TITLES = {
     "id_switch_rate": "id switches",
     "motion_accuracy": "moving or static",
 }
-
-
-def main() -> int:
-    page = ROOT / "docs" / "video.md"
-    before = after = page.read_text()
-    for name, lines in {"generated": generated(), "stages": stages(), "sequences": sequences()}.items():
-        block = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-        after = block.sub(lambda match, lines=lines: match[1] + lines + match[2], after)
-    if "--check" in sys.argv[1:]:
-        return int(after != before)
-    page.write_text(after)
-    return 0
 
 
 def generated() -> str:
@@ -50,7 +33,7 @@ def generated() -> str:
             scores = list(json.loads(alone.read_text())["scores"].values())
             rows.append([f"`{name}`, the same weights, every frame alone", *spread(scores), "-"])
     notes = [f"- `{name}`: {results[0]['protocol'].split(';')[0]}." for name, results in runs.items()]
-    return "\n".join([*table(rows), "", *notes])
+    return "\n".join([*table(rows), "", *notes, ""])
 
 
 def spread(scores: list[dict[str, float]]) -> list[str]:
@@ -71,7 +54,7 @@ def stages() -> str:
     """Mean J of every stage and baseline."""
     rows = [["", "mean J"], ["---", "---"]]
     rows += [[name, f"{value:.3f}"] for name, value in davis()["mean"].items()]
-    return "\n".join(table(rows))
+    return "\n".join([*table(rows), ""])
 
 
 def sequences() -> str:
@@ -83,12 +66,8 @@ def sequences() -> str:
     for name, row in sorted(result["sequences"].items(), key=lambda item: -item[1][last]):
         fold = next(number for number, names in enumerate(result["folds"]) if name in names)
         rows.append([name, str(fold), *(f"{row[key]:.3f}" for key in shown)])
-    return "\n".join(table(rows))
+    return "\n".join([*table(rows), ""])
 
 
 def table(rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in rows]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

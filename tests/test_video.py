@@ -120,9 +120,8 @@ def test_block_flow_finds_camouflaged_motion():
     clips = Camouflage("test", frames=2)[range(12)]
     frame, other, masks = clips["image"][:, 0], clips["image"][:, 1], clips["masks"][:, 0]
     wrong = (block_flow(frame, other) - clips["flow"][:, 0]).norm(dim=1)
-    # Deep within objects and far from them; at borders windows see two motions.
-    blurred = nn.functional.avg_pool2d((masks > 0).float()[:, None], 9, 1, 4)[:, 0]
-    assert wrong[(blurred == 0) | (blurred == 1)].quantile(0.97) < 0.3
+    # Up to the borders of objects; what is covered in the other frame has no match there.
+    assert (wrong[masks > 0] > 0.25).float().mean() < 0.045 and (wrong > 0.25).float().mean() < 0.02
     assert (block_flow(frame, frame) == 0).all()
 
 

@@ -37,11 +37,13 @@ def block_flow(
     frame: Float[Tensor, "batch 3 height width"],
     other: Float[Tensor, "batch 3 height width"],
     reach: int = 2,
-    window: int = 5,
+    window: int = 3,
 ) -> Float[Tensor, "batch 2 height width"]:
     """Where each pixel of `frame` is in `other`: across and down, in pixels, at most `reach` + 1/2 each.
 
-    Where several displacements fit equally, as on flat ground, the shortest is taken.
+    A pixel is judged by whichever `window` around it fits best, so that one at the border of a thing need not
+    match what lies behind (shiftable windows: Kang, Szeliski and Chai 2001). Where several displacements fit
+    equally, as on flat ground, the shortest is taken.
 
     Example:
         >>> frame = torch.rand(1, 3, 16, 16)
@@ -50,8 +52,8 @@ def block_flow(
     """
     errors = matching_errors(frame, other, reach)
     batch, side = len(errors), 2 * reach + 1
-    flat = errors.flatten(1, 2)
-    flat = F.avg_pool2d(flat, window, 1, window // 2, count_include_pad=False)
+    flat = F.avg_pool2d(errors.flatten(1, 2), window, 1, window // 2, count_include_pad=False)
+    flat = -F.max_pool2d(-flat, window, 1, window // 2)
     best = least(flat.permute(0, 2, 3, 1).reshape(-1, side, side), reach)
     return best.view(batch, *frame.shape[-2:], 2).permute(0, 3, 1, 2)
 
