@@ -57,7 +57,7 @@ def strangeness(
 @torch.no_grad()
 def usual(model: Any, recipe: Any, batch_size: int = 32) -> dict[str, Any]:
     """The distribution of `strangeness` over a recipe's validation scenes, as JSON values: "scenes", their
-    number, and "quantiles" by measure and share; empty for a model of another kind."""
+    number, and "quantiles" by measure and share; empty for a model of another kind, or of motion."""
     if not isinstance(model, SlotAutoencoder | SetPredictor):
         return {}
     dataset = recipe.dataset("validation")
@@ -67,6 +67,8 @@ def usual(model: Any, recipe: Any, batch_size: int = 32) -> dict[str, Any]:
     found: dict[str, list[Tensor]] = {}
     for start in range(0, count, batch_size):
         images = dataset[np.arange(start, min(start + batch_size, count))]["image"].to(device)
+        if images.dim() != 4:  # several motion fields of every frame: no pictures
+            return {}
         noise = torch.from_numpy(
             start_noise(np.zeros(len(images), np.int64), model.num_slots, model.slot_dim)
         )

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+import objecthood as oh
 from objecthood import motion_masks
 from objecthood.data.motion_fields import MotionFields, sequence_fields, shown, without_camera
 from objecthood.recipes import RECIPES
@@ -145,6 +146,12 @@ def test_the_recipe_trains_and_scores(davis):
     assert scores["j"].shape == (4,) and scores["j"].max() <= 1
     with pytest.raises(ValueError, match="needs `data_path`"):
         RECIPES["motion-grouping"].dataset("train")
+
+
+def test_the_whole_run_ends_with_weights(davis, tmp_path):
+    few = {"steps": 2, "warmup_steps": 1, "evaluate_every": 2, "validation_scenes": 2, "test_scenes": 2}
+    oh.train(replace(RECIPES["motion-grouping"], data_path=str(davis), **few), tmp_path / "run")
+    assert oh.load(tmp_path / "run").num_slots == 2
 
 
 def test_the_order_of_slots_does_not_count_for_consistency(davis):

@@ -277,7 +277,7 @@ camouflage = Video(
     data="camouflage",
     sees="motion",
     num_slots=4,
-    steps=500,
+    steps=800,
     still_steps=300,
     **FAST | {"evaluate_every": 250, "validation_scenes": 32, "test_scenes": 160},
 )
