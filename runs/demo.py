@@ -1,18 +1,20 @@
 """Milliseconds that one picture takes on the static page of the demo, in Chromium: results/demo.json.
 
     make site                   # for onnxruntime-web
-    python runs/demo.py         # needs Chromium, and the extras [export] and [browser]
+    python runs/demo.py                 # needs Chromium, and the extras [export] and [browser]
+    python runs/demo.py --pictures      # docs/images/demo*.webp: the page, on a desk and on a phone
 
-Every model looks at 20 pictures like those it was trained on, `ROUNDS` times over, after one that is not
-counted: a PNG in memory to slots and attention of every iteration (`look` in engine-browser.js), the painting of
-the last (`paint`), and the picture put together (`compose`). Wall time is that of the page's clock, told in
-quantiles, as other programs may run; processor time is Chromium's own count for the thread of the page, on which
-all of it runs.
+Every model looks at 20 pictures like those it was trained on, `ROUNDS` times over, after some that are not
+counted: a PNG in memory to slots and attention of every iteration (`look` in engine-browser.js), the painting
+of the last (`paint`), and the picture put together (`compose`). Wall time is that of the page's clock, told
+in quantiles, as other programs may run; processor time is Chromium's own count for the thread of the page, on
+which all of it runs.
 """
 
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import sys
@@ -20,9 +22,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from objecthood import environment
-from objecthood.demo.shown import NUM_EXAMPLES, load_shown, png_of
+from objecthood.demo.server import build_app
+from objecthood.demo.shown import load_shown, png_of
 from objecthood.demo.site import build_site
 from objecthood.examples import familiar_pictures
 
@@ -30,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from browser import Visit, chromium, serving_folder  # noqa: E402
+from serving import serving  # noqa: E402
 
 PICTURES, ROUNDS = 20, 5
 QUANTILES = {"least": 0.0, "tenth": 0.1, "median": 0.5, "nine tenths": 0.9}
@@ -38,8 +43,10 @@ MEASURE = """async ([name, pictures, iterations, rounds]) => {
   const { compose } = await import("./compose.js");
   const { models } = await (await fetch("config.json")).json();
   const model = models.find((one) => one.name === name), size = model.resolution ** 2;
-  const options = { numSlots: model.num_slots, iterations: iterations || model.iterations, seed: 0, spread: 0 };
-  const blobs = pictures.map((text) => new Blob([Uint8Array.from(atob(text), (at) => at.charCodeAt(0))]));
+  iterations ||= model.iterations;
+  const options = { numSlots: model.num_slots, iterations, seed: 0, spread: 0 };
+  const bytes = (text) => Uint8Array.from(atob(text), (at) => at.charCodeAt(0));
+  const blobs = pictures.map((text) => new Blob([bytes(text)]));
   const see = async (blob) => {
     const begun = performance.now();
     const { slots, attention } = await engine.look(model, blob, options);
@@ -62,6 +69,8 @@ MEASURE = """async ([name, pictures, iterations, rounds]) => {
 
 def main() -> None:
     shown = load_shown([])
+    if "--pictures" in sys.argv:
+        return take_pictures(shown)
     with tempfile.TemporaryDirectory() as folder:
         runtime = ROOT / "web" / "node_modules" / "onnxruntime-web" / "dist"
         site = build_site(shown, Path(folder) / "site", runtime)
@@ -78,6 +87,26 @@ def main() -> None:
         "models": found,
     }
     (ROOT / "results" / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def take_pictures(shown: list) -> None:
+    """The page as it is first seen with light colours, and on a phone with dark ones and a thing moved over."""
+    images = ROOT / "docs" / "images"
+    windows = {
+        "demo": {"viewport": {"width": 1200, "height": 1130}, "color_scheme": "light"},
+        "demo-phone": {"viewport": {"width": 390, "height": 1500}, "color_scheme": "dark", "is_mobile": True},
+    }
+    with chromium() as browser, serving(build_app(shown)) as port:
+        for name, window in windows.items():
+            with Visit(browser, port, **window) as visit:
+                if "phone" in name:
+                    visit.page.locator(".view span").last.click()
+                    visit.page.locator(".bench .move").nth(1).click()
+                    visit.settle()
+                visit.page.mouse.move(1, 1)
+                visit.page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+                file = io.BytesIO(visit.page.screenshot())
+                Image.open(file).convert("RGB").save(images / f"{name}.webp", quality=85, method=6)
 
 
 def measure(browser, port: int, one, iterations: int) -> dict:
