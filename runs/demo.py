@@ -82,15 +82,15 @@ def main() -> None:
         "environment": known,
         "load": os.getloadavg()[0],
         "protocol": f"{PICTURES} test pictures of each model's data, {ROUNDS} times each, in the static page; "
-        "milliseconds: wall time in quantiles, processor time of the page's thread in the mean; load is the "
-        "machine's mean number of running programs in the last minute, at the end",
+        "milliseconds: wall time in quantiles, processor time of the page's thread in the mean; load is "
+        "the machine's mean number of running programs in the last minute, at the end",
         "models": found,
     }
     (ROOT / "results" / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def take_pictures(shown: list) -> None:
-    """The page as it is first seen with light colours, and on a phone with dark ones and a thing moved over."""
+    """The page as it is first seen, in light colours; on a phone in dark ones, with a thing moved over."""
     images = ROOT / "docs" / "images"
     windows = {
         "demo": {"viewport": {"width": 1200, "height": 1130}, "color_scheme": "light"},

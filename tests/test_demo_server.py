@@ -433,14 +433,18 @@ def test_the_command_serves_until_it_is_stopped(tmp_path):
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
-        line = run.stdout.readline()
-        assert line.startswith("the demo is at http://127.0.0.1:"), line
-        port = int(line.split("127.0.0.1:")[1].split("/")[0])
-        config = json.loads(ask(port, "/config.json").body)
-        assert config["engine"] == "server" and [model["name"] for model in config["models"]] == [
-            "tetrominoes"
-        ]
-        assert ask(port, "/examples/tetrominoes-0.png").body.startswith(b"\x89PNG")
-        run.send_signal(signal.SIGINT)
-        assert run.wait(20) == 130 and "Traceback" not in run.stderr.read()
+        try:
+            line = run.stdout.readline()
+            assert line.startswith("the demo is at http://127.0.0.1:"), line
+            port = int(line.split("127.0.0.1:")[1].split("/")[0])
+            config = json.loads(ask(port, "/config.json").body)
+            assert config["engine"] == "server" and [model["name"] for model in config["models"]] == [
+                "tetrominoes"
+            ]
+            assert ask(port, "/examples/tetrominoes-0.png").body.startswith(b"\x89PNG")
+            run.send_signal(signal.SIGINT)
+            assert run.wait(60) == 130
+            assert "Traceback" not in run.stderr.read()
+        finally:
+            run.kill()  # where it would not stop
     assert not list(tmp_path.iterdir())
