@@ -190,5 +190,6 @@ def take_apart(model: SlotAutoencoder) -> Parts:
 def feature_grid(model: SlotAutoencoder | SetPredictor) -> tuple[int, int]:
     """Rows and columns of the inputs that slots compete for."""
     blank = next(model.parameters()).new_zeros(1, 3, model.resolution, model.resolution)
-    rows, columns = model.encoder(blank).shape[1:3]
+    encode = Encode(model)
+    rows, columns = encode.encoder(encode.view(blank)).shape[1:3]
     return rows, columns

@@ -58,6 +58,7 @@ class Visit:
         settings = {"reduced_motion": "reduce", "viewport": {"width": 1200, "height": 1000}} | window
         self.context = browser.new_context(**settings)
         self.page = self.context.new_page()
+        self.page.add_init_script("Math.random = () => 0.5")  # the same scenes at every visit
         self.page.on("console", lambda line: self.problems.append(line.text) if line.type != "log" else None)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("request", self._note)

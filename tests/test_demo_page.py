@@ -134,7 +134,9 @@ def test_rolling_says_what_is_rolled_and_can_be_undone(visit):
 
 def test_a_slot_is_switched_off_and_on(visit):
     before = visit.pixels(f"{A} .rebuilt")
-    slot = visit.page.locator(f"{A} .slot:not(.empty) input").first
+    # By its place: who is empty changes as others take over what it held.
+    key = visit.page.locator(f"{A} .slot:not(.empty)").first.get_attribute("data-key")
+    slot = visit.page.locator(f"{A} .slot[data-key={key}] input")
     slot.uncheck()
     assert visit.page.locator(f"{A} .slot.off").count() == 1
     assert visit.pixels(f"{A} .rebuilt") != before
@@ -271,7 +273,7 @@ def test_a_picture_of_ones_own_is_looked_at_and_doubted(visit):
 def test_what_is_no_picture_leaves_the_last_one(visit):
     before = visit.pixels(f"{A} .picture")
     upload(visit, b"<html>", "page.html", "image/png")
-    visit.page.wait_for_function("!document.getElementById('status').hidden")
+    visit.page.wait_for_selector("#status:not([hidden])")
     assert visit.settle() == "ready"
     assert "cannot read that file" in visit.page.inner_text("#status")
     assert visit.pixels(f"{A} .picture") == before
@@ -281,7 +283,7 @@ def test_what_is_no_picture_is_refused_by_the_server_too(browser, served):
     with Visit(browser, served) as visit:
         before = visit.pixels(f"{A} .picture")
         upload(visit, b"<html>", "page.html", "image/png")
-        visit.page.wait_for_function("!document.getElementById('status').hidden")
+        visit.page.wait_for_selector("#status:not([hidden])")
         assert visit.settle() == "ready"
         assert "not a readable picture" in visit.page.inner_text("#status")
         assert visit.pixels(f"{A} .picture") == before
@@ -316,11 +318,12 @@ def test_a_new_scene_in_one_picture(visit):
 
 def test_play_walks_to_the_end(browser, port):
     with Visit(browser, port, reduced_motion="no-preference") as visit:
-        visit.page.wait_for_function("!('playing' in document.body.dataset)")  # the first walk
-        visit.page.click("#play")
-        assert visit.page.get_attribute("#play", "aria-label") == "Pause"
-        visit.page.wait_for_function("document.getElementById('iteration').value === '3'")
-        visit.page.click("#play")
+        visit.page.wait_for_selector("body:not([data-playing])")  # the first walk
+        for name in ("Pause", "Play the iterations", "Pause"):
+            visit.page.click("#play")
+            assert visit.page.get_attribute("#play", "aria-label") == name
+        visit.page.locator("#iteration-value", has_text="10 of 10").wait_for()
+        visit.page.wait_for_selector("body:not([data-playing])")
         assert visit.page.get_attribute("#play", "aria-label") == "Play the iterations"
         assert visit.problems == []
 

@@ -27,9 +27,9 @@ pytest.importorskip("uvicorn", reason="needs the extra [demo]")
 from serving import Answer, ask, message, raw, read_all, serving
 
 import objecthood as oh
-from objecthood.data.images import read_image
+from objecthood.data.images import read_image, resize_image
 from objecthood.demo import limits, server
-from objecthood.demo.shown import MAX_BYTES, Shown, load_shown
+from objecthood.demo.shown import MAX_BYTES, Shown, describe, example_files, load_shown
 from objecthood.demo.work import Settings, Work
 
 LOOK = "/api/look?model=tetrominoes&slots=4&iterations=3&seed=1&spread=0"
@@ -88,6 +88,26 @@ def test_paints_what_it_looked_at(port, shown):
     with torch.no_grad():
         expected = shown[0].model(torch.from_numpy(planes.copy()).view(1, 3, 35, 35), 4, 3)
     assert torch.allclose(picture, expected.reconstruction[0], atol=1e-5)
+
+
+def test_every_published_model_is_shown():
+    """Without names: all that paint, described, and looking at their own examples as they do elsewhere."""
+    for one in load_shown([]):
+        known, files = describe(one), example_files(one)
+        assert known["grid"] == list(
+            one.model(torch.rand(1, 3, *2 * [one.model.resolution])).attention.shape[-2:]
+        )
+        content = next(iter(files.values()), png(one.model.resolution))
+        image = resize_image(read_image(content), (one.model.resolution, one.model.resolution))
+        planes = torch.from_numpy(image).permute(2, 0, 1)[None].float().div(255)
+        with torch.no_grad():
+            expected = one.model(planes, iterations=2)
+        answer = Work(one).look(content, Settings(one.model.num_slots, 2, 0, 0.0))
+        assert np.allclose(
+            np.frombuffer(answer, "<f4")[-expected.attention[0, 1].numel() :],
+            expected.attention[0, 1].flatten(),
+            atol=1e-4,
+        )
 
 
 def test_a_rolled_start_is_another_one_and_a_learned_one_is_not(port):
@@ -413,14 +433,18 @@ def test_the_command_serves_until_it_is_stopped(tmp_path):
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
-        line = run.stdout.readline()
-        assert line.startswith("the demo is at http://127.0.0.1:"), line
-        port = int(line.split("127.0.0.1:")[1].split("/")[0])
-        config = json.loads(ask(port, "/config.json").body)
-        assert config["engine"] == "server" and [model["name"] for model in config["models"]] == [
-            "tetrominoes"
-        ]
-        assert ask(port, "/examples/tetrominoes-0.png").body.startswith(b"\x89PNG")
-        run.send_signal(signal.SIGINT)
-        assert run.wait(20) == 130 and "Traceback" not in run.stderr.read()
+        try:
+            line = run.stdout.readline()
+            assert line.startswith("the demo is at http://127.0.0.1:"), line
+            port = int(line.split("127.0.0.1:")[1].split("/")[0])
+            config = json.loads(ask(port, "/config.json").body)
+            assert config["engine"] == "server" and [model["name"] for model in config["models"]] == [
+                "tetrominoes"
+            ]
+            assert ask(port, "/examples/tetrominoes-0.png").body.startswith(b"\x89PNG")
+            run.send_signal(signal.SIGINT)
+            assert run.wait(60) == 130
+            assert "Traceback" not in run.stderr.read()
+        finally:
+            run.kill()  # where it would not stop
     assert not list(tmp_path.iterdir())

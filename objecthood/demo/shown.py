@@ -117,10 +117,11 @@ def example_files(one: Shown) -> dict[str, bytes]:
     )
     pictures = familiar_pictures(one.model, len(names), side).permute(0, 2, 3, 1)
     pixels = np.rint(pictures.numpy() * 255).astype(np.uint8)
-    return {name: _png(picture) for name, picture in zip(names, pixels, strict=True)}
+    return {name: png_of(picture) for name, picture in zip(names, pixels, strict=True)}
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def png_of(pixels: np.ndarray) -> bytes:
+    """The file of uint8 [height, width, 3]."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()

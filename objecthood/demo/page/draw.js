@@ -96,6 +96,7 @@ export function drawPlanes(canvas, planes) {
   }
   small.getContext("2d").putImageData(new ImageData(pixels, side, side), 0, 0);
   context.imageSmoothingQuality = "high";
+  context.clearRect(0, 0, canvas.width, canvas.height); // enlarged pixels are not always quite opaque
   context.drawImage(small, 0, 0, canvas.width, canvas.height);
 }
 

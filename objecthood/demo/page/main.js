@@ -84,6 +84,7 @@ async function nextPicture() {
 }
 
 async function newScene(bench) {
+  document.body.dataset.state = "busy";
   bench.picture = await nextPicture();
   bench.forget();
   walk();
@@ -93,6 +94,7 @@ async function newScene(bench) {
 async function take(bench, file) {
   const before = bench.picture;
   if (file.size > config.max_bytes) return say(`That file is too large: at most ${config.max_bytes / 2 ** 20} MB.`);
+  document.body.dataset.state = "busy";
   bench.picture = await fromBlob(file);
   say("");
   bench.forget();
