@@ -62,6 +62,8 @@ class EvaluateOptions:
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     json: str = ""
     """File to write scores and protocol (and the diagnosis) to as well."""
+    csv: str = ""
+    """File to write the scores to as a table: score, value."""
     diagnose: bool = False
     """Say what is wrong as well: slots shared, objects and background in pieces, and where to read on."""
     picture: str = ""
@@ -170,6 +172,10 @@ def evaluate(arguments: list[str]) -> int:
         facts |= {"diagnosis": diagnosis.to_dict()} if diagnosis else {}
         Path(options.json).write_text(json.dumps(facts, indent=1) + "\n")
         print(f"written to {options.json}")
+    if options.csv:
+        lines = ["score,value", *(f"{name},{value}" for name, value in scores.items())]
+        Path(options.csv).write_text("\n".join(lines) + "\n")
+        print(f"written to {options.csv}")
     return 0
 
 

@@ -81,9 +81,9 @@ def main() -> None:
         "name": "demo",
         "environment": known,
         "load": os.getloadavg()[0],
-        "protocol": f"{PICTURES} test pictures of each model's data, {ROUNDS} times each, in the static page; "
-        "milliseconds: wall time in quantiles, processor time of the page's thread in the mean; load is "
-        "the machine's mean number of running programs in the last minute, at the end",
+        "protocol": f"{PICTURES} test pictures of each model's data, {ROUNDS} times each, in the "
+        "static page, in milliseconds: wall time in quantiles, processor time of the page's thread in the "
+        "mean; load is the machine's mean number of running programs in the last minute, at the end",
         "models": found,
     }
     (ROOT / "results" / "demo.json").write_text(json.dumps(result, indent=1) + "\n")

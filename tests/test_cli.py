@@ -1,5 +1,6 @@
 """The command: quick help, mistakes named in one line, and the same numbers as the Python functions."""
 
+import csv
 import json
 import random
 import re
@@ -294,6 +295,7 @@ def test_stop_and_resume(capsys, trained, tmp_path, monkeypatch):
 def test_evaluate_equals_python(capsys, trained, tmp_path):
     file = tmp_path / "scores.json"
     arguments = ["--num-scenes", "6", "--iterations", "2", "--split", "validation", "--json", file]
+    arguments += ["--csv", tmp_path / "scores.csv"]
     code, said, _ = run(capsys, "evaluate", trained / "weights.safetensors", *arguments)
     assert code == 0 and "6 generated tetrominoes scenes held out, 2 iterations" in said
     model = oh.load(trained / "weights.safetensors")
@@ -302,6 +304,9 @@ def test_evaluate_equals_python(capsys, trained, tmp_path):
     facts = json.loads(file.read_text())
     assert facts["scores"] == pytest.approx(scores, abs=1e-6) and facts["split"] == "validation"
     assert all(f"{value:.4f}" in said for value in scores.values())
+    head, *rows = csv.reader((tmp_path / "scores.csv").read_text().splitlines())
+    assert head == ["score", "value"]
+    assert {name: float(value) for name, value in rows} == pytest.approx(scores, abs=1e-6)
 
 
 def test_evaluate_a_run_gives_its_result(capsys, trained, tmp_path):
