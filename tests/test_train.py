@@ -182,7 +182,7 @@ def test_interrupt_finishes_the_step_and_saves_it(quick, monkeypatch, tmp_path):
     monkeypatch.setattr(Discovery, "loss", loss)
     with pytest.raises(KeyboardInterrupt):
         oh.train(PAPER, tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000004"]
+    assert max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == "step_00000004"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "signals are as they were"
 
 
@@ -205,7 +205,7 @@ def test_a_machine_that_is_wanted_is_given_up_in_order(quick, monkeypatch, tmp_p
         assert signal.getsignal(number) == signal.SIG_DFL, "signals are as they were"
     finally:
         signal.signal(number, before)
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000004"]
+    assert max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == "step_00000004"
 
 
 def poisoned(monkeypatch, poison, steps):
