@@ -154,15 +154,20 @@ def watch(event: str, arguments: tuple) -> None:
         SEEN.append(f"{event} {str(arguments)[:80]}")
 
 
+def prepare() -> None:
+    """Once in the process that tries."""
+    torch.set_num_threads(1)
+    sys.addaudithook(watch)
+
+
 def try_all(folder: Path) -> dict[str, object]:
     """Every file of a folder through every reader: how many tries, what went wrong, seconds of the slowest,
     MB that the peak of memory grew by."""
-    torch.set_num_threads(1)
     (folder / "work").mkdir()
     files = sorted(file for file in folder.iterdir() if file.is_file())
     attempt("warm up", files[-1], READERS)
-    sys.addaudithook(watch)
     SEEN.clear()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory is from now on
     before, tries, wrong, slowest, by = peak(), 0, [], 0.0, ""
     for file in files:
         chosen = {name: reader for name, reader in READERS.items()

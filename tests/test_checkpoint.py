@@ -176,27 +176,29 @@ def check_older_is_used(folder, older) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_torn_file_is_noticed_and_the_older_checkpoint_used(two, name):
+def test_a_torn_file_is_noticed_and_the_older_checkpoint_used(two, name, scoreboard):
     folder, older, newest, pristine = two
     content = (pristine / name).read_bytes()
-    lengths = {0, 1, 7, 8, 9, *range(0, len(content), max(1, len(content) // 12)), len(content) - 1}
+    lengths = {0, 1, 7, 8, 9, *range(0, len(content), max(1, len(content) // 30)), len(content) - 1}
     for length in sorted(lengths):
         (newest / name).write_bytes(content[:length])
         check_older_is_used(folder, older)
     (newest / name).unlink()
     check_older_is_used(folder, older)
+    scoreboard("Checkpoints", "cut short anywhere: noticed, the one before used and said", len(lengths) + 1)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_flipped_bit_is_noticed_and_the_older_checkpoint_used(two, name):
+def test_a_flipped_bit_is_noticed_and_the_older_checkpoint_used(two, name, scoreboard):
     folder, older, newest, pristine = two
     content = (pristine / name).read_bytes()
     random = torch.Generator().manual_seed(0)
-    for place in torch.randint(len(content) * 8, (25,), generator=random).tolist():
+    for place in torch.randint(len(content) * 8, (125,), generator=random).tolist():
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << place % 8
         (newest / name).write_bytes(damaged)
         check_older_is_used(folder, older)
+    scoreboard("Checkpoints", "one flipped bit anywhere: noticed, the one before used and said", 125)
 
 
 def test_without_a_whole_checkpoint_none_is_used(two):

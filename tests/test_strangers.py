@@ -31,6 +31,13 @@ def metadata(tmp_path_factory):
     return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
 
 
+@pytest.fixture(scope="module")
+def alone():
+    """A fresh process, whose peak of memory is its own."""
+    with multiprocessing.get_context("spawn").Pool(1, readers.prepare) as pool:
+        yield pool
+
+
 def tree(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
@@ -62,13 +69,12 @@ LEAST = {"pickles": 55, "archives": 25, "weights": 40, "texts": 10}
 
 
 @pytest.mark.parametrize("kind", LEAST)
-def test_payloads(kind, tmp_path, metadata, scoreboard):
+def test_payloads(kind, alone, tmp_path, metadata, scoreboard):
     folder, mark = tmp_path / "payloads", tmp_path / "mark"
     folder.mkdir()
     count = written(folder, kind, metadata, mark)
     before = tree(tmp_path)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:  # a fresh process, whose peak is its own
-        found = pool.apply(readers.try_all, (folder,))
+    found = alone.apply(readers.try_all, (folder,))
     assert not found["wrong"], "\n".join(found["wrong"])
     assert count >= LEAST[kind] and not mark.exists() and tree(tmp_path) - before == {"payloads/work"}
     assert found["growth"] <= 200 and found["seconds"] <= 3, found
