@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("script", ["tables.py", "speed_page.py", "video_page.py"])
+@pytest.mark.parametrize("script", ["tables.py", "speed_page.py", "video_page.py", "reliability_page.py"])
 def test_tables_are_those_of_the_results(script):
     assert subprocess.run([sys.executable, ROOT / "runs" / script, "--check"]).returncode == 0
 
@@ -27,7 +27,12 @@ def test_results_say_how_they_came_about(file):
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))),
+    ],
 )
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()
