@@ -51,9 +51,9 @@ def conditions(facts: dict[str, Any]) -> str:
     survived = sum(note["survived"] for test in tests for note in test["notes"])
     failed = sum(not test["passed"] for test in tests)
     return (
-        f"`results/reliability.json`: {len(tests)} tests, {tried:,} tries, {survived:,} of them ended as promised, "
-        f"{failed} tests failed. {here['processor']}, {here['system']}, Python {here['python']}, torch "
-        f"{here['torch']}, commit {here['commit']}."
+        f"`results/reliability.json`: {len(tests)} tests, {tried:,} tries, {survived:,} of them ended as "
+        f"promised, {failed} tests failed. {here['processor']}, {here['system']}, Python {here['python']}, "
+        f"torch {here['torch']}, commit {here['commit']}."
     )
 
 

@@ -77,17 +77,26 @@ class VideoFile:
         if not container.streams.video:
             container.close()
             raise ImageError(f"{str(self.path)!r}: there is no video in this file")
+        try:
+            stream = container.streams.video[0]
+            self._check_size(stream.width, stream.height)
+        except ImageError:
+            container.close()
+            raise
         return container
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > MAX_PIXELS:
+            raise ImageError(
+                f"{str(self.path)!r}: frames of {width} x {height} pixels; at most {MAX_PIXELS:,} pixels are "
+                "allowed"
+            )
 
     def _pictures(self, container: Any) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
         av = import_av()
         try:
             for frame in container.decode(video=0):
-                if frame.width * frame.height > MAX_PIXELS:
-                    raise ImageError(
-                        f"{str(self.path)!r}: frames of {frame.width} x {frame.height} pixels; at most "
-                        f"{MAX_PIXELS:,} pixels are allowed"
-                    )
+                self._check_size(frame.width, frame.height)
                 picture = frame.to_ndarray(format="rgb24")
                 turns = round(getattr(frame, "rotation", 0) / 90) % 4
                 yield np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
