@@ -32,6 +32,8 @@ __all__ = ["NotSaved", "load", "load_reference", "read_description", "restore", 
 
 KEPT = 2
 """Checkpoints that stay: a damaged newest one leaves one to go on from."""
+MAX_RESOLUTION = 2048
+"""Pixels a side for which a file's recipe may ask: grids of positions take memory that no weight tells of."""
 NAMED = 5
 """Tensors that a message lists where weights do not fit."""
 
@@ -92,6 +94,8 @@ def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
         recipe = described_recipe(path)
     try:
         tensors = load_file(path)
+        if getattr(recipe, "resolution", 0) > MAX_RESOLUTION:
+            raise ValueError(f"its recipe asks for more than {MAX_RESOLUTION} pixels a side")
         with no_more_weights_than(description["parameters"]):
             model = recipe.build_model()
     except Exception as error:  # a crafted recipe makes anything fail

@@ -1,6 +1,8 @@
 """Weight files and run checkpoints: bit for bit, and nothing torn, flipped or foreign goes unnoticed."""
 
+import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -232,6 +234,54 @@ def test_another_architecture_is_refused(tmp_path):
     ) as caught:
         restore(tmp_path, *trained(0, width=20))
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_crash_left_is_cleared_away(two):
+    folder, *_ = two
+    (folder / ".tmp-of-a-crashed-run").mkdir()
+    save_checkpoint(folder, 3, *trained(), {})
+    assert sorted(file.name for file in folder.iterdir()) == ["step_00000002", "step_00000003"]
+
+
+def test_a_checkpoint_of_a_crash_in_the_middle_of_a_save_is_found(two):
+    """Between its two renames, the checkpoint that is replaced has another name."""
+    folder, _, newest, _ = two
+    newest.rename(folder / f"{newest.name}-before")
+    assert restore(folder, *trained(0))["step"] == 2
+    save_checkpoint(folder, 2, *trained(), {})
+    save_checkpoint(folder, 3, *trained(), {})
+    assert len(list(folder.iterdir())) == KEPT
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("state.json", content) for content in (b"[]", b"{}", b'{"step": "1"}')),
+        *((f"{name}.safetensors", b"x") for name in ("model", "optimizers")),
+    ],
+)
+def test_a_whole_checkpoint_of_something_else_is_refused(two, name, content):
+    folder, _, newest, _ = two
+    (newest / name).write_bytes(content)
+    sums = json.loads((newest / "manifest.json").read_text()) | {name: hashlib.sha256(content).hexdigest()}
+    (newest / "manifest.json").write_text(json.dumps(sums))
+    with pytest.raises(ValueError, match="step_00000002 is not one of this training") as caught:
+        restore(folder, *trained(0))
+    assert "\n" not in str(caught.value)
+
+
+def test_optimisers_of_something_else_are_refused(tmp_path):
+    model, optimizers = trained()
+    save_checkpoint(tmp_path, 1, model, optimizers, {})
+    with pytest.raises(ValueError, match="is not one of this training"):
+        restore(tmp_path, model, optimizers[:1])
+
+
+def test_a_pipe_is_no_file_of_a_checkpoint(two):
+    folder, older, newest, _ = two
+    (newest / "state.json").unlink()
+    os.mkfifo(newest / "state.json")
+    check_older_is_used(folder, older)
 
 
 def test_a_checkpoint_is_plain_tensors_and_json(tmp_path):

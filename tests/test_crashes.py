@@ -6,6 +6,8 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import pytest
 import torch
 from dying import begin, die_at_call, ended, fork_is_fine, kill, needs_fork, traced
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 import objecthood as oh
@@ -74,12 +77,12 @@ def undisturbed(tmp_path_factory, every_step_logged):
     return outcome(run)
 
 
-def life(run: Path) -> int:
+def life(run: Path, recipe: Undrawn = RECIPE) -> int:
     """One start of a run, as its user would make it."""
 
     def work():
         try:
-            oh.train(RECIPE, run, resume=(run / "recipe.json").exists(), checkpoint_every=2)
+            oh.train(recipe, run, resume=(run / "recipe.json").exists(), checkpoint_every=2)
         except Preempted:
             os._exit(PREEMPTED)
 
@@ -291,3 +294,68 @@ def test_resumed_at_every_step(tmp_path, undisturbed, monkeypatch, scoreboard):
         assert saved(run) == lives
     assert lives == RECIPE.steps and outcome(run) == undisturbed
     scoreboard(AREA, "told to stop in every step, and resumed: not a bit different at the end", lives)
+
+
+@dataclass(frozen=True)
+class Large(Undrawn):
+    """Ten million weights more."""
+
+    def build_model(self):
+        model = super().build_model()
+        model.more = nn.Linear(3200, 3200)
+        return model
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_told_to_stop_with_ten_million_weights(number, tmp_path, scoreboard):
+    fields = {name: value for name, value in RECIPE.to_dict().items() if name != "task"}
+    recipe, slowest, chance = (
+        Large(**fields | {"steps": 100_000, "evaluate_every": 10**6}),
+        0.0,
+        random.Random(0),
+    )
+    for count in range(10):
+        run = tmp_path / f"run-{count}"
+        process = life(run, recipe)
+        wait_for(lambda run=run: steps_of(run), process)
+        time.sleep(chance.uniform(0, 0.1))
+        told = time.monotonic()
+        os.kill(process, number)
+        assert ended(process) == PREEMPTED
+        slowest = max(slowest, time.monotonic() - told)
+        assert saved(run) >= 1
+        shutil.rmtree(run)
+    assert slowest <= 5
+    scoreboard("Signals", "a signal amid a step, 10 million weights: saved and gone", 10,
+               measured=f"at most {slowest:.1f} s")  # fmt: skip
+
+
+def steps_of(run: Path) -> list[str]:
+    """Lines that a run has logged."""
+    log = run / "metrics.jsonl"
+    return [line for line in log.read_text().splitlines() if '"train"' in line] if log.exists() else []
+
+
+TINY = ["train", "tetrominoes", "--steps", "6", "--validation-scenes", "2", "--test-scenes", "2"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_same_seed_in_fresh_processes(tmp_path, scoreboard):
+    """Another folder to work in, another hash seed: not a bit different. Other threads: rounding."""
+    kinds = {"one": ("1", "0", "a"), "other": ("1", "4321", "b"), "threads": ("2", "7", "a")}
+    for name, (threads, hashes, place) in kinds.items():
+        (tmp_path / place).mkdir(exist_ok=True)
+        environment = os.environ | {"PYTHONPATH": str(Path(oh.__file__).parents[1])}
+        environment |= {"OMP_NUM_THREADS": threads, "PYTHONHASHSEED": hashes}
+        command = [sys.executable, "-m", "objecthood", *TINY, "--out", tmp_path / name]
+        subprocess.run(
+            [*command, "--precision", "float32"], cwd=tmp_path / place, env=environment, check=True
+        )
+    one, other, threads = (load_file(tmp_path / name / "weights.safetensors") for name in kinds)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    apart = max((one[name] - threads[name]).abs().max().item() for name in one)
+    scoreboard("The same again", "same seed in fresh processes: other folder, other hash seed", 2,
+               measured=f"another number of threads: {apart:.0e} apart")  # fmt: skip

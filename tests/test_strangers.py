@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import readers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from torch import nn
 
 import objecthood as oh
+from objecthood.checkpoint import no_more_weights_than
 from objecthood.data import archives
 from objecthood.data.archives import ArchiveError, read_arrays
 
@@ -109,6 +112,44 @@ def test_arrays_come_back(tmp_path):
         for name, array in arrays.items():
             assert found[name].dtype == array.dtype and found[name].flags.writeable
             np.testing.assert_array_equal(found[name], array)
+
+
+def test_crafted_archives_give_arrays_or_one_line(tmp_path):
+    """As above, where coverage is measured."""
+    for name, content in payloads.archives(tmp_path / "mark"):
+        (tmp_path / "a.npz").write_bytes(content)
+        try:
+            read_arrays(tmp_path / "a.npz")
+        except ArchiveError as error:
+            assert "\n" not in str(error), name
+    assert [file.name for file in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_crafted_weights_are_refused(tmp_path, metadata, unchecked):
+    path, described = tmp_path / "w.safetensors", 0
+    for name, content in payloads.crafted(metadata):
+        if len(content) < 1_000_000:
+            path.write_bytes(content)
+            with pytest.raises(ValueError) as caught:
+                oh.load(path)
+            assert "\n" not in str(caught.value) and str(path) in str(caught.value), name
+            described += "is not a weight file" not in str(caught.value)
+    assert described > 10
+
+
+def test_more_weights_than_the_file_holds_are_not_built(tmp_path):
+    recipe = oh.RECIPES["tetrominoes"]
+    with (
+        pytest.raises(ValueError, match="asks for more weights than the 10 it holds"),
+        no_more_weights_than(10),
+    ):
+        nn.Linear(2000, 2000)
+    with no_more_weights_than(10):
+        nn.Linear(3, 3, bias=False)
+        with ThreadPoolExecutor(1) as pool:  # another thread's models are not counted
+            pool.submit(nn.Linear, 2000, 2000).result()
+    nn.Linear(2000, 2000)
+    assert oh.load(oh.save(recipe.build_model(), recipe, tmp_path / "w.safetensors")).recipe == recipe
 
 
 def test_limits_of_archives(tmp_path, monkeypatch):

@@ -78,8 +78,10 @@ class VideoFile:
             container.close()
             raise ImageError(f"{str(self.path)!r}: there is no video in this file")
         try:
-            stream = container.streams.video[0]
-            self._check_size(stream.width, stream.height)
+            decoder = container.streams.video[0].codec_context
+            if decoder is None:
+                raise ImageError(f"{str(self.path)!r}: not a video that can be read (unknown kind)")
+            self._check_size(decoder.width, decoder.height)
         except ImageError:
             container.close()
             raise
