@@ -37,9 +37,8 @@ class Scoreboard:
 
         before = json.loads(self.file.read_text())["tests"] if self.file.exists() else {}
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        here = {name: fact for name, fact in describe("cpu").items() if name != "device"}
         tests = dict(sorted((before | self.rows).items()))
-        self.file.write_text(json.dumps({"environment": here, "tests": tests}, indent=1) + "\n")
+        self.file.write_text(json.dumps({"environment": describe(), "tests": tests}, indent=1) + "\n")
 
 
 def note_of(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Note:
