@@ -420,6 +420,27 @@ def test_200_at_once_lose_nothing_and_leave_nothing(shown, scoreboard):
     )
 
 
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_thousands_of_small_uploads_leave_nothing(shown, tmp_path, monkeypatch, scoreboard):
+    """No picture among them; nothing is written, nothing stays."""
+    monkeypatch.chdir(tmp_path)
+    sys.addaudithook(watch)
+    with serving(server.build_app(shown)) as port:
+        for number in range(200):
+            ask(port, LOOK, bytes([number % 256]) * 50)
+        before, descriptors = resident(), len(os.listdir("/proc/self/fd"))
+        WRITTEN.clear()
+        WATCHED.set()
+        statuses = {ask(port, LOOK, bytes([number % 256]) * (number % 99)).status for number in range(10_000)}
+        WATCHED.clear()
+        assert statuses <= {415, 422} and not WRITTEN and not list(tmp_path.iterdir())
+        grown = resident() - before
+        assert grown < 0.1 * before and len(os.listdir("/proc/self/fd")) <= descriptors
+    what = "small uploads that are no pictures: refused, nothing written, nothing kept"
+    scoreboard("The demo's server", what, 10_000, measured=f"memory grew by {grown:.0f} MB")
+
+
 def test_only_what_paints_can_be_shown():
     with pytest.raises(ValueError, match="'set-clevr' paints nothing"):
         load_shown(["set-clevr"])
