@@ -21,6 +21,9 @@ pytestmark = [
 ]
 
 
+AREA, SAME = "What goes wrong inside", "memory, open files and threads stay as they were"
+
+
 def held() -> tuple[float, int, int]:
     """Kilobytes, open files and threads of this process."""
     gc.collect()
@@ -45,8 +48,7 @@ def test_predictions(unchecked, scoreboard):
     pictures = [np.random.default_rng(n).integers(0, 256, (35, 35, 3), np.uint8) for n in range(8)]
     growth = soaked(lambda number: oh.predict(model, [pictures[number % 8]])[0].masks, 1000)
     assert growth < 1
-    scoreboard("What goes wrong inside", "predictions one after another: memory, files, threads as before", 1000,
-               measured=f"{growth:+.2f} KB each")  # fmt: skip
+    scoreboard(AREA, f"predictions: {SAME}", 1000, measured=f"{growth:+.2f} KB each")
 
 
 def test_pictures(scoreboard):
@@ -63,5 +65,4 @@ def test_pictures(scoreboard):
 
     growth = soaked(read, 6000)
     assert growth < 1
-    scoreboard("What goes wrong inside", "pictures read, two of three damaged: memory, files, threads as before",
-               6000, measured=f"{growth:+.3f} KB each")  # fmt: skip
+    scoreboard(AREA, f"pictures, two of three damaged: {SAME}", 6000, measured=f"{growth:+.3f} KB each")
