@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/tetrominoes
 
-.PHONY: run test results docs demo site clean
+.PHONY: run test test-long results docs demo site clean
 
 run: .venv/ready
 	@# A run that was stopped goes on; one that was finished shows its scores again.
@@ -17,9 +17,17 @@ test: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadgroup
 
+# What takes minutes: kills at every system call, full disks, fuzzing. Writes docs/reliability.md.
+test-long: .venv/ready
+	rm -rf build/reliability.json
+	$(BIN)/pytest -n 2 -m "long or not long" --scoreboard build/reliability.json
+	mv build/reliability.json results/reliability.json
+	$(BIN)/python runs/reliability_page.py
+
 results: .venv/ready
 	$(BIN)/python runs/tables.py
 	$(BIN)/python runs/metric_examples.py
+	$(BIN)/python runs/reliability_page.py
 
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

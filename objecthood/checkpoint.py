@@ -6,16 +6,19 @@ is there whole or not at all, and a damaged one is noticed and skipped. No pickl
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,10 +28,18 @@ from objecthood.recipes import Recipe, from_dict
 from objecthood.reference import load_reference
 from objecthood.weight_file import FORMAT, read_description
 
-__all__ = ["load", "load_reference", "read_description", "restore", "save", "save_checkpoint"]
+__all__ = ["NotSaved", "load", "load_reference", "read_description", "restore", "save", "save_checkpoint"]
 
 KEPT = 2
 """Checkpoints that stay: a damaged newest one leaves one to go on from."""
+MAX_RESOLUTION = 2048
+"""Pixels a side for which a file's recipe may ask: grids of positions take memory that no weight tells of."""
+NAMED = 5
+"""Tensors that a message lists where weights do not fit."""
+
+
+class NotSaved(OSError, ValueError):
+    """What could not be written; what was there before is whole. One line: where, why, needed and free."""
 
 
 def save(
@@ -50,9 +61,15 @@ def save(
         "usual": json.dumps(usual or {}),
     }
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, staged, metadata)
-    _sync(staged)
-    os.replace(staged, path)
+    try:
+        _write_tensors(model.state_dict(), staged, metadata)
+        sync(staged)
+        os.replace(staged, path)
+        sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise _not_saved(f"weights could not be written to {path}", path.parent, error, model) from error
+    finally:
+        staged.unlink(missing_ok=True)
     return path
 
 
@@ -75,12 +92,19 @@ def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
     description = read_description(path)  # refuses what is no weight file of ours
     if recipe is None:
         recipe = described_recipe(path)
-    model = recipe.build_model()
     try:
-        model.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} does not fit recipe {recipe.name!r}: {reason}") from error
+        tensors = load_file(path)
+        if getattr(recipe, "resolution", 0) > MAX_RESOLUTION:
+            raise ValueError(f"its recipe asks for more than {MAX_RESOLUTION} pixels a side")
+        with no_more_weights_than(description["parameters"]):
+            model = recipe.build_model()
+    except Exception as error:  # a crafted recipe makes anything fail
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be loaded as {recipe.name!r}: {reason}; train anew") from error
+    differences = _differences(model.state_dict(), tensors)
+    if differences:
+        raise ValueError(f"{path} does not fit recipe {recipe.name!r}: {differences}; name its own recipe")
+    model.load_state_dict(tensors)
     model.recipe, model.usual = recipe, description["usual"]
     return recipe.prepare_for_test(model)
 
@@ -90,61 +114,133 @@ def described_recipe(path: str | Path, task: type[Recipe] | None = None) -> Reci
     description = read_description(path)
     try:
         return from_dict(description["recipe"], task)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} (version {description['version']}): {error}") from error
+
+
+@contextlib.contextmanager
+def no_more_weights_than(count: int) -> Iterator[None]:
+    """A model built within has not far more than `count` weights, else ValueError before memory is taken for
+    them.
+
+    The recipe of a stranger's file says how large a model to build; the file says how many weights it holds.
+    Twice as many pass, and a million: modules that are built and replaced count as well.
+    """
+    thread, found = threading.get_ident(), 0
+
+    def add(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal found
+        if threading.get_ident() == thread and parameter is not None:
+            found += parameter.numel()
+            if found > 2 * count + 1_000_000:
+                raise ValueError(f"its recipe asks for more weights than the {count:,} it holds")
+
+    handle = nn.modules.module.register_module_parameter_registration_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_space(folder: Path, model: nn.Module) -> None:
+    """NotSaved where the disk of `folder` has no room for the checkpoints of a run: those kept and one in the
+    making, each twice the size of `model` (two moments of Adam for its weights, and of its averages none)."""
+    needed, free = (KEPT + 1) * 2 * _size(model), shutil.disk_usage(folder).free
+    if free < needed:
+        raise NotSaved(
+            f"{folder} has no room for checkpoints: {_megabytes(needed)} needed, {_megabytes(free)} free; "
+            "make room, or name another folder with --out"
+        )
 
 
 def save_checkpoint(
     folder: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], facts: dict[str, Any]
 ) -> Path:
     """Write `folder/step_NNNNNNNN` and remove all but the newest `KEPT`; `facts` are JSON values kept beside
-    it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    staged = folder / f".tmp-{uuid.uuid4().hex}"
-    staged.mkdir()
+    it.
+
+    Raises NotSaved where that cannot be done; what was saved before is then whole.
+    """
+    staged, final = folder / f".tmp-{uuid.uuid4().hex}", folder / f"step_{step:08d}"
     try:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
-            staged / "model.safetensors",
-        )
-        save_file(dict(_optimizer_tensors(optimizers)), staged / "optimizers.safetensors")
-        (staged / "state.json").write_text(json.dumps({"step": step} | facts))
-        manifest = {
-            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(staged.iterdir())
-        }
-        (staged / "manifest.json").write_text(json.dumps(manifest))
-        for file in [*staged.iterdir(), staged]:
-            _sync(file)
-        final = folder / f"step_{step:08d}"
-        if final.exists():
-            shutil.rmtree(final)
-        os.rename(staged, final)
-        _sync(folder)
-    except BaseException:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_by_a_crash in folder.glob(".tmp-*"):
+            shutil.rmtree(left_by_a_crash)
+        staged.mkdir()
+        _fill(staged, step, model, optimizers, facts)
+        _publish(staged, final)
+        for old in _checkpoints(folder)[KEPT:]:
+            shutil.rmtree(old)
+    except (OSError, SafetensorError) as error:
+        whole = [one.name for one in _checkpoints(folder) if not _fault(one)]
+        there = f"{whole[0]} is whole; make room, and go on with --resume" if whole else "none is there yet"
+        problem = f"the checkpoint of step {step} could not be written to {folder}"
+        raise _not_saved(problem, folder, error, model, there) from error
+    finally:
         shutil.rmtree(staged, ignore_errors=True)
-        raise
-    for old in _checkpoints(folder)[KEPT:]:
-        shutil.rmtree(old)
     return final
+
+
+def _fill(
+    staged: Path,
+    step: int,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    facts: dict[str, Any],
+) -> None:
+    """All files of a checkpoint, on disk; the manifest last."""
+    _write_tensors(model.state_dict(), staged / "model.safetensors")
+    _write_tensors(dict(_optimizer_tensors(optimizers)), staged / "optimizers.safetensors")
+    (staged / "state.json").write_text(json.dumps({"step": step} | facts))
+    for file in staged.iterdir():
+        sync(file)
+    manifest = {file.name: _sha256(file) for file in sorted(staged.iterdir())}
+    (staged / "manifest.json").write_text(json.dumps(manifest))
+    sync(staged / "manifest.json")
+    sync(staged)
+
+
+def _publish(staged: Path, final: Path) -> None:
+    """Give a checkpoint its name. One of that name is found under another until then: at no moment is there
+    none."""
+    before = final.with_name(f"{final.name}-before")
+    if final.exists():
+        shutil.rmtree(before, ignore_errors=True)
+        os.rename(final, before)
+    os.rename(staged, final)
+    sync(final.parent)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def restore(
     folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], say: Any = print
 ) -> dict[str, Any] | None:
     """Fill model and optimizers from the newest whole checkpoint of `folder` and return its facts; None
-    without any."""
+    without any.
+
+    Raises ValueError where it is whole and not of this model.
+    """
     for checkpoint in _checkpoints(folder):
         fault = _fault(checkpoint)
         if fault:
             say(f"skipped checkpoint {checkpoint}: {fault}")
             continue
         try:
-            model.load_state_dict(load_file(checkpoint / "model.safetensors"))
-        except RuntimeError as error:
+            tensors = load_file(checkpoint / "model.safetensors")
+            states = load_file(checkpoint / "optimizers.safetensors")
+            facts = json.loads((checkpoint / "state.json").read_text())
+            if type(facts["step"]) is not int:
+                raise ValueError(f"its step is {facts['step']!r}")
+            differences = _differences(model.state_dict(), tensors)
+            if not differences:
+                model.load_state_dict(tensors)
+                _restore_optimizers(optimizers, states)
+        except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"checkpoint {checkpoint} was made by another architecture: {reason}") from error
-        _restore_optimizers(optimizers, load_file(checkpoint / "optimizers.safetensors"))
-        return json.loads((checkpoint / "state.json").read_text())
+            raise ValueError(f"checkpoint {checkpoint} is not one of this training ({reason})") from error
+        if differences:
+            raise ValueError(f"checkpoint {checkpoint} was made by another architecture: {differences}")
+        return facts
     return None
 
 
@@ -158,11 +254,59 @@ def _fault(checkpoint: Path) -> str | None:
     try:
         manifest = json.loads((checkpoint / "manifest.json").read_text())
         for name in ("model.safetensors", "optimizers.safetensors", "state.json"):
-            if hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() != manifest[name]:
+            if _sha256(checkpoint / name) != manifest[name]:
                 return f"{name} is not what was written (its SHA-256 differs)"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"incomplete ({error})"
     return None
+
+
+def _differences(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:
+    """The first tensors that are missing, too many, or of another shape or kind, in one line; "" without
+    any."""
+
+    def told(tensors: dict[str, Tensor], name: str) -> str:
+        if name not in tensors:
+            return "none"
+        kind = "" if tensors[name].is_floating_point() else f" {tensors[name].dtype}"
+        return f"{list(tensors[name].shape)}{kind}"
+
+    names = [name for name in sorted(wanted.keys() | found.keys()) if told(wanted, name) != told(found, name)]
+    listed = [f"{name} is {told(found, name)}, expected {told(wanted, name)}" for name in names[:NAMED]]
+    return "; ".join(listed) + (f"; and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _not_saved(problem: str, folder: Path, error: Exception, model: nn.Module, there: str = "") -> NotSaved:
+    """One line for what a full, read-only or missing disk makes others say in many ways."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split()).rpartition("I/O error: ")[2]
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(folder).free
+        reason += f"; about {_megabytes(2 * _size(model))} needed, {_megabytes(free)} free"
+    return NotSaved(f"{problem} ({reason}); {there or 'make room, or name another place'}")
+
+
+def _size(model: nn.Module) -> int:
+    """Bytes of its weights."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+def _sha256(file: Path) -> str:
+    """As hexadecimal digits; OSError for a pipe or a device, which would never end."""
+    if not file.is_file():
+        raise OSError(f"no file {file.name}")
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while chunk := content.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, Tensor]]:
@@ -188,7 +332,7 @@ def _restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[s
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have the system write a file, or a folder's list of names, to disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -88,7 +88,8 @@ def in_one_line(error: Exception) -> str:
     """An error as one line; of a kind that we do not raise ourselves, with its kind and how to see more."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}; check the path, its permissions and the space left"
+        place = f"{error.filename}: " if error.filename else ""
+        text = f"{place}{error.strerror}; check the path, its permissions and the space left"
     elif not isinstance(error, ValueError):
         text = f"{type(error).__name__}: {text}; see where with --debug"
     return text

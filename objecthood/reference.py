@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from objecthood.data.archives import ArchiveError, read_arrays
 from objecthood.models import autoencoder, set_predictor
 from objecthood.models.autoencoder import SlotAutoencoder
 from objecthood.models.set_predictor import SetPredictor
@@ -43,13 +43,14 @@ def load_reference(path: str | Path) -> nn.Module:
 def _read(path: str | Path) -> tuple[dict[str, np.ndarray], int]:
     """The weights of an .npz, and the number of slots of its noise (7 without)."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            weights = {key[2:]: arrays[key] for key in arrays.files if key.startswith("w.")}
-            noise_shape = arrays["noise"].shape if "noise" in arrays.files else (1, 7, 0)
-    except (OSError, ValueError, EOFError, BadZipFile, TypeError, AttributeError) as error:  # all by NumPy
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a whole .npz of plain arrays: {reason}") from error
-    return weights, noise_shape[1]
+        arrays = read_arrays(path)
+    except ArchiveError as error:
+        raise ValueError(f"{path} is not a whole .npz of plain arrays: {error}") from error
+    weights = {key[2:]: array for key, array in arrays.items() if key.startswith("w.")}
+    noise = arrays.get("noise", np.empty((1, 7, 0)))
+    if noise.ndim != 3:
+        raise ValueError(f"{path} has noise of shape {noise.shape}; it must be batch, slots, dim")
+    return weights, noise.shape[1]
 
 
 def _load_grouping(weights: dict[str, np.ndarray], num_slots: int) -> Grouping:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 INTERRUPTED = 130
@@ -26,8 +30,10 @@ class StopRequest:
     signals, it does nothing.
     """
 
+    requested = 0
+
     def __enter__(self) -> StopRequest:
-        self.requested = 0
+        self.requested, self._at_once = 0, False
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in stop_signals()}
@@ -37,10 +43,63 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What lies within is cut short by a signal: all has been saved, and it may take minutes."""
+        if self.requested:
+            raise self.exception()
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def exception(self) -> KeyboardInterrupt:
+        """What the signal means: `Preempted`, or KeyboardInterrupt of Ctrl-C."""
+        return KeyboardInterrupt() if self.requested == signal.SIGINT else Preempted()
+
     def _note(self, number: int, frame: object) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = number
+        if self._at_once:
+            raise self.exception()
+
+
+@contextlib.contextmanager
+def nobody_else(folder: Path) -> Iterator[None]:
+    """No other process of this machine trains into `folder` meanwhile; ValueError, which names it, where one
+    does.
+
+    The lock is on the folder itself and ends with the process, however that ends; where a file system or
+    Windows has none, nothing is locked.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # an old NFS
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                other = _holder(os.fstat(descriptor).st_ino)
+                raise ValueError(f"{folder} is trained into by {other}; wait for it, or stop it") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _holder(inode: int) -> str:
+    """Who holds a lock, as Linux lists it: "1: FLOCK ADVISORY WRITE 4321 08:01:1234567 0 EOF"."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if len(words) > 5 and words[5].rpartition(":")[2] == str(inode):
+                return f"process {words[4]}"
+    return "another process"
 
 
 def stop_signals() -> list[signal.Signals]:

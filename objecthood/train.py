@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from signal import SIGINT
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from objecthood.familiarity import usual
 from objecthood.guard import Guard, accuse
 from objecthood.progress import RunProgress
 from objecthood.recipes import Recipe
-from objecthood.stopping import Preempted, StopRequest
+from objecthood.stopping import StopRequest, nobody_else
 
 LOG_EVERY = 25
 """Steps between lines of metrics.jsonl."""
@@ -55,14 +54,16 @@ def train(
     FloatingPointError, which names pictures and parameters, after three steps in a row without finite
     gradient (a single one is skipped). On Ctrl-C (or SIGTERM, SIGUSR1, SIGHUP: then `Preempted`, a kind of
     it) the step in hand is finished and saved, and KeyboardInterrupt raised; a second Ctrl-C stops at once,
-    and the run can go on from its last checkpoint.
+    and the run can go on from its last checkpoint. `checkpoint.NotSaved` where the disk is full, or cannot be
+    written to: what was saved before is whole. ValueError where another process trains into `out`.
     """
     out = Path(out)
-    with joined(choose_device(device)) as processes:
+    with joined(choose_device(device)) as processes, contextlib.ExitStack() as stack:
         if processes.first:
             prepare_folder(out, recipe, resume)
+            stack.enter_context(nobody_else(out))
         processes.wait()
-        if not (resume and (out / "result.json").exists()):  # else nothing is left to do
+        if not (resume and is_finished(out)):
             take_steps(recipe, out, processes, resume, checkpoint_every, compile)
         processes.wait()
     return json.loads((out / "result.json").read_text())
@@ -84,6 +85,8 @@ def take_steps(
     average = AveragedModel(model, multi_avg_fn=averaging(recipe.average))
     both = nn.ModuleList([model, average])
     state: dict[str, Any] = {"step": 0, "wall_seconds": 0.0, "cpu_seconds": 0.0}
+    if processes.first:
+        checkpoint.check_space(out, both)
     if resume:
         state |= checkpoint.restore(out / "checkpoints", both, optimizers) or {}
     clock = Stopwatch(state["wall_seconds"], state["cpu_seconds"] if processes.first else 0.0)
@@ -106,18 +109,33 @@ def take_steps(
     log = Log(out / "metrics.jsonl", first_step, processes.first)  # from here on the folder holds a run
 
     def save_state() -> None:
+        clock.pause()
         if processes.first:
+            log.sync()
             facts = {"wall_seconds": clock.wall, "cpu_seconds": clock.cpu, "skipped_steps": guard.skipped}
             checkpoint.save_checkpoint(out / "checkpoints", step, both, optimizers, facts)
         processes.wait()
+        clock.start()
 
     score = ""
     with (
-        RunProgress(recipe.name, recipe.steps, first_step) as progress,
         StopRequest() as stop,
+        told_how_to_go_on(out),
+        RunProgress(recipe.name, recipe.steps, first_step) as progress,
         no_denormals(),
     ):
         while step < recipe.steps:
+            # What is scored has been saved: a signal need not wait for it, and --resume makes up for it.
+            if step and step % recipe.evaluate_every == 0 and processes.first:
+                clock.pause()
+                with stop.at_once():
+                    scores = evaluate(average.module, recipe, "validation", recipe.validation_scenes)
+                    log.write("evaluate", step, clock, scores)
+                    draw_latest(recipe, average.module, shown, out)
+                shown_score = recipe.main_score if recipe.main_score in scores else next(iter(scores))
+                score = f"{shown_score} {scores[shown_score]:.3f}  "
+                clock.start()
+
             scenes = to_device(next(scenes_of_step), place)
             torch.manual_seed(step_seed(recipe.seed, step))
             for optimizer in optimizers:
@@ -150,27 +168,29 @@ def take_steps(
                 values["skipped_steps"] = guard.skipped
                 log.write("train", step, clock, values)
                 progress.update(step, f"loss {values['loss']:.4f}  {score}{speed:.0f} pictures/s")
-            if step % recipe.evaluate_every == 0 and step < recipe.steps and processes.first:
-                clock.pause()
-                scores = evaluate(average.module, recipe, "validation", recipe.validation_scenes)
-                log.write("evaluate", step, clock, scores)
-                shown_score = recipe.main_score if recipe.main_score in scores else next(iter(scores))
-                score = f"{shown_score} {scores[shown_score]:.3f}  "
-                draw_latest(recipe, average.module, shown, out)
-                clock.start()
-            if step % checkpoint_every == 0 and step < recipe.steps:
-                clock.pause()
+            due = step % checkpoint_every == 0 or step % recipe.evaluate_every == 0
+            if stopped or (due and step < recipe.steps):
                 save_state()
-                clock.start()
             if stopped:
-                save_state()
-                progress.say(f"stopped at step {step}; go on with: objecthood train --resume {out}")
-                raise KeyboardInterrupt if stopped == SIGINT else Preempted
-        clock.pause()
+                stop.requested = int(stopped)
+                raise stop.exception()
         save_state()
+        clock.pause()
     if processes.first:
-        facts = {"processes": processes.count, "compile": compile, "skipped_steps": guard.skipped}
-        finish(recipe, average.module, shown, out, clock, log, facts | {"machine": describe(place)})
+        facts: dict[str, Any] = {"processes": processes.count, "compile": compile}
+        facts |= {"skipped_steps": guard.skipped, "machine": describe(place)}
+        with StopRequest() as stop, told_how_to_go_on(out), stop.at_once():
+            finish(recipe, average.module, shown, out, clock, log, facts)
+
+
+@contextlib.contextmanager
+def told_how_to_go_on(out: Path) -> Iterator[None]:
+    """A line for whoever stops a run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: objecthood train --resume {out}", flush=True)
+        raise
 
 
 class Objective(nn.Module):
@@ -205,7 +225,6 @@ def finish(
         "cpu_seconds": round(clock.cpu, 2),
         "settings": recipe.to_dict(),
     } | facts
-    write_json(out / "result.json", result)
     checkpoint.save(model, recipe, out / "weights.safetensors", scores, usual(model, recipe))
     draw_latest(recipe, model, shown, out)
     (out / "figures").mkdir(exist_ok=True)
@@ -214,7 +233,13 @@ def finish(
             save_animation(figure, out / "figures" / f"{name}.gif")
         else:
             figure.save(out / "figures" / f"{name}.png")
+    write_json(out / "result.json", result)
     report.write_report(out)
+
+
+def is_finished(out: Path) -> bool:
+    """Whether nothing is left to do: the result and the report are written last, in this order."""
+    return (out / "result.json").exists() and (out / "index.html").exists()
 
 
 def prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
@@ -318,7 +343,8 @@ class Stopwatch:
 
 
 class Log:
-    """metrics.jsonl: one JSON object a line; lines beyond the step that a run resumes from are dropped.
+    """metrics.jsonl: one JSON object a line; lines that came after the checkpoint that a run resumes from are
+    dropped, its step's own scores among them.
 
     Only the first process has it `written`.
     """
@@ -328,8 +354,20 @@ class Log:
         if not written:
             return
         lines = path.read_text().splitlines() if path.exists() and first_step else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first_step]
-        path.write_text("".join(line + "\n" for line in kept))
+        whole = [line for line in lines if line.endswith("}")]
+        kept = [line for line in whole if self._is_before(json.loads(line), first_step)]
+        staged = path.with_name(f".{path.name}")
+        staged.write_text("".join(line + "\n" for line in kept))
+        staged.replace(path)
+
+    @staticmethod
+    def _is_before(line: dict[str, Any], step: int) -> bool:
+        return line["step"] < step or (line["step"] == step and line["kind"] == "train")
+
+    def sync(self) -> None:
+        """Have the system write all lines to disk before going on."""
+        if self.written:
+            checkpoint.sync(self.path)
 
     def write(self, kind: str, step: int, clock: Stopwatch, values: dict[str, float]) -> None:
         if not self.written:

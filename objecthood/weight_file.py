@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = "objecthood-weights-1"
-MAX_HEADER = 100_000_000
-"""Bytes: the format's own limit."""
+MAX_HEADER = 1_000_000
+"""Bytes, of ten thousand tensors; the format's own limit of 100 MB would take a gigabyte to read."""
 _IN_JSON = ("recipe", "scores", "usual")
 
 
@@ -38,12 +38,12 @@ def read_description(path: str | Path) -> dict[str, Any]:
             raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
         metadata.setdefault("usual", "{}")  # not in files of version 0.1.0
         facts = metadata | {key: json.loads(metadata[key]) for key in _IN_JSON}
-        sizes = [tensor["shape"] for tensor in tensors.values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        parameters = sum(_product(tensor["shape"]) for tensor in tensors.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a weight file of objecthood ({error}); train one or name another"
         ) from error
-    return facts | {"parameters": sum(_product(shape) for shape in sizes)}
+    return facts | {"parameters": parameters}
 
 
 def _read_header(path: Path) -> dict[str, Any]:
@@ -64,5 +64,7 @@ def _read_header(path: Path) -> dict[str, Any]:
 def _product(shape: list[int]) -> int:
     product = 1
     for side in shape:
+        if type(side) is not int or not 0 <= side < 2**63:
+            raise ValueError(f"a tensor has shape {shape!r:.60}")
         product *= side
     return product

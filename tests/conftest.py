@@ -1,4 +1,4 @@
-"""Shapes checked at every call, one thread, fixed seeds, and where the shared measurements lie."""
+"""Shapes checked at every call, one thread, fixed seeds, a scoreboard, and where shared measurements lie."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import jaxtyping
 import pytest
 import torch
 from jaxtyping import install_import_hook
+from scoreboard import Note, Scoreboard, note_of
 
 # From here on every function of the package checks the shapes in its signature. An int passes for a float, as
 # for every type checker; the default of beartype is stricter.
@@ -14,6 +15,22 @@ install_import_hook("objecthood", "beartype.beartype(conf=beartype.BeartypeConf(
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--scoreboard", metavar="FILE", help="write there what the tests tried, and how often")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--scoreboard") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Scoreboard(Path(config.getoption("--scoreboard"))))
+
+
+@pytest.fixture
+def scoreboard(request, record_property) -> Note:
+    """`scoreboard(area, what, tried, survived, measured)`: what a test tried, how often, and how often it
+    ended as promised, which must be as often; `measured` is a figure in words."""
+    return note_of(request, record_property)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,8 @@
 """Weight files and run checkpoints: bit for bit, and nothing torn, flipped or foreign goes unnoticed."""
 
+import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -90,7 +92,7 @@ def test_weights_of_another_recipe_are_refused(tmp_path):
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = oh.save(RECIPE.build_model(), RECIPE, tmp_path / "w.safetensors")
     before = path.read_bytes()
-    monkeypatch.setattr(checkpoint, "_sync", lambda path: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(checkpoint, "sync", lambda path: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         oh.save(RECIPE.build_model(), RECIPE, path)
     assert path.read_bytes() == before
@@ -176,27 +178,29 @@ def check_older_is_used(folder, older) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_torn_file_is_noticed_and_the_older_checkpoint_used(two, name):
+def test_a_torn_file_is_noticed_and_the_older_checkpoint_used(two, name, scoreboard):
     folder, older, newest, pristine = two
     content = (pristine / name).read_bytes()
-    lengths = {0, 1, 7, 8, 9, *range(0, len(content), max(1, len(content) // 12)), len(content) - 1}
+    lengths = {0, 1, 7, 8, 9, *range(0, len(content), max(1, len(content) // 30)), len(content) - 1}
     for length in sorted(lengths):
         (newest / name).write_bytes(content[:length])
         check_older_is_used(folder, older)
     (newest / name).unlink()
     check_older_is_used(folder, older)
+    scoreboard("Checkpoints", "cut short anywhere: noticed, the one before used and said", len(lengths) + 1)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_flipped_bit_is_noticed_and_the_older_checkpoint_used(two, name):
+def test_a_flipped_bit_is_noticed_and_the_older_checkpoint_used(two, name, scoreboard):
     folder, older, newest, pristine = two
     content = (pristine / name).read_bytes()
     random = torch.Generator().manual_seed(0)
-    for place in torch.randint(len(content) * 8, (25,), generator=random).tolist():
+    for place in torch.randint(len(content) * 8, (125,), generator=random).tolist():
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << place % 8
         (newest / name).write_bytes(damaged)
         check_older_is_used(folder, older)
+    scoreboard("Checkpoints", "one flipped bit anywhere: noticed, the one before used and said", 125)
 
 
 def test_without_a_whole_checkpoint_none_is_used(two):
@@ -217,7 +221,7 @@ def test_a_checkpoint_in_the_making_is_not_looked_at(two):
 
 def test_a_failed_save_leaves_no_trace(two, monkeypatch):
     folder, _, newest, _ = two
-    monkeypatch.setattr(checkpoint, "_sync", lambda path: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(checkpoint, "sync", lambda path: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(folder, 3, *trained(), {})
     assert sorted(file.name for file in folder.iterdir()) == ["step_00000001", newest.name]
@@ -225,9 +229,59 @@ def test_a_failed_save_leaves_no_trace(two, monkeypatch):
 
 def test_another_architecture_is_refused(tmp_path):
     save_checkpoint(tmp_path, 1, *trained(), {})
-    with pytest.raises(ValueError, match="was made by another architecture: .*size mismatch") as caught:
+    with pytest.raises(
+        ValueError, match=r"another architecture: 0.bias is \[16\], expected \[20\]"
+    ) as caught:
         restore(tmp_path, *trained(0, width=20))
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_crash_left_is_cleared_away(two):
+    folder, *_ = two
+    (folder / ".tmp-of-a-crashed-run").mkdir()
+    save_checkpoint(folder, 3, *trained(), {})
+    assert sorted(file.name for file in folder.iterdir()) == ["step_00000002", "step_00000003"]
+
+
+def test_a_checkpoint_of_a_crash_in_the_middle_of_a_save_is_found(two):
+    """Between its two renames, the checkpoint that is replaced has another name."""
+    folder, _, newest, _ = two
+    newest.rename(folder / f"{newest.name}-before")
+    assert restore(folder, *trained(0))["step"] == 2
+    save_checkpoint(folder, 2, *trained(), {})
+    save_checkpoint(folder, 3, *trained(), {})
+    assert len(list(folder.iterdir())) == KEPT
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("state.json", content) for content in (b"[]", b"{}", b'{"step": "1"}')),
+        *((f"{name}.safetensors", b"x") for name in ("model", "optimizers")),
+    ],
+)
+def test_a_whole_checkpoint_of_something_else_is_refused(two, name, content):
+    folder, _, newest, _ = two
+    (newest / name).write_bytes(content)
+    sums = json.loads((newest / "manifest.json").read_text()) | {name: hashlib.sha256(content).hexdigest()}
+    (newest / "manifest.json").write_text(json.dumps(sums))
+    with pytest.raises(ValueError, match="step_00000002 is not one of this training") as caught:
+        restore(folder, *trained(0))
+    assert "\n" not in str(caught.value)
+
+
+def test_optimisers_of_something_else_are_refused(tmp_path):
+    model, optimizers = trained()
+    save_checkpoint(tmp_path, 1, model, optimizers, {})
+    with pytest.raises(ValueError, match="is not one of this training"):
+        restore(tmp_path, model, optimizers[:1])
+
+
+def test_a_pipe_is_no_file_of_a_checkpoint(two):
+    folder, older, newest, _ = two
+    (newest / "state.json").unlink()
+    os.mkfifo(newest / "state.json")
+    check_older_is_used(folder, older)
 
 
 def test_a_checkpoint_is_plain_tensors_and_json(tmp_path):

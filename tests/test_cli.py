@@ -118,7 +118,7 @@ def mutations(name: str, count: int, seed: str) -> list[str]:
     return wrong
 
 
-def test_typing_mistakes_are_understood(capsys):
+def test_typing_mistakes_are_understood(capsys, scoreboard):
     """Of commands, recipes and options; at least 95 % must be answered with the right name."""
     options = [
         "num-slots",
@@ -145,6 +145,8 @@ def test_typing_mistakes_are_understood(capsys):
         if f"did you mean {name}?" not in complaints[0]:
             wrong.append((arguments, complaints[0]))
     assert len(cases) >= 30 and len(wrong) <= 0.05 * len(cases), wrong
+    measured = f"the right name suggested for {len(cases) - len(wrong)}"
+    scoreboard("The command", "typing mistakes: one line, exit code 2", len(cases), measured=measured)
 
 
 @pytest.mark.parametrize(
@@ -222,13 +224,15 @@ NOT_POSSIBLE = [
 
 
 @pytest.mark.parametrize(("typed", "answer", "code"), [(*case, 2) for case in WRONGLY_TYPED])
-def test_wrongly_typed(capsys, trained, tmp_path, typed, answer, code):
+def test_wrongly_typed(capsys, trained, tmp_path, typed, answer, code, scoreboard):
     check_error(capsys, trained, tmp_path, typed, answer, code)
+    scoreboard("The command", "user errors: one line with what to do, and the exit code", 1)
 
 
 @pytest.mark.parametrize(("typed", "answer", "code"), [(*case, 1) for case in NOT_POSSIBLE])
-def test_not_possible(capsys, trained, tmp_path, typed, answer, code, unchecked):
+def test_not_possible(capsys, trained, tmp_path, typed, answer, code, unchecked, scoreboard):
     check_error(capsys, trained, tmp_path, typed, answer, code)
+    scoreboard("The command", "user errors: one line with what to do, and the exit code", 1)
 
 
 def check_error(capsys, trained, tmp_path, typed, answer, code):

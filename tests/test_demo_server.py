@@ -128,7 +128,7 @@ def test_more_slots_than_were_learned_depend_on_the_seed(shown):
     assert one == same != other
 
 
-def test_every_answer_is_guarded(port):
+def test_every_answer_is_guarded(port, scoreboard):
     for answer in (
         ask(port, "/"),
         ask(port, "/nothing"),
@@ -143,6 +143,7 @@ def test_every_answer_is_guarded(port):
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert not [name for name in answer.headers if name.startswith("access-control")]
         assert "server" not in answer.headers
+    scoreboard("The demo's server", "answers of every kind: content policy, nosniff, no CORS", 6)
 
 
 def test_the_page_has_no_script_or_style_of_its_own(port):
@@ -156,9 +157,14 @@ def test_the_page_has_no_script_or_style_of_its_own(port):
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "169.254.169.254", ""])
-def test_other_hosts_are_not_answered(port, host):
+def test_other_hosts_are_not_answered(port, host, scoreboard):
     answer = ask(port, "/config.json", headers={"Host": host})
     assert answer.status == 400 and b"models" not in answer.body
+    scoreboard(
+        "The demo's server",
+        "other hosts' names and other origins (DNS rebinding, forged requests): refused",
+        1,
+    )
 
 
 def test_this_machines_names_are(port):
@@ -169,10 +175,15 @@ def test_this_machines_names_are(port):
     "headers",
     [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}],
 )
-def test_pages_of_other_origins_get_nothing(port, headers):
+def test_pages_of_other_origins_get_nothing(port, headers, scoreboard):
     assert ask(port, LOOK, png(), headers).status == 403
     preflight = ask(port, LOOK, None, headers | {"Access-Control-Request-Method": "POST"}, "OPTIONS")
     assert preflight.status == 403
+    scoreboard(
+        "The demo's server",
+        "other hosts' names and other origins (DNS rebinding, forged requests): refused",
+        2,
+    )
 
 
 def test_a_link_from_elsewhere_opens_the_page(port):
@@ -190,12 +201,13 @@ TARGETS = ("etc/passwd", "pyproject.toml", "server.py", "page/main.js", "%2fetc%
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_path_reaches_the_file_system(port, target):
+def test_no_path_reaches_the_file_system(port, target, scoreboard):
     for step in STEPS:
         for path in (f"/{step}/{step}/{target}", f"/examples/{step}/{target}"):
             answer = ask(port, path)
             assert answer.status in (400, 404), path
             assert b"root:" not in answer.body and b"import" not in answer.body
+    scoreboard("The demo's server", "paths that climb: none reaches a file", 2 * len(STEPS))
 
 
 def chunked(size: int) -> bytes:
@@ -221,7 +233,7 @@ class Peak(threading.Thread):
         self.growth = self.most - self.begin
 
 
-def test_too_large_an_upload_is_refused_as_it_comes(port):
+def test_too_large_an_upload_is_refused_as_it_comes(port, scoreboard):
     large = message(port, LOOK, bytes(MAX_BYTES + 1))
     unsaid = message(port, LOOK, chunked(3 * MAX_BYTES), {"Transfer-Encoding": "chunked"})
     # A length that promises a terabyte, from one who then sends nothing.
@@ -231,6 +243,12 @@ def test_too_large_an_upload_is_refused_as_it_comes(port):
     assert [answer.status for answer in answers] == [413, 413, 413]
     assert str(MAX_BYTES) in answers[0].error()
     assert peak.growth < 20
+    scoreboard(
+        "The demo's server",
+        "uploads beyond 10 MB (honest, chunked, lying): 413 as they come",
+        3,
+        measured=f"memory grew by {peak.growth:.0f} MB",
+    )
 
 
 def test_a_length_that_promises_less_is_taken_at_its_word(port):
@@ -272,7 +290,7 @@ def bomb() -> bytes:
     ],
     ids=["empty", "html", "svg", "polyglot", "zip", "pdf", "eps", "zeros", "cut", "bomb"],
 )
-def test_what_is_no_picture_is_refused_in_one_line(port, content, status):
+def test_what_is_no_picture_is_refused_in_one_line(port, content, status, scoreboard):
     answer = ask(port, LOOK, content)
     assert answer.status == status
     assert (
@@ -281,6 +299,11 @@ def test_what_is_no_picture_is_refused_in_one_line(port, content, status):
         and "/" + "home" not in answer.error()
     )
     assert answer.headers["content-type"] == "application/json"
+    scoreboard(
+        "The demo's server",
+        "no pictures, polyglots, SVG and HTML with scripts, bombs: refused in one line",
+        1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -290,12 +313,13 @@ def test_what_is_no_picture_is_refused_in_one_line(port, content, status):
         "iterations=0", "iterations=31", "seed=-1", "seed=99999999999", "spread=nan", "spread=5", "spread=x",
     ],
 )  # fmt: skip
-def test_numbers_out_of_range(port, change):
+def test_numbers_out_of_range(port, change, scoreboard):
     name = change.partition("=")[0]
     kept = [part for part in LOOK.partition("?")[2].split("&") if not part.startswith(name)]
     path = "/api/look?" + "&".join([*kept, change])
     answer = raw(port, message(port, path, png()))
     assert answer.status == 422 and name in answer.error()
+    scoreboard("The demo's server", "numbers out of range: refused in one line", 1)
 
 
 def test_slots_to_paint_must_be_so_many_finite_numbers(port):
@@ -377,7 +401,7 @@ def ask_until_answered(port: int, number: int, slowly: bool) -> tuple[float, Ans
         time.sleep(0.02 + 0.1 * random.random())
 
 
-def test_200_at_once_lose_nothing_and_leave_nothing(shown):
+def test_200_at_once_lose_nothing_and_leave_nothing(shown, scoreboard):
     """50 go away, 20 read slowly; of the others every one is answered in the end, with its own picture."""
     sys.addaudithook(watch)
     with serving(server.build_app(shown)) as port, concurrent.futures.ThreadPoolExecutor(200) as pool:
@@ -408,6 +432,33 @@ def test_200_at_once_lose_nothing_and_leave_nothing(shown):
         assert resident() < 1.1 * before
         assert not WRITTEN
         assert ask(port, LOOK, png()).status == 200
+    scoreboard(
+        "The demo's server",
+        "requests at once (50 broken off, 20 slow readers): all others answered, each with its own",
+        200,
+        measured=f"95 % within {seconds[int(0.95 * len(seconds))]:.2f} s, one alone {single:.2f} s",
+    )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_thousands_of_small_uploads_leave_nothing(shown, tmp_path, monkeypatch, scoreboard):
+    """No picture among them; nothing is written, nothing stays."""
+    monkeypatch.chdir(tmp_path)
+    sys.addaudithook(watch)
+    with serving(server.build_app(shown)) as port:
+        for number in range(200):
+            ask(port, LOOK, bytes([number % 256]) * 50)
+        before, descriptors = resident(), len(os.listdir("/proc/self/fd"))
+        WRITTEN.clear()
+        WATCHED.set()
+        statuses = {ask(port, LOOK, bytes([number % 256]) * (number % 99)).status for number in range(10_000)}
+        WATCHED.clear()
+        assert statuses <= {415, 422} and not WRITTEN and not list(tmp_path.iterdir())
+        grown = resident() - before
+        assert grown < 0.1 * before and len(os.listdir("/proc/self/fd")) <= descriptors
+    what = "small uploads that are no pictures: refused, nothing written, nothing kept"
+    scoreboard("The demo's server", what, 10_000, measured=f"memory grew by {grown:.0f} MB")
 
 
 def test_only_what_paints_can_be_shown():

@@ -122,7 +122,7 @@ def calm(monkeypatch):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_two_processes_give_the_weights_of_one(name, calm, tmp_path):
+def test_two_processes_give_the_weights_of_one(name, calm, tmp_path, scoreboard):
     recipe = RECIPES[name]
     one = oh.train(recipe, tmp_path / "one")
     first, second = together(2, tmp_path, lambda: oh.train(recipe, tmp_path / "two"))
@@ -131,6 +131,7 @@ def test_two_processes_give_the_weights_of_one(name, calm, tmp_path):
     line, other = log_of(tmp_path / "one")[0], log_of(tmp_path / "two")[0]
     for value in ("loss", "gradient_norm"):
         assert other[value] == pytest.approx(line[value], rel=1e-5)
+    scoreboard("Several processes", "two processes give the weights of one (1e-6)", 1)
 
 
 def test_all_processes_hold_the_same_weights(tmp_path):
@@ -168,7 +169,7 @@ def test_noise_does_not_depend_on_the_number_of_processes(tmp_path):
 
 
 @pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
-def test_saved_by_some_and_gone_on_with_by_others(before, after, calm, monkeypatch, tmp_path):
+def test_saved_by_some_and_gone_on_with_by_others(before, after, calm, monkeypatch, tmp_path, scoreboard):
     recipe, folder = RECIPES["paper"], tmp_path / "run"
     plain = Discovery.loss
 
@@ -197,9 +198,10 @@ def test_saved_by_some_and_gone_on_with_by_others(before, after, calm, monkeypat
     assert [result["processes"] for result in run(after, True)] == [after] * after
     oh.train(recipe, tmp_path / "undisturbed")
     assert difference(folder, tmp_path / "undisturbed") <= 1e-6
+    scoreboard("Several processes", "saved by two and resumed by one, and back: the same weights (1e-6)", 1)
 
 
-def test_a_step_that_one_process_cannot_take_is_taken_by_none(tmp_path):
+def test_a_step_that_one_process_cannot_take_is_taken_by_none(tmp_path, scoreboard):
     """And the third in a row ends all of them, with the picture named by its number in the data."""
     plain = Discovery.loss
 
@@ -219,6 +221,7 @@ def test_a_step_that_one_process_cannot_take_is_taken_by_none(tmp_path):
     assert first == second and first.startswith("FloatingPointError: ")
     assert "step 3; pictures to blame (indices in the training data): 15;" in first
     assert "encoder" in first and "\n" not in first
+    scoreboard("Several processes", "nan in one process's share: skipped by all, culprit named", 2)
 
 
 TRAIN = ["train", "tetrominoes", "--steps", "4000", "--batch-size", "4", "--evaluate-every", "4000"]
@@ -264,7 +267,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="ne
 
 
 @needs_proc
-def test_signal_and_killed_process(tmp_path):
+def test_signal_and_killed_process(tmp_path, scoreboard):
     """SIGTERM to the command: saved once, exit code 75. Gone on with, one is killed: one line, code 1."""
     run = tmp_path / "run"
     job = begin("objecthood", *TRAIN, "--out", run, "--processes", 2)
@@ -274,7 +277,10 @@ def test_signal_and_killed_process(tmp_path):
     said, complaints = job.communicate(timeout=60)
     assert job.returncode == 75 and complaints == "stopped\n", complaints
     (saved,) = (run / "checkpoints").iterdir()
-    assert (saved / "manifest.json").stat().st_mtime - told <= 5
+    seconds = (saved / "manifest.json").stat().st_mtime - told
+    assert seconds <= 5
+    scoreboard("Signals", "SIGTERM to a job of two processes: saved once, exit code 75", 1,
+               measured=f"after {seconds:.1f} s")  # fmt: skip
     assert f"go on with: objecthood train --resume {run}" in said
 
     before = len(under_way(run)())
@@ -285,10 +291,13 @@ def test_signal_and_killed_process(tmp_path):
     os.kill(workers[1], signal.SIGKILL)
     killed = time.monotonic()
     _, complaints = job.communicate(timeout=60)
-    assert time.monotonic() - killed <= 15
+    seconds = time.monotonic() - killed
+    assert seconds <= 15
     assert job.returncode == 1 and len(complaints.splitlines()) == 1
     assert "error: process 1 of 2 was killed (SIGKILL)" in complaints and "--resume" in complaints
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    scoreboard("Several processes", "one process killed: the job ends, and says which, in one line", 1,
+               measured=f"after {seconds:.1f} s")  # fmt: skip
 
 
 def test_two_machines_through_torchrun(tmp_path):

@@ -37,6 +37,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
+AREA = "Pictures and videos"
+
+
 def pick(corpus: list[Case], name: str) -> Case:
     return next(case for case in corpus if case.name == name)
 
@@ -60,8 +63,9 @@ def test_corpus_is_large(corpus):
     assert sum(case.error is not None for case in corpus) >= 45
 
 
-def test_every_picture_has_the_expected_pixels(corpus):
-    wrong = {}
+def test_every_picture_has_the_expected_pixels(corpus, scoreboard):
+    wrong: dict[str, object] = {}
+    tried = sum(case.expected is not None for case in corpus)
     for case in corpus:
         if case.expected is None:
             continue
@@ -74,10 +78,12 @@ def test_every_picture_has_the_expected_pixels(corpus):
         if distance > case.tolerance:
             wrong[case.name] = distance
     assert not wrong
+    scoreboard(AREA, "odd pictures (modes, depths, profiles, turns, animations): the right pixels", tried)
 
 
-def test_every_bad_file_gives_one_line_that_names_it(corpus):
+def test_every_bad_file_gives_one_line_that_names_it(corpus, scoreboard):
     wrong = {}
+    tried = sum(case.error is not None for case in corpus)
     for case in corpus:
         if case.error is None:
             continue
@@ -87,6 +93,7 @@ def test_every_bad_file_gives_one_line_that_names_it(corpus):
         if not (isinstance(found, ImageError) and named and re.search(case.error, message)):
             wrong[case.name] = found
     assert not wrong
+    scoreboard(AREA, "cut, empty, foreign files and bombs: one line that names the file", tried)
 
 
 def test_bytes_and_streams_read_as_files_do(corpus):
@@ -109,12 +116,13 @@ def test_a_stream_is_read_from_where_it_stands():
     np.testing.assert_array_equal(read_image(stream), PICTURE)
 
 
-def test_files_are_never_changed(corpus):
+def test_files_are_never_changed(corpus, scoreboard):
     folder = corpus[0].path.parent
     before = snapshot(folder)
     for case in corpus:
         try_to_read(case.path)
     assert len(before) > 120 and snapshot(folder) == before
+    scoreboard(AREA, "files of the user: SHA-256 and time of change as before", len(before))
 
 
 def test_files_are_closed(corpus):
@@ -172,7 +180,7 @@ def _mutate(content: bytes, random: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize("image_format", sorted(set(SIGNATURES) - {"AVIF", "PPM"}))
-def test_mutated_bytes_give_an_array_or_one_line(image_format, capfd):
+def test_mutated_bytes_give_an_array_or_one_line(image_format, tmp_path, capfd, scoreboard):
     random = np.random.default_rng(sorted(SIGNATURES).index(image_format))
     noise = random.integers(0, 256, (24, 32, 3), dtype=np.uint8)
     exif = Image.Exif()
@@ -180,8 +188,12 @@ def test_mutated_bytes_give_an_array_or_one_line(image_format, capfd):
     options = {"exif": exif} if image_format in ("PNG", "JPEG", "WEBP", "TIFF") else {}
     content = encode(noise[..., 0] if image_format == "GIF" else noise, image_format, **options)
     refused = 0
-    for _ in range(64):
-        found = try_to_read(_mutate(content, random), max_pixels=1_000_000)
+    paths = [tmp_path / f"{number}" for number in range(72)]
+    for path in paths:
+        path.write_bytes(_mutate(content, random))
+    before = snapshot(tmp_path)
+    for path in paths:
+        found = try_to_read(path, max_pixels=1_000_000)
         if isinstance(found, ImageError):
             refused += 1
             assert len(str(found).splitlines()) == 1
@@ -189,6 +201,8 @@ def test_mutated_bytes_give_an_array_or_one_line(image_format, capfd):
             assert found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3 and found.size
     assert refused >= 10, "mutations too mild to show anything"
     assert capfd.readouterr() == ("", ""), "libraries print what is broken"
+    assert snapshot(tmp_path) == before
+    scoreboard(AREA, "damaged bytes of 8 formats: pixels or one line, the file unchanged", len(paths))
 
 
 @given(signature=st.sampled_from(sorted(SIGNATURES.values())), rest=st.binary(max_size=200))
@@ -206,7 +220,7 @@ def test_any_pixels_survive_a_lossless_file(pixels):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak where Linux puts it")
-def test_bombs_are_refused_early(corpus):
+def test_bombs_are_refused_early(corpus, scoreboard):
     bombs = [case.path for case in corpus if case.name.startswith("bomb")]
     honest = encode(Image.new("1", (6000, 5000)), "PNG")
     with multiprocessing.get_context("spawn").Pool(1) as pool:  # a fresh process, whose peak is its own
@@ -214,6 +228,8 @@ def test_bombs_are_refused_early(corpus):
     assert len(bombs) >= 15 and max(path.stat().st_size for path in bombs) < 1_000_000
     assert growth <= 50 and seconds <= 0.5
     assert control > 50, "the gauge must see a decoded picture, or it shows nothing"
+    measured = f"memory grew by {growth:.0f} MB, slowest {seconds:.2f} s"
+    scoreboard(AREA, "decompression bombs refused from their headers", len(bombs), measured=measured)
 
 
 def test_pixel_limit_is_exact_and_adjustable(corpus):

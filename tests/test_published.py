@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_tables_are_those_of_the_results():
-    assert subprocess.run([sys.executable, ROOT / "runs" / "tables.py", "--check"]).returncode == 0
+@pytest.mark.parametrize("script", ["tables.py", "reliability_page.py"])
+def test_tables_are_those_of_the_results(script):
+    assert subprocess.run([sys.executable, ROOT / "runs" / script, "--check"]).returncode == 0
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "results").glob("*-seed*.json")), ids=lambda file: file.stem)
@@ -26,7 +27,12 @@ def test_results_say_how_they_came_about(file):
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))),
+    ],
 )
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()

@@ -23,13 +23,14 @@ def random_mask(seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_same_text_as_pycocotools(seed):
+def test_same_text_as_pycocotools(seed, scoreboard):
     mask = random_mask(seed)
     theirs = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     ours = encode(mask)
     assert ours == {"size": list(theirs["size"]), "counts": theirs["counts"].decode()}
     assert (coco.decode(ours) == mask).all()
     assert (decode(theirs) == mask).all()
+    scoreboard("Data files", "run-length masks: the text and pixels of pycocotools", 1)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -104,10 +105,11 @@ def test_random_lists_give_a_mask_or_a_value_error(counts):
         {"size": [10**30, 1], "counts": [10**30]},
     ],
 )
-def test_malformed_masks_are_refused_in_one_line(rle):
+def test_malformed_masks_are_refused_in_one_line(rle, scoreboard):
     with pytest.raises(ValueError) as caught:
         decode(rle)
     assert str(caught.value).startswith("run-length mask: ") and "\n" not in str(caught.value)
+    scoreboard("Data files", "malformed run-length masks: refused in one line", 1)
 
 
 def test_a_sum_that_wraps_round_is_no_way_in():

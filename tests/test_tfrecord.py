@@ -90,7 +90,7 @@ def test_records_larger_than_a_piece(tmp_path):
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_every_truncation(tmp_path, compressed):
+def test_every_truncation(tmp_path, compressed, scoreboard):
     content = packed(PLAIN) if compressed else PLAIN
     for length in range(len(content)):
         given, error = read(write(tmp_path, content[:length]))
@@ -103,11 +103,13 @@ def test_every_truncation(tmp_path, compressed):
             assert f"record {len(given)} at byte {ENDS[len(given)]}: " in error, length
         else:
             assert "holds no record" in error
+    what = "a file cut at every byte: never silently short, but where the format itself cannot tell"
+    scoreboard("Data files", what, len(content))
 
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("skip_bad", [False, True])
-def test_mutations(tmp_path, compressed, skip_bad):
+def test_mutations(tmp_path, compressed, skip_bad, scoreboard):
     content, chance = packed(PLAIN) if compressed else PLAIN, random.Random(int(compressed))
     errors = skips = 0
     for _ in range(300):
@@ -126,6 +128,7 @@ def test_mutations(tmp_path, compressed, skip_bad):
             skips += len(records.skipped)
     assert errors > 100
     assert (skips > 0) == (skip_bad and not compressed)
+    scoreboard("Data files", "damaged TFRecord files: an error that names the record, or counted", 300)
 
 
 def mutate(content: bytes, chance: random.Random) -> bytes:

@@ -102,12 +102,13 @@ def test_weights_load_and_score_as_told(run):
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())
 
 
-def test_same_seed_same_weights_other_seed_others(run, quick, tmp_path):
+def test_same_seed_same_weights_other_seed_others(run, quick, tmp_path, scoreboard):
     recipe, folder, _ = run
     oh.train(recipe, tmp_path / "again", checkpoint_every=100)
     assert same(weights(folder), weights(tmp_path / "again"))
     oh.train(replace(recipe, seed=1), tmp_path / "other")
     assert not same(weights(folder), weights(tmp_path / "other"))
+    scoreboard("The same again", "same seed: the same weights, bit for bit; another seed: others", 1)
 
 
 @pytest.fixture
@@ -160,7 +161,9 @@ CASES += [(name, how, (1, 4)) for name in RECIPES for how in (interrupt, crash)]
 
 
 @pytest.mark.parametrize("run, disturb, stops", CASES, indirect=["run"])
-def test_stopped_and_resumed_equals_undisturbed(run, quick, monkeypatch, tmp_path, disturb, stops):
+def test_stopped_and_resumed_equals_undisturbed(
+    run, quick, monkeypatch, tmp_path, disturb, stops, scoreboard
+):
     recipe, folder, _ = run
     disturbed(recipe, monkeypatch, tmp_path / "run", stops, disturb)
     assert same(weights(folder), weights(tmp_path / "run"))
@@ -169,6 +172,8 @@ def test_stopped_and_resumed_equals_undisturbed(run, quick, monkeypatch, tmp_pat
         (line["kind"], line["step"], line.get("loss"), line.get("mse")) for line in lines(tmp_path / "run")
     ]
     assert again == told
+    what = "stopped (Ctrl-C, SIGTERM, a crash) up to three times, and resumed: no difference at all"
+    scoreboard("The same again", what, len(stops))
 
 
 def test_interrupt_finishes_the_step_and_saves_it(quick, monkeypatch, tmp_path):
@@ -182,12 +187,12 @@ def test_interrupt_finishes_the_step_and_saves_it(quick, monkeypatch, tmp_path):
     monkeypatch.setattr(Discovery, "loss", loss)
     with pytest.raises(KeyboardInterrupt):
         oh.train(PAPER, tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000004"]
+    assert max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == "step_00000004"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "signals are as they were"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
-def test_a_machine_that_is_wanted_is_given_up_in_order(quick, monkeypatch, tmp_path, number):
+def test_a_machine_that_is_wanted_is_given_up_in_order(quick, monkeypatch, tmp_path, number, scoreboard):
     """The step is finished and saved, even where the signal comes twice; the exit code says: go on later."""
     plain = Discovery.loss
 
@@ -205,7 +210,38 @@ def test_a_machine_that_is_wanted_is_given_up_in_order(quick, monkeypatch, tmp_p
         assert signal.getsignal(number) == signal.SIG_DFL, "signals are as they were"
     finally:
         signal.signal(number, before)
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000004"]
+    assert max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == "step_00000004"
+    scoreboard("Signals", "SIGTERM, SIGUSR1, SIGHUP, twice each: step finished, saved, exit code 75", 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["validation", "test"])
+def test_scoring_is_cut_short_by_a_signal(quick, monkeypatch, tmp_path, number, moment, scoreboard):
+    """What is scored has been saved; gone on with, it is scored again, and nothing is different."""
+    oh.train(PAPER, tmp_path / "whole")
+    plain, told = Discovery.scores, []
+
+    def scores(self, model, scenes, indices):
+        if moment == ("test" if len(indices) == PAPER.test_scenes else "validation"):
+            told.append(number)
+            os.kill(os.getpid(), number)
+        return plain(self, model, scenes, indices)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Discovery, "scores", scores)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            oh.train(PAPER, tmp_path / "run")
+    assert len(told) == 1 and isinstance(caught.value, Preempted) == (number != signal.SIGINT)
+    newest = max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert newest == ("step_00000007" if moment == "test" else "step_00000003")
+    oh.train(PAPER, tmp_path / "run", resume=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    names = ("kind", "step", "loss", "mse", "fg_ari")
+    logs = [
+        [[line.get(name) for name in names] for line in lines(tmp_path / run)] for run in ("whole", "run")
+    ]
+    assert logs[0] == logs[1]
+    scoreboard("Signals", "a signal while scores are taken: given up at once, and no score lost", 1)
 
 
 def poisoned(monkeypatch, poison, steps):
@@ -234,12 +270,16 @@ def exploding_gradient(plain, self, model, scenes, step):
 
 
 @pytest.mark.parametrize("poison", [nan_picture, infinite_loss, exploding_gradient])
-def test_a_step_without_finite_gradient_is_skipped_and_counted(quick, monkeypatch, tmp_path, poison):
+def test_a_step_without_finite_gradient_is_skipped_and_counted(
+    quick, monkeypatch, tmp_path, poison, scoreboard
+):
     poisoned(monkeypatch, poison, (0, 2, 3, 5))
     result = oh.train(GUARDED, tmp_path / "run")
     assert result["skipped_steps"] == 4 and lines(tmp_path / "run")[-2]["skipped_steps"] == 4
     kept = load_file(next((tmp_path / "run" / "checkpoints").glob("*7/model.safetensors")))
     assert all(tensor.isfinite().all() for tensor in [*kept.values(), *weights(tmp_path / "run").values()])
+    what = "batches of nan, infinite loss, exploding gradient: skipped and counted, weights finite"
+    scoreboard("What goes wrong inside", what, 4)
 
 
 def test_a_skipped_step_leaves_everything_as_it_was(quick, monkeypatch, tmp_path):
@@ -250,7 +290,7 @@ def test_a_skipped_step_leaves_everything_as_it_was(quick, monkeypatch, tmp_path
     assert same(weights(tmp_path / "skipped"), weights(tmp_path / "one"))
 
 
-def test_three_skipped_steps_in_a_row_name_the_culprits(quick, monkeypatch, tmp_path):
+def test_three_skipped_steps_in_a_row_name_the_culprits(quick, monkeypatch, tmp_path, scoreboard):
     poisoned(monkeypatch, nan_picture, (3, 4, 5))
     with pytest.raises(FloatingPointError) as caught:
         oh.train(GUARDED, tmp_path / "run", checkpoint_every=3)
@@ -260,6 +300,9 @@ def test_three_skipped_steps_in_a_row_name_the_culprits(quick, monkeypatch, tmp_
     assert "encoder.convolutions.0.weight" in told and told.count("and ") and "more" in told
     kept = load_file(tmp_path / "run" / "checkpoints" / "step_00000003" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in kept.values())
+    scoreboard(
+        "What goes wrong inside", "three such batches in a row: stopped, pictures and parameters named", 1
+    )
 
 
 def test_skipped_steps_are_counted_on_after_a_stop(quick, monkeypatch, tmp_path):
@@ -348,12 +391,13 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
-def test_a_changed_recipe_is_refused_with_the_change(run, change):
+def test_a_changed_recipe_is_refused_with_the_change(run, change, scoreboard):
     recipe, folder, _ = run
     ((field, value),) = change.items()
     with pytest.raises(ValueError, match="begun with other settings") as caught:
         oh.train(replace(recipe, **change), folder, resume=True)
     assert field in str(caught.value) and repr(value) in str(caught.value) and "\n" not in str(caught.value)
+    scoreboard("The same again", "resumed with other settings: refused, the difference shown", 1)
 
 
 def test_there_must_be_a_run_to_resume(tmp_path):

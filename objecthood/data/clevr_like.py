@@ -22,9 +22,11 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 
 from objecthood.data import clevr_properties
+from objecthood.data.archives import read_arrays
 from objecthood.data.cache import Cache, Decoded
 from objecthood.data.clevr_scenes import MIN_OBJECTS, ClevrScene, check_objects, draw_scene
 from objecthood.data.clevr_view import crop_masks
+from objecthood.data.images import read_image
 from objecthood.data.randomness import SPLITS, split_key
 from objecthood.data.scene import Scenes
 from objecthood.data.transforms import resize_majority
@@ -193,7 +195,7 @@ class ClevrLike:
 
     def _decode(self, index: int) -> Decoded:
         scene, side = self._scenes[index], (self.resolution, self.resolution)
-        picture = Image.open(io.BytesIO(scene.picture)).convert("RGB")
+        picture = Image.fromarray(read_image(scene.picture))
         masks = _unpack_masks(scene.masks)
         return Decoded(
             np.array(picture.resize(side, Image.Resampling.BOX)),
@@ -230,7 +232,11 @@ def pack(
 
 def _unpack_masks(packed: bytes) -> UInt8[np.ndarray, "height width"]:
     height, width = np.frombuffer(packed[:4], "<u2").tolist()
-    return np.frombuffer(zlib.decompress(packed[4:]), np.uint8).reshape(height, width)
+    try:  # no more is unpacked than there are pixels
+        labels = zlib.decompressobj().decompress(packed[4:], height * width)
+        return np.frombuffer(labels, np.uint8).reshape(height, width)
+    except (zlib.error, ValueError) as error:
+        raise ClevrLikeError(f"masks of {height} x {width} are damaged ({error}); render again") from error
 
 
 def _properties(
@@ -263,13 +269,13 @@ def _join(scenes: list[Packed]) -> bytes:
 def _split(path: Path) -> list[Packed]:
     """The scenes of a shard."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as shard:
-            pictures, masks = (
-                np.split(shard[name], np.cumsum(shard[sizes])[:-1])
-                for name, sizes in (("pictures", "picture_sizes"), ("masks", "mask_sizes"))
-            )
-            rest = (shard["coordinates"], shard["classes"])
-    except Exception as error:  # a damaged archive makes numpy and zipfile raise nearly anything
+        shard = read_arrays(path)
+        pictures, masks = (
+            np.split(shard[name], np.cumsum(shard[sizes])[:-1])
+            for name, sizes in (("pictures", "picture_sizes"), ("masks", "mask_sizes"))
+        )
+        rest = (shard["coordinates"], shard["classes"])
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ClevrLikeError(f"{str(path)!r}: damaged shard ({error}); delete it and render again") from error
     zipped = zip(pictures, masks, *rest, strict=True)
     return [Packed(picture.tobytes(), mask.tobytes(), *numbers) for picture, mask, *numbers in zipped]
@@ -282,10 +288,16 @@ def _read_split(path: Path, split: str) -> tuple[dict[str, Any], list[Packed]]:
         raise ClevrLikeError(
             f"{str(path)!r}: no rendered split {split!r} (there: {there}); run: objecthood data render clevr"
         )
-    manifest = json.loads(file.read_text())
-    if manifest["format"] != FORMAT:
-        raise ClevrLikeError(f"{str(file)!r}: format {manifest['format']}, and this version reads {FORMAT}")
-    return manifest, [scene for name in sorted(manifest["shards"]) for scene in _split(path / split / name)]
+    try:
+        manifest = json.loads(file.read_text())
+        if manifest["format"] != FORMAT:
+            raise ClevrLikeError(f"{str(file)!r}: format {manifest['format']}, this version reads {FORMAT}")
+        names = sorted(manifest["shards"])
+        if any(Path(name).name != name for name in names):
+            raise ClevrLikeError(f"{str(file)!r}: names shards in other folders; render again")
+    except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
+        raise ClevrLikeError(f"{str(file)!r}: is damaged ({error}); render again") from error
+    return manifest, [scene for name in names for scene in _split(path / split / name)]
 
 
 def _resume(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def _read(path: Path, name: str) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise CocoError(f"{name}: cannot be read ({error.strerror}); name COCO's JSON file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CocoError(f"{name}: is damaged ({error}); download it again") from error
     wanted = {
         "images": {"id", "file_name", "height", "width"},

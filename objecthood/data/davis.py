@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
-from PIL import Image
 
 from objecthood.data.frame_folder import FrameFolder
-from objecthood.data.images import ImageError
+from objecthood.data.images import ImageError, read_image
 
 FOREGROUND = 128
 """Grey level from which an annotated pixel is foreground."""
@@ -52,8 +51,7 @@ class Davis2016:
             file = self.annotations / sequence / f"{frame.stem}.png"
             if not file.is_file():
                 raise ImageError(f"{str(file)!r}: this frame has no annotation; complete the copy")
-            with Image.open(file) as picture:
-                masks.append(np.asarray(picture.convert("L")) >= FOREGROUND)
+            masks.append(read_image(file).max(axis=-1) >= FOREGROUND)
         return np.stack(masks)
 
 

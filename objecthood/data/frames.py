@@ -79,7 +79,7 @@ def open_video(path: str | os.PathLike) -> Any:
     try:
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
         return av.open(os.fspath(path), options=options)
-    except (av.error.FFmpegError, OSError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         allowed = " ".join(sorted(SUFFIXES))
         problem = f"not a readable video ({_one_line(error)})"
         raise ImageError(f"{name}: {problem}; allowed are {allowed}; convert it") from error
@@ -90,6 +90,8 @@ def decode(container: Any, name: str, max_pixels: int) -> Iterator[UInt8[np.ndar
     if not container.streams.video:
         raise ImageError(f"{name}: holds no pictures; name a video")
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise ImageError(f"{name}: not a readable video (unknown kind); convert it")
     _check_size(stream.codec_context, name, max_pixels)
     av, found = import_av(), False
     try:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from objecthood.data.images import read_image
+from objecthood.data.images import MAX_PIXELS, read_image
 from objecthood.data.protobuf import Feature, parse_example
 from objecthood.data.scene import Scenes
 from objecthood.data.tfrecord import RecordError, Records
@@ -73,4 +73,6 @@ def read_labels(content: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
         if picture.mode not in ("L", "P", "I;16"):
             raise ValueError(f"segmentations of mode {picture.mode!r}, not grey")
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"segmentations of {picture.width} x {picture.height} pixels are too large")
         return np.asarray(picture)

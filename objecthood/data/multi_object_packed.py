@@ -35,7 +35,13 @@ TEST_SCENES = 320
 TRAIN_SCENES = {"clevr_with_masks": 70_000}
 OTHER_TRAIN_SCENES = 60_000
 TRAIN_SHARE = 0.9  # at most: of a file that holds fewer scenes than the published one
-_ARRAYS = ("images", "masks", "num_objects", "properties")
+_ARRAYS = {
+    "images": (np.uint8, 4),
+    "masks": (np.uint8, 3),
+    "num_objects": (np.uint8, 1),
+    "properties": (np.float32, 3),
+}
+_FACTS = ("variant", "num_scenes", "crop", "resolution")
 _PLACEHOLDER = 2**40  # number of scenes in a header until their number is known
 
 
@@ -300,23 +306,28 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except OSError as error:
         problem = f"has no readable manifest.json ({error.strerror})"
         raise PackError(f"'{path}': {problem}; name a folder that `convert` made") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PackError(f"'{path}': its manifest.json is damaged ({error}); convert again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    whole = isinstance(manifest, dict) and all(name in manifest for name in _FACTS)
+    if not whole or manifest.get("format") != FORMAT:
         raise PackError(f"'{path}': is not {FORMAT!r}; convert again")
     return manifest
 
 
 def _map_arrays(path: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
-    arrays = {}
-    for name in _ARRAYS:
+    arrays: dict[str, np.ndarray] = {}
+    for name, kind in _ARRAYS.items():
         file = path / f"{name}.npy"
         if name == "properties" and not file.exists():
             continue
         try:
-            arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise PackError(f"'{file}': cannot be read ({error}); convert again") from error
+            arrays[name] = np.lib.format.open_memmap(file, mode="r")
+        except Exception as error:  # a damaged header makes NumPy raise nearly anything
+            problem = " ".join(str(error).split())
+            raise PackError(f"'{file}': cannot be read ({problem}); convert again") from error
+        found = (arrays[name].dtype, arrays[name].ndim)
+        if found != kind:
+            raise PackError(f"'{file}': holds {found[0]} with {found[1]} axes; convert again")
         if len(arrays[name]) != manifest["num_scenes"]:
             count = len(arrays[name])
             raise PackError(f"'{file}': {count} scenes, not {manifest['num_scenes']}; convert again")

@@ -1,0 +1,87 @@
+"""Write the tables of docs/reliability.md from results/reliability.json, which `make test-long` writes.
+
+python runs/reliability_page.py            (--check: say by the exit code whether the page is up to date)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+AREAS = (
+    "A run that dies",
+    "Checkpoints",
+    "Disks and folders",
+    "Signals",
+    "The same again",
+    "What goes wrong inside",
+    "Several processes",
+    "Files of strangers",
+    "Data files",
+    "Pictures and videos",
+    "The demo's server",
+    "The command",
+    "Fuzzing",
+)
+
+
+def main() -> int:
+    page = ROOT / "docs" / "reliability.md"
+    before = page.read_text()
+    facts = json.loads((ROOT / "results" / "reliability.json").read_text())
+    blocks = {"conditions": conditions(facts), "scoreboard": scoreboard(facts["tests"])}
+    after = before
+    for name, lines in blocks.items():
+        block = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        after = block.sub(lambda match, lines=lines: match[1] + lines + match[2], after)
+    if "--check" in sys.argv[1:]:
+        return int(after != before)
+    page.write_text(after)
+    return 0
+
+
+def conditions(facts: dict[str, Any]) -> str:
+    """Where the run took place, and how much it was."""
+    here, tests = facts["environment"], facts["tests"].values()
+    tried = sum(note["tried"] for test in tests for note in test["notes"])
+    survived = sum(note["survived"] for test in tests for note in test["notes"])
+    failed = sum(not test["passed"] for test in tests)
+    return (
+        f"`results/reliability.json`: {len(tests)} tests, {tried:,} tries, {survived:,} of them ended as "
+        f"promised, {failed} tests failed. {here['processor']}, {here['system']}, Python {here['python']}, "
+        f"torch {here['torch']}, commit {here['commit']}."
+    )
+
+
+def scoreboard(tests: dict[str, dict[str, Any]]) -> str:
+    """A table for every area: what was tried, how often, and how often it ended as promised."""
+    rows: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = {area: {} for area in AREAS}
+    for test in tests.values():
+        for note in test["notes"]:
+            rows[note["area"]].setdefault((note["what"], note["tier"]), []).append(note)
+    parts = []
+    for area, lines in rows.items():
+        if lines:
+            parts += [
+                f"### {area}",
+                "",
+                "| tried | how often | as promised | measured | when |",
+                "|---|---|---|---|---|",
+            ]
+            parts += [as_line(what, tier, notes) for (what, tier), notes in lines.items()] + [""]
+    return "\n".join(parts).rstrip()
+
+
+def as_line(what: str, tier: str, notes: list[dict[str, Any]]) -> str:
+    """One kind of try; what was measured in one of its tests is told, in several only the first."""
+    tried, survived = (sum(note[name] for note in notes) for name in ("tried", "survived"))
+    measured = next((note["measured"] for note in notes if note["measured"]), "")
+    return f"| {what} | {tried:,} | {survived:,} | {measured} | {tier} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
