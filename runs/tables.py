@@ -137,9 +137,9 @@ def row(name: str, results: list[dict]) -> list[str]:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and sample standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
+    """Mean and sample standard deviation; of one value, that alone."""
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{deviation}"
 
 
 def taken(result: dict) -> str:
