@@ -1,6 +1,6 @@
 """Score discovery weights on rendered scenes of other kinds, and count what is wrong with their masks.
 
-    python runs/scenes.py clevr-like plain=clevr textured=RUN --scenes plain=FOLDER textured=FOLDER
+    python runs/other_scenes.py clevr-like plain=clevr textured=RUN --scenes plain=FOLDER textured=FOLDER
 
 Every weights (a name, a file or a run folder) on every folder of `objecthood data render`, split test.
 Written to results/NAME-scenes.json; the first scenes of each folder, seen by the weights of the same title,
