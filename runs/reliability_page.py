@@ -52,8 +52,8 @@ def conditions(facts: dict[str, Any]) -> str:
     failed = sum(not test["passed"] for test in tests)
     return (
         f"`results/reliability.json`: {len(tests)} tests, {tried:,} tries, {survived:,} of them ended as "
-        f"promised, {failed} tests failed. {here['processor']}, {here['system']}, Python {here['python']}, "
-        f"torch {here['torch']}, commit {here['commit']}."
+        f"promised, {failed} tests failed (listed there). {here['processor']}, "
+        f"{here['system']}, Python {here['python']}, torch {here['torch']}, commit {here['commit']}."
     )
 
 

@@ -24,7 +24,8 @@ class Scoreboard:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         noted = [value for name, value in report.user_properties if name == "scoreboard"]
-        if report.when == "call" and not report.skipped and noted:
+        asked = any(name == "on scoreboard" for name, _ in report.user_properties)
+        if report.when == "call" and not report.skipped and asked:
             passed = report.passed
             self.rows[report.nodeid] = {
                 "seconds": round(report.duration, 2),
@@ -43,6 +44,7 @@ class Scoreboard:
 
 def note_of(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Note:
     """A function for the test at hand; see the fixture `scoreboard`."""
+    record_property("on scoreboard", True)  # a test that fails before it notes anything is counted as well
     tier = "long" if request.node.get_closest_marker("long") else "every push"
 
     def note(area: str, what: str, tried: int, survived: int | None = None, measured: str = "") -> None:
