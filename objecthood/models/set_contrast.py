@@ -1,0 +1,166 @@
+"""Objects by contrast: slots of one frame must tell the next frame's, as a set, from those of other clips.
+
+Löwe et al. 2020, "Learning Object-Centric Video Models by Contrasting Sets" (arXiv 2011.10287). Slot
+attention groups every frame for itself, a transition guesses the next frame's slots, and what is contrasted
+is made of the whole set, whatever its order (`losses.set_contrast`): contrast of single slots, after C-SWM
+(Kipf et al. 2020, arXiv 1911.12247; `losses.single_slot_contrast`), is as content if all slots say the same.
+Nothing is painted; objects are read out of the attention.
+
+Differences from the paper: encoder and grouping are those of `models.autoencoder`, with learned slots and,
+unless left out, its prior; frames are grouped from the same learned start, never from slots handed on, which
+could carry a clip's mark from frame to frame without a look at it. After training slots may be handed on
+(`handed_on`), as in `models.video`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from objecthood.nn import (
+    CompactPrior,
+    ConvEncoder,
+    Grouping,
+    LearnedSlots,
+    ResidualPredictor,
+    SlotAttention,
+)
+from objecthood.nn.decoders import enlarge
+from objecthood.nn.encoders import check_pictures
+
+
+class ContrastScene(NamedTuple):
+    """What a contrast model makes of clips."""
+
+    slots: Float[Tensor, "batch time slots slot_dim"]
+    predicted: Float[Tensor, "batch time slots slot_dim"]
+    """The transition's guess for the slots of the frame after each."""
+    attention: Float[Tensor, "batch time slots grid_height grid_width"]
+    """Softmax over slots, of the last iteration of each frame, on the encoder's grid."""
+    masks: Float[Tensor, "batch time slots height width"]
+    """The attention, enlarged to the frame; sums to 1 over slots."""
+
+
+class SetContrast(nn.Module):
+    """Encoder, grouping and transition; frames in [0, 1] go in, a `ContrastScene` comes out.
+
+    Args:
+        encoder, grouping: as of `SlotAutoencoder`.
+        transition: slots of a frame to a guess for the next (`nn.dynamics`).
+        embed: of each slot, found or predicted, to what is contrasted of it.
+        resolution: side of the square frames, in pixels.
+        later_iterations: of slot attention where slots are handed on, in every frame but the first.
+
+    Example:
+        >>> model = moving_sprites(num_slots=4, resolution=32)
+        >>> scene = model(torch.rand(2, 3, 3, 32, 32))
+        >>> scene.masks.shape, model.embed(scene.predicted).shape
+        (torch.Size([2, 3, 4, 32, 32]), torch.Size([2, 3, 4, 128]))
+    """
+
+    encoder: ConvEncoder
+    grouping: Grouping
+
+    def __init__(
+        self,
+        encoder: ConvEncoder,
+        grouping: Grouping,
+        transition: nn.Module,
+        embed: nn.Module,
+        resolution: int,
+        later_iterations: int = 2,
+    ):
+        super().__init__()
+        if later_iterations < 1:
+            raise ValueError(f"`later_iterations` (={later_iterations}) must be at least 1")
+        self.encoder, self.grouping = encoder, grouping
+        self.transition, self.embed = transition, embed
+        self.resolution, self.later_iterations = resolution, later_iterations
+
+    @property
+    def num_slots(self) -> int:
+        """Slots used when a call names no number."""
+        return self.grouping.initial_slots.num_slots
+
+    @property
+    def slot_dim(self) -> int:
+        """Size of a slot."""
+        return self.grouping.slot_attention.slot_dim
+
+    def forward(
+        self,
+        frames: Float[Tensor, "batch time 3 height width"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        noise: Float[Tensor, "batch slots slot_dim"] | None = None,
+        handed_on: bool = False,
+    ) -> ContrastScene:
+        """Whole clips at once, every frame from the same start; `noise` is of slots beyond the learned ones.
+
+        `handed_on`: each frame but the first starts from the transition's guess, with `later_iterations`.
+        """
+        batch, time = frames.shape[:2]
+        check_pictures(frames.flatten(0, 1), self.resolution)
+        features = self.features(frames.flatten(0, 1))
+        grid = features.shape[1:3]
+        inputs = features.flatten(1, 2)
+        if num_slots is None and noise is not None:
+            num_slots = noise.shape[1]
+        start = self.grouping.initial_slots(batch, num_slots, noise)
+        if handed_on:
+            slots, weights = self._follow(inputs.unflatten(0, (batch, time)), start, iterations)
+        else:
+            every = start.repeat_interleave(time, dim=0)
+            slots, weights = self.grouping.slot_attention(inputs, every, iterations)
+            weights = weights[:, -1]
+        attention = weights.unflatten(-1, grid)
+        masks = enlarge(attention, self.resolution, self.resolution)
+        parts = slots, self.transition(slots), attention, masks
+        return ContrastScene(*(part.unflatten(0, (batch, time)) for part in parts))
+
+    def _follow(
+        self, inputs: Float[Tensor, "batch time inputs dim"], start: Tensor, iterations: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Slots and last attention of all frames [batch * time, ...], handed on from frame to frame."""
+        slots, attention, before, rounds = [], [], None, iterations
+        for now in inputs.unbind(1):
+            found, weights = self.grouping.slot_attention(now, start, rounds, before=before)
+            before, rounds = weights[:, -1], self.later_iterations
+            start = self.transition(found)
+            slots.append(found)
+            attention.append(before)
+        return torch.stack(slots, dim=1).flatten(0, 1), torch.stack(attention, dim=1).flatten(0, 1)
+
+    def features(
+        self, frames: Float[Tensor, "frames 3 height width"]
+    ) -> Float[Tensor, "frames grid_height grid_width dim"]:
+        """What slot attention groups."""
+        return self.encoder((2 * frames - 1).contiguous(memory_format=torch.channels_last))
+
+
+def moving_sprites(
+    num_slots: int = 6,
+    resolution: int = 64,
+    compactness: float = 1.0,
+    repulsion: float = 15.0,
+    rehome: bool = True,
+    later_iterations: int = 2,
+) -> SetContrast:
+    """Encoder and grouping of `video.moving_sprites`, each slot followed alone, and nothing painted."""
+    if resolution % 4 or resolution < 8:
+        raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")
+    grid = (resolution // 2, resolution // 2)
+    prior = CompactPrior(grid, compactness, repulsion, rehome) if compactness or repulsion else None
+    return SetContrast(
+        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1)),
+        Grouping(
+            LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior)
+        ),
+        ResidualPredictor(64),
+        nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128)),
+        resolution,
+        later_iterations,
+    )
