@@ -117,7 +117,8 @@ def test_contrast_does_not_ask_in_what_order_slots_come():
     predicted, found = (torch.randn(6, 4, 5, dtype=torch.float64) for _ in range(2))
     orders = [torch.stack([torch.randperm(4) for _ in range(6)]) for _ in range(2)]
     mixed = [
-        slots.gather(1, order[..., None].expand_as(slots)) for slots, order in zip((predicted, found), orders)
+        slots.gather(1, order[..., None].expand_as(slots))
+        for slots, order in zip((predicted, found), orders, strict=True)
     ]
     close = functools.partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
     close(losses.set_contrast(*mixed), losses.set_contrast(predicted, found))
