@@ -8,12 +8,11 @@ trained.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from objecthood import metrics
@@ -78,9 +77,7 @@ def property_scores(train: Objects, test: Objects) -> dict[str, float]:
     """R2 of position and of colour (1 - squared error over variance, mean over their numbers) and accuracy of
     kind, on `test`, by ridge regression fitted on `train`; a third of the kinds is right by guess."""
     kinds = F.one_hot(train.kind, KINDS).double()
-    said = [
-        predict(train.slots, wanted, test.slots) for wanted in (train.position, train.colour, kinds)
-    ]
+    said = [predict(train.slots, wanted, test.slots) for wanted in (train.position, train.colour, kinds)]
     return {
         "position_r2": r2(said[0], test.position),
         "colour_r2": r2(said[1], test.colour),
