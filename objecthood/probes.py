@@ -1,4 +1,4 @@
-"""What slots know: properties read out of them by least squares, and pictures by a decoder trained afterwards.
+"""What slots know: properties read out by least squares, and pictures by a decoder trained afterwards.
 
 No gradient reaches the model. Slots are matched with objects one to one by overlap of masks (Dittadi et al.
 2022, "Generalization and Robustness Implications in Object-Centric Learning", arXiv 2107.00637, there "mask
@@ -22,7 +22,7 @@ from objecthood.nn import PatchDecoder, assign
 LEAST_SEEN = 0.3
 """Share of an object that must be seen in a frame for its properties to be asked."""
 RIDGE = 1e-3
-"""Weight of the squared coefficients, for each sample and unit variance: slots have 64 numbers, many alike."""
+"""Weight of squared coefficients, for each sample and unit variance: many of a slot's numbers are alike."""
 KINDS = 3
 """Square, ellipse, heart."""
 

@@ -52,7 +52,7 @@ class Camouflage:
         return ENDLESS
 
     def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        """image [batch, time, 3, 64, 64], masks, flow, velocity, camera, kind, visibility as in `data.scene`."""
+        """image [batch, time, 3, 64, 64], and the rest of `data.scene` that video has."""
         indices = np.asarray(indices, dtype=np.int64)
         chunks = [self._make(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]
         joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}

@@ -6,12 +6,12 @@ is made of the whole set, whatever its order (`losses.set_contrast`): contrast o
 (Kipf et al. 2020, arXiv 1911.12247; `losses.single_slot_contrast`), is as content if all slots say the same.
 Nothing is painted; objects are read out of the attention.
 
-Differences from the paper: learned slots and, unless left out, the prior of `models.autoencoder`; what a slot
-gives to its set has length 1. Features see a few pixels each and do not know where they are: slots that can
-ask for a place divide the picture into tiles, which tell frames apart as well as objects do (results/tries.md).
-Frames are grouped from the same learned start, never from slots handed on, which could carry a clip's mark
-from frame to frame without a look at it; after training slots may be handed on (`handed_on`), as in
-`models.video`. `sees="motion"` groups motion found by matching, as there.
+Differences from the paper: learned slots and, unless left out, the prior of `models.autoencoder`; what a
+slot gives to its set has length 1. Features see a few pixels each and do not know where they are: slots that
+can ask for a place divide the picture into tiles, which tell frames apart as well as objects do
+(results/tries.md). Frames are grouped from the same learned start, never from slots handed on, which could
+carry a clip's mark from frame to frame without a look at it; after training slots may be handed on
+(`handed_on`), as in `models.video`. `sees="motion"` groups motion found by matching, as there.
 """
 
 from __future__ import annotations

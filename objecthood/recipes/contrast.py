@@ -1,8 +1,8 @@
 """Objects by contrast (Löwe et al. 2020, arXiv 2011.10287): clips are told apart, nothing is painted.
 
-A step sees the first and the last frame of each clip, lighter or darker by chance: the slots of the first must
-tell the last one's, as a set, from those of other clips. Objects stay what they are in the meantime, while
-what a part of the picture shows does not.
+A step sees the first and the last frame of each clip, lighter or darker by chance: the slots of the first
+must tell the last one's, as a set, from those of other clips. Objects stay what they are in the meantime,
+while what a part of the picture shows does not.
 """
 
 from __future__ import annotations
