@@ -57,7 +57,7 @@ class Contrast(Recipe):
     """"frame", or "motion", found by matching frames."""
     compactness: float = 1.0
     """Weight of each slot's Gaussian between iterations; 0: none."""
-    repulsion: float = 15.0
+    repulsion: float = 0.0
     """What a slot loses that shares one thing with a heavier one; 0: none."""
     repulsion_start: int = 100
     """The step from which repulsion grows, to all of it 200 steps later."""
@@ -188,10 +188,10 @@ moving_sprites_contrast = Contrast(
     description="Moving sprites told apart as sets of slots, nothing painted; two minutes on one core",
     data="moving-sprites",
     num_slots=6,
-    steps=240,
+    steps=200,
     **FAST | {"batch_size": 32, "warmup_steps": 50, "average": 0.98},
-    evaluate_every=80,
-    validation_scenes=32,
+    evaluate_every=100,
+    validation_scenes=16,
     test_scenes=80,
 )
 """Löwe et al. 2020 on sprites that move: `objecthood train moving-sprites-contrast`; `--contrast single` is
@@ -203,10 +203,10 @@ camouflage_contrast = Contrast(
     data="camouflage",
     sees="motion",
     num_slots=4,
-    steps=240,
+    steps=200,
     **FAST | {"batch_size": 32, "warmup_steps": 50, "average": 0.98},
-    evaluate_every=80,
-    validation_scenes=32,
+    evaluate_every=100,
+    validation_scenes=16,
     test_scenes=80,
 )
 """The same on motion alone: `objecthood train camouflage-contrast`."""
