@@ -21,7 +21,7 @@ from objecthood.nn import PatchDecoder, assign
 
 LEAST_SEEN = 0.3
 """Share of an object that must be seen in a frame for its properties to be asked."""
-RIDGE = 1e-3
+RIDGE = 0.1
 """Weight of squared coefficients, for each sample and unit variance: many of a slot's numbers are alike."""
 KINDS = 3
 """Square, ellipse, heart."""
@@ -58,6 +58,20 @@ def matched_objects(
         (scenes["image"].flatten(0, 1)[frame] * chosen[:, None]).sum((2, 3)) / chosen.sum((1, 2))[:, None],
         scenes["kind"][clip, rows],
     )
+
+
+def placed(
+    slots: Float[Tensor, "*batch slots slot_dim"], masks: Float[Tensor, "*batch slots height width"]
+) -> Float[Tensor, "*batch slots numbers"]:
+    """Slots with the place of their mask (across, down, root of its share of the picture) as 3 more numbers.
+
+    >>> placed(torch.zeros(1, 2, 8), torch.full((1, 2, 4, 4), 0.5))[0, 0, 8:].round(decimals=4)
+    tensor([0.5000, 0.5000, 0.7071])
+    """
+    flat = masks.flatten(0, -3)
+    share = flat.mean((1, 2))[:, None].sqrt()
+    place = torch.cat([middles(flat.clamp_min(1e-9)), share], dim=1)
+    return torch.cat([slots, place.view(*slots.shape[:-1], 3)], dim=-1)
 
 
 def middles(masks: Float[Tensor, "objects height width"]) -> Float[Tensor, "objects 2"]:
@@ -125,12 +139,11 @@ class DecoderProbe(nn.Module):
     def __init__(self, slot_dim: int, resolution: int):
         super().__init__()
         self.decoder = PatchDecoder(slot_dim, grid=resolution // 4, patch=4, channels=48, depth=2, kernel=1)
-        self.norm = nn.LayerNorm(slot_dim)
 
     def forward(
         self, slots: Float[Tensor, "frames slots slot_dim"]
     ) -> tuple[Float[Tensor, "frames 3 height width"], Float[Tensor, "frames slots height width"]]:
         """Pictures in [0, 1] units (not clamped), and masks that sum to 1 over slots."""
-        painting = self.decoder(self.norm(slots.detach()))
+        painting = self.decoder(slots.detach())
         masks = painting.mask_logits.softmax(dim=1)
         return 0.5 + 0.5 * (masks[:, :, None] * painting.appearance).sum(dim=1), masks

@@ -25,16 +25,17 @@ import objecthood as oh
 from objecthood import metrics, probes
 
 ROOT = Path(__file__).resolve().parent.parent
-SPRITES = {"steps": 200, "still_steps": 100, "warmup_steps": 50, "test_scenes": 80, "evaluate_every": 200}
+QUICK = {"test_scenes": 40, "evaluate_every": 200}
+SPRITES = QUICK | {"steps": 200, "still_steps": 100, "warmup_steps": 50, "repulsion": 0.0}
 VIDEO, CONTRAST = "moving-sprites", "moving-sprites-contrast"
 ROWS: dict[str, tuple[str, dict]] = {
     "reconstruction": (VIDEO, SPRITES),
-    "set": (CONTRAST, {}),
-    "single": (CONTRAST, {"contrast": "single"}),
+    "set": (CONTRAST, QUICK),
+    "single": (CONTRAST, QUICK | {"contrast": "single"}),
     "reconstruction-slots": (VIDEO, SPRITES | {"slot_contrast": 0.1}),
-    "set-no-prior": (CONTRAST, {"compactness": 0.0, "repulsion": 0.0}),
-    "single-no-prior": (CONTRAST, {"contrast": "single", "compactness": 0.0, "repulsion": 0.0}),
-    "untrained": (CONTRAST, {"steps": 1, "learning_rate": 0.0, "matrix_learning_rate": 0.0}),
+    "set-no-prior": (CONTRAST, QUICK | {"compactness": 0.0, "repulsion": 0.0}),
+    "single-no-prior": (CONTRAST, QUICK | {"contrast": "single", "compactness": 0.0, "repulsion": 0.0}),
+    "untrained": (CONTRAST, QUICK | {"steps": 1, "learning_rate": 0.0, "matrix_learning_rate": 0.0}),
 }
 DATA = {
     "clean": {},
@@ -91,11 +92,11 @@ def gather(
     for first in range(0, count, 16):
         chosen = {key: part[first : first + 16] for key, part in scenes.items()}
         scene = recipe.discover(model, chosen, torch.arange(len(chosen["image"])))
-        slots.append(scene.slots)
         attention = torch.nn.functional.interpolate(
             scene.attention.flatten(0, 1), chosen["image"].shape[-2:], mode="bilinear"
         )
         masks.append(attention.unflatten(0, scene.slots.shape[:2]))
+        slots.append(probes.placed(scene.slots, masks[-1]))
         seen.append(model.look(chosen["image"]))
     return scenes, torch.cat(slots), torch.cat(masks), torch.cat(seen)
 
@@ -106,6 +107,8 @@ def decode(fitted: tuple, asked: tuple, steps: int = 200) -> dict[str, float]:
     torch.manual_seed(0)
     (_, slots, _, seen), begun = fitted, time.process_time()
     slots, seen = slots.flatten(0, 1), seen.flatten(0, 1)
+    mean, deviation = slots.mean((0, 1)), slots.std((0, 1)).clamp_min(1e-6)
+    slots = (slots - mean) / deviation
     decoder = probes.DecoderProbe(slots.shape[-1], seen.shape[-1])
     optimizer = torch.optim.Adam(decoder.parameters(), lr=3e-3)
     for _ in range(steps):
@@ -116,7 +119,7 @@ def decode(fitted: tuple, asked: tuple, steps: int = 200) -> dict[str, float]:
         optimizer.step()
     scenes, slots, _, seen = asked
     with torch.no_grad():
-        picture, masks = decoder(slots.flatten(0, 1))
+        picture, masks = decoder((slots.flatten(0, 1) - mean) / deviation)
     truth = scenes["masks"].flatten(0, 1)
     return {
         "decoder_fg_ari": metrics.adjusted_rand_index(truth, masks, ignore_background=True).nanmean().item(),
