@@ -1,6 +1,8 @@
 """Draw docs/images/contrast.png: one frame of some clips, and the attention of each row's model in it.
 
-python runs/contrast_picture.py            (needs runs/contrast-ROW-clean-seed0, as runs/contrast.py left them)
+    python runs/contrast_picture.py
+
+It needs runs/contrast-ROW-clean-seed0, as runs/contrast.py left them.
 """
 
 from __future__ import annotations
