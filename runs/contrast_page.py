@@ -58,7 +58,8 @@ def table(columns: dict[str, tuple[str, ...]], costs: bool) -> str:
     more = ["collapsed", "CPU ms per step", "CPU s"] if costs else []
     rows = [["", "seeds", *columns, *more], ["---"] * (2 + len(columns) + len(more))]
     for data, data_title in DATA.items():
-        rows.append([f"**{data_title}**", *[""] * (len(rows[0]) - 1)])
+        if list((ROOT / "results").glob(f"contrast-*-{data}-seed*.json")):
+            rows.append([f"**{data_title}**", *[""] * (len(rows[0]) - 1)])
         for row, title in ROWS.items():
             files = sorted((ROOT / "results").glob(f"contrast-{row}-{data}-seed*.json"))
             results = [json.loads(file.read_text()) for file in files]
