@@ -107,8 +107,8 @@ def predict(
     """What a linear map, fitted by least squares with `RIDGE`, says of `asked`; inputs are standardised.
 
     >>> line = torch.arange(6.0, dtype=torch.float64)[:, None]
-    >>> predict(line, 3 * line + 1, line[-1:] + 1).round(decimals=1)
-    tensor([[19.]], dtype=torch.float64)
+    >>> predict(line, 3 * line + 1, line[2:4].mean(dim=0, keepdim=True)).round(decimals=1)
+    tensor([[8.5000]], dtype=torch.float64)
     """
     mean, deviation = inputs.mean(dim=0), inputs.std(dim=0).clamp_min(1e-6)
     inputs, asked = (inputs - mean) / deviation, (asked - mean) / deviation
