@@ -39,3 +39,60 @@ def set_error(
     rows, columns = assign(cost)
     batch = torch.arange(len(cost), device=cost.device)[:, None]
     return cost[batch, rows, columns].sum(dim=1).mean()
+
+
+def set_contrast(
+    predicted: Float[Tensor, "frames slots dim"],
+    found: Float[Tensor, "frames slots dim"],
+    temperature: float = 0.1,
+) -> Float[Tensor, ""]:
+    """How well each predicted set tells the set that was found from those of other frames, as cross entropy.
+
+    The mean over its slots stands for a set, whatever their order; logits are cosines over `temperature`,
+    every other frame is a negative, so that a guess costs log(frames). Löwe et al. 2020 (arXiv 2011.10287).
+    """
+    logits = _cosines(predicted.mean(dim=1), found.mean(dim=1)) / temperature
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def single_slot_contrast(
+    predicted: Float[Tensor, "frames slots dim"],
+    found: Float[Tensor, "frames slots dim"],
+    temperature: float = 0.1,
+) -> Float[Tensor, ""]:
+    """The same of each slot alone: slot k of other frames are the negatives of slot k; mean over slots.
+
+    The pairs of C-SWM (Kipf et al. 2020, arXiv 1911.12247), with the softmax of `set_contrast` in place of
+    its hinge, so that only what is contrasted differs. It is as low where all slots say the same of a frame
+    as where each says something else. The order of slots does not matter if it is that of both arguments.
+    """
+    logits = _cosines(predicted.transpose(0, 1), found.transpose(0, 1)) / temperature
+    right = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape[:2])
+    return F.cross_entropy(logits.flatten(0, 1), right.flatten())
+
+
+def slot_slot_contrast(
+    slots: Float[Tensor, "batch time slots dim"], temperature: float = 0.1
+) -> Float[Tensor, ""]:
+    """How well each slot tells itself a frame later from all slots of all clips in that frame.
+
+    Logits are cosines over `temperature`; mean over slots, clips and pairs of frames. Manasyan et al. 2025,
+    "Temporally Consistent Object-Centric Learning by Contrasting Slots" (arXiv 2412.14295), equation 4.
+    Slots that say the same cannot be told apart, so it also asks each to be of its own kind.
+    """
+    if slots.shape[1] < 2:
+        raise ValueError(f"`slots` (time {slots.shape[1]}) must have at least 2 frames to contrast")
+    each = slots.transpose(0, 1).flatten(1, 2)
+    logits = _cosines(each[:-1], each[1:]) / temperature
+    right = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape[:2])
+    return F.cross_entropy(logits.flatten(0, 1), right.flatten())
+
+
+def _cosines(
+    ours: Float[Tensor, "*batch rows dim"], theirs: Float[Tensor, "*batch columns dim"]
+) -> Float[Tensor, "*batch rows columns"]:
+    """Cosine of every row with every row of the other, in no less than 32 bits."""
+    with torch.autocast(ours.device.type, enabled=False):
+        wide = (rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in (ours, theirs))
+        one, other = (F.normalize(rows, dim=-1) for rows in wide)
+        return one @ other.transpose(-1, -2)

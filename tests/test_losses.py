@@ -1,7 +1,10 @@
 """Losses against loops."""
 
+import functools
+import math
 from itertools import permutations
 
+import pytest
 import torch
 
 from objecthood import losses
@@ -45,3 +48,103 @@ def test_set_error_reaches_every_matched_property():
     predicted = torch.rand(2, 3, 19, requires_grad=True)
     losses.set_error(predicted, torch.rand(2, 3, 19)).backward()
     assert (predicted.grad != 0).all()
+
+
+def cosine(one, other):
+    """Of two float64 lists, by loops."""
+    dot = sum(a * b for a, b in zip(one, other, strict=True))
+    return dot / math.sqrt(sum(a * a for a in one) * sum(b * b for b in other))
+
+
+def cross_entropy(logits, right):
+    return math.log(sum(math.exp(logit) for logit in logits)) - logits[right]
+
+
+def looped_set_contrast(predicted, found, temperature):
+    def sets(slots):
+        return [[sum(values) / len(one) for values in zip(*one, strict=True)] for one in slots.tolist()]
+
+    ours, theirs = sets(predicted), sets(found)
+    rows = [[cosine(one, other) / temperature for other in theirs] for one in ours]
+    return sum(cross_entropy(row, frame) for frame, row in enumerate(rows)) / len(rows)
+
+
+def looped_single_slot_contrast(predicted, found, temperature):
+    total, (frames, slots, _) = 0.0, predicted.shape
+    for slot in range(slots):
+        ours, theirs = predicted[:, slot].tolist(), found[:, slot].tolist()
+        for frame, one in enumerate(ours):
+            total += cross_entropy([cosine(one, other) / temperature for other in theirs], frame)
+    return total / (frames * slots)
+
+
+def looped_slot_slot_contrast(slots, temperature):
+    total, (batch, time, number, _) = 0.0, slots.shape
+    for now in range(time - 1):
+        ours = [one for clip in slots[:, now].tolist() for one in clip]
+        theirs = [one for clip in slots[:, now + 1].tolist() for one in clip]
+        for row, one in enumerate(ours):
+            total += cross_entropy([cosine(one, other) / temperature for other in theirs], row)
+    return total / (batch * (time - 1) * number)
+
+
+PAIRS = {
+    "set": (losses.set_contrast, looped_set_contrast),
+    "single": (losses.single_slot_contrast, looped_single_slot_contrast),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("temperature", [0.1, 0.7])
+def test_contrasts_of_frames_are_their_loops(name, temperature):
+    ours, loop = PAIRS[name]
+    predicted, found = (torch.randn(5, 3, 7, dtype=torch.float64) for _ in range(2))
+    wanted = loop(predicted, found, temperature)
+    assert abs(float(ours(predicted, found, temperature)) - wanted) < 1e-12
+    assert abs(float(ours(predicted.float(), found.float(), temperature)) - wanted) < 1e-4
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.7])
+def test_slot_slot_contrast_is_its_loop(temperature):
+    slots = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    wanted = looped_slot_slot_contrast(slots, temperature)
+    assert abs(float(losses.slot_slot_contrast(slots, temperature)) - wanted) < 1e-12
+    with pytest.raises(ValueError, match=r"`slots` .time 1. must have at least 2 frames"):
+        losses.slot_slot_contrast(slots[:, :1])
+
+
+def test_contrast_does_not_ask_in_what_order_slots_come():
+    predicted, found = (torch.randn(6, 4, 5, dtype=torch.float64) for _ in range(2))
+    orders = [torch.stack([torch.randperm(4) for _ in range(6)]) for _ in range(2)]
+    mixed = [
+        slots.gather(1, order[..., None].expand_as(slots))
+        for slots, order in zip((predicted, found), orders, strict=True)
+    ]
+    close = functools.partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
+    close(losses.set_contrast(*mixed), losses.set_contrast(predicted, found))
+    order = [2, 0, 3, 1]
+    close(
+        losses.single_slot_contrast(predicted[:, order], found[:, order]),
+        losses.single_slot_contrast(predicted, found),
+    )
+    assert float(losses.single_slot_contrast(*mixed)) != float(losses.single_slot_contrast(predicted, found))
+    clips = predicted.view(2, 3, 4, 5)
+    close(losses.slot_slot_contrast(clips[:, :, order]), losses.slot_slot_contrast(clips))
+
+
+def test_single_slots_may_all_say_the_same_but_not_slots_against_slots():
+    """The degenerate optimum: one code for a frame, in every slot."""
+    codes = 10 * torch.eye(6)[:, None].expand(6, 4, 6)
+    assert losses.single_slot_contrast(codes, codes) < 1e-3
+    clips = codes[:, None].expand(6, 2, 4, 6)
+    assert losses.slot_slot_contrast(clips) > math.log(4) - 1e-3
+
+
+def test_contrast_has_a_gradient_and_is_least_where_all_is_told_apart():
+    predicted, found = torch.randn(4, 3, 8, requires_grad=True), torch.randn(4, 3, 8)
+    for loss in (losses.set_contrast, losses.single_slot_contrast):
+        loss(predicted, found).backward()
+        assert (predicted.grad != 0).all()
+        predicted.grad = None
+        assert loss(found, found) < loss(predicted, found)
+    assert abs(float(losses.set_contrast(found, torch.ones(4, 3, 8))) - math.log(4)) < 1e-6, "a guess"

@@ -34,6 +34,10 @@ def test_contract(name):
     assert clips["flow"].shape == (40, 12, 2, 64, 64) and clips["flow"].dtype == torch.float32
     objects = clips["velocity"].shape[2]
     assert clips["masks"].max() <= objects and clips["visibility"].shape == (40, 12, objects)
+    assert (
+        clips["kind"].shape == (40, objects)
+        and ((clips["kind"] >= 0) | (clips["visibility"].amax(1) == 0)).all()
+    )
     is_seen = torch.stack([(clips["masks"] == n + 1).any((2, 3)) for n in range(objects)], dim=-1)
     assert (is_seen == (clips["visibility"] > 0)).all() and clips["visibility"].max() == 1
 

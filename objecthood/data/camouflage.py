@@ -52,7 +52,7 @@ class Camouflage:
         return ENDLESS
 
     def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        """image [batch, time, 3, 64, 64], masks, flow, velocity, camera and visibility as in `data.scene`."""
+        """image [batch, time, 3, 64, 64], and the rest of `data.scene` that video has."""
         indices = np.asarray(indices, dtype=np.int64)
         chunks = [self._make(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]
         joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
@@ -103,6 +103,7 @@ class Camouflage:
             "flow": flow.reshape(batch, time, 2, side, side),
             "velocity": ((steps[:, :, 1:] - steps[:, :, :1]) * is_there[:, None, :, None]).astype(np.float32),
             "camera": steps[:, :, 0].astype(np.float32),
+            "kind": np.where(is_there, kind, -1),
             "visibility": np.minimum(seen / area, 1).astype(np.float32),
         }
 

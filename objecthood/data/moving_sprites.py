@@ -77,7 +77,7 @@ class MovingSprites:
         return ENDLESS
 
     def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        """image [batch, time, 3, H, W], masks, flow, velocity, camera and visibility as in `data.scene`."""
+        """image [batch, time, 3, H, W], and the rest of `data.scene` that video has."""
         indices = np.asarray(indices, dtype=np.int64)
         chunks = [self._make(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]
         joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
@@ -110,6 +110,7 @@ class MovingSprites:
             "flow": flow.reshape(batch, time, 2, side, side),
             "velocity": velocity.transpose(0, 2, 1, 3).astype(np.float32),
             "camera": shift.astype(np.float32),
+            "kind": np.where(is_there, forms(draws)[0], -1),
             "visibility": self._visibility(draws, labels),
         }
 

@@ -36,6 +36,8 @@ class Scenes(TypedDict):
     """Video: of each object against its world (not the camera), across and down, in pixels per frame."""
     camera: NotRequired[Float[Tensor, "batch time 2"]]
     """Video: what the camera's motion adds to every object's and the background's."""
+    kind: NotRequired[Int[Tensor, "batch objects"]]
+    """Video made here: each object's shape (0 square, 1 ellipse, 2 heart), -1 where there is none."""
     visibility: NotRequired[Float[Tensor, "batch time objects"]]
     """Video: share of each object that is seen; 0 where it is covered, outside, or not of this clip."""
 

@@ -47,8 +47,9 @@ class ConvEncoder(nn.Module):
         channels: of every convolution (paper: 64 for CLEVR, 32 for smaller pictures).
         feature_dim: of the features given to slot attention (paper: 64).
         strides: one per convolution (paper: 1, 1, 1, 1; set prediction: 1, 2, 2, 1).
-        kernel: side of every convolution (paper: 5).
+        kernel: side of every convolution (paper: 5), or of each.
         in_channels: of the picture, as it is seen (paper: 3).
+        places: whether features know where they are (paper: yes).
 
     Example:
         >>> import torch
@@ -61,16 +62,18 @@ class ConvEncoder(nn.Module):
         channels: int,
         feature_dim: int,
         strides: Sequence[int] = (1, 1, 1, 1),
-        kernel: int = 5,
+        kernel: int | Sequence[int] = 5,
         in_channels: int = 3,
+        places: bool = True,
     ):
         super().__init__()
         sizes = [in_channels] + [channels] * len(strides)
+        kernels = [kernel] * len(strides) if isinstance(kernel, int) else kernel
         self.convolutions = nn.ModuleList(
-            SameConv2d(size_in, size_out, kernel, stride)
-            for size_in, size_out, stride in zip(sizes[:-1], sizes[1:], strides, strict=True)
+            SameConv2d(size_in, size_out, side, stride)
+            for size_in, size_out, side, stride in zip(sizes[:-1], sizes[1:], kernels, strides, strict=True)
         )
-        self.position = PositionEmbedding(channels)
+        self.position = PositionEmbedding(channels) if places else None
         self.norm = nn.LayerNorm(channels, eps=1e-3)  # Keras' default
         self.mlp = nn.Sequential(
             glorot(nn.Linear(channels, feature_dim)), nn.ReLU(), glorot(nn.Linear(feature_dim, feature_dim))
@@ -83,7 +86,8 @@ class ConvEncoder(nn.Module):
         for convolution in self.convolutions:
             image = convolution(image).relu()
         features = image.permute(0, 2, 3, 1)
-        features = features + self.position(*features.shape[1:3])
+        if self.position is not None:
+            features = features + self.position(*features.shape[1:3])
         return self.mlp(self.norm(features))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from objecthood.recipes.base import Recipe
+from objecthood.recipes.contrast import Contrast, camouflage_contrast, moving_sprites_contrast
 from objecthood.recipes.discovery import (
     Discovery,
     FastTetrominoes,
@@ -49,6 +50,8 @@ RECIPES: dict[str, Recipe] = {
         moving_sprites,
         camouflage,
         motion_grouping,
+        moving_sprites_contrast,
+        camouflage_contrast,
     )
 }
 TASKS: dict[str, type[Recipe]] = {
@@ -63,12 +66,14 @@ TASKS: dict[str, type[Recipe]] = {
         FastSetPrediction,
         Video,
         MotionGrouping,
+        Contrast,
     )
 }
 
 __all__ = [
     "RECIPES",
     "TASKS",
+    "Contrast",
     "Discovery",
     "FastSetPrediction",
     "FastTetrominoes",

@@ -14,16 +14,17 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from objecthood import metrics, motion, video_figures
-from objecthood.data.camouflage import Camouflage
-from objecthood.data.moving_sprites import Backdrop, MovingSprites
+from objecthood import losses, metrics, motion, video_figures
+from objecthood.data.moving_sprites import Backdrop
 from objecthood.data.randomness import start_noise
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.models import video
 from objecthood.models.video import Sight, SlotVideo, Start, VideoScene
 from objecthood.nn import CompactPrior, ResidualPredictor, TransformerPredictor
+from objecthood.nn.decoders import enlarge
 from objecthood.nn.matching_motion import motion_picture
 from objecthood.recipes.base import FAST, Recipe
+from objecthood.recipes.sources import Clips, open_clips
 
 TARGETS = ("seen", "next", "flow")
 PREDICTORS = ("transformer", "residual", "identity")
@@ -63,6 +64,8 @@ class Video(Recipe):
     """Weight of each slot's Gaussian between iterations; 0: none."""
     repulsion: float = 15.0
     """What a slot loses that shares one thing with a heavier one; 0: none."""
+    slot_contrast: float = 0.0
+    """Weight of the contrast of slots with all slots a frame later (`losses.slot_slot_contrast`)."""
 
     main_score = "video_fg_ari"
     least = Recipe.least | {
@@ -110,18 +113,15 @@ class Video(Recipe):
     def dataset(self, split: str) -> Dataset:
         seed = self.seed if split == "train" else 0  # the test clips are the same for every seed
         frames = self.frames if split == "train" else self.test_frames
-        if self.data == "moving-sprites":
-            return MovingSprites(
-                split,
-                seed,
-                frames=frames,
-                background=self.background,
-                camera=self.camera,
-                resolution=self.resolution,
-            )
-        if self.data == "camouflage":
-            return Camouflage(split, seed, frames=frames, camera=self.camera > 0)
-        raise ValueError(f"`data` (={self.data!r}) must be one of moving-sprites, camouflage")
+        clips = Clips(
+            split=split,
+            seed=seed,
+            frames=frames,
+            background=self.background,
+            camera=self.camera,
+            resolution=self.resolution,
+        )
+        return open_clips(self.data, clips)
 
     def loss(self, model: SlotVideo, scenes: Scenes, step: int) -> Tensor:
         prior = model.grouping.slot_attention.prior
@@ -143,7 +143,10 @@ class Video(Recipe):
         painted = scene.reconstruction
         if self.target == "next" and seen.shape[1] > 1:  # of a single frame there is no next one
             painted, target = painted[:, :-1], target[:, 1:]
-        return 4 * (painted - target).square().mean()
+        error = 4 * (painted - target).square().mean()
+        if self.slot_contrast and scene.slots.shape[1] > 1:
+            error = error + self.slot_contrast * losses.slot_slot_contrast(scene.slots)
+        return error
 
     def still(self, step: int) -> bool:
         """Whether a step sees single frames."""
@@ -162,12 +165,18 @@ class Video(Recipe):
         switches, chances = metrics.id_switches(truth, scene.masks)
         tracks = motion.track(scenes["image"], scene.masks)
         right, judged = motion.verdicts_right(tracks, scene.masks, scenes)
+        height, width = truth.shape[-2:]
+        attention = enlarge(scene.attention.flatten(0, 1).float(), height, width).unflatten(
+            0, truth.shape[:2]
+        )
         error = 4 * (scene.reconstruction - model.look(scenes["image"])).square().mean(dim=(1, 2, 3, 4))
         return {
             "video_fg_ari": metrics.video_adjusted_rand_index(truth, scene.masks, ignore_background=True),
             "video_ari": metrics.video_adjusted_rand_index(truth, scene.masks, ignore_background=False),
             "frame_fg_ari": metrics.frame_adjusted_rand_index(truth, scene.masks, ignore_background=True),
             "frame_ari": metrics.frame_adjusted_rand_index(truth, scene.masks, ignore_background=False),
+            "attention_fg_ari": metrics.frame_adjusted_rand_index(truth, attention, ignore_background=True),
+            "attention_ari": metrics.frame_adjusted_rand_index(truth, attention, ignore_background=False),
             "id_switches": switches,
             "id_chances": chances,
             "motion_right": right,
@@ -226,7 +235,8 @@ class Video(Recipe):
             f"{self.test_scenes} {self.data} clips of {self.test_frames} frames held out, {sight} seen, "
             f"{rounds}, {self.num_slots} slots, start {self.start}, argmax of decoder masks; video_fg_ari: "
             "adjusted Rand index over all frames of a clip together, without true background pixels; "
-            "video_ari: with them; frame_fg_ari, frame_ari: every frame for itself; id_switch_rate: share of "
+            "video_ari: with them; frame_fg_ari, frame_ari: every frame for itself; attention_fg_ari, "
+            "attention_ari: the same of attention, enlarged; id_switch_rate: share of "
             "frames in which an object is found by another slot than the last time (overlap at least 0.5, "
             "assigned one to one); motion_accuracy: moving or static, right, over objects found; mse in "
             "[-1, 1] units; mean over clips"

@@ -1,0 +1,149 @@
+"""What slots know: properties read out by least squares, and pictures by a decoder trained afterwards.
+
+No gradient reaches the model. Slots are matched with objects one to one by overlap of masks (Dittadi et al.
+2022, "Generalization and Robustness Implications in Object-Centric Learning", arXiv 2107.00637, there "mask
+matching"), so that models are compared by what the slot knows that holds an object, however they were
+trained.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from objecthood import metrics
+from objecthood.data.scene import Scenes
+from objecthood.nn import PatchDecoder, assign
+
+LEAST_SEEN = 0.3
+"""Share of an object that must be seen in a frame for its properties to be asked."""
+RIDGE = 0.1
+"""Weight of squared coefficients, for each sample and unit variance: many of a slot's numbers are alike."""
+KINDS = 3
+"""Square, ellipse, heart."""
+
+
+class Objects(NamedTuple):
+    """Objects of frames, each with the slot that holds it."""
+
+    slots: Float[Tensor, "objects slot_dim"]
+    position: Float[Tensor, "objects 2"]
+    """Mean place of what is seen, across and down, in [0, 1]."""
+    colour: Float[Tensor, "objects 3"]
+    """Mean of what is seen, in [0, 1]."""
+    kind: Int[Tensor, " objects"]
+
+
+def matched_objects(
+    scenes: Scenes,
+    slots: Float[Tensor, "batch time slots slot_dim"],
+    masks: Float[Tensor, "batch time slots height width"],
+) -> Objects:
+    """Every object of which enough is seen, with the slot assigned to it by overlap of argmax masks."""
+    truth, labels = scenes["masks"].flatten(0, 1), metrics.clip_labels(masks).flatten(0, 1)
+    overlap, _ = metrics.object_overlaps(truth, labels)
+    rows, columns = assign(-overlap)
+    frame = torch.arange(len(truth))[:, None].expand_as(rows)
+    seen = scenes["visibility"].flatten(0, 1)[frame, rows] >= LEAST_SEEN
+    frame, rows, columns = frame[seen], rows[seen], columns[seen]
+    chosen = (truth[frame] == rows[:, None, None] + 1).to(torch.float64)
+    clip = frame // scenes["image"].shape[1]
+    return Objects(
+        slots.flatten(0, 1)[frame, columns].double(),
+        middles(chosen),
+        (scenes["image"].flatten(0, 1)[frame] * chosen[:, None]).sum((2, 3)) / chosen.sum((1, 2))[:, None],
+        scenes["kind"][clip, rows],
+    )
+
+
+def placed(
+    slots: Float[Tensor, "*batch slots slot_dim"], masks: Float[Tensor, "*batch slots height width"]
+) -> Float[Tensor, "*batch slots numbers"]:
+    """Slots with the place of their mask (across, down, root of its share of the picture) as 3 more numbers.
+
+    >>> placed(torch.zeros(1, 2, 8), torch.full((1, 2, 4, 4), 0.5))[0, 0, 8:].round(decimals=4)
+    tensor([0.5000, 0.5000, 0.7071])
+    """
+    flat = masks.flatten(0, -3)
+    share = flat.mean((1, 2))[:, None].sqrt()
+    place = torch.cat([middles(flat.clamp_min(1e-9)), share], dim=1)
+    return torch.cat([slots, place.view(*slots.shape[:-1], 3)], dim=-1)
+
+
+def middles(masks: Float[Tensor, "objects height width"]) -> Float[Tensor, "objects 2"]:
+    """Mean place of each mask, across and down, in [0, 1].
+
+    >>> middles(torch.eye(2)[None])
+    tensor([[0.5000, 0.5000]])
+    """
+    height, width = masks.shape[1:]
+    across = (torch.arange(width, dtype=masks.dtype) + 0.5) / width
+    down = (torch.arange(height, dtype=masks.dtype) + 0.5) / height
+    mass = masks.sum((1, 2))
+    return torch.stack([(masks.sum(1) @ across) / mass, (masks.sum(2) @ down) / mass], dim=1)
+
+
+def property_scores(train: Objects, test: Objects) -> dict[str, float]:
+    """R2 of position and of colour (1 - squared error over variance, mean over their numbers) and accuracy of
+    kind, on `test`, by ridge regression fitted on `train`; a third of the kinds is right by guess."""
+    kinds = F.one_hot(train.kind, KINDS).double()
+    said = [predict(train.slots, wanted, test.slots) for wanted in (train.position, train.colour, kinds)]
+    return {
+        "position_r2": r2(said[0], test.position),
+        "colour_r2": r2(said[1], test.colour),
+        "kind_accuracy": (said[2].argmax(dim=1) == test.kind).double().mean().item(),
+    }
+
+
+def predict(
+    inputs: Float[Tensor, "samples numbers"],
+    wanted: Float[Tensor, "samples outputs"],
+    asked: Float[Tensor, "others numbers"],
+) -> Float[Tensor, "others outputs"]:
+    """What a linear map, fitted by least squares with `RIDGE`, says of `asked`; inputs are standardised.
+
+    >>> line = torch.arange(6.0, dtype=torch.float64)[:, None]
+    >>> predict(line, 3 * line + 1, line[2:4].mean(dim=0, keepdim=True)).round(decimals=1)
+    tensor([[8.5000]], dtype=torch.float64)
+    """
+    mean, deviation = inputs.mean(dim=0), inputs.std(dim=0).clamp_min(1e-6)
+    inputs, asked = (inputs - mean) / deviation, (asked - mean) / deviation
+    middle = wanted.mean(dim=0)
+    gram = inputs.T @ inputs / len(inputs) + RIDGE * torch.eye(inputs.shape[1], dtype=inputs.dtype)
+    return asked @ torch.linalg.solve(gram, inputs.T @ (wanted - middle) / len(inputs)) + middle
+
+
+def r2(said: Float[Tensor, "samples numbers"], true: Float[Tensor, "samples numbers"]) -> float:
+    """1 - mean squared error / variance of each number, then the mean over numbers.
+
+    >>> r2(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [2.0]]))
+    1.0
+    """
+    return (1 - (said - true).square().mean(dim=0) / true.var(dim=0, correction=0)).mean().item()
+
+
+class DecoderProbe(nn.Module):
+    """A small decoder that learns to paint frames from slots as they are, masks from slots alone.
+
+    Example:
+        >>> probe = DecoderProbe(slot_dim=64, resolution=32)
+        >>> picture, masks = probe(torch.randn(2, 4, 64))
+        >>> picture.shape, masks.shape
+        (torch.Size([2, 3, 32, 32]), torch.Size([2, 4, 32, 32]))
+    """
+
+    def __init__(self, slot_dim: int, resolution: int):
+        super().__init__()
+        self.decoder = PatchDecoder(slot_dim, grid=resolution // 4, patch=4, channels=48, depth=2, kernel=1)
+
+    def forward(
+        self, slots: Float[Tensor, "frames slots slot_dim"]
+    ) -> tuple[Float[Tensor, "frames 3 height width"], Float[Tensor, "frames slots height width"]]:
+        """Pictures in [0, 1] units (not clamped), and masks that sum to 1 over slots."""
+        painting = self.decoder(slots.detach())
+        masks = painting.mask_logits.softmax(dim=1)
+        return 0.5 + 0.5 * (masks[:, :, None] * painting.appearance).sum(dim=1), masks

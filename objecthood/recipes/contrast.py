@@ -1,0 +1,212 @@
+"""Objects by contrast (Löwe et al. 2020, arXiv 2011.10287): clips are told apart, nothing is painted.
+
+A step sees the first and the last frame of each clip, lighter or darker by chance: the slots of the first
+must tell the last one's, as a set, from those of other clips. Objects stay what they are in the meantime,
+while what a part of the picture shows does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from objecthood import losses, metrics, motion, video_figures
+from objecthood.data.moving_sprites import Backdrop
+from objecthood.data.randomness import start_noise
+from objecthood.data.scene import Dataset, Scenes
+from objecthood.models import set_contrast
+from objecthood.models.set_contrast import ContrastScene, SetContrast, Sight
+from objecthood.nn import CompactPrior
+from objecthood.recipes.base import FAST, Recipe
+from objecthood.recipes.sources import Clips, open_clips
+
+CONTRASTS = {"set": losses.set_contrast, "single": losses.single_slot_contrast}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contrast(Recipe):
+    """A contrast model on clips made here."""
+
+    data: str
+    """"moving-sprites" or "camouflage"."""
+    background: Backdrop = "grey"
+    """Of moving sprites: "grey", "coloured" or "textured"."""
+    camera: float = 0.0
+    """The camera's greatest speed, pixels per frame (camouflage: whether it moves at all)."""
+    resolution: int = 64
+    num_slots: int
+    contrast: str = "set"
+    """What is contrasted: the "set" of slots, or each "single" slot."""
+    temperature: float = 0.1
+    lag: int = 4
+    """Frames from the one seen to the one that it must tell."""
+    light: float = 0.2
+    """A frame is lighter or darker by up to this much; 0: as it is."""
+    test_frames: int = 12
+    """Of a clip that is scored."""
+    test_iterations: int = 10
+    """Of the first frame; later ones take `later_iterations` where slots are handed on."""
+    later_iterations: int = 2
+    handed_on: bool = True
+    """Whether in tests each frame starts from what was predicted for it."""
+    sees: Sight = "frame"
+    """"frame", or "motion", found by matching frames."""
+    compactness: float = 1.0
+    """Weight of each slot's Gaussian between iterations; 0: none."""
+    repulsion: float = 0.0
+    """What a slot loses that shares one thing with a heavier one; 0: none."""
+    repulsion_start: int = 100
+    """The step from which repulsion grows, to all of it 200 steps later."""
+
+    main_score = "attention_fg_ari"
+    least = Recipe.least | {
+        "batch_size": 2,
+        "resolution": 8,
+        "num_slots": 1,
+        "lag": 1,
+        "test_frames": 1,
+        "test_iterations": 1,
+        "later_iterations": 1,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.contrast not in CONTRASTS:
+            raise ValueError(f"`contrast` (={self.contrast!r}) must be one of {', '.join(CONTRASTS)}")
+        if not self.temperature > 0:
+            raise ValueError(f"`temperature` (={self.temperature}) must be above 0")
+
+    def build_model(self) -> SetContrast:
+        return set_contrast.moving_sprites(
+            self.num_slots,
+            self.resolution,
+            self.compactness,
+            self.repulsion,
+            True,
+            self.later_iterations,
+            self.sees,
+        )
+
+    def dataset(self, split: str) -> Dataset:
+        train = split == "train"
+        clips = Clips(
+            split=split,
+            seed=self.seed if train else 0,  # the test clips are the same for every seed
+            frames=self.lag + 1 + (self.sees == "motion") if train else self.test_frames,
+            background=self.background,
+            camera=self.camera,
+            resolution=self.resolution,
+        )
+        return open_clips(self.data, clips)
+
+    def loss(self, model: SetContrast, scenes: Scenes, step: int) -> Tensor:
+        prior = model.grouping.slot_attention.prior
+        if isinstance(prior, CompactPrior):  # as in `discovery.GuidedDiscovery`
+            prior.ramp.fill_(min(1.0, max(0.0, (step - self.repulsion_start) / 200)))
+        scene = model.group(self.pair(model, scenes["image"]))
+        said, found = model.said(scene.predicted[:, 0]), model.said(scene.slots[:, 1])
+        return CONTRASTS[self.contrast](said, found, self.temperature)
+
+    def pair(self, model: SetContrast, frames: Tensor) -> Tensor:
+        """What is seen of the first frame and of that `lag` later [batch, 2, 3, height, width]."""
+        if self.sees == "motion":  # light is no part of it
+            pairs = (frames[:, first : first + 2] for first in (0, self.lag))
+            return torch.stack([model.look(pair)[:, 0] for pair in pairs], dim=1)
+        frames = frames[:, [0, self.lag]]
+        change = torch.rand(*frames.shape[:2], 1, 1, 1, device=frames.device) * 2 - 1
+        return (frames + self.light * change).clamp(0, 1)
+
+    def scores(self, model: SetContrast, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
+        scene, truth = self.discover(model, scenes, indices), scenes["masks"]
+        switches, chances = metrics.id_switches(truth, scene.masks)
+        return {
+            "attention_fg_ari": metrics.frame_adjusted_rand_index(truth, scene.masks, ignore_background=True),
+            "attention_ari": metrics.frame_adjusted_rand_index(truth, scene.masks, ignore_background=False),
+            "video_fg_ari": metrics.video_adjusted_rand_index(truth, scene.masks, ignore_background=True),
+            "video_ari": metrics.video_adjusted_rand_index(truth, scene.masks, ignore_background=False),
+            "id_switches": switches,
+            "id_chances": chances,
+        }
+
+    def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Means over clips; switches as a share of all that could have been."""
+        switches, chances = (values.pop(name).sum().item() for name in ("id_switches", "id_chances"))
+        return super().summarize(values) | {"id_switch_rate": switches / max(chances, 1)}
+
+    def discover(self, model: SetContrast, scenes: Scenes, indices: Tensor) -> ContrastScene:
+        """The model's view of held-out clips, with test iterations, from start noise fixed by the index."""
+        noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
+        return model(
+            scenes["image"],
+            iterations=self.test_iterations,
+            noise=noise.to(scenes["image"].device),
+            handed_on=self.handed_on,
+        )
+
+    def picture(self, model: SetContrast, scenes: Scenes) -> Image.Image:
+        scene = self.discover(model, scenes, torch.arange(len(scenes["image"])))
+        return video_figures.clips_figure(scenes["image"][:4], scene.masks[:4])
+
+    def figures(self, model: SetContrast, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
+        frames = self.dataset("validation")[range(4)]
+        scene = self.discover(model, frames, torch.arange(4))
+        tracks = motion.track(frames["image"], scene.masks)
+        return {
+            "clips": video_figures.clips_figure(frames["image"], scene.masks),
+            "clips-animated": video_figures.clips_frames(frames["image"], scene.masks, tracks),
+        }
+
+    def prepare_for_test(self, model: SetContrast) -> SetContrast:
+        model.grouping.slot_attention.iterations = self.test_iterations
+        return model.eval()
+
+    @property
+    def protocol(self) -> str:
+        sight = "frames" if self.sees == "frame" else "motion found by matching"
+        rounds = f"{self.test_iterations} iterations in "
+        rounds += (
+            f"the first frame, {self.later_iterations} in later ones, slots handed on"
+            if self.handed_on
+            else "every frame from the learned start"
+        )
+        return (
+            f"{self.test_scenes} {self.data} clips of {self.test_frames} frames held out, {sight} seen, "
+            f"{rounds}, {self.num_slots} slots, argmax of attention, enlarged; attention_fg_ari, "
+            "attention_ari: adjusted Rand index of every frame for itself, without and with true background "
+            "pixels; video_fg_ari, video_ari: over all frames of a clip together; id_switch_rate: share of "
+            "frames in which an object is found by another slot than the last time (overlap at least 0.5, "
+            "assigned one to one); mean over clips"
+        )
+
+
+moving_sprites_contrast = Contrast(
+    name="moving-sprites-contrast",
+    description="Moving sprites told apart as sets of slots, nothing painted; two minutes on one core",
+    data="moving-sprites",
+    num_slots=6,
+    steps=200,
+    **FAST | {"batch_size": 32, "warmup_steps": 50, "average": 0.98},
+    evaluate_every=100,
+    validation_scenes=16,
+    test_scenes=80,
+)
+"""Löwe et al. 2020 on sprites that move: `objecthood train moving-sprites-contrast`; `--contrast single` is
+the contrast of single slots."""
+
+camouflage_contrast = Contrast(
+    name="camouflage-contrast",
+    description="Camouflaged things told apart by their motion as sets of slots, nothing painted; minutes",
+    data="camouflage",
+    sees="motion",
+    num_slots=4,
+    steps=200,
+    **FAST | {"batch_size": 32, "warmup_steps": 50, "average": 0.98},
+    evaluate_every=100,
+    validation_scenes=16,
+    test_scenes=80,
+)
+"""The same on motion alone: `objecthood train camouflage-contrast`."""

@@ -1,0 +1,97 @@
+"""Write the tables of docs/contrast.md from results/contrast-*.json.
+
+python runs/contrast_page.py            (--check: say by the exit code whether the page is up to date)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = {
+    "reconstruction": "reconstruction",
+    "reconstruction-slots": "reconstruction + slot-slot contrast",
+    "set": "set contrast",
+    "single": "single-slot contrast",
+    "set-no-prior": "set contrast, no prior",
+    "single-no-prior": "single-slot contrast, no prior",
+    "untrained": "contrast model, not trained",
+}
+DATA = {"clean": "moving sprites", "textured": "same, textured background", "camouflage": "camouflage"}
+COLLAPSED = 0.3
+"""Attention foreground ARI below which a run counts as collapsed."""
+FOUND = {
+    "attention foreground ARI": ("attention_fg_ari",),
+    "attention ARI": ("attention_ari",),
+    "decoder foreground ARI": ("decoder_fg_ari", "frame_fg_ari"),
+    "video foreground ARI": ("video_fg_ari",),
+    "video ARI": ("video_ari",),
+    "id switches": ("id_switch_rate",),
+}
+KNOWN = {
+    "position R2": ("position_r2",),
+    "colour R2": ("colour_r2",),
+    "kind accuracy": ("kind_accuracy",),
+    "picture error": ("decoder_mse", "mse"),
+}
+
+
+def main() -> int:
+    page = ROOT / "docs" / "contrast.md"
+    before = after = page.read_text()
+    for name, columns in {"found": FOUND, "known": KNOWN}.items():
+        block = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        lines = table(columns, costs=name == "found")
+        after = block.sub(lambda match, lines=lines: match[1] + lines + match[2], after)
+    if "--check" in sys.argv[1:]:
+        return int(after != before)
+    page.write_text(after)
+    return 0
+
+
+def table(columns: dict[str, tuple[str, ...]], costs: bool) -> str:
+    """Rows of every data set: mean and sample deviation over seeds; with `costs` collapses and CPU time."""
+    more = ["collapsed", "CPU ms per step", "CPU s"] if costs else []
+    rows = [["", "seeds", *columns, *more], ["---"] * (2 + len(columns) + len(more))]
+    for data, data_title in DATA.items():
+        if list((ROOT / "results").glob(f"contrast-*-{data}-seed*.json")):
+            rows.append([f"**{data_title}**", *[""] * (len(rows[0]) - 1)])
+        for row, title in ROWS.items():
+            files = sorted((ROOT / "results").glob(f"contrast-{row}-{data}-seed*.json"))
+            results = [json.loads(file.read_text()) for file in files]
+            if not results:
+                continue
+            cells = [spread(results, keys, data) for keys in columns.values()]
+            rows.append([title, str(len(results)), *cells, *(cost(results) if costs else [])])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def spread(results: list[dict], keys: tuple[str, ...], data: str) -> str:
+    """Mean and deviation of the first of `keys` that the results have."""
+    if data == "camouflage" and keys[0] == "colour_r2":
+        return "-"  # all is noise
+    scores = [result["scores"] | result.get("probes", {}) for result in results]
+    key = next((key for key in keys if key in scores[0]), None)
+    if key is None:
+        return "-"
+    values = [score[key] for score in scores]
+    text = f"{statistics.mean(values):.3f}"
+    return text + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def cost(results: list[dict]) -> list[str]:
+    """How many collapsed; CPU time of a step and of a run, median over seeds."""
+    collapsed = sum(result["scores"]["attention_fg_ari"] < COLLAPSED for result in results)
+    seconds = statistics.median(result["cpu_seconds"] for result in results)
+    step = 1000 * seconds / results[0]["settings"]["steps"]
+    if results[0]["settings"]["steps"] == 1:
+        return [f"{collapsed} of {len(results)}", "-", "-"]
+    return [f"{collapsed} of {len(results)}", f"{step:.0f}", f"{seconds:.0f}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
