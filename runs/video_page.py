@@ -23,7 +23,7 @@ def generated() -> str:
     runs: dict[str, list[dict]] = {}
     for file in sorted((ROOT / "results").glob("*-seed*.json")):
         result = json.loads(file.read_text())
-        if "video_fg_ari" in result["scores"]:
+        if set(TITLES) <= set(result["scores"]) and not file.stem.startswith("contrast-"):
             runs.setdefault(file.stem.rsplit("-seed", 1)[0], []).append(result)
     for name, results in runs.items():
         cost = f"{statistics.median(result['cpu_seconds'] for result in results):.0f}"
