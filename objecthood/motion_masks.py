@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -20,9 +20,13 @@ def moving_mask(masks: Float[Tensor, "fields slots rows columns"]) -> Float[Tens
         >>> moving_mask(masks)[0, 1].tolist()
         [0.0, 1.0, 1.0, 0.0]
     """
+    return 1 - masks[torch.arange(len(masks), device=masks.device), ground_slot(masks)]
+
+
+def ground_slot(masks: Float[Tensor, "fields slots rows columns"]) -> Int[Tensor, " fields"]:
+    """Which slot has most of the picture's border."""
     sides = (masks[..., 0, :], masks[..., -1, :], masks[..., 0], masks[..., -1])
-    ground = torch.cat(sides, dim=-1).mean(dim=-1).argmax(dim=1)
-    return 1 - masks[torch.arange(len(masks), device=masks.device), ground]
+    return torch.cat(sides, dim=-1).mean(dim=-1).argmax(dim=1)
 
 
 def agreed(

@@ -25,7 +25,7 @@ import objecthood as oh
 from objecthood import metrics, motion_masks, video_figures, visualize
 from objecthood.data.davis import Davis2016
 from objecthood.data.images import resize_image
-from objecthood.data.motion_fields import sequence_fields, shown
+from objecthood.data.motion_fields import largest_speed, sequence_fields, shown
 from objecthood.environment import describe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +34,7 @@ PROTOCOL = (
     "one mask a frame with the annotation, mean over all frames, then over sequences; flow by OpenCV's DIS "
     "at 428 x 240"
 )
+LAST = "slots, what the ground's does not paint, Otsu, both directions, carried, edges"
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def main() -> None:
     suffix = f"-seed{arguments.seed}" if arguments.seed else ""
     (ROOT / "results" / f"davis2016{suffix}.json").write_text(json.dumps(result, indent=1) + "\n")
     if not arguments.seed:
-        draw(pictures, {name: row["slots, carried, edges"] for name, row in rows.items()})
+        draw(pictures, {name: row[LAST] for name, row in rows.items()})
 
 
 @torch.no_grad()
@@ -81,15 +82,23 @@ def score(
     frames = np.stack([resize_image(frame, small) for frame in davis.frames(name)])
     pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(255)
     fields = shown(residual.flatten(0, 1), model.resolution)
-    masks = torch.cat([model.recipe.discover(model, part).masks for part in fields.split(64)])
+    seen = [model.recipe.discover(model, part) for part in fields.split(64)]
+    masks, appearance = (
+        torch.cat(part) for part in zip(*((s.masks, s.appearance) for s in seen), strict=True)
+    )
     slots = motion_masks.moving_mask(masks).unflatten(0, flow.shape[:2])
     both = motion_masks.agreed(slots)
     carried = motion_masks.carried_along(both, flow)
     final = motion_masks.drawn_to_edges(enlarged(carried, small), pictures)
-    threshold = torch.stack([otsu(field.norm(dim=0)) for field in residual.flatten(0, 1)])
-    threshold = threshold.unflatten(0, flow.shape[:2]).float()
-    finished = motion_masks.carried_along(motion_masks.agreed(threshold), flow)
-    finished = motion_masks.drawn_to_edges(finished, pictures)
+
+    def thresholded(left: Tensor) -> tuple[Tensor, Tensor]:
+        """Otsu's masks of fields, and the same agreed on, carried along and drawn to edges."""
+        mask = torch.stack([otsu(field.norm(dim=0)) for field in left]).unflatten(0, flow.shape[:2]).float()
+        carried = motion_masks.carried_along(motion_masks.agreed(mask), flow)
+        return mask, motion_masks.drawn_to_edges(carried, pictures)
+
+    threshold, finished = thresholded(residual.flatten(0, 1))
+    left = unpainted(residual.flatten(0, 1), appearance, motion_masks.ground_slot(masks))
     stages = {
         "two means of flow": torch.stack([two_means(field) for field in flow[:, 0]]).float(),
         "affine camera, Otsu": threshold[:, 0],
@@ -98,14 +107,24 @@ def score(
         "slots, both directions": both,
         "slots, carried": carried,
         "slots, carried, edges": final,
+        LAST: thresholded(left)[1],
     }
     scores = {key: region(truth, mask) for key, mask in stages.items()}
     print(f"{name}: {time.process_time() - start:.0f} CPU s")
     shown_frames = []
     for now in (len(truth) // 4, 3 * len(truth) // 4):
-        mask = enlarged(final[now : now + 1], small)[0] > 0.5
+        mask = stages[LAST][now] > 0.5
         shown_frames.append(visualize.overlay_one(pictures[now], mask.long() * 2 - 1, 0.5))
     return scores, shown_frames
+
+
+def unpainted(residual: Tensor, appearance: Tensor, ground: Tensor) -> Tensor:
+    """What the slot of the ground does not paint of motion fields [fields, 2, rows, columns]: the camera's
+    motion as that slot knows it, with depth, taken off as well."""
+    painted = 2 * appearance[torch.arange(len(ground)), ground, :2] - 1
+    scale = largest_speed(functional.interpolate(residual, painted.shape[-2:], mode="area"))
+    wide = functional.interpolate(painted, residual.shape[-2:], mode="bilinear", align_corners=False)
+    return (residual / scale).clamp(-1, 1) - wide
 
 
 def region(truth: Tensor, masks: Tensor) -> float:

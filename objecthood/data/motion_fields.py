@@ -137,7 +137,10 @@ def shown(
     The scale of each is the speed that 98 % of its pixels do not exceed, at least 0.1 pixels.
     """
     field = functional.interpolate(field, (resolution, resolution), mode="area")
-    speed = field.norm(dim=1)
-    largest = speed.flatten(1).quantile(0.98, dim=1).clamp_min(0.1)[:, None, None, None]
-    scaled = (field / largest).clamp(-1, 1)
+    scaled = (field / largest_speed(field)).clamp(-1, 1)
     return torch.cat([0.5 + 0.5 * scaled, scaled.norm(dim=1, keepdim=True).clamp_max(1)], dim=1)
+
+
+def largest_speed(field: Float[Tensor, "fields 2 rows columns"]) -> Float[Tensor, "fields 1 1 1"]:
+    """The speed that 98 % of the pixels of each field do not exceed, at least 0.1 pixels."""
+    return field.norm(dim=1).flatten(1).quantile(0.98, dim=1).clamp_min(0.1)[:, None, None, None]
