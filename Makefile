@@ -22,12 +22,11 @@ test-long: .venv/ready
 	rm -rf build/reliability.json
 	$(BIN)/pytest -n 2 -m "long or not long" --scoreboard build/reliability.json
 	mv build/reliability.json results/reliability.json
-	$(BIN)/python runs/reliability_page.py
+	$(BIN)/python runs/tables.py
 
 results: .venv/ready
 	$(BIN)/python runs/tables.py
 	$(BIN)/python runs/metric_examples.py
-	$(BIN)/python runs/reliability_page.py
 
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

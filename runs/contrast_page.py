@@ -1,14 +1,9 @@
-"""Write the tables of docs/contrast.md from results/contrast-*.json.
-
-python runs/contrast_page.py            (--check: say by the exit code whether the page is up to date)
-"""
+"""The tables of docs/contrast.md, from results/contrast-*.json; `runs/tables.py` writes them."""
 
 from __future__ import annotations
 
 import json
-import re
 import statistics
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,17 +35,14 @@ KNOWN = {
 }
 
 
-def main() -> int:
-    page = ROOT / "docs" / "contrast.md"
-    before = after = page.read_text()
-    for name, columns in {"found": FOUND, "known": KNOWN}.items():
-        block = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-        lines = table(columns, costs=name == "found")
-        after = block.sub(lambda match, lines=lines: match[1] + lines + match[2], after)
-    if "--check" in sys.argv[1:]:
-        return int(after != before)
-    page.write_text(after)
-    return 0
+def found() -> str:
+    """Scores of every row, and what they cost."""
+    return table(FOUND, costs=True)
+
+
+def known() -> str:
+    """What probes read out of slots."""
+    return table(KNOWN, costs=False)
 
 
 def table(columns: dict[str, tuple[str, ...]], costs: bool) -> str:
@@ -67,7 +59,7 @@ def table(columns: dict[str, tuple[str, ...]], costs: bool) -> str:
                 continue
             cells = [spread(results, keys, data) for keys in columns.values()]
             rows.append([title, str(len(results)), *cells, *(cost(results) if costs else [])])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
 def spread(results: list[dict], keys: tuple[str, ...], data: str) -> str:
@@ -91,7 +83,3 @@ def cost(results: list[dict]) -> list[str]:
     if results[0]["settings"]["steps"] == 1:
         return [f"{collapsed} of {len(results)}", "-", "-"]
     return [f"{collapsed} of {len(results)}", f"{step:.0f}", f"{seconds:.0f}"]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,13 +1,11 @@
-"""Write the tables of docs/reliability.md from results/reliability.json, which `make test-long` writes.
-
-python runs/reliability_page.py            (--check: say by the exit code whether the page is up to date)
+"""The tables of docs/reliability.md, from results/reliability.json, which `make test-long` writes;
+`runs/tables.py` writes them.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +27,13 @@ AREAS = (
 )
 
 
-def main() -> int:
-    page = ROOT / "docs" / "reliability.md"
-    before = page.read_text()
+def blocks() -> dict[str, Callable[[], str]]:
+    """What stands between which markers."""
     facts = json.loads((ROOT / "results" / "reliability.json").read_text())
-    blocks = {"conditions": conditions(facts), "scoreboard": scoreboard(facts["tests"])}
-    after = before
-    for name, lines in blocks.items():
-        block = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-        after = block.sub(lambda match, lines=lines: match[1] + lines + match[2], after)
-    if "--check" in sys.argv[1:]:
-        return int(after != before)
-    page.write_text(after)
-    return 0
+    return {
+        "conditions": lambda: conditions(facts) + "\n",
+        "scoreboard": lambda: scoreboard(facts["tests"]) + "\n",
+    }
 
 
 def conditions(facts: dict[str, Any]) -> str:
@@ -81,7 +73,3 @@ def as_line(what: str, tier: str, notes: list[dict[str, Any]]) -> str:
     tried, survived = (sum(note[name] for note in notes) for name in ("tried", "survived"))
     measured = next((note["measured"] for note in notes if note["measured"]), "")
     return f"| {what} | {tried:,} | {survived:,} | {measured} | {tier} |"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

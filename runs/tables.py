@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import contrast_page
+import reliability_page
 import speed_page
 import video_page
 
@@ -278,6 +280,25 @@ def measured(row: dict, scores: tuple[str, ...], signs: tuple[tuple[str, str], .
     return cells
 
 
+def browser() -> str:
+    """What a picture costs in the page of the demo."""
+    facts = read("demo.json")
+    here = facts["environment"]
+    quantiles = ("least", "tenth", "median", "nine tenths")
+    rows = [
+        [f"`{name}`", *(str(row[key]) for key in ("resolution", "slots", "iterations"))]
+        + [f"{row['wall'][key]:.0f}" for key in quantiles]
+        + [f"{row['processor']:.0f}"]
+        for name, measured_so in facts["models"].items()
+        for row in measured_so
+    ]
+    head = ["model", "pixels", "slots", "iterations", "wall: least", *quantiles[1:], "processor"]
+    return (
+        f"{here['browser']}, wasm with SIMD; {here['processor']}, {here['cores']} cores, load "
+        f"{facts['load']:.1f}; commit {here['commit']}.\n\n" + as_table(head, rows)
+    )
+
+
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"results": lambda: tables()},
     ROOT / "docs" / "results.md": {
@@ -288,6 +309,9 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "set prediction": set_prediction,
     },
     ROOT / "docs" / "speed.md": speed_page.blocks(),
+    ROOT / "docs" / "demo.md": {"costs": browser},
+    ROOT / "docs" / "contrast.md": {"found": contrast_page.found, "known": contrast_page.known},
+    ROOT / "docs" / "reliability.md": reliability_page.blocks(),
     ROOT / "docs" / "video.md": {
         "generated": video_page.generated,
         "stages": video_page.stages,

@@ -1,7 +1,7 @@
 """What tests tried, how often, and how often it ended as promised: gathered during a run, kept as JSON.
 
 `pytest --scoreboard results/reliability.json` puts the numbers of the tests that ran in the place of their
-old ones; `runs/reliability_page.py` makes docs/reliability.md of them.
+old ones; `runs/tables.py` makes docs/reliability.md of them.
 """
 
 from __future__ import annotations

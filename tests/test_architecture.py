@@ -113,6 +113,7 @@ def test_recipes_do_not_know_each_other(name):
             ours(name) & set(within("objecthood.recipes")),
             "objecthood.recipes.base",
             "objecthood.recipes.sources",
+            "objecthood.recipes.clips",
         )
     upstairs = {"objecthood.train", "objecthood.evaluate", "objecthood.cli", "objecthood.commands"}
     assert not ours(name) & (upstairs | {"objecthood.checkpoint", "objecthood.report", "objecthood.predict"})

@@ -11,6 +11,7 @@ from torch import nn
 
 from objecthood.data.clevr_like import ClevrLike
 from objecthood.nn import ConvEncoder, GaussianSlots, SpatialBroadcastDecoder
+from objecthood.nn.priors import grow_repulsion
 from objecthood.recipes import RECIPES, TASKS, Discovery, from_dict, from_file
 from objecthood.recipes.base import Recipe
 
@@ -210,7 +211,7 @@ def test_masks_painted_by_slots_alone_count():
     recipe = RECIPES["clevr6-like"]
     torch.manual_seed(0)
     model = recipe.build_model()
-    recipe.set_ramp(model, 0)
+    grow_repulsion(model.grouping.slot_attention.prior, 0, recipe.repulsion_start)
     images = ClevrLike(resolution=64, objects=(3, 6), count=2)[range(2)]["image"]
     scene, painting = model(images), model.paint(images)[0]
     own = painting.own_logits.softmax(dim=1)

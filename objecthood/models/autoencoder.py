@@ -16,13 +16,14 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from objecthood.nn import (
     CompactPrior,
     ConvEncoder,
     GaussianSlots,
     Grouping,
+    GroupingModel,
     LearnedSlots,
     PatchDecoder,
     SlotAttention,
@@ -47,7 +48,7 @@ class Discovery(NamedTuple):
     """Softmax over slots, of every iteration, on the encoder's grid."""
 
 
-class SlotAutoencoder(nn.Module):
+class SlotAutoencoder(GroupingModel):
     """Encoder, grouping and decoder; pictures in [0, 1] go in, a `Discovery` comes out.
 
     Args:
@@ -86,16 +87,6 @@ class SlotAutoencoder(nn.Module):
     def resolution(self) -> int:
         """Side of the square pictures that go in and come out, in pixels."""
         return self.decoder.resolution
-
-    @property
-    def num_slots(self) -> int:
-        """Slots used when a call names no number."""
-        return self.grouping.initial_slots.num_slots
-
-    @property
-    def slot_dim(self) -> int:
-        """Size of a slot."""
-        return self.grouping.slot_attention.slot_dim
 
     def forward(
         self,

@@ -16,7 +16,7 @@ carry a clip's mark from frame to frame without a look at it; after training slo
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,15 +27,15 @@ from objecthood.nn import (
     CompactPrior,
     ConvEncoder,
     Grouping,
+    GroupingModel,
     LearnedSlots,
     ResidualPredictor,
     SlotAttention,
 )
 from objecthood.nn.decoders import enlarge
 from objecthood.nn.encoders import check_pictures
-from objecthood.nn.matching_motion import block_flow, motion_picture
+from objecthood.nn.matching_motion import Sight, look
 
-Sight = Literal["frame", "motion"]
 SHARPNESS = 4.0
 """With 1, slots part later and less (results/tries.md)."""
 
@@ -52,7 +52,7 @@ class ContrastScene(NamedTuple):
     """The attention, enlarged to the frame; sums to 1 over slots."""
 
 
-class SetContrast(nn.Module):
+class SetContrast(GroupingModel):
     """Encoder, grouping and transition; frames in [0, 1] go in, a `ContrastScene` comes out.
 
     Args:
@@ -89,16 +89,6 @@ class SetContrast(nn.Module):
         self.encoder, self.grouping = encoder, grouping
         self.transition, self.embed = transition, embed
         self.resolution, self.later_iterations, self.sees = resolution, later_iterations, sees
-
-    @property
-    def num_slots(self) -> int:
-        """Slots used when a call names no number."""
-        return self.grouping.initial_slots.num_slots
-
-    @property
-    def slot_dim(self) -> int:
-        """Size of a slot."""
-        return self.grouping.slot_attention.slot_dim
 
     def forward(
         self,
@@ -162,19 +152,8 @@ class SetContrast(nn.Module):
     def look(
         self, frames: Float[Tensor, "batch time 3 height width"]
     ) -> Float[Tensor, "batch time 3 height width"]:
-        """What the encoder is shown, in [0, 1]: the frames, or their motion as pictures.
-
-        The last frame's motion is taken from the one before it; a clip of one frame is at rest.
-        """
-        if self.sees == "frame":
-            return frames
-        if frames.shape[1] == 1:
-            flow = torch.zeros_like(frames[:, :, :2])
-        else:
-            every = frames.unbind(1)
-            flows = [block_flow(*pair) for pair in zip(every[:-1], every[1:], strict=True)]
-            flow = torch.stack([*flows, -block_flow(frames[:, -1], frames[:, -2])], dim=1)
-        return motion_picture(flow.flatten(0, 1)).unflatten(0, flow.shape[:2])
+        """What the encoder is shown, in [0, 1]: the frames, or their motion as pictures."""
+        return look(frames, self.sees)
 
     def features(
         self, seen: Float[Tensor, "frames 3 height width"]

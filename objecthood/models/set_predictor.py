@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from objecthood.nn import ConvEncoder, GaussianSlots, Grouping, LearnedSlots, SlotAttention
+from objecthood.nn import ConvEncoder, GaussianSlots, Grouping, GroupingModel, LearnedSlots, SlotAttention
 from objecthood.nn.encoders import SameConv2d, check_pictures
 from objecthood.nn.initialization import glorot
 from objecthood.nn.views import symmetric
@@ -33,7 +33,7 @@ class SetPrediction(NamedTuple):
     """Softmax over slots, of every iteration, on the encoder's grid."""
 
 
-class SetPredictor(nn.Module):
+class SetPredictor(GroupingModel):
     """Encoder, grouping, and a two-layer head with sigmoid shared by all slots.
 
     Args:
@@ -70,16 +70,6 @@ class SetPredictor(nn.Module):
             glorot(nn.Linear(self.slot_dim, num_properties)),
         )
         self.feature_head = nn.Linear(feature_dim, num_properties) if feature_dim else None
-
-    @property
-    def num_slots(self) -> int:
-        """Slots used when a call names no number."""
-        return self.grouping.initial_slots.num_slots
-
-    @property
-    def slot_dim(self) -> int:
-        """Size of a slot."""
-        return self.grouping.slot_attention.slot_dim
 
     def forward(
         self,

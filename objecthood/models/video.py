@@ -25,6 +25,7 @@ from objecthood.nn import (
     ConditionedSlots,
     ConvEncoder,
     Grouping,
+    GroupingModel,
     LearnedSlots,
     PatchDecoder,
     SlotAttention,
@@ -32,9 +33,8 @@ from objecthood.nn import (
 )
 from objecthood.nn.decoders import SpatialBroadcastDecoder
 from objecthood.nn.encoders import check_pictures
-from objecthood.nn.matching_motion import block_flow, motion_picture
+from objecthood.nn.matching_motion import Sight, look, motion_of_frame
 
-Sight = Literal["frame", "motion"]
 Start = Literal["unconditional", "boxes", "centres"]
 HINT_SIZES: dict[str, int] = {"boxes": 4, "centres": 2}
 
@@ -63,7 +63,7 @@ class State(NamedTuple):
     """The frame itself, from which motion is found."""
 
 
-class SlotVideo(nn.Module):
+class SlotVideo(GroupingModel):
     """Encoder, grouping, decoder and predictor; frames in [0, 1] go in, a `VideoScene` comes out.
 
     Args:
@@ -116,16 +116,6 @@ class SlotVideo(nn.Module):
     def resolution(self) -> int:
         """Side of the square frames that go in and come out, in pixels."""
         return self.decoder.resolution
-
-    @property
-    def num_slots(self) -> int:
-        """Slots used when a call names no number."""
-        return self.grouping.initial_slots.num_slots
-
-    @property
-    def slot_dim(self) -> int:
-        """Size of a slot."""
-        return self.grouping.slot_attention.slot_dim
 
     def forward(
         self,
@@ -189,7 +179,7 @@ class SlotVideo(nn.Module):
             start, rounds, before = state.slots, self.later_iterations, state.attention
         seen = frame
         if self.sees == "motion":
-            seen = self.motion(frame, following, None if state is None else state.previous)
+            seen = motion_of_frame(frame, following, None if state is None else state.previous)
         features = self.features(seen)
         slots, weights = self.grouping.slot_attention(features.flatten(1, 2), start, rounds, before=before)
         predicted = self.predictor(slots)
@@ -202,21 +192,7 @@ class SlotVideo(nn.Module):
         self, frames: Float[Tensor, "batch time 3 height width"]
     ) -> Float[Tensor, "batch time 3 height width"]:
         """What the encoder is shown, in [0, 1]: the frames, or their motion as pictures."""
-        if self.sees == "frame":
-            return frames
-        every = frames.unbind(1)
-        around = zip(every, [*every[1:], None], [None, *every[:-1]], strict=True)
-        return torch.stack([self.motion(*three) for three in around], dim=1)
-
-    def motion(self, frame: Tensor, following: Tensor | None, previous: Tensor | None) -> Tensor:
-        """Motion towards the following frame, or from the previous one, as a picture; of one alone, rest."""
-        if following is not None:
-            flow = block_flow(frame, following)
-        elif previous is not None:
-            flow = -block_flow(frame, previous)
-        else:
-            flow = torch.zeros_like(frame[:, :2])
-        return motion_picture(flow)
+        return look(frames, self.sees)
 
     def features(
         self, seen: Float[Tensor, "frames 3 height width"]

@@ -3,7 +3,7 @@
 from objecthood.nn.decoders import PatchDecoder, SpatialBroadcastDecoder
 from objecthood.nn.dynamics import ResidualPredictor, TransformerPredictor
 from objecthood.nn.encoders import ConvEncoder
-from objecthood.nn.grouping import Grouping
+from objecthood.nn.grouping import Grouping, GroupingModel
 from objecthood.nn.initial_slots import ConditionedSlots, GaussianSlots, LearnedSlots
 from objecthood.nn.matching import assign
 from objecthood.nn.positions import PositionEmbedding
@@ -16,6 +16,7 @@ __all__ = [
     "ConvEncoder",
     "GaussianSlots",
     "Grouping",
+    "GroupingModel",
     "LearnedSlots",
     "PatchDecoder",
     "PositionEmbedding",

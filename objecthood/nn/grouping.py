@@ -45,3 +45,19 @@ class Grouping(nn.Module):
         return self.slot_attention(
             inputs, self.initial_slots(len(inputs), num_slots, noise), iterations, mask
         )
+
+
+class GroupingModel(nn.Module):
+    """What all models share: a `grouping`, which says how many slots there are, and how large."""
+
+    grouping: Grouping
+
+    @property
+    def num_slots(self) -> int:
+        """Slots used when a call names no number."""
+        return self.grouping.initial_slots.num_slots
+
+    @property
+    def slot_dim(self) -> int:
+        """Size of a slot."""
+        return self.grouping.slot_attention.slot_dim

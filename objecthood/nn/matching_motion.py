@@ -8,10 +8,14 @@ mask, things without texture too, from their outline; flat ground it cannot see 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+Sight = Literal["frame", "motion"]
 
 
 def matching_errors(
@@ -96,6 +100,32 @@ def motion_picture(
     scaled = (flow / largest).clamp(-1, 1)
     speed = scaled.norm(dim=1, keepdim=True).clamp_max(1)
     return torch.cat([0.5 + 0.5 * scaled, speed], dim=1)
+
+
+def look(
+    frames: Float[Tensor, "batch time 3 height width"], sees: Sight
+) -> Float[Tensor, "batch time 3 height width"]:
+    """What a model of video groups, in [0, 1]: the frames, or the motion of each as a picture."""
+    if sees == "frame":
+        return frames
+    every = frames.unbind(1)
+    around = zip(every, [*every[1:], None], [None, *every[:-1]], strict=True)
+    return torch.stack([motion_of_frame(*three) for three in around], dim=1)
+
+
+def motion_of_frame(
+    frame: Float[Tensor, "batch 3 height width"],
+    following: Float[Tensor, "batch 3 height width"] | None,
+    previous: Float[Tensor, "batch 3 height width"] | None,
+) -> Float[Tensor, "batch 3 height width"]:
+    """Motion towards the following frame, or from the previous one, as a picture; of one alone, rest."""
+    if following is not None:
+        flow = block_flow(frame, following)
+    elif previous is not None:
+        flow = -block_flow(frame, previous)
+    else:
+        flow = torch.zeros_like(frame[:, :2])
+    return motion_picture(flow)
 
 
 def least(errors: Float[Tensor, "places side side"], reach: int) -> Float[Tensor, "places 2"]:

@@ -269,3 +269,10 @@ _EMPTY = 3
 """Inputs below which a slot counts as empty."""
 _CERTAIN = 50.0
 """A difference in logits that no content outweighs."""
+
+
+def grow_repulsion(prior: object, step: int, start: int) -> None:
+    """Let the repulsion of `prior`, if it is a `CompactPrior`, grow from step `start` on, to all of it 200
+    steps later."""
+    if isinstance(prior, CompactPrior):
+        prior.ramp.fill_(min(1.0, max(0.0, (step - start) / 200)))

@@ -11,34 +11,24 @@ import dataclasses
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from objecthood import losses, metrics, motion, video_figures
-from objecthood.data.moving_sprites import Backdrop
+from objecthood import losses, metrics
 from objecthood.data.randomness import start_noise
-from objecthood.data.scene import Dataset, Scenes
+from objecthood.data.scene import Scenes
 from objecthood.models import set_contrast
-from objecthood.models.set_contrast import ContrastScene, SetContrast, Sight
-from objecthood.nn import CompactPrior
-from objecthood.recipes.base import FAST, Recipe
-from objecthood.recipes.sources import Clips, open_clips
+from objecthood.models.set_contrast import ContrastScene, SetContrast
+from objecthood.nn.priors import grow_repulsion
+from objecthood.recipes.base import FAST
+from objecthood.recipes.clips import OnClips
 
 CONTRASTS = {"set": losses.set_contrast, "single": losses.single_slot_contrast}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Contrast(Recipe):
+class Contrast(OnClips):
     """A contrast model on clips made here."""
 
-    data: str
-    """"moving-sprites" or "camouflage"."""
-    background: Backdrop = "grey"
-    """Of moving sprites: "grey", "coloured" or "textured"."""
-    camera: float = 0.0
-    """The camera's greatest speed, pixels per frame (camouflage: whether it moves at all)."""
-    resolution: int = 64
-    num_slots: int
     contrast: str = "set"
     """What is contrasted: the "set" of slots, or each "single" slot."""
     temperature: float = 0.1
@@ -46,32 +36,15 @@ class Contrast(Recipe):
     """Frames from the one seen to the one that it must tell."""
     light: float = 0.2
     """A frame is lighter or darker by up to this much; 0: as it is."""
-    test_frames: int = 12
-    """Of a clip that is scored."""
-    test_iterations: int = 10
-    """Of the first frame; later ones take `later_iterations` where slots are handed on."""
-    later_iterations: int = 2
     handed_on: bool = True
     """Whether in tests each frame starts from what was predicted for it."""
-    sees: Sight = "frame"
-    """"frame", or "motion", found by matching frames."""
-    compactness: float = 1.0
-    """Weight of each slot's Gaussian between iterations; 0: none."""
     repulsion: float = 0.0
     """What a slot loses that shares one thing with a heavier one; 0: none."""
     repulsion_start: int = 100
     """The step from which repulsion grows, to all of it 200 steps later."""
 
     main_score = "attention_fg_ari"
-    least = Recipe.least | {
-        "batch_size": 2,
-        "resolution": 8,
-        "num_slots": 1,
-        "lag": 1,
-        "test_frames": 1,
-        "test_iterations": 1,
-        "later_iterations": 1,
-    }
+    least = OnClips.least | {"batch_size": 2, "lag": 1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,22 +64,12 @@ class Contrast(Recipe):
             self.sees,
         )
 
-    def dataset(self, split: str) -> Dataset:
-        train = split == "train"
-        clips = Clips(
-            split=split,
-            seed=self.seed if train else 0,  # the test clips are the same for every seed
-            frames=self.lag + 1 + (self.sees == "motion") if train else self.test_frames,
-            background=self.background,
-            camera=self.camera,
-            resolution=self.resolution,
-        )
-        return open_clips(self.data, clips)
+    @property
+    def train_frames(self) -> int:
+        return self.lag + 1 + (self.sees == "motion")
 
     def loss(self, model: SetContrast, scenes: Scenes, step: int) -> Tensor:
-        prior = model.grouping.slot_attention.prior
-        if isinstance(prior, CompactPrior):  # as in `discovery.GuidedDiscovery`
-            prior.ramp.fill_(min(1.0, max(0.0, (step - self.repulsion_start) / 200)))
+        grow_repulsion(model.grouping.slot_attention.prior, step, start=self.repulsion_start)
         scene = model.group(self.pair(model, scenes["image"]))
         said, found = model.said(scene.predicted[:, 0]), model.said(scene.slots[:, 1])
         return CONTRASTS[self.contrast](said, found, self.temperature)
@@ -132,11 +95,6 @@ class Contrast(Recipe):
             "id_chances": chances,
         }
 
-    def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Means over clips; switches as a share of all that could have been."""
-        switches, chances = (values.pop(name).sum().item() for name in ("id_switches", "id_chances"))
-        return super().summarize(values) | {"id_switch_rate": switches / max(chances, 1)}
-
     def discover(self, model: SetContrast, scenes: Scenes, indices: Tensor) -> ContrastScene:
         """The model's view of held-out clips, with test iterations, from start noise fixed by the index."""
         noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
@@ -146,23 +104,6 @@ class Contrast(Recipe):
             noise=noise.to(scenes["image"].device),
             handed_on=self.handed_on,
         )
-
-    def picture(self, model: SetContrast, scenes: Scenes) -> Image.Image:
-        scene = self.discover(model, scenes, torch.arange(len(scenes["image"])))
-        return video_figures.clips_figure(scenes["image"][:4], scene.masks[:4])
-
-    def figures(self, model: SetContrast, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
-        frames = self.dataset("validation")[range(4)]
-        scene = self.discover(model, frames, torch.arange(4))
-        tracks = motion.track(frames["image"], scene.masks)
-        return {
-            "clips": video_figures.clips_figure(frames["image"], scene.masks),
-            "clips-animated": video_figures.clips_frames(frames["image"], scene.masks, tracks),
-        }
-
-    def prepare_for_test(self, model: SetContrast) -> SetContrast:
-        model.grouping.slot_attention.iterations = self.test_iterations
-        return model.eval()
 
     @property
     def protocol(self) -> str:

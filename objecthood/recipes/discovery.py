@@ -22,7 +22,7 @@ from objecthood.data.sprites import Background
 from objecthood.models import autoencoder
 from objecthood.models.autoencoder import Discovery as Scene
 from objecthood.models.autoencoder import SlotAutoencoder
-from objecthood.nn import CompactPrior
+from objecthood.nn.priors import grow_repulsion
 from objecthood.recipes.base import FAST, Recipe
 from objecthood.recipes.sources import MADE_HERE, Source, open_dataset
 
@@ -165,14 +165,8 @@ class GuidedDiscovery(Discovery):
         )
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
-        self.set_ramp(model, step)
+        grow_repulsion(model.grouping.slot_attention.prior, step, self.repulsion_start)
         return super().loss(model, scenes, step)
-
-    def set_ramp(self, model: SlotAutoencoder, step: int) -> None:
-        """Let repulsion grow with the steps."""
-        prior = model.grouping.slot_attention.prior
-        if isinstance(prior, CompactPrior):
-            prior.ramp.fill_(min(1.0, max(0.0, (step - self.repulsion_start) / 200)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,7 +200,7 @@ class PaintedDiscovery(GuidedDiscovery):
         )
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
-        self.set_ramp(model, step)
+        grow_repulsion(model.grouping.slot_attention.prior, step, self.repulsion_start)
         images = scenes["image"]
         painting = model.paint(images)[0]
         assert painting.own_logits is not None  # the decoder is a guided one

@@ -6,13 +6,11 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from objecthood.data.camouflage import Camouflage
 from objecthood.data.clevr import Clevr
 from objecthood.data.clevr_like import ClevrLike
 from objecthood.data.clevrtex import ClevrTex
 from objecthood.data.coco import Coco
 from objecthood.data.folder import Folder
-from objecthood.data.moving_sprites import Backdrop, MovingSprites
 from objecthood.data.multi_object_packed import Packed
 from objecthood.data.scene import Dataset
 from objecthood.data.sprites import Background, Sprites
@@ -58,31 +56,3 @@ READ_FROM_FILES: dict[str, Callable[[Source], Dataset]] = {
     "clevrtex": lambda s: ClevrTex(s.path, s.resolution, s.split),
     "coco": lambda s: Coco(Path(s.path) / "images", Path(s.path) / "instances.json", s.resolution),
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Clips:
-    """Which clips a recipe asks for; see the fields of the same names in `recipes.video`."""
-
-    split: str
-    seed: int
-    frames: int
-    background: Backdrop
-    camera: float
-    resolution: int
-
-
-def open_clips(data: str, clips: Clips) -> Dataset:
-    """The clips of that name, made here; ValueError where there are none."""
-    if data == "moving-sprites":
-        return MovingSprites(
-            clips.split,
-            clips.seed,
-            frames=clips.frames,
-            background=clips.background,
-            camera=clips.camera,
-            resolution=clips.resolution,
-        )
-    if data == "camouflage":
-        return Camouflage(clips.split, clips.seed, frames=clips.frames, camera=clips.camera > 0)
-    raise ValueError(f"`data` (={data!r}) must be one of moving-sprites, camouflage")

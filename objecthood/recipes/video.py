@@ -10,73 +10,47 @@ import dataclasses
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from objecthood import losses, metrics, motion, video_figures
-from objecthood.data.moving_sprites import Backdrop
+from objecthood import losses, metrics, motion
 from objecthood.data.randomness import start_noise
-from objecthood.data.scene import Dataset, Scenes
+from objecthood.data.scene import Scenes
 from objecthood.models import video
-from objecthood.models.video import Sight, SlotVideo, Start, VideoScene
-from objecthood.nn import CompactPrior, ResidualPredictor, TransformerPredictor
+from objecthood.models.video import SlotVideo, Start, VideoScene
+from objecthood.nn import ResidualPredictor, TransformerPredictor
 from objecthood.nn.decoders import enlarge
 from objecthood.nn.matching_motion import motion_picture
-from objecthood.recipes.base import FAST, Recipe
-from objecthood.recipes.sources import Clips, open_clips
+from objecthood.nn.priors import grow_repulsion
+from objecthood.recipes.base import FAST
+from objecthood.recipes.clips import OnClips
 
 TARGETS = ("seen", "next", "flow")
 PREDICTORS = ("transformer", "residual", "identity")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Video(Recipe):
+class Video(OnClips):
     """A video model on clips made here."""
 
-    data: str
-    """"moving-sprites" or "camouflage"."""
-    background: Backdrop = "grey"
-    """Of moving sprites: "grey", "coloured" or "textured"."""
-    camera: float = 0.0
-    """The camera's greatest speed, pixels per frame (camouflage: whether it moves at all)."""
-    resolution: int = 64
-    num_slots: int
     frames: int = 4
     """Of a training clip; 1: the image model, which takes every frame for itself in tests too."""
-    test_frames: int = 12
-    """Of a clip that is scored."""
     still_steps: int = 500
     """Steps on single frames, before those on clips."""
-    test_iterations: int = 10
-    """Of the first frame; later ones take `later_iterations`."""
-    later_iterations: int = 2
     predictor: str = "transformer"
     """Slots of a frame to the first guess for the next: "transformer", "residual" or "identity"."""
     start: Start = "unconditional"
     """"unconditional", or "boxes" or "centres" of the first frame's objects."""
-    sees: Sight = "frame"
-    """"frame", or "motion", found by matching frames."""
     target: str = "seen"
     """What is painted: "seen" (what the model sees), "next" (the same, of the next frame), or "flow", the
     true flow."""
-    compactness: float = 1.0
-    """Weight of each slot's Gaussian between iterations; 0: none."""
     repulsion: float = 15.0
     """What a slot loses that shares one thing with a heavier one; 0: none."""
     slot_contrast: float = 0.0
     """Weight of the contrast of slots with all slots a frame later (`losses.slot_slot_contrast`)."""
 
     main_score = "video_fg_ari"
-    least = Recipe.least | {
-        "resolution": 8,
-        "num_slots": 1,
-        "frames": 1,
-        "test_frames": 1,
-        "still_steps": 0,
-        "test_iterations": 1,
-        "later_iterations": 1,
-    }
+    least = OnClips.least | {"frames": 1, "still_steps": 0}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,23 +84,12 @@ class Video(Recipe):
             self.target == "next",
         )
 
-    def dataset(self, split: str) -> Dataset:
-        seed = self.seed if split == "train" else 0  # the test clips are the same for every seed
-        frames = self.frames if split == "train" else self.test_frames
-        clips = Clips(
-            split=split,
-            seed=seed,
-            frames=frames,
-            background=self.background,
-            camera=self.camera,
-            resolution=self.resolution,
-        )
-        return open_clips(self.data, clips)
+    @property
+    def train_frames(self) -> int:
+        return self.frames
 
     def loss(self, model: SlotVideo, scenes: Scenes, step: int) -> Tensor:
-        prior = model.grouping.slot_attention.prior
-        if isinstance(prior, CompactPrior):  # as in `discovery.GuidedDiscovery`
-            prior.ramp.fill_(min(1.0, max(0.0, (step - 300) / 200)))
+        grow_repulsion(model.grouping.slot_attention.prior, step, start=300)
         frames, masks, flow = scenes["image"], scenes["masks"], scenes["flow"]
         if self.still(step):
             first = step % (self.frames if model.sees == "frame" else self.frames - 1)
@@ -184,14 +147,6 @@ class Video(Recipe):
             "mse": error.double(),
         }
 
-    def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Means over clips; switches and verdicts as shares of all there were."""
-        sums = {name: values.pop(name).sum().item() for name in list(values) if name in _COUNTED}
-        scores = super().summarize(values)
-        scores["id_switch_rate"] = sums["id_switches"] / max(sums["id_chances"], 1)
-        scores["motion_accuracy"] = sums["motion_right"] / max(sums["motion_judged"], 1)
-        return scores
-
     def discover(self, model: SlotVideo, scenes: Scenes, indices: Tensor) -> VideoScene:
         """The model's view of held-out clips, with test iterations, from start noise fixed by the index."""
         frames, iterations = scenes["image"], self.test_iterations
@@ -204,23 +159,6 @@ class Video(Recipe):
             return model(frames, iterations=iterations, noise=noise)
         parts = [model(frame[:, None], iterations=iterations, noise=noise) for frame in frames.unbind(1)]
         return VideoScene(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
-
-    def picture(self, model: SlotVideo, scenes: Scenes) -> Image.Image:
-        scene = self.discover(model, scenes, torch.arange(len(scenes["image"])))
-        return video_figures.clips_figure(scenes["image"][:4], scene.masks[:4])
-
-    def figures(self, model: SlotVideo, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
-        frames = self.dataset("validation")[range(4)]
-        scene = self.discover(model, frames, torch.arange(4))
-        tracks = motion.track(frames["image"], scene.masks)
-        return {
-            "clips": video_figures.clips_figure(frames["image"], scene.masks),
-            "clips-animated": video_figures.clips_frames(frames["image"], scene.masks, tracks),
-        }
-
-    def prepare_for_test(self, model: SlotVideo) -> SlotVideo:
-        model.grouping.slot_attention.iterations = self.test_iterations
-        return model.eval()
 
     @property
     def protocol(self) -> str:
@@ -241,9 +179,6 @@ class Video(Recipe):
             "assigned one to one); motion_accuracy: moving or static, right, over objects found; mse in "
             "[-1, 1] units; mean over clips"
         )
-
-
-_COUNTED = ("id_switches", "id_chances", "motion_right", "motion_judged")
 
 
 def motion_batch(flow: Tensor) -> Tensor:
