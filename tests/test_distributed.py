@@ -22,6 +22,7 @@ from objecthood import animate, distributed
 from objecthood.cli import main
 from objecthood.nn import GaussianSlots
 from objecthood.recipes import Discovery, FastSetPrediction, FastTetrominoes, Recipe
+from objecthood.stopping import stop_signals
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "objecthood" / "data" / "samples" / "clevr_like"
@@ -318,7 +319,9 @@ def test_two_machines_through_torchrun(tmp_path):
 def test_an_error_of_a_process_is_told_in_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(ROOT)
+    before = [signal.getsignal(number) for number in stop_signals()]
     assert main([*TRAIN, "--out", str(tmp_path / "run"), "--processes", "2", "--data", "nothing"]) == 1
+    assert [signal.getsignal(number) for number in stop_signals()] == before
     complaints = capsys.readouterr().err
     assert len(complaints.splitlines()) == 1 and complaints.startswith("error: ") and "nothing" in complaints
 
