@@ -159,6 +159,14 @@ class GuidedDiscovery(Discovery):
     attention_guided: bool = True
     """Whether the logarithm of the last attention is added to mask logits."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.coarse_steps and self.resolution % 8:
+            raise ValueError(
+                f"`resolution` (={self.resolution}) must be a multiple of 8, to be halved; or leave "
+                "coarse_steps at 0"
+            )
+
     def build_model(self) -> SlotAutoencoder:
         return autoencoder.fast_sprites(
             self.num_slots,
