@@ -279,8 +279,10 @@ sprites = GuidedDiscovery(
     num_slots=6,
     test_iterations=10,
     steps=1000,
-    **FAST | {"warmup_steps": 100},
-    evaluate_every=100,
+    coarse_steps=100,
+    repulsion_start=50,
+    **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 250},
+    evaluate_every=50,
 )
 """Overlapping sprites, found on two CPU cores in about two minutes: `objecthood train sprites`."""
 
