@@ -282,7 +282,7 @@ sprites = GuidedDiscovery(
     coarse_steps=100,
     repulsion_start=50,
     **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 250},
-    evaluate_every=50,
+    evaluate_every=100,
 )
 """Overlapping sprites, found on two CPU cores in about two minutes: `objecthood train sprites`."""
 
