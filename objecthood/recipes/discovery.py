@@ -278,10 +278,10 @@ sprites = GuidedDiscovery(
     resolution=64,
     num_slots=6,
     test_iterations=10,
-    steps=1000,
+    steps=1400,
     coarse_steps=100,
     repulsion_start=50,
-    **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 250},
+    **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 300},
     evaluate_every=100,
 )
 """Overlapping sprites, found on two CPU cores in about two minutes: `objecthood train sprites`."""
