@@ -11,7 +11,7 @@ may switch on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -221,16 +221,16 @@ def fast_sprites(
     rehome: bool = False,
     attention_guided: bool = True,
     without_shading: bool = False,
-    kernels: Sequence[int] = (5, 3),
+    second_kernel: int = 5,
 ) -> SlotAutoencoder:
     """A variant for things on a background: 32 x 32 features at 64 pixels, independent patches of 4 x 4.
 
     `compactness`, `repulsion` and `rehome` are those of `CompactPrior` (all off: none), `attention_guided`
-    that of `PatchDecoder`, `without_shading` chooses the view, `kernels` are the encoder's. `resolution` is a
-    multiple of 4.
+    that of `PatchDecoder`, `without_shading` chooses the view, `second_kernel` is the side of the encoder's
+    second one. `resolution` is a multiple of 4.
     """
     return SlotAutoencoder(
-        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=kernels),
+        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=(5, second_kernel)),
         compact_grouping(num_slots, resolution, compactness, repulsion, rehome),
         PatchDecoder(
             64,
