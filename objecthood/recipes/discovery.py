@@ -223,6 +223,7 @@ class PaintedDiscovery(GuidedDiscovery):
             self.repulsion,
             self.rehome,
             self.without_shading,
+            self.second_kernel,
         )
 
     def error(self, model: SlotAutoencoder, images: Tensor) -> Tensor:
@@ -240,7 +241,9 @@ class GuidedTetrominoes(GuidedDiscovery):
     """The same variant with a feature for every pixel, and slots that are exchanged."""
 
     def build_model(self) -> SlotAutoencoder:
-        return autoencoder.guided_tetrominoes(self.num_slots, self.compactness, self.repulsion, self.rehome)
+        return autoencoder.guided_tetrominoes(
+            self.num_slots, self.compactness, self.repulsion, self.rehome, self.second_kernel
+        )
 
 
 tetrominoes = FastTetrominoes(
