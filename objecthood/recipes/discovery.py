@@ -341,8 +341,11 @@ clevr6_like = PaintedDiscovery(
     test_iterations=10,
     without_shading=True,
     compactness=1.5,
-    steps=3000,
-    **FAST | {"evaluate_every": 250},
+    steps=1500,
+    coarse_steps=800,
+    repulsion_start=50,
+    **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 400},
+    evaluate_every=100,
 )
 """Rendered scenes: `objecthood data render clevr --out FOLDER`, `objecthood train clevr6-like --data-path
 FOLDER`."""
