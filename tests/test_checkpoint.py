@@ -4,7 +4,10 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from objecthood.checkpoint import KEPT, read_description, restore, save_checkpoi
 from objecthood.optimizers import Muon
 
 RECIPE = oh.RECIPES["tetrominoes"]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_weights_come_back_bit_for_bit(tmp_path):
@@ -27,6 +31,26 @@ def test_weights_come_back_bit_for_bit(tmp_path):
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
     assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+SAVE_OFTEN = """
+import sys, torch, objecthood as oh
+torch.manual_seed(0)
+recipe = oh.RECIPES["tetrominoes"]
+model = recipe.build_model()
+for number in range(6):
+    oh.save(model, recipe, f"{sys.argv[1]}-{number}", {"fg_ari": 0.5}, {"name": "ü"})
+"""
+
+
+def test_the_same_weights_are_the_same_file(tmp_path, scoreboard):
+    """In any process: safetensors lists the facts in an order that changes from one to the next."""
+    for name in ("one", "other"):
+        subprocess.run([sys.executable, "-c", SAVE_OFTEN, tmp_path / name], check=True, cwd=ROOT)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 12 and len({file.read_bytes() for file in files}) == 1
+    assert read_description(files[0])["usual"] == {"name": "ü"} and oh.load(files[0])
+    scoreboard("The same again", "the same weights, saved by other processes: the same bytes", len(files))
 
 
 def test_test_iterations_travel_with_the_weights(tmp_path):
