@@ -25,7 +25,7 @@ from objecthood.distributed import Processes, joined
 from objecthood.environment import choose_device, choose_precision, describe, keep_freed_memory
 from objecthood.evaluate import evaluate
 from objecthood.familiarity import usual
-from objecthood.guard import Guard, accuse
+from objecthood.guard import Guard, accuse, keep
 from objecthood.progress import RunProgress
 from objecthood.recipes import Recipe
 from objecthood.stopping import StopRequest, nobody_else
@@ -153,7 +153,9 @@ def take_steps(
             elif guard.exhausted:
                 torch.manual_seed(step_seed(recipe.seed, step))
                 indices = scene_indices(dataset, recipe.batch_size, seed=recipe.seed, step=step)
-                raise FloatingPointError(accuse(recipe, model, scenes, indices.tolist(), step, processes))
+                kept = keep(out, scenes, indices.tolist(), processes)
+                told = accuse(recipe, model, scenes, indices.tolist(), step, processes)
+                raise FloatingPointError(f"{told}; {kept}")
             for optimizer in optimizers:
                 optimizer.zero_grad()
             step += 1

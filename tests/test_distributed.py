@@ -222,6 +222,9 @@ def test_a_step_that_one_process_cannot_take_is_taken_by_none(tmp_path, scoreboa
     assert first == second and first.startswith("FloatingPointError: ")
     assert "step 3; pictures to blame (indices in the training data): 15;" in first
     assert "encoder" in first and "\n" not in first
+    assert first.endswith("run-3/bad-batch-*.safetensors")
+    kept = [load_file(tmp_path / f"run-3/bad-batch-{rank}.safetensors") for rank in (0, 1)]
+    assert [batch["indices"].tolist() for batch in kept] == [[12, 14], [13, 15]]
     scoreboard("Several processes", "nan in one process's share: skipped by all, culprit named", 2)
 
 
