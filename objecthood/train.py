@@ -191,7 +191,8 @@ def told_how_to_go_on(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"stopped; go on with: objecthood train --resume {out}", flush=True)
+        with contextlib.suppress(OSError):  # a terminal that was closed
+            print(f"stopped; go on with: objecthood train --resume {out}", flush=True)
         raise
 
 

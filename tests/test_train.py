@@ -314,7 +314,9 @@ def test_three_skipped_steps_in_a_row_name_the_culprits(quick, monkeypatch, tmp_
 def test_a_batch_that_cannot_be_kept_hides_no_culprit(quick, monkeypatch, tmp_path):
     poisoned(monkeypatch, nan_picture, (0, 1, 2))
     (tmp_path / "run" / "bad-batch.safetensors").mkdir(parents=True)
-    with pytest.raises(FloatingPointError, match=r"blame .*: 9; .*; the batch could not be kept \(") as caught:
+    with pytest.raises(
+        FloatingPointError, match=r"blame .*: 9; .*; the batch could not be kept \("
+    ) as caught:
         oh.train(GUARDED, tmp_path / "run")
     assert "\n" not in str(caught.value)
 
