@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import objecthood as oh
-from objecthood.cli import main
 from objecthood.checkpoint import NotSaved, restore, save_checkpoint
+from objecthood.cli import main
 from objecthood.recipes import Discovery
 from objecthood.stopping import INTERRUPTED, PREEMPTED, Preempted
 
