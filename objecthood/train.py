@@ -21,7 +21,7 @@ from objecthood import checkpoint, report
 from objecthood.animate import save_animation
 from objecthood.data.loader import batches, scene_indices
 from objecthood.data.scene import Scenes, to_device
-from objecthood.distributed import Processes, joined
+from objecthood.distributed import Processes, joined, restarted
 from objecthood.environment import choose_device, choose_precision, describe, keep_freed_memory
 from objecthood.evaluate import evaluate
 from objecthood.familiarity import usual
@@ -47,8 +47,9 @@ def train(
 
     The folder holds recipe.json, metrics.jsonl, checkpoints/, figures/, latest.png (refreshed while it runs),
     weights.safetensors, result.json and index.html. With `resume` a run that was stopped goes on from its
-    newest whole checkpoint. With `compile` the loss is compiled by torch.compile: other rounding, the same
-    noise. Called in every process that torchrun started, each trains on its share of the batch.
+    newest whole checkpoint; so does one that torchrun starts anew (`--max-restarts`). With `compile` the loss
+    is compiled by torch.compile: other rounding, the same noise. Called in every process that torchrun
+    started, each trains on its share of the batch.
 
     Raises ValueError where `out` holds a run and `resume` was not asked for, or another recipe's;
     FloatingPointError, which names pictures and parameters, after three steps in a row without finite
@@ -58,6 +59,7 @@ def train(
     written to: what was saved before is whole. ValueError where another process trains into `out`.
     """
     out = Path(out)
+    resume = resume or (restarted() and (out / "recipe.json").exists())
     with joined(choose_device(device)) as processes, contextlib.ExitStack() as stack:
         if processes.first:
             prepare_folder(out, recipe, resume)
