@@ -115,8 +115,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 def meeting_place() -> dict[str, Any]:
-    """Where processes that torchrun started anew find each other: its store (torch 2.13) still lists the ports
-    of those that died, hence a part of it for each start; nothing for the first one."""
+    """Where processes that torchrun started anew find each other: its store (torch 2.13) still lists the
+    ports of those that died, hence a part of it for each start; nothing for the first one."""
     if not restarted():
         return {}
     store, rank, count = next(dist.rendezvous("env://"))
