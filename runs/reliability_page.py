@@ -22,7 +22,7 @@ AREAS = (
     "Data files",
     "Pictures and videos",
     "The demo's server",
-    "The command",
+    "The command and the functions",
     "Fuzzing",
 )
 
