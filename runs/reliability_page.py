@@ -23,6 +23,7 @@ AREAS = (
     "Pictures and videos",
     "The demo's server",
     "The command and the functions",
+    "The package",
     "Fuzzing",
 )
 

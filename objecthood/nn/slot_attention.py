@@ -217,8 +217,8 @@ class SlotAttention(nn.Module):
         if wrong:
             raise ValueError(
                 f"SlotAttention needs inputs [batch, inputs >= 1, input_dim={self.input_dim}], slots [batch, "
-                f"slots >= 1, slot_dim={self.slot_dim}], iterations >= 1 and a bool mask [batch, inputs] or none; got "
-                f"inputs {list(inputs.shape)}, slots {list(slots.shape)}, iterations {iterations}, mask "
+                f"slots >= 1, slot_dim={self.slot_dim}], iterations >= 1, bool mask [batch, inputs] or none; "
+                f"got inputs {list(inputs.shape)}, slots {list(slots.shape)}, iterations {iterations}, mask "
                 f"{None if mask is None else list(mask.shape)}. Flatten feature maps to [batch, height * "
                 f"width, channels]; make slots with GaussianSlots or LearnedSlots(..., dim={self.slot_dim})"
             )
