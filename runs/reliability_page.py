@@ -25,6 +25,7 @@ AREAS = (
     "The command and the functions",
     "The package",
     "Fuzzing",
+    "The tests themselves",
 )
 
 
