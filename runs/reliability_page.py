@@ -44,10 +44,12 @@ def conditions(facts: dict[str, Any]) -> str:
     tried = sum(note["tried"] for test in tests for note in test["notes"])
     survived = sum(note["survived"] for test in tests for note in test["notes"])
     failed = sum(not test["passed"] for test in tests)
+    again = sum(test.get("tries", 1) > 1 for test in tests)
+    machine = f"{here['processor']}, {here['system']}, Python {here['python']}, torch {here['torch']}"
     return (
         f"`results/reliability.json`: {len(tests)} tests, {tried:,} tries, {survived:,} of them ended as "
-        f"promised, {failed} tests failed (listed there). {here['processor']}, "
-        f"{here['system']}, Python {here['python']}, torch {here['torch']}, commit {here['commit']}."
+        f"promised, {failed} tests failed (listed there), {again} were tried again. {machine}, commit "
+        f"{here['commit']}."
     )
 
 

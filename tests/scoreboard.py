@@ -30,6 +30,7 @@ class Scoreboard:
             self.rows[report.nodeid] = {
                 "seconds": round(report.duration, 2),
                 "passed": passed,
+                "tries": next((value for name, value in report.user_properties if name == "tries"), 1),
                 "notes": noted,
             }
 

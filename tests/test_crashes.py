@@ -306,6 +306,7 @@ class Large(Undrawn):
 
 
 @pytest.mark.long
+@pytest.mark.timed
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_told_to_stop_with_ten_million_weights(number, tmp_path, scoreboard):

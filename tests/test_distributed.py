@@ -278,6 +278,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="ne
 
 
 @needs_proc
+@pytest.mark.timed
 def test_signal_and_killed_process(tmp_path, scoreboard):
     """SIGTERM to the command: saved once, exit code 75. Gone on with, one is killed: one line, code 1."""
     run = tmp_path / "run"
@@ -327,6 +328,7 @@ def test_two_machines_through_torchrun(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.timed
 def test_a_process_that_hangs(monkeypatch, tmp_path, scoreboard):
     """One is stopped for good; the other waits so long, and no longer."""
     monkeypatch.setattr(distributed, "PATIENCE", timedelta(seconds=5))
