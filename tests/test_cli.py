@@ -148,7 +148,7 @@ def test_typing_mistakes_are_understood(capsys, scoreboard):
     assert len(cases) >= 30 and len(wrong) <= 0.05 * len(cases), wrong
     measured = f"the right name suggested for {len(cases) - len(wrong)}"
     scoreboard(
-        "The command and the functions",
+        "The command",
         "typing mistakes: one line, exit code 2",
         len(cases),
         measured=measured,
@@ -232,13 +232,13 @@ NOT_POSSIBLE = [
 @pytest.mark.parametrize(("typed", "answer", "code"), [(*case, 2) for case in WRONGLY_TYPED])
 def test_wrongly_typed(capsys, trained, tmp_path, typed, answer, code, scoreboard):
     check_error(capsys, trained, tmp_path, typed, answer, code)
-    scoreboard("The command and the functions", "user errors: one line with what to do, and the exit code", 1)
+    scoreboard("The command", "user errors: one line with what to do, and the exit code", 1)
 
 
 @pytest.mark.parametrize(("typed", "answer", "code"), [(*case, 1) for case in NOT_POSSIBLE])
 def test_not_possible(capsys, trained, tmp_path, typed, answer, code, unchecked, scoreboard):
     check_error(capsys, trained, tmp_path, typed, answer, code)
-    scoreboard("The command and the functions", "user errors: one line with what to do, and the exit code", 1)
+    scoreboard("The command", "user errors: one line with what to do, and the exit code", 1)
 
 
 def check_error(capsys, trained, tmp_path, typed, answer, code):

@@ -164,4 +164,4 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path, unchecked, scoreboar
             wrong.append(f"{name}: {type(caught.value).__name__}: {told:.200}")
     assert not wrong and count >= 60, "\n".join(wrong)
     what = "functions called with shapes, kinds and numbers that do not fit: our own error, in one line"
-    scoreboard("The command and the functions", what, count)
+    scoreboard("The functions", what, count)

@@ -30,7 +30,7 @@ TESTED = {
         "not same_file and not flipped and not two_runs and not goes_away and not torn_file",
     ),
     "data/images.py": (["test_images.py"], ""),
-    "data/archives.py": (["test_strangers.py"], "arrays or archives"),
+    "data/archives.py": (["test_strangers.py"], "(arrays or archives) and not payloads"),
     "data/loader.py": (["test_loader.py"], ""),
 }
 """Each file with the tests that are quick and look at it, and which of these (pytest's -k)."""
