@@ -26,8 +26,9 @@ from dying import begin, ended, needs_fork
 ROOT = Path(__file__).resolve().parents[1]
 TESTED = {
     "checkpoint.py": (
-        ["test_checkpoint.py", "test_full_disks.py"],
-        "not same_file and not flipped and not two_runs and not goes_away and not torn_file",
+        ["test_checkpoint.py", "test_full_disks.py", "test_strangers.py"],
+        "(checkpoint or full_disks or weights) and not payloads and not same_file and not flipped"
+        " and not two_runs and not goes_away and not torn_file",
     ),
     "data/images.py": (["test_images.py"], ""),
     "data/archives.py": (["test_strangers.py"], "(arrays or archives) and not payloads"),
@@ -48,7 +49,9 @@ SWAPPED: dict[type, type] = {
 
 
 def places(tree: ast.AST) -> Iterator[ast.AST]:
-    """Nodes that do something: no annotations, no docstrings, nothing that is only said to users."""
+    """Nodes that do something: no annotations, no docstrings, no list of names, nothing that is only said."""
+    if isinstance(tree, ast.Assign) and ast.unparse(tree.targets[0]) == "__all__":
+        return
     for name, value in ast.iter_fields(tree):
         if name in ("annotation", "returns", "exc") or isinstance(tree, ast.JoinedStr):
             continue
