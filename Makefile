@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/tetrominoes
 
-.PHONY: run test test-long results docs demo site clean
+CORE := objecthood/checkpoint.py,objecthood/weight_file.py,objecthood/data/images.py,objecthood/data/archives.py,objecthood/data/loader.py
+
+.PHONY: run test test-long coverage results docs demo site clean
 
 run: .venv/ready
 	@# A run that was stopped goes on; one that was finished shows its scores again.
@@ -20,9 +22,15 @@ test: .venv/ready
 # What takes minutes: kills at every system call, full disks, fuzzing. Writes docs/reliability.md.
 test-long: .venv/ready
 	rm -rf build/reliability.json
-	$(BIN)/pytest -n 2 -m "long or not long" --scoreboard build/reliability.json
+	$(BIN)/pytest -n 2 --dist loadgroup -m "long or not long" --scoreboard build/reliability.json
 	mv build/reliability.json results/reliability.json
 	$(BIN)/python runs/tables.py
+
+# Which branches the tests of `make test` take: of the core all, of everything 95 %.
+coverage: .venv/ready
+	$(BIN)/pytest -n 2 --dist loadgroup --cov=objecthood --cov-branch --cov-report=
+	$(BIN)/coverage report --include "$(CORE)" --fail-under 100
+	$(BIN)/coverage report --show-missing --skip-covered --fail-under 95
 
 results: .venv/ready
 	$(BIN)/python runs/tables.py

@@ -50,7 +50,7 @@ def save(
     usual: dict[str, Any] | None = None,
 ) -> Path:
     """Write weights with recipe, version, commit, scores and what is `usual` (`familiarity.usual`) in the
-    metadata, as safetensors; atomically."""
+    metadata, as safetensors; atomically. The same weights and facts give the same bytes."""
     path = Path(path)
     metadata = {
         "format": FORMAT,
@@ -63,6 +63,7 @@ def save(
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         _write_tensors(model.state_dict(), staged, metadata)
+        _sort_metadata(staged)
         sync(staged)
         os.replace(staged, path)
         sync(path.parent)
@@ -296,6 +297,19 @@ def _megabytes(count: int) -> str:
 
 def _write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Rewrite the header of a safetensors file with its metadata sorted: the library lists it in an order of
+    its own, another in every process, and the same weights should be the same file."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
+        assert len(text) == length, "the same text in another order"
+        file.seek(8)
+        file.write(text)
 
 
 def _sha256(file: Path) -> str:

@@ -28,14 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run([word for word in typed if word != "--debug"])
     except KeyboardInterrupt as stop:
-        print("stopped", file=sys.stderr)
+        try:
+            print("stopped", file=sys.stderr, flush=True)
+        except OSError:  # the terminal was closed, which is why we were stopped
+            nothing_more_is_said()
         return PREEMPTED if isinstance(stop, Preempted) else INTERRUPTED
     except SystemExit as stop:  # after a command's help
         return stop.code if isinstance(stop.code, int) else 0
-    except (
-        BrokenPipeError
-    ):  # whoever read our output (`| head`) has enough; Python must not flush into it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output (`| head`) has enough
+        nothing_more_is_said()
         return 0
     except Exception as error:
         if debug:
@@ -44,6 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {in_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+
+
+def nothing_more_is_said() -> None:
+    """What was printed and could not be written is dropped, for Python would fail to write it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
 
 
 def run(arguments: list[str]) -> int:

@@ -102,7 +102,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
                 "start as many processes as there are GPUs, or choose --device cpu"
             )
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE, **meeting_place())
     try:
         with contextlib.nullcontext() if rank == 0 else silence():
             yield Processes(rank, count, device)
@@ -113,9 +114,24 @@ def joined(device: torch.device) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
+def meeting_place() -> dict[str, Any]:
+    """Where processes that torchrun started anew find each other: its store (torch 2.13) still lists the
+    ports of those that died, hence a part of it for each start; nothing for the first one."""
+    if not restarted():
+        return {}
+    store, rank, count = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    return {"store": store, "rank": rank, "world_size": count}
+
+
 def started() -> bool:
     """Whether this process is one of several that were started together."""
     return all(name in os.environ for name in VARIABLES)
+
+
+def restarted() -> bool:
+    """Whether torchrun started this process anew after a failure (`--max-restarts`)."""
+    return started() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def is_first() -> bool:

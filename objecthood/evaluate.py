@@ -22,7 +22,7 @@ def evaluate(
 
     Scores are accumulated in float64 over pictures; a picture for which a score is not defined (nan) is left
     out of that score. The result does not depend on `batch_size` beyond rounding. Raises ValueError for
-    unknown recipes.
+    unknown recipes, and numbers below 1.
 
     Example:
         >>> import objecthood as oh
@@ -33,6 +33,9 @@ def evaluate(
         if recipe not in RECIPES:
             raise ValueError(f"recipe {recipe!r} is not known; known are {', '.join(RECIPES)}")
         recipe = RECIPES[recipe]
+    for name, value in (("num_scenes", num_scenes), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` (={value}) must be at least 1")
     dataset = recipe.dataset(split)
     num_scenes = min(len(dataset), recipe.test_scenes if num_scenes is None else num_scenes)
     device = next(model.parameters()).device

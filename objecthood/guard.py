@@ -6,8 +6,12 @@ One such step may be a picture in ten thousand; without the guard it would make 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from objecthood.data.scene import Scenes
@@ -65,6 +69,23 @@ def accuse(
         f"gradient: {_listed(parameters)}; look at these pictures, or lower --learning-rate; "
         "the weights of the last checkpoint are whole"
     )
+
+
+def keep(out: Path, scenes: Scenes, indices: Sequence[int], processes: Processes) -> str:
+    """Write a batch into the run folder, to be looked at later; where it lies, in words.
+
+    `bad-batch.safetensors` holds this process's share of `scenes` by name, and as "indices" their numbers in
+    the training data; of several processes each writes a file, with its rank in the name.
+    """
+    own, all_of_them = ("", "") if processes.count == 1 else (f"-{processes.rank}", "-*")
+    file = out / f"bad-batch{own}.safetensors"
+    tensors = {name: cast(Tensor, values).contiguous().cpu() for name, values in scenes.items()}
+    tensors["indices"] = torch.tensor(indices[processes.rank :: processes.count])
+    try:
+        save_file(tensors, file)
+    except (OSError, SafetensorError) as error:
+        return f"the batch could not be kept ({' '.join(str(error).split())})"
+    return f"the batch is kept in {out / f'bad-batch{all_of_them}.safetensors'}"
 
 
 def _is_finite(values: Tensor | None) -> bool:

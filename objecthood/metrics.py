@@ -249,6 +249,7 @@ def average_precision(
 
 def contingency(true_masks: Tensor, predicted_masks: Tensor) -> Float[Tensor, "batch true predicted"]:
     """Number of pixels with each true and each predicted label, -1 in the truth left out."""
+    check_kinds(true_masks, predicted_masks)
     predicted = label_map(predicted_masks)
     if true_masks.ndim != 3 or true_masks.shape != predicted.shape:
         raise ValueError(
@@ -266,6 +267,19 @@ def contingency(true_masks: Tensor, predicted_masks: Tensor) -> Float[Tensor, "b
     table = torch.zeros(len(true), num_true * num_predicted, dtype=torch.float64, device=true.device)
     table.scatter_add_(1, cell.clamp_min(0), (true > IGNORED).double())
     return table.view(len(true), num_true, num_predicted)
+
+
+def check_kinds(true_masks: Tensor, predicted_masks: Tensor) -> None:
+    """ValueError where masks are no tensors, labels no whole numbers, or soft masks hold nan."""
+    both = (true_masks, predicted_masks)
+    if not all(isinstance(masks, Tensor) for masks in both):
+        kinds = " and ".join(type(masks).__name__ for masks in both)
+        raise ValueError(f"masks must be tensors; got {kinds}. Make arrays tensors with torch.as_tensor")
+    if any(masks.ndim == 3 and masks.is_floating_point() for masks in both):
+        kinds = " and ".join(str(masks.dtype) for masks in both)
+        raise ValueError(f"labels must be whole numbers; got {kinds}. Round them, or give soft masks 4 axes")
+    if predicted_masks.isnan().any():
+        raise ValueError("soft masks hold nan: of such none is the largest. Look for the step that made them")
 
 
 def label_map(masks: Tensor) -> Int[Tensor, "batch height width"]:

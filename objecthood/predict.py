@@ -272,5 +272,8 @@ def _without_results(found: list[Picture], out: Path) -> list[Picture]:
 
 
 def _check_range(name: str, value: int, most: int | None = None) -> None:
-    if value < 1 or (most and value > most):
-        raise ValueError(f"`{name}` (={value}) must be at least 1" + (f" and at most {most}" if most else ""))
+    if not isinstance(value, int) or value < 1 or (most and value > most):
+        raise ValueError(
+            f"`{name}` (={value!r}) must be a whole number, at least 1"
+            + (f" and at most {most}" if most else "")
+        )

@@ -77,7 +77,7 @@ class PredictedMasks(Result):
 
 
 def _tint(picture: UInt8[np.ndarray, "height width 3"], labels: UInt8[Tensor, "height width"]) -> Image.Image:
-    return visualize.overlay_one(torch.from_numpy(picture).permute(2, 0, 1).float().div_(255), labels, 0.5)
+    return visualize.overlay_one(torch.from_numpy(picture).permute(2, 0, 1), labels, 0.5)
 
 
 def enlarge_labels(

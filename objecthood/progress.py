@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from rich.console import Console
@@ -41,7 +42,8 @@ class RunProgress:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
+        with contextlib.suppress(OSError):  # a terminal that was closed; what it ends with matters more
+            self.bar.stop()
 
     def update(self, step: int, status: str) -> None:
         """`step` steps are done; `status` is what is known of them."""

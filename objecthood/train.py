@@ -21,11 +21,11 @@ from objecthood import checkpoint, report
 from objecthood.animate import save_animation
 from objecthood.data.loader import batches, scene_indices
 from objecthood.data.scene import Scenes, to_device
-from objecthood.distributed import Processes, joined
+from objecthood.distributed import Processes, joined, restarted
 from objecthood.environment import choose_device, choose_precision, describe, keep_freed_memory
 from objecthood.evaluate import evaluate
 from objecthood.familiarity import usual
-from objecthood.guard import Guard, accuse
+from objecthood.guard import Guard, accuse, keep
 from objecthood.progress import RunProgress
 from objecthood.recipes import Recipe
 from objecthood.stopping import StopRequest, nobody_else
@@ -47,8 +47,9 @@ def train(
 
     The folder holds recipe.json, metrics.jsonl, checkpoints/, figures/, latest.png (refreshed while it runs),
     weights.safetensors, result.json and index.html. With `resume` a run that was stopped goes on from its
-    newest whole checkpoint. With `compile` the loss is compiled by torch.compile: other rounding, the same
-    noise. Called in every process that torchrun started, each trains on its share of the batch.
+    newest whole checkpoint; so does one that torchrun starts anew (`--max-restarts`). With `compile` the loss
+    is compiled by torch.compile: other rounding, the same noise. Called in every process that torchrun
+    started, each trains on its share of the batch.
 
     Raises ValueError where `out` holds a run and `resume` was not asked for, or another recipe's;
     FloatingPointError, which names pictures and parameters, after three steps in a row without finite
@@ -58,6 +59,7 @@ def train(
     written to: what was saved before is whole. ValueError where another process trains into `out`.
     """
     out = Path(out)
+    resume = resume or (restarted() and (out / "recipe.json").exists())
     with joined(choose_device(device)) as processes, contextlib.ExitStack() as stack:
         if processes.first:
             prepare_folder(out, recipe, resume)
@@ -153,7 +155,9 @@ def take_steps(
             elif guard.exhausted:
                 torch.manual_seed(step_seed(recipe.seed, step))
                 indices = scene_indices(dataset, recipe.batch_size, seed=recipe.seed, step=step)
-                raise FloatingPointError(accuse(recipe, model, scenes, indices.tolist(), step, processes))
+                kept = keep(out, scenes, indices.tolist(), processes)
+                told = accuse(recipe, model, scenes, indices.tolist(), step, processes)
+                raise FloatingPointError(f"{told}; {kept}")
             for optimizer in optimizers:
                 optimizer.zero_grad()
             step += 1
@@ -189,7 +193,8 @@ def told_how_to_go_on(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"stopped; go on with: objecthood train --resume {out}", flush=True)
+        with contextlib.suppress(OSError):  # a terminal that was closed
+            print(f"stopped; go on with: objecthood train --resume {out}", flush=True)
         raise
 
 

@@ -89,7 +89,7 @@ def overlay(
 
 
 def overlay_one(image: Tensor, masks: Tensor, opacity: float, contours: bool = True) -> Image.Image:
-    """`overlay` of a single picture."""
+    """`overlay` of a single picture, whose values may also be bytes: a large one takes less memory so."""
     labels = _label_map(masks, (image.shape[-2], image.shape[-1]))
     colors = torch.from_numpy(slot_colors(max(int(labels.max()) + 1, 1)) / 255.0).float()
     strength = torch.full(labels.shape, opacity)
@@ -100,7 +100,9 @@ def overlay_one(image: Tensor, masks: Tensor, opacity: float, contours: bool = T
     for top in range(0, len(labels), BAND):
         rows = slice(top, top + BAND)
         tint = colors[labels[rows].clamp(min=0).long()].permute(2, 0, 1)
-        tinted = torch.lerp(image[:, rows].detach().cpu().float(), tint, strength[rows])
+        band = image[:, rows].detach().cpu()
+        band = band.float() / 255 if band.dtype == torch.uint8 else band.float()
+        tinted = torch.lerp(band, tint, strength[rows])
         picture.paste(to_picture(tinted), (0, top))
     return picture
 
@@ -320,7 +322,7 @@ def _label_map(masks: Tensor, size: tuple[int, int]) -> Tensor:
 def _borders(labels: Tensor) -> Tensor:
     """True where another label lies within reach, which is one pixel, and more in large pictures."""
     reach = max(1, round(min(labels.shape) / 160))
-    values = labels.int()
+    values = labels.short() if labels.dtype == torch.uint8 else labels.int()
     return _highest(values, reach) != -_highest(-values, reach)
 
 

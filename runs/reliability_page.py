@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ AREAS = (
     "Pictures and videos",
     "The demo's server",
     "The command",
+    "The functions",
+    "The package",
     "Fuzzing",
+    "The tests themselves",
 )
 
 
@@ -42,10 +46,14 @@ def conditions(facts: dict[str, Any]) -> str:
     tried = sum(note["tried"] for test in tests for note in test["notes"])
     survived = sum(note["survived"] for test in tests for note in test["notes"])
     failed = sum(not test["passed"] for test in tests)
+    again = sum(test.get("tries", 1) > 1 for test in tests)
+    commits = Counter(test["commit"] for test in tests)
+    told = ", ".join(f"{name} ({count})" for name, count in commits.most_common())
+    machine = f"{here['processor']}, {here['system']}, Python {here['python']}, torch {here['torch']}"
     return (
         f"`results/reliability.json`: {len(tests)} tests, {tried:,} tries, {survived:,} of them ended as "
-        f"promised, {failed} tests failed (listed there). {here['processor']}, "
-        f"{here['system']}, Python {here['python']}, torch {here['torch']}, commit {here['commit']}."
+        f"promised, {failed} tests failed (listed there), {again} were tried again. {machine}; tests by "
+        f"commit: {told}."
     )
 
 

@@ -33,6 +33,33 @@ def begin(work: Callable[[], object]) -> int:
         os._exit(1)
 
 
+def begin_on_terminal(work: Callable[[], int]) -> tuple[int, int]:
+    """`work` in a fork with a terminal of its own, as a user has it; its process number, and our end of the
+    terminal. It ends with what `work` gives."""
+    import pty
+
+    process, terminal = pty.fork()
+    if process:
+        return process, terminal
+    try:
+        os.environ["TERM"] = "xterm"
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        code = work()
+        sys.stdout.flush(), sys.stderr.flush()  # as Python does at its end, whose code is 120 where it cannot
+        os._exit(code)
+    finally:
+        os._exit(99)
+
+
+def shown(terminal: int) -> str:
+    """What a terminal shows until its process closes it, or we do."""
+    parts = []
+    with contextlib.suppress(OSError):  # Linux's way to say that nobody is there
+        while part := os.read(terminal, 1 << 16):
+            parts.append(part)
+    return b"".join(parts).decode()
+
+
 def ended(process: int, seconds: float = 60) -> int:
     """What a fork ended with; the number of a signal is negative."""
     deadline = time.monotonic() + seconds

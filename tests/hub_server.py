@@ -1,5 +1,8 @@
 """A stand-in for the Hugging Face Hub: the few endpoints that huggingface-hub needs to make a repository,
-commit to it and fetch from it; everything stays in memory, everything asked for is kept in `asked`."""
+commit to it and fetch from it; everything stays in memory, everything asked for is kept in `asked`.
+
+It can misbehave: `trouble` names what befalls the weights of a repository.
+"""
 
 import base64
 import contextlib
@@ -18,6 +21,9 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.asked: list[tuple[str, str, str]] = []
+        self.trouble: dict[str, str] = {}
+        self.ranges: list[tuple[str, str]] = []
+        self.over = threading.Event()
 
     @property
     def address(self) -> str:
@@ -43,7 +49,36 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(404, {"error": "not here"}, {"X-Error-Code": missing})
         content = files["/".join(rest[2:])]
         headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": commit(files)}
+        trouble = self.server.trouble.get(f"{owner}/{name}") if path.endswith(".safetensors") else None
+        if trouble and (with_body or trouble == "elsewhere"):
+            return self.misbehave(trouble, f"{owner}/{name}", content, headers)
         return self.answer(200, content, headers, with_body)
+
+    def misbehave(self, trouble: str, repository: str, content: bytes, headers: dict[str, str]) -> None:
+        """What a broken or hostile server may do when it is asked for a file."""
+        first, asked = 0, self.headers.get("Range")
+        if asked:
+            self.server.ranges.append((repository, asked))
+            first = int(asked.removeprefix("bytes=").partition("-")[0])
+            headers |= {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"}
+        rest = content[first:]
+        if trouble == "error":
+            self.answer(500, {"error": "broken"})
+        elif trouble == "elsewhere":
+            self.answer(302, b"", headers | {"Location": "file:///etc/passwd"})
+        elif trouble == "short":
+            self.answer(200, content[:-100], headers)
+        elif trouble == "long":
+            self.answer(200, content + bytes(100), headers)
+        elif trouble == "other":
+            self.answer(200, content[:-100] + bytes(100), headers)
+        elif trouble == "broken off" and not asked:
+            self.answer(200, rest[: len(rest) // 2], headers | {"Content-Length": str(len(rest))})
+            self.close_connection = True
+        elif trouble == "silent":
+            self.server.over.wait(30)
+        else:
+            self.answer(206 if asked else 200, rest, headers)
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -105,5 +140,6 @@ def serving():
         try:
             yield server
         finally:
+            server.over.set()
             server.shutdown()
             thread.join()

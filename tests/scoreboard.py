@@ -30,6 +30,7 @@ class Scoreboard:
             self.rows[report.nodeid] = {
                 "seconds": round(report.duration, 2),
                 "passed": passed,
+                "tries": next((value for name, value in report.user_properties if name == "tries"), 1),
                 "notes": noted,
             }
 
@@ -38,8 +39,10 @@ class Scoreboard:
 
         before = json.loads(self.file.read_text())["tests"] if self.file.exists() else {}
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        tests = dict(sorted((before | self.rows).items()))
-        self.file.write_text(json.dumps({"environment": describe(), "tests": tests}, indent=1) + "\n")
+        here = describe()
+        rows = {name: {**row, "commit": here["commit"]} for name, row in self.rows.items() if row}
+        tests = dict(sorted((before | rows).items()))
+        self.file.write_text(json.dumps({"environment": here, "tests": tests}, indent=1) + "\n")
 
 
 def note_of(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Note:

@@ -4,7 +4,10 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from objecthood.checkpoint import KEPT, read_description, restore, save_checkpoi
 from objecthood.optimizers import Muon
 
 RECIPE = oh.RECIPES["tetrominoes"]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_weights_come_back_bit_for_bit(tmp_path):
@@ -27,6 +31,26 @@ def test_weights_come_back_bit_for_bit(tmp_path):
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
     assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+SAVE_OFTEN = """
+import sys, torch, objecthood as oh
+torch.manual_seed(0)
+recipe = oh.RECIPES["tetrominoes"]
+model = recipe.build_model()
+for number in range(6):
+    oh.save(model, recipe, f"{sys.argv[1]}-{number}", {"fg_ari": 0.5}, {"name": "ü"})
+"""
+
+
+def test_the_same_weights_are_the_same_file(tmp_path, scoreboard):
+    """In any process: safetensors lists the facts in an order that changes from one to the next."""
+    for name in ("one", "other"):
+        subprocess.run([sys.executable, "-c", SAVE_OFTEN, tmp_path / name], check=True, cwd=ROOT)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 12 and len({file.read_bytes() for file in files}) == 1
+    assert read_description(files[0])["usual"] == {"name": "ü"} and oh.load(files[0])
+    scoreboard("The same again", "the same weights, saved by other processes: the same bytes", len(files))
 
 
 def test_test_iterations_travel_with_the_weights(tmp_path):
@@ -234,6 +258,58 @@ def test_another_architecture_is_refused(tmp_path):
     ) as caught:
         restore(tmp_path, *trained(0, width=20))
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def on_disk(monkeypatch):
+    """What is written to disk for good and what is given another name, in order; paths as they were then."""
+    done: list[tuple[str, Path]] = []
+    plain = {name: getattr(os, name) for name in ("fsync", "rename", "replace")}
+
+    def fsync(descriptor):
+        done.append(("synced", Path(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        plain["fsync"](descriptor)
+
+    def named(how):
+        def name(old, new):
+            done.append(("named", Path(new)))
+            plain[how](old, new)
+
+        return name
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", named("rename"))
+    monkeypatch.setattr(os, "replace", named("replace"))
+    return done
+
+
+needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="reads Linux's /proc")
+
+
+@needs_proc
+def test_all_is_on_disk_before_a_checkpoint_has_its_name(tmp_path, on_disk):
+    """A power cut may come at any moment: files first, the manifest, their folder; the name; its folder."""
+    training, descriptors = trained(), len(os.listdir("/proc/self/fd"))
+    for _ in range(2):  # the second time the name is taken
+        on_disk.clear()
+        final = save_checkpoint(tmp_path, 7, *training, {})
+        (staged,) = {path.parent for how, path in on_disk if path.name == "manifest.json"}
+        assert staged.name.startswith(".tmp-") and not staged.exists()
+        *first, manifest, folder, named, parent = [step for step in on_disk if "-before" not in step[1].name]
+        assert sorted(first) == [
+            ("synced", staged / name) for name in sorted(FILES) if name != "manifest.json"
+        ]
+        assert [manifest, folder] == [("synced", staged / "manifest.json"), ("synced", staged)]
+        assert [named, parent] == [("named", final), ("synced", tmp_path)]
+    assert len(os.listdir("/proc/self/fd")) == descriptors, "files are left open"
+
+
+@needs_proc
+def test_weights_are_on_disk_before_they_have_their_name(tmp_path, on_disk):
+    path = oh.save(RECIPE.build_model(), RECIPE, tmp_path / "w.safetensors")
+    (first, staged), *rest = on_disk
+    assert first == "synced" and staged.parent == tmp_path and staged != path
+    assert rest == [("named", path), ("synced", tmp_path)]
 
 
 def test_what_a_crash_left_is_cleared_away(two):

@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 import objecthood as oh
-from objecthood import doctor
+from objecthood import cli, doctor
 from objecthood.cli import main
 from objecthood.commands import COMMANDS
 from objecthood.options import nearest
+from objecthood.stopping import Preempted
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--steps", "4", "--validation-scenes", "4", "--test-scenes", "4"]
@@ -146,7 +147,12 @@ def test_typing_mistakes_are_understood(capsys, scoreboard):
             wrong.append((arguments, complaints[0]))
     assert len(cases) >= 30 and len(wrong) <= 0.05 * len(cases), wrong
     measured = f"the right name suggested for {len(cases) - len(wrong)}"
-    scoreboard("The command", "typing mistakes: one line, exit code 2", len(cases), measured=measured)
+    scoreboard(
+        "The command",
+        "typing mistakes: one line, exit code 2",
+        len(cases),
+        measured=measured,
+    )
 
 
 @pytest.mark.parametrize(
@@ -251,6 +257,23 @@ def check_error(capsys, trained, tmp_path, typed, answer, code):
 def test_debug_shows_where(capsys):
     code, _, complaints = run(capsys, "show", "--debug", "nothing")
     assert code == 2 and complaints[0].startswith("Traceback") and complaints[-1].startswith("error: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to Linux's /dev/full")
+@pytest.mark.parametrize("stop, code", [(Preempted, 75), (KeyboardInterrupt, 130), (BrokenPipeError, 0)])
+def test_exit_codes_where_nothing_can_be_said(monkeypatch, stop, code):
+    """Nobody reads what is printed (a closed terminal, `| head`): that is no error of its own."""
+
+    def stopped(arguments):
+        sys.stdout.write("much")
+        raise stop
+
+    monkeypatch.setattr(cli, "run", stopped)
+    with open("/dev/full", "w") as out, open("/dev/full", "w") as err:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        assert main([]) == code
+        out.flush(), err.flush()  # as Python does at its end
 
 
 def test_a_refused_training_leaves_the_folder_free(capsys, tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
@@ -17,15 +18,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from dying import begin, die_at_call, ended, fork_is_fine, kill, needs_fork, traced
+from dying import begin, begin_on_terminal, die_at_call, ended, fork_is_fine, kill, needs_fork, shown, traced
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 import objecthood as oh
 from objecthood.checkpoint import NotSaved, restore, save_checkpoint
+from objecthood.cli import main
 from objecthood.recipes import Discovery
-from objecthood.stopping import PREEMPTED, Preempted
+from objecthood.stopping import INTERRUPTED, PREEMPTED, Preempted
 
 pytestmark = [fork_is_fine, needs_fork]
 
@@ -51,11 +53,8 @@ TIMES = ("seconds", "cpu_seconds", "images_per_second")
 
 def outcome(run: Path) -> dict[str, str]:
     """What must not depend on how often a run died: weights, averages, optimiser, and all logged numbers."""
-    files = (f"{LAST}/model.safetensors", f"{LAST}/optimizers.safetensors")
+    files = (f"{LAST}/model.safetensors", f"{LAST}/optimizers.safetensors", "weights.safetensors")
     found = {name: sha256((run / name).read_bytes()).hexdigest() for name in files}
-    content = (run / "weights.safetensors").read_bytes()  # its header lists the same facts in any order
-    header = 8 + int.from_bytes(content[:8], "little")
-    found["weights"] = sha256(content[header:]).hexdigest() + str(sorted(json.loads(content[8:header])))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     kept = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
     return found | {"metrics": json.dumps(kept)}
@@ -307,6 +306,7 @@ class Large(Undrawn):
 
 
 @pytest.mark.long
+@pytest.mark.timed
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_told_to_stop_with_ten_million_weights(number, tmp_path, scoreboard):
@@ -336,6 +336,47 @@ def steps_of(run: Path) -> list[str]:
     """Lines that a run has logged."""
     log = run / "metrics.jsonl"
     return [line for line in log.read_text().splitlines() if '"train"' in line] if log.exists() else []
+
+
+ON_TERMINAL = ["train", "tetrominoes", "--steps", "100000", "--evaluate-every", "100000", "--batch-size", "2"]
+
+
+def terminal_of_a_run(run: Path) -> tuple[int, int, object]:
+    """A run that is under way on a terminal: its process, our end, and the terminal's settings before it."""
+    import termios
+
+    process, terminal = begin_on_terminal(lambda: main([*ON_TERMINAL, "--out", str(run)]))
+    settings = termios.tcgetattr(terminal)
+    wait_for(lambda: len(steps_of(run)) > 2, process)
+    assert steps_of(run)
+    return process, terminal, settings
+
+
+def test_ctrl_c_on_a_terminal(tmp_path, scoreboard):
+    """Saved, told how to go on, and the terminal as it was: echo on, cursor shown."""
+    import termios
+
+    process, terminal, before = terminal_of_a_run(tmp_path / "run")
+    os.write(terminal, b"\x03")
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(shown, terminal)
+        assert ended(process) == INTERRUPTED
+        after = termios.tcgetattr(terminal)
+        said = said.result(30)
+    os.close(terminal)
+    assert after == before and saved(tmp_path / "run") > 2
+    assert said.rfind("\x1b[?25h") > said.rfind("\x1b[?25l") >= 0, "the cursor is back"
+    assert f"go on with: objecthood train --resume {tmp_path / 'run'}" in said and "Traceback" not in said
+    scoreboard("Signals", "Ctrl-C on a terminal: saved, exit code 130, the terminal as it was", 1)
+
+
+def test_a_terminal_that_is_closed(tmp_path, scoreboard):
+    """As by an ssh that breaks: SIGHUP comes, and nothing can be said any more."""
+    process, terminal, _ = terminal_of_a_run(tmp_path / "run")
+    os.close(terminal)
+    assert ended(process) == PREEMPTED
+    assert saved(tmp_path / "run") > 2
+    scoreboard("Signals", "a terminal that is closed (SIGHUP): saved, exit code 75", 1)
 
 
 TINY = ["train", "tetrominoes", "--steps", "6", "--validation-scenes", "2", "--test-scenes", "2"]

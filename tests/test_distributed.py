@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -74,8 +75,8 @@ def as_process(rank: int, count: int, port: int, folder: Path, work) -> None:
     (folder / f"told-{rank}.json").write_text(json.dumps(told))
 
 
-def together(count: int, folder: Path, work) -> list:
-    """What `work` gave in each of several processes."""
+def start(count: int, folder: Path, work) -> list:
+    """Several processes that do `work`."""
     context, port = multiprocessing.get_context("fork"), free_port()
     folder.mkdir(parents=True, exist_ok=True)
     started = [
@@ -83,6 +84,12 @@ def together(count: int, folder: Path, work) -> list:
     ]
     for process in started:
         process.start()
+    return started
+
+
+def together(count: int, folder: Path, work) -> list:
+    """What `work` gave in each of several processes."""
+    started = start(count, folder, work)
     for process in started:
         process.join(60)
     stuck = [process for process in started if process.is_alive()]
@@ -224,6 +231,9 @@ def test_a_step_that_one_process_cannot_take_is_taken_by_none(tmp_path, scoreboa
     assert first == second and first.startswith("FloatingPointError: ")
     assert "step 3; pictures to blame (indices in the training data): 15;" in first
     assert "encoder" in first and "\n" not in first
+    assert first.endswith("run-3/bad-batch-*.safetensors")
+    kept = [load_file(tmp_path / f"run-3/bad-batch-{rank}.safetensors") for rank in (0, 1)]
+    assert [batch["indices"].tolist() for batch in kept] == [[12, 14], [13, 15]]
     scoreboard("Several processes", "nan in one process's share: skipped by all, culprit named", 2)
 
 
@@ -270,6 +280,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="ne
 
 
 @needs_proc
+@pytest.mark.timed
 def test_signal_and_killed_process(tmp_path, scoreboard):
     """SIGTERM to the command: saved once, exit code 75. Gone on with, one is killed: one line, code 1."""
     run = tmp_path / "run"
@@ -316,6 +327,58 @@ def test_two_machines_through_torchrun(tmp_path):
     oh.train(oh.recipes.from_dict(settings), tmp_path / "one")
     assert json.loads((run / "result.json").read_text())["processes"] == 2
     assert difference(run, tmp_path / "one") <= 1e-6
+
+
+@pytest.mark.long
+@pytest.mark.timed
+def test_a_process_that_hangs(monkeypatch, tmp_path, scoreboard):
+    """One is stopped for good; the other waits so long, and no longer."""
+    monkeypatch.setattr(distributed, "PATIENCE", timedelta(seconds=5))
+    plain = Discovery.loss
+
+    def loss(self, model, scenes, step):
+        if step == 3 and os.environ["RANK"] == "1":
+            (tmp_path / "hangs").touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return plain(self, model, scenes, step)
+
+    def work():
+        Discovery.loss = loss
+        return oh.train(RECIPES["paper"], tmp_path / "run")
+
+    started = start(2, tmp_path, work)
+    while not (tmp_path / "hangs").exists():
+        time.sleep(0.01)
+    begun = time.monotonic()
+    started[0].join(60)
+    seconds = time.monotonic() - begun
+    for process in started:
+        process.kill()
+    told = json.loads((tmp_path / "told-0.json").read_text())
+    assert told.startswith("RuntimeError: ") and "imed out" in told and seconds <= 5 + 10
+    scoreboard("Several processes", "one process hangs: the others end when their patience of 5 s does", 1,
+               measured=f"after {seconds:.1f} s")  # fmt: skip
+
+
+@needs_proc
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_started_anew_by_torchrun(tmp_path, scoreboard):
+    """--max-restarts: after one process is killed all begin again, at the last checkpoint."""
+    agent = ["torch.distributed.run", "--max-restarts", 1, "--nproc-per-node", 2, "-m", "objecthood"]
+    words = [*TRAIN[:3], "60", *TRAIN[4:7], "20", *TRAIN[8:]]
+    runs = [tmp_path / name for name in ("disturbed", "undisturbed")]
+    for run in runs:
+        job = begin(*agent, *words, "--out", run)
+        if run.name == "disturbed":
+            until(lambda run=run: list(run.glob("checkpoints/step_*")), job)
+            os.kill(children(job)[1], signal.SIGKILL)
+        _, complaints = job.communicate(timeout=200)
+        assert job.returncode == 0, complaints
+    one, other = (load_file(run / "weights.safetensors") for run in runs)
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    what = "one process killed, torchrun --max-restarts 1: all go on, the same weights bit for bit"
+    scoreboard("Several processes", what, 1)
 
 
 def test_an_error_of_a_process_is_told_in_one_line(monkeypatch, capsys, tmp_path):

@@ -30,6 +30,7 @@ def elsewhere(server, tmp_path):
     def run(code: str, token: str = "hf_test") -> str:
         environment = {"HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": token}
         environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+        environment |= {"HF_HUB_DOWNLOAD_TIMEOUT": "1"}
         done = subprocess.run(
             [sys.executable, "-c", "import objecthood as oh\n" + code],
             env=os.environ | environment,
@@ -65,6 +66,67 @@ def test_there_and_back(server, elsewhere):
     wrong = "try: oh.from_pretrained('me/blocks')\nexcept ValueError as error: print(error)"
     assert "are not those that were published" in elsewhere(wrong)
     assert all(key in ("Bearer hf_test", "") for _, _, key in server.asked)
+
+
+FETCH = """
+import json, resource, signal
+from huggingface_hub import constants
+constants.DOWNLOAD_CHUNK_SIZE = 1 << 16
+said = {}
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for name in NAMES:
+    if name == "full":  # no file may be larger: what comes is the error of a full disk
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+    try:
+        said[name] = oh.from_pretrained("me/" + name).recipe.name
+    except Exception as error:
+        said[name] = f"{type(error).__name__}: {error}"
+    if name == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+print(json.dumps(said))
+"""
+TROUBLE = {
+    "error": "ValueError: weights.safetensors of me/error could not be fetched (",
+    "elsewhere": "ValueError: weights.safetensors of me/elsewhere could not be fetched (",
+    "short": "ValueError: weights.safetensors of me/short could not be fetched (Consistency check failed",
+    "long": "ValueError: weights.safetensors of me/long could not be fetched (Consistency check failed",
+    "other": "ValueError: weights of me/other are not those that were published: ",
+    "full": "ValueError: weights.safetensors of me/full could not be fetched ([Errno 27] File too large",
+    "broken-off": "tetrominoes",
+}
+
+
+@pytest.mark.parametrize(
+    "names", [tuple(TROUBLE), pytest.param(("silent",), marks=pytest.mark.long)], ids=["now", "in time"]
+)
+def test_servers_that_misbehave(server, elsewhere, names, scoreboard):
+    """One line, and no half file is ever taken; once the server is well, the same call gives the weights."""
+    one = oh.PRETRAINED["tetrominoes"]
+    files = {"weights.safetensors": one.file.read_bytes(), "config.json": json.dumps(one.facts).encode()}
+    for name in names:
+        server.repositories[f"me/{name}"] = files
+        server.trouble[f"me/{name}"] = name.replace("-", " ")
+    said = json.loads(elsewhere(f"NAMES = {names!r}\n{FETCH}"))
+    for name in names:
+        told = TROUBLE.get(name, f"ValueError: weights.safetensors of me/{name} could not be fetched (")
+        assert said[name].startswith(told) and "\n" not in said[name], said[name]
+    if "broken-off" in names:
+        assert [name for name, _ in server.ranges] == ["me/broken-off"], (
+            "what had come was not asked for again"
+        )
+        assert int(server.ranges[0][1].removeprefix("bytes=")[:-1]) >= len(files["weights.safetensors"]) // 3
+    server.trouble.clear()
+    again = json.loads(elsewhere(f"NAMES = {names!r}\n{FETCH.replace('full', 'nothing')}"))
+    assert {name: again[name] for name in names if name != "other"} == {
+        name: "tetrominoes" for name in names if name != "other"
+    }
+    if "other" in names:  # what is refused stays in the Hub's cache until it is removed, as the line says
+        assert again["other"] == said["other"] and "remove that file and fetch them again" in said["other"]
+    what = (
+        "a server that breaks off, lies, redirects to a file, falls silent; a full disk: one line, or resumed"
+    )
+    scoreboard("Files of strangers", what, len(names))
 
 
 def test_refusals_are_one_line(elsewhere):

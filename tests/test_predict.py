@@ -5,6 +5,9 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -290,3 +293,32 @@ def test_the_command_says_what_it_sees(tmp_path, capsys):
         f"1 of 1 pictures; written to {out}",
     ]
     assert sorted(os.listdir(out)) == ["predictions.json", "x-objects.json", "x-objects.png"]
+
+
+LARGE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+import objecthood as oh
+
+folder = Path(sys.argv[1])
+tiles = np.random.default_rng(0).integers(0, 256, (70, 70, 3), np.uint8)
+Image.fromarray(np.kron(tiles, np.ones((100, 100, 1), np.uint8))).save(folder / "large.png", compress_level=1)
+resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000, 2_000_000_000))
+(result,) = oh.predict("tetrominoes", folder / "large.png", folder / "out")
+assert result.labels.shape == (7000, 7000) and Image.open(folder / "out/large-masks.png").size == (7000, 7000)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+def test_the_largest_picture_in_two_gigabytes(tmp_path, scoreboard):
+    """Of 49 million pixels, 50 are allowed; with overlay, masks and animation at its own size."""
+    command = [sys.executable, "-c", LARGE, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(oh.__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    what = "a picture of 7000 x 7000 pixels in two gigabytes of addresses: masks at its own size"
+    measured = f"{int(done.stdout) / 1e6:.2f} GB of memory, PyTorch and all"
+    scoreboard("Pictures and videos", what, 1, measured=measured)

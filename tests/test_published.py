@@ -1,4 +1,6 @@
-"""What README.md publishes: its tables are those of results/*.json, and its pictures and links are there."""
+"""What was published: README's tables are those of results/*.json, its pictures and links are there, and what
+earlier releases wrote is still read.
+"""
 
 import json
 import re
@@ -6,9 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+
+from objecthood.checkpoint import restore
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "runs"))
+import keep_release  # noqa: E402
+
+RELEASES = sorted((ROOT / "tests" / "releases").iterdir())
 
 
 def test_tables_are_those_of_the_results():
@@ -37,3 +47,33 @@ def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()
     targets = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     assert all(((ROOT / page).parent / link).exists() for link in targets), targets
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda folder: folder.name)
+def test_weights_of_earlier_releases_see_what_they_saw(release, scoreboard):
+    for name in keep_release.NAMES:
+        now = keep_release.seen(release / f"{name}.safetensors", release / f"{name}.png")
+        before = json.loads((release / f"{name}.json").read_text())
+        assert now.keys() == before.keys()
+        if "labels" in before:  # a pixel on the border of two slots may fall to either on another processor
+            assert np.mean(np.equal(now["labels"], before["labels"])) >= 0.999
+        else:
+            assert np.allclose(now["properties"], before["properties"], atol=1e-3)
+    what = "weights and checkpoints of earlier releases: read, and the same masks and objects seen"
+    scoreboard("The same again", what, len(keep_release.NAMES))
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda folder: folder.name)
+def test_checkpoints_of_earlier_releases_are_gone_on_with(release, scoreboard):
+    (model, optimizers), (right, _) = keep_release.training(0), keep_release.training(5)
+    said: list[str] = []
+    assert restore(release / "checkpoints", model, optimizers, say=said.append) == {
+        "step": 5,
+        "skipped_steps": 1,
+    }
+    assert not said and torch.allclose(model.weight, right.weight, atol=1e-6)
+    model(torch.ones(1, 3)).square().sum().backward()
+    optimizers[0].step()
+    assert torch.allclose(model.weight, keep_release.training(6)[0].weight, atol=1e-6)
+    what = "weights and checkpoints of earlier releases: read, and the same masks and objects seen"
+    scoreboard("The same again", what, 1)

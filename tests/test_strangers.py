@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import re
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -163,6 +164,50 @@ def test_limits_of_archives(tmp_path, monkeypatch):
         read_arrays(tmp_path / "a.npz")
     with pytest.raises(ArchiveError, match="cannot be read .No such file"):
         read_arrays(tmp_path / "none.npz")
+
+
+def test_archives_at_their_limits(tmp_path, monkeypatch):
+    """What is just allowed is read: the sizes themselves, and ratios of honest files, however large."""
+    path, content = tmp_path / "a.npz", payloads.npy(np.zeros(1000, np.uint8))
+    path.write_bytes(payloads.zipped([("a.npy", content)]))
+    packed = zipfile.ZipFile(path).getinfo("a.npy").compress_size
+    for free, ratio, allowed in (
+        (len(content), 0, True),
+        (len(content) - 1, 0, False),
+        (0, len(content) / packed, True),
+        (0, len(content) / packed - 0.01, False),
+    ):
+        monkeypatch.setattr(archives, "FREE_BYTES", free)
+        monkeypatch.setattr(archives, "MAX_RATIO", ratio)
+        if allowed:
+            assert read_arrays(path)["a"].shape == (1000,)
+        else:
+            with pytest.raises(ArchiveError, match=f"{packed} bytes that unpack to {len(content)}; at most"):
+                read_arrays(path)
+    monkeypatch.undo()
+    for name, value, told in (("MAX_BYTES", len(content), "bytes of arrays"), ("MAX_ARRAYS", 1, "1 arrays")):
+        monkeypatch.setattr(archives, name, value)
+        assert read_arrays(path)
+        monkeypatch.setattr(archives, name, value - 1)
+        with pytest.raises(ArchiveError, match=f"{told}; at most {value - 1} are allowed"):
+            read_arrays(path)
+        monkeypatch.undo()
+
+
+def test_what_arrays_in_archives_may_be(tmp_path):
+    """Of both versions of the format; but not longer or shorter than they say, and not twice of one name."""
+    path, array = tmp_path / "a.npz", np.arange(4, dtype=np.float32)
+    for version in ((1, 0), (2, 0)):
+        content = payloads.npy_header(payloads.HONEST + "\n", version)[:-64] + array.tobytes()
+        path.write_bytes(payloads.zipped([("a.npy", content)]))
+        assert read_arrays(path)["a"].tolist() == [0, 1, 2, 3]
+        for other in (content + bytes(4), content[:-4]):
+            path.write_bytes(payloads.zipped([("a.npy", other)]))
+            with pytest.raises(ArchiveError, match="'a.npy' promises 4 values in (20|12) bytes"):
+                read_arrays(path)
+    path.write_bytes(payloads.zipped([("a.npy", content), ("a.npy", content)]))
+    with pytest.raises(ArchiveError, match="two arrays of one name"):
+        read_arrays(path)
 
 
 @given(st.binary(max_size=300), st.integers(0, 400))

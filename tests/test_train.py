@@ -303,9 +303,25 @@ def test_three_skipped_steps_in_a_row_name_the_culprits(quick, monkeypatch, tmp_
     assert "encoder.convolutions.0.weight" in told and told.count("and ") and "more" in told
     kept = load_file(tmp_path / "run" / "checkpoints" / "step_00000003" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in kept.values())
+    assert told.endswith(f"; the batch is kept in {tmp_path / 'run' / 'bad-batch.safetensors'}")
+    batch = load_file(tmp_path / "run" / "bad-batch.safetensors")
+    assert batch["indices"].tolist() == [20, 21, 22, 23] and batch["image"].shape == (4, 3, 16, 16)
+    assert batch["image"].isfinite().flatten(1).all(1).tolist() == [True, False, True, True]
     scoreboard(
-        "What goes wrong inside", "three such batches in a row: stopped, pictures and parameters named", 1
+        "What goes wrong inside",
+        "three such batches in a row: stopped, pictures and parameters named, the batch kept",
+        1,
     )
+
+
+def test_a_batch_that_cannot_be_kept_hides_no_culprit(quick, monkeypatch, tmp_path):
+    poisoned(monkeypatch, nan_picture, (0, 1, 2))
+    (tmp_path / "run" / "bad-batch.safetensors").mkdir(parents=True)
+    with pytest.raises(
+        FloatingPointError, match=r"blame .*: 9; .*; the batch could not be kept \("
+    ) as caught:
+        oh.train(GUARDED, tmp_path / "run")
+    assert "\n" not in str(caught.value)
 
 
 def test_skipped_steps_are_counted_on_after_a_stop(quick, monkeypatch, tmp_path):

@@ -76,7 +76,7 @@ def open_frames(video: Picture) -> Iterator[Picture]:
 
 
 def _listed(sources: Any) -> Iterable[Any]:
-    one = isinstance(sources, str | os.PathLike | bytes | Image.Image)
+    one = isinstance(sources, str | os.PathLike | bytes | Image.Image) or not isinstance(sources, Iterable)
     return [sources] if one or getattr(sources, "ndim", 0) == 3 else sources
 
 
@@ -103,7 +103,7 @@ def _as_array(source: Any) -> UInt8[np.ndarray, "height width 3"]:
     """8-bit RGB of a picture in memory."""
     if isinstance(source, bytes):
         return read_image(source)
-    if isinstance(source, Image.Image):
+    if isinstance(source, Image.Image) and source.width and source.height:
         return np.array(source.convert("RGB"))
     shape, kind = tuple(getattr(source, "shape", ())), str(getattr(source, "dtype", type(source).__name__))
     if kind == "uint8" and len(shape) == 3 and shape[2] == 3 and min(shape) > 0:

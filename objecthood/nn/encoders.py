@@ -110,7 +110,13 @@ def _has_avx512() -> bool:
 
 
 def check_pictures(images: Tensor, side: int) -> None:
-    """ValueError where `images` are not [batch, 3, side, side]."""
+    """ValueError where `images` are not floats [batch, 3, side, side]."""
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(
+            f"this model sees float tensors [batch, 3, {side}, {side}] in [0, 1]; got {kind}. Make "
+            "them of bytes as torch.as_tensor(images).float() / 255, channels first"
+        )
     if images.ndim != 4 or images.shape[1:] != (3, side, side):
         raise ValueError(
             f"this model sees pictures [batch, 3, {side}, {side}] in [0, 1]; got {list(images.shape)}. "

@@ -44,7 +44,8 @@ class GaussianSlots(nn.Module):
     ) -> Float[Tensor, "batch slots dim"]:
         """mean + deviation * `noise`; without `noise` (standard normal) it is drawn, from the global
         generator."""
-        shape = (batch_size, self.num_slots if num_slots is None else num_slots, self.dim)
+        num_slots = check_number(self.num_slots if num_slots is None else num_slots)
+        shape = (batch_size, num_slots, self.dim)
         noise = draw_noise(self.slots_mu, shape) if noise is None else check_noise(noise, shape)
         return self.slots_mu + self.slots_log_sigma.exp() * noise
 
@@ -73,7 +74,7 @@ class LearnedSlots(nn.Module):
         noise: Float[Tensor, "batch slots dim"] | None = None,
     ) -> Float[Tensor, "batch slots dim"]:
         """The queries, once per picture; `noise` (standard normal) shapes slots beyond the learned ones."""
-        num_slots = self.num_slots if num_slots is None else num_slots
+        num_slots = check_number(self.num_slots if num_slots is None else num_slots)
         slots = self.queries[:, :num_slots].expand(batch_size, -1, -1)
         num_learned = self.queries.shape[1]
         if num_slots <= num_learned:
@@ -119,6 +120,13 @@ class ConditionedSlots(nn.Module):
 def draw_noise(like: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Standard normal noise [batch, slots, dim], from the global generator, on the device of `like`."""
     return per_picture(lambda size: like.new_empty((size, *shape[1:])).normal_(), shape[0])
+
+
+def check_number(num_slots: int) -> int:
+    """`num_slots` if it is a whole number (also one of torch.export's own) of at least 1, else ValueError."""
+    if not isinstance(num_slots, int | torch.SymInt) or num_slots < 1:
+        raise ValueError(f"`num_slots` (={num_slots!r}) must be a whole number, at least 1")
+    return num_slots
 
 
 def check_noise(noise: Tensor, shape: tuple[int, int, int]) -> Tensor:

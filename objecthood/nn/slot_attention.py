@@ -193,6 +193,20 @@ class SlotAttention(nn.Module):
         return (queries @ inputs.to(queries.dtype).transpose(1, 2)).softmax(dim=1)
 
     def _check_shapes(self, inputs: Tensor, slots: Tensor, iterations: int, mask: Tensor | None) -> None:
+        tensors = (inputs, slots) if mask is None else (inputs, slots, mask)
+        if not all(isinstance(tensor, Tensor) for tensor in tensors) or not isinstance(iterations, int):
+            kinds = [type(one).__name__ for one in (*tensors, iterations)]
+            raise ValueError(
+                f"SlotAttention needs tensors and a whole number of iterations; got {', '.join(kinds)}. Make "
+                "arrays tensors with torch.as_tensor"
+            )
+        weights = self.norm_inputs.weight.dtype
+        unlike = torch.float64 in {inputs.dtype, slots.dtype} - {weights}
+        if unlike or not (inputs.is_floating_point() and slots.is_floating_point()):
+            raise ValueError(
+                f"SlotAttention holds {weights} weights; got inputs {inputs.dtype} and slots {slots.dtype}. "
+                f"Change them with .to({weights})"
+            )
         wrong = (
             inputs.ndim != 3
             or slots.ndim != 3
@@ -202,12 +216,12 @@ class SlotAttention(nn.Module):
             or inputs.shape[2] != self.input_dim
             or slots.shape[2] != self.slot_dim
             or iterations < 1
-            or (mask is not None and mask.shape != inputs.shape[:2])
+            or (mask is not None and (mask.shape != inputs.shape[:2] or mask.dtype != torch.bool))
         )
         if wrong:
             raise ValueError(
                 f"SlotAttention needs inputs [batch, inputs >= 1, input_dim={self.input_dim}], slots [batch, "
-                f"slots >= 1, slot_dim={self.slot_dim}], iterations >= 1 and a mask [batch, inputs] or none; "
+                f"slots >= 1, slot_dim={self.slot_dim}], iterations >= 1, bool mask [batch, inputs] or none; "
                 f"got inputs {list(inputs.shape)}, slots {list(slots.shape)}, iterations {iterations}, mask "
                 f"{None if mask is None else list(mask.shape)}. Flatten feature maps to [batch, height * "
                 f"width, channels]; make slots with GaussianSlots or LearnedSlots(..., dim={self.slot_dim})"
