@@ -34,7 +34,7 @@ ROWS: dict[str, tuple[str, dict]] = {
     "set": (CONTRAST, CONTRASTED),
     "single": (CONTRAST, CONTRASTED | {"contrast": "single"}),
     "set-strangers": (CONTRAST, CONTRASTED | {"family": 1}),
-    "reconstruction-slots": (VIDEO, SPRITES | {"slot_contrast": 0.1}),
+    "reconstruction-slots": (VIDEO, SPRITES | {"slot_contrast": 0.01}),
     "set-no-prior": (CONTRAST, CONTRASTED | {"compactness": 0.0, "repulsion": 0.0}),
     "single-no-prior": (CONTRAST, CONTRASTED | {"contrast": "single", "compactness": 0.0, "repulsion": 0.0}),
     "untrained": (CONTRAST, QUICK | {"steps": 1, "learning_rate": 0.0, "matrix_learning_rate": 0.0}),
