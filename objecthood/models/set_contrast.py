@@ -184,7 +184,8 @@ def places(
     >>> places(torch.ones(1, 4, 4))[0, [0, 1, 3]]
     tensor([1., 1., 2.])
     """
-    grid = coordinate_grid(*attention.shape[-2:], attention.device).flatten(0, 1)
+    height, width = attention.shape[-2:]
+    grid = coordinate_grid(height, width, attention.device).flatten(0, 1)
     shape = moments(attention.flatten(-2), grid)
     mass = shape.mass[..., None].clamp_min(1e-6)
     middle = shape.first / mass
