@@ -26,17 +26,15 @@ from objecthood import metrics, probes
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = {"test_scenes": 40, "evaluate_every": 200}
-CONTRASTED = QUICK | {"steps": 300}
 SPRITES = QUICK | {"steps": 200, "still_steps": 100, "warmup_steps": 50, "repulsion": 0.0}
 VIDEO, CONTRAST = "moving-sprites", "moving-sprites-contrast"
 ROWS: dict[str, tuple[str, dict]] = {
     "reconstruction": (VIDEO, SPRITES),
-    "set": (CONTRAST, CONTRASTED),
-    "single": (CONTRAST, CONTRASTED | {"contrast": "single"}),
-    "set-strangers": (CONTRAST, CONTRASTED | {"family": 1}),
+    "set": (CONTRAST, QUICK),
+    "single": (CONTRAST, QUICK | {"contrast": "single"}),
     "reconstruction-slots": (VIDEO, SPRITES | {"slot_contrast": 0.01}),
-    "set-no-prior": (CONTRAST, CONTRASTED | {"compactness": 0.0, "repulsion": 0.0}),
-    "single-no-prior": (CONTRAST, CONTRASTED | {"contrast": "single", "compactness": 0.0, "repulsion": 0.0}),
+    "set-no-prior": (CONTRAST, QUICK | {"compactness": 0.0, "repulsion": 0.0}),
+    "single-no-prior": (CONTRAST, QUICK | {"contrast": "single", "compactness": 0.0, "repulsion": 0.0}),
     "untrained": (CONTRAST, QUICK | {"steps": 1, "learning_rate": 0.0, "matrix_learning_rate": 0.0}),
 }
 DATA = {

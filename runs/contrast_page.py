@@ -12,7 +12,6 @@ ROWS = {
     "reconstruction-slots": "reconstruction + slot-slot contrast",
     "set": "set contrast",
     "single": "single-slot contrast",
-    "set-strangers": "set contrast, clips all strangers",
     "set-no-prior": "set contrast, no prior",
     "single-no-prior": "single-slot contrast, no prior",
     "untrained": "contrast model, not trained",

@@ -76,39 +76,12 @@ def test_a_few_steps_tell_clips_apart(tmp_path):
         ({"contrast": "triple"}, "`contrast`"),
         ({"temperature": 0.0}, "`temperature`"),
         ({"lag": 0}, "`lag`"),
-        ({"family": 0}, "`family`"),
         ({"batch_size": 1}, "`batch_size`"),
     ],
 )
 def test_impossible_settings_are_refused(changes, what):
     with pytest.raises(ValueError, match=what):
         replace(SPRITES, **changes)
-
-
-def test_slots_say_where_they_are():
-    attention = torch.zeros(2, 8, 8)
-    attention[0, 2:4, 5] = 1
-    attention[1] = 1 - attention[0]
-    down, across, reach, size = set_contrast.places(attention)[0]
-    torch.testing.assert_close(
-        torch.stack([down, across, size]), 2 * torch.tensor([2.5 / 7, 5 / 7, (2 / 64) ** 0.5])
-    )
-    assert 0 < reach < set_contrast.places(attention)[1, 2]
-    model, slots = set_contrast.moving_sprites(), torch.randn(2, 64)
-    assert not torch.allclose(model.said(slots, attention), model.said(slots, attention.flip(1)))
-
-
-@pytest.mark.parametrize("recipe", [SPRITES, CAMOUFLAGE], ids=["sprites", "camouflage"])
-def test_clips_of_a_family_differ_in_one_object(recipe):
-    clips = recipe.dataset("train")[range(2 * recipe.family)]
-    first, cousin = clips["velocity"][0], clips["velocity"][recipe.family]
-    assert not torch.equal(first, cousin)
-    for member in range(1, recipe.family):
-        differs = (clips["velocity"][member] != first).any(dim=2).any(dim=0)
-        assert differs.sum() <= 1
-        assert torch.equal(clips["camera"][member], clips["camera"][0])
-    strangers = replace(recipe, family=1).dataset("train")[[0, recipe.family]]
-    assert torch.equal(strangers["masks"], clips["masks"][[0, recipe.family]])
 
 
 def test_slot_contrast_is_added_to_the_video_loss():

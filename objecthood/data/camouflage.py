@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from objecthood.data.randomness import one_of_its_own, split_key, uniform
+from objecthood.data.randomness import split_key, uniform
 from objecthood.data.scene import ENDLESS, Scenes, paint_labels
 from objecthood.data.silhouettes import AREAS, REACH, between, silhouettes
 from objecthood.data.trajectories import bounce
@@ -34,7 +34,6 @@ class Camouflage:
     Args:
         frames: of every clip.
         camera: whether what lies behind the objects moves as well, at a velocity of its own.
-        family: clips come in families of so many, alike but for noise and one object of each but the first.
 
     Example:
         >>> clips = Camouflage("test", frames=3)[range(2)]
@@ -44,17 +43,10 @@ class Camouflage:
 
     endless = True
 
-    def __init__(
-        self, split: str = "train", seed: int = 0, *, frames: int = 6, camera: bool = False, family: int = 1
-    ):
+    def __init__(self, split: str = "train", seed: int = 0, *, frames: int = 6, camera: bool = False):
         if frames < 1:
             raise ValueError(f"`frames` (={frames}) must be at least 1")
-        if not 1 <= family <= len(VELOCITIES) - MAX_OBJECTS:
-            most = len(VELOCITIES) - MAX_OBJECTS
-            raise ValueError(
-                f"`family` (={family}) must be between 1 and {most}: there are no more velocities"
-            )
-        self.key, self.frames, self.camera, self.family = split_key(seed, split), frames, camera, family
+        self.key, self.frames, self.camera = split_key(seed, split), frames, camera
 
     def __len__(self) -> int:
         return ENDLESS
@@ -68,31 +60,23 @@ class Camouflage:
 
     def _make(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         batch, time, side = len(indices), self.frames, RESOLUTION
-        member = indices % self.family
-        first = indices - member
-        share = uniform(self.key, first, 1, stream=4)[:, 0]
-        count = (MIN_OBJECTS + share * (MAX_OBJECTS - MIN_OBJECTS + 1)).astype(int)
-        is_there = np.arange(MAX_OBJECTS) < count[:, None]
-        shared, own = (
-            uniform(self.key, which, MAX_OBJECTS * _DRAWS, stream=3).reshape(batch, MAX_OBJECTS, _DRAWS)
-            for which in (first, indices)
-        )
-        draws = one_of_its_own(shared, own, member, count)
+        draws = uniform(self.key, indices, MAX_OBJECTS * _DRAWS, stream=3)
+        draws = draws.reshape(batch, MAX_OBJECTS, _DRAWS)
         kind, size, angle = (
             (draws[..., 0] * 3).astype(int),
             between(HALF_SIZE, draws[..., 1]),
             2 * np.pi * draws[..., 2],
         )
+        count = MIN_OBJECTS + uniform(self.key, indices, 1, stream=4) * (MAX_OBJECTS - MIN_OBJECTS + 1)
+        is_there = np.arange(MAX_OBJECTS) < count.astype(int)
         # No two velocities of a clip are equal, the background's included.
-        order = uniform(self.key, first, len(VELOCITIES), stream=5).argsort(axis=1)
-        camera = VELOCITIES[order[:, MAX_OBJECTS]] * int(self.camera)
-        fresh = VELOCITIES[np.take_along_axis(order, MAX_OBJECTS + member[:, None], axis=1)]
-        fresh = np.repeat(fresh, MAX_OBJECTS, axis=1)
-        velocity = one_of_its_own(VELOCITIES[order[:, :MAX_OBJECTS]], fresh, member, count)
+        order = uniform(self.key, indices, len(VELOCITIES), stream=5).argsort(axis=1)
+        velocity = VELOCITIES[order[:, : MAX_OBJECTS + 1]]
+        camera = velocity[:, MAX_OBJECTS] * int(self.camera)
         margin = np.ceil(size * REACH * side).astype(int)[..., None, None]
         start = margin + (draws[..., None, 3:5] * (side - 2 * margin + 1)).astype(int)
         times = np.arange(time + 1)
-        middle = bounce(start, velocity[:, :, None], times[:, None], margin, side - margin)
+        middle = bounce(start, velocity[:, :MAX_OBJECTS, None], times[:, None], margin, side - margin)
         labels = np.zeros((batch, time, side, side), np.uint8)
         way = np.concatenate([camera[:, None, None] * times[:, None], middle], axis=1)
         noise = self._noise(indices)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Integer
 
-from objecthood.data.randomness import one_of_its_own, split_key, uniform
+from objecthood.data.randomness import split_key, uniform
 from objecthood.data.scene import ENDLESS, Scenes, paint_labels
 from objecthood.data.silhouettes import AREAS, between, rgb_from_hsv, silhouettes
 from objecthood.data.trajectories import bounce, circle
@@ -45,7 +45,6 @@ class MovingSprites:
         frames: of every clip.
         camera: the camera's speed is drawn between 0 and this, in pixels per frame at 64 x 64.
         resolution: side of the picture in pixels.
-        family: clips come in families of so many, alike but for one sprite of each but the first.
 
     Example:
         >>> clips = MovingSprites("test", frames=4)[range(2)]
@@ -64,7 +63,6 @@ class MovingSprites:
         background: Backdrop = "grey",
         camera: float = 0.0,
         resolution: int = RESOLUTION,
-        family: int = 1,
     ):
         if background not in get_args(Backdrop):
             raise ValueError(f"`background` (={background!r}) must be one of {', '.join(get_args(Backdrop))}")
@@ -73,9 +71,7 @@ class MovingSprites:
         if not 0 <= camera <= 4:
             raise ValueError(f"`camera` (={camera}) must be between 0 and 4 pixels per frame")
         self.key, self.frames, self.background = split_key(seed, split), frames, background
-        if family < 1:
-            raise ValueError(f"`family` (={family}) must be at least 1")
-        self.camera, self.resolution, self.family = camera, resolution, family
+        self.camera, self.resolution = camera, resolution
 
     def __len__(self) -> int:
         return ENDLESS
@@ -89,23 +85,18 @@ class MovingSprites:
 
     def _make(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         batch, time, side = len(indices), self.frames, self.resolution
-        member = indices % self.family
-        first = indices - member
-        scene = uniform(self.key, first, 6, stream=1)
-        count = MIN_SPRITES + (scene[:, 0] * (MAX_SPRITES - MIN_SPRITES + 1)).astype(int)
-        is_there = np.arange(MAX_SPRITES) < count[:, None]
-        shared, own = (
-            uniform(self.key, which, MAX_SPRITES * _DRAWS).reshape(batch, MAX_SPRITES, _DRAWS)
-            for which in (first, indices)
-        )
-        draws = one_of_its_own(shared, own, member, count)
+        draws = uniform(self.key, indices, MAX_SPRITES * _DRAWS).reshape(batch, MAX_SPRITES, _DRAWS)
+        scene = uniform(self.key, indices, 6, stream=1)
+        is_there = np.arange(MAX_SPRITES) < MIN_SPRITES + (
+            scene[:, :1] * (MAX_SPRITES - MIN_SPRITES + 1)
+        ).astype(int)
         # One frame more than is shown: the flow of the last frame leads to it.
         times = np.arange(time + 1)
         speed, phase = self.camera / RESOLUTION * scene[:, 4:5], 2 * np.pi * scene[:, 5:6]
         camera = circle(speed, phase, times, CAMERA_RADIUS)
         world = places(draws, times)
         labels = self._labels(draws, (world + camera[:, None])[:, :, :-1], is_there)
-        image = self._paint(draws, scene, camera[:, :-1], labels, first)
+        image = self._paint(draws, scene, camera[:, :-1], labels, indices)
         velocity = np.diff(world, axis=2) * is_there[:, :, None, None] * side
         shift = np.diff(camera, axis=1) * side
         steps = np.concatenate([shift[:, None], velocity + shift[:, None]], axis=1)

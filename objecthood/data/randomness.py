@@ -8,7 +8,7 @@ counters.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Integer, Num, UInt64
+from jaxtyping import Float, Integer, UInt64
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: SplitMix64's increment
 SPLITS = ("train", "validation", "test")
@@ -46,24 +46,6 @@ def normal(
     """Standard normal float64, by Box and Muller 1958; otherwise as `uniform`."""
     first, second = np.split(uniform(key, indices, 2 * num_draws, stream), 2, axis=1)
     return np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)
-
-
-def one_of_its_own(
-    shared: Num[np.ndarray, "scenes objects *numbers"],
-    own: Num[np.ndarray, "scenes objects *numbers"],
-    member: Integer[np.ndarray, " scenes"],
-    count: Integer[np.ndarray, " scenes"],
-) -> Num[np.ndarray, "scenes objects *numbers"]:
-    """`shared`, in which each member of a family but the first has one object, of `count`, from `own`.
-
-    Example:
-        >>> one_of_its_own(np.zeros((3, 2)), np.ones((3, 2)), np.arange(3), np.full(3, 2)).tolist()
-        [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
-    """
-    mixed, scenes = shared.copy(), np.flatnonzero(member)
-    objects = (member[scenes] - 1) % count[scenes]
-    mixed[scenes, objects] = own[scenes, objects]
-    return mixed
 
 
 def start_noise(

@@ -7,12 +7,11 @@ is made of the whole set, whatever its order (`losses.set_contrast`): contrast o
 Nothing is painted; objects are read out of the attention.
 
 Differences from the paper: learned slots and, unless left out, the prior of `models.autoencoder`; what a
-slot gives to its set has length 1 and knows the place of the slot's attention. Features see a few pixels
-each and do not know where they are: slots that can ask for a place divide the picture into tiles, which tell
-frames apart as well as objects do (results/tries.md). Frames are grouped from the same learned start, never
-from slots handed on, which could carry a clip's mark from frame to frame without a look at it; after training
-slots may be handed on (`handed_on`), as in `models.video`. `sees="motion"` groups motion found by matching,
-as there.
+slot gives to its set has length 1. Features see a few pixels each and do not know where they are: slots that
+can ask for a place divide the picture into tiles, which tell frames apart as well as objects do
+(results/tries.md). Frames are grouped from the same learned start, never from slots handed on, which could
+carry a clip's mark from frame to frame without a look at it; after training slots may be handed on
+(`handed_on`), as in `models.video`. `sees="motion"` groups motion found by matching, as there.
 """
 
 from __future__ import annotations
@@ -36,15 +35,9 @@ from objecthood.nn import (
 from objecthood.nn.decoders import enlarge
 from objecthood.nn.encoders import check_pictures
 from objecthood.nn.matching_motion import Sight, look
-from objecthood.nn.positions import coordinate_grid
-from objecthood.nn.shapes import moments
 
 SHARPNESS = 4.0
 """With 1, slots part later and less (results/tries.md)."""
-
-
-PLACE = 4
-"""Numbers that say where a slot is: down, across, reach, size."""
 
 
 class ContrastScene(NamedTuple):
@@ -65,7 +58,7 @@ class SetContrast(GroupingModel):
     Args:
         encoder, grouping: as of `SlotAutoencoder`.
         transition: slots of a frame to a guess for the next (`nn.dynamics`).
-        embed: of each slot, found or predicted, and its place, to what is contrasted of it.
+        embed: of each slot, found or predicted, to what is contrasted of it.
         resolution: side of the square frames, in pixels.
         later_iterations: of slot attention where slots are handed on, in every frame but the first.
         sees: "frame", or "motion" found by matching.
@@ -73,7 +66,7 @@ class SetContrast(GroupingModel):
     Example:
         >>> model = moving_sprites(num_slots=4, resolution=32)
         >>> scene = model(torch.rand(2, 3, 3, 32, 32))
-        >>> scene.masks.shape, model.said(scene.predicted, scene.attention).shape
+        >>> scene.masks.shape, model.said(scene.predicted).shape
         (torch.Size([2, 3, 4, 32, 32]), torch.Size([2, 3, 4, 128]))
     """
 
@@ -152,16 +145,9 @@ class SetContrast(GroupingModel):
             attention.append(before)
         return torch.stack(slots, dim=1).flatten(0, 1), torch.stack(attention, dim=1).flatten(0, 1)
 
-    def said(
-        self,
-        slots: Float[Tensor, "*batch slots slot_dim"],
-        attention: Float[Tensor, "*batch slots grid_height grid_width"],
-    ) -> Float[Tensor, "*batch slots dim"]:
-        """What each slot, with the place of its attention, gives to its set: vectors of length 1, in 32
-        bits."""
-        with torch.autocast(slots.device.type, enabled=False):
-            known = F.layer_norm(slots.float(), slots.shape[-1:])
-            return F.normalize(self.embed(torch.cat([known, places(attention.float())], dim=-1)), dim=-1)
+    def said(self, slots: Float[Tensor, "*batch slots slot_dim"]) -> Float[Tensor, "*batch slots dim"]:
+        """What each slot gives to its set: vectors of length 1, in 32 bits."""
+        return F.normalize(self.embed(slots).float(), dim=-1)
 
     def look(
         self, frames: Float[Tensor, "batch time 3 height width"]
@@ -174,23 +160,6 @@ class SetContrast(GroupingModel):
     ) -> Float[Tensor, "frames grid_height grid_width dim"]:
         """What slot attention groups."""
         return self.encoder((2 * seen - 1).contiguous(memory_format=torch.channels_last))
-
-
-def places(
-    attention: Float[Tensor, "*batch slots grid_height grid_width"],
-) -> Float[Tensor, "*batch slots numbers"]:
-    """Middle (down, across), root of the variance and root of the share of the picture, all times 2.
-
-    >>> places(torch.ones(1, 4, 4))[0, [0, 1, 3]]
-    tensor([1., 1., 2.])
-    """
-    height, width = attention.shape[-2:]
-    grid = coordinate_grid(height, width, attention.device).flatten(0, 1)
-    shape = moments(attention.flatten(-2), grid)
-    mass = shape.mass[..., None].clamp_min(1e-6)
-    middle = shape.first / mass
-    variance = shape.second[..., None] / mass - middle.square().sum(dim=-1, keepdim=True)
-    return 2 * torch.cat([middle, variance.clamp_min(1e-4).sqrt(), (mass / len(grid)).sqrt()], dim=-1)
 
 
 def moving_sprites(
@@ -217,7 +186,7 @@ def moving_sprites(
         ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=(3, 1), places=False),
         Grouping(LearnedSlots(num_slots, 64), attention),
         ResidualPredictor(64),
-        nn.Sequential(nn.Linear(64 + PLACE, 128), nn.ReLU(), nn.Linear(128, 128)),
+        nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128)),
         resolution,
         later_iterations,
         sees,

@@ -61,16 +61,9 @@ class OnClips(Recipe):
         """The model's view of held-out clips, with test iterations, from start noise fixed by the index."""
         raise NotImplementedError
 
-    @property
-    def train_family(self) -> int:
-        """Training clips that are alike but for one object of each but the first."""
-        return 1
-
     def dataset(self, split: str) -> Dataset:
         seed = self.seed if split == "train" else 0  # the test clips are the same for every seed
-        frames, family = self.test_frames, 1
-        if split == "train":
-            frames, family = self.train_frames, self.train_family
+        frames = self.train_frames if split == "train" else self.test_frames
         if self.data == "moving-sprites":
             return MovingSprites(
                 split,
@@ -79,10 +72,9 @@ class OnClips(Recipe):
                 background=self.background,
                 camera=self.camera,
                 resolution=self.resolution,
-                family=family,
             )
         if self.data == "camouflage":
-            return Camouflage(split, seed, frames=frames, camera=self.camera > 0, family=family)
+            return Camouflage(split, seed, frames=frames, camera=self.camera > 0)
         raise ValueError(f"`data` (={self.data!r}) must be one of moving-sprites, camouflage")
 
     def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
