@@ -76,9 +76,9 @@ def export_onnx(model: SlotAutoencoder | SetPredictor, path: str | Path) -> Path
 def export_parts(model: SlotAutoencoder, folder: str | Path) -> Path:
     """Write the parts of a discovery model as ONNX graphs into a new folder, with `model.json` beside them.
 
-    The graphs are `start` (noise, spread -> slots), `encode` (image -> keys, values), `step` (slots, keys,
-    values, bias -> slots_after, attention, bias_after; the first bias is 0) and `paint` (slots, attention ->
-    appearance, mask_logits); shapes are those of `objecthood.parts`. Batch and number of slots are open.
+    The graphs are `start` (noise, spread -> slots), `encode` (image -> inputs), `step` (slots, inputs, bias
+    -> slots_after, attention, bias_after; the first bias is 0) and `paint` (slots, attention -> appearance,
+    mask_logits); shapes are those of `objecthood.parts`. Batch and number of slots are open.
 
     Raises:
         ValueError: as `export_onnx`.
@@ -135,7 +135,7 @@ def whole_graph(model: SlotAutoencoder | SetPredictor) -> ModelProto:
         Begin(model).eval(),
         {name: example[name] for name in ("image", "noise")},
         {"image": "b", "noise": "bs"},
-        ("slots", "keys", "values", "bias"),
+        ("slots", "inputs", "bias"),
     )
     end = trace(
         finish.eval(),
@@ -156,7 +156,7 @@ def part_graphs(model: SlotAutoencoder) -> dict[str, ModelProto]:
             {"noise": "bs"},
             ("slots",),
         ),
-        "encode": trace(parts.encode.eval(), {"image": example["image"]}, {"image": "b"}, ("keys", "values")),
+        "encode": trace(parts.encode.eval(), {"image": example["image"]}, {"image": "b"}, ("inputs",)),
         "step": _step_graph(model, example),
         "paint": trace(
             parts.paint.eval(),
@@ -196,7 +196,7 @@ def compare_parts(
         expected = model(images, num_slots=num_slots, iterations=iterations, noise=noise)
     slots = run["start"]({"noise": noise, "spread": torch.zeros(())})["slots"]
     seen = run["encode"]({"image": images})
-    bias, attention = np.zeros((batch, num_slots, seen["keys"].shape[1]), np.float32), []
+    bias, attention = np.zeros((batch, num_slots, seen["inputs"].shape[1]), np.float32), []
     for _ in range(iterations):
         after = run["step"]({"slots": slots, "bias": bias, **seen})
         slots, bias = after["slots_after"], after["bias_after"]
@@ -245,9 +245,10 @@ def _largest_difference(expected: dict[str, Tensor], found: dict[str, np.ndarray
 
 
 def _step_graph(model: SlotAutoencoder | SetPredictor, example: dict[str, Tensor]) -> ModelProto:
-    axes = {"slots": "bs", "keys": "b", "values": "b", "bias": "bs"}
-    inputs = {name: example[name] for name in axes}
-    return trace(_step(model), inputs, axes, ("slots_after", "attention", "bias_after"))
+    axes = {"slots": "bs", "inputs": "b", "bias": "bs"}
+    return trace(
+        _step(model), {name: example[name] for name in axes}, axes, ("slots_after", "attention", "bias_after")
+    )
 
 
 def _step(model: SlotAutoencoder | SetPredictor) -> nn.Module:
@@ -258,10 +259,10 @@ def _step(model: SlotAutoencoder | SetPredictor) -> nn.Module:
 def _example(model: SlotAutoencoder | SetPredictor) -> dict[str, Tensor]:
     """What the parts take: 3 pictures and 5 slots, sizes that nothing else has."""
     image, noise = familiar_pictures(model, 3), _noise(model, 3, 5)
-    slots, keys, values, bias = Begin(model)(image, noise)
+    slots, inputs, bias = Begin(model)(image, noise)
     shares = bias.softmax(dim=1).unflatten(-1, feature_grid(model))
     given = {"image": image, "noise": noise, "spread": torch.zeros(()), "shares": shares}
-    return given | {"slots": slots, "keys": keys, "values": values, "bias": bias}
+    return given | {"slots": slots, "inputs": inputs, "bias": bias}
 
 
 def _noise(model: SlotAutoencoder | SetPredictor, batch: int, num_slots: int) -> Tensor:

@@ -127,7 +127,7 @@ def solve(matrix: Tensor, right: Tensor, *, left: bool = True) -> Tensor:
 def repeat(begin: ModelProto, step: ModelProto, finish: ModelProto, grid: tuple[int, int]) -> ModelProto:
     """One graph: `begin`, then `step` for as many iterations as its input `iterations` says, then `finish`.
 
-    `begin` gives slots, keys, values, bias; `step` takes these and gives slots, attention, bias; `finish`
+    `begin` gives slots, inputs, bias; `step` takes these and gives slots, attention, bias; `finish`
     takes slots and attention [batch, slots, *grid], and its outputs come first. All attention follows as
     "attention" [batch, iterations, slots, *grid].
     """
@@ -174,22 +174,19 @@ def repeat(begin: ModelProto, step: ModelProto, finish: ModelProto, grid: tuple[
 
 
 def _loop(body: GraphProto, carried: Sequence[str]) -> NodeProto:
-    """The ONNX loop around `body`; keys and values are seen from outside."""
+    """The ONNX loop around `body`; the inputs are seen from outside."""
     from onnx import TensorProto, helper
 
-    slots_in, keys_in, values_in, bias_in = body.input
+    slots_in, inputs_in, bias_in = body.input
     slots_out, attention_out, bias_out = body.output
-    slots, keys, values, bias = carried
-    outside = [
-        helper.make_node("Identity", [keys], [keys_in.name]),
-        helper.make_node("Identity", [values], [values_in.name]),
-    ]
+    slots, inputs, bias = carried
+    outside = helper.make_node("Identity", [inputs], [inputs_in.name])
     go_on = helper.make_node("Identity", ["go_on"], ["goes_on"])
     number = helper.make_tensor_value_info("iteration", TensorProto.INT64, [])
     condition = helper.make_tensor_value_info("go_on", TensorProto.BOOL, [])
     goes_on = helper.make_tensor_value_info("goes_on", TensorProto.BOOL, [])
     graph = helper.make_graph(
-        [go_on, *outside, *body.node],
+        [go_on, outside, *body.node],
         "iteration",
         [number, condition, slots_in, bias_in],
         [goes_on, slots_out, bias_out, attention_out],

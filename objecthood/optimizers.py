@@ -88,11 +88,16 @@ def orthogonalizers(
     square_norm = gram.diagonal(dim1=1, dim2=2).sum(dim=-1)[:, None, None] + 1e-14
     gram = gram / square_norm
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    product = identity / square_norm.sqrt()
-    for _ in range(iterations):
-        factor = torch.baddbmm(linear * identity + cubic * gram, gram, gram, alpha=quintic)
-        product = factor @ product
+
+    def factor_of(gram: Tensor) -> Tensor:
+        return torch.baddbmm(linear * identity + cubic * gram, gram, gram, alpha=quintic)
+
+    factor = factor_of(gram)
+    product = factor / square_norm.sqrt()
+    for _ in range(iterations - 1):
         gram = factor @ gram @ factor
+        factor = factor_of(gram)
+        product = factor @ product
     return product
 
 

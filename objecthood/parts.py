@@ -55,7 +55,7 @@ class Start(nn.Module):
 
 
 class Encode(nn.Module):
-    """Pictures in [0, 1] to the keys and values that slots compete for."""
+    """Pictures in [0, 1] to the normalised inputs that slots compete for."""
 
     def __init__(self, model: SlotAutoencoder | SetPredictor):
         super().__init__()
@@ -64,10 +64,10 @@ class Encode(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
-    ) -> tuple[Float[Tensor, "batch inputs slot_dim"], Float[Tensor, "batch inputs slot_dim"]]:
-        """Keys and values."""
-        inputs = self.slot_attention.norm_inputs(self.encoder(self.view(images)).flatten(1, 2))
-        return self.slot_attention.project_k(inputs), self.slot_attention.project_v(inputs)
+    ) -> Float[Tensor, "batch inputs input_dim"]:
+        """The inputs."""
+        inputs: Tensor = self.slot_attention.norm_inputs(self.encoder(self.view(images)).flatten(1, 2))
+        return inputs
 
 
 class Step(nn.Module):
@@ -80,8 +80,7 @@ class Step(nn.Module):
     def forward(
         self,
         slots: Float[Tensor, "batch slots slot_dim"],
-        keys: Float[Tensor, "batch inputs slot_dim"],
-        values: Float[Tensor, "batch inputs slot_dim"],
+        inputs: Float[Tensor, "batch inputs input_dim"],
         bias: Float[Tensor, "batch slots inputs"],
     ) -> tuple[
         Float[Tensor, "batch slots slot_dim"],
@@ -89,10 +88,10 @@ class Step(nn.Module):
         Float[Tensor, "batch slots inputs"],
     ]:
         """Slots, attention, and the next `bias`; the first iteration's is 0."""
-        after, attention = self.slot_attention.step(slots, keys, values, bias)
+        after, attention = self.slot_attention.step(slots, inputs, bias)
         if self.slot_attention.prior is None:
             return after, attention, torch.zeros_like(bias)
-        alone = self.slot_attention.resemblance(slots, keys)
+        alone = self.slot_attention.resemblance(slots, inputs)
         return after, attention, self.slot_attention.prior(attention, alone)
 
 
@@ -126,11 +125,11 @@ class Begin(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"], noise: Float[Tensor, "batch slots slot_dim"]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Slots, keys, values, and a bias of 0."""
-        keys, values = self.encode(images)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Slots, inputs, and a bias of 0."""
+        inputs = self.encode(images)
         slots = self.start(noise, noise.new_zeros(()))
-        return slots, keys, values, torch.zeros_like(slots[..., :1] * keys[:, None, :, 0])
+        return slots, inputs, torch.zeros_like(slots[..., :1] * inputs[:, None, :, 0])
 
 
 class Finish(nn.Module):
@@ -176,9 +175,9 @@ def take_apart(model: SlotAutoencoder) -> Parts:
         >>> import torch
         >>> from objecthood.models import autoencoder
         >>> start, encode, step, paint = take_apart(autoencoder.fast_tetrominoes().eval())
-        >>> keys, values = encode(torch.rand(2, 3, 35, 35))
+        >>> inputs = encode(torch.rand(2, 3, 35, 35))
         >>> slots = start(torch.randn(2, 5, 64), torch.tensor(0.0))
-        >>> slots, attention, bias = step(slots, keys, values, torch.zeros(2, 5, 324))
+        >>> slots, attention, bias = step(slots, inputs, torch.zeros(2, 5, 324))
         >>> appearance, mask_logits = paint(slots, attention.unflatten(-1, (18, 18)))
         >>> appearance.shape, mask_logits.shape
         (torch.Size([2, 5, 3, 35, 35]), torch.Size([2, 5, 35, 35]))

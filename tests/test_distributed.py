@@ -42,7 +42,9 @@ class SampleSet(FastSetPrediction):
 RECIPES = {
     "paper": Discovery(name="paper", data="sprites", resolution=16, num_slots=3, **SMALL),
     "fast": replace(oh.RECIPES["tetrominoes"], **SMALL),
-    "guided": replace(oh.RECIPES["sprites"], **SMALL | {"resolution": 16}, repulsion_start=-100),
+    "guided": replace(
+        oh.RECIPES["sprites"], **SMALL | {"resolution": 16}, repulsion_start=-100, coarse_steps=2
+    ),
     "set": SampleSet(**SET | SMALL | {"resolution": 16, "data_path": str(SAMPLES)}),
 }
 # A fork of a warm process starts in no time; Python 3.12 warns of it wherever there are threads.

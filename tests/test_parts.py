@@ -17,10 +17,10 @@ def gaussian() -> autoencoder.SlotAutoencoder:
 
 
 def put_together(model, images, noise, iterations):
-    slots, keys, values, bias = Begin(model)(images, noise)
+    slots, inputs, bias = Begin(model)(images, noise)
     step, attention = Step(model), []
     for _ in range(iterations):
-        slots, shares, bias = step(slots, keys, values, bias)
+        slots, shares, bias = step(slots, inputs, bias)
         attention.append(shares.unflatten(-1, feature_grid(model)))
     finish = Finish(model)
     found = dict(zip(finish.names, finish(slots, attention[-1]), strict=True))

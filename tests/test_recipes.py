@@ -232,12 +232,37 @@ def test_masks_painted_by_slots_alone_need_guided_ones():
 
 
 @pytest.mark.parametrize(
-    "name, start", [("sprites", 300), ("moving-sprites", 300), ("moving-sprites-contrast", 100)]
+    "name, start", [("sprites", 50), ("moving-sprites", 300), ("moving-sprites-contrast", 100)]
 )
 def test_repulsion_grows_with_the_steps(name, start):
     recipe = replace(RECIPES[name], repulsion=15.0)
     model, scenes = recipe.build_model(), recipe.dataset("train")[range(4)]
     ramp = model.grouping.slot_attention.prior.ramp
-    for step, share in ((start, 0.0), (start + 100, 0.5), (start + 300, 1.0)):
+    for step, share in ((start, 0.0), (start + 100, 0.5), (start + 200, 1.0)):
         recipe.loss(model, scenes, step)
         assert ramp.item() == share
+
+
+def test_coarse_steps_see_half_the_resolution_with_the_same_weights():
+    recipe = replace(RECIPES["sprites"], coarse_steps=2, repulsion_start=-200)
+    torch.manual_seed(0)
+    model, images = recipe.build_model(), recipe.dataset("train")[range(2)]["image"]
+    half = torch.nn.functional.avg_pool2d(images, 2)
+    alone = replace(recipe, resolution=32).build_model()
+    alone.load_state_dict(model.state_dict())
+    before = torch.random.get_rng_state()
+    coarse = recipe.loss(model, {"image": images}, step=1)
+    assert torch.equal(torch.random.get_rng_state(), before), "a twin takes no random numbers"
+    assert torch.equal(coarse, recipe.error(alone, half))
+    fine = recipe.loss(model, {"image": images}, step=2)
+    assert torch.equal(fine, recipe.error(model, images)) and not torch.equal(fine, coarse)
+    coarse.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    with torch.no_grad():
+        model.encoder.convolutions[0].weight.mul_(2)
+        assert not torch.equal(recipe.loss(model, {"image": images}, step=1), coarse)
+
+
+def test_coarse_steps_need_a_resolution_that_can_be_halved():
+    with pytest.raises(ValueError, match=r"`resolution` \(=36\) must be a multiple of 8.*coarse_steps"):
+        replace(RECIPES["sprites"], coarse_steps=2, resolution=36)

@@ -24,7 +24,10 @@ SMALL |= {"warmup_steps": 2, "precision": "float32"}
 PAPER = Discovery(name="paper", data="sprites", resolution=16, num_slots=3, **SMALL)
 FAST = replace(oh.RECIPES["tetrominoes"], **SMALL)
 GUIDED = replace(
-    oh.RECIPES["sprites"], **SMALL | {"resolution": 16, "precision": "bfloat16"}, repulsion_start=-100
+    oh.RECIPES["sprites"],
+    **SMALL | {"resolution": 16, "precision": "bfloat16"},
+    repulsion_start=-100,
+    coarse_steps=2,
 )
 GUARDED = replace(PAPER, gradient_clip=1.0, average=0.9, evaluate_every=100)
 RECIPES = {"paper": PAPER, "fast": FAST, "guided": GUIDED}

@@ -48,10 +48,10 @@ class Work:
         image = torch.from_numpy(picture).permute(2, 0, 1)[None].float().div(255)
         noise = torch.from_numpy(_normal(settings.seed, (1, settings.slots, self.model.slot_dim)))
         slots = self.parts.start(noise, torch.tensor(settings.spread))
-        keys, values = self.parts.encode(image)
-        bias, all_slots, attention = torch.zeros(1, settings.slots, keys.shape[1]), [], []
+        inputs = self.parts.encode(image)
+        bias, all_slots, attention = torch.zeros(1, settings.slots, inputs.shape[1]), [], []
         for _ in range(settings.iterations):
-            slots, shares, bias = self.parts.step(slots, keys, values, bias)
+            slots, shares, bias = self.parts.step(slots, inputs, bias)
             all_slots.append(slots)
             attention.append(shares)
         return _packed(image, torch.stack(all_slots), torch.stack(attention))

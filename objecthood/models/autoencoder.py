@@ -11,7 +11,7 @@ may switch on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -82,6 +82,7 @@ class SlotAutoencoder(GroupingModel):
         super().__init__()
         self.encoder, self.grouping, self.decoder, self.view = encoder, grouping, decoder, view
         self.mix: Callable[..., tuple[Tensor, Tensor]] | None = None  # set by `nn.kernels.fuse`
+        self.twins: dict[int, SlotAutoencoder] = {}  # by resolution; no part of this model's state
 
     @property
     def resolution(self) -> int:
@@ -122,6 +123,34 @@ class SlotAutoencoder(GroupingModel):
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
         attention = attention.unflatten(-1, grid)
         return self.decoder(slots, attention[:, -1]), slots, attention
+
+    def reconstruct(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """The picture that slots paint together, in [0, 1] units: all that training looks at."""
+        painting = self.paint(images)[0]
+        return self.compose(painting.appearance, painting.mask_logits)[0]
+
+    def twin(self, resolution: int, build: Callable[[int], SlotAutoencoder]) -> SlotAutoencoder:
+        """This model for pictures of another side: all weights and buffers are the same tensors.
+
+        `build` makes it for a resolution, with weights of the same shapes; it is asked once.
+
+        Example:
+            >>> import torch
+            >>> model = fast_sprites(resolution=64)
+            >>> small = model.twin(32, lambda side: fast_sprites(resolution=side))
+            >>> small(torch.rand(1, 3, 32, 32)).masks.shape
+            torch.Size([1, 6, 32, 32])
+            >>> small.encoder.convolutions[0].weight is model.encoder.convolutions[0].weight
+            True
+        """
+        if resolution not in self.twins:
+            with torch.random.fork_rng(devices=[]):
+                twin = build(resolution).to(next(self.parameters()).device)
+            twin.load_state_dict(self.state_dict(keep_vars=True), assign=True)
+            self.twins[resolution] = twin
+        return self.twins[resolution]
 
     def compose(
         self,
@@ -192,14 +221,16 @@ def fast_sprites(
     rehome: bool = False,
     attention_guided: bool = True,
     without_shading: bool = False,
+    kernels: Sequence[int] = (5, 3),
 ) -> SlotAutoencoder:
     """A variant for things on a background: 32 x 32 features at 64 pixels, independent patches of 4 x 4.
 
     `compactness`, `repulsion` and `rehome` are those of `CompactPrior` (all off: none), `attention_guided`
-    that of `PatchDecoder`, `without_shading` chooses the view. `resolution` is a multiple of 4.
+    that of `PatchDecoder`, `without_shading` chooses the view, `kernels` are the encoder's. `resolution` is a
+    multiple of 4.
     """
     return SlotAutoencoder(
-        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1)),
+        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=kernels),
         compact_grouping(num_slots, resolution, compactness, repulsion, rehome),
         PatchDecoder(
             64,

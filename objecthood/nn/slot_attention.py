@@ -7,6 +7,10 @@ With keys k and values v of the normalised inputs and queries q of the normalise
     weights   = (attention + epsilon) / sum over inputs of the same   a weighted mean, not a sum
     slots     = GRU(weights^T v, slots);   slots = slots + MLP(norm(slots))
 
+Keys and values are linear in the inputs, so that neither need be made: (x K) q = x (K q), and a mean of
+values is the value of the mean. A query is taken to where the inputs are, and only means go through the
+projection: equal to rounding, and with few slots far less work and memory, there and back.
+
 Numerics, start values and names are those of the reference implementation in TensorFlow, and are tested
 against its output. Where other public versions differ from the paper, and what happens here:
 
@@ -128,15 +132,14 @@ class SlotAttention(nn.Module):
         iterations = self.iterations if iterations is None else iterations
         self._check_shapes(inputs, slots, iterations, mask)
         inputs = self.norm_inputs(inputs)
-        keys, values = self.project_k(inputs), self.project_v(inputs)
         # 16 bits cannot carry the competition: 1e-8 vanishes beside 1/slots and near-ties round to ties.
         with torch.autocast(inputs.device.type, enabled=False):
             slots = at_least_float32(slots)
             if self.attend is None or mask is not None:  # the fused kernel widens them on the chip
-                keys, values = at_least_float32(keys), at_least_float32(values)
+                inputs = at_least_float32(inputs)
             initial, bias, attentions = slots, None, []
             if self.prior is not None and before is not None:
-                bias = self.prior(before.detach(), self.resemblance(slots, keys))
+                bias = self.prior(before.detach(), self.resemblance(slots, inputs))
             for iteration in range(iterations):
                 is_last = iteration == iterations - 1
                 if is_last and self.gradient != "full":
@@ -145,48 +148,49 @@ class SlotAttention(nn.Module):
                         slots = slots + (initial - initial.detach())  # adds 0: the same slots to the bit
                 asked = slots
                 with torch.set_grad_enabled(torch.is_grad_enabled() and (is_last or self.gradient == "full")):
-                    slots, attention = self.step(slots, keys, values, bias, mask)
+                    slots, attention = self.step(slots, inputs, bias, mask)
                 attentions.append(attention)
                 if self.prior is not None and not is_last:
-                    alone = attention if bias is None else self.resemblance(asked, keys)
+                    alone = attention if bias is None else self.resemblance(asked, inputs)
                     bias = self.prior(attention.detach(), alone.detach())
         return SlotAttentionOutput(slots, torch.stack(attentions, dim=1))
 
     def step(
         self,
         slots: Float[Tensor, "batch slots slot_dim"],
-        keys: Float[Tensor, "batch inputs slot_dim"],
-        values: Float[Tensor, "batch inputs slot_dim"],
+        inputs: Float[Tensor, "batch inputs input_dim"],
         bias: Float[Tensor, "batch slots inputs"] | None = None,
         mask: Bool[Tensor, "batch inputs"] | None = None,
     ) -> tuple[Float[Tensor, "batch slots slot_dim"], Float[Tensor, "batch slots inputs"]]:
-        """One iteration: the slots after it, and the attention (softmax over slots) in it."""
+        """One iteration over normalised `inputs`: the slots after it, and the attention (softmax over slots)
+        in it."""
         queries = self.queries(slots)
         if self.attend is not None and mask is None:
-            updates, attention = self.attend(queries, keys, values, bias, self.epsilon)
+            means, attention = self.attend(queries, inputs, inputs, bias, self.epsilon)
         else:
-            logits = queries @ keys.transpose(1, 2)
+            logits = queries @ inputs.transpose(1, 2)
             attention = (logits if bias is None else logits + bias).softmax(dim=1)
             weights = attention + self.epsilon
             if mask is not None:
                 attention, weights = attention * mask[:, None], weights * mask[:, None]
-            updates = (weights @ values) / weights.sum(dim=-1, keepdim=True)
+            means = (weights @ inputs) / weights.sum(dim=-1, keepdim=True)
+        updates = self.project_v(means)
         slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
         return slots + self.mlp(self.norm_mlp(slots)), attention
 
-    def queries(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, "batch slots slot_dim"]:
-        """What slots look for, already divided by the square root of `slot_dim`."""
-        return self.project_q(self.norm_slots(slots)) * self.slot_dim**-0.5
+    def queries(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, "batch slots input_dim"]:
+        """What slots look for among normalised inputs, already divided by the square root of `slot_dim`."""
+        return (self.project_q(self.norm_slots(slots)) * self.slot_dim**-0.5) @ self.project_k.weight
 
     @torch.no_grad()
     def resemblance(
         self,
         slots: Float[Tensor, "batch slots slot_dim"],
-        keys: Float[Tensor, "batch inputs slot_dim"],
+        inputs: Float[Tensor, "batch inputs input_dim"],
     ) -> Float[Tensor, "batch slots inputs"]:
         """Attention as contents alone would have it: without what a prior added to the logits."""
         queries = self.queries(slots)
-        return (queries @ keys.to(queries.dtype).transpose(1, 2)).softmax(dim=1)
+        return (queries @ inputs.to(queries.dtype).transpose(1, 2)).softmax(dim=1)
 
     def _check_shapes(self, inputs: Tensor, slots: Tensor, iterations: int, mask: Tensor | None) -> None:
         wrong = (

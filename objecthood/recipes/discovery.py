@@ -12,6 +12,7 @@ import dataclasses
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -67,8 +68,11 @@ class Discovery(Recipe):
         )
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
-        reconstruction = model(scenes["image"]).reconstruction
-        return losses.reconstruction_error(reconstruction, scenes["image"], model.view)
+        return self.error(model, scenes["image"])
+
+    def error(self, model: SlotAutoencoder, images: Tensor) -> Tensor:
+        """How far the picture that slots paint together is from `images`."""
+        return losses.reconstruction_error(model.reconstruct(images), images, model.view)
 
     def scores(self, model: SlotAutoencoder, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
         scene = self.discover(model, scenes["image"], indices)
@@ -146,12 +150,22 @@ class GuidedDiscovery(Discovery):
     """What a slot loses that shares one thing with a heavier one; 0: none."""
     repulsion_start: int = 300
     """Step from which repulsion grows, to its full weight 200 steps later."""
+    coarse_steps: int = 0
+    """Steps at the beginning that see pictures at half the resolution: a quarter of the work."""
     rehome: bool = True
     """Whether an empty slot is handed one of two things that another holds."""
     without_shading: bool = False
     """Whether pictures are seen and compared by chromaticity (`nn.views.shading_free`)."""
     attention_guided: bool = True
     """Whether the logarithm of the last attention is added to mask logits."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.coarse_steps and self.resolution % 8:
+            raise ValueError(
+                f"`resolution` (={self.resolution}) must be a multiple of 8, to be halved; or leave "
+                "coarse_steps at 0"
+            )
 
     def build_model(self) -> SlotAutoencoder:
         return autoencoder.fast_sprites(
@@ -165,8 +179,17 @@ class GuidedDiscovery(Discovery):
         )
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
+        images = scenes["image"]
+        if step < self.coarse_steps:
+            model, images = self.coarse(model), F.avg_pool2d(images, 2)
         grow_repulsion(model.grouping.slot_attention.prior, step, self.repulsion_start)
-        return super().loss(model, scenes, step)
+        return self.error(model, images)
+
+    def coarse(self, model: SlotAutoencoder) -> SlotAutoencoder:
+        """The model at half the resolution, all weights shared."""
+        return model.twin(
+            self.resolution // 2, lambda side: dataclasses.replace(self, resolution=side).build_model()
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,9 +222,7 @@ class PaintedDiscovery(GuidedDiscovery):
             self.without_shading,
         )
 
-    def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
-        grow_repulsion(model.grouping.slot_attention.prior, step, self.repulsion_start)
-        images = scenes["image"]
+    def error(self, model: SlotAutoencoder, images: Tensor) -> Tensor:
         painting = model.paint(images)[0]
         assert painting.own_logits is not None  # the decoder is a guided one
         error, of_own = (
@@ -257,8 +278,10 @@ sprites = GuidedDiscovery(
     resolution=64,
     num_slots=6,
     test_iterations=10,
-    steps=1000,
-    **FAST | {"warmup_steps": 100},
+    steps=1400,
+    coarse_steps=100,
+    repulsion_start=50,
+    **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 300},
     evaluate_every=100,
 )
 """Overlapping sprites, found on two CPU cores in about two minutes: `objecthood train sprites`."""

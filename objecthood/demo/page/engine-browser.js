@@ -30,16 +30,16 @@ export async function look(model, blob, options) {
 /** Slots and attention of every iteration, for a picture in planes. */
 export async function group(model, planes, { numSlots, iterations, seed, spread }) {
   const run = await load(model);
-  const { resolution, slot_dim: dim, grid } = model, inputs = grid[0] * grid[1];
+  const { resolution, slot_dim: dim, grid } = model, places = grid[0] * grid[1];
   const { slots: start } = await run.start({
     noise: tensor(normal(seed, numSlots * dim), [1, numSlots, dim]),
     spread: tensor(Float32Array.of(spread), []),
   });
-  const { keys, values } = await run.encode({ image: tensor(planes, [1, 3, resolution, resolution]) });
-  let slots = start, bias = tensor(new Float32Array(numSlots * inputs), [1, numSlots, inputs]);
+  const { inputs } = await run.encode({ image: tensor(planes, [1, 3, resolution, resolution]) });
+  let slots = start, bias = tensor(new Float32Array(numSlots * places), [1, numSlots, places]);
   const seen = { slots: [], attention: [] };
   for (let index = 0; index < iterations; index++) {
-    const after = await run.step({ slots, keys, values, bias });
+    const after = await run.step({ slots, inputs, bias });
     [slots, bias] = [after.slots_after, after.bias_after];
     seen.slots.push(slots.data);
     seen.attention.push(after.attention.data);
