@@ -48,9 +48,7 @@ class MotionGrouping(Recipe):
     least = Recipe.least | {"resolution": 8, "num_slots": 2, "test_iterations": 1, "num_folds": 2}
 
     def build_model(self) -> SlotAutoencoder:
-        return autoencoder.fast_sprites(
-            self.num_slots, self.resolution, compactness=0, repulsion=0, kernels=(5, 5)
-        )
+        return autoencoder.fast_sprites(self.num_slots, self.resolution, compactness=0, repulsion=0)
 
     def dataset(self, split: str) -> Dataset:
         if not self.data_path:
