@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from objecthood import metrics
 from objecthood.data.scene import Scenes
-from objecthood.nn import PatchDecoder, assign
+from objecthood.nn import assign
 
 LEAST_SEEN = 0.3
 """Share of an object that must be seen in a frame for its properties to be asked."""
@@ -129,21 +129,41 @@ def r2(said: Float[Tensor, "samples numbers"], true: Float[Tensor, "samples numb
 class DecoderProbe(nn.Module):
     """A small decoder that learns to paint frames from slots as they are, masks from slots alone.
 
+    Slots are those of `placed`: the last three numbers say where a slot is, and every patch of the picture is
+    painted from where it lies as seen from there, in units of the slot's size, without a look at the frame.
+
     Example:
-        >>> probe = DecoderProbe(slot_dim=64, resolution=32)
-        >>> picture, masks = probe(torch.randn(2, 4, 64))
+        >>> probe = DecoderProbe(slot_dim=67, resolution=32)
+        >>> picture, masks = probe(torch.rand(2, 4, 67))
         >>> picture.shape, masks.shape
         (torch.Size([2, 3, 32, 32]), torch.Size([2, 4, 32, 32]))
     """
 
-    def __init__(self, slot_dim: int, resolution: int):
+    def __init__(self, slot_dim: int, resolution: int, patch: int = 4, channels: int = 64):
         super().__init__()
-        self.decoder = PatchDecoder(slot_dim, grid=resolution // 4, patch=4, channels=48, depth=2, kernel=1)
+        self.side, self.patch = resolution // patch, patch
+        self.paint = nn.Sequential(
+            nn.Linear(slot_dim, channels),
+            nn.ReLU(),
+            nn.Linear(channels, channels),
+            nn.ReLU(),
+            nn.Linear(channels, 4 * patch**2),
+        )
 
     def forward(
         self, slots: Float[Tensor, "frames slots slot_dim"]
     ) -> tuple[Float[Tensor, "frames 3 height width"], Float[Tensor, "frames slots height width"]]:
         """Pictures in [0, 1] units (not clamped), and masks that sum to 1 over slots."""
-        painting = self.decoder(slots.detach())
-        masks = painting.mask_logits.softmax(dim=1)
-        return 0.5 + 0.5 * (masks[:, :, None] * painting.appearance).sum(dim=1), masks
+        slots = slots.detach()
+        contents, middle, size = slots[..., None, :-3], slots[..., None, -3:-1], slots[..., None, -1:]
+        line = (torch.arange(self.side, dtype=slots.dtype, device=slots.device) + 0.5) / self.side
+        down, across = torch.meshgrid(line, line, indexing="ij")
+        patches = torch.stack([across, down], dim=-1).flatten(0, 1)
+        away = ((patches - middle) / size.clamp_min(0.05)).clamp(-4, 4)
+        distance = away.square().sum(dim=-1, keepdim=True).sqrt()
+        contents = contents.expand(*contents.shape[:2], len(patches), -1)
+        painted = self.paint(torch.cat([contents, away, distance], dim=-1)).flatten(0, 1)
+        folded = F.pixel_shuffle(painted.mT.unflatten(-1, (self.side, self.side)), self.patch)
+        folded = folded.unflatten(0, slots.shape[:2])
+        masks = folded[:, :, 3].softmax(dim=1)
+        return 0.5 + 0.5 * (masks[:, :, None] * folded[:, :, :3]).sum(dim=1), masks

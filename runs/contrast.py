@@ -32,7 +32,7 @@ ROWS: dict[str, tuple[str, dict]] = {
     "reconstruction": (VIDEO, SPRITES),
     "set": (CONTRAST, QUICK),
     "single": (CONTRAST, QUICK | {"contrast": "single"}),
-    "reconstruction-slots": (VIDEO, SPRITES | {"slot_contrast": 0.1}),
+    "reconstruction-slots": (VIDEO, SPRITES | {"slot_contrast": 0.01}),
     "set-no-prior": (CONTRAST, QUICK | {"compactness": 0.0, "repulsion": 0.0}),
     "single-no-prior": (CONTRAST, QUICK | {"contrast": "single", "compactness": 0.0, "repulsion": 0.0}),
     "untrained": (CONTRAST, QUICK | {"steps": 1, "learning_rate": 0.0, "matrix_learning_rate": 0.0}),
@@ -102,21 +102,24 @@ def gather(
 
 
 @torch.enable_grad()
-def decode(fitted: tuple, asked: tuple, steps: int = 200) -> dict[str, float]:
+def decode(fitted: tuple, asked: tuple, steps: int = 400) -> dict[str, float]:
     """A decoder trained on the slots of some clips, scored on others; error in [-1, 1] units."""
     torch.manual_seed(0)
     (_, slots, _, seen), begun = fitted, time.process_time()
     slots, seen = slots.flatten(0, 1), seen.flatten(0, 1)
     mean, deviation = slots.mean((0, 1)), slots.std((0, 1)).clamp_min(1e-6)
+    mean[-3:], deviation[-3:] = 0, 1  # where a slot is
     slots = (slots - mean) / deviation
     decoder = probes.DecoderProbe(slots.shape[-1], seen.shape[-1])
-    optimizer = torch.optim.Adam(decoder.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        batch = torch.randint(len(slots), (16,))
+        batch = torch.randint(len(slots), (8,))
         loss = (decoder(slots[batch])[0] - seen[batch]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
     scenes, slots, _, seen = asked
     with torch.no_grad():
         picture, masks = decoder((slots.flatten(0, 1) - mean) / deviation)

@@ -2,7 +2,7 @@
 
     python runs/contrast_picture.py
 
-It needs runs/contrast-ROW-clean-seed0, as runs/contrast.py left them.
+It needs the runs in `ROWS`, as runs/contrast.py left them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ from objecthood.video_figures import label_columns
 from objecthood.visualize import GAP, PAPER, STRONG, enlarge, overlay_one, to_picture
 
 ROOT = Path(__file__).resolve().parent.parent
-ROWS = {"set": "set", "single": "single slot", "reconstruction": "reconstruction"}
+ROWS = {
+    "set-clean-seed0": "set",
+    "single-clean-seed0": "single slot",
+    "reconstruction-clean-seed1": "reconstruction",
+}
 CLIPS, TIME, SCALE = range(6), 4, 3
 
 
 @torch.no_grad()
 def main() -> None:
-    scenes = oh.load(weights("set")).recipe.dataset("validation")[CLIPS]
+    scenes = oh.load(weights("set-clean-seed0")).recipe.dataset("validation")[CLIPS]
     large = enlarge(scenes["image"][:, TIME], SCALE)
     columns = [[to_picture(frame) for frame in large]]
     for row in ROWS:
@@ -40,7 +44,7 @@ def main() -> None:
 
 
 def weights(row: str) -> Path:
-    return ROOT / "runs" / f"contrast-{row}-clean-seed0" / "weights.safetensors"
+    return ROOT / "runs" / f"contrast-{row}" / "weights.safetensors"
 
 
 if __name__ == "__main__":

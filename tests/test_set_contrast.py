@@ -131,8 +131,8 @@ def test_probes_match_slots_with_objects_by_overlap():
 
 
 def test_decoder_probe_gives_no_gradient_to_slots():
-    slots = torch.randn(2, 3, 64, requires_grad=True)
-    picture, masks = probes.DecoderProbe(64, 16)(slots)
+    slots = torch.rand(2, 3, 67, requires_grad=True)
+    picture, masks = probes.DecoderProbe(67, 16)(slots)
     torch.testing.assert_close(masks.sum(dim=1), torch.ones(2, 16, 16))
     picture.sum().backward()
     assert slots.grad is None
