@@ -146,6 +146,7 @@ class PatchDecoder(nn.Module):
         channels: of the hidden layers.
         depth: hidden convolutions after the first sum of slot and position.
         kernel: side of every convolution; with 1 cells are painted independently.
+        last_kernel: side of the last one, which paints; `kernel` unless given.
         attention_guided: add log(last attention) to the mask logits, enlarged bilinearly (variant, not the
             paper).
     """
@@ -159,6 +160,7 @@ class PatchDecoder(nn.Module):
         depth: int = 2,
         kernel: int = 3,
         attention_guided: bool = False,
+        last_kernel: int | None = None,
     ):
         super().__init__()
         self.grid, self.patch, self.resolution, self.attention_guided = (
@@ -170,8 +172,9 @@ class PatchDecoder(nn.Module):
         self.from_slot = nn.Linear(slot_dim, channels)
         self.from_position = nn.Sequential(nn.Linear(4, channels), nn.ReLU(), nn.Linear(channels, channels))
         sizes = [channels] * (depth + 1) + [4 * patch * patch]
+        kernels = [kernel] * depth + [kernel if last_kernel is None else last_kernel]
         self.layers = nn.ModuleList(
-            SameConv2d(a, b, kernel) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            SameConv2d(a, b, side) for a, b, side in zip(sizes[:-1], sizes[1:], kernels, strict=True)
         )
 
     def forward(

@@ -135,8 +135,13 @@ class Discovery(Recipe):
 class FastTetrominoes(Discovery):
     """The paper's method with a strided encoder, a patch decoder and learned slots."""
 
+    later_kernels: int = 5
+    """Side of the encoder's convolutions after the first."""
+    last_kernel: int = 3
+    """Side of the decoder's last convolution, which paints."""
+
     def build_model(self) -> SlotAutoencoder:
-        return autoencoder.fast_tetrominoes(self.num_slots)
+        return autoencoder.fast_tetrominoes(self.num_slots, self.later_kernels, self.last_kernel)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,7 +259,9 @@ tetrominoes = FastTetrominoes(
     resolution=35,
     num_slots=4,
     test_iterations=5,
-    steps=5000,
+    steps=6000,
+    later_kernels=3,
+    last_kernel=1,
     **FAST,
 )
 """Three tetrominoes a picture, found on two CPU cores in about two minutes: `objecthood train
