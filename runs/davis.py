@@ -16,7 +16,6 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,8 @@ class Sequence:
 
     def pictured(self, model: torch.nn.Module) -> list[Image.Image]:
         """Two frames with the mask of the last method."""
-        masks = self.finished(found(model, self.fields)[LAST], 0.6)
+        with torch.no_grad():
+            masks = model.recipe.objects(model, self.fields, self.pictures)
         count = len(masks)
         return [
             visualize.overlay_one(self.pictures[now], (masks[now] > 0.5).long() * 2 - 1, 0.5)
@@ -129,12 +129,12 @@ class Sequence:
 def baselines(sequence: Sequence) -> Scores:
     """What needs no training; the last two get all the steps that slots get."""
     flow, residual, _, speed = sequence.fields
-    along = each(otsu, speed)
+    along = motion_masks.above_threshold(speed)
     place = motion_masks.located(motion_masks.agreed(along))[:, None]
     return sequence.scores(
         {
             "two means of flow": torch.stack([two_means(field) for field in flow[:, 0]]).float(),
-            "affine camera, Otsu": each(otsu, residual.norm(dim=2))[:, 0],
+            "affine camera, Otsu": motion_masks.above_threshold(residual[:, 0].norm(dim=1)),
             "affine camera, along paths, Otsu": along[:, 0],
             "affine camera, along paths, Otsu, finished": along,
             "affine camera, along paths, Otsu, where most of it is, finished": along * place,
@@ -146,12 +146,8 @@ def baselines(sequence: Sequence) -> Scores:
 def found(model: torch.nn.Module, fields: SequenceFields) -> Masks:
     """What slots say, and the speed (over Otsu's threshold) where the main one of them is."""
     moving, main = model.recipe.moving(model, fields)
-    place = motion_masks.located(motion_masks.carried_along(motion_masks.agreed(main), fields.flow))
-    return {
-        "slots": moving[:, 0],
-        "slots, finished": moving,
-        LAST: each(otsu, fields.speed) * place[:, None],
-    }
+    fast = motion_masks.fast_near(main, fields.speed, fields.flow)
+    return {"slots": moving[:, 0], "slots, finished": moving, LAST: fast}
 
 
 def chosen(scores: dict[str, Scores], folds: list[list[str]]) -> dict[str, dict[str, float]]:
@@ -195,11 +191,6 @@ def write(
     (ROOT / "results" / "davis2016.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def each(rule: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-    """`rule` for every picture of [frames, directions, rows, columns]."""
-    return torch.stack([rule(one) for one in values.flatten(0, 1)]).unflatten(0, values.shape[:2]).float()
-
-
 def region(truth: Tensor, masks: Tensor) -> float:
     """J at the truth's size, frame by frame, so that memory stays small."""
     values = [
@@ -212,17 +203,6 @@ def region(truth: Tensor, masks: Tensor) -> float:
 def enlarged(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Soft masks [frames, rows, columns] at another size."""
     return functional.interpolate(masks[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def otsu(values: Tensor) -> Tensor:
-    """Where `values` exceed the threshold that parts them best (Otsu 1979), 256 steps up to their 99 %."""
-    steps = (values / values.quantile(0.99).clamp_min(1e-6)).clamp(0, 1).mul(255).long()
-    counts = torch.bincount(steps.flatten(), minlength=256).double()
-    below = counts.cumsum(0)
-    sums = (counts * torch.arange(256)).cumsum(0)
-    above = below[-1] - below
-    between = (sums / below.clamp_min(1) - (sums[-1] - sums) / above.clamp_min(1)).square() * below * above
-    return steps > between.argmax()
 
 
 def two_means(field: Tensor, rounds: int = 10) -> Tensor:

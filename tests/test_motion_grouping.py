@@ -9,7 +9,9 @@ from PIL import Image
 from torch.nn import functional
 
 import objecthood as oh
-from objecthood import motion_masks
+from objecthood import motion_masks, predict_video
+from objecthood.data.frame_folder import FrameFolder
+from objecthood.data.images import resize_image
 from objecthood.data.motion_fields import MotionFields, SequenceFields, sequence_fields, shown, without_camera
 from objecthood.data.motion_paths import along_paths, consistency
 from objecthood.recipes import RECIPES
@@ -227,6 +229,43 @@ def test_the_whole_run_ends_with_weights(davis, tmp_path):
     few = {"steps": 2, "warmup_steps": 1, "evaluate_every": 2, "validation_scenes": 2, "test_scenes": 2}
     oh.train(replace(RECIPES["motion-grouping"], data_path=str(davis), **few), tmp_path / "run")
     assert oh.load(tmp_path / "run").num_slots == 3
+
+
+def test_a_video_is_predicted_with_the_masks_that_are_measured(davis, tmp_path):
+    """Motion grouping through `predict_video`: two slots a frame, the masks of `MotionGrouping.objects`."""
+    pytest.importorskip("av", reason="needs PyAV, the extra `video`")
+    recipe = replace(RECIPES["motion-grouping"], data_path=str(davis), resolution=32)
+    torch.manual_seed(0)
+    model = recipe.build_model().eval()
+    model.recipe = recipe
+    folder = davis / "JPEGImages" / "480p" / "ant"
+    result = predict_video.predict_video(model, folder, tmp_path / "found")
+    assert result.frames == 4
+    fields = SequenceFields(*(part.float() for part in sequence_fields(str(davis), "ant")))
+    frames = [resize_image(frame, (120, 214)) for frame in FrameFolder(folder)]
+    pictures = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float().div(255)
+    with torch.no_grad():
+        measured = recipe.objects(model, fields, pictures)
+    wide = functional.interpolate(measured[:, None], (240, 428), mode="bilinear", align_corners=False)[:, 0]
+    for number, mask in enumerate(wide):
+        labels = np.asarray(Image.open(result.files["masks"] / f"{number:06d}.png"))
+        assert ((labels == 1) == (mask > 0.5).numpy()).mean() > 0.999
+    assert predict_video.are_videos([str(folder)], model)
+    with pytest.raises(ValueError, match="of a video model"):
+        predict_video.are_videos([str(folder / "00000.jpg")], model)
+    with pytest.raises(ValueError, match="no other number of iterations or slots"):
+        predict_video.predict_video(model, folder, tmp_path / "other", num_slots=4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 11, 12, 30])
+def test_windows_show_every_item_once_with_what_is_around(count):
+    shown = []
+    for part, inner in predict_video.windows(range(count), 4, 2):
+        assert part[inner][0] == len(shown), "stretches follow each other"
+        assert part[0] == max(0, len(shown) - 2)
+        shown += part[inner]
+        assert part[-1] >= min(count - 1, shown[-1] + 2) and len(part) <= 12
+    assert shown == list(range(count))
 
 
 def test_the_order_of_slots_does_not_count_for_consistency(davis):

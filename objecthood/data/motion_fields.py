@@ -9,6 +9,7 @@ noise go one way and the other, objects go on.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,8 +27,8 @@ from objecthood.data.motion_paths import along_paths
 from objecthood.data.optical_flow import DenseInverseSearch
 from objecthood.data.scene import Scenes
 
-ROWS, COLUMNS = 240, 428
-"""Size at which flow is sought, half of 480p."""
+SIDE = 240
+"""Shorter side at which flow is sought, half of 480p."""
 KEPT = 2
 """By how much fields are shrunk after that: DIS is no finer."""
 DIRECTIONS = 2
@@ -35,7 +36,7 @@ _ROUNDS = 8  # of reweighting: residuals change by less than a hundredth of a pi
 
 
 class SequenceFields(NamedTuple):
-    """One sequence, in pixels of its 214 x 120 grid per frame, float16 as it is kept."""
+    """One sequence, in pixels of its grid (DAVIS: 214 x 120) per frame, float16 as it is kept."""
 
     flow: Float[Tensor, "frames directions 2 rows columns"]
     """To the next frame, and from the last; at an end of the sequence the other one."""
@@ -94,11 +95,26 @@ class MotionFields:
 @lru_cache(maxsize=64)
 def sequence_fields(path: str, name: str) -> SequenceFields:
     """The motion of one sequence; kept in memory, as three folds ask for it."""
-    search = DenseInverseSearch()
-    frames = [resize_image(frame, (ROWS, COLUMNS)) for frame in Davis2016(path).frames(name)]
+    frames = [resize_image(frame, flow_size(frame.shape[:2])) for frame in Davis2016(path).frames(name)]
     if len(frames) < 2:
         raise ValueError(f"sequence {name!r} has {len(frames)} frame; motion needs two")
-    flows = []
+    return fields_of(frames)
+
+
+def flow_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The size (height, width) at which flow is sought: the shorter side `SIDE`, the other one even.
+
+    Example:
+        >>> flow_size((480, 854)), flow_size((1920, 1080))
+        ((240, 428), (426, 240))
+    """
+    height, width = (KEPT * math.ceil(SIDE / KEPT * side / min(size)) for side in size)
+    return height, width
+
+
+def fields_of(frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> SequenceFields:
+    """The motion of at least two frames, of the size that `flow_size` says."""
+    search, flows = DenseInverseSearch(), []
     for now in range(len(frames)):
         both = []
         for step in (1, -1):

@@ -91,6 +91,15 @@ class MotionGrouping(Recipe):
         )
         return model(fields, iterations=self.test_iterations, noise=noise.to(fields.device))
 
+    def objects(
+        self, model: SlotAutoencoder, fields: SequenceFields, pictures: Tensor, colours: float = 0.6
+    ) -> Tensor:
+        """What moves in a sequence, soft masks [frames, rows, columns] of its grid, on which `pictures`
+        [frames, 3, rows, columns] are as well: what is fast where the main slot is, finished."""
+        _, main = self.moving(model, fields)
+        fast = motion_masks.fast_near(main, fields.speed, fields.flow)
+        return motion_masks.finished(fast, fields.flow, pictures, colours)
+
     def moving(self, model: SlotAutoencoder, fields: SequenceFields) -> tuple[Tensor, Tensor]:
         """Masks [frames, directions, rows, columns] of a sequence, on its grid: all but the ground, and the
         main slot alone."""
