@@ -54,7 +54,8 @@ def stages() -> str:
     """Mean J of every stage and baseline, with the deviation over seeds where there is one."""
     rows, result = [["", "mean J"], ["---", "---"]], davis()
     for name, value in result["mean"].items():
-        spread = f" ± {result['deviation'][name]:.3f}" if name.startswith("slots") else ""
+        trained = name.startswith("slots") and len(result["seeds"]) > 1
+        spread = f" ± {result['deviation'][name]:.3f}" if trained else ""
         rows.append([name, f"{value:.3f}{spread}"])
     return "\n".join([*table(rows), ""])
 
