@@ -1,4 +1,4 @@
-"""The command: `objecthood train | evaluate | predict | list | show | doctor`; help, errors and exit codes.
+"""The command: `objecthood train | sweep | evaluate | predict | list | ...`; help, errors and exit codes.
 
 Nothing heavy is imported until a command needs it, so that help and mistakes are answered at once.
 """

@@ -19,6 +19,7 @@ from objecthood.list_commands import console, list_names, show
 from objecthood.lookup import choose_device, find_recipe, load_model, recipe_to_train, split_name
 from objecthood.options import UsageError, did_you_mean, parse
 from objecthood.predict_command import predict
+from objecthood.sweep_command import sweep
 
 if typing.TYPE_CHECKING:
     from objecthood.diagnosis import Diagnosis
@@ -199,6 +200,7 @@ def doctor(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
+    "sweep": sweep,
     "evaluate": evaluate,
     "predict": predict,
     "data": data,

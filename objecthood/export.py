@@ -35,7 +35,7 @@ TOLERANCE = 1e-4
 """Largest difference from PyTorch, of any number of any output, over that output's largest value or 1,
 whichever is more: pictures, masks and attention reach to about 1, slots to about 10."""
 BATCHES = (1, 4)
-_CANDIDATES, _TOUCHES = 32, 3
+_CANDIDATES, _TOUCHES = 96, 3
 PARTS = ("start", "encode", "step", "paint")
 
 

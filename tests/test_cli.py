@@ -159,7 +159,7 @@ def test_short_forms_are_understood(typed, meant):
 
 
 WRONGLY_TYPED = [
-    ("frobnicate", "known are train, evaluate"),
+    ("frobnicate", "known are train, sweep, evaluate"),
     ("--verbose train", "did you mean --version|known are --help"),
     ("train", "train needs a recipe"),
     ("train sprites extra", "one word too many"),

@@ -189,7 +189,7 @@ def check_objecthood(words: list[str], help_of) -> None:
     if verb == "data" and rest:
         assert rest[0] in ACTIONS, f"data has no action {rest[0]!r}"
         asked.append(rest[0])
-    name = rest[0] if verb == "train" and rest else "NAME"
+    name = rest[0] if verb in ("train", "sweep") and rest else "NAME"
     if name != "NAME" and not name.startswith(("-", "$")) and not name.endswith(".py"):
         assert name in oh.RECIPES, f"no recipe {name!r}"
         asked.append(name)

@@ -232,13 +232,13 @@ def test_masks_painted_by_slots_alone_need_guided_ones():
 
 
 @pytest.mark.parametrize(
-    "name, start", [("sprites", 300), ("moving-sprites", 300), ("moving-sprites-contrast", 100)]
+    "name, start", [("sprites", 50), ("moving-sprites", 300), ("moving-sprites-contrast", 100)]
 )
 def test_repulsion_grows_with_the_steps(name, start):
     recipe = replace(RECIPES[name], repulsion=15.0)
     model, scenes = recipe.build_model(), recipe.dataset("train")[range(4)]
     ramp = model.grouping.slot_attention.prior.ramp
-    for step, share in ((start, 0.0), (start + 100, 0.5), (start + 300, 1.0)):
+    for step, share in ((start, 0.0), (start + 100, 0.5), (start + 200, 1.0)):
         recipe.loss(model, scenes, step)
         assert ramp.item() == share
 

@@ -221,14 +221,16 @@ def fast_sprites(
     rehome: bool = False,
     attention_guided: bool = True,
     without_shading: bool = False,
+    second_kernel: int = 5,
 ) -> SlotAutoencoder:
     """A variant for things on a background: 32 x 32 features at 64 pixels, independent patches of 4 x 4.
 
     `compactness`, `repulsion` and `rehome` are those of `CompactPrior` (all off: none), `attention_guided`
-    that of `PatchDecoder`, `without_shading` chooses the view. `resolution` is a multiple of 4.
+    that of `PatchDecoder`, `without_shading` chooses the view, `second_kernel` is the side of the encoder's
+    second one. `resolution` is a multiple of 4.
     """
     return SlotAutoencoder(
-        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1)),
+        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=(5, second_kernel)),
         compact_grouping(num_slots, resolution, compactness, repulsion, rehome),
         PatchDecoder(
             64,
@@ -250,13 +252,20 @@ def fast_clevr(
     repulsion: float = 15.0,
     rehome: bool = True,
     without_shading: bool = True,
+    second_kernel: int = 5,
 ) -> SlotAutoencoder:
     """A variant for lit scenes: as `fast_sprites`, with a decoder that can paint shapes by itself.
 
     With `without_shading` pictures are seen and compared both with their shading and without it.
     """
     return SlotAutoencoder(
-        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), in_channels=6 if without_shading else 3),
+        ConvEncoder(
+            channels=32,
+            feature_dim=64,
+            strides=(2, 1),
+            kernel=(5, second_kernel),
+            in_channels=6 if without_shading else 3,
+        ),
         compact_grouping(num_slots, resolution, compactness, repulsion, rehome),
         PatchDecoder(
             64, grid=resolution // 4, patch=4, channels=96, depth=3, kernel=3, attention_guided=True
@@ -278,7 +287,11 @@ def compact_grouping(
 
 
 def guided_tetrominoes(
-    num_slots: int = 4, compactness: float = 1.0, repulsion: float = 15.0, rehome: bool = True
+    num_slots: int = 4,
+    compactness: float = 1.0,
+    repulsion: float = 15.0,
+    rehome: bool = True,
+    second_kernel: int = 5,
 ) -> SlotAutoencoder:
     """`fast_sprites` for tetrominoes: a feature for every pixel, patches of 5 x 5.
 
@@ -287,7 +300,7 @@ def guided_tetrominoes(
     """
     prior = CompactPrior((35, 35), compactness, repulsion, rehome, exchange=True, one_thing=-0.5)
     return SlotAutoencoder(
-        ConvEncoder(channels=32, feature_dim=64, strides=(1, 1)),
+        ConvEncoder(channels=32, feature_dim=64, strides=(1, 1), kernel=(5, second_kernel)),
         Grouping(
             LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior)
         ),

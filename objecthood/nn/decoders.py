@@ -100,8 +100,10 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
         layout = convolution_format(image, self.kernel_size[0])
         image, weight = image.contiguous(memory_format=layout), self.weight.contiguous(memory_format=layout)
         padding = (self.kernel_size[0] - self.stride[0]) // 2
-        canvas = F.conv_transpose2d(image, weight, None, self.stride, padding)[..., :height, :width]
-        # Given to the convolution, the bias would cost six times what all else does (oneDNN, bfloat16).
+        canvas = F.conv_transpose2d(image, weight, None, self.stride, padding)
+        # Cropped by padding and not by slices, whose gradient is laid out anew; and given to the convolution,
+        # the bias would cost six times what all else does (oneDNN, bfloat16).
+        canvas = F.pad(canvas, (0, width - canvas.shape[-1], 0, height - canvas.shape[-2]))
         assert self.bias is not None
         return canvas + self.bias.to(canvas.dtype)[:, None, None]
 

@@ -158,6 +158,8 @@ class GuidedDiscovery(Discovery):
     """Whether pictures are seen and compared by chromaticity (`nn.views.shading_free`)."""
     attention_guided: bool = True
     """Whether the logarithm of the last attention is added to mask logits."""
+    second_kernel: int = 5
+    """Side of the encoder's second convolution."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -176,6 +178,7 @@ class GuidedDiscovery(Discovery):
             self.rehome,
             self.attention_guided,
             self.without_shading,
+            self.second_kernel,
         )
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
@@ -220,6 +223,7 @@ class PaintedDiscovery(GuidedDiscovery):
             self.repulsion,
             self.rehome,
             self.without_shading,
+            self.second_kernel,
         )
 
     def error(self, model: SlotAutoencoder, images: Tensor) -> Tensor:
@@ -237,7 +241,9 @@ class GuidedTetrominoes(GuidedDiscovery):
     """The same variant with a feature for every pixel, and slots that are exchanged."""
 
     def build_model(self) -> SlotAutoencoder:
-        return autoencoder.guided_tetrominoes(self.num_slots, self.compactness, self.repulsion, self.rehome)
+        return autoencoder.guided_tetrominoes(
+            self.num_slots, self.compactness, self.repulsion, self.rehome, self.second_kernel
+        )
 
 
 tetrominoes = FastTetrominoes(
@@ -278,8 +284,11 @@ sprites = GuidedDiscovery(
     resolution=64,
     num_slots=6,
     test_iterations=10,
-    steps=1000,
-    **FAST | {"warmup_steps": 100},
+    steps=1400,
+    coarse_steps=100,
+    second_kernel=3,
+    repulsion_start=50,
+    **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 300},
     evaluate_every=100,
 )
 """Overlapping sprites, found on two CPU cores in about two minutes: `objecthood train sprites`."""

@@ -4,7 +4,9 @@ import * as ort from "./runtime/ort.wasm.bundle.min.mjs";
 import { normal } from "./noise.js";
 import { readPlanes } from "./resize.js";
 
-ort.env.wasm.numThreads = 1; // more need headers that a plain static host does not send
+const MOST_THREADS = 4; // more gain little on models of this size
+ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1) : 1;
+navigator.serviceWorker?.register(new URL("./isolate.js", import.meta.url)).catch(() => {}); // isolated, at the next visit
 ort.env.wasm.wasmPaths = { wasm: new URL("./runtime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
 ort.env.logLevel = "error";
 
