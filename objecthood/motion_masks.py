@@ -1,4 +1,4 @@
-"""From slots on motion fields to one mask of what moves: chosen, agreed on, carried along, drawn to edges.
+"""From slots on motion fields to one mask of what moves: chosen, agreed on, carried along, coloured, drawn.
 
 No step knows labels. Each takes and gives soft masks in [0, 1].
 """
@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from objecthood.data.motion_paths import warped
 
 
 def moving_mask(masks: Float[Tensor, "fields slots rows columns"]) -> Float[Tensor, "fields rows columns"]:
@@ -25,8 +27,96 @@ def moving_mask(masks: Float[Tensor, "fields slots rows columns"]) -> Float[Tens
 
 def ground_slot(masks: Float[Tensor, "fields slots rows columns"]) -> Int[Tensor, " fields"]:
     """Which slot has most of the picture's border."""
+    return border_share(masks).argmax(dim=1)
+
+
+def border_share(
+    masks: Float[Tensor, "fields slots rows columns"],
+) -> Float[Tensor, "fields slots"]:
+    """The mean of each mask along the picture's border."""
     sides = (masks[..., 0, :], masks[..., -1, :], masks[..., 0], masks[..., -1])
-    return torch.cat(sides, dim=-1).mean(dim=-1).argmax(dim=1)
+    return torch.cat(sides, dim=-1).mean(dim=-1)
+
+
+def sharpened(
+    masks: Float[Tensor, "fields slots rows columns"],
+    appearance: Float[Tensor, "fields slots 3 rows columns"],
+    motion: Float[Tensor, "fields 3 height width"],
+) -> Float[Tensor, "fields slots height width"]:
+    """Masks on the grid of `motion`: how likely each pixel's is what each slot paints there, Gaussian with
+    the variance of what the slots miss, times the mask."""
+    size = motion.shape[2:]
+    painted = F.interpolate(appearance.flatten(0, 1), size, mode="bilinear", align_corners=False)
+    wide = F.interpolate(masks, size, mode="bilinear", align_corners=False)
+    # Across and down span [-1, 1], the speed [0, 1]: four times the squared difference of their pictures.
+    units = torch.tensor([4.0, 4.0, 1.0], device=motion.device)[:, None, None]
+    missed = ((motion[:, None] - painted.unflatten(0, masks.shape[:2])).square() * units).sum(dim=2)
+    variance = (wide * missed).sum(dim=1).mean(dim=(-1, -2)).clamp_min(1e-4)[:, None, None, None]
+    return (wide.clamp_min(1e-4).log() - missed / (2 * variance)).softmax(dim=1)
+
+
+def main_slot(masks: Float[Tensor, "fields slots rows columns"]) -> Int[Tensor, " fields"]:
+    """Which slot but the ground's is large and away from the border: area times what the border lacks."""
+    area = masks.mean(dim=(-1, -2))
+    away = (1 - border_share(masks) / area.clamp_min(1e-3)).clamp_min(0.01)
+    ground = F.one_hot(ground_slot(masks), masks.shape[1]).bool()
+    return (area * away).masked_fill(ground, -1).argmax(dim=1)
+
+
+def located(
+    masks: Float[Tensor, "frames rows columns"], flat: float = 2.0, frames: int = 3
+) -> Float[Tensor, "frames rows columns"]:
+    """Where the main thing is: 1 within the ellipse of `flat` standard deviations of its mask, falling
+    outside. Moments are medians over so many `frames` before and after."""
+    rows, columns = masks.shape[1:]
+    y = torch.arange(rows, device=masks.device)[:, None] + 0.5
+    x = torch.arange(columns, device=masks.device) + 0.5
+    weight = masks / masks.sum(dim=(1, 2), keepdim=True).clamp_min(1e-3)
+
+    def mean(values: Tensor) -> Tensor:
+        return (weight * values).sum(dim=(1, 2), keepdim=True)
+
+    across, down = x - mean(x), y - mean(y)
+    least = 4.0  # squared pixels: two pixels wide at least
+    moments = [mean(x), mean(y), mean(across**2) + least, mean(down**2) + least, mean(across * down)]
+    padded = F.pad(torch.cat(moments, dim=2)[:, 0].T[None], (frames, frames), mode="replicate")[0]
+    calm = padded.unfold(1, 2 * frames + 1, 1).median(dim=-1).values[:, :, None, None]
+    across, down = x - calm[0], y - calm[1]
+    determinant = (calm[2] * calm[3] - calm[4] ** 2).clamp_min(1)
+    squared = (calm[3] * across**2 - 2 * calm[4] * across * down + calm[2] * down**2) / determinant
+    return (-(squared.clamp_min(0).sqrt() - flat).clamp_min(0).square()).exp()
+
+
+def fast_near(
+    main: Float[Tensor, "frames directions rows columns"],
+    speed: Float[Tensor, "frames directions rows columns"],
+    flow: Float[Tensor, "frames directions 2 rows columns"],
+) -> Float[Tensor, "frames directions rows columns"]:
+    """What is fast where the main slot is."""
+    place = located(carried_along(agreed(main), flow))
+    return above_threshold(speed) * place[:, None]
+
+
+def above_threshold(speed: Float[Tensor, "*fields rows columns"]) -> Float[Tensor, "*fields rows columns"]:
+    """1 where each field exceeds the threshold that parts it best (Otsu 1979), 256 steps up to its 99 %.
+
+    Example:
+        >>> above_threshold(torch.tensor([[0.1, 0.2, 0.1], [2.0, 0.1, 2.2]])).tolist()
+        [[0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
+    """
+    fields = speed.reshape(-1, *speed.shape[-2:])
+    return torch.stack([_otsu(field) for field in fields]).view(speed.shape).float()
+
+
+def finished(
+    masks: Float[Tensor, "frames directions rows columns"],
+    flow: Float[Tensor, "frames directions 2 height width"],
+    pictures: Float[Tensor, "frames 3 rows columns"],
+    colours: float = 0.6,
+) -> Float[Tensor, "frames rows columns"]:
+    """One mask a frame: agreed on, carried along, coloured with weight `colours`, drawn to edges."""
+    carried = carried_along(agreed(masks), flow)
+    return drawn_to_edges(coloured(carried, pictures, colours), pictures)
 
 
 def agreed(
@@ -49,31 +139,33 @@ def carried_along(
     """
     past, future = masks.clone(), masks.clone()
     for now in range(1, len(masks)):
-        brought = warped(past[now - 1], -flow[now, 1])
+        brought = warped(past[now - 1][None], -flow[now, 1])[0]
         past[now] = (masks[now] + weight * brought) / (1 + weight)
     for now in range(len(masks) - 2, -1, -1):
-        brought = warped(future[now + 1], flow[now, 0])
+        brought = warped(future[now + 1][None], flow[now, 0])[0]
         future[now] = (masks[now] + weight * brought) / (1 + weight)
     return ((1 + weight) * (past + future) - masks) / (1 + 2 * weight)
 
 
-def warped(
-    mask: Float[Tensor, "rows columns"], flow: Float[Tensor, "2 height width"]
-) -> Float[Tensor, "rows columns"]:
-    """`mask` of another frame, seen from this one, whose pixels are found at `flow` (its own grid) from here.
+def coloured(
+    masks: Float[Tensor, "frames rows columns"],
+    pictures: Float[Tensor, "frames 3 rows columns"],
+    weight: float = 0.6,
+    bins: int = 16,
+) -> Float[Tensor, "frames rows columns"]:
+    """Masks and the colours they have over the whole sequence: what is coloured as what moves, moves.
 
-    Example:
-        >>> mask = torch.tensor([[0.0, 0.0, 1.0, 0.0]]).expand(4, 4)
-        >>> warped(mask, torch.tensor([1.0, 0.0])[:, None, None].expand(2, 4, 4))[0].tolist()
-        [0.0, 1.0, 0.0, 0.0]
+    Log odds of the mask, and `weight` times by how much those of a pixel's colour exceed most of those of
+    any pixel. Colours are `bins` steps of each channel, their counts blurred over neighbours.
     """
-    rows, columns = mask.shape
-    scale = torch.tensor([2 / flow.shape[2], 2 / flow.shape[1]], device=mask.device)
-    small = F.interpolate(flow[None].float(), (rows, columns), mode="bilinear", align_corners=False)[0]
-    y, x = ((2 * torch.arange(size, device=mask.device) + 1) / size - 1 for size in (rows, columns))
-    here = torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], dim=-1)
-    place = here + small.permute(1, 2, 0) * scale
-    return F.grid_sample(mask[None, None], place[None], padding_mode="border", align_corners=False)[0, 0]
+    colour = _colour_bins(pictures, bins)
+    inside = (masks > 0.5).float()
+    common = inside.mean().clamp(1e-3, 0.9)
+    found = _blurred_counts(colour, inside, bins)
+    of_all = _blurred_counts(colour, torch.ones_like(inside), bins)
+    share = ((found + 10 * common) / (of_all + 10))[colour].clamp(0.01, 0.99)
+    evidence = share.logit() - 0.8 * common.logit() - 0.5
+    return (masks.clamp(0.02, 0.98).logit() + weight * evidence).sigmoid()
 
 
 def drawn_to_edges(
@@ -88,7 +180,8 @@ def drawn_to_edges(
     """
 
     def mean(values: Tensor) -> Tensor:
-        return F.avg_pool2d(values, 2 * radius + 1, 1, radius, count_include_pad=False)
+        columns = F.avg_pool2d(values, (2 * radius + 1, 1), 1, (radius, 0), count_include_pad=False)
+        return F.avg_pool2d(columns, (1, 2 * radius + 1), 1, (0, radius), count_include_pad=False)
 
     colour, mask = mean(pictures), mean(masks[:, None])
     r, g, b = pictures.unbind(1)
@@ -112,3 +205,33 @@ def drawn_to_edges(
     slope = torch.einsum("fijhw,fjhw->fihw", inverse, with_mask) / determinant
     level = mask - (slope * colour).sum(dim=1, keepdim=True)
     return ((mean(slope) * pictures).sum(dim=1) + mean(level)[:, 0]).clamp(0, 1)
+
+
+def _colour_bins(pictures: Tensor, bins: int) -> Tensor:
+    """Bins of brightness and two differences of colour, each spread over what 99.8 % of pixels have."""
+    red, green, blue = F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False).unbind(1)
+    place = torch.zeros_like(red, dtype=torch.long)
+    for channel in (0.3 * red + 0.6 * green + 0.1 * blue, red - green, 0.5 * (red + green) - blue):
+        low, high = channel.flatten()[::7].quantile(torch.tensor([0.001, 0.999], device=red.device))
+        step = ((channel - low) / (high - low).clamp_min(0.05) * bins).long().clamp(0, bins - 1)
+        place = place * bins + step
+    return place
+
+
+def _blurred_counts(colour: Tensor, weight: Tensor, bins: int) -> Tensor:
+    counts = torch.bincount(colour.flatten(), weight.flatten(), minlength=bins**3).float()
+    kernel = torch.tensor([0.25, 0.5, 0.25], device=counts.device)
+    cube = counts.view(1, 1, bins, bins, bins)
+    cube = F.conv3d(cube, kernel.view(1, 1, 3, 1, 1), padding=(1, 0, 0))
+    cube = F.conv3d(cube, kernel.view(1, 1, 1, 3, 1), padding=(0, 1, 0))
+    return F.conv3d(cube, kernel.view(1, 1, 1, 1, 3), padding=(0, 0, 1)).flatten()
+
+
+def _otsu(values: Tensor) -> Tensor:
+    steps = (values / values.quantile(0.99).clamp_min(1e-6)).clamp(0, 1).mul(255).long()
+    counts = torch.bincount(steps.flatten(), minlength=256).double()
+    below = counts.cumsum(0)
+    sums = (counts * torch.arange(256, device=values.device)).cumsum(0)
+    above = below[-1] - below
+    between = (sums / below.clamp_min(1) - (sums[-1] - sums) / above.clamp_min(1)).square() * below * above
+    return steps > between.argmax()

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,17 +23,22 @@ from objecthood import visualize
 from objecthood.data.frame_folder import FrameFolder
 from objecthood.data.frames import is_video
 from objecthood.data.images import resize_image
+from objecthood.data.motion_fields import SequenceFields, fields_of, flow_size
 from objecthood.data.randomness import start_noise
 from objecthood.data.video_file import VideoFile, VideoWriter
 from objecthood.models import SlotAutoencoder, SlotVideo
 from objecthood.models.video import State, VideoScene
 from objecthood.motion import Tracker, Tracks
 from objecthood.predicted_masks import enlarge_labels
+from objecthood.recipes.motion_grouping import MotionGrouping
 from objecthood.video_figures import mark_motion
 
 COLUMNS = ("frame", "seconds", "slot", "area", "x", "y", "velocity_x", "velocity_y", "speed", "moving")
 """Of the tracks: area as a share of the frame; places in pixels of the video; velocities against the
 background, in pixels of the video per frame."""
+WINDOW, MARGIN = 64, 24
+"""How many frames a model that sees motion looks at together, and how many more before and after: what is
+averaged along paths counts 5 / 6 of it a frame on, a hundredth after 25."""
 _RECORD, _FORMAT = "video-predictions.json", "objecthood-video-predictions-1"
 
 
@@ -63,7 +68,8 @@ def predict_video(
     `NAME-masks` (palette pictures, slot k is index k), `NAME-tracks.csv` (a line for each slot in each frame)
     and `NAME-tracks.json` (the same, with size, rate and a summary of each slot). Frames are resized whole to
     the square that the model sees. A model for pictures takes every frame for itself: its slots need not keep
-    their objects. Sound is not kept.
+    their objects. A model that sees motion (`motion-grouping`) gives two slots, what does not move and what
+    does. Sound is not kept.
 
     Args:
         model: such as `oh.load` gives.
@@ -102,7 +108,7 @@ def predict_video(
     scale = source.size[1] / model.resolution, source.size[0] / model.resolution
     try:
         with VideoWriter(files["video"], source.size, source.rate) as writer, Table(files, facts) as table:
-            for picture, masks, tracks in look(model, source, iterations, num_slots):
+            for picture, masks, tracks in seen(model, source, iterations, num_slots):
                 labels = enlarge_labels(masks, (source.size[0], source.size[1]))
                 visualize.indexed_png(labels, files["masks"] / f"{done:06d}.png")
                 writer.write(draw(picture, labels, tracks, scale))
@@ -113,6 +119,75 @@ def predict_video(
     finally:
         model.train(was_training)
     return VideoResult(path, done, files)
+
+
+def seen(
+    model: SlotVideo | SlotAutoencoder,
+    source: FrameFolder | VideoFile,
+    iterations: int | None,
+    num_slots: int | None,
+) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Float[Tensor, "slots rows columns"], Tracks]]:
+    """`look`, or, for a model that sees motion, `look_at_motion`."""
+    if isinstance(model, SlotVideo) or not sees_video(model):
+        return look(model, source, iterations, num_slots)
+    if iterations is not None or num_slots is not None:
+        raise ValueError("models that see motion take no other number of iterations or slots")
+    return look_at_motion(model, source)
+
+
+def look_at_motion(
+    model: SlotAutoencoder, source: FrameFolder | VideoFile
+) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Float[Tensor, "2 rows columns"], Tracks]]:
+    """Every frame with masks of what does not move and of what does, as `runs/davis.py` measures them, and
+    tracks. The source is read twice, so that of frames read ahead only small ones are kept."""
+    device, tracker = next(model.parameters()).device, Tracker()
+    size = flow_size(source.size)
+    masks = (
+        mask
+        for frames, inner in windows((resize_image(frame, size) for frame in source), WINDOW, MARGIN)
+        for mask in moving_masks(model, frames)[inner]
+    )
+    for (picture, small, following), moving in zip(
+        ahead(source, model.resolution, device), masks, strict=True
+    ):
+        both = torch.stack([1 - moving, moving])
+        square = torch.nn.functional.interpolate(both[None], small.shape[-2:], mode="area")
+        tracks = tracker.update(small, square.to(device), following)
+        yield picture, both, Tracks(*(part[0].cpu() for part in tracks))
+
+
+@torch.no_grad()
+def moving_masks(
+    model: SlotAutoencoder, frames: list[UInt8[np.ndarray, "height width 3"]]
+) -> Float[Tensor, "frames rows columns"]:
+    """What moves in frames of one size, at half their size."""
+    if len(frames) < 2:
+        raise ValueError("the video has 1 frame; motion needs two")
+    device = next(model.parameters()).device
+    fields = SequenceFields(*(part.to(device).float() for part in fields_of(frames)))
+    size = fields.flow.shape[-2], fields.flow.shape[-1]
+    pictures = torch.from_numpy(np.stack([resize_image(frame, size) for frame in frames]))
+    recipe = cast(MotionGrouping, model.recipe)
+    return recipe.objects(model, fields, pictures.to(device).permute(0, 3, 1, 2).float().div(255)).cpu()
+
+
+def windows(items: Iterable[Any], length: int, margin: int) -> Iterator[tuple[list[Any], slice]]:
+    """Stretches of `length` items with up to `margin` more on either side, and which of them are the stretch.
+    The last stretch is longer, by up to twice the margin.
+
+    >>> [(part, part[inner]) for part, inner in windows(range(8), 3, 1)]
+    [([0, 1, 2, 3], [0, 1, 2]), ([2, 3, 4, 5, 6, 7], [3, 4, 5, 6, 7])]
+    """
+    held: list[Any] = []
+    before = 0
+    for item in items:
+        held.append(item)
+        if len(held) > before + length + 2 * margin:
+            yield held[: before + length + margin], slice(before, before + length)
+            held = held[before + length - margin :]
+            before = margin
+    if held:
+        yield held, slice(before, len(held))
 
 
 def look(
@@ -239,11 +314,16 @@ def claim(out: Path) -> None:
     file.write_text(json.dumps({"format": _FORMAT}) + "\n")
 
 
+def sees_video(model: object) -> bool:
+    """Whether a model needs frames that follow each other: of clips, or of motion."""
+    return isinstance(model, SlotVideo) or isinstance(getattr(model, "recipe", None), MotionGrouping)
+
+
 def are_videos(paths: Iterable[str], model: object) -> bool:
     """Whether `paths` are for `predict_video`: video files, or, for a video model, folders of frames."""
-    kinds = [is_video(path) or (isinstance(model, SlotVideo) and os.path.isdir(path)) for path in paths]
+    kinds = [is_video(path) or (sees_video(model) and os.path.isdir(path)) for path in paths]
     if any(kinds) and not all(kinds):
         raise ValueError("videos and pictures together; look at them one kind at a time")
-    if isinstance(model, SlotVideo) and not all(kinds):
+    if sees_video(model) and not all(kinds):
         raise ValueError("these weights are of a video model; name video files or folders of frames")
     return bool(kinds) and all(kinds)

@@ -12,11 +12,10 @@ if TYPE_CHECKING:
 
 def predict_videos(model: Model, options: PredictOptions) -> int:
     """Look at every video of `options`, each into the folder --out; the exit code."""
-    from objecthood.models import SlotVideo
-    from objecthood.predict_video import predict_video
+    from objecthood.predict_video import predict_video, sees_video
     from objecthood.progress import RunProgress
 
-    if not isinstance(model, SlotVideo):
+    if not sees_video(model):
         print("weights of a picture model: every frame is taken for itself, slots may change objects")
     for path in options.pictures:
         with RunProgress(Path(path).name, 0) as progress:

@@ -2,9 +2,11 @@
 
     python runs/davis.py ../shared/data/davis2016
 
-Writes results/davis2016.json (J of every sequence, of each stage, and of simple baselines on the same flow)
-and the pictures docs/images/davis.png. No step sees labels but the last, which scores; the constants of
-`objecthood.motion_masks` were chosen on these sequences by their J, which results/tries.md tells of.
+Writes results/davis2016.json (J of every sequence, of each stage, and of simple baselines on the same flow,
+of every seed; learning curves) and the picture docs/images/davis.png. No step sees labels but the last, which
+scores. How much colours count in finished masks is chosen for each method and fold by J on the sequences of
+the other folds; the other constants of `objecthood.motion_masks` and `objecthood.data.motion_paths` were
+chosen on these sequences, which results/tries.md tells of.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,16 +29,23 @@ import objecthood as oh
 from objecthood import metrics, motion_masks, video_figures, visualize
 from objecthood.data.davis import Davis2016
 from objecthood.data.images import resize_image
-from objecthood.data.motion_fields import largest_speed, sequence_fields, shown
+from objecthood.data.motion_fields import SequenceFields, sequence_fields
 from objecthood.environment import describe
+from objecthood.recipes.motion_grouping import MotionGrouping
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = (
     "DAVIS-2016 sequences at 480p, held out of training in one of three folds; J: intersection over union of "
     "one mask a frame with the annotation, mean over all frames, then over sequences; flow by OpenCV's DIS "
-    "at 428 x 240"
+    "at 428 x 240; of finished masks, the weight of colours chosen on the sequences of the other folds"
 )
-LAST = "slots, what the ground's does not paint, Otsu, both directions, carried, edges"
+LAST = "slots, speed where the main one is, finished"
+WEIGHTS = (0.0, 0.3, 0.6, 1.0)
+"""How much colours may count in finished masks."""
+
+Masks = dict[str, Tensor]
+Scores = dict[str, list[float]]
+"""Of each method, J of one mask, or with each of `WEIGHTS`."""
 
 
 def main() -> None:
@@ -42,89 +53,142 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("davis", type=Path, help="a copy of DAVIS-2016")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
-    davis, rows, pictures = Davis2016(arguments.davis), {}, {}
-    base = dataclasses.replace(
-        oh.RECIPES["motion-grouping"], data_path=str(arguments.davis), seed=arguments.seed
+    path, davis = str(arguments.davis), Davis2016(arguments.davis)
+    base = dataclasses.replace(oh.RECIPES["motion-grouping"], data_path=path)
+    folds = [dataclasses.replace(base, fold=fold).dataset("test").sequences for fold in range(base.num_folds)]
+    simple = {name: baselines(Sequence(davis, path, name)) for names in folds for name in names}
+    runs: dict[int, dict[str, dict[str, float]]] = {}
+    curves: dict[str, Any] = {}
+    for seed in arguments.seeds:
+        scores: dict[str, Scores] = {}
+        for fold, names in enumerate(folds):
+            model, curves[f"seed {seed}, fold {fold}"] = trained(
+                dataclasses.replace(base, fold=fold, seed=seed)
+            )
+            for name in names:
+                sequence = Sequence(davis, path, name)
+                scores[name] = simple[name] | sequence.scores(found(model, sequence.fields))
+        runs[seed] = chosen(scores, folds)
+        print(
+            f"seed {seed}", {key: round(value, 4) for key, value in mean_of(runs[seed]).items()}, flush=True
+        )
+    write(runs, folds, curves, base.to_dict() | {"data_path": arguments.davis.name})
+    seed = arguments.seeds[0]
+    pictures = {}
+    for fold, names in enumerate(folds):
+        model, _ = trained(dataclasses.replace(base, fold=fold, seed=seed))
+        pictures |= {name: Sequence(davis, path, name).pictured(model) for name in names}
+    draw(pictures, {name: row[LAST] for name, row in runs[seed].items()})
+
+
+def trained(recipe: MotionGrouping) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """A fold's model, and its learning curve with what it cost."""
+    out = ROOT / "runs" / f"davis-fold{recipe.fold}-seed{recipe.seed}"
+    result = oh.train(recipe, out, resume=(out / "recipe.json").exists())
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    curve = [line for line in lines if line.pop("kind") == "evaluate"]
+    return oh.load(out / "weights.safetensors"), {"cpu_seconds": result["cpu_seconds"], "curve": curve}
+
+
+class Sequence:
+    """One sequence of DAVIS: its motion, its small pictures, and what its annotations say of masks."""
+
+    def __init__(self, davis: Davis2016, path: str, name: str):
+        self.name, self.truth = name, torch.from_numpy(davis.truth(name))
+        self.fields = SequenceFields(*(part.float() for part in sequence_fields(path, name)))
+        size = tuple(self.fields.flow.shape[-2:])
+        frames = np.stack([resize_image(frame, size) for frame in davis.frames(name)])
+        self.pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(255)
+
+    def finished(self, masks: Tensor, weight: float) -> Tensor:
+        return motion_masks.finished(masks, self.fields.flow, self.pictures, weight)
+
+    def scores(self, methods: Masks) -> Scores:
+        """J of the masks [frames, rows, columns] of methods, or of fields [frames, directions, rows, columns]
+        finished with each of `WEIGHTS`."""
+        start, scores = time.process_time(), {}
+        for key, masks in methods.items():
+            options = [masks] if masks.ndim == 3 else [self.finished(masks, weight) for weight in WEIGHTS]
+            scores[key] = [region(self.truth, option) for option in options]
+        print(f"{self.name}: {time.process_time() - start:.0f} CPU s", flush=True)
+        return scores
+
+    def pictured(self, model: torch.nn.Module) -> list[Image.Image]:
+        """Two frames with the mask of the last method."""
+        with torch.no_grad():
+            masks = model.recipe.objects(model, self.fields, self.pictures)
+        count = len(masks)
+        return [
+            visualize.overlay_one(self.pictures[now], (masks[now] > 0.5).long() * 2 - 1, 0.5)
+            for now in (count // 4, 3 * count // 4)
+        ]
+
+
+def baselines(sequence: Sequence) -> Scores:
+    """What needs no training; the last two get all the steps that slots get."""
+    flow, residual, _, speed = sequence.fields
+    along = motion_masks.above_threshold(speed)
+    place = motion_masks.located(motion_masks.agreed(along))[:, None]
+    return sequence.scores(
+        {
+            "two means of flow": torch.stack([two_means(field) for field in flow[:, 0]]).float(),
+            "affine camera, Otsu": motion_masks.above_threshold(residual[:, 0].norm(dim=1)),
+            "affine camera, along paths, Otsu": along[:, 0],
+            "affine camera, along paths, Otsu, finished": along,
+            "affine camera, along paths, Otsu, where most of it is, finished": along * place,
+        }
     )
-    cpu, folds = [], []
-    for fold in range(base.num_folds):
-        recipe = dataclasses.replace(base, fold=fold)
-        out = ROOT / "runs" / f"davis-fold{fold}-seed{arguments.seed}"
-        result = oh.train(recipe, out, resume=(out / "recipe.json").exists())
-        cpu.append(result["cpu_seconds"])
-        model = oh.load(out / "weights.safetensors")
-        folds.append(recipe.dataset("test").sequences)
-        for name in folds[-1]:
-            rows[name], pictures[name] = score(model, davis, str(arguments.davis), name)
-            print(name, {key: round(value, 3) for key, value in rows[name].items()}, flush=True)
-    mean = {key: float(np.mean([row[key] for row in rows.values()])) for key in next(iter(rows.values()))}
-    print("mean", {key: round(value, 3) for key, value in mean.items()})
-    settings = base.to_dict() | {"data_path": arguments.davis.name}
-    result = {"name": "davis2016", "protocol": PROTOCOL, "mean": mean, "sequences": rows, "folds": folds}
-    result |= {"train_cpu_seconds": cpu, "settings": settings, "machine": describe()}
-    suffix = f"-seed{arguments.seed}" if arguments.seed else ""
-    (ROOT / "results" / f"davis2016{suffix}.json").write_text(json.dumps(result, indent=1) + "\n")
-    if not arguments.seed:
-        draw(pictures, {name: row[LAST] for name, row in rows.items()})
 
 
 @torch.no_grad()
-def score(
-    model: torch.nn.Module, davis: Davis2016, path: str, name: str
-) -> tuple[dict[str, float], list[Image.Image]]:
-    """J of every stage and baseline on one sequence, and two of its frames with the final mask."""
-    start = time.process_time()
-    truth = torch.from_numpy(davis.truth(name))
-    flow, residual = (part.float() for part in sequence_fields(path, name))
-    small = flow.shape[-2:]
-    frames = np.stack([resize_image(frame, small) for frame in davis.frames(name)])
-    pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(255)
-    fields = shown(residual.flatten(0, 1), model.resolution)
-    seen = [model.recipe.discover(model, part) for part in fields.split(64)]
-    masks, appearance = (
-        torch.cat(part) for part in zip(*((s.masks, s.appearance) for s in seen), strict=True)
-    )
-    slots = motion_masks.moving_mask(masks).unflatten(0, flow.shape[:2])
-    both = motion_masks.agreed(slots)
-    carried = motion_masks.carried_along(both, flow)
-    final = motion_masks.drawn_to_edges(enlarged(carried, small), pictures)
+def found(model: torch.nn.Module, fields: SequenceFields) -> Masks:
+    """What slots say, and the speed (over Otsu's threshold) where the main one of them is."""
+    moving, main = model.recipe.moving(model, fields)
+    fast = motion_masks.fast_near(main, fields.speed, fields.flow)
+    return {"slots": moving[:, 0], "slots, finished": moving, LAST: fast}
 
-    def thresholded(left: Tensor) -> tuple[Tensor, Tensor]:
-        """Otsu's masks of fields, and the same agreed on, carried along and drawn to edges."""
-        mask = torch.stack([otsu(field.norm(dim=0)) for field in left]).unflatten(0, flow.shape[:2]).float()
-        carried = motion_masks.carried_along(motion_masks.agreed(mask), flow)
-        return mask, motion_masks.drawn_to_edges(carried, pictures)
 
-    threshold, finished = thresholded(residual.flatten(0, 1))
-    left = unpainted(residual.flatten(0, 1), appearance, motion_masks.ground_slot(masks))
-    stages = {
-        "two means of flow": torch.stack([two_means(field) for field in flow[:, 0]]).float(),
-        "affine camera, Otsu": threshold[:, 0],
-        "affine camera, Otsu, both directions, carried, edges": finished,
-        "slots": slots[:, 0],
-        "slots, both directions": both,
-        "slots, carried": carried,
-        "slots, carried, edges": final,
-        LAST: thresholded(left)[1],
+def chosen(scores: dict[str, Scores], folds: list[list[str]]) -> dict[str, dict[str, float]]:
+    """J of every sequence and method, with the weight of colours that is best on the other folds."""
+    rows: dict[str, dict[str, float]] = {}
+    for held_out in folds:
+        others = [row for name, row in scores.items() if name not in held_out]
+        best = {
+            key: int(np.mean([row[key] for row in others], axis=0).argmax())
+            for key in next(iter(scores.values()))
+        }
+        rows |= {name: {key: scores[name][key][place] for key, place in best.items()} for name in held_out}
+    return rows
+
+
+def mean_of(rows: dict[str, dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.mean(row[key] for row in rows.values()) for key in next(iter(rows.values()))}
+
+
+def write(
+    runs: dict[int, dict[str, dict[str, float]]], folds: list[list[str]], curves: dict, settings: dict
+) -> None:
+    """results/davis2016.json: means over seeds, their deviation, and every seed."""
+    means = {f"seed {seed}": mean_of(rows) for seed, rows in runs.items()}
+    keys = next(iter(means.values()))
+    over = {key: [mean[key] for mean in means.values()] for key in keys}
+    sequences = {
+        name: {key: statistics.mean(rows[name][key] for rows in runs.values()) for key in keys}
+        for names in folds
+        for name in names
     }
-    scores = {key: region(truth, mask) for key, mask in stages.items()}
-    print(f"{name}: {time.process_time() - start:.0f} CPU s")
-    shown_frames = []
-    for now in (len(truth) // 4, 3 * len(truth) // 4):
-        mask = stages[LAST][now] > 0.5
-        shown_frames.append(visualize.overlay_one(pictures[now], mask.long() * 2 - 1, 0.5))
-    return scores, shown_frames
-
-
-def unpainted(residual: Tensor, appearance: Tensor, ground: Tensor) -> Tensor:
-    """What the slot of the ground does not paint of motion fields [fields, 2, rows, columns]: the camera's
-    motion as that slot knows it, with depth, taken off as well."""
-    painted = 2 * appearance[torch.arange(len(ground)), ground, :2] - 1
-    scale = largest_speed(functional.interpolate(residual, painted.shape[-2:], mode="area"))
-    wide = functional.interpolate(painted, residual.shape[-2:], mode="bilinear", align_corners=False)
-    return (residual / scale).clamp(-1, 1) - wide
+    result = {
+        **{"name": "davis2016", "protocol": PROTOCOL, "seeds": list(runs)},
+        "mean": {key: statistics.mean(values) for key, values in over.items()},
+        "deviation": {
+            key: statistics.stdev(values) if len(values) > 1 else 0 for key, values in over.items()
+        },
+        **{"means": means, "sequences": sequences, "folds": folds, "training": curves},
+        **{"settings": settings, "machine": describe()},
+    }
+    (ROOT / "results" / "davis2016.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def region(truth: Tensor, masks: Tensor) -> float:
@@ -139,17 +203,6 @@ def region(truth: Tensor, masks: Tensor) -> float:
 def enlarged(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Soft masks [frames, rows, columns] at another size."""
     return functional.interpolate(masks[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def otsu(values: Tensor) -> Tensor:
-    """Where `values` exceed the threshold that parts them best (Otsu 1979), 256 steps up to their 99 %."""
-    steps = (values / values.quantile(0.99).clamp_min(1e-6)).clamp(0, 1).mul(255).long()
-    counts = torch.bincount(steps.flatten(), minlength=256).double()
-    below = counts.cumsum(0)
-    sums = (counts * torch.arange(256)).cumsum(0)
-    above = below[-1] - below
-    between = (sums / below.clamp_min(1) - (sums[-1] - sums) / above.clamp_min(1)).square() * below * above
-    return steps > between.argmax()
 
 
 def two_means(field: Tensor, rounds: int = 10) -> Tensor:

@@ -51,18 +51,21 @@ def davis() -> dict:
 
 
 def stages() -> str:
-    """Mean J of every stage and baseline."""
-    rows = [["", "mean J"], ["---", "---"]]
-    rows += [[name, f"{value:.3f}"] for name, value in davis()["mean"].items()]
+    """Mean J of every stage and baseline, with the deviation over seeds where there is one."""
+    rows, result = [["", "mean J"], ["---", "---"]], davis()
+    for name, value in result["mean"].items():
+        trained = name.startswith("slots") and len(result["seeds"]) > 1
+        spread = f" ± {result['deviation'][name]:.3f}" if trained else ""
+        rows.append([name, f"{value:.3f}{spread}"])
     return "\n".join([*table(rows), ""])
 
 
 def sequences() -> str:
-    """J of every sequence, best first."""
+    """J of every sequence, mean over seeds, best first."""
     result = davis()
-    last = list(result["mean"])[-1]
-    shown = ["two means of flow", "affine camera, Otsu", last]
-    rows = [["sequence", "fold", *shown], ["---"] * 5]
+    finished = [name for name in result["mean"] if name.endswith("finished")]
+    last, shown = finished[-1], ["affine camera, Otsu", *finished]
+    rows = [["sequence", "fold", *shown], ["---"] * (len(shown) + 2)]
     for name, row in sorted(result["sequences"].items(), key=lambda item: -item[1][last]):
         fold = next(number for number, names in enumerate(result["folds"]) if name in names)
         rows.append([name, str(fold), *(f"{row[key]:.3f}" for key in shown)])

@@ -9,8 +9,11 @@ from PIL import Image
 from torch.nn import functional
 
 import objecthood as oh
-from objecthood import motion_masks
-from objecthood.data.motion_fields import MotionFields, sequence_fields, shown, without_camera
+from objecthood import motion_masks, predict_video
+from objecthood.data.frame_folder import FrameFolder
+from objecthood.data.images import resize_image
+from objecthood.data.motion_fields import MotionFields, SequenceFields, sequence_fields, shown, without_camera
+from objecthood.data.motion_paths import along_paths, consistency
 from objecthood.recipes import RECIPES
 
 pytest.importorskip("cv2", reason="needs OpenCV, the extra `video`")
@@ -50,8 +53,8 @@ def test_flow_is_where_pixels_are_found():
 
 
 def test_fields_of_both_directions_are_in_time_and_free_of_the_camera(davis):
-    flow, residual = sequence_fields(str(davis), "ant")
-    assert flow.shape == residual.shape == (4, 2, 2, 120, 214)
+    flow, residual, steady, speed = sequence_fields(str(davis), "ant")
+    assert flow.shape == residual.shape == steady.shape == (4, 2, 2, 120, 214)
     inside, outside = (..., slice(48, 72), slice(88, 100)), (..., slice(5, 25), slice(20, 180))
     for direction in (0, 1):
         ground = flow[1, direction][outside].float().flatten(1).median(dim=1).values
@@ -60,6 +63,32 @@ def test_fields_of_both_directions_are_in_time_and_free_of_the_camera(davis):
         torch.testing.assert_close(thing, torch.tensor([3.0, 0.0]), atol=0.1, rtol=0)
         left = residual[1, direction][outside].float().abs().flatten(1).median(dim=1).values
         assert left.max() < 0.1
+        along = steady[1, direction][inside].float().flatten(1).median(dim=1).values
+        torch.testing.assert_close(along, torch.tensor([4.0, 0.5]), atol=0.2, rtol=0)
+        assert speed[1, direction][inside[1:]].float().median() > 3.8
+
+
+def test_noise_cancels_along_paths_and_motion_stays():
+    generator = torch.Generator().manual_seed(0)
+    flow = torch.zeros(12, 2, 2, 16, 40)
+    flow[:, :, 0] = 1.0
+    thing = torch.zeros(12, 1, 16, 40)
+    for now in range(12):
+        thing[now, :, 4:12, 10 + now : 18 + now] = 1.0
+    noise = torch.randn(thing.shape, generator=generator)
+    averaged = along_paths(thing + noise, flow)
+    assert (averaged - thing)[..., 12:].abs().mean() < noise.abs().mean() / 2
+    torch.testing.assert_close(along_paths(thing, flow)[6], thing[6], atol=1e-4, rtol=0)
+
+
+def test_flow_that_does_not_come_back_is_not_followed():
+    flow = torch.zeros(3, 2, 2, 8, 8)
+    flow[0, 0, 0] = 4.0  # to the next frame, whose flow from the last says nothing moved
+    sure = consistency(flow)
+    assert sure[0, 0].max() < 0.01 and sure[1, 0].min() == 1 and sure[2].min() == 1
+    values = torch.zeros(3, 1, 8, 8)
+    values[1:] = 1.0
+    assert along_paths(values, flow)[0].max() < 0.05
 
 
 def test_the_camera_is_fitted_despite_a_large_object():
@@ -85,15 +114,59 @@ def test_fields_as_a_data_set(davis):
 
 def test_scale_of_shown_fields():
     field = torch.zeros(1, 2, 8, 8)
-    assert (shown(field, 8)[:, :2] == 0.5).all() and (shown(field, 8)[:, 2] == 0).all()
+    still = shown(field, field[:, 0], 8)
+    assert (still[:, :2] == 0.5).all() and (still[:, 2] == 0).all()
     field[:, 0, :4] = -2.0
-    assert shown(field, 8)[0, :, 0, 0].tolist() == [0, 0.5, 1]
+    assert shown(field, field.norm(dim=1), 8)[0, :, 0, 0].tolist() == [0, 0.5, 1]
 
 
 def test_the_background_is_what_has_the_border():
     masks = torch.rand(5, 3, 8, 8).softmax(1)
     masks[:, 1, 0] += 5
     torch.testing.assert_close(motion_masks.moving_mask(masks), 1 - masks[:, 1])
+
+
+def test_the_main_slot_is_large_and_away_from_the_border():
+    masks = torch.zeros(1, 4, 16, 16)
+    masks[0, 1, :, :3], masks[0, 2, 5:11, 5:11], masks[0, 3, 12:14, 12:14] = 1.0, 1.0, 1.0
+    masks[0, 0] = 1 - masks[0, 1:].sum(dim=0)
+    assert motion_masks.ground_slot(masks).tolist() == [0]
+    assert motion_masks.main_slot(masks).tolist() == [2]
+
+
+def test_masks_on_the_grid_of_what_slots_paint():
+    """Masks of 8 x 8 in doubt, pixels of 32 x 32 that fit what the one or the other slot paints."""
+    motion = torch.full((1, 3, 32, 32), 0.5)
+    motion[:, 0, :, 13:] = 1.0
+    appearance = torch.full((1, 2, 3, 8, 8), 0.5)
+    appearance[:, 1, 0] = 1.0
+    masks = torch.full((1, 2, 8, 8), 0.5)
+    wide = motion_masks.sharpened(masks, appearance, motion)
+    torch.testing.assert_close(wide.sum(dim=1), torch.ones(1, 32, 32))
+    assert ((wide[0, 1] > 0.5) == (motion[0, 0] > 0.75)).all()
+
+
+def test_far_from_the_main_thing_nothing_is():
+    masks = torch.zeros(9, 40, 60)
+    masks[:, 15:25, 20:30] = 1.0
+    masks[4] = 0.0
+    masks[4, :, 50:] = 1.0  # one frame is wrong: the median over frames does not follow
+    place = motion_masks.located(masks)
+    assert place[:, 15:25, 20:30].min() > 0.9 and place[:, :, 50:].max() < 0.01
+
+
+def test_what_is_coloured_as_what_moves_moves():
+    pictures = torch.full((6, 3, 30, 40), 0.2)
+    pictures[:, 0, 10:20, 10:20] = 0.9
+    truth = pictures[:, 0] > 0.5
+    masks = truth.float()
+    masks[:, 20:26, 10:20] = 1.0  # of the ground's colour, as is most that does not move
+    masks[2] = 0.4  # a frame in doubt
+    coloured = motion_masks.coloured(masks, pictures, weight=1.0) > 0.5
+    assert (coloured[2] == truth[2]).float().mean() > 0.95
+    assert (coloured != truth).float().mean() < (masks.gt(0.5) != truth).float().mean()
+    same = motion_masks.coloured(masks, pictures, weight=0.0)
+    torch.testing.assert_close(same, masks.clamp(0.02, 0.98))
 
 
 def test_agreement_takes_what_both_directions_say():
@@ -144,6 +217,10 @@ def test_the_recipe_trains_and_scores(davis):
     assert losses[-1] < 0.75 * losses[0]
     scores = recipe.scores(model.eval(), recipe.dataset("test")[range(4)], torch.arange(4))
     assert scores["j"].shape == (4,) and scores["j"].max() <= 1
+    fields = SequenceFields(*(part.float() for part in sequence_fields(str(davis), "bee")))
+    with torch.no_grad():
+        moving, main = recipe.moving(model, fields)
+    assert moving.shape == main.shape == (4, 2, 120, 214) and (main <= moving + 1e-5).all()
     with pytest.raises(ValueError, match="needs `data_path`"):
         RECIPES["motion-grouping"].dataset("train")
 
@@ -151,13 +228,50 @@ def test_the_recipe_trains_and_scores(davis):
 def test_the_whole_run_ends_with_weights(davis, tmp_path):
     few = {"steps": 2, "warmup_steps": 1, "evaluate_every": 2, "validation_scenes": 2, "test_scenes": 2}
     oh.train(replace(RECIPES["motion-grouping"], data_path=str(davis), **few), tmp_path / "run")
-    assert oh.load(tmp_path / "run").num_slots == 2
+    assert oh.load(tmp_path / "run").num_slots == 3
+
+
+def test_a_video_is_predicted_with_the_masks_that_are_measured(davis, tmp_path):
+    """Motion grouping through `predict_video`: two slots a frame, the masks of `MotionGrouping.objects`."""
+    pytest.importorskip("av", reason="needs PyAV, the extra `video`")
+    recipe = replace(RECIPES["motion-grouping"], data_path=str(davis), resolution=32)
+    torch.manual_seed(0)
+    model = recipe.build_model().eval()
+    model.recipe = recipe
+    folder = davis / "JPEGImages" / "480p" / "ant"
+    result = predict_video.predict_video(model, folder, tmp_path / "found")
+    assert result.frames == 4
+    fields = SequenceFields(*(part.float() for part in sequence_fields(str(davis), "ant")))
+    frames = [resize_image(frame, (120, 214)) for frame in FrameFolder(folder)]
+    pictures = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float().div(255)
+    with torch.no_grad():
+        measured = recipe.objects(model, fields, pictures)
+    wide = functional.interpolate(measured[:, None], (240, 428), mode="bilinear", align_corners=False)[:, 0]
+    for number, mask in enumerate(wide):
+        labels = np.asarray(Image.open(result.files["masks"] / f"{number:06d}.png"))
+        assert ((labels == 1) == (mask > 0.5).numpy()).mean() > 0.999
+    assert predict_video.are_videos([str(folder)], model)
+    with pytest.raises(ValueError, match="of a video model"):
+        predict_video.are_videos([str(folder / "00000.jpg")], model)
+    with pytest.raises(ValueError, match="no other number of iterations or slots"):
+        predict_video.predict_video(model, folder, tmp_path / "other", num_slots=4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 11, 12, 30])
+def test_windows_show_every_item_once_with_what_is_around(count):
+    shown = []
+    for part, inner in predict_video.windows(range(count), 4, 2):
+        assert part[inner][0] == len(shown), "stretches follow each other"
+        assert part[0] == max(0, len(shown) - 2)
+        shown += part[inner]
+        assert part[-1] >= min(count - 1, shown[-1] + 2) and len(part) <= 12
+    assert shown == list(range(count))
 
 
 def test_the_order_of_slots_does_not_count_for_consistency(davis):
     recipe = replace(RECIPES["motion-grouping"], data_path=str(davis), resolution=32)
     scenes = recipe.dataset("train")[range(2)]
-    masks = torch.rand(4, 2, 32, 32).softmax(1)
+    masks = torch.rand(4, 3, 32, 32).softmax(1)
 
     def loss_of(masks):
         scene = type("Scene", (), {"masks": masks, "reconstruction": scenes["image"].flatten(0, 1)})
@@ -166,7 +280,7 @@ def test_the_order_of_slots_does_not_count_for_consistency(davis):
 
     masks[1::2] = masks[::2]
     swapped = masks.clone()
-    swapped[1::2] = masks[1::2].flip(1)
+    swapped[1::2] = masks[1::2].flip(1)  # no turn of the slots gives this order
     torch.testing.assert_close(loss_of(masks), loss_of(swapped))
     other = masks.clone()
     other[1::2] = 0.5

@@ -3,11 +3,13 @@
 Of every frame two fields, both in the direction of time: to the next frame, and (negated) to the last. What
 an object covers and uncovers blurs the one on the one side of it and the other on the other. The camera's
 motion is an affine field fitted to all pixels but outliers (Geman and McClure 1987), which removes turning
-and zooming and not depth.
+and zooming and not depth. What is left is averaged along the paths of pixels, its speed as well: waves and
+noise go one way and the other, objects go on.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,17 +17,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from objecthood.data.davis import Davis2016, folds
 from objecthood.data.images import resize_image
+from objecthood.data.motion_paths import along_paths
 from objecthood.data.optical_flow import DenseInverseSearch
 from objecthood.data.scene import Scenes
 
-ROWS, COLUMNS = 240, 428
-"""Size at which flow is sought, half of 480p."""
+SIDE = 240
+"""Shorter side at which flow is sought, half of 480p."""
 KEPT = 2
 """By how much fields are shrunk after that: DIS is no finer."""
 DIRECTIONS = 2
@@ -33,12 +36,16 @@ _ROUNDS = 8  # of reweighting: residuals change by less than a hundredth of a pi
 
 
 class SequenceFields(NamedTuple):
-    """One sequence, in pixels of its 214 x 120 grid per frame, float16 as it is kept."""
+    """One sequence, in pixels of its grid (DAVIS: 214 x 120) per frame, float16 as it is kept."""
 
     flow: Float[Tensor, "frames directions 2 rows columns"]
     """To the next frame, and from the last; at an end of the sequence the other one."""
     residual: Float[Tensor, "frames directions 2 rows columns"]
     """The same without the camera's motion."""
+    steady: Float[Tensor, "frames directions 2 rows columns"]
+    """`residual`, averaged along the paths of pixels."""
+    speed: Float[Tensor, "frames directions rows columns"]
+    """Its length, averaged along them: of what moves to and fro as well."""
 
 
 class MotionFields:
@@ -65,8 +72,10 @@ class MotionFields:
         self.sequences = train if split == "train" else held_out
         self.resolution, pictures, masks = resolution, [], []
         for name in self.sequences:
-            residual = sequence_fields(str(path), name).residual.float()
-            pictures.append(shown(residual.flatten(0, 1), resolution).unflatten(0, residual.shape[:2]))
+            fields = sequence_fields(str(path), name)
+            steady, speed = fields.steady.float(), fields.speed.float()
+            fitted = shown(steady.flatten(0, 1), speed.flatten(0, 1), resolution)
+            pictures.append(fitted.unflatten(0, speed.shape[:2]))
             truth = torch.from_numpy(davis.truth(name)).float()[:, None]
             small = functional.interpolate(truth, (resolution, resolution), mode="area")[:, 0]
             masks.append((small > 0.5).long())
@@ -86,11 +95,26 @@ class MotionFields:
 @lru_cache(maxsize=64)
 def sequence_fields(path: str, name: str) -> SequenceFields:
     """The motion of one sequence; kept in memory, as three folds ask for it."""
-    search = DenseInverseSearch()
-    frames = [resize_image(frame, (ROWS, COLUMNS)) for frame in Davis2016(path).frames(name)]
+    frames = [resize_image(frame, flow_size(frame.shape[:2])) for frame in Davis2016(path).frames(name)]
     if len(frames) < 2:
         raise ValueError(f"sequence {name!r} has {len(frames)} frame; motion needs two")
-    flows = []
+    return fields_of(frames)
+
+
+def flow_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The size (height, width) at which flow is sought: the shorter side `SIDE`, the other one even.
+
+    Example:
+        >>> flow_size((480, 854)), flow_size((1920, 1080))
+        ((240, 428), (426, 240))
+    """
+    height, width = (KEPT * math.ceil(SIDE / KEPT * side / min(size)) for side in size)
+    return height, width
+
+
+def fields_of(frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> SequenceFields:
+    """The motion of at least two frames, of the size that `flow_size` says."""
+    search, flows = DenseInverseSearch(), []
     for now in range(len(frames)):
         both = []
         for step in (1, -1):
@@ -100,7 +124,10 @@ def sequence_fields(path: str, name: str) -> SequenceFields:
     flow = torch.from_numpy(np.stack(flows)).permute(0, 1, 4, 2, 3)
     flow = functional.avg_pool2d(flow.flatten(0, 1), KEPT).unflatten(0, flow.shape[:2]) / KEPT
     residual = torch.from_numpy(np.stack([without_camera(one) for one in flow.flatten(0, 1).numpy()]))
-    return SequenceFields(flow.half(), residual.unflatten(0, flow.shape[:2]).half())
+    residual = residual.unflatten(0, flow.shape[:2])
+    speed = along_paths(residual.norm(dim=2), flow)
+    steady = along_paths(residual.flatten(1, 2), flow).unflatten(1, residual.shape[1:3])
+    return SequenceFields(flow.half(), residual.half(), steady.half(), speed.half())
 
 
 def without_camera(field: Float[np.ndarray, "2 rows columns"]) -> Float[np.ndarray, "2 rows columns"]:
@@ -130,17 +157,31 @@ def without_camera(field: Float[np.ndarray, "2 rows columns"]) -> Float[np.ndarr
 
 
 def shown(
-    field: Float[Tensor, "fields 2 rows columns"], resolution: int
+    field: Float[Tensor, "fields 2 rows columns"],
+    speed: Float[Tensor, "fields rows columns"],
+    resolution: int,
 ) -> Float[Tensor, "fields 3 side side"]:
     """Motion fields as pictures in [0, 1]: across and down around 1/2, and the speed.
 
     The scale of each is the speed that 98 % of its pixels do not exceed, at least 0.1 pixels.
     """
     field = functional.interpolate(field, (resolution, resolution), mode="area")
-    scaled = (field / largest_speed(field)).clamp(-1, 1)
-    return torch.cat([0.5 + 0.5 * scaled, scaled.norm(dim=1, keepdim=True).clamp_max(1)], dim=1)
+    small = functional.interpolate(speed[:, None], (resolution, resolution), mode="area")
+    return scaled(field, small, largest_speed(speed, resolution))
 
 
-def largest_speed(field: Float[Tensor, "fields 2 rows columns"]) -> Float[Tensor, "fields 1 1 1"]:
-    """The speed that 98 % of the pixels of each field do not exceed, at least 0.1 pixels."""
-    return field.norm(dim=1).flatten(1).quantile(0.98, dim=1).clamp_min(0.1)[:, None, None, None]
+def scaled(
+    field: Float[Tensor, "fields 2 rows columns"],
+    speed: Float[Tensor, "fields 1 rows columns"],
+    scale: Float[Tensor, "fields 1 1 1"],
+) -> Float[Tensor, "fields 3 rows columns"]:
+    """Motion in units of `scale` as pictures in [0, 1]."""
+    return torch.cat([0.5 + 0.5 * (field / scale).clamp(-1, 1), (speed / scale).clamp_max(1)], dim=1)
+
+
+def largest_speed(
+    speed: Float[Tensor, "fields rows columns"], resolution: int
+) -> Float[Tensor, "fields 1 1 1"]:
+    """The speed that 98 % of the pixels of each field do not exceed at `resolution`, at least 0.1 pixels."""
+    small = functional.interpolate(speed[:, None], (resolution, resolution), mode="area")
+    return small.flatten(1).quantile(0.98, dim=1).clamp_min(0.1)[:, None, None, None]
