@@ -349,9 +349,9 @@ clevr6_like = PaintedDiscovery(
     without_shading=True,
     compactness=1.5,
     steps=1500,
-    coarse_steps=800,
+    coarse_steps=1200,
     repulsion_start=50,
-    **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 400},
+    **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 300},
     evaluate_every=100,
 )
 """Rendered scenes: `objecthood data render clevr --out FOLDER`, `objecthood train clevr6-like --data-path
