@@ -57,7 +57,7 @@ def shown(terminal: int) -> str:
     with contextlib.suppress(OSError):  # Linux's way to say that nobody is there
         while part := os.read(terminal, 1 << 16):
             parts.append(part)
-    return b"".join(parts).decode()
+    return b"".join(parts).decode(errors="replace")
 
 
 def ended(process: int, seconds: float = 60) -> int:

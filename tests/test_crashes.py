@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -341,28 +342,35 @@ def steps_of(run: Path) -> list[str]:
 ON_TERMINAL = ["train", "tetrominoes", "--steps", "100000", "--evaluate-every", "100000", "--batch-size", "2"]
 
 
-def terminal_of_a_run(run: Path) -> tuple[int, int, object]:
-    """A run that is under way on a terminal: its process, our end, and the terminal's settings before it."""
+def terminal_of_a_run(run: Path) -> tuple[int, int, object, str]:
+    """A run that is under way on a terminal: its process, our end, the settings of that before it, and what
+    it has shown."""
     import termios
 
     process, terminal = begin_on_terminal(lambda: main([*ON_TERMINAL, "--out", str(run)]))
-    settings = termios.tcgetattr(terminal)
-    wait_for(lambda: len(steps_of(run)) > 2, process)
+    settings, said = termios.tcgetattr(terminal), []
+
+    def under_way() -> bool:
+        if select.select([terminal], [], [], 0)[0]:  # a terminal that nobody reads stops who writes to it
+            said.append(os.read(terminal, 1 << 16))
+        return len(steps_of(run)) > 2
+
+    wait_for(under_way, process)
     assert steps_of(run)
-    return process, terminal, settings
+    return process, terminal, settings, b"".join(said).decode(errors="replace")
 
 
 def test_ctrl_c_on_a_terminal(tmp_path, scoreboard):
     """Saved, told how to go on, and the terminal as it was: echo on, cursor shown."""
     import termios
 
-    process, terminal, before = terminal_of_a_run(tmp_path / "run")
+    process, terminal, before, first = terminal_of_a_run(tmp_path / "run")
     os.write(terminal, b"\x03")
     with ThreadPoolExecutor(1) as pool:
         said = pool.submit(shown, terminal)
         assert ended(process) == INTERRUPTED
         after = termios.tcgetattr(terminal)
-        said = said.result(30)
+        said = first + said.result(30)
     os.close(terminal)
     assert after == before and saved(tmp_path / "run") > 2
     assert said.rfind("\x1b[?25h") > said.rfind("\x1b[?25l") >= 0, "the cursor is back"
@@ -372,7 +380,7 @@ def test_ctrl_c_on_a_terminal(tmp_path, scoreboard):
 
 def test_a_terminal_that_is_closed(tmp_path, scoreboard):
     """As by an ssh that breaks: SIGHUP comes, and nothing can be said any more."""
-    process, terminal, _ = terminal_of_a_run(tmp_path / "run")
+    process, terminal, *_ = terminal_of_a_run(tmp_path / "run")
     os.close(terminal)
     assert ended(process) == PREEMPTED
     assert saved(tmp_path / "run") > 2
