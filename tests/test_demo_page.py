@@ -13,7 +13,7 @@ from PIL import Image
 pytest.importorskip("starlette", reason="needs the extra [demo]")
 pytest.importorskip("uvicorn", reason="needs the extra [demo]")
 
-from browser import Visit, chromium, serving_folder
+from browser import DONE, Visit, chromium, serving_folder
 from serving import serving
 
 import objecthood as oh
@@ -415,3 +415,15 @@ def test_the_built_site_is_whole_or_not_there(tmp_path):
 
 def stop(line: str) -> None:
     raise RuntimeError("stopped")
+
+
+def test_threads_from_the_second_visit_on(browser, static):
+    """The service worker makes the page isolated, which threads need; what is seen stays the same."""
+    with Visit(browser, static) as visit:
+        once = visit.pixels(f"{A} canvas")
+        assert visit.page.evaluate("!crossOriginIsolated && navigator.serviceWorker.ready.then(() => true)")
+        visit.page.reload()
+        visit.page.wait_for_selector(DONE, timeout=60_000)
+        assert visit.page.evaluate("crossOriginIsolated && new SharedArrayBuffer(8).byteLength") == 8
+        assert visit.pixels(f"{A} canvas") == once
+        assert visit.problems == [] and visit.foreign == []

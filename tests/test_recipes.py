@@ -185,7 +185,7 @@ from objecthood.recipes import RECIPES, Discovery
 class Mine(Discovery):
     width: int = 3
 
-settings = RECIPES["tetrominoes"].to_dict()
+settings = RECIPES["tetrominoes-paper"].to_dict()
 settings.pop("task")
 recipe = Mine(**settings | {"name": "mine"})
 """
@@ -210,8 +210,8 @@ def test_masks_painted_by_slots_alone_count():
     """The loss is the guided picture's error plus that of the same paintings with the slots' own masks."""
     recipe = RECIPES["clevr6-like"]
     torch.manual_seed(0)
-    model = recipe.build_model()
-    grow_repulsion(model.grouping.slot_attention.prior, 0, recipe.repulsion_start)
+    model, step = recipe.build_model(), recipe.coarse_steps
+    grow_repulsion(model.grouping.slot_attention.prior, step, recipe.repulsion_start)
     images = ClevrLike(resolution=64, objects=(3, 6), count=2)[range(2)]["image"]
     scene, painting = model(images), model.paint(images)[0]
     own = painting.own_logits.softmax(dim=1)
@@ -222,7 +222,7 @@ def test_masks_painted_by_slots_alone_count():
     )
     assert not torch.allclose(guided, of_own)
     for weight in (0.0, 0.5):
-        loss = dataclasses.replace(recipe, painted=weight).loss(model, {"image": images}, step=0)
+        loss = dataclasses.replace(recipe, painted=weight).loss(model, {"image": images}, step)
         torch.testing.assert_close(loss, guided + weight * of_own, rtol=1e-5, atol=0)
 
 

@@ -479,7 +479,7 @@ class FourTetrominoes(FastTetrominoes):
 
 def test_slots_learn_what_a_mean_picture_cannot_tell(quick, tmp_path):
     """Without gradient to the encoder or the slots, pictures come out too much alike for the bound."""
-    settings = FAST.to_dict() | {"steps": 110, "warmup_steps": 10, "evaluate_every": 200, "average": 0.0}
+    settings = FAST.to_dict() | {"steps": 150, "warmup_steps": 10, "evaluate_every": 200, "average": 0.0}
     settings |= {"learning_rate": 3e-3, "matrix_learning_rate": 0.02, "test_iterations": 3}
     del settings["task"]
     recipe = FourTetrominoes(**settings)

@@ -102,11 +102,11 @@ def sequence_fields(path: str, name: str) -> SequenceFields:
 
 
 def flow_size(size: tuple[int, int]) -> tuple[int, int]:
-    """The size (height, width) at which flow is sought: the shorter side `SIDE`, the other one even.
+    """The size (height, width) at which flow is sought: the shorter side `SIDE`, both multiples of `KEPT`.
 
     Example:
         >>> flow_size((480, 854)), flow_size((1920, 1080))
-        ((240, 428), (426, 240))
+        ((240, 428), (428, 240))
     """
     height, width = (KEPT * math.ceil(SIDE / KEPT * side / min(size)) for side in size)
     return height, width
