@@ -35,7 +35,9 @@ TOLERANCE = 1e-4
 """Largest difference from PyTorch, of any number of any output, over that output's largest value or 1,
 whichever is more: pictures, masks and attention reach to about 1, slots to about 10."""
 BATCHES = (1, 4)
-_CANDIDATES, _TOUCHES = 96, 3
+_CANDIDATES, _MORE, _TOUCHES = 32, 96, 3
+_STEADY = 3e-5
+"""Change by a touch of noise (of 1e-6) up to which a picture is steady."""
 PARTS = ("start", "encode", "step", "paint")
 
 
@@ -271,15 +273,20 @@ def _noise(model: SlotAutoencoder | SetPredictor, batch: int, num_slots: int) ->
 
 @torch.no_grad()
 def _steady_pictures(
-    model: SlotAutoencoder | SetPredictor, batch: int, num_slots: int, iterations: int
+    model: SlotAutoencoder | SetPredictor,
+    batch: int,
+    num_slots: int,
+    iterations: int,
+    candidates: int = _CANDIDATES,
 ) -> Tensor:
-    """Of `_CANDIDATES` pictures that the model is at home with, those that change least by a touch of noise.
+    """Of some pictures that the model is at home with, those that change least by a touch of noise; of more
+    where these are not steady.
 
     Iterations make much of little: on some pictures PyTorch's own answers, rounded otherwise, differ by more
     than `TOLERANCE`, and say nothing of a graph. A wrong one is wrong on the others too.
     """
-    images, noise = familiar_pictures(model, _CANDIDATES), _noise(model, _CANDIDATES, num_slots)
-    touches = torch.from_numpy(start_noise(np.arange(_CANDIDATES), _TOUCHES, images[0].numel())).unbind(dim=1)
+    images, noise = familiar_pictures(model, candidates), _noise(model, candidates, num_slots)
+    touches = torch.from_numpy(start_noise(np.arange(candidates), _TOUCHES, images[0].numel())).unbind(dim=1)
     still, *touched = (
         model(images + 1e-6 * touch.view_as(images), num_slots, iterations, noise)
         for touch in (torch.zeros_like(touches[0]), *touches)
@@ -289,7 +296,10 @@ def _steady_pictures(
         for answer in touched
         for one, other in zip(still, answer, strict=True)
     ]
-    return images[torch.stack(changes).amax(dim=0).argsort()[:batch]]
+    change, order = torch.stack(changes).amax(dim=0).sort()
+    if change[batch - 1] > _STEADY and candidates < _MORE:
+        return _steady_pictures(model, batch, num_slots, iterations, _MORE)
+    return images[order[:batch]]
 
 
 def _check_kind(model: nn.Module) -> None:
