@@ -24,17 +24,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from objecthood.nn import (
+    ClipModel,
     CompactPrior,
     ConvEncoder,
     Grouping,
-    GroupingModel,
     LearnedSlots,
     ResidualPredictor,
     SlotAttention,
 )
 from objecthood.nn.decoders import enlarge
 from objecthood.nn.encoders import check_pictures
-from objecthood.nn.matching_motion import Sight, look
+from objecthood.nn.matching_motion import Sight
 
 SHARPNESS = 4.0
 """With 1, slots part later and less (results/tries.md)."""
@@ -52,7 +52,7 @@ class ContrastScene(NamedTuple):
     """The attention, enlarged to the frame; sums to 1 over slots."""
 
 
-class SetContrast(GroupingModel):
+class SetContrast(ClipModel):
     """Encoder, grouping and transition; frames in [0, 1] go in, a `ContrastScene` comes out.
 
     Args:
@@ -70,9 +70,6 @@ class SetContrast(GroupingModel):
         (torch.Size([2, 3, 4, 32, 32]), torch.Size([2, 3, 4, 128]))
     """
 
-    encoder: ConvEncoder
-    grouping: Grouping
-
     def __init__(
         self,
         encoder: ConvEncoder,
@@ -83,12 +80,8 @@ class SetContrast(GroupingModel):
         later_iterations: int = 2,
         sees: Sight = "frame",
     ):
-        super().__init__()
-        if later_iterations < 1:
-            raise ValueError(f"`later_iterations` (={later_iterations}) must be at least 1")
-        self.encoder, self.grouping = encoder, grouping
-        self.transition, self.embed = transition, embed
-        self.resolution, self.later_iterations, self.sees = resolution, later_iterations, sees
+        super().__init__(encoder, grouping, later_iterations, sees)
+        self.transition, self.embed, self.resolution = transition, embed, resolution
 
     def forward(
         self,
@@ -148,18 +141,6 @@ class SetContrast(GroupingModel):
     def said(self, slots: Float[Tensor, "*batch slots slot_dim"]) -> Float[Tensor, "*batch slots dim"]:
         """What each slot gives to its set: vectors of length 1, in 32 bits."""
         return F.normalize(self.embed(slots).float(), dim=-1)
-
-    def look(
-        self, frames: Float[Tensor, "batch time 3 height width"]
-    ) -> Float[Tensor, "batch time 3 height width"]:
-        """What the encoder is shown, in [0, 1]: the frames, or their motion as pictures."""
-        return look(frames, self.sees)
-
-    def features(
-        self, seen: Float[Tensor, "frames 3 height width"]
-    ) -> Float[Tensor, "frames grid_height grid_width dim"]:
-        """What slot attention groups."""
-        return self.encoder((2 * seen - 1).contiguous(memory_format=torch.channels_last))
 
 
 def moving_sprites(

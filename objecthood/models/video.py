@@ -21,11 +21,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from objecthood.nn import (
+    ClipModel,
     CompactPrior,
     ConditionedSlots,
     ConvEncoder,
     Grouping,
-    GroupingModel,
     LearnedSlots,
     PatchDecoder,
     SlotAttention,
@@ -33,7 +33,7 @@ from objecthood.nn import (
 )
 from objecthood.nn.decoders import SpatialBroadcastDecoder
 from objecthood.nn.encoders import check_pictures
-from objecthood.nn.matching_motion import Sight, look, motion_of_frame
+from objecthood.nn.matching_motion import Sight, motion_of_frame
 
 Start = Literal["unconditional", "boxes", "centres"]
 HINT_SIZES: dict[str, int] = {"boxes": 4, "centres": 2}
@@ -63,7 +63,7 @@ class State(NamedTuple):
     """The frame itself, from which motion is found."""
 
 
-class SlotVideo(GroupingModel):
+class SlotVideo(ClipModel):
     """Encoder, grouping, decoder and predictor; frames in [0, 1] go in, a `VideoScene` comes out.
 
     Args:
@@ -88,8 +88,6 @@ class SlotVideo(GroupingModel):
         torch.Size([2, 4, 32, 32])
     """
 
-    encoder: ConvEncoder
-    grouping: Grouping
     decoder: SpatialBroadcastDecoder | PatchDecoder
 
     def __init__(
@@ -103,14 +101,11 @@ class SlotVideo(GroupingModel):
         sees: Sight = "frame",
         paints_next: bool = False,
     ):
-        super().__init__()
-        if later_iterations < 1:
-            raise ValueError(f"`later_iterations` (={later_iterations}) must be at least 1")
+        super().__init__(encoder, grouping, later_iterations, sees)
         if paints_next and getattr(decoder, "attention_guided", False):
             raise ValueError("`paints_next` needs a decoder that is not guided by attention")
-        self.encoder, self.grouping, self.decoder = encoder, grouping, decoder
-        self.predictor, self.condition = predictor, condition
-        self.later_iterations, self.sees, self.paints_next = later_iterations, sees, paints_next
+        self.decoder, self.predictor, self.condition = decoder, predictor, condition
+        self.paints_next = paints_next
 
     @property
     def resolution(self) -> int:
@@ -187,18 +182,6 @@ class SlotVideo(GroupingModel):
         parts = slots, predicted if self.paints_next else slots, attention
         scene = self._paint(*(part[:, None] for part in parts))
         return VideoScene(*(part[:, 0] for part in scene)), State(predicted, weights[:, -1], frame)
-
-    def look(
-        self, frames: Float[Tensor, "batch time 3 height width"]
-    ) -> Float[Tensor, "batch time 3 height width"]:
-        """What the encoder is shown, in [0, 1]: the frames, or their motion as pictures."""
-        return look(frames, self.sees)
-
-    def features(
-        self, seen: Float[Tensor, "frames 3 height width"]
-    ) -> Float[Tensor, "frames grid_height grid_width dim"]:
-        """What slot attention groups."""
-        return self.encoder((2 * seen - 1).contiguous(memory_format=torch.channels_last))
 
     def _start(
         self, batch: int, hints: Tensor | None, num_slots: int | None, noise: Tensor | None

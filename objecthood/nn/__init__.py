@@ -3,7 +3,7 @@
 from objecthood.nn.decoders import PatchDecoder, SpatialBroadcastDecoder
 from objecthood.nn.dynamics import ResidualPredictor, TransformerPredictor
 from objecthood.nn.encoders import ConvEncoder
-from objecthood.nn.grouping import Grouping, GroupingModel
+from objecthood.nn.grouping import ClipModel, Grouping, GroupingModel
 from objecthood.nn.initial_slots import ConditionedSlots, GaussianSlots, LearnedSlots
 from objecthood.nn.matching import assign
 from objecthood.nn.positions import PositionEmbedding
@@ -11,6 +11,7 @@ from objecthood.nn.priors import CompactPrior
 from objecthood.nn.slot_attention import SlotAttention, SlotAttentionOutput
 
 __all__ = [
+    "ClipModel",
     "CompactPrior",
     "ConditionedSlots",
     "ConvEncoder",

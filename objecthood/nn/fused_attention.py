@@ -52,7 +52,8 @@ def plain_attend(
     bias: Float[Tensor, "batch slots inputs"] | None = None,
     epsilon: float = 1e-8,
 ) -> tuple[Float[Tensor, "batch slots dim"], Float[Tensor, "batch slots inputs"]]:
-    """What `SlotAttention.step` does between queries and GRU, without padding.
+    """What `SlotAttention.step` does between its two projections, without padding; keys and values are both
+    the inputs there.
 
     Example:
         >>> queries, inputs = torch.randn(2, 7, 64), torch.randn(2, 100, 64)

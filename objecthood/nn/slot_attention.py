@@ -135,7 +135,7 @@ class SlotAttention(nn.Module):
         # 16 bits cannot carry the competition: 1e-8 vanishes beside 1/slots and near-ties round to ties.
         with torch.autocast(inputs.device.type, enabled=False):
             slots = at_least_float32(slots)
-            if self.attend is None or mask is not None:  # the fused kernel widens them on the chip
+            if self.attend is None or mask is not None:  # the fused kernel does it on the chip
                 inputs = at_least_float32(inputs)
             initial, bias, attentions = slots, None, []
             if self.prior is not None and before is not None:
