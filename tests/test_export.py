@@ -56,6 +56,18 @@ def test_batch_and_number_of_slots_are_open(guided, files, batch, num_slots):
     assert compare_parts(guided, parts, batch, num_slots) <= 1e-4
 
 
+@pytest.mark.parametrize("steady, asked", [(torch.inf, [32]), (0.0, [32, 96])])
+def test_more_pictures_are_looked_at_where_few_are_steady(guided, monkeypatch, steady, asked):
+    counts = []
+    monkeypatch.setattr(export_module, "_STEADY", steady)
+    monkeypatch.setattr(
+        export_module, "familiar_pictures", lambda model, n: counts.append(n) or familiar_pictures(model, n)
+    )
+    with torch.no_grad():
+        assert len(export_module._steady_pictures(guided, 4, 4, 3)) == 4
+    assert counts == asked
+
+
 @pytest.mark.parametrize("iterations", [1, 2, 10])
 def test_the_number_of_iterations_is_an_input(guided, files, iterations):
     assert compare_whole(guided, files[0], 2, 4, iterations) <= 1e-4

@@ -68,6 +68,17 @@ def test_fields_of_both_directions_are_in_time_and_free_of_the_camera(davis):
         assert speed[1, direction][inside[1:]].float().median() > 3.8
 
 
+def test_motion_and_its_speed_are_averaged_along_paths(davis):
+    fields = sequence_fields(str(davis), "ant")
+    flow, residual = fields.flow.float(), fields.residual.float()
+    speed = along_paths(residual.norm(dim=2), flow)
+    steady = along_paths(residual.flatten(1, 2), flow).unflatten(1, residual.shape[1:3])
+    torch.testing.assert_close(fields.speed.float(), speed, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(fields.steady.float(), steady, rtol=1e-2, atol=1e-2)
+    for averaged, plain in ((fields.speed, residual.norm(dim=2)), (fields.steady, residual)):
+        assert (averaged.float() - plain).abs().max() > 0.1
+
+
 def test_noise_cancels_along_paths_and_motion_stays():
     generator = torch.Generator().manual_seed(0)
     flow = torch.zeros(12, 2, 2, 16, 40)

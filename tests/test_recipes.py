@@ -266,3 +266,16 @@ def test_coarse_steps_see_half_the_resolution_with_the_same_weights():
 def test_coarse_steps_need_a_resolution_that_can_be_halved():
     with pytest.raises(ValueError, match=r"`resolution` \(=36\) must be a multiple of 8.*coarse_steps"):
         replace(RECIPES["sprites"], coarse_steps=2, resolution=36)
+
+
+@pytest.mark.parametrize("name", ["sprites", "clevr6-like", "tetrominoes-guided"])
+@pytest.mark.parametrize("side", [3, 5])
+def test_the_second_kernel_is_the_recipes(name, side):
+    first, second = replace(RECIPES[name], second_kernel=side).build_model().encoder.convolutions
+    assert first.kernel_size == (5, 5) and second.kernel_size == (side, side)
+
+
+def test_kernels_of_tetrominoes_are_the_recipes():
+    model = replace(RECIPES["tetrominoes"], later_kernels=3, last_kernel=1).build_model()
+    assert [layer.kernel_size[0] for layer in model.encoder.convolutions] == [5, 3, 3]
+    assert [layer.kernel_size[0] for layer in model.decoder.layers] == [3, 3, 1]
