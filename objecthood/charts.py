@@ -23,7 +23,7 @@ CURVE_COLORS = (
     "#70768a",
     "#8a3ab9",
 )  # read on white and on black
-MOST_NUMBERS = 13  # more are not written below a curve; round ones are
+MOST_CHARACTERS = 45  # of numbers below a curve, with spaces; if all need more, round ones are written
 MAX_COLUMNS = 200  # more points than this are summed up by column: mean as line, extremes as band
 
 Number = int | float  # steps are whole, and JSON may hold a value as either
@@ -90,7 +90,8 @@ def score_curves(curves: dict[str, Sequence[Point]], *, name: str) -> str:
     round_numbers = [
         tick for tick in linear_ticks(numbers[0], numbers[-1]) if numbers[0] <= tick <= numbers[-1]
     ]
-    for number in numbers if len(numbers) <= MOST_NUMBERS else round_numbers:
+    needed = sum(len(f"{number:g}") + 1 for number in numbers)
+    for number in numbers if needed <= MOST_CHARACTERS else round_numbers:
         x = place_x(number)
         parts.append(f'<text x="{x:.1f}" y="{floor + 17}" text-anchor="middle">{number:g}</text>')
     ends = {title: place_y(points[-1][1]) for title, points in curves.items()}
