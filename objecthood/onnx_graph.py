@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -78,18 +79,18 @@ def trace(
 
 
 def running_maximum(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """`torch.cummax` in log2(size) steps; the second output, where the maximum lies, is left at 0.
+    """`torch.cummax` of finite numbers, as the maximum of a window that reaches back to the first; the second
+    output, where the maximum lies, is left at 0.
 
     Example:
-        >>> running_maximum(torch.tensor([1, 3, 2, 5, 4]), 0)[0]
-        tensor([1, 3, 3, 5, 5])
+        >>> running_maximum(torch.tensor([1.0, 3.0, 2.0, 5.0, 4.0]), 0)[0]
+        tensor([1., 3., 3., 5., 5.])
     """
-    size, reach = tensor.shape[dim], 1
-    while reach < size:
-        head, tail = tensor.narrow(dim, 0, reach), tensor.narrow(dim, reach, size - reach)
-        tensor = torch.cat([head, torch.maximum(tail, tensor.narrow(dim, 0, size - reach))], dim=dim)
-        reach *= 2
-    return tensor, torch.zeros_like(tensor, dtype=torch.int64)
+    size = tensor.shape[dim]
+    rows = F.pad(tensor.movedim(dim, -1), (size - 1, 0), value=-torch.inf)
+    maxima = F.max_pool1d(rows.flatten(0, -2)[None] if rows.ndim > 1 else rows[None], size, stride=1)
+    maxima = maxima.view(*rows.shape[:-1], size).movedim(-1, dim)
+    return maxima, torch.zeros_like(tensor, dtype=torch.int64)
 
 
 def multiply_in_blocks(one: Tensor, other: Tensor) -> Any:

@@ -285,14 +285,15 @@ def browser() -> str:
     facts = read("demo.json")
     here = facts["environment"]
     quantiles = ("least", "tenth", "median", "nine tenths")
+    shown = ("visit", "threads", "resolution", "slots", "iterations")
     rows = [
-        [f"`{name}`", *(str(row[key]) for key in ("resolution", "slots", "iterations"))]
+        [f"`{name}`", *(str(row[key]) for key in shown)]
         + [f"{row['wall'][key]:.0f}" for key in quantiles]
         + [f"{row['processor']:.0f}"]
         for name, measured_so in facts["models"].items()
         for row in measured_so
     ]
-    head = ["model", "pixels", "slots", "iterations", "wall: least", *quantiles[1:], "processor"]
+    head = ["model", "visit", "threads", "pixels", *shown[3:], "wall: least", *quantiles[1:], "processor"]
     return (
         f"{here['browser']}, wasm with SIMD; {here['processor']}, {here['cores']} cores, load "
         f"{facts['load']:.1f}; commit {here['commit']}.\n\n" + as_table(head, rows)
