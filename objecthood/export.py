@@ -116,7 +116,7 @@ def facts(model: SlotAutoencoder | SetPredictor) -> dict[str, Any]:
         "grid": list(feature_grid(model)),
         "num_slots": model.num_slots,
         "slot_dim": model.slot_dim,
-        "iterations": model.grouping.slot_attention.iterations,
+        "iterations": model.grouping.iterations,
         "is_start_learned": hasattr(model.grouping.initial_slots, "queries"),
     }
 
@@ -176,7 +176,7 @@ def compare_whole(
 
     `iterations` are the model's own where 0; pictures are those of `_steady_pictures`.
     """
-    iterations = iterations or model.grouping.slot_attention.iterations
+    iterations = iterations or model.grouping.iterations
     images = _steady_pictures(model, batch, num_slots, iterations)
     noise = _noise(model, batch, num_slots)
     with torch.no_grad():
@@ -190,7 +190,7 @@ def compare_parts(
     model: SlotAutoencoder, folder: Path, batch: int, num_slots: int, iterations: int = 0
 ) -> float:
     """The largest difference from `model` of what the graphs in `folder` give, one after the other."""
-    iterations = iterations or model.grouping.slot_attention.iterations
+    iterations = iterations or model.grouping.iterations
     images = _steady_pictures(model, batch, num_slots, iterations)
     noise = _noise(model, batch, num_slots)
     run = {name: session(folder / f"{name}.onnx") for name in PARTS}

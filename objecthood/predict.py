@@ -132,7 +132,7 @@ def stream(
             "list`"
         )
     num_slots = model.num_slots if num_slots is None else num_slots
-    iterations = model.grouping.slot_attention.iterations if iterations is None else iterations
+    iterations = model.grouping.iterations if iterations is None else iterations
     _check_range("num_slots", num_slots, MAX_SLOTS)
     _check_range("iterations", iterations)
     _check_range("batch_size", batch_size)

@@ -10,9 +10,10 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = {
     "reconstruction": "reconstruction",
     "reconstruction-slots": "reconstruction + slot-slot contrast",
-    "set": "set contrast",
+    "nearest": "set contrast, by the nearest of each",
+    "set": "set contrast, by the mean",
     "single": "single-slot contrast",
-    "set-no-prior": "set contrast, no prior",
+    "nearest-no-prior": "set contrast, by the nearest, no prior",
     "single-no-prior": "single-slot contrast, no prior",
     "untrained": "contrast model, not trained",
 }

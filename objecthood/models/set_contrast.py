@@ -1,17 +1,17 @@
 """Objects by contrast: slots of one frame must tell the next frame's, as a set, from those of other clips.
 
-Löwe et al. 2020, "Learning Object-Centric Video Models by Contrasting Sets" (arXiv 2011.10287). Slot
-attention groups every frame for itself, a transition guesses the next frame's slots, and what is contrasted
-is made of the whole set, whatever its order (`losses.set_contrast`): contrast of single slots, after C-SWM
+Löwe et al. 2020, "Learning Object-Centric Video Models by Contrasting Sets" (arXiv 2011.10287). Every frame
+is grouped for itself, a transition guesses the next frame's slots, and what is contrasted is the whole set,
+whatever its order (`losses.set_contrast`, `losses.nearest_contrast`): contrast of single slots, after C-SWM
 (Kipf et al. 2020, arXiv 1911.12247; `losses.single_slot_contrast`), is as content if all slots say the same.
 Nothing is painted; objects are read out of the attention.
 
-Differences from the paper: learned slots and, unless left out, the prior of `models.autoencoder`; what a
-slot gives to its set has length 1. Features see a few pixels each and do not know where they are: slots that
-can ask for a place divide the picture into tiles, which tell frames apart as well as objects do
-(results/tries.md). Frames are grouped from the same learned start, never from slots handed on, which could
-carry a clip's mark from frame to frame without a look at it; after training slots may be handed on
-(`handed_on`), as in `models.video`. `sees="motion"` groups motion found by matching, as there.
+Differences from the paper: slots are means of features, begun far apart in each frame (`nn.SoftKMeans`), and
+have, unless left out, the prior of `models.autoencoder`. What a slot gives to its set has length 1. Features
+see a few pixels each and do not know where they are: slots that can ask for a place divide the picture into
+tiles, which tell frames apart as well as objects do (results/tries.md). No frame is grouped from slots handed
+on, which could carry a clip's mark from frame to frame without a look at it; after training slots may be
+handed on (`handed_on`). `sees="motion"` groups motion found by matching, as in `models.video`.
 """
 
 from __future__ import annotations
@@ -23,21 +23,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from objecthood.nn import (
-    ClipModel,
-    CompactPrior,
-    ConvEncoder,
-    Grouping,
-    LearnedSlots,
-    ResidualPredictor,
-    SlotAttention,
-)
+from objecthood.nn import ClipModel, CompactPrior, ConvEncoder, ResidualPredictor, SoftKMeans
 from objecthood.nn.decoders import enlarge
 from objecthood.nn.encoders import check_pictures
 from objecthood.nn.matching_motion import Sight
-
-SHARPNESS = 4.0
-"""With 1, slots part later and less (results/tries.md)."""
+from objecthood.nn.soft_kmeans import Clusters
 
 
 class ContrastScene(NamedTuple):
@@ -56,7 +46,8 @@ class SetContrast(ClipModel):
     """Encoder, grouping and transition; frames in [0, 1] go in, a `ContrastScene` comes out.
 
     Args:
-        encoder, grouping: as of `SlotAutoencoder`.
+        encoder: as of `SlotAutoencoder`.
+        grouping: features to slots, and the means that the next frame may begin from.
         transition: slots of a frame to a guess for the next (`nn.dynamics`).
         embed: of each slot, found or predicted, to what is contrasted of it.
         resolution: side of the square frames, in pixels.
@@ -70,10 +61,12 @@ class SetContrast(ClipModel):
         (torch.Size([2, 3, 4, 32, 32]), torch.Size([2, 3, 4, 128]))
     """
 
+    grouping: SoftKMeans
+
     def __init__(
         self,
         encoder: ConvEncoder,
-        grouping: Grouping,
+        grouping: SoftKMeans,
         transition: nn.Module,
         embed: nn.Module,
         resolution: int,
@@ -88,55 +81,52 @@ class SetContrast(ClipModel):
         frames: Float[Tensor, "batch time 3 height width"],
         num_slots: int | None = None,
         iterations: int | None = None,
-        noise: Float[Tensor, "batch slots slot_dim"] | None = None,
         handed_on: bool = False,
     ) -> ContrastScene:
-        """Whole clips at once, every frame from the same start; `noise` is of slots beyond the learned ones.
+        """Whole clips at once, every frame grouped for itself.
 
-        `handed_on`: each frame but the first starts from the transition's guess, with `later_iterations`.
+        `handed_on`: each frame but the first begins from the means of the frame before, with
+        `later_iterations`.
         """
         check_pictures(frames.flatten(0, 1), self.resolution)
-        return self.group(self.look(frames), num_slots, iterations, noise, handed_on)
+        return self.group(self.look(frames), num_slots, iterations, handed_on)
 
     def group(
         self,
         seen: Float[Tensor, "batch time 3 height width"],
         num_slots: int | None = None,
         iterations: int | None = None,
-        noise: Float[Tensor, "batch slots slot_dim"] | None = None,
         handed_on: bool = False,
     ) -> ContrastScene:
         """`forward` from what `look` gives."""
         batch, time = seen.shape[:2]
         features = self.features(seen.flatten(0, 1))
-        grid = features.shape[1:3]
         inputs = features.flatten(1, 2)
-        if num_slots is None and noise is not None:
-            num_slots = noise.shape[1]
-        start = self.grouping.initial_slots(batch, num_slots, noise)
         if handed_on:
-            slots, weights = self._follow(inputs.unflatten(0, (batch, time)), start, iterations)
+            slots, weights = self._follow(inputs.unflatten(0, (batch, time)), num_slots, iterations)
         else:
-            every = start.repeat_interleave(time, dim=0)
-            slots, weights = self.grouping.slot_attention(inputs, every, iterations)
-            weights = weights[:, -1]
-        attention = weights.unflatten(-1, grid)
+            slots, _, weights = self.grouping(inputs, num_slots, iterations)
+        attention = weights.unflatten(-1, features.shape[1:3])
         masks = enlarge(attention, self.resolution, self.resolution)
         parts = slots, self.transition(slots), attention, masks
         return ContrastScene(*(part.unflatten(0, (batch, time)) for part in parts))
 
     def _follow(
-        self, inputs: Float[Tensor, "batch time inputs dim"], start: Tensor, iterations: int | None
+        self,
+        inputs: Float[Tensor, "batch time inputs dim"],
+        num_slots: int | None,
+        iterations: int | None,
     ) -> tuple[Tensor, Tensor]:
-        """Slots and last attention of all frames [batch * time, ...], handed on from frame to frame."""
-        slots, attention, before, rounds = [], [], None, iterations
+        """Slots and attention of all frames [batch * time, ...], means handed on from frame to frame."""
+        found: list[Clusters] = []
         for now in inputs.unbind(1):
-            found, weights = self.grouping.slot_attention(now, start, rounds, before=before)
-            before, rounds = weights[:, -1], self.later_iterations
-            start = self.transition(found)
-            slots.append(found)
-            attention.append(before)
-        return torch.stack(slots, dim=1).flatten(0, 1), torch.stack(attention, dim=1).flatten(0, 1)
+            if not found:
+                found.append(self.grouping(now, num_slots, iterations))
+            else:
+                last = found[-1]
+                found.append(self.grouping(now, num_slots, self.later_iterations, last.means, last.attention))
+        slots, _, attention = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*found, strict=True))
+        return slots, attention
 
     def said(self, slots: Float[Tensor, "*batch slots slot_dim"]) -> Float[Tensor, "*batch slots dim"]:
         """What each slot gives to its set: vectors of length 1, in 32 bits."""
@@ -147,25 +137,20 @@ def moving_sprites(
     num_slots: int = 6,
     resolution: int = 64,
     compactness: float = 1.0,
-    repulsion: float = 0.0,
+    repulsion: float = 6.0,
     rehome: bool = True,
     later_iterations: int = 2,
     sees: Sight = "frame",
 ) -> SetContrast:
-    """Grouping of `video.moving_sprites`, sharper; features of 3 x 3 pixels, each slot followed alone.
-
-    Queries begin `SHARPNESS` times as long: where nothing is painted, nothing else makes slots part.
-    """
+    """Features of 3 x 3 pixels, means of them with the prior of `video.moving_sprites`, each slot followed
+    alone."""
     if resolution % 4 or resolution < 8:
         raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")
     grid = (resolution // 2, resolution // 2)
     prior = CompactPrior(grid, compactness, repulsion, rehome) if compactness or repulsion else None
-    attention = SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior)
-    with torch.no_grad():
-        attention.project_q.weight *= SHARPNESS
     return SetContrast(
         ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=(3, 1), places=False),
-        Grouping(LearnedSlots(num_slots, 64), attention),
+        SoftKMeans(num_slots, grid, 64, 64, prior=prior),
         ResidualPredictor(64),
         nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128)),
         resolution,

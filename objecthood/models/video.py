@@ -90,6 +90,8 @@ class SlotVideo(ClipModel):
 
     decoder: SpatialBroadcastDecoder | PatchDecoder
 
+    grouping: Grouping
+
     def __init__(
         self,
         encoder: ConvEncoder,

@@ -9,6 +9,7 @@ from objecthood.nn.matching import assign
 from objecthood.nn.positions import PositionEmbedding
 from objecthood.nn.priors import CompactPrior
 from objecthood.nn.slot_attention import SlotAttention, SlotAttentionOutput
+from objecthood.nn.soft_kmeans import SoftKMeans
 
 __all__ = [
     "ClipModel",
@@ -24,6 +25,7 @@ __all__ = [
     "ResidualPredictor",
     "SlotAttention",
     "SlotAttentionOutput",
+    "SoftKMeans",
     "SpatialBroadcastDecoder",
     "TransformerPredictor",
     "assign",

@@ -10,6 +10,7 @@ from objecthood.nn.encoders import ConvEncoder
 from objecthood.nn.initial_slots import GaussianSlots, LearnedSlots
 from objecthood.nn.matching_motion import Sight, look
 from objecthood.nn.slot_attention import SlotAttention, SlotAttentionOutput
+from objecthood.nn.soft_kmeans import SoftKMeans
 
 
 class Grouping(nn.Module):
@@ -33,6 +34,25 @@ class Grouping(nn.Module):
         super().__init__()
         self.initial_slots, self.slot_attention = initial_slots, slot_attention
 
+    @property
+    def num_slots(self) -> int:
+        """Slots used when a call names no number."""
+        return self.initial_slots.num_slots
+
+    @property
+    def slot_dim(self) -> int:
+        """Size of a slot."""
+        return self.slot_attention.slot_dim
+
+    @property
+    def iterations(self) -> int:
+        """Rounds of attention when a call names none; may be set."""
+        return self.slot_attention.iterations
+
+    @iterations.setter
+    def iterations(self, iterations: int) -> None:
+        self.slot_attention.iterations = iterations
+
     def forward(
         self,
         inputs: Float[Tensor, "batch inputs input_dim"],
@@ -53,17 +73,17 @@ class Grouping(nn.Module):
 class GroupingModel(nn.Module):
     """What all models share: a `grouping`, which says how many slots there are, and how large."""
 
-    grouping: Grouping
+    grouping: Grouping | SoftKMeans
 
     @property
     def num_slots(self) -> int:
         """Slots used when a call names no number."""
-        return self.grouping.initial_slots.num_slots
+        return self.grouping.num_slots
 
     @property
     def slot_dim(self) -> int:
         """Size of a slot."""
-        return self.grouping.slot_attention.slot_dim
+        return self.grouping.slot_dim
 
 
 class ClipModel(GroupingModel):
@@ -78,7 +98,9 @@ class ClipModel(GroupingModel):
 
     encoder: ConvEncoder
 
-    def __init__(self, encoder: ConvEncoder, grouping: Grouping, later_iterations: int, sees: Sight):
+    def __init__(
+        self, encoder: ConvEncoder, grouping: Grouping | SoftKMeans, later_iterations: int, sees: Sight
+    ):
         super().__init__()
         if later_iterations < 1:
             raise ValueError(f"`later_iterations` (={later_iterations}) must be at least 1")

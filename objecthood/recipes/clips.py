@@ -100,5 +100,5 @@ class OnClips(Recipe):
         }
 
     def prepare_for_test(self, model: Model) -> Model:
-        model.grouping.slot_attention.iterations = self.test_iterations
+        model.grouping.iterations = self.test_iterations
         return model.eval()

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from objecthood import losses, metrics
-from objecthood.data.randomness import start_noise
 from objecthood.data.scene import Scenes
 from objecthood.models import set_contrast
 from objecthood.models.set_contrast import ContrastScene, SetContrast
-from objecthood.nn.priors import grow_repulsion
 from objecthood.recipes.base import FAST
 from objecthood.recipes.clips import OnClips
 
@@ -29,21 +26,26 @@ QUICK = {
     "warmup_steps": 30,
     "average": 0.98,
 }
-CONTRASTS = {"set": losses.set_contrast, "single": losses.single_slot_contrast}
+CONTRASTS = {
+    "nearest": losses.nearest_contrast,
+    "set": losses.set_contrast,
+    "single": losses.single_slot_contrast,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contrast(OnClips):
     """A contrast model on clips made here."""
 
-    contrast: str = "set"
-    """What is contrasted: the "set" of slots, or each "single" slot."""
-    temperature: float = 0.1
+    contrast: str = "nearest"
+    """What is contrasted: sets of slots, by each one's "nearest" in the other or by their mean ("set"), or
+    each "single" slot."""
+    temperature: float = 0.03
     lag: int = 4
     """Frames from the one seen to the one that it must tell."""
     light: float = 0.2
     """A frame is lighter or darker by up to this much; 0: as it is."""
-    repulsion: float = 0.0
+    repulsion: float = 6.0
     """What a slot loses that shares one thing with a heavier one; 0: none."""
 
     main_score = "attention_fg_ari"
@@ -72,7 +74,6 @@ class Contrast(OnClips):
         return self.lag + 1 + (self.sees == "motion")
 
     def loss(self, model: SetContrast, scenes: Scenes, step: int) -> Tensor:
-        grow_repulsion(model.grouping.slot_attention.prior, step, start=100)
         scene = model.group(self.pair(model, scenes["image"]))
         said, found = model.said(scene.predicted[:, 0]), model.said(scene.slots[:, 1])
         return CONTRASTS[self.contrast](said, found, self.temperature)
@@ -99,14 +100,8 @@ class Contrast(OnClips):
         }
 
     def discover(self, model: SetContrast, scenes: Scenes, indices: Tensor) -> ContrastScene:
-        """The model's view of held-out clips, with test iterations, from start noise fixed by the index."""
-        noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
-        return model(
-            scenes["image"],
-            iterations=self.test_iterations,
-            noise=noise.to(scenes["image"].device),
-            handed_on=True,
-        )
+        """The model's view of held-out clips, with test iterations."""
+        return model(scenes["image"], iterations=self.test_iterations, handed_on=True)
 
     @property
     def protocol(self) -> str:
@@ -124,12 +119,12 @@ class Contrast(OnClips):
 
 moving_sprites_contrast = Contrast(
     name="moving-sprites-contrast",
-    description="Moving sprites told apart as sets of slots, nothing painted; two minutes on one core",
+    description="Moving sprites told apart as sets of slots, nothing painted; a minute of one core",
     data="moving-sprites",
     num_slots=6,
-    steps=200,
+    steps=100,
     **FAST | QUICK,
-    evaluate_every=100,
+    evaluate_every=50,
     validation_scenes=16,
     test_scenes=80,
 )
@@ -142,9 +137,9 @@ camouflage_contrast = Contrast(
     data="camouflage",
     sees="motion",
     num_slots=4,
-    steps=200,
+    steps=100,
     **FAST | QUICK,
-    evaluate_every=100,
+    evaluate_every=50,
     validation_scenes=16,
     test_scenes=80,
 )

@@ -109,7 +109,7 @@ class Discovery(Recipe):
         }
 
     def prepare_for_test(self, model: SlotAutoencoder) -> SlotAutoencoder:
-        model.grouping.slot_attention.iterations = self.test_iterations
+        model.grouping.iterations = self.test_iterations
         return model.eval()
 
     @property

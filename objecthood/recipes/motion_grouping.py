@@ -124,7 +124,7 @@ class MotionGrouping(Recipe):
         return {"fields": self.picture(model, scenes)}
 
     def prepare_for_test(self, model: SlotAutoencoder) -> SlotAutoencoder:
-        model.grouping.slot_attention.iterations = self.test_iterations
+        model.grouping.iterations = self.test_iterations
         return model.eval()
 
     @property

@@ -107,7 +107,7 @@ class SetPrediction(Recipe):
         return {"attention": self.picture(model, scenes), "attention-animated": animation}
 
     def prepare_for_test(self, model: SetPredictor) -> SetPredictor:
-        model.grouping.slot_attention.iterations = self.test_iterations
+        model.grouping.iterations = self.test_iterations
         return model.eval()
 
     @property

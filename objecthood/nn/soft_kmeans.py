@@ -1,0 +1,166 @@
+"""Slots as means of soft k-means, begun from inputs far apart: nothing is learned but the features.
+
+With unit keys k of the inputs and unit means c, one of each slot, one iteration is
+
+    attention = softmax over slots of (c k / temperature + what a prior adds)
+    c         = unit(weighted mean of k)
+
+which is slot attention whose queries are the means themselves (Locatello et al. 2020, arXiv 2006.15055,
+section 2.1, on its kinship with soft k-means; Dhillon and Modha 2001 on means of unit vectors). The first
+mean is the input most like all others, each further one that which is least like the means so far (Gonzalez
+1985).
+
+Where a decoder does not say what a slot should hold, learned slots share a thing or leave it to the
+background; these begin on different things, in every picture anew (results/tries.md).
+
+Differences from Gonzalez: an input counts as far as the nearest of its 3 x 3 neighbours does, so that edges,
+which are like nothing around them, begin no slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from objecthood.nn.initialization import glorot
+
+
+class Clusters(NamedTuple):
+    """What slots hold of the inputs."""
+
+    slots: Float[Tensor, "batch slots slot_dim"]
+    """What the means say, each through the same small network."""
+    means: Float[Tensor, "batch slots slot_dim"]
+    """Unit vectors, to begin from in the next frame."""
+    attention: Float[Tensor, "batch slots inputs"]
+    """Softmax over slots, of the last iteration."""
+
+
+class SoftKMeans(nn.Module):
+    """Group a grid of inputs into slots.
+
+    Args:
+        num_slots: used when a call names no number.
+        grid: rows and columns of the inputs.
+        input_dim: size of an input vector.
+        slot_dim: size of a slot, and of keys and means.
+        iterations: when a call names none.
+        temperature: by which cosines are divided.
+        prior: as of `SlotAttention`; it acts from the second iteration on.
+
+    Example:
+        >>> group = SoftKMeans(num_slots=4, grid=(8, 8), input_dim=32, slot_dim=16)
+        >>> group(torch.randn(2, 64, 32)).attention.shape
+        torch.Size([2, 4, 64])
+    """
+
+    def __init__(
+        self,
+        num_slots: int,
+        grid: tuple[int, int],
+        input_dim: int,
+        slot_dim: int,
+        iterations: int = 3,
+        temperature: float = 0.1,
+        hidden_dim: int = 128,
+        prior: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ):
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"`temperature` (={temperature}) must be above 0")
+        self.num_slots, self.grid, self.slot_dim = num_slots, grid, slot_dim
+        self.iterations, self.temperature, self.prior = iterations, temperature, prior
+        self.norm_inputs = nn.LayerNorm(input_dim, eps=1e-3)
+        self.norm_mlp = nn.LayerNorm(slot_dim, eps=1e-3)
+        self.project_k = glorot(nn.Linear(input_dim, slot_dim, bias=False))
+        self.project_v = glorot(nn.Linear(input_dim, slot_dim, bias=False))
+        self.mlp = nn.Sequential(
+            glorot(nn.Linear(slot_dim, hidden_dim)), nn.ReLU(), glorot(nn.Linear(hidden_dim, slot_dim))
+        )
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "batch inputs input_dim"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        means: Float[Tensor, "batch slots slot_dim"] | None = None,
+        before: Float[Tensor, "batch slots inputs"] | None = None,
+    ) -> Clusters:
+        """From `means`, or from inputs far apart; with `before`, what the same slots attended to last, the
+        prior acts on the first iteration as well.
+
+        Raises ValueError where `inputs` are none of the `grid`, or fewer than the slots.
+        """
+        num_slots = self.num_slots if num_slots is None else num_slots
+        places = self.grid[0] * self.grid[1]
+        if inputs.ndim != 3 or inputs.shape[1] != places or not 1 <= num_slots <= places:
+            raise ValueError(
+                f"SoftKMeans needs inputs [batch, {places}, channels] of its grid of {self.grid[0]} x "
+                f"{self.grid[1]}, and from 1 to {places} slots; got inputs {list(inputs.shape)} and "
+                f"{num_slots} slots"
+            )
+        inputs = self.norm_inputs(inputs)
+        with torch.autocast(inputs.device.type, enabled=False):
+            inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+            keys = unit(self.project_k(inputs))
+            if means is None:
+                means = far_apart(keys.detach(), num_slots, self.grid)
+            bias: Tensor | None = None
+            if before is not None:
+                bias = self._prior(before, self._cosines(means, keys))
+            rounds = self.iterations if iterations is None else iterations
+            for left in reversed(range(rounds)):
+                cosines = self._cosines(means, keys)
+                attention = (cosines if bias is None else cosines + bias).softmax(dim=1)
+                weights = attention + 1e-8
+                weights = weights / weights.sum(dim=-1, keepdim=True)
+                means = unit(weights @ keys)
+                if left:
+                    bias = self._prior(attention, cosines)
+            slots = self.project_v(weights @ inputs)
+            return Clusters(slots + self.mlp(self.norm_mlp(slots)), means, attention)
+
+    def _cosines(self, means: Tensor, keys: Tensor) -> Tensor:
+        return means @ keys.transpose(1, 2) / self.temperature
+
+    def _prior(self, attention: Tensor, cosines: Tensor) -> Tensor | None:
+        if self.prior is None:
+            return None
+        return self.prior(attention.detach(), cosines.detach().softmax(dim=1))
+
+
+def unit(vectors: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+    """Vectors of length 1; those shorter than 1e-4 stay short, so that their gradient is finite."""
+    return F.normalize(vectors, dim=-1, eps=1e-4)
+
+
+@torch.no_grad()
+def far_apart(
+    keys: Float[Tensor, "batch inputs dim"], number: int, grid: tuple[int, int]
+) -> Float[Tensor, "batch number dim"]:
+    """The key most like the mean of all, and then, one by one, that whose whole neighbourhood is least like
+    those before it.
+
+    Example:
+        >>> keys = torch.zeros(1, 8, 8, 2)
+        >>> keys[..., 0] = 1.0
+        >>> keys[:, 2:5, 2:5] = torch.tensor([0.0, 1.0])  # a thing, and a line of another kind
+        >>> keys[:, :, 7] = torch.tensor([-1.0, 0.0])
+        >>> far_apart(keys.flatten(1, 2), 2, (8, 8))
+        tensor([[[1., 0.],
+                 [0., 1.]]])
+    """
+    index = (keys @ unit(keys.mean(dim=1))[..., None]).argmax(dim=1)
+    chosen, distance = [], torch.full_like(keys[..., 0], torch.inf)
+    while True:
+        chosen.append(keys.gather(1, index[..., None].expand(-1, -1, keys.shape[-1])))
+        if len(chosen) == number:
+            return torch.cat(chosen, dim=1)
+        distance = torch.minimum(distance, 1 - (keys @ chosen[-1].transpose(1, 2))[..., 0])
+        around = -F.max_pool2d(-distance.unflatten(1, grid)[:, None], 3, stride=1, padding=1)
+        index = around.flatten(1).argmax(dim=1, keepdim=True)
