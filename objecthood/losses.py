@@ -105,8 +105,8 @@ def slot_slot_contrast(
 
 
 def _cosines(
-    ours: Float[Tensor, "*batch rows dim"], theirs: Float[Tensor, "*batch columns dim"]
-) -> Float[Tensor, "*batch rows columns"]:
+    ours: Float[Tensor, "*#batch rows dim"], theirs: Float[Tensor, "*#batch columns dim"]
+) -> Float[Tensor, "*#batch rows columns"]:
     """Cosine of every row with every row of the other, in no less than 32 bits."""
     with torch.autocast(ours.device.type, enabled=False):
         wide = (rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in (ours, theirs))

@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import re
+import struct
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -242,12 +243,44 @@ def test_pixel_limit_is_exact_and_adjustable(corpus):
     assert "60000 x 60000 = 3600000000 pixels; at most 3000000000" in str(found)
 
 
+def bitmap_icon(*sizes: tuple[int, int]) -> bytes:
+    """An icon whose table says 16 x 16 of each picture, and whose bitmaps' own headers say `sizes`."""
+    table, bitmaps = b"", b""
+    for width, height in sizes:
+        table += bytes([16, 16, 0, 0, 1, 0, 32, 0])
+        table += struct.pack("<II", 40, 6 + 16 * len(sizes) + len(bitmaps))
+        bitmaps += struct.pack("<IiiHH20x", 40, width, height, 1, 32)
+    return b"\0\0\1\0" + struct.pack("<H", len(sizes)) + table + bitmaps
+
+
+@pytest.mark.parametrize(
+    "icon",
+    [
+        bitmap_icon((300, 400)),
+        bitmap_icon((-300, -400)),
+        bitmap_icon((16, 32), (300, 400)),
+        bitmap_icon((300, 400), (16, 32)),
+    ],
+    ids=["one", "upside down", "second", "first"],
+)
+def test_icons_are_as_large_as_their_largest_bitmap_says(icon):
+    """Height counts picture and mask."""
+    with pytest.raises(ImageError, match="300 x 200 = 60000 pixels; at most 59999 are allowed"):
+        read_image(icon, max_pixels=59_999)
+    assert "pixels; at most" not in str(try_to_read(icon, max_pixels=60_000))
+
+
 def test_file_size_is_limited(corpus, monkeypatch):
     monkeypatch.setattr(images, "MAX_FILE_BYTES", 50)
     path = pick(corpus, "plain.png").path
     for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes())):
         with pytest.raises(ImageError, match="too many bytes; at most 50 are allowed"):
             read_image(source)
+    content = path.read_bytes()
+    for limit, fits in ((len(content), True), (len(content) - 1, False)):
+        monkeypatch.setattr(images, "MAX_FILE_BYTES", limit)
+        assert isinstance(try_to_read(content), np.ndarray) == fits
+        assert isinstance(try_to_read(path), np.ndarray) == fits
 
 
 @pytest.mark.parametrize("image_format", ["TGA", "PCX", "SGI", "DDS", "PDF", "EPS", "XBM"])

@@ -69,6 +69,17 @@ def looped_set_contrast(predicted, found, temperature):
     return sum(cross_entropy(row, frame) for frame, row in enumerate(rows)) / len(rows)
 
 
+def looped_nearest_contrast(predicted, found, temperature):
+    def likeness(ours, theirs):
+        table = [[cosine(one, other) for other in theirs] for one in ours]
+        there = sum(max(row) for row in table) / len(table)
+        back = sum(max(column) for column in zip(*table, strict=True)) / len(theirs)
+        return (there + back) / (2 * temperature)
+
+    rows = [[likeness(one, other) for other in found.tolist()] for one in predicted.tolist()]
+    return sum(cross_entropy(row, frame) for frame, row in enumerate(rows)) / len(rows)
+
+
 def looped_single_slot_contrast(predicted, found, temperature):
     total, (frames, slots, _) = 0.0, predicted.shape
     for slot in range(slots):
@@ -90,6 +101,7 @@ def looped_slot_slot_contrast(slots, temperature):
 
 PAIRS = {
     "set": (losses.set_contrast, looped_set_contrast),
+    "nearest": (losses.nearest_contrast, looped_nearest_contrast),
     "single": (losses.single_slot_contrast, looped_single_slot_contrast),
 }
 
@@ -121,7 +133,8 @@ def test_contrast_does_not_ask_in_what_order_slots_come():
         for slots, order in zip((predicted, found), orders, strict=True)
     ]
     close = functools.partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
-    close(losses.set_contrast(*mixed), losses.set_contrast(predicted, found))
+    for of_sets in (losses.set_contrast, losses.nearest_contrast):
+        close(of_sets(*mixed), of_sets(predicted, found))
     order = [2, 0, 3, 1]
     close(
         losses.single_slot_contrast(predicted[:, order], found[:, order]),
@@ -140,9 +153,17 @@ def test_single_slots_may_all_say_the_same_but_not_slots_against_slots():
     assert losses.slot_slot_contrast(clips) > math.log(4) - 1e-3
 
 
+def test_a_mixed_slot_costs_more_by_the_nearest_than_by_the_mean():
+    """Two frames of two things each, told whole, or mixed in one slot while the other repeats it."""
+    things = torch.eye(4).view(2, 2, 4)
+    mixed = things.mean(dim=1, keepdim=True).expand(2, 2, 4)
+    for loss, dearer in ((losses.set_contrast, False), (losses.nearest_contrast, True)):
+        assert (loss(mixed, things, 1.0) - loss(things, things, 1.0) > 0.05) == dearer
+
+
 def test_contrast_has_a_gradient_and_is_least_where_all_is_told_apart():
     predicted, found = torch.randn(4, 3, 8, requires_grad=True), torch.randn(4, 3, 8)
-    for loss in (losses.set_contrast, losses.single_slot_contrast):
+    for loss in (losses.set_contrast, losses.nearest_contrast, losses.single_slot_contrast):
         loss(predicted, found).backward()
         assert (predicted.grad != 0).all()
         predicted.grad = None
