@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from objecthood.nn.matching import assign
@@ -88,20 +88,33 @@ def single_slot_contrast(
 
 
 def slot_slot_contrast(
-    slots: Float[Tensor, "batch time slots dim"], temperature: float = 0.1
+    slots: Float[Tensor, "batch time slots dim"],
+    temperature: float = 0.1,
+    holds: Bool[Tensor, "batch time slots"] | None = None,
 ) -> Float[Tensor, ""]:
     """How well each slot tells itself a frame later from all slots of all clips in that frame.
 
     Logits are cosines over `temperature`; mean over slots, clips and pairs of frames. Manasyan et al. 2025,
     "Temporally Consistent Object-Centric Learning by Contrasting Slots" (arXiv 2412.14295), equation 4.
     Slots that say the same cannot be told apart, so it also asks each to be of its own kind.
+
+    Args:
+        holds: which slots hold anything; others are neither asked nor told from, as nothing is of no kind.
+            The mean is over slots that hold something in both frames; 0 if none does.
     """
     if slots.shape[1] < 2:
         raise ValueError(f"`slots` (time {slots.shape[1]}) must have at least 2 frames to contrast")
     each = slots.transpose(0, 1).flatten(1, 2)
     logits = _cosines(each[:-1], each[1:]) / temperature
     right = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape[:2])
-    return F.cross_entropy(logits.flatten(0, 1), right.flatten())
+    if holds is None:
+        return F.cross_entropy(logits.flatten(0, 1), right.flatten())
+    held = holds.transpose(0, 1).flatten(1, 2)
+    asked = held[:-1] & held[1:]
+    itself = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    logits = logits.masked_fill(~(held[1:, None] | itself), -torch.inf)
+    costs = F.cross_entropy(logits.flatten(0, 1), right.flatten(), reduction="none")
+    return (costs * asked.flatten()).sum() / asked.sum().clamp_min(1)
 
 
 def _cosines(

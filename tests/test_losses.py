@@ -89,14 +89,19 @@ def looped_single_slot_contrast(predicted, found, temperature):
     return total / (frames * slots)
 
 
-def looped_slot_slot_contrast(slots, temperature):
-    total, (batch, time, number, _) = 0.0, slots.shape
-    for now in range(time - 1):
-        ours = [one for clip in slots[:, now].tolist() for one in clip]
-        theirs = [one for clip in slots[:, now + 1].tolist() for one in clip]
+def looped_slot_slot_contrast(slots, temperature, holds=None):
+    total, asked = 0.0, 0
+    holds = torch.ones(slots.shape[:3], dtype=torch.bool) if holds is None else holds
+    for now in range(slots.shape[1] - 1):
+        ours, theirs = (slots[:, time].flatten(0, 1).tolist() for time in (now, now + 1))
+        held, still_held = (holds[:, time].flatten().tolist() for time in (now, now + 1))
+        there = [index for index, holding in enumerate(still_held) if holding]
         for row, one in enumerate(ours):
-            total += cross_entropy([cosine(one, other) / temperature for other in theirs], row)
-    return total / (batch * (time - 1) * number)
+            if held[row] and still_held[row]:
+                asked += 1
+                logits = [cosine(one, theirs[index]) / temperature for index in there]
+                total += cross_entropy(logits, there.index(row))
+    return total / max(asked, 1)
 
 
 PAIRS = {
@@ -121,6 +126,10 @@ def test_slot_slot_contrast_is_its_loop(temperature):
     slots = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     wanted = looped_slot_slot_contrast(slots, temperature)
     assert abs(float(losses.slot_slot_contrast(slots, temperature)) - wanted) < 1e-12
+    holds = torch.rand(2, 3, 4) < 0.6
+    wanted = looped_slot_slot_contrast(slots, temperature, holds)
+    assert abs(float(losses.slot_slot_contrast(slots, temperature, holds)) - wanted) < 1e-12
+    assert wanted > 0 and losses.slot_slot_contrast(slots, temperature, torch.zeros_like(holds)) == 0
     with pytest.raises(ValueError, match=r"`slots` .time 1. must have at least 2 frames"):
         losses.slot_slot_contrast(slots[:, :1])
 

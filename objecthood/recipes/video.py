@@ -26,6 +26,8 @@ from objecthood.recipes.base import FAST
 from objecthood.recipes.clips import OnClips
 
 TARGETS = ("seen", "next", "flow")
+LEAST_HELD = 6
+"""Inputs below which a slot holds nothing that could be told from others."""
 PREDICTORS = ("transformer", "residual", "identity")
 
 
@@ -47,7 +49,8 @@ class Video(OnClips):
     repulsion: float = 15.0
     """What a slot loses that shares one thing with a heavier one; 0: none."""
     slot_contrast: float = 0.0
-    """Weight of the contrast of slots with all slots a frame later (`losses.slot_slot_contrast`)."""
+    """Weight of the contrast of slots that hold something with all such slots a frame later
+    (`losses.slot_slot_contrast`)."""
 
     main_score = "video_fg_ari"
     least = OnClips.least | {"frames": 1, "still_steps": 0}
@@ -108,7 +111,8 @@ class Video(OnClips):
             painted, target = painted[:, :-1], target[:, 1:]
         error = 4 * (painted - target).square().mean()
         if self.slot_contrast and scene.slots.shape[1] > 1:
-            error = error + self.slot_contrast * losses.slot_slot_contrast(scene.slots)
+            contrast = losses.slot_slot_contrast(scene.slots, holds=hold_something(scene.attention))
+            error = error + self.slot_contrast * contrast
         return error
 
     def still(self, step: int) -> bool:
@@ -179,6 +183,12 @@ class Video(OnClips):
             "assigned one to one); motion_accuracy: moving or static, right, over objects found; mse in "
             "[-1, 1] units; mean over clips"
         )
+
+
+def hold_something(attention: Tensor) -> Tensor:
+    """Which slots have more than half of at least `LEAST_HELD` inputs [batch, time, slots], of attention
+    [batch, time, slots, rows, columns]."""
+    return (attention.detach() > 0.5).flatten(-2).sum(dim=-1) >= LEAST_HELD
 
 
 def motion_batch(flow: Tensor) -> Tensor:
