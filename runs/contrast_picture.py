@@ -18,16 +18,16 @@ from objecthood.visualize import GAP, PAPER, STRONG, enlarge, overlay_one, to_pi
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = {
-    "set-clean-seed0": "set",
-    "single-clean-seed0": "single slot",
-    "reconstruction-clean-seed1": "reconstruction",
+    "nearest-clean-seed0": "sets",
+    "single-clean-seed0": "single slots",
+    "untrained-clean-seed0": "not trained",
 }
 CLIPS, TIME, SCALE = range(6), 4, 3
 
 
 @torch.no_grad()
 def main() -> None:
-    scenes = oh.load(weights("set-clean-seed0")).recipe.dataset("validation")[CLIPS]
+    scenes = oh.load(weights("nearest-clean-seed0")).recipe.dataset("validation")[CLIPS]
     large = enlarge(scenes["image"][:, TIME], SCALE)
     columns = [[to_picture(frame) for frame in large]]
     for row in ROWS:

@@ -354,20 +354,17 @@ clevr6_like = PaintedDiscovery(
     max_objects=6,
     resolution=64,
     num_slots=7,
-    test_iterations=9,
+    test_iterations=10,
     without_shading=True,
     compactness=1.5,
     steps=1500,
     coarse_steps=1200,
-    painters=64,
-    paint_depth=2,
-    last_kernel=1,
     repulsion_start=50,
     **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 300},
     evaluate_every=100,
 )
 """Rendered scenes: `objecthood data render clevr --out FOLDER`, `objecthood train clevr6-like --data-path
-FOLDER`. An odd number of iterations, as in training: slots trained so fast may swing between two states."""
+FOLDER`."""
 
 clevr6_paper = Discovery(
     name="clevr6-paper",
