@@ -101,7 +101,7 @@ def test_speed_of_clevr(tmp_path):
         start = time.process_time()
         assert sum(1 for _ in read(path)) == 12
         rates.append(12 / (time.process_time() - start))
-    assert max(rates) >= 60, rates
+    assert max(rates) >= 30, rates  # half of what a slow processor without AVX-512 does
 
 
 def test_pixels_of_no_mask_and_of_two(tmp_path):

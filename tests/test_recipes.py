@@ -231,9 +231,7 @@ def test_masks_painted_by_slots_alone_need_guided_ones():
         dataclasses.replace(RECIPES["clevr6-like"], attention_guided=False)
 
 
-@pytest.mark.parametrize(
-    "name, start", [("sprites", 50), ("moving-sprites", 300), ("moving-sprites-contrast", 100)]
-)
+@pytest.mark.parametrize("name, start", [("sprites", 50), ("moving-sprites", 300)])
 def test_repulsion_grows_with_the_steps(name, start):
     recipe = replace(RECIPES[name], repulsion=15.0)
     model, scenes = recipe.build_model(), recipe.dataset("train")[range(4)]

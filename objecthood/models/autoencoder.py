@@ -253,12 +253,8 @@ def fast_clevr(
     rehome: bool = True,
     without_shading: bool = True,
     second_kernel: int = 5,
-    painters: int = 96,
-    paint_depth: int = 3,
-    last_kernel: int = 3,
 ) -> SlotAutoencoder:
-    """A variant for lit scenes: as `fast_sprites`, with a decoder that can paint shapes by itself, of
-    `painters` channels in `paint_depth` hidden layers.
+    """A variant for lit scenes: as `fast_sprites`, with a decoder that can paint shapes by itself.
 
     With `without_shading` pictures are seen and compared both with their shading and without it.
     """
@@ -272,14 +268,7 @@ def fast_clevr(
         ),
         compact_grouping(num_slots, resolution, compactness, repulsion, rehome),
         PatchDecoder(
-            64,
-            grid=resolution // 4,
-            patch=4,
-            channels=painters,
-            depth=paint_depth,
-            kernel=3,
-            attention_guided=True,
-            last_kernel=last_kernel,
+            64, grid=resolution // 4, patch=4, channels=96, depth=3, kernel=3, attention_guided=True
         ),
         with_and_without_shading if without_shading else symmetric,
     )

@@ -211,12 +211,6 @@ class PaintedDiscovery(GuidedDiscovery):
 
     painted: float = 1.0
     """Weight of the error with masks painted by slots alone."""
-    painters: int = 96
-    """Channels of the decoder."""
-    paint_depth: int = 3
-    """Its hidden layers."""
-    last_kernel: int = 3
-    """Side of its last convolution, which paints."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -235,9 +229,6 @@ class PaintedDiscovery(GuidedDiscovery):
             self.rehome,
             self.without_shading,
             self.second_kernel,
-            self.painters,
-            self.paint_depth,
-            self.last_kernel,
         )
 
     def error(self, model: SlotAutoencoder, images: Tensor) -> Tensor:
