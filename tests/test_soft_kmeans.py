@@ -137,5 +137,7 @@ def test_order_of_inputs_is_nothing_but_where_it_begins():
 def test_wrong_calls_are_told(inputs, slots, what):
     with pytest.raises(ValueError, match=what):
         SoftKMeans(4, GRID, 7, 5)(inputs, slots)
+    with pytest.raises(ValueError, match=r"`iterations` \(=0\) must be at least 1"):
+        SoftKMeans(4, GRID, 7, 5)(torch.rand(2, 30, 7), iterations=0)
     with pytest.raises(ValueError, match="`temperature`"):
         SoftKMeans(4, GRID, 7, 5, temperature=0.0)

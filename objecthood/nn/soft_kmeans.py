@@ -94,9 +94,13 @@ class SoftKMeans(nn.Module):
         """From `means`, or from inputs far apart; with `before`, what the same slots attended to last, the
         prior acts on the first iteration as well.
 
-        Raises ValueError where `inputs` are none of the `grid`, or fewer than the slots.
+        Raises ValueError where `inputs` are none of the `grid`, or fewer than the slots, and where there is no
+        iteration.
         """
         num_slots = self.num_slots if num_slots is None else num_slots
+        rounds = self.iterations if iterations is None else iterations
+        if rounds < 1:
+            raise ValueError(f"`iterations` (={rounds}) must be at least 1: attention is that of the last")
         places = self.grid[0] * self.grid[1]
         if inputs.ndim != 3 or inputs.shape[1] != places or not 1 <= num_slots <= places:
             raise ValueError(
@@ -113,7 +117,6 @@ class SoftKMeans(nn.Module):
             bias: Tensor | None = None
             if before is not None:
                 bias = self._prior(before, self._cosines(means, keys))
-            rounds = self.iterations if iterations is None else iterations
             for left in reversed(range(rounds)):
                 cosines = self._cosines(means, keys)
                 attention = (cosines if bias is None else cosines + bias).softmax(dim=1)
