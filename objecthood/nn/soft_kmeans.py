@@ -94,7 +94,7 @@ class SoftKMeans(nn.Module):
         """From `means`, or from inputs far apart; with `before`, what the same slots attended to last, the
         prior acts on the first iteration as well.
 
-        Raises ValueError where `inputs` are none of the `grid` or fewer than the slots, or without an iteration.
+        Raises ValueError where `inputs` are none of the `grid`, fewer than the slots, or looked at no time.
         """
         num_slots = self.num_slots if num_slots is None else num_slots
         rounds = self.iterations if iterations is None else iterations
