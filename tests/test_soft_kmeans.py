@@ -80,7 +80,7 @@ def test_it_begins_on_every_thing_and_no_edge():
     assert (kinds[:, 0] == 0).all(), "the ground first, which most inputs are like"
     assert (kinds.sort(dim=1).values == torch.arange(4)).all()
     lined = keys.clone().unflatten(1, (12, 12))
-    lined[:, :, 11] = -keys[0, 0]  # a line is farther from the ground than any thing
+    lined[:, :, 11] = -keys[0, -1]  # a line is farther from the ground than any thing
     chosen = far_apart(lined.flatten(1, 2), 4, (12, 12))
     assert (chosen[..., 0] > -0.5).all(), "the line is begun on by none"
 
