@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> int:
 
 def help_text() -> str:
     """The help of the whole command, from the first lines of its parts."""
-    lines = [f"  {name:<10}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<12}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: objecthood COMMAND ...",

@@ -12,11 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from objecthood.benchmark_command import benchmark
+from objecthood.completion_command import completion
 from objecthood.data_commands import data
 from objecthood.demo_command import demo
 from objecthood.export_command import export
 from objecthood.list_commands import console, list_names, show
-from objecthood.lookup import choose_device, find_recipe, load_model, recipe_to_train, split_name
+from objecthood.lookup import (
+    choose_device,
+    find_recipe,
+    load_model,
+    recipe_to_train,
+    split_name,
+    with_newest_run,
+)
 from objecthood.options import UsageError, did_you_mean, parse
 from objecthood.predict_command import predict
 from objecthood.sweep_command import sweep
@@ -34,13 +42,16 @@ class TrainOptions:
     out: str = ""
     """Run folder; runs/NAME-sSEED unless named."""
     resume: str = ""
-    """Run folder of a training that was stopped, to go on with; its recipe is the folder's own."""
+    """Run folder of a training that was stopped, to go on with; its recipe is the folder's own. Without a
+    folder, the newest unfinished one below runs/."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     processes: int = 1
     """Processes of this machine that share every batch, one a GPU; more machines: docs/many-machines.md."""
     compile: bool = False
     """Compile the loss with torch.compile: a minute at the start, quicker steps on a GPU."""
+    log: str = ""
+    """tensorboard: event files in the run folder, beside metrics.jsonl."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +91,11 @@ def train(arguments: list[str]) -> int:
     """Train a recipe into a run folder: NAME or my_recipe.py, or --resume RUN.
 
     NAME is a recipe of `objecthood list`, trained with other numbers where fields are named (--steps 500),
-    or a Python file with a module-level `recipe`. With --resume a stopped training goes on; then NAME is
-    not needed. Fields and defaults are those of the recipe: objecthood train NAME --help.
+    or a Python file with a module-level `recipe`. With --resume a stopped training goes on (alone: the
+    newest below runs/); then NAME is not needed. Fields and defaults are those of the recipe: objecthood
+    train NAME --help.
     """
+    arguments = with_newest_run(arguments)
     name, rest = split_name(arguments)
     base = recipe_to_train(name, rest)
     kinds = [("recipe", type(base), base), ("run", TrainOptions, TrainOptions())]
@@ -108,6 +121,7 @@ def train(arguments: list[str]) -> int:
     from objecthood.train import train as train_recipe
 
     settings: dict[str, Any] = {"resume": bool(chosen.resume), "compile": chosen.compile}
+    settings["log"] = [name.strip() for name in chosen.log.split(",") if name.strip()]
     result = distributed.reporting(train_recipe)(recipe, out, device=str(device), **settings)
     if not distributed.is_first():
         return 0
@@ -210,6 +224,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": demo,
     "benchmark": benchmark,
     "doctor": doctor,
+    "completion": completion,
 }
 
 

@@ -18,6 +18,7 @@ NEEDED = {
     "tyro": (1, 0),
     "jaxtyping": (0, 3),
     "google-crc32c": (1, 5),
+    "shtab": (1, 7),
     "typing_extensions": (4, 10),
 }
 """Packages without which nothing runs, and the oldest version of each, as in pyproject.toml."""

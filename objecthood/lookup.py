@@ -28,6 +28,37 @@ def split_name(arguments: list[str]) -> tuple[str, list[str]]:
     return "", arguments
 
 
+def with_newest_run(arguments: list[str]) -> list[str]:
+    """`--resume` without a folder, given the newest unfinished run below runs/ (of the recipe named before or
+    after it, where one is); says which. UsageError where there is none."""
+    if {"-h", "--help"} & set(arguments):
+        return arguments
+    for place, word in enumerate(arguments):
+        following = arguments[place + 1 : place + 2]
+        if word == "--resume" and (not following or is_option(following[0])):
+            name, _ = split_name(arguments[:place] + arguments[place + 1 :])
+            run = newest_run(name)
+            print(f"resume   {run}", flush=True)
+            return [*arguments[:place], f"--resume={run}", *arguments[place + 1 :]]
+    return arguments
+
+
+def newest_run(name: str = "", root: str | Path = "runs") -> Path:
+    """The run below `root`, of the recipe `name` if given, that was written to last and is not finished."""
+    runs = [log.parent for log in Path(root).glob("**/metrics.jsonl")]
+    unfinished = [
+        run for run in runs if not (run / "result.json").exists() or not (run / "index.html").exists()
+    ]
+    of_recipe = [run for run in unfinished if not name or read_json(run / "recipe.json").get("name") == name]
+    if not of_recipe:
+        what = f"of {name} " if name else ""
+        raise UsageError(
+            f"--resume needs a run folder, as no unfinished run {what}lies below {root}/; write objecthood "
+            "train --resume RUN"
+        )
+    return max(of_recipe, key=lambda run: (run / "metrics.jsonl").stat().st_mtime)
+
+
 def recipe_to_train(name: str, rest: list[str]) -> Recipe:
     """The recipe whose fields can be typed: that of the run to resume, or the named one."""
     from objecthood.recipes import RECIPES, from_dict
@@ -46,8 +77,6 @@ def recipe_to_train(name: str, rest: list[str]) -> Recipe:
     if {"-h", "--help"} & set(rest):
         return RECIPES["tetrominoes"]
     for word in filter(is_option, rest):
-        if word == "--resume":
-            raise UsageError("--resume needs a run folder; write objecthood train --resume RUN")
         if nearest(word.partition("=")[0], ["resume"]):
             raise UsageError(
                 f"train has no option {word}; did you mean --resume? objecthood train --help lists all"

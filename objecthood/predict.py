@@ -8,7 +8,7 @@ Pictures are only read; what is written lies in one folder of its own (`result_f
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from objecthood.data.pictures import Picture, find_pictures, is_video, open_fram
 from objecthood.data.randomness import start_noise
 from objecthood.models import SlotAutoencoder
 from objecthood.models.set_predictor import SetPredictor
-from objecthood.predicted_masks import PredictedMasks
+from objecthood.predicted_masks import CUTOUTS, PredictedMasks
 from objecthood.predicted_objects import PredictedObjects
-from objecthood.result import Result
+from objecthood.result import Result, check_extras
 from objecthood.result_folder import ResultFolder
 
 MAX_SLOTS = 256
@@ -44,6 +44,7 @@ def predict(
     batch_size: int = 16,
     skip_bad: bool = False,
     animate: bool = True,
+    also: Sequence[str] = (),
     report: Report | None = None,
 ) -> list[Result]:
     """Find the objects of pictures; with `out`, also write what a model sees into that folder.
@@ -71,6 +72,8 @@ def predict(
         batch_size: pictures that go through the model at once.
         skip_bad: go on after a picture that cannot be read; its result carries the `error`.
         animate: whether to write animations, which take most of the time.
+        also: "arrays" (`NAME-arrays.npz`: soft masks, slots, attention, labels and all else the model gave),
+            "cutouts" (`NAME-cutouts/slot-K.png`: the picture where slot K is seen, as opaque as its mask).
         report: called with each result and the number of all pictures (0 where a video does not say).
 
     Returns: the results, in the order of the pictures. For thousands of pictures, or a video, take `stream`,
@@ -99,6 +102,7 @@ def predict(
             batch_size=batch_size,
             skip_bad=skip_bad,
             animate=animate,
+            also=also,
             report=report,
         )
     )
@@ -114,6 +118,7 @@ def stream(
     batch_size: int = 16,
     skip_bad: bool = False,
     animate: bool = True,
+    also: Sequence[str] = (),
     report: Report | None = None,
 ) -> Iterator[Result]:
     """`predict`, one result after the other: a folder or video of any length in the memory of a batch.
@@ -136,6 +141,7 @@ def stream(
     _check_range("num_slots", num_slots, MAX_SLOTS)
     _check_range("iterations", iterations)
     _check_range("batch_size", batch_size)
+    check_extras(also, (PredictedMasks if isinstance(model, SlotAutoencoder) else PredictedObjects).extras)
     folder = None if out is None else ResultFolder(out)
     found = find_pictures(pictures)
     names: dict[Path, str] = {}
@@ -150,7 +156,7 @@ def stream(
         is_frame = picture.source != picture.path
         place = names[picture.source]
         stem = folder.path / place / picture.relative.name if is_frame else folder.path / place
-        result.write(stem, animate=animate and not is_frame)
+        result.write(stem, animate=animate and not is_frame, also=also)
 
     return _run(model, found, iterations, num_slots, batch_size, skip_bad, save, report)
 
@@ -264,7 +270,7 @@ def _without_results(found: list[Picture], out: Path) -> list[Picture]:
         place = os.path.realpath(picture.path)
         if not place.startswith(inside):
             kept.append(picture)
-        elif not place.endswith(_OURS):
+        elif not (place.endswith(_OURS) or os.path.dirname(place).endswith(CUTOUTS)):
             raise ValueError(f"{picture.path} lies in the folder to write to, {out}; name another folder")
     if not kept:
         raise ImageError("no picture to look at; name pictures, folders or patterns")

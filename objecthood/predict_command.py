@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from objecthood.lookup import choose_device, find_recipe, load_model
-from objecthood.options import UsageError, parse
+from objecthood.options import UsageError, did_you_mean, parse
 
 if typing.TYPE_CHECKING:
     from objecthood.recipes.base import Model
     from objecthood.result import Result
+
+EXTRAS = ("arrays", "cutouts")
+"""What may be written as well (`result.Result.extras`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,8 @@ class PredictOptions:
     """Go on after a picture that cannot be read."""
     animation: bool = True
     """Write the animation of attention, which takes most of the time."""
+    also: str = ""
+    """What is written as well: arrays (NPZ), cutouts (each slot on transparent ground), or arrays,cutouts."""
     recipe: str = ""
     """Python file of the recipe, where the weights come from one of your own."""
     device: str = "auto"
@@ -65,6 +70,10 @@ def predict(arguments: list[str]) -> int:
             raise UsageError(
                 f"--{name} (={value}) must be at least 1" + (f" and at most {most}" if most < 999 else "")
             )
+    also = [extra.strip() for extra in options.also.split(",") if extra.strip()]
+    for extra in also:
+        if extra not in EXTRAS:
+            raise UsageError(f"--also (={options.also!r}): {did_you_mean(extra, EXTRAS)}")
     model = load_model(options.weights, find_recipe(options.recipe) if options.recipe else None)
     model = model.to(choose_device(options.device))
     from objecthood.predict_video import are_videos
@@ -72,10 +81,12 @@ def predict(arguments: list[str]) -> int:
     if options.pictures and are_videos(options.pictures, model):
         from objecthood.video_command import predict_videos
 
+        if also:
+            raise UsageError(f"--also (={options.also}) is for pictures, not for videos; leave it away")
         return predict_videos(model, options)
     done = skipped = strange = 0
     last: Result | None = None
-    for last in _predict_with_progress(model, options):
+    for last in _predict_with_progress(model, options, also):
         done += 1
         if last.error:
             skipped += 1
@@ -97,7 +108,7 @@ def predict(arguments: list[str]) -> int:
     return 1 if skipped else 0
 
 
-def _predict_with_progress(model: Model, options: PredictOptions) -> Iterator[Result]:
+def _predict_with_progress(model: Model, options: PredictOptions, also: list[str]) -> Iterator[Result]:
     """Result after result, with none kept, so that any number of pictures finds room."""
     from objecthood.hub import PRETRAINED
     from objecthood.predict import stream
@@ -122,6 +133,7 @@ def _predict_with_progress(model: Model, options: PredictOptions) -> Iterator[Re
             num_slots=options.slots,
             skip_bad=options.skip_bad,
             animate=options.animation,
+            also=also,
             report=report,
         )
 

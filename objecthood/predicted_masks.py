@@ -16,6 +16,9 @@ from torch.nn import functional
 from objecthood import rle, visualize
 from objecthood.result import Result
 
+CUTOUTS = "-cutouts"
+"""How the folder of a picture's cut-outs is named after it."""
+
 
 class PredictedMasks(Result):
     """Objects of one picture as masks, one for each slot; background takes a slot, too.
@@ -28,6 +31,7 @@ class PredictedMasks(Result):
     """
 
     endings = {"overlay": "-overlay.png", "masks": "-masks.png", "coco": "-masks.json"}
+    extras = ("arrays", "cutouts")
     kinds = ("slots", "overlay", "attention")
 
     @property
@@ -54,6 +58,18 @@ class PredictedMasks(Result):
         """A COCO data set of this picture, ready for JSON (`coco_masks`)."""
         return coco_masks(self.labels, self.relative.as_posix())
 
+    def cutout(self, slot: int) -> Image.Image:
+        """The picture where `slot` is seen, at its own size: RGBA, as opaque as the slot's soft mask.
+
+        ValueError where there is no such slot.
+        """
+        if not 0 <= slot < len(self.masks):
+            raise ValueError(f"`slot` (={slot}) must be from 0 to {len(self.masks) - 1}")
+        soft = _enlarged(self.masks[slot], self.size).clamp(0, 1).mul(255).round().to(torch.uint8)
+        cut = Image.fromarray(self.picture)
+        cut.putalpha(Image.fromarray(soft.numpy()))
+        return cut
+
     @property
     def summary(self) -> str:
         """How many slots are seen, background included."""
@@ -75,6 +91,21 @@ class PredictedMasks(Result):
         files["coco"].write_text(json.dumps(coco_masks(labels.numpy(), self.relative.as_posix())))
         _tint(self.picture, labels).save(files["overlay"])
 
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return super()._arrays() | {"labels": self.labels}
+
+    def _write_extra(self, extra: str, stem: Path) -> Path:
+        """Of cut-outs a folder, with one picture of every slot that is the strongest somewhere."""
+        if extra != "cutouts":
+            return super()._write_extra(extra, stem)
+        folder = Path(f"{stem}{CUTOUTS}")
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("slot-*.png"):
+            old.unlink()
+        for slot in np.unique(self.labels):
+            self.cutout(int(slot)).save(folder / f"slot-{slot}.png")
+        return folder
+
 
 def _tint(picture: UInt8[np.ndarray, "height width 3"], labels: UInt8[Tensor, "height width"]) -> Image.Image:
     return visualize.overlay_one(torch.from_numpy(picture).permute(2, 0, 1), labels, 0.5)
@@ -93,10 +124,14 @@ def enlarge_labels(
     highest = torch.full(size, -torch.inf)
     labels = torch.zeros(size, dtype=torch.uint8)
     for slot, mask in enumerate(masks):
-        mask = functional.interpolate(mask[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        mask = _enlarged(mask, size)
         labels[mask > highest] = slot
         torch.maximum(highest, mask, out=highest)
     return labels
+
+
+def _enlarged(mask: Float[Tensor, "rows columns"], size: tuple[int, int]) -> Float[Tensor, "height width"]:
+    return functional.interpolate(mask[None, None], size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def coco_masks(labels: UInt8[np.ndarray, "height width"], file_name: str) -> dict[str, Any]:

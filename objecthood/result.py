@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,6 +60,8 @@ class Result:
 
     endings: ClassVar[dict[str, str]] = {}
     """What `save` writes, and how the names end."""
+    extras: ClassVar[tuple[str, ...]] = ("arrays",)
+    """What `save` writes where it is asked for `also`."""
     kinds: ClassVar[tuple[str, ...]] = ("attention",)
     """What `plot` can draw, the default first."""
 
@@ -118,23 +120,27 @@ class Result:
             self.files["animation"] = animation.save(path)
         return animation
 
-    def save(self, out: str | Path, *, animate: bool = True) -> dict[str, Path]:
+    def save(self, out: str | Path, *, animate: bool = True, also: Sequence[str] = ()) -> dict[str, Path]:
         """Write everything into the folder `out`, as `predict` does, and return the files by kind.
 
-        ValueError where `out` holds files that are not predictions.
+        `also` may name `extras`. ValueError where it names others, or `out` holds files that are not
+        predictions.
         """
         if self.error:
             self._missing()
+        check_extras(also, self.extras)
         folder = ResultFolder(out)
         (name,) = folder.choose({self.path: self.relative}).values()
         folder.open()
-        return self.write(folder.path / name, animate=animate)
+        return self.write(folder.path / name, animate=animate, also=also)
 
-    def write(self, stem: Path, *, animate: bool = True) -> dict[str, Path]:
+    def write(self, stem: Path, *, animate: bool = True, also: Sequence[str] = ()) -> dict[str, Path]:
         """Write everything beside `stem`, whatever is there, and return the files by kind."""
         stem.parent.mkdir(parents=True, exist_ok=True)
         self.files = {kind: Path(f"{stem}{ending}") for kind, ending in self.endings.items()}
         self._write(self.files)
+        for extra in also:
+            self.files[extra] = self._write_extra(extra, stem)
         if animate:
             self.animate(Path(f"{stem}-attention.gif"))
         return self.files
@@ -172,6 +178,24 @@ class Result:
 
     def _write(self, files: dict[str, Path]) -> None:
         raise NotImplementedError
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """All that the model gave for this picture, and the picture as it saw it."""
+        assert self._seen is not None
+        return {name: part.numpy() for name, part in self._seen.items()} | {"image": self.image.numpy()}
+
+    def _write_extra(self, extra: str, stem: Path) -> Path:
+        """The file, or folder, that one of `extras` was written to."""
+        file = Path(f"{stem}-arrays.npz")
+        np.savez_compressed(file, **self._arrays())  # type: ignore[arg-type]  # names are ours
+        return file
+
+
+def check_extras(also: Sequence[str], known: Sequence[str]) -> None:
+    """ValueError where something is asked for that is not known."""
+    for extra in also:
+        if extra not in known:
+            raise ValueError(f"`also` (={extra!r}) must be of {', '.join(known)}")
 
 
 def _as_html(picture: Image.Image, name: str) -> str:

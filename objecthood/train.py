@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from objecthood.familiarity import usual
 from objecthood.guard import Guard, accuse, keep
 from objecthood.progress import RunProgress
 from objecthood.recipes import Recipe
+from objecthood.run_log import Log, Stopwatch, check_trackers
 from objecthood.stopping import StopRequest, nobody_else
 
 LOG_EVERY = 25
@@ -42,13 +42,15 @@ def train(
     device: str = "auto",
     checkpoint_every: int = 500,
     compile: bool = False,
+    log: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train `recipe` into the run folder `out` and return its result: scores, protocol, costs, environment.
 
     The folder holds recipe.json, metrics.jsonl, checkpoints/, figures/, latest.png (refreshed while it runs),
     weights.safetensors, result.json and index.html. With `resume` a run that was stopped goes on from its
     newest whole checkpoint; so does one that torchrun starts anew (`--max-restarts`). With `compile` the loss
-    is compiled by torch.compile: other rounding, the same noise. Called in every process that torchrun
+    is compiled by torch.compile: other rounding, the same noise. `log` may name "tensorboard": then its event
+    files lie in the folder tensorboard/ as well. Called in every process that torchrun
     started, each trains on its share of the batch.
 
     Raises ValueError where `out` holds a run and `resume` was not asked for, or another recipe's;
@@ -59,6 +61,7 @@ def train(
     written to: what was saved before is whole. ValueError where another process trains into `out`.
     """
     out = Path(out)
+    check_trackers(log)
     resume = resume or (restarted() and (out / "recipe.json").exists())
     with joined(choose_device(device)) as processes, contextlib.ExitStack() as stack:
         if processes.first:
@@ -66,13 +69,19 @@ def train(
             stack.enter_context(nobody_else(out))
         processes.wait()
         if not (resume and is_finished(out)):
-            take_steps(recipe, out, processes, resume, checkpoint_every, compile)
+            take_steps(recipe, out, processes, resume, checkpoint_every, compile, log)
         processes.wait()
     return json.loads((out / "result.json").read_text())
 
 
 def take_steps(
-    recipe: Recipe, out: Path, processes: Processes, resume: bool, checkpoint_every: int, compile: bool
+    recipe: Recipe,
+    out: Path,
+    processes: Processes,
+    resume: bool,
+    checkpoint_every: int,
+    compile: bool,
+    trackers: Sequence[str],
 ) -> None:
     """All steps that are left, and the result. All processes take them; the first one alone scores and
     writes."""
@@ -108,7 +117,7 @@ def take_steps(
         rank=processes.rank,
         num_processes=processes.count,
     )
-    log = Log(out / "metrics.jsonl", first_step, processes.first)  # from here on the folder holds a run
+    log = Log(out / "metrics.jsonl", first_step, processes.first, trackers)  # now the folder holds a run
 
     def save_state() -> None:
         clock.pause()
@@ -134,6 +143,7 @@ def take_steps(
                     scores = evaluate(average.module, recipe, "validation", recipe.validation_scenes)
                     log.write("evaluate", step, clock, scores)
                     draw_latest(recipe, average.module, shown, out)
+                    log.show(step, out / "latest.png")
                 shown_score = recipe.main_score if recipe.main_score in scores else next(iter(scores))
                 score = f"{shown_score} {scores[shown_score]:.3f}  "
                 clock.start()
@@ -232,6 +242,8 @@ def finish(
     } | facts
     checkpoint.save(model, recipe, out / "weights.safetensors", scores, usual(model, recipe))
     draw_latest(recipe, model, shown, out)
+    log.show(recipe.steps, out / "latest.png")
+    log.close()
     (out / "figures").mkdir(exist_ok=True)
     for name, figure in recipe.figures(model, shown).items():
         if isinstance(figure, list):
@@ -320,68 +332,3 @@ def no_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
-
-
-class Stopwatch:
-    """Wall and CPU seconds spent training: evaluation, pictures and checkpoints are paused for."""
-
-    def __init__(self, wall: float = 0.0, cpu: float = 0.0):
-        self._wall, self._cpu = wall, cpu
-        self.others = 0.0
-        """CPU seconds of the other processes, as last told."""
-        self.start()
-
-    def start(self) -> None:
-        self._since: tuple[float, float] | None = (time.perf_counter(), time.process_time())
-
-    def pause(self) -> None:
-        self._wall, self._cpu, self._since = self.wall, self.cpu - self.others, None
-
-    @property
-    def wall(self) -> float:
-        return self._wall + (time.perf_counter() - self._since[0] if self._since else 0)
-
-    @property
-    def cpu(self) -> float:
-        running = time.process_time() - self._since[1] if self._since else 0
-        return self._cpu + self.others + running
-
-
-class Log:
-    """metrics.jsonl: one JSON object a line; lines that came after the checkpoint that a run resumes from are
-    dropped, its step's own scores among them.
-
-    Only the first process has it `written`.
-    """
-
-    def __init__(self, path: Path, first_step: int, written: bool = True):
-        self.path, self.written = path, written
-        if not written:
-            return
-        lines = path.read_text().splitlines() if path.exists() and first_step else []
-        whole = [line for line in lines if line.endswith("}")]
-        kept = [line for line in whole if self._is_before(json.loads(line), first_step)]
-        staged = path.with_name(f".{path.name}")
-        staged.write_text("".join(line + "\n" for line in kept))
-        staged.replace(path)
-
-    @staticmethod
-    def _is_before(line: dict[str, Any], step: int) -> bool:
-        return line["step"] < step or (line["step"] == step and line["kind"] == "train")
-
-    def sync(self) -> None:
-        """Have the system write all lines to disk before going on."""
-        if self.written:
-            checkpoint.sync(self.path)
-
-    def write(self, kind: str, step: int, clock: Stopwatch, values: dict[str, float]) -> None:
-        if not self.written:
-            return
-        line = {
-            "kind": kind,
-            "step": step,
-            "seconds": round(clock.wall, 3),
-            "cpu_seconds": round(clock.cpu, 3),
-        }
-        with self.path.open("a") as file:
-            file.write(json.dumps(line | values) + "\n")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import re
 import signal
@@ -184,7 +185,6 @@ WRONGLY_TYPED = [
     ("train sprites --precision half", "one of auto, float32, bfloat16"),
     ("train sprites --device potato", "use auto, cpu, cuda"),
     ("train sprites -s 1", "has no option -s"),
-    ("train --resume", "--resume needs a run folder"),
     ("train --resum RUN", "did you mean --resume?"),
     ("train sprites --resume RUN", "trains another recipe"),
     ("train --resume RUN --out elsewhere", "leave one away"),
@@ -317,6 +317,31 @@ def test_stop_and_resume(capsys, trained, tmp_path, monkeypatch):
     assert run(capsys, "train", "--resume", again)[0] == 0
     one, other = (json.loads((run / "result.json").read_text())["scores"] for run in (trained, again))
     assert one == pytest.approx(other, abs=1e-6)
+
+
+def test_resume_alone_takes_the_newest_unfinished_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, complaints = run(capsys, "train", "--resume")
+    assert code == 2 and "--resume needs a run folder, as no unfinished run lies below runs/" in complaints[0]
+    loss = oh.recipes.FastTetrominoes.loss
+
+    def stop_at_two(self, model, scenes, step):
+        if step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return loss(self, model, scenes, step)
+
+    monkeypatch.setattr(oh.recipes.FastTetrominoes, "loss", stop_at_two)
+    for seed in (5, 6):
+        assert run(capsys, "train", "tetrominoes", *TINY, "--seed", seed)[0] == 130
+    os.utime("runs/tetrominoes-s6/metrics.jsonl", (1, 1))
+    monkeypatch.setattr(oh.recipes.FastTetrominoes, "loss", loss)
+    code, _, complaints = run(capsys, "train", "sprites", "--resume")
+    assert code == 2 and "no unfinished run of sprites" in complaints[0]
+    for seed, typed in ((5, ["--resume"]), (6, ["tetrominoes", "--resume", "--device", "cpu"])):
+        code, said, _ = run(capsys, "train", *typed)
+        assert code == 0 and f"runs/tetrominoes-s{seed}" in said.splitlines()[0]
+        assert (tmp_path / f"runs/tetrominoes-s{seed}/result.json").exists()
+    assert run(capsys, "train", "--resume")[0] == 2
 
 
 def test_evaluate_equals_python(capsys, trained, tmp_path):

@@ -112,6 +112,41 @@ def test_coco_masks_are_the_labels(model, pictures, tmp_path):
             assert one["bbox"] == coco_mask.toBbox(one["segmentation"]).tolist()
 
 
+def test_arrays_and_cutouts(model, pictures, tmp_path):
+    out = tmp_path / "out"
+    (result,) = oh.predict(model, pictures / "turned.jpg", out, animate=False, also=["arrays", "cutouts"])
+    with np.load(result.files["arrays"]) as arrays:
+        assert set(arrays) == {
+            "reconstruction",
+            "appearance",
+            "masks",
+            "slots",
+            "attention",
+            "labels",
+            "image",
+        }
+        assert np.array_equal(arrays["masks"], result.masks.numpy())
+        assert np.array_equal(arrays["labels"], result.labels) and arrays["labels"].shape == (60, 40)
+    cuts = {int(file.stem.split("-")[1]): Image.open(file) for file in result.files["cutouts"].iterdir()}
+    assert set(cuts) == set(np.unique(result.labels).tolist()) and len(cuts) > 1
+    soft = functional.interpolate(result.masks[None], (60, 40), mode="bilinear", align_corners=False)[0]
+    for slot, cut in cuts.items():
+        pixels = np.asarray(cut)
+        assert cut.mode == "RGBA" and np.array_equal(pixels[..., :3], result.picture)
+        assert np.abs(pixels[..., 3] - 255 * soft[slot].numpy()).max() < 0.51
+    # Cut-outs of slots that are no longer seen go; and none is taken for a picture to look at.
+    stale = result.files["cutouts"] / "slot-99.png"
+    stale.write_bytes(b"")
+    (again,) = oh.predict(model, pictures / "turned.jpg", out, animate=False, also=["cutouts"])
+    assert not stale.exists() and again.files["cutouts"] == result.files["cutouts"]
+    with pytest.raises(ImageError, match="no picture to look at"):
+        oh.predict(model, again.files["cutouts"], out)
+    with pytest.raises(ValueError, match=r"`slot` \(=4\) must be from 0 to 3"):
+        result.cutout(4)
+    with pytest.raises(ValueError, match=r"`also` \(='cutout'\) must be of arrays, cutouts"):
+        oh.predict(model, pictures / "turned.jpg", out, also=["cutout"])
+
+
 def test_same_stems_do_not_collide(model, tmp_path):
     for place, kind, seed in (("a", "png", 0), ("a", "bmp", 1), ("b", "png", 2), ("c", "PNG", 3)):
         (tmp_path / place).mkdir(exist_ok=True)
