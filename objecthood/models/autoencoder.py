@@ -125,10 +125,10 @@ class SlotAutoencoder(GroupingModel):
         return self.decoder(slots, attention[:, -1]), slots, attention
 
     def reconstruct(
-        self, images: Float[Tensor, "batch 3 height width"]
+        self, images: Float[Tensor, "batch 3 height width"], iterations: int | None = None
     ) -> Float[Tensor, "batch 3 height width"]:
         """The picture that slots paint together, in [0, 1] units: all that training looks at."""
-        painting = self.paint(images)[0]
+        painting = self.paint(images, iterations=iterations)[0]
         return self.compose(painting.appearance, painting.mask_logits)[0]
 
     def twin(self, resolution: int, build: Callable[[int], SlotAutoencoder]) -> SlotAutoencoder:
@@ -268,7 +268,14 @@ def fast_clevr(
         ),
         compact_grouping(num_slots, resolution, compactness, repulsion, rehome),
         PatchDecoder(
-            64, grid=resolution // 4, patch=4, channels=96, depth=3, kernel=3, attention_guided=True
+            64,
+            grid=resolution // 4,
+            patch=4,
+            channels=64,
+            depth=2,
+            kernel=3,
+            attention_guided=True,
+            last_kernel=1,
         ),
         with_and_without_shading if without_shading else symmetric,
     )

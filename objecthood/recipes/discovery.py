@@ -70,9 +70,9 @@ class Discovery(Recipe):
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
         return self.error(model, scenes["image"])
 
-    def error(self, model: SlotAutoencoder, images: Tensor) -> Tensor:
+    def error(self, model: SlotAutoencoder, images: Tensor, iterations: int | None = None) -> Tensor:
         """How far the picture that slots paint together is from `images`."""
-        return losses.reconstruction_error(model.reconstruct(images), images, model.view)
+        return losses.reconstruction_error(model.reconstruct(images, iterations), images, model.view)
 
     def scores(self, model: SlotAutoencoder, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
         scene = self.discover(model, scenes["image"], indices)
@@ -191,7 +191,11 @@ class GuidedDiscovery(Discovery):
         if step < self.coarse_steps:
             model, images = self.coarse(model), F.avg_pool2d(images, 2)
         grow_repulsion(model.grouping.slot_attention.prior, step, self.repulsion_start)
-        return self.error(model, images)
+        return self.error(model, images, self.train_iterations(step))
+
+    def train_iterations(self, step: int) -> int | None:
+        """Of slot attention in a step; None: as the model was built."""
+        return None
 
     def coarse(self, model: SlotAutoencoder) -> SlotAutoencoder:
         """The model at half the resolution, all weights shared."""
@@ -206,7 +210,8 @@ class PaintedDiscovery(GuidedDiscovery):
 
     Masks guided by the attention may have any shape, so that two objects of one colour make one mask. Here
     a second picture is made of the same paintings, with masks that a slot knows from itself alone, and its
-    error counts too: what one slot cannot paint, it had better not hold.
+    error counts too: what one slot cannot paint, it had better not hold. Steps take 3 and 4 iterations in
+    turn: trained with 3 alone, slots swing between two states, one after odd and one after even numbers.
     """
 
     painted: float = 1.0
@@ -231,8 +236,11 @@ class PaintedDiscovery(GuidedDiscovery):
             self.second_kernel,
         )
 
-    def error(self, model: SlotAutoencoder, images: Tensor) -> Tensor:
-        painting = model.paint(images)[0]
+    def train_iterations(self, step: int) -> int:
+        return 3 + step % 2
+
+    def error(self, model: SlotAutoencoder, images: Tensor, iterations: int | None = None) -> Tensor:
+        painting = model.paint(images, iterations=iterations)[0]
         assert painting.own_logits is not None  # the decoder is a guided one
         error, of_own = (
             losses.reconstruction_error(model.compose(painting.appearance, logits)[0], images, model.view)
