@@ -1,0 +1,85 @@
+"""Arrays in, labels out, as scikit-learn has it."""
+
+import numpy as np
+import pytest
+import sklearn.base
+import torch
+
+import objecthood as oh
+from objecthood import metrics
+from objecthood.data.sprites import Sprites
+from objecthood.estimator import ObjectFinder, as_bytes
+
+
+def sprites(split, count):
+    scenes = Sprites(split, resolution=32)[range(count)]
+    pictures = scenes["image"].permute(0, 2, 3, 1).mul(255).round().byte().numpy()
+    return pictures, scenes["masks"].numpy()
+
+
+@pytest.fixture(scope="module")
+def found():
+    pictures, _ = sprites("train", 300)
+    return ObjectFinder(6, resolution=32, steps=60, seed=1).fit(pictures)
+
+
+def test_it_learns_and_says_so(found):
+    pictures, masks = sprites("test", 24)
+    labels = found.predict(pictures)
+    assert (
+        labels.shape == masks.shape and labels.dtype == np.uint8 and set(np.unique(labels)) <= set(range(6))
+    )
+    untrained = ObjectFinder(6, resolution=32, steps=1, seed=1).fit(pictures)
+    assert found.score(pictures) > untrained.score(pictures) + 0.1
+    assert found.scores_["mse"] == pytest.approx(-found.score(pictures), rel=0.5)
+
+
+def test_scores_are_the_metrics_of_predict(found):
+    pictures, masks = sprites("test", 8)
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(found.predict(pictures)).long(), 6).movedim(-1, 1)
+    expected = metrics.adjusted_rand_index(torch.from_numpy(masks), one_hot.float(), ignore_background=True)
+    assert found.score(pictures, masks) == pytest.approx(expected.nanmean().item())
+    results = oh.predict(found.model_, list(pictures), iterations=7)
+    assert np.array_equal(found.transform(pictures), np.stack([result.slots for result in results]))
+    floats = found.predict(pictures / np.float32(255))
+    assert np.array_equal(floats, found.predict(pictures))
+
+
+def test_scikit_learn_can_clone_it(found):
+    again = sklearn.base.clone(found)
+    assert again is not found and again.get_params() == found.get_params() and not hasattr(again, "model_")
+    assert again.set_params(steps=3).steps == 3 and found.steps == 60
+    with pytest.raises(ValueError, match="no setting 'slots'; it has num_slots"):
+        again.set_params(slots=3)
+    with pytest.raises(ValueError, match="call fit"):
+        again.predict(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_a_run_is_kept_where_asked(tmp_path):
+    pictures, _ = sprites("train", 20)
+    finder = ObjectFinder(3, resolution=16, steps=2, out=tmp_path / "run").fit(pictures)
+    kept = oh.load(tmp_path / "run" / "weights.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), finder.model_.parameters(), strict=True))
+    assert (tmp_path / "run" / "index.html").exists()
+    with pytest.raises(ValueError, match="holds a run already"):
+        finder.fit(pictures)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "answer"),
+    [
+        (np.zeros((2, 3, 8, 8), np.uint8), r"uint8 \[2, 3, 8, 8\]\) must be \[pictures, height, width, 3\]"),
+        (np.zeros((8, 8, 3), np.uint8), "must be"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "must be"),
+        (np.zeros((2, 8, 8, 3), np.int64), "int64"),
+        (np.full((2, 8, 8, 3), 255.0), r"must lie in \[0, 1\], and go from 255 to 255"),
+        (np.full((2, 8, 8, 3), np.nan), "must lie in"),
+        (np.broadcast_to(np.uint8(0), (1, 10**5, 10**5, 3)), "at most"),
+        ("pictures", "must be"),
+    ],
+)
+def test_other_arrays_are_refused(pictures, answer, unchecked):
+    with pytest.raises(ValueError, match=answer):
+        as_bytes(pictures)
+    with pytest.raises(ValueError, match=answer):
+        ObjectFinder().fit(pictures)
