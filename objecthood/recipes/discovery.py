@@ -359,7 +359,7 @@ clevr6_like = PaintedDiscovery(
     steps=1500,
     coarse_steps=1200,
     repulsion_start=50,
-    **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 300},
+    **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 400},
     evaluate_every=100,
 )
 """Rendered scenes: `objecthood data render clevr --out FOLDER`, `objecthood train clevr6-like --data-path
