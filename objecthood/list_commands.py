@@ -15,6 +15,8 @@ from objecthood.options import UsageError, did_you_mean, parse
 if typing.TYPE_CHECKING:
     from rich.console import Console
 
+    from objecthood.recipes import Recipe
+
 PLAIN_WIDTH = 140
 """Characters of a table where there is no terminal to fit it into."""
 
@@ -27,6 +29,10 @@ class ShowOptions:
     """Weights by name, recipe, Python file with one, weights file, or run folder."""
     recipe: bool = False
     """Show the recipe, where weights have the same name."""
+    costs: bool = False
+    """Of a recipe, say what it will need as well: parameters by part, scenes, bytes. No step is taken."""
+    data_path: str = ""
+    """With --costs, where the recipe's scenes lie; its own data_path unless named."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +73,12 @@ def show(arguments: list[str]) -> int:
     what, path = options.what, Path(options.what)
     from objecthood.hub import PRETRAINED
 
-    if what in PRETRAINED and not options.recipe:
-        facts: dict[str, Any] = {"name": what, **PRETRAINED[what].facts}
+    if options.data_path and not options.costs:
+        raise UsageError("--data-path is where --costs looks for scenes; add --costs")
+    if options.costs:
+        facts: dict[str, Any] = _with_costs(find_recipe(what), options.data_path)
+    elif what in PRETRAINED and not options.recipe:
+        facts = {"name": what, **PRETRAINED[what].facts}
     elif path.is_dir():
         facts = {"recipe": read_json(path / "recipe.json")}
         if (path / "result.json").exists():
@@ -81,6 +91,16 @@ def show(arguments: list[str]) -> int:
         facts = find_recipe(what).to_dict()
     print(json.dumps(facts, indent=1))
     return 0
+
+
+def _with_costs(recipe: Recipe, data_path: str) -> dict[str, Any]:
+    from objecthood.costs import costs
+
+    if data_path and not hasattr(recipe, "data_path"):
+        raise UsageError(f"--data-path (={data_path}) means nothing to {recipe.name}; leave it away")
+    placed: Any = recipe
+    recipe = dataclasses.replace(placed, data_path=data_path) if data_path else recipe
+    return recipe.to_dict() | {"costs": costs(recipe)}
 
 
 def console() -> Console:

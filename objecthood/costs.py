@@ -1,0 +1,58 @@
+"""What a recipe will need, told before it runs: parameters by part, scenes, bytes. No step is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from objecthood.recipes import Recipe
+from objecthood.train import step_seed
+
+FEW = 4
+"""Scenes that the loss is asked of; the bytes of a batch are taken to be in proportion."""
+
+
+def costs(recipe: Recipe) -> dict[str, Any]:
+    """Facts of `recipe`, ready for JSON, from its model and the loss of a few scenes in float32.
+
+    "parameters" by part and in all; "training_scenes", or "endless"; "weights_bytes": weights, gradients,
+    averages and what optimisers keep, at most; "activations_bytes": what the backward pass of a whole batch
+    needs, weights not counted. The global generator is left as it was. Raises ValueError where its data is
+    not there.
+
+    Example:
+        >>> from objecthood.recipes import RECIPES
+        >>> found = costs(RECIPES["tetrominoes"])
+        >>> found["training_scenes"], found["parameters"]["all"]
+        ('endless', 170884)
+    """
+    dataset = recipe.dataset("train")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = recipe.build_model()
+        few = dataclasses.replace(recipe, batch_size=min(FEW, recipe.batch_size))
+        kept: dict[int, int] = {weight.untyped_storage().data_ptr(): 0 for weight in model.parameters()}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept.setdefault(storage.data_ptr(), storage.nbytes())
+            alive.append(tensor)  # so that no place is given to another
+            return tensor
+
+        alive: list[Tensor] = []
+        torch.manual_seed(step_seed(recipe.seed, recipe.steps - 1))
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            few.loss(model, dataset[range(few.batch_size)], recipe.steps - 1)
+    parts = {
+        name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()
+    }
+    every = sum(weight.numel() for weight in model.parameters())
+    return {
+        "parameters": parts | {"all": every},
+        "training_scenes": "endless" if dataset.endless else len(dataset),
+        "weights_bytes": 4 * every * 5,
+        "activations_bytes": round(sum(kept.values()) * recipe.batch_size / few.batch_size),
+    }
