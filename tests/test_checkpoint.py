@@ -66,6 +66,14 @@ def test_channels_last_weights_are_saved_as_they_are(tmp_path):
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
+def test_what_is_usual_travels_with_the_weights(tmp_path):
+    model = RECIPE.build_model()
+    told = oh.save(model, RECIPE, tmp_path / "told.safetensors", usual={"error": 0.25})
+    assert read_description(told)["usual"] == {"error": 0.25} and oh.load(told).usual == {"error": 0.25}
+    silent = oh.save(model, RECIPE, tmp_path / "silent.safetensors")
+    assert read_description(silent)["usual"] == {} and oh.load(silent).usual == {}
+
+
 def test_description_is_read_without_tensors(tmp_path, monkeypatch):
     path = oh.save(RECIPE.build_model(), RECIPE, tmp_path / "w.safetensors", {"fg_ari": 0.5})
     content = path.read_bytes()
@@ -329,6 +337,18 @@ def test_a_checkpoint_of_a_crash_in_the_middle_of_a_save_is_found(two):
     assert len(list(folder.iterdir())) == KEPT
 
 
+def test_a_checkpoint_of_a_crash_at_the_end_of_a_save_is_replaced(two):
+    """After its two renames, and before the replaced one is gone."""
+    folder, _, newest, pristine = two
+    shutil.copytree(pristine, folder / f"{newest.name}-before")
+    training = trained(4)
+    save_checkpoint(folder, 2, *training, {})
+    fresh = trained(0)
+    assert restore(folder, *fresh)["step"] == 2
+    assert_same(states(*training), states(*fresh))
+    assert sorted(file.name for file in folder.iterdir()) == ["step_00000001", "step_00000002"]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -344,6 +364,8 @@ def test_a_whole_checkpoint_of_something_else_is_refused(two, name, content):
     with pytest.raises(ValueError, match="step_00000002 is not one of this training") as caught:
         restore(folder, *trained(0))
     assert "\n" not in str(caught.value)
+    if content == b'{"step": "1"}':
+        assert str(caught.value).endswith("step_00000002 is not one of this training (its step is '1')")
 
 
 def test_optimisers_of_something_else_are_refused(tmp_path):
