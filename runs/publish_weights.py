@@ -55,6 +55,8 @@ class Entry:
     """A held-out picture to try the weights on, [3, height, width]."""
     picture_says: str
     licence: str = "Apache-2.0"
+    chosen_by: str = ""
+    """Validation score by which a seed is chosen; the recipe's main score unless named."""
 
 
 def bundled_scene(index: int) -> Callable[[], Tensor]:
@@ -93,6 +95,7 @@ ENTRIES = {
         "slot. More than 6 objects need more slots (`num_slots=11`).",
         picture=bundled_scene(9),
         picture_says=SCENE.format(9),
+        chosen_by="mbo",  # foreground ARI prefers masks that are larger than their objects
     ),
     "set-clevr": Entry(
         data=f"{RENDERED}; with their properties as labels; seen at 128 x 128 pixels.",
@@ -127,7 +130,7 @@ def publish(name: str, runs: list[Path], data_path: str | None) -> None:
     recipe = next(iter(models.values())).recipe
     if data_path:
         recipe = dataclasses.replace(recipe, data_path=data_path)
-    score = recipe.main_score
+    score = ENTRIES[name].chosen_by or recipe.main_score
     validation = {
         seed: oh.evaluate(model, recipe, "validation", recipe.test_scenes)[score]
         for seed, model in sorted(models.items())
