@@ -103,7 +103,7 @@ def take_pictures(shown: list) -> None:
             with Visit(browser, port, **window) as visit:
                 if "phone" in name:
                     visit.page.locator(".view span").last.click()
-                    visit.page.locator(".bench .move").nth(1).click()
+                    visit.page.locator(".bench .move").nth(0).click()
                     visit.settle()
                 visit.page.mouse.move(1, 1)
                 visit.page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")

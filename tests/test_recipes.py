@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+import objecthood as oh
 from objecthood.data.clevr_like import ClevrLike
 from objecthood.nn import ConvEncoder, GaussianSlots, SpatialBroadcastDecoder
 from objecthood.nn.priors import grow_repulsion
@@ -224,6 +226,29 @@ def test_masks_painted_by_slots_alone_count():
     for weight in (0.0, 0.5):
         loss = dataclasses.replace(recipe, painted=weight).loss(model, {"image": images}, step)
         torch.testing.assert_close(loss, guided + weight * of_own, rtol=1e-5, atol=0)
+
+
+def test_steps_take_three_and_four_iterations_in_turn():
+    """On whole and on coarse pictures; trained with three alone, slots swing between two states."""
+    recipe = replace(RECIPES["clevr6-like"], coarse_steps=2)
+    torch.manual_seed(0)
+    model = recipe.build_model()
+    images = ClevrLike(resolution=64, objects=(3, 6), count=2)[range(2)]["image"]
+    for step in range(4):
+        loss = recipe.loss(model, {"image": images}, step)
+        seen = (model, images) if step >= 2 else (recipe.coarse(model), F.avg_pool2d(images, 2))
+        asked, other = (3, 4) if step % 2 == 0 else (4, 3)
+        assert torch.equal(loss, recipe.error(*seen, asked))
+        assert not torch.equal(loss, recipe.error(*seen, other))
+
+
+def test_slots_of_the_weights_stand_still():
+    """A further iteration changes next to nothing; slots that swing would paint another picture."""
+    model, images = oh.load("clevr"), ClevrLike(resolution=64, objects=(3, 6), count=16)[range(16)]["image"]
+    with torch.no_grad():
+        pictures = [model(images, iterations=count).reconstruction for count in (9, 10, 14, 15)]
+    errors = torch.tensor([(picture - images).square().mean() for picture in pictures])
+    assert errors.max() < 1.05 * errors.min()
 
 
 def test_masks_painted_by_slots_alone_need_guided_ones():
