@@ -167,6 +167,10 @@ def evaluate(arguments: list[str]) -> int:
     recipe = dataclasses.replace(
         recipe, **{name: value for name, value in changes.items() if value is not None}
     )
+    if options.diagnose:
+        from objecthood.diagnosis import check
+
+        check(recipe)
     model = model.to(choose_device(options.device))
 
     from objecthood.evaluate import evaluate as score

@@ -20,6 +20,7 @@ WORDS = {
     "objects_in_background": "objects in the background's slot",
     "background_slots": "slots that hold the background, mean over pictures",
     "background_split": "pictures with a divided background",
+    "swing": "between the errors after two neighbouring numbers of iterations, as a ratio",
 }
 """What each key of a summary means, in the order of the table."""
 PERCENT = ("shared_objects", "split_objects", "objects_in_background", "background_split")
@@ -59,6 +60,6 @@ def in_units(name: str, value: float) -> str:
         f"{value:.0f}"
         if name == "num_slots"
         else f"{value:.2f}"
-        if name == "attention_entropy"
+        if name in ("attention_entropy", "swing")
         else f"{value:.1f}"
     )

@@ -10,7 +10,7 @@ from PIL import Image
 
 from objecthood import diagnostics, visualize
 from objecthood.data.scene import to_device
-from objecthood.recipes import Recipe
+from objecthood.recipes import Discovery, Recipe
 from objecthood.recipes.base import Model
 
 
@@ -43,6 +43,22 @@ class Diagnosis:
         return scenes_figure(self.model, self.recipe, self.split, self.worst[:rows], self.signs)
 
 
+def check(recipe: Recipe) -> Discovery:
+    """The recipe, as one that finds masks in pictures; ValueError for another."""
+    if isinstance(recipe, Discovery):
+        return recipe
+    raise ValueError(
+        f"recipe {recipe.name!r} finds no masks in pictures; a diagnosis needs a recipe of object discovery"
+    )
+
+
+def alarms(model: Model, recipe: Recipe, num_scenes: int = 32) -> list[diagnostics.Finding]:
+    """What stands out on validation scenes; nothing where a recipe finds no masks in pictures."""
+    if not isinstance(recipe, Discovery):
+        return []
+    return diagnose(model, recipe, "validation", num_scenes).findings
+
+
 @torch.no_grad()
 def diagnose(
     model: Model, recipe: Recipe, split: str = "test", num_scenes: int | None = None, batch_size: int = 32
@@ -58,21 +74,22 @@ def diagnose(
         >>> sorted(diagnose(recipe.build_model(), recipe, num_scenes=2).summary)[:3]
         ['attention_entropy', 'background_slots', 'background_split']
     """
-    if not hasattr(recipe, "discover"):
-        raise ValueError(
-            f"recipe {recipe.name!r} finds no masks; a diagnosis needs a recipe of object discovery"
-        )
+    finder = check(recipe)
     dataset = recipe.dataset(split)
     num_scenes = min(len(dataset), recipe.test_scenes if num_scenes is None else num_scenes)
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    entropy, used, found = [], [], []
+    further = dataclasses.replace(finder, test_iterations=finder.test_iterations + 1)
+    entropy, used, found, errors = [], [], [], torch.zeros(2)
     for start in range(0, num_scenes, batch_size):
         indices = torch.arange(start, min(start + batch_size, num_scenes))
         scenes = to_device(dataset[indices.numpy()], device)
-        seen = recipe.discover(model, scenes["image"], indices)
+        seen = finder.discover(model, scenes["image"], indices)
         entropy.append(diagnostics.attention_entropy(seen.attention[:, -1]).cpu())
         used.append(diagnostics.used_slots(seen.masks).cpu())
+        after = further.discover(model, scenes["image"], indices)
+        pictures = torch.stack([seen.reconstruction, after.reconstruction])
+        errors += (pictures - scenes["image"]).square().flatten(2).mean(dim=2).sum(dim=1).cpu()
         if "masks" in scenes:
             found.append(diagnostics.signs(scenes["masks"], seen.masks))
     model.train(was_training)
@@ -84,6 +101,7 @@ def diagnose(
     )
     trouble = every_entropy if signs is None else signs.trouble + every_entropy.clamp(0, 0.99)
     summary = diagnostics.summarize(signs, every_entropy, torch.cat(used), model.num_slots)
+    summary["swing"] = (errors.max() / errors.min().clamp_min(1e-12)).item()
     order = trouble.argsort(descending=True, stable=True).tolist()
     return Diagnosis(model, recipe, split, summary, signs, order)
 

@@ -152,6 +152,8 @@ NOTABLE_BACKGROUND = 0.3
 """Share of pictures with a divided background from which it is named."""
 IN_USE = 0.6
 """Share of the slots needed (an object each and the background) below which too few are used."""
+SWINGING = 1.5
+"""From which on the error of one iteration more is another one: slots do not stand still."""
 UNDECIDED = 0.5
 """Entropy from which slots count as undecided; runs that ended well here lie below 0.25."""
 
@@ -175,6 +177,11 @@ def findings(summary: dict[str, float]) -> list[Finding]:
     if slots < need:
         text = f"{slots:.0f} slots for {need - 1:.1f} objects and a background, in the mean"
         found.append(Finding(text, "docs/how-many-slots.md"))
+    if summary.get("swing", 1.0) > SWINGING:
+        text = (
+            f"slots swing: after one iteration more the error is another one ({summary['swing']:.1f} times)"
+        )
+        found.append(Finding(text, f"{PAGE}#slots-swing"))
     for name, least, words, anchor in _SHARES:
         if summary.get(name, 0.0) > least:
             found.append(Finding(f"{share[name]} {words}", f"{PAGE}#{anchor}"))

@@ -20,6 +20,7 @@ from objecthood import checkpoint, report
 from objecthood.animate import save_animation
 from objecthood.data.loader import batches, scene_indices
 from objecthood.data.scene import Scenes, to_device
+from objecthood.diagnosis import alarms
 from objecthood.distributed import Processes, joined, restarted
 from objecthood.environment import choose_device, choose_precision, describe, keep_freed_memory
 from objecthood.evaluate import evaluate
@@ -128,7 +129,7 @@ def take_steps(
         processes.wait()
         clock.start()
 
-    score = ""
+    score, alarmed = "", set[str]()
     with (
         StopRequest() as stop,
         told_how_to_go_on(out),
@@ -144,6 +145,11 @@ def take_steps(
                     log.write("evaluate", step, clock, scores)
                     draw_latest(recipe, average.module, shown, out)
                     log.show(step, out / "latest.png")
+                    if 2 * step >= recipe.steps:  # before, nothing need have been found
+                        for finding in alarms(average.module, recipe):
+                            if finding.page not in alarmed:
+                                alarmed.add(finding.page)
+                                progress.say(f"step {step}: {finding.text}; see {finding.page}")
                 shown_score = recipe.main_score if recipe.main_score in scores else next(iter(scores))
                 score = f"{shown_score} {scores[shown_score]:.3f}  "
                 clock.start()

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from PIL import Image
 import objecthood as oh
 from objecthood import diagnostics
 from objecthood.cli import main
-from objecthood.diagnosis import diagnose
+from objecthood.diagnosis import alarms, diagnose
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE = 20
@@ -191,13 +191,20 @@ def test_pictures_without_truth_are_diagnosed_by_what_is_left(tmp_path):
         Image.new("RGB", (16, 16), (40 * (number % 5), 99, 200)).save(tmp_path / f"{number}.png")
     recipe = replace(oh.RECIPES["folder"], data_path=str(tmp_path), resolution=16, num_slots=3)
     found = diagnose(recipe.build_model(), recipe, "train", num_scenes=4)
-    assert found.signs is None and set(found.summary) == {"num_slots", "attention_entropy", "used_slots"}
+    assert found.signs is None and set(found.summary) == {
+        "num_slots",
+        "attention_entropy",
+        "used_slots",
+        "swing",
+    }
     assert found.picture(rows=2).mode == "RGB"
 
 
 def test_a_recipe_without_masks_is_refused():
     recipe = oh.RECIPES["set-clevr-like"]
-    with pytest.raises(ValueError, match="finds no masks; a diagnosis needs a recipe of object discovery"):
+    with pytest.raises(
+        ValueError, match="finds no masks in pictures; a diagnosis needs a recipe of object discovery"
+    ):
         diagnose(torch.nn.Linear(1, 1), recipe)
 
 
@@ -219,3 +226,40 @@ def test_the_command_prints_writes_and_draws(tmp_path, capsys):
     assert main([*words, "--picture", "worst.gif"]) == 2
     complaints = capsys.readouterr().err.splitlines()
     assert complaints[0].endswith("add --diagnose") and complaints[1].endswith("must end in .png or .webp")
+
+
+def test_a_run_tells_what_is_wrong_once_and_from_half_its_steps_on(tmp_path, capsys):
+    """After four steps nothing is found, which is told once of each kind; a good model has no alarm."""
+    recipe = replace(
+        oh.RECIPES["sprites"], steps=4, coarse_steps=0, evaluate_every=1, batch_size=2, test_scenes=2
+    )
+    oh.train(replace(recipe, resolution=16, validation_scenes=2), tmp_path / "run")
+    told = [line for line in capsys.readouterr().out.splitlines() if diagnostics.PAGE in line]
+    assert told and len({line.rpartition("#")[2] for line in told}) == len(told)
+    assert all(line.startswith("step 2: ") for line in told)
+    assert alarms(oh.load("sprites"), oh.RECIPES["sprites"]) == []
+
+
+def test_recipes_without_masks_of_pictures_are_not_diagnosed(tmp_path, capsys):
+    recipe = replace(oh.RECIPES["moving-sprites"], steps=1, batch_size=1, validation_scenes=1, test_scenes=1)
+    assert alarms(recipe.build_model(), recipe) == []
+    oh.train(recipe, tmp_path / "run")
+    assert main(["evaluate", str(tmp_path / "run"), "--diagnose"]) == 1
+    assert "'moving-sprites' finds no masks in pictures" in capsys.readouterr().err
+
+
+def test_slots_that_swing_are_told_of():
+    class Swinging(oh.recipes.FastTetrominoes):
+        def discover(self, model, images, indices):
+            scene = super().discover(model, images, indices)
+            return scene._replace(reconstruction=images + (0.1 if self.test_iterations % 2 else 0.2))
+
+    plain = oh.RECIPES["tetrominoes"]
+    swinging = Swinging(**{field.name: getattr(plain, field.name) for field in fields(plain)})
+    found = diagnose(plain.build_model(), swinging, num_scenes=4)
+    assert found.summary["swing"] == pytest.approx(4.0, rel=1e-4)
+    assert any(
+        finding.page.endswith("#slots-swing") and "4.0 times" in finding.text for finding in found.findings
+    )
+    still = diagnose(oh.load("tetrominoes"), plain, num_scenes=4)
+    assert still.summary["swing"] < 1.2 and not any("swing" in finding.text for finding in still.findings)
