@@ -92,18 +92,20 @@ def overlay_one(image: Tensor, masks: Tensor, opacity: float, contours: bool = T
     """`overlay` of a single picture, whose values may also be bytes: a large one takes less memory so."""
     labels = _label_map(masks, (image.shape[-2], image.shape[-1]))
     colors = torch.from_numpy(slot_colors(max(int(labels.max()) + 1, 1)) / 255.0).float()
-    strength = torch.full(labels.shape, opacity)
-    if contours:
-        strength[_borders(labels)] = 1.0
-    strength[labels < 0] = 0.0
+    reach = max(1, round(min(labels.shape) / 160))  # contours are wider in large pictures
     picture = Image.new("RGB", (labels.shape[1], labels.shape[0]))
     for top in range(0, len(labels), BAND):
         rows = slice(top, top + BAND)
+        strength = torch.full(labels[rows].shape, opacity)
+        if contours:
+            first = max(0, top - reach)
+            near = _borders(labels[first : top + BAND + reach], reach)
+            strength[near[top - first :][:BAND]] = 1.0
+        strength[labels[rows] < 0] = 0.0
         tint = colors[labels[rows].clamp(min=0).long()].permute(2, 0, 1)
         band = image[:, rows].detach().cpu()
         band = band.float() / 255 if band.dtype == torch.uint8 else band.float()
-        tinted = torch.lerp(band, tint, strength[rows])
-        picture.paste(to_picture(tinted), (0, top))
+        picture.paste(to_picture(torch.lerp(band, tint, strength)), (0, top))
     return picture
 
 
@@ -319,9 +321,8 @@ def _label_map(masks: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(labels.float()[None, None], tuple(size), mode="nearest-exact")[0, 0].long()
 
 
-def _borders(labels: Tensor) -> Tensor:
-    """True where another label lies within reach, which is one pixel, and more in large pictures."""
-    reach = max(1, round(min(labels.shape) / 160))
+def _borders(labels: Tensor, reach: int) -> Tensor:
+    """True where another label lies within reach, in pixels."""
     values = labels.short() if labels.dtype == torch.uint8 else labels.int()
     return _highest(values, reach) != -_highest(-values, reach)
 

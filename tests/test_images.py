@@ -270,6 +270,33 @@ def test_icons_are_as_large_as_their_largest_bitmap_says(icon):
     assert "pixels; at most" not in str(try_to_read(icon, max_pixels=60_000))
 
 
+def test_an_icon_of_nothing_is_not_called_too_large():
+    assert "pixels; at most" not in str(try_to_read(b"\0\0\1\0\0\0", max_pixels=1))
+    assert "pixels; at most" in str(try_to_read(bitmap_icon((1, 4)), max_pixels=1))
+
+
+def test_no_more_of_a_stream_is_read_than_tells_that_it_is_too_long(corpus):
+    class Told(io.BytesIO):
+        def read(self, size=-1):
+            asked.append(size)
+            return super().read(size)
+
+    asked: list[int] = []
+    read_image(Told(next(case for case in corpus if not case.error).path.read_bytes()))
+    assert asked == [images.MAX_FILE_BYTES + 1]
+
+
+def test_no_name_is_handed_to_a_decoder(corpus, monkeypatch):
+    """With a name, Pillow would map that file, whatever it is by then, into memory."""
+    names = []
+    factory, accepts = Image.OPEN["PNG"]
+    monkeypatch.setitem(
+        Image.OPEN, "PNG", (lambda file, name: names.append(name) or factory(file, name), accepts)
+    )
+    read_image(next(case.path for case in corpus if case.path.suffix == ".png" and not case.error))
+    assert names == [""]
+
+
 def test_file_size_is_limited(corpus, monkeypatch):
     monkeypatch.setattr(images, "MAX_FILE_BYTES", 50)
     path = pick(corpus, "plain.png").path

@@ -72,6 +72,17 @@ def test_overlay_mixes_picture_and_color():
     assert overlay(white, none, opacity=0.5).getpixel((4, 4)) == tuple(round((255 + c) / 2) for c in BLUE)
 
 
+def test_bands_of_a_large_picture_leave_no_seam(monkeypatch):
+    """A picture is tinted some rows at a time, whose contours must not know of it."""
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.rand(3, 700, 400, generator=generator)
+    labels = torch.randint(4, (14, 8), generator=generator).repeat_interleave(50, 0).repeat_interleave(50, 1)
+    labels[:30] = -1
+    in_bands = np.asarray(visualize.overlay(picture, labels))
+    monkeypatch.setattr(visualize, "BAND", 10_000)
+    assert np.array_equal(in_bands, np.asarray(visualize.overlay(picture, labels)))
+
+
 def test_contours_run_along_borders_only():
     plain = overlay(torch.zeros(3, 16, 16), quarters(16), opacity=0.5, contours=False)
     lined = overlay(torch.zeros(3, 16, 16), quarters(16), opacity=0.5, contours=True)
