@@ -72,6 +72,7 @@ def written(folder: Path, kind: str, metadata, mark: Path) -> int:
 LEAST = {"pickles": 55, "archives": 25, "weights": 40, "texts": 10}
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("kind", LEAST)
 def test_payloads(kind, alone, tmp_path, metadata, scoreboard):
     folder, mark = tmp_path / "payloads", tmp_path / "mark"
