@@ -123,7 +123,7 @@ def mask(data):
     except ValueError as error:
         assert "\\n" not in str(error)
 
-# The system's count of memory begins with that of whoever started us, which may be large: single requests count.
+# The system's count of memory begins with that of whoever started us: single requests are limited instead.
 options = ["fuzz", "-max_total_time=" + seconds, "-print_final_stats=1", "-max_len=4096"]
 options += ["-rss_limit_mb=0", "-malloc_limit_mb=2048", corpus]
 atheris.Setup(options, globals()[target])
