@@ -272,7 +272,7 @@ tetrominoes = FastTetrominoes(
     last_kernel=1,
     **FAST,
 )
-"""Three tetrominoes a picture, found on two CPU cores in about two minutes: `objecthood train
+"""Three tetrominoes a picture, found on two CPU cores in some minutes: `objecthood train
 tetrominoes`."""
 
 tetrominoes_guided = GuidedTetrominoes(
@@ -306,7 +306,7 @@ sprites = GuidedDiscovery(
     **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 300},
     evaluate_every=100,
 )
-"""Overlapping sprites, found on two CPU cores in about two minutes: `objecthood train sprites`."""
+"""Overlapping sprites, found on two CPU cores in some minutes: `objecthood train sprites`."""
 
 folder = GuidedDiscovery(
     name="folder",
