@@ -25,7 +25,7 @@ from objecthood.lookup import (
     split_name,
     with_newest_run,
 )
-from objecthood.options import UsageError, did_you_mean, parse
+from objecthood.options import UsageError, did_you_mean, parse, several
 from objecthood.predict_command import predict
 from objecthood.sweep_command import sweep
 
@@ -118,10 +118,11 @@ def train(arguments: list[str]) -> int:
     with contextlib.nullcontext() if distributed.is_first() else distributed.silence():
         device = choose_device(chosen.device, recipe)
 
+    from objecthood.run_log import TRACKERS
     from objecthood.train import train as train_recipe
 
     settings: dict[str, Any] = {"resume": bool(chosen.resume), "compile": chosen.compile}
-    settings["log"] = [name.strip() for name in chosen.log.split(",") if name.strip()]
+    settings["log"] = several("log", chosen.log, TRACKERS)
     result = distributed.reporting(train_recipe)(recipe, out, device=str(device), **settings)
     if not distributed.is_first():
         return 0

@@ -10,19 +10,7 @@ import typing
 from objecthood.options import UsageError, did_you_mean, parse
 
 SHELLS = ("bash", "zsh", "tcsh")
-_NAMES_FILES = (
-    "pictures",
-    "weights",
-    "what",
-    "file",
-    "out",
-    "resume",
-    "data_path",
-    "json",
-    "csv",
-    "picture",
-    "site",
-)
+_NAMES_FILES = frozenset("pictures weights what file out resume data_path json csv picture site".split())
 """Fields whose values may be files or folders."""
 
 
@@ -95,8 +83,8 @@ def parser() -> argparse.ArgumentParser:
         _add(command, options, names)
         if name == "data":
             parts = command.add_subparsers()
-            for action, (kind, names) in actions.items():
-                _add(parts.add_parser(action, help=f"{action} scenes"), {kind}, names)
+            for action, (kind, sources) in actions.items():
+                _add(parts.add_parser(action, help=f"{action} scenes"), {kind}, sources)
     return whole
 
 

@@ -20,7 +20,7 @@ WORDS = {
     "objects_in_background": "objects in the background's slot",
     "background_slots": "slots that hold the background, mean over pictures",
     "background_split": "pictures with a divided background",
-    "swing": "between the errors after two neighbouring numbers of iterations, as a ratio",
+    "swing": "larger error over smaller, after two neighbouring numbers of iterations",
 }
 """What each key of a summary means, in the order of the table."""
 PERCENT = ("shared_objects", "split_objects", "objects_in_background", "background_split")

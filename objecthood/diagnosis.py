@@ -22,7 +22,8 @@ class Diagnosis:
     recipe: Recipe
     split: str
     summary: dict[str, float]
-    """See `diagnostics.summarize`."""
+    """See `diagnostics.summarize`; and "swing", the error of the pictures after one test iteration more over
+    that after as many as the recipe says, or the other way round: at least 1."""
     signs: diagnostics.Signs | None
     """Counts for every picture; None where they have no true masks."""
     worst: list[int]

@@ -37,7 +37,8 @@ class ObjectFinder:
         steps: of training, with 16 pictures each; the recipe's own (2,000) unless given.
         seed: of weights and of the order of pictures.
         iterations: of slot attention after training.
-        out: run folder to keep (curves, checkpoints, weights, report); none is kept unless named.
+        out: run folder to keep (curves, checkpoints, weights, report); none is kept unless named. The
+            pictures are not kept with it, so that a `fit` that was stopped cannot be gone on with.
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Attributes:

@@ -45,10 +45,10 @@ def with_newest_run(arguments: list[str]) -> list[str]:
 
 def newest_run(name: str = "", root: str | Path = "runs") -> Path:
     """The run below `root`, of the recipe `name` if given, that was written to last and is not finished."""
+    from objecthood.train import is_finished
+
     runs = [log.parent for log in Path(root).glob("**/metrics.jsonl")]
-    unfinished = [
-        run for run in runs if not (run / "result.json").exists() or not (run / "index.html").exists()
-    ]
+    unfinished = [run for run in runs if not is_finished(run)]
     of_recipe = [run for run in unfinished if not name or read_json(run / "recipe.json").get("name") == name]
     if not of_recipe:
         what = f"of {name} " if name else ""

@@ -58,6 +58,19 @@ def parse(
         raise UsageError(_explain(said.getvalue(), kinds, values, command)) from None
 
 
+def several(name: str, typed: str, known: Sequence[str]) -> list[str]:
+    """The values of --`name`, typed with commas between them; UsageError for one that is not `known`.
+
+    >>> several("also", "arrays, cutouts", ["arrays", "cutouts"])
+    ['arrays', 'cutouts']
+    """
+    values = [value.strip() for value in typed.split(",") if value.strip()]
+    for value in values:
+        if value not in known:
+            raise UsageError(f"--{name} (={value!r}) is not one; {did_you_mean(value, known)}")
+    return values
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """The name that `word` was probably meant to be, or "" where none is near.
 

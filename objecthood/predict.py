@@ -141,7 +141,7 @@ def stream(
     _check_range("num_slots", num_slots, MAX_SLOTS)
     _check_range("iterations", iterations)
     _check_range("batch_size", batch_size)
-    check_extras(also, (PredictedMasks if isinstance(model, SlotAutoencoder) else PredictedObjects).extras)
+    check_extras(also, kind_of_results(model).extras)
     folder = None if out is None else ResultFolder(out)
     found = find_pictures(pictures)
     names: dict[Path, str] = {}
@@ -159,6 +159,11 @@ def stream(
         result.write(stem, animate=animate and not is_frame, also=also)
 
     return _run(model, found, iterations, num_slots, batch_size, skip_bad, save, report)
+
+
+def kind_of_results(model: object) -> type[Result]:
+    """What `predict` gives of a model's pictures."""
+    return PredictedMasks if isinstance(model, SlotAutoencoder) else PredictedObjects
 
 
 def _run(
@@ -208,7 +213,7 @@ def _look(
     parts = {name: values.float().cpu() for name, values in answer._asdict().items()}
     images = images.cpu()
     strange = familiarity.strangeness(images, parts)
-    kind = PredictedMasks if isinstance(model, SlotAutoencoder) else PredictedObjects
+    kind = kind_of_results(model)
     for index, ((picture, _, _), content) in enumerate(zip(group, contents, strict=True)):
         height, width, _ = content.shape
         yield kind(

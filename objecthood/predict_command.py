@@ -11,14 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from objecthood.lookup import choose_device, find_recipe, load_model
-from objecthood.options import UsageError, did_you_mean, parse
+from objecthood.options import UsageError, parse, several
 
 if typing.TYPE_CHECKING:
     from objecthood.recipes.base import Model
     from objecthood.result import Result
-
-EXTRAS = ("arrays", "cutouts")
-"""What may be written as well (`result.Result.extras`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +67,6 @@ def predict(arguments: list[str]) -> int:
             raise UsageError(
                 f"--{name} (={value}) must be at least 1" + (f" and at most {most}" if most < 999 else "")
             )
-    also = [extra.strip() for extra in options.also.split(",") if extra.strip()]
-    for extra in also:
-        if extra not in EXTRAS:
-            raise UsageError(f"--also (={options.also!r}): {did_you_mean(extra, EXTRAS)}")
     model = load_model(options.weights, find_recipe(options.recipe) if options.recipe else None)
     model = model.to(choose_device(options.device))
     from objecthood.predict_video import are_videos
@@ -81,9 +74,12 @@ def predict(arguments: list[str]) -> int:
     if options.pictures and are_videos(options.pictures, model):
         from objecthood.video_command import predict_videos
 
-        if also:
+        if options.also:
             raise UsageError(f"--also (={options.also}) is for pictures, not for videos; leave it away")
         return predict_videos(model, options)
+    from objecthood.predict import kind_of_results
+
+    also = several("also", options.also, kind_of_results(model).extras)
     done = skipped = strange = 0
     last: Result | None = None
     for last in _predict_with_progress(model, options, also):

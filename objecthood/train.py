@@ -51,8 +51,8 @@ def train(
     weights.safetensors, result.json and index.html. With `resume` a run that was stopped goes on from its
     newest whole checkpoint; so does one that torchrun starts anew (`--max-restarts`). With `compile` the loss
     is compiled by torch.compile: other rounding, the same noise. `log` may name "tensorboard": then its event
-    files lie in the folder tensorboard/ as well. Called in every process that torchrun
-    started, each trains on its share of the batch.
+    files lie in the folder tensorboard/ as well. Called in every process that torchrun started, each trains
+    on its share of the batch.
 
     Raises ValueError where `out` holds a run and `resume` was not asked for, or another recipe's;
     FloatingPointError, which names pictures and parameters, after three steps in a row without finite

@@ -201,6 +201,8 @@ WRONGLY_TYPED = [
     ("predict x.png --weights RUN --slots 257", "at most 256"),
     ("predict x.png --weights RUN --iterations 0", "at least 1"),
     ("predict x.png --weights RUN --skip-bad=yes", "takes no value"),
+    ("predict x.png --weights RUN --also cutout", "did you mean cutouts?"),
+    ("train sprites --out NEW --log tensorbord", "did you mean tensorboard?"),
     ("show", "WHAT is missing"),
     ("show tetromino", "did you mean tetrominoes?"),
     ("list all", "known are recipes, weights"),
@@ -299,21 +301,26 @@ def test_default_folder(capsys, tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "tetrominoes-s2" / "result.json").exists()
 
 
-def test_stop_and_resume(capsys, trained, tmp_path, monkeypatch):
+def stops_at_two(monkeypatch):
+    """Ctrl-C comes in the third step, until the patch is undone."""
     task, loss = oh.recipes.FastTetrominoes, oh.recipes.FastTetrominoes.loss
 
-    def stop_at_two(self, model, scenes, step):
+    def stopped(self, model, scenes, step):
         if step == 2:
             signal.raise_signal(signal.SIGINT)
         return loss(self, model, scenes, step)
 
+    monkeypatch.setattr(task, "loss", stopped)
+
+
+def test_stop_and_resume(capsys, trained, tmp_path, monkeypatch):
     again = tmp_path / "again"
-    monkeypatch.setattr(task, "loss", stop_at_two)
+    stops_at_two(monkeypatch)
     code, said, _ = run(capsys, "train", "tetrominoes", *TINY, "--out", again, "--precision", "float32")
     assert code == 130 and f"objecthood train --resume {again}" in said
     code, _, complaints = run(capsys, "evaluate", again)
     assert code == 1 and "no weights yet" in complaints[0]
-    monkeypatch.setattr(task, "loss", loss)
+    monkeypatch.undo()
     assert run(capsys, "train", "--resume", again)[0] == 0
     one, other = (json.loads((run / "result.json").read_text())["scores"] for run in (trained, again))
     assert one == pytest.approx(other, abs=1e-6)
@@ -323,18 +330,12 @@ def test_resume_alone_takes_the_newest_unfinished_run(capsys, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     code, _, complaints = run(capsys, "train", "--resume")
     assert code == 2 and "--resume needs a run folder, as no unfinished run lies below runs/" in complaints[0]
-    loss = oh.recipes.FastTetrominoes.loss
-
-    def stop_at_two(self, model, scenes, step):
-        if step == 2:
-            signal.raise_signal(signal.SIGINT)
-        return loss(self, model, scenes, step)
-
-    monkeypatch.setattr(oh.recipes.FastTetrominoes, "loss", stop_at_two)
+    stops_at_two(monkeypatch)
     for seed in (5, 6):
         assert run(capsys, "train", "tetrominoes", *TINY, "--seed", seed)[0] == 130
     os.utime("runs/tetrominoes-s6/metrics.jsonl", (1, 1))
-    monkeypatch.setattr(oh.recipes.FastTetrominoes, "loss", loss)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     code, _, complaints = run(capsys, "train", "sprites", "--resume")
     assert code == 2 and "no unfinished run of sprites" in complaints[0]
     for seed, typed in ((5, ["--resume"]), (6, ["tetrominoes", "--resume", "--device", "cpu"])):
