@@ -55,6 +55,7 @@ def test_bash_completes_commands_names_and_options(script):
     assert suggested(script, "data", "render", "--cou") == {"--count"}
     (script.parent / "picture.png").touch()
     assert suggested(script, "predict", "pic") == {"picture.png"}
+    assert suggested(script, "evaluate", "clevr", "--json", "pic") == {"picture.png"}
 
 
 def test_every_command_and_option_is_there_and_no_other(capsys):

@@ -21,6 +21,7 @@ def told(folder):
     events.Reload()
     tags = events.Tags()
     scalars = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags["scalars"]}
+    assert all(len(events.Scalars(tag)) == len(steps) for tag, steps in scalars.items()), "told twice"
     return scalars, {event.step for tag in tags["images"] for event in events.Images(tag)}
 
 

@@ -76,7 +76,10 @@ def test_bands_of_a_large_picture_leave_no_seam(monkeypatch):
     """A picture is tinted some rows at a time, whose contours must not know of it."""
     generator = torch.Generator().manual_seed(0)
     picture = torch.rand(3, 700, 400, generator=generator)
-    labels = torch.randint(4, (14, 8), generator=generator).repeat_interleave(50, 0).repeat_interleave(50, 1)
+    # Every band of 256 rows ends where labels change.
+    labels = (
+        torch.randint(4, (22, 8), generator=generator).repeat_interleave(32, 0)[:700].repeat_interleave(50, 1)
+    )
     labels[:30] = -1
     in_bands = np.asarray(visualize.overlay(picture, labels))
     monkeypatch.setattr(visualize, "BAND", 10_000)
