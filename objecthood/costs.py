@@ -11,7 +11,7 @@ from torch import Tensor
 from objecthood.recipes import Recipe
 from objecthood.train import step_seed
 
-FEW = 4
+FEW = 8
 """Scenes that the loss is asked of; the bytes of a batch are taken to be in proportion."""
 
 

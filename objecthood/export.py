@@ -79,8 +79,9 @@ def export_parts(model: SlotAutoencoder, folder: str | Path) -> Path:
     """Write the parts of a discovery model as ONNX graphs into a new folder, with `model.json` beside them.
 
     The graphs are `start` (noise, spread -> slots), `encode` (image -> inputs), `step` (slots, inputs, bias
-    -> slots_after, attention, bias_after; the first bias is 0) and `paint` (slots, attention -> appearance,
-    mask_logits); shapes are those of `objecthood.parts`. Batch and number of slots are open.
+    -> slots_after, attention, bias_after, slots_seen; the first bias is 0, and slots_seen are those to paint)
+    and `paint` (slots, attention -> appearance, mask_logits); shapes are those of `objecthood.parts`. Batch
+    and number of slots are open.
 
     Raises:
         ValueError: as `export_onnx`.
@@ -203,6 +204,7 @@ def compare_parts(
         after = run["step"]({"slots": slots, "bias": bias, **seen})
         slots, bias = after["slots_after"], after["bias_after"]
         attention.append(after["attention"].reshape(batch, num_slots, *feature_grid(model)))
+    slots = after["slots_seen"]
     painting = run["paint"]({"slots": slots, "attention": attention[-1]})
     masks = torch.from_numpy(painting["mask_logits"]).softmax(dim=1).numpy()
     found = {
@@ -248,9 +250,8 @@ def _largest_difference(expected: dict[str, Tensor], found: dict[str, np.ndarray
 
 def _step_graph(model: SlotAutoencoder | SetPredictor, example: dict[str, Tensor]) -> ModelProto:
     axes = {"slots": "bs", "inputs": "b", "bias": "bs"}
-    return trace(
-        _step(model), {name: example[name] for name in axes}, axes, ("slots_after", "attention", "bias_after")
-    )
+    outputs = ("slots_after", "attention", "bias_after", "slots_seen")
+    return trace(_step(model), {name: example[name] for name in axes}, axes, outputs)
 
 
 def _step(model: SlotAutoencoder | SetPredictor) -> nn.Module:

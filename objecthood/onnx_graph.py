@@ -128,9 +128,9 @@ def solve(matrix: Tensor, right: Tensor, *, left: bool = True) -> Tensor:
 def repeat(begin: ModelProto, step: ModelProto, finish: ModelProto, grid: tuple[int, int]) -> ModelProto:
     """One graph: `begin`, then `step` for as many iterations as its input `iterations` says, then `finish`.
 
-    `begin` gives slots, inputs, bias; `step` takes these and gives slots, attention, bias; `finish`
-    takes slots and attention [batch, slots, *grid], and its outputs come first. All attention follows as
-    "attention" [batch, iterations, slots, *grid].
+    `begin` gives slots, inputs, bias; `step` takes these and gives slots, attention, bias, and the slots that
+    are seen; `finish` takes the last and attention [batch, slots, *grid], and its outputs come first. All
+    attention follows as "attention" [batch, iterations, slots, *grid].
     """
     import onnx
     from onnx import TensorProto, helper
@@ -179,8 +179,9 @@ def _loop(body: GraphProto, carried: Sequence[str]) -> NodeProto:
     from onnx import TensorProto, helper
 
     slots_in, inputs_in, bias_in = body.input
-    slots_out, attention_out, bias_out = body.output
+    slots_out, attention_out, bias_out, seen_out = body.output
     slots, inputs, bias = carried
+    seen_in = helper.make_tensor_value_info("seen_before", TensorProto.FLOAT, None)
     outside = helper.make_node("Identity", [inputs], [inputs_in.name])
     go_on = helper.make_node("Identity", ["go_on"], ["goes_on"])
     number = helper.make_tensor_value_info("iteration", TensorProto.INT64, [])
@@ -189,11 +190,11 @@ def _loop(body: GraphProto, carried: Sequence[str]) -> NodeProto:
     graph = helper.make_graph(
         [go_on, outside, *body.node],
         "iteration",
-        [number, condition, slots_in, bias_in],
-        [goes_on, slots_out, bias_out, attention_out],
+        [number, condition, slots_in, bias_in, seen_in],
+        [goes_on, slots_out, bias_out, seen_out, attention_out],
     )
-    outputs = ["slots", "last_bias", "all_attention"]
-    return helper.make_node("Loop", ["iterations", "", slots, bias], outputs, body=graph)
+    outputs = ["last_slots", "last_bias", "slots", "all_attention"]
+    return helper.make_node("Loop", ["iterations", "", slots, bias, slots], outputs, body=graph)
 
 
 def _with_prefix(graph: GraphProto, prefix: str, kept: set[str]) -> GraphProto:

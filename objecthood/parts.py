@@ -23,14 +23,19 @@ from objecthood.nn.views import symmetric
 class Start(nn.Module):
     """Start noise to the slots that a model begins with.
 
-    Learned queries stay as they are with `spread` 0, as in the model; above it they are moved by noise, in
-    units of their deviation from each other (our own addition, for looking: training never did so). Slots
-    beyond the learned ones, and Gaussian slots, are drawn with the trained deviation whatever `spread` says.
+    Learned queries stay as they are with `spread` 0; above it they are moved by noise, in units of their
+    deviation from each other, whatever the model's own `spread` is (in most models 0). Slots beyond the
+    learned ones, and Gaussian slots, are drawn with the trained deviation whatever `spread` says.
     """
 
     def __init__(self, model: SlotAutoencoder | SetPredictor):
         super().__init__()
         self.initial_slots = model.grouping.initial_slots
+
+    @property
+    def usual_spread(self) -> float:
+        """The model's own `spread`: 0 where slots begin the same in every picture, or are Gaussian."""
+        return self.initial_slots.spread if isinstance(self.initial_slots, LearnedSlots) else 0.0
 
     @property
     def is_learned(self) -> bool:
@@ -71,11 +76,16 @@ class Encode(nn.Module):
 
 
 class Step(nn.Module):
-    """One iteration: slots before to slots after, the attention in it, and what to add to the next logits."""
+    """One iteration: slots before to slots after, the attention in it, what to add to the next logits, and
+    the slots that are painted.
+
+    These are the slots after it, told, where the model has a `reading`, what they hold.
+    """
 
     def __init__(self, model: SlotAutoencoder | SetPredictor):
         super().__init__()
-        self.slot_attention = model.grouping.slot_attention
+        self.slot_attention, self.grid = model.grouping.slot_attention, feature_grid(model)
+        self.reading = model.reading if isinstance(model, SlotAutoencoder) else None
 
     def forward(
         self,
@@ -86,13 +96,20 @@ class Step(nn.Module):
         Float[Tensor, "batch slots slot_dim"],
         Float[Tensor, "batch slots inputs"],
         Float[Tensor, "batch slots inputs"],
+        Float[Tensor, "batch slots slot_dim"],
     ]:
-        """Slots, attention, and the next `bias`; the first iteration's is 0."""
-        after, attention = self.slot_attention.step(slots, inputs, bias)
-        if self.slot_attention.prior is None:
-            return after, attention, torch.zeros_like(bias)
-        alone = self.slot_attention.resemblance(slots, inputs)
-        return after, attention, self.slot_attention.prior(attention, alone)
+        """Slots, attention, the next `bias` (the first iteration's is 0), and the slots that are painted."""
+        group = self.slot_attention
+        if group.prior is not None and group.early_prior:
+            bias = group.early_bias(slots, inputs, bias)
+        after, attention = group.step(slots, inputs, bias)
+        if group.prior is None:
+            bias = torch.zeros_like(bias)
+        elif not group.early_prior:
+            bias = group.prior(attention, group.resemblance(slots, inputs))
+        if self.reading is None:
+            return after, attention, bias, after + 0  # an output of its own, when traced
+        return after, attention, bias, self.reading(after, inputs, attention.unflatten(-1, self.grid))
 
 
 class Paint(nn.Module):
@@ -128,7 +145,7 @@ class Begin(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Slots, inputs, and a bias of 0."""
         inputs = self.encode(images)
-        slots = self.start(noise, noise.new_zeros(()))
+        slots = self.start(noise, noise.new_full((), self.start.usual_spread))
         return slots, inputs, torch.zeros_like(slots[..., :1] * inputs[:, None, :, 0])
 
 
@@ -177,8 +194,8 @@ def take_apart(model: SlotAutoencoder) -> Parts:
         >>> start, encode, step, paint = take_apart(autoencoder.fast_tetrominoes().eval())
         >>> inputs = encode(torch.rand(2, 3, 35, 35))
         >>> slots = start(torch.randn(2, 5, 64), torch.tensor(0.0))
-        >>> slots, attention, bias = step(slots, inputs, torch.zeros(2, 5, 324))
-        >>> appearance, mask_logits = paint(slots, attention.unflatten(-1, (18, 18)))
+        >>> slots, attention, bias, seen = step(slots, inputs, torch.zeros(2, 5, 324))
+        >>> appearance, mask_logits = paint(seen, attention.unflatten(-1, (18, 18)))
         >>> appearance.shape, mask_logits.shape
         (torch.Size([2, 5, 3, 35, 35]), torch.Size([2, 5, 35, 35]))
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from objecthood import familiarity, hub
 from objecthood.data.frames import count_frames
 from objecthood.data.images import MAX_PIXELS, ImageError, resize_image
 from objecthood.data.pictures import Picture, find_pictures, is_video, open_frames
-from objecthood.data.randomness import start_noise
+from objecthood.data.randomness import several_starts
 from objecthood.models import SlotAutoencoder
-from objecthood.models.set_predictor import SetPredictor
+from objecthood.models.autoencoder import Discovery
+from objecthood.models.set_predictor import SetPrediction, SetPredictor
+from objecthood.nn import GaussianSlots
 from objecthood.predicted_masks import CUTOUTS, PredictedMasks
 from objecthood.predicted_objects import PredictedObjects
 from objecthood.result import Result, check_extras
@@ -41,6 +43,7 @@ def predict(
     *,
     iterations: int | None = None,
     num_slots: int | None = None,
+    starts: int | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
     animate: bool = True,
@@ -69,6 +72,8 @@ def predict(
             picture that comes with the named weights.
         out: a new or empty folder, or one that an earlier call wrote; names it gave are kept, files replaced.
         iterations, num_slots: the model's own unless given; at least 1, slots at most 256.
+        starts: how often slots begin anew, from other noise; kept is what paints the picture best. The
+            model's own unless given: 1 in most, and no other where slots begin the same every time.
         batch_size: pictures that go through the model at once.
         skip_bad: go on after a picture that cannot be read; its result carries the `error`.
         animate: whether to write animations, which take most of the time.
@@ -99,6 +104,7 @@ def predict(
             out,
             iterations=iterations,
             num_slots=num_slots,
+            starts=starts,
             batch_size=batch_size,
             skip_bad=skip_bad,
             animate=animate,
@@ -115,6 +121,7 @@ def stream(
     *,
     iterations: int | None = None,
     num_slots: int | None = None,
+    starts: int | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
     animate: bool = True,
@@ -136,10 +143,19 @@ def stream(
             f"a {type(model).__name__} is no model to predict with; take weights of a recipe of `objecthood "
             "list`"
         )
-    num_slots = model.num_slots if num_slots is None else num_slots
-    iterations = model.grouping.iterations if iterations is None else iterations
-    _check_range("num_slots", num_slots, MAX_SLOTS)
-    _check_range("iterations", iterations)
+    how = _Looks(
+        model.grouping.iterations if iterations is None else iterations,
+        model.num_slots if num_slots is None else num_slots,
+        getattr(model, "starts", 1) if starts is None else starts,
+    )
+    _check_range("num_slots", how.num_slots, MAX_SLOTS)
+    _check_range("iterations", how.iterations)
+    _check_range("starts", how.starts)
+    if how.starts > 1 and not starts_differ(model):
+        raise ValueError(
+            f"`starts` (={how.starts}) must be 1 here: the slots of these weights begin the same every time; "
+            "leave it away"
+        )
     _check_range("batch_size", batch_size)
     check_extras(also, kind_of_results(model).extras)
     folder = None if out is None else ResultFolder(out)
@@ -158,7 +174,19 @@ def stream(
         stem = folder.path / place / picture.relative.name if is_frame else folder.path / place
         result.write(stem, animate=animate and not is_frame, also=also)
 
-    return _run(model, found, iterations, num_slots, batch_size, skip_bad, save, report)
+    return _run(model, found, how, batch_size, skip_bad, save, report)
+
+
+class _Looks(NamedTuple):
+    iterations: int
+    num_slots: int
+    starts: int
+
+
+def starts_differ(model: SlotAutoencoder | SetPredictor) -> bool:
+    """Whether one start of the slots is unlike another, and the better can be told."""
+    initial = model.grouping.initial_slots
+    return isinstance(model, SlotAutoencoder) and (isinstance(initial, GaussianSlots) or initial.spread > 0)
 
 
 def kind_of_results(model: object) -> type[Result]:
@@ -169,8 +197,7 @@ def kind_of_results(model: object) -> type[Result]:
 def _run(
     model: SlotAutoencoder | SetPredictor,
     found: list[Picture],
-    iterations: int,
-    num_slots: int,
+    how: _Looks,
     batch_size: int,
     skip_bad: bool,
     save: Callable[[Result, Picture], None],
@@ -182,7 +209,7 @@ def _run(
     model.eval()
     try:
         for group in _groups(found, batch_size, skip_bad):
-            results = iter(_look(model, [one for one in group if one[1] is not None], iterations, num_slots))
+            results = iter(_look(model, [one for one in group if one[1] is not None], how))
             for picture, content, error in group:
                 failed = Result(picture.path, picture.relative, error=error)
                 result = failed if content is None else next(results)
@@ -197,8 +224,7 @@ def _run(
 def _look(
     model: SlotAutoencoder | SetPredictor,
     group: list[tuple[Picture, UInt8[np.ndarray, "_ _ 3"] | None, str]],
-    iterations: int,
-    num_slots: int,
+    how: _Looks,
 ) -> Iterator[Result]:
     """What the model makes of pictures that were read."""
     if not group:
@@ -207,9 +233,13 @@ def _look(
     contents = [content for _, content, _ in group if content is not None]
     small = np.stack([resize_image(content, (side, side)) for content in contents])
     images = torch.from_numpy(small).permute(0, 3, 1, 2).to(device, torch.float32).div(255)
-    noise = torch.from_numpy(start_noise(np.zeros(len(small), np.int64), num_slots, model.slot_dim))
+    same = np.zeros(len(small), np.int64)
+    noise = several_starts(same, how.starts, how.num_slots, model.slot_dim).to(device)
     with torch.no_grad():
-        answer = model(images, num_slots=num_slots, iterations=iterations, noise=noise.to(device))
+        if isinstance(model, SlotAutoencoder):
+            answer: Discovery | SetPrediction = model.best_start(images, noise, how.num_slots, how.iterations)
+        else:
+            answer = model(images, how.num_slots, how.iterations, noise[0])
     parts = {name: values.float().cpu() for name, values in answer._asdict().items()}
     images = images.cpu()
     strange = familiarity.strangeness(images, parts)

@@ -33,6 +33,8 @@ class PredictOptions:
     """Iterations of slot attention; those of the weights unless named."""
     slots: int | None = None
     """Number of slots; that of the weights unless named."""
+    starts: int | None = None
+    """How often slots begin anew; what paints the picture best is kept. That of the weights unless named."""
     skip_bad: bool = False
     """Go on after a picture that cannot be read."""
     animation: bool = True
@@ -62,7 +64,11 @@ def predict(arguments: list[str]) -> int:
         raise UsageError(
             f"PICTURES is missing; only {', '.join(PRETRAINED)} come with one; see objecthood predict --help"
         )
-    for name, value, most in (("slots", options.slots, 256), ("iterations", options.iterations, sys.maxsize)):
+    for name, value, most in (
+        ("slots", options.slots, 256),
+        ("iterations", options.iterations, sys.maxsize),
+        ("starts", options.starts, sys.maxsize),
+    ):
         if value is not None and not 1 <= value <= most:
             raise UsageError(
                 f"--{name} (={value}) must be at least 1" + (f" and at most {most}" if most < 999 else "")
@@ -127,6 +133,7 @@ def _predict_with_progress(model: Model, options: PredictOptions, also: list[str
             options.out,
             iterations=options.iterations,
             num_slots=options.slots,
+            starts=options.starts,
             skip_bad=options.skip_bad,
             animate=options.animation,
             also=also,

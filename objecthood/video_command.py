@@ -12,9 +12,12 @@ if TYPE_CHECKING:
 
 def predict_videos(model: Model, options: PredictOptions) -> int:
     """Look at every video of `options`, each into the folder --out; the exit code."""
+    from objecthood.options import UsageError
     from objecthood.predict_video import predict_video, sees_video
     from objecthood.progress import RunProgress
 
+    if options.starts is not None:
+        raise UsageError("--starts begins pictures anew, not videos, where slots go on; leave it away")
     if not sees_video(model):
         print("weights of a picture model: every frame is taken for itself, slots may change objects")
     for path in options.pictures:

@@ -20,14 +20,17 @@ def put_together(model, images, noise, iterations):
     slots, inputs, bias = Begin(model)(images, noise)
     step, attention = Step(model), []
     for _ in range(iterations):
-        slots, shares, bias = step(slots, inputs, bias)
+        slots, shares, bias, seen = step(slots, inputs, bias)
         attention.append(shares.unflatten(-1, feature_grid(model)))
     finish = Finish(model)
-    found = dict(zip(finish.names, finish(slots, attention[-1]), strict=True))
-    return found | {"slots": slots, "attention": torch.stack(attention, dim=1)}
+    found = dict(zip(finish.names, finish(seen, attention[-1]), strict=True))
+    return found | {"slots": seen, "attention": torch.stack(attention, dim=1)}
 
 
-@pytest.mark.parametrize("build", [guided, gaussian, autoencoder.fast_tetrominoes, fast_clevr])
+@pytest.mark.parametrize(
+    "build",
+    [guided, gaussian, autoencoder.fast_tetrominoes, autoencoder.guided_tetrominoes, fast_clevr],
+)
 @pytest.mark.parametrize("num_slots", [1, 3, 4, 6])
 def test_parts_in_a_row_are_the_model(build, num_slots):
     model = build().eval()

@@ -230,6 +230,19 @@ def test_numbers_out_of_range(model, tmp_path, settings):
     assert not (tmp_path / "out").exists()
 
 
+def test_several_starts(model, tmp_path):
+    torch.manual_seed(0)
+    guided = oh.RECIPES["tetrominoes-guided"].build_model().eval()
+    picture = np.asarray(checkered(35, 35))
+    one, two, by_default = (oh.predict(guided, picture, starts=starts)[0] for starts in (1, 8, None))
+    assert torch.equal(one.masks, by_default.masks), "a model's own is 1 until a recipe says more"
+    assert not torch.equal(one.masks, two.masks)
+    guided.starts = 8
+    assert torch.equal(oh.predict(guided, picture)[0].masks, two.masks)
+    with pytest.raises(ValueError, match=r"`starts` \(=2\) must be 1 here: the slots .* begin the same"):
+        oh.predict(model, picture, starts=2)
+
+
 def test_no_picture(model, tmp_path):
     with pytest.raises(ImageError, match="no such file"):
         oh.predict(model, tmp_path / "none", tmp_path / "out")

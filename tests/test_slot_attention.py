@@ -329,6 +329,19 @@ def test_learned_slots_are_the_queries_and_beyond_them_draws_like_them():
     assert more[:, 3:].isfinite().all()
 
 
+def test_spread_moves_learned_slots_by_noise_in_units_of_their_deviation():
+    start = LearnedSlots(num_slots=3, dim=8, spread=0.5)
+    noise = torch.randn(2, 5, 8)
+    moved = start(2, 5, noise)
+    deviation = start.queries[0].std(dim=0)
+    torch.testing.assert_close(moved[:, :3], start.queries + 0.5 * deviation * noise[:, :3])
+    torch.testing.assert_close(moved[:, 3:], start.queries[0].mean(dim=0) + deviation * noise[:, 3:])
+    assert not torch.equal(start(2), start(2)), "drawn unless given"
+    # Noise may not be trained away: what moves the queries carries no gradient to their deviation.
+    (gradient,) = torch.autograd.grad(start(1, 3, noise[:1, :3]).sum(), start.queries)
+    torch.testing.assert_close(gradient, torch.ones_like(gradient))
+
+
 def test_more_slots_than_one_learned_slot_are_finite():
     assert LearnedSlots(num_slots=1, dim=8)(2, 3).isfinite().all()
 
@@ -358,3 +371,32 @@ def test_prior_sees_each_iteration_but_the_last_and_moves_the_next():
     torch.testing.assert_close(alone[0], calls[0])  # nothing was added yet
     assert (calls[1][:, 1] > 0.999).all() and not (alone[1][:, 1] > 0.999).any(), "contents alone"
     assert (output.attention[:, 1:, 1] > 0.999).all() and not (output.attention[:, 0, 1] > 0.999).all()
+
+
+def test_an_early_prior_acts_on_every_iteration_from_what_its_slots_attend_to():
+    calls = []
+
+    def prior(attention, resemblance):
+        calls.append((attention, resemblance))
+        return -2 * attention
+
+    module, inputs, slots = example(prior=prior, early_prior=True)
+    output = module(inputs, slots)
+    normalised, now, bias = module.norm_inputs(inputs), slots, None
+    assert len(calls) == output.attention.shape[1] == 3
+    for iteration, (attention, alone) in enumerate(calls):
+        logits = module.queries(now) @ normalised.mT
+        torch.testing.assert_close(alone, logits.softmax(dim=1))
+        torch.testing.assert_close(attention, (logits if bias is None else logits + bias).softmax(dim=1))
+        bias = -2 * attention
+        torch.testing.assert_close(output.attention[:, iteration], (logits + bias).softmax(dim=1))
+        assert not attention.requires_grad
+        now = module.step(now, normalised, bias)[0]
+    torch.testing.assert_close(output.slots, now)
+
+
+def test_without_a_prior_early_means_nothing():
+    module, inputs, slots = example()
+    expected = module(inputs, slots)
+    module.early_prior = True
+    assert torch.equal(module(inputs, slots).slots, expected.slots)

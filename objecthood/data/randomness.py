@@ -8,7 +8,9 @@ counters.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from jaxtyping import Float, Integer, UInt64
+from torch import Tensor
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: SplitMix64's increment
 SPLITS = ("train", "validation", "test")
@@ -49,11 +51,20 @@ def normal(
 
 
 def start_noise(
-    indices: Integer[np.ndarray, " scenes"], num_slots: int, slot_dim: int
+    indices: Integer[np.ndarray, " scenes"], num_slots: int, slot_dim: int, start: int = 0
 ) -> Float[np.ndarray, "scenes slots slot_dim"]:
-    """Standard normal float32 that slots start from in evaluation and prediction, fixed by the index."""
-    draws = normal(split_key(0, "test"), indices, num_slots * slot_dim, stream=99)
+    """Standard normal float32 that slots start from in evaluation and prediction, fixed by the index and the
+    number of the start."""
+    draws = normal(split_key(0, "test"), indices, num_slots * slot_dim, stream=99 + 1_000_000 * start)
     return draws.reshape(-1, num_slots, slot_dim).astype(np.float32)
+
+
+def several_starts(
+    indices: Integer[np.ndarray, " scenes"], starts: int, num_slots: int, slot_dim: int
+) -> Float[Tensor, "starts scenes slots slot_dim"]:
+    """`start_noise` of every start."""
+    noise = [start_noise(indices, num_slots, slot_dim, start) for start in range(starts)]
+    return torch.from_numpy(np.stack(noise))
 
 
 def scramble(bits: UInt64[np.ndarray, ...]) -> UInt64[np.ndarray, ...]:

@@ -51,8 +51,8 @@ class Work:
         inputs = self.parts.encode(image)
         bias, all_slots, attention = torch.zeros(1, settings.slots, inputs.shape[1]), [], []
         for _ in range(settings.iterations):
-            slots, shares, bias = self.parts.step(slots, inputs, bias)
-            all_slots.append(slots)
+            slots, shares, bias, seen = self.parts.step(slots, inputs, bias)
+            all_slots.append(seen)
             attention.append(shares)
         return _packed(image, torch.stack(all_slots), torch.stack(attention))
 

@@ -12,7 +12,7 @@ may switch on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -31,7 +31,10 @@ from objecthood.nn import (
 )
 from objecthood.nn.decoders import Painting
 from objecthood.nn.encoders import check_pictures
+from objecthood.nn.own_frame import CentredPatchDecoder, OwnFrame
 from objecthood.nn.views import shading_free, symmetric, with_and_without_shading
+
+Decoder: TypeAlias = SpatialBroadcastDecoder | PatchDecoder | CentredPatchDecoder
 
 
 class Discovery(NamedTuple):
@@ -58,6 +61,7 @@ class SlotAutoencoder(GroupingModel):
             `decoder.resolution`.
         view: what the encoder sees of a picture in [0, 1], and in which reconstructions are compared (see
             `nn.views`; the paper's: [-1, 1] units).
+        reading: what slots are told at the end of what they hold (`nn.own_frame`; the paper's: nothing).
 
     Example:
         >>> import torch
@@ -70,17 +74,20 @@ class SlotAutoencoder(GroupingModel):
 
     encoder: ConvEncoder
     grouping: Grouping
-    decoder: SpatialBroadcastDecoder | PatchDecoder
+    decoder: Decoder
 
     def __init__(
         self,
         encoder: ConvEncoder,
         grouping: Grouping,
-        decoder: SpatialBroadcastDecoder | PatchDecoder,
+        decoder: Decoder,
         view: Callable[..., Tensor] = symmetric,
+        reading: OwnFrame | None = None,
     ):
         super().__init__()
         self.encoder, self.grouping, self.decoder, self.view = encoder, grouping, decoder, view
+        self.reading = reading
+        self.starts = 1  # of `best_start`, in tests and predictions
         self.mix: Callable[..., tuple[Tensor, Tensor]] | None = None  # set by `nn.kernels.fuse`
         self.twins: dict[int, SlotAutoencoder] = {}  # by resolution; no part of this model's state
 
@@ -122,7 +129,35 @@ class SlotAutoencoder(GroupingModel):
         grid = features.shape[1:3]
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
         attention = attention.unflatten(-1, grid)
+        if self.reading is not None:
+            inputs = self.grouping.slot_attention.norm_inputs(features.flatten(1, 2))
+            slots = self.reading(slots, inputs, attention[:, -1])
         return self.decoder(slots, attention[:, -1]), slots, attention
+
+    def best_start(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        noise: Float[Tensor, "starts batch slots slot_dim"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+    ) -> Discovery:
+        """As `forward`, from several starts: of each picture that one whose slots paint it best.
+
+        By masks that slots know by themselves where the decoder has such: guided by attention, masks paint
+        two things of one colour as well as one.
+        """
+        looks, errors = [], []
+        for start in noise:
+            painting, slots, attention = self.paint(images, num_slots, iterations, start)
+            reconstruction, masks = self.compose(painting.appearance, painting.mask_logits)
+            appearance = from_symmetric(painting.appearance.float())
+            looks.append(Discovery(reconstruction, appearance, masks, slots, attention))
+            if painting.own_logits is not None:
+                reconstruction = self.compose(painting.appearance, painting.own_logits)[0]
+            errors.append((reconstruction - images).square().mean(dim=(1, 2, 3)))
+        best = torch.stack(errors).argmin(dim=0)
+        picture = torch.arange(len(images), device=images.device)
+        return Discovery(*(torch.stack(values)[best, picture] for values in zip(*looks, strict=True)))
 
     def reconstruct(
         self, images: Float[Tensor, "batch 3 height width"], iterations: int | None = None
@@ -296,20 +331,21 @@ def compact_grouping(
 def guided_tetrominoes(
     num_slots: int = 4,
     compactness: float = 1.0,
-    repulsion: float = 15.0,
+    repulsion: float = 0.0,
     rehome: bool = True,
-    second_kernel: int = 5,
+    second_kernel: int = 3,
 ) -> SlotAutoencoder:
-    """`fast_sprites` for tetrominoes: a feature for every pixel, patches of 5 x 5.
+    """A variant for pieces of a few shapes: 18 x 18 features, slots that are seen and painted from their own
+    centre (`nn.own_frame`), and whose learned start is moved by noise.
 
     There are as many slots as things, so that one is empty only where another holds two: slots are exchanged
     (`CompactPrior`), and united only where they share what they hold, as a long piece is no compact thing.
     """
-    prior = CompactPrior((35, 35), compactness, repulsion, rehome, exchange=True, one_thing=-0.5)
+    prior = CompactPrior((18, 18), compactness, repulsion, rehome, exchange=True, one_thing=-0.5)
+    attention = SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior, early_prior=True)
     return SlotAutoencoder(
-        ConvEncoder(channels=32, feature_dim=64, strides=(1, 1), kernel=(5, second_kernel)),
-        Grouping(
-            LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior)
-        ),
-        PatchDecoder(64, grid=7, patch=5, channels=64, depth=2, kernel=1, attention_guided=True),
+        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1, 1), kernel=(5, second_kernel, second_kernel)),
+        Grouping(LearnedSlots(num_slots, 64, spread=0.5), attention),
+        CentredPatchDecoder(64, resolution=35, patch=5),
+        reading=OwnFrame(64, 64, resolution=35),
     )

@@ -189,17 +189,19 @@ class PatchDecoder(nn.Module):
         for layer in self.layers:
             canvas = layer(canvas.relu())
         painting = as_painting(join_patches(canvas, self.patch), slots.shape[1])
-        return self._guide(painting, attention) if self.attention_guided else painting
+        return guided(painting, attention) if self.attention_guided else painting
 
-    def _guide(self, painting: Painting, attention: Tensor | None) -> Painting:
-        if attention is None:
-            raise ValueError(
-                "an attention-guided decoder needs `attention` [batch, slots, rows, columns]; got None"
-            )
-        # 1e-4 bounds the logarithm: a slot that lost a position entirely can still be painted there.
-        guide = enlarge((attention + 1e-4).log(), *painting.mask_logits.shape[-2:])
-        own = painting.mask_logits
-        return painting._replace(mask_logits=own + guide, own_logits=own)
+
+def guided(painting: Painting, attention: Float[Tensor, "batch slots rows columns"] | None) -> Painting:
+    """The same with the logarithm of `attention`, enlarged bilinearly, added to the mask logits."""
+    if attention is None:
+        raise ValueError(
+            "an attention-guided decoder needs `attention` [batch, slots, rows, columns]; got None"
+        )
+    # 1e-4 bounds the logarithm: a slot that lost a position entirely can still be painted there.
+    guide = enlarge((attention + 1e-4).log(), *painting.mask_logits.shape[-2:])
+    own = painting.mask_logits
+    return painting._replace(mask_logits=own + guide, own_logits=own)
 
 
 def join_patches(

@@ -53,18 +53,21 @@ class GaussianSlots(nn.Module):
 class LearnedSlots(nn.Module):
     """One learned query per slot, the same for every picture.
 
+    With `spread` above 0 they are moved by noise, in units of their deviation from each other, so that a
+    picture can be looked at from several starts.
+
     Asked for fewer slots than were learned, the first ones serve. Further slots are drawn from the Gaussian
     with the mean and deviation of the learned ones, so that a model can be tried on more objects than it was
-    trained for; only these use `noise`.
+    trained for; with a `spread` of 0 only these use `noise`.
 
     Example:
         >>> LearnedSlots(num_slots=4, dim=64)(batch_size=2).shape
         torch.Size([2, 4, 64])
     """
 
-    def __init__(self, num_slots: int, dim: int):
+    def __init__(self, num_slots: int, dim: int, spread: float = 0.0):
         super().__init__()
-        self.num_slots, self.dim = num_slots, dim
+        self.num_slots, self.dim, self.spread = num_slots, dim, spread
         self.queries = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, num_slots, dim)))
 
     def forward(
@@ -77,14 +80,15 @@ class LearnedSlots(nn.Module):
         num_slots = check_number(self.num_slots if num_slots is None else num_slots)
         slots = self.queries[:, :num_slots].expand(batch_size, -1, -1)
         num_learned = self.queries.shape[1]
-        if num_slots <= num_learned:
+        if num_slots <= num_learned and not self.spread:
             return slots
         shape = (batch_size, num_slots, self.dim)
         noise = draw_noise(self.queries, shape) if noise is None else check_noise(noise, shape)
         correction = min(1, num_learned - 1)  # a single query has no sample deviation: 0 then, not nan
         mean = self.queries.mean(dim=1, keepdim=True)
         deviation = self.queries.std(dim=1, keepdim=True, correction=correction)
-        return torch.cat([slots, mean + deviation * noise[:, num_learned:]], dim=1)
+        moved = slots + self.spread * deviation.detach() * noise[:, :num_learned]
+        return torch.cat([moved, mean + deviation * noise[:, num_learned:]], dim=1)
 
 
 class ConditionedSlots(nn.Module):

@@ -43,7 +43,7 @@ export async function group(model, planes, { numSlots, iterations, seed, spread 
   for (let index = 0; index < iterations; index++) {
     const after = await run.step({ slots, inputs, bias });
     [slots, bias] = [after.slots_after, after.bias_after];
-    seen.slots.push(slots.data);
+    seen.slots.push(after.slots_seen.data);
     seen.attention.push(after.attention.data);
   }
   return seen;

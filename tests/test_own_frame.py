@@ -1,0 +1,165 @@
+"""Slots seen and painted from their own centre: the equation, and a thing is the same wherever it lies."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from objecthood.data.randomness import several_starts
+from objecthood.models import autoencoder
+from objecthood.nn.own_frame import CentredPatchDecoder, OwnFrame, cell_centres, centres, cut, spiral
+from objecthood.recipes import RECIPES
+
+
+def blob(rows, columns, top, left, side=4):
+    """Attention of two slots on a grid: one holds a square, the other the rest."""
+    square = torch.zeros(1, 1, rows, columns)
+    square[..., top : top + side, left : left + side] = 0.9
+    return torch.cat([square, 1 - square], dim=1)
+
+
+def test_readings_are_those_of_a_plain_loop():
+    torch.manual_seed(0)
+    read = OwnFrame(input_dim=5, slot_dim=6, resolution=24, waves=3, finest=2.0).double()
+    inputs, attention = torch.randn(2, 12, 5).double(), torch.rand(2, 3, 3, 4).softmax(dim=1).double()
+    slots = torch.randn(2, 3, 6).double()
+    amplitudes, where, centre = read.amplitudes(inputs), cell_centres(attention), centres(attention, 24) / 24
+    for picture in range(2):
+        for slot in range(3):
+            share = attention[picture, slot].flatten()
+            even, odd = [0.0] * 3, [0.0] * 3
+            for place in range(12):
+                weight = share[place].item() / (share.sum().item() + 1e-6)
+                for wave in range(3):
+                    angle = (where[place] - centre[picture, slot]).double() @ read.frequencies[wave]
+                    even[wave] += weight * amplitudes[picture, place, wave].item() * math.cos(angle)
+                    odd[wave] += weight * amplitudes[picture, place, 3 + wave].item() * math.sin(angle)
+            seen = torch.tensor(even + odd).double()
+            expected = read.keep(slots[picture, slot]) + read.output(seen)
+            assert torch.allclose(read(slots, inputs, attention)[picture, slot], expected, atol=1e-6)
+
+
+def test_a_thing_reads_the_same_wherever_it_lies():
+    torch.manual_seed(0)
+    read = OwnFrame(input_dim=8, slot_dim=16, resolution=36)
+    inputs = torch.randn(1, 8, 18, 18)
+    slots = torch.randn(1, 2, 16)
+    moved = inputs.roll((5, -3), dims=(2, 3))
+    one = read(slots, inputs.flatten(2).mT, blob(18, 18, 4, 9))[:, 0]
+    other = read(slots, moved.flatten(2).mT, blob(18, 18, 9, 6))[:, 0]
+    unlike = read(slots, inputs.flatten(2).mT, blob(18, 18, 9, 6))[:, 0]
+    assert torch.allclose(one, other, atol=1e-4)
+    assert not torch.allclose(one, unlike, atol=1e-2)
+
+
+@pytest.mark.parametrize("rows, columns", [(0, 1), (3, 0), (2, 3), (-2, -1)])
+def test_a_slot_paints_the_same_wherever_it_lies(rows, columns):
+    """Moved by cells of a grid of 16, a painting of 32 pixels moves by twice as many pixels, to the pixel."""
+    torch.manual_seed(0)
+    paint = CentredPatchDecoder(slot_dim=6, resolution=32, patch=5)
+    slots = torch.randn(1, 2, 6)
+    here = paint(slots, blob(16, 16, 5, 6)).appearance[0, 0]
+    there = paint(slots, blob(16, 16, 5 + rows, 6 + columns)).appearance[0, 0]
+    back = there.roll((-2 * rows, -2 * columns), dims=(1, 2))
+    inner = slice(8, 24)
+    assert torch.allclose(here[:, inner, inner], back[:, inner, inner], atol=1e-6)
+    assert here[:, inner, inner].std() > 1e-3
+
+
+@pytest.mark.parametrize("resolution, patch", [(35, 5), (35, 7), (16, 4), (9, 4)])
+def test_every_pixel_is_painted_by_the_cell_it_lies_in(resolution, patch):
+    """Also where the centre is in a corner: pixels are those of the whole canvas, painted without a cut."""
+    torch.manual_seed(0)
+    paint = CentredPatchDecoder(slot_dim=6, resolution=resolution, patch=patch, depth=1)
+    slots, attention = torch.randn(1, 3, 6), torch.zeros(1, 3, resolution, resolution)
+    corners = [(0, 0), (resolution - 1, 0), (resolution - 1, resolution // 2)]
+    for slot, (row, column) in enumerate(corners):
+        attention[0, slot, row, column] = 1
+    found = paint(slots, attention).appearance[0]
+    middle = centres(attention, resolution)[0]
+    for slot in range(3):
+        for row, column in [(0, 0), (resolution // 2, 1), (resolution - 1, resolution - 1)]:
+            away = torch.tensor([row, column]) - middle[slot]
+            cell = away.div(patch, rounding_mode="floor")
+            place = (cell + 0.5) * patch / resolution
+            angle = place @ paint.frequencies.T
+            position = paint.from_position(torch.cat([place, angle.cos(), angle.sin()]))
+            hidden = slots[0, slot] + position
+            hidden = paint.layers[0](hidden.relu())
+            patch_of_cell = paint.output(hidden.relu()).view(4, patch, patch)
+            inside = away - cell * patch
+            expected = patch_of_cell[:3, inside[0], inside[1]]
+            assert torch.allclose(found[slot, :, row, column], expected, atol=1e-5)
+
+
+def test_masks_are_guided_by_the_attention():
+    paint = CentredPatchDecoder(slot_dim=6, resolution=16, patch=4)
+    attention = blob(8, 8, 2, 2)
+    painting = paint(torch.randn(1, 2, 6), attention)
+    guide = painting.mask_logits - painting.own_logits
+    assert torch.allclose(guide[0, 0, 6, 6], torch.tensor(0.9).log(), atol=1e-2)
+
+
+def test_a_slot_that_holds_nothing_lies_in_the_middle():
+    assert torch.equal(centres(torch.full((1, 4, 6, 6), 0.25), 30), torch.full((1, 4, 2), 15))
+
+
+def test_cuts_are_squares_at_their_corners():
+    canvas = torch.arange(2 * 7 * 7).float().view(2, 1, 7, 7)
+    found = cut(canvas, torch.tensor([[0, 2], [3, 1]]), 4)
+    assert torch.equal(found[0, 0], canvas[0, 0, 0:4, 2:6]) and torch.equal(
+        found[1, 0], canvas[1, 0, 3:7, 1:5]
+    )
+
+
+def test_frequencies_fill_the_disc():
+    lengths = spiral(64, 7.0).norm(dim=-1) / (2 * torch.pi)
+    assert lengths.max() < 7.0 and lengths[-1] > 6.9 and lengths[0] < 1.0
+    assert (lengths < 7.0 / 2**0.5).sum() == 32  # as many per area within as without
+
+
+def test_both_work_in_double_precision():
+    attention = blob(8, 8, 2, 2).double()
+    slots = OwnFrame(input_dim=5, slot_dim=6, resolution=16).double()(
+        torch.randn(1, 2, 6).double(), torch.randn(1, 64, 5).double(), attention
+    )
+    painting = CentredPatchDecoder(slot_dim=6, resolution=16, patch=4).double()(slots, attention)
+    assert slots.dtype == painting.appearance.dtype == painting.own_logits.dtype == torch.float64
+
+
+def test_of_several_starts_the_best_painted_by_own_masks_counts():
+    torch.manual_seed(0)
+    model = autoencoder.guided_tetrominoes(num_slots=3).eval()
+    images, noise = torch.rand(4, 3, 35, 35), torch.randn(5, 4, 3, 64)
+    with torch.no_grad():
+        found = model.best_start(images, noise, iterations=2)
+        looks = [model(images, iterations=2, noise=start) for start in noise]
+        own = []
+        for start in noise:
+            painting = model.paint(images, iterations=2, noise=start)[0]
+            painted = model.compose(painting.appearance, painting.own_logits)[0]
+            own.append((painted - images).square().mean(dim=(1, 2, 3)))
+    best = torch.stack(own).argmin(dim=0)
+    assert len(set(best.tolist())) > 1, "one start is best of all: the test says nothing"
+    for picture, start in enumerate(best.tolist()):
+        for name, value in found._asdict().items():
+            torch.testing.assert_close(value[picture], getattr(looks[start], name)[picture])
+
+
+def test_starts_are_the_recipes():
+    recipe = replace(RECIPES["tetrominoes-guided"], starts=3, test_iterations=2)
+    model = recipe.prepare_for_test(recipe.build_model())
+    assert model.starts == 3 and "of 3 starts the one whose slots paint the picture best" in recipe.protocol
+    images, indices = recipe.dataset("validation")[range(6)]["image"], np.arange(6)
+    with torch.no_grad():
+        found = [replace(recipe, starts=starts).discover(model, images, torch.arange(6)) for starts in (1, 3)]
+        for starts, scene in zip((1, 3), found, strict=True):
+            noise = several_starts(indices, starts, 4, 64)
+            assert noise.shape == (starts, 6, 4, 64)
+            assert torch.equal(model.best_start(images, noise, iterations=2).masks, scene.masks)
+    assert torch.equal(several_starts(indices, 3, 4, 64)[0], several_starts(indices, 1, 4, 64)[0])
+    assert not torch.equal(found[0].masks, found[1].masks)
+    with pytest.raises(ValueError, match=r"`starts` \(=0\) must be at least 1"):
+        replace(recipe, starts=0)
