@@ -197,7 +197,8 @@ def compare_parts(
     run = {name: session(folder / f"{name}.onnx") for name in PARTS}
     with torch.no_grad():
         expected = model(images, num_slots=num_slots, iterations=iterations, noise=noise)
-    slots = run["start"]({"noise": noise, "spread": torch.zeros(())})["slots"]
+    spread = torch.tensor(take_apart(model).start.usual_spread)
+    slots = run["start"]({"noise": noise, "spread": spread})["slots"]
     seen = run["encode"]({"image": images})
     bias, attention = np.zeros((batch, num_slots, seen["inputs"].shape[1]), np.float32), []
     for _ in range(iterations):

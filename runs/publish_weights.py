@@ -77,6 +77,16 @@ ENTRIES = {
         picture=lambda: Tetrominoes("test", 0)[[0]]["image"][0],
         picture_says="The first test scene.",
     ),
+    "tetrominoes-guided": Entry(
+        data="Tetrominoes generated on the spot (`objecthood.data.tetrominoes`): three blocks of plain "
+        "colour on black, 35 x 35 pixels, without end. Not the published data set.",
+        limits="Blocks of this size on black, and nothing else. A variant of slot attention (compact, "
+        "distinct slots, masks born from attention, slots seen and painted from their own centre), not the "
+        "paper's method. Scores are of 8 starts of each picture, of which the best painted counts: with one "
+        "start some blocks of one colour that touch share a slot.",
+        picture=lambda: Tetrominoes("test", 0)[[0]]["image"][0],
+        picture_says="The first test scene.",
+    ),
     "sprites": Entry(
         data="Sprites generated on the spot (`objecthood.data.sprites`): two to five overlapping shapes of "
         "plain colour on grey, 64 x 64 pixels, without end. Not Multi-dSprites itself.",

@@ -91,15 +91,18 @@ def tables() -> str:
 
 def fresh() -> list[str]:
     """The same weights on scenes that guided no choice: mean and deviation over seeds, and the worst."""
-    lines = ["Test scenes 1,000 to 1,319, on which no choice was made, with the same weights:", ""]
+    lines = ["Test scenes on which no choice was made, with the same weights:", ""]
     for file in sorted((ROOT / "results").glob("*-fresh.json")):
-        scores = list(json.loads(file.read_text())["scores"].values())
+        facts = json.loads(file.read_text())
+        scores, which = list(facts["scores"].values()), facts["protocol"].split(",")[0].removeprefix("test ")
         means = [
             f"{title} {spread([score[column] for score in scores])}"
             for column, title in zip(_COLUMNS[:3], _TITLES, strict=False)
         ]
         worst = min(score["fg_ari"] for score in scores)
-        lines.append(f"- `{file.stem.removesuffix('-fresh')}`: {', '.join(means)}; worst seed {worst:.3f}.")
+        lines.append(
+            f"- `{file.stem.removesuffix('-fresh')}`: {', '.join(means)}; worst seed {worst:.3f} ({which})."
+        )
     return lines
 
 

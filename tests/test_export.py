@@ -17,6 +17,8 @@ from objecthood.examples import familiar_pictures
 from objecthood.export import PARTS, compare_parts, compare_whole, export_onnx, export_parts, session
 from objecthood.models import autoencoder
 from objecthood.models.set_predictor import fast_clevr
+from objecthood.nn import CompactPrior, ConvEncoder, Grouping, LearnedSlots, SlotAttention
+from objecthood.nn.own_frame import CentredPatchDecoder, OwnFrame
 from objecthood.onnx_graph import multiply_in_blocks, running_maximum, solve
 
 pytestmark = [pytest.mark.xdist_group("export"), pytest.mark.timeout(600)]
@@ -91,6 +93,30 @@ def test_start_noise_matters_where_slots_are_not_learned(guided, files):
     given = {"image": images, "iterations": torch.tensor(1)}
     one, other = (run(given | {"noise": torch.full((1, 6, 64), value)})["slots"] for value in (0.0, 1.0))
     assert np.abs(one[:, 4:] - other[:, 4:]).max() > 0.01
+
+
+def test_slots_told_what_they_hold_are_in_the_graph(tmp_path):
+    """Slots seen and painted from their own centre, a prior that acts at once, a start that noise moves."""
+    torch.manual_seed(0)
+    prior = CompactPrior((8, 8), repulsion=0.0, rehome=True)
+    model = autoencoder.SlotAutoencoder(
+        ConvEncoder(channels=8, feature_dim=16, strides=(2,), kernel=5),
+        Grouping(LearnedSlots(3, 16, spread=0.5), SlotAttention(16, 16, prior=prior, early_prior=True)),
+        CentredPatchDecoder(16, resolution=16, patch=4),
+        reading=OwnFrame(16, 16, resolution=16),
+    ).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # sizes that stay open are no int
+        patch.setattr(export_module, "_step_graph", cache_by_model(export_module._step_graph))
+        whole, parts = export_onnx(model, tmp_path / "m.onnx"), export_parts(model, tmp_path / "parts")
+    for file in (whole, parts / "step.onnx"):
+        assert onnx.load(file).graph.node, "compared with PyTorch before it was kept"
+    reading, model.reading = model.reading, None
+    with pytest.raises(ValueError, match="that differ"):
+        compare_parts(model, parts, 1, 3)
+    model.reading, model.grouping.slot_attention.early_prior = reading, False
+    with pytest.raises(ValueError, match="that differ"):
+        compare_whole(model, whole, 1, 3)
 
 
 def test_graphs_say_what_they_are(guided, files):
