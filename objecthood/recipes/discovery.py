@@ -289,6 +289,7 @@ tetrominoes`."""
 tetrominoes_guided = GuidedTetrominoes(
     name="tetrominoes-guided",
     description="Tetrominoes and background, by a variant that learns shapes; two minutes on two CPU cores",
+    expected="foreground ARI 0.993 ± 0.002, ARI 0.999, of 8 starts (5 seeds, results/)",
     data="tetrominoes",
     resolution=35,
     num_slots=4,
