@@ -101,8 +101,9 @@ def test_every_published_model_is_shown():
         content = next(iter(files.values()), png(one.model.resolution))
         image = resize_image(read_image(content), (one.model.resolution, one.model.resolution))
         planes = torch.from_numpy(image).permute(2, 0, 1)[None].float().div(255)
+        unmoved = torch.zeros(1, one.model.num_slots, one.model.slot_dim)
         with torch.no_grad():
-            expected = one.model(planes, iterations=2)
+            expected = one.model(planes, iterations=2, noise=unmoved)
         answer = Work(one).look(content, Settings(one.model.num_slots, 2, 0, 0.0))
         assert np.allclose(
             np.frombuffer(answer, "<f4")[-expected.attention[0, 1].numel() :],
