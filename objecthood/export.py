@@ -45,7 +45,8 @@ def export_onnx(model: SlotAutoencoder | SetPredictor, path: str | Path) -> Path
     """Write `model` as one ONNX graph to a new file.
 
     Inputs: `image` [batch, 3, height, width] in [0, 1]; `noise` [batch, slots, slot_dim], standard normal
-    (where slots are learned queries only those beyond them use it), which decides the number of slots;
+    (where slots are learned queries only those beyond them use it), which decides the number of slots, and is
+    one start, also of a model that takes the best of several;
     `iterations`, a whole number. Outputs: those of the model (reconstruction, appearance and masks, or
     properties), `slots`, and `attention` [batch, iterations, slots, rows, columns].
 

@@ -148,6 +148,12 @@ def test_of_several_starts_the_best_painted_by_own_masks_counts():
             torch.testing.assert_close(value[picture], getattr(looks[start], name)[picture])
 
 
+def test_no_start_at_all_is_refused():
+    model = autoencoder.guided_tetrominoes(num_slots=3)
+    with pytest.raises(ValueError, match="at least one start; got none"):
+        model.best_start(torch.rand(1, 3, 35, 35), torch.randn(0, 1, 3, 64))
+
+
 def test_starts_are_the_recipes():
     recipe = replace(RECIPES["tetrominoes-guided"], starts=3, test_iterations=2)
     model = recipe.prepare_for_test(recipe.build_model())

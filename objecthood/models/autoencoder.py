@@ -107,10 +107,7 @@ class SlotAutoencoder(GroupingModel):
 
         `noise` (standard normal) is what Gaussian slots start from; drawn unless given.
         """
-        painting, slots, attention = self.paint(images, num_slots, iterations, noise)
-        reconstruction, masks = self.compose(painting.appearance, painting.mask_logits)
-        appearance = from_symmetric(painting.appearance.float())
-        return Discovery(reconstruction, appearance, masks, slots, attention)
+        return self.scene(*self.paint(images, num_slots, iterations, noise))
 
     def paint(
         self,
@@ -146,18 +143,37 @@ class SlotAutoencoder(GroupingModel):
         By masks that slots know by themselves where the decoder has such: guided by attention, masks paint
         two things of one colour as well as one.
         """
-        looks, errors = [], []
+        best: Discovery | None = None
         for start in noise:
             painting, slots, attention = self.paint(images, num_slots, iterations, start)
-            reconstruction, masks = self.compose(painting.appearance, painting.mask_logits)
-            appearance = from_symmetric(painting.appearance.float())
-            looks.append(Discovery(reconstruction, appearance, masks, slots, attention))
-            if painting.own_logits is not None:
-                reconstruction = self.compose(painting.appearance, painting.own_logits)[0]
-            errors.append((reconstruction - images).square().mean(dim=(1, 2, 3)))
-        best = torch.stack(errors).argmin(dim=0)
-        picture = torch.arange(len(images), device=images.device)
-        return Discovery(*(torch.stack(values)[best, picture] for values in zip(*looks, strict=True)))
+            scene, own = self.scene(painting, slots, attention), painting.own_logits
+            painted = scene.reconstruction if own is None else self.compose(painting.appearance, own)[0]
+            error = (painted - images).square().mean(dim=(1, 2, 3))
+            if best is None:
+                best, least = scene, error
+                continue
+            better = error < least
+            least = torch.minimum(least, error)
+            best = Discovery(
+                *(
+                    torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
+                    for new, old in zip(scene, best, strict=True)
+                )
+            )
+        if best is None:
+            raise ValueError("`noise` must be [starts, batch, slots, dim] of at least one start; got none")
+        return best
+
+    def scene(
+        self,
+        painting: Painting,
+        slots: Float[Tensor, "batch slots slot_dim"],
+        attention: Float[Tensor, "batch iterations slots grid_height grid_width"],
+    ) -> Discovery:
+        """What `paint` gives, as `forward` returns it."""
+        reconstruction, masks = self.compose(painting.appearance, painting.mask_logits)
+        appearance = from_symmetric(painting.appearance.float())
+        return Discovery(reconstruction, appearance, masks, slots, attention)
 
     def reconstruct(
         self, images: Float[Tensor, "batch 3 height width"], iterations: int | None = None
