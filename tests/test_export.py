@@ -98,7 +98,7 @@ def test_start_noise_matters_where_slots_are_not_learned(guided, files):
 def test_slots_told_what_they_hold_are_in_the_graph(tmp_path):
     """Slots seen and painted from their own centre, a prior that acts at once, a start that noise moves."""
     torch.manual_seed(0)
-    prior = CompactPrior((8, 8), repulsion=0.0, rehome=True)
+    prior = CompactPrior((8, 8), repulsion=0.0, rehome=True, exchange=True)
     model = autoencoder.SlotAutoencoder(
         ConvEncoder(channels=8, feature_dim=16, strides=(2,), kernel=5),
         Grouping(LearnedSlots(3, 16, spread=0.5), SlotAttention(16, 16, prior=prior, early_prior=True)),

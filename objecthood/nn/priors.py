@@ -204,8 +204,9 @@ def exchanging(
     repeats = is_thing[:, :, None] & is_thing[:, None] & (cosines(resemblance) > _SAME)
     repeats &= (mass[:, :, None] <= mass[:, None]) & (mass.amin(dim=1) >= _EMPTY)[:, None, None]
     repeats &= ~torch.eye(slots, dtype=torch.bool, device=mass.device)
-    least, pair = gain.masked_fill(~repeats, torch.inf).flatten(1).min(dim=1, keepdim=True)
-    child, partner = pair // slots, pair % slots
+    least_with, partners = gain.masked_fill(~repeats, torch.inf).min(dim=2)
+    least, child = least_with.min(dim=1, keepdim=True)
+    partner = partners.gather(1, child)
     together = mass.gather(1, child) + mass.gather(1, partner)
     divisible = is_thing & least.isfinite() & (mass > together) & (mass <= _LARGEST_THING * len(places))
     score, lighter_side = cuts_where(divisible, held, places, strips)
