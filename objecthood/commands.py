@@ -170,6 +170,13 @@ def evaluate(arguments: list[str]) -> int:
     if options.starts is not None:
         if not hasattr(recipe, "starts"):
             raise UsageError(f"--starts (={options.starts}) means nothing to {recipe.name}; leave it away")
+        from objecthood.predict import starts_differ
+
+        if options.starts > 1 and not starts_differ(model):
+            raise UsageError(
+                f"--starts (={options.starts}) must be 1 here: the slots of these weights begin the same "
+                "every time; leave it away"
+            )
         changes["starts"] = options.starts
     changes["num_slots"] = model.num_slots  # what the protocol speaks of
     recipe = dataclasses.replace(

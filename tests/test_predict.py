@@ -243,6 +243,23 @@ def test_several_starts(model, tmp_path):
         oh.predict(model, picture, starts=2)
 
 
+def test_starts_on_the_command_line(capsys):
+    def evaluate(*options):
+        code = main(["evaluate", *options, "--num-scenes", "2"])
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    code, said = evaluate("tetrominoes-guided", "--starts", "2")
+    assert code == 0 and "of 2 starts the one whose slots" in " ".join(said.split())
+    for weights, starts, reason in (
+        ("tetrominoes", "2", "--starts (=2) must be 1 here"),
+        ("tetrominoes-guided", "0", "--starts (=0) must be at least 1"),
+        ("set-clevr", "2", "--starts (=2) means nothing to set-clevr-like"),
+    ):
+        code, said = evaluate(weights, "--starts", starts)
+        assert code == 2 and reason in " ".join(said.split())
+
+
 def test_no_picture(model, tmp_path):
     with pytest.raises(ImageError, match="no such file"):
         oh.predict(model, tmp_path / "none", tmp_path / "out")
