@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from objecthood.nn import PatchDecoder, SpatialBroadcastDecoder, encoders
 from objecthood.nn.decoders import (
     BroadcastConv2d,
+    PaintingConv2d,
     SameConvTranspose2d,
     as_painting,
     enlarge,
@@ -31,6 +32,21 @@ def test_broadcast_convolution_equals_the_convolution_of_copies(height, width, s
     direction = torch.randn_like(slow)
     ours = torch.autograd.grad((fast * direction).sum(), [slots, positions, layer.weight, layer.bias])
     wanted = torch.autograd.grad((slow * direction).sum(), [slots, positions, plain.weight, plain.bias])
+    for mine, theirs in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", [1, 3, 5])
+@pytest.mark.parametrize("height, width", [(1, 1), (2, 3), (6, 9), (12, 8)])
+def test_painting_convolution_equals_the_plain_one(height, width, side):
+    layer = PaintingConv2d(3, 4, side).double()
+    layer.bias.data.normal_()
+    image = torch.randn(5, 3, height, width, dtype=torch.float64, requires_grad=True)
+    fast, slow = layer(image), SameConv2d.forward(layer, image)
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-12)
+    direction = torch.randn_like(slow)
+    sources = [image, layer.weight, layer.bias]
+    ours, wanted = (torch.autograd.grad((one * direction).sum(), sources) for one in (fast, slow))
     for mine, theirs in zip(ours, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
 
