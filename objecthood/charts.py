@@ -69,7 +69,9 @@ def line_chart(points: Sequence[Point], *, name: str, logarithmic: bool = False)
 
 
 def score_curves(curves: dict[str, Sequence[Point]], *, name: str) -> str:
-    """Draw scores in [0, 1] over numbers (test iterations, say), each curve named at its end, as SVG.
+    """Draw scores up to 1 over numbers (test iterations, say), each curve named at its end, as SVG.
+
+    The axis begins at 0, or below the least score (ARI may be negative).
 
     Args:
         curves: title -> (number, score) pairs, in order of number, at least one.
@@ -77,13 +79,17 @@ def score_curves(curves: dict[str, Sequence[Point]], *, name: str) -> str:
 
     >>> score_curves({"ARI": [(1, 0.5), (3, 0.9)]}, name="ARI over iterations").count("<polyline")
     1
+    >>> ">-0.5<" in score_curves({"ARI": [(1, -0.1), (3, 0.9)]}, name="ARI over iterations")
+    True
     """
     numbers = sorted({number for points in curves.values() for number, _ in points})
     right, floor = WIDTH - LEFT, HEIGHT - BOTTOM
     place_x = _scale(numbers[0], numbers[-1], LEFT, right, float)
-    place_y = _scale(0, 1, floor, TOP, float)
+    lowest = min(score for points in curves.values() for _, score in points)
+    ticks = linear_ticks(min(lowest, 0), 1)
+    place_y = _scale(ticks[0], ticks[-1], floor, TOP, float)
     parts = [f"<style>{CURVE_STYLE}</style>"]
-    for tick in linear_ticks(0, 1):
+    for tick in ticks:
         y = place_y(tick)
         parts.append(f'<line x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')

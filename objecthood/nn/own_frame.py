@@ -64,14 +64,18 @@ class OwnFrame(nn.Module):
             weights = at_least_float32(attention.flatten(2))
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-6)
             angle, at_centre = (places @ self.frequencies.T for places in (where, centre))
-        amplitudes = self.amplitudes(inputs)
-        cosine, sine = angle.cos().to(amplitudes.dtype), angle.sin().to(amplitudes.dtype)
-        even, odd = amplitudes.chunk(2, dim=-1)
-        waves = torch.cat([even * cosine, even * sine, odd * cosine, odd * sine], dim=-1)
-        one, two, three, four = (weights.to(waves.dtype) @ waves).to(weights.dtype).chunk(4, dim=-1)
+        amplitudes = self.amplitudes(inputs)  # U f and V f
+        weights = weights.to(amplitudes.dtype)
+        cosine, sine = (
+            torch.cat([wave, wave], dim=-1).to(amplitudes.dtype) for wave in (angle.cos(), angle.sin())
+        )
+        even_cosine, odd_cosine = (weights @ (amplitudes * cosine)).to(at_centre.dtype).chunk(2, dim=-1)
+        even_sine, odd_sine = (weights @ (amplitudes * sine)).to(at_centre.dtype).chunk(2, dim=-1)
         # cos(a - b) and sin(a - b): the sums above know only a, the place in the picture.
         cosine, sine = at_centre.cos(), at_centre.sin()
-        seen = torch.cat([one * cosine + two * sine, four * cosine - three * sine], dim=-1)
+        seen = torch.cat(
+            [even_cosine * cosine + even_sine * sine, odd_sine * cosine - odd_cosine * sine], dim=-1
+        )
         told: Tensor = self.keep(slots) + self.output(seen)
         return told
 
