@@ -131,7 +131,7 @@ def test_both_work_in_double_precision():
 
 def test_of_several_starts_the_best_painted_by_own_masks_counts():
     torch.manual_seed(0)
-    model = autoencoder.guided_tetrominoes(num_slots=3).eval()
+    model = autoencoder.fast_painted(num_slots=3, resolution=35).eval()
     images, noise = torch.rand(4, 3, 35, 35), torch.randn(5, 4, 3, 64)
     with torch.no_grad():
         found = model.best_start(images, noise, iterations=2)
@@ -149,7 +149,7 @@ def test_of_several_starts_the_best_painted_by_own_masks_counts():
 
 
 def test_no_start_at_all_is_refused():
-    model = autoencoder.guided_tetrominoes(num_slots=3)
+    model = autoencoder.fast_painted(num_slots=3, resolution=35)
     with pytest.raises(ValueError, match="at least one start; got none"):
         model.best_start(torch.rand(1, 3, 35, 35), torch.randn(0, 1, 3, 64))
 

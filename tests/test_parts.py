@@ -29,7 +29,7 @@ def put_together(model, images, noise, iterations):
 
 @pytest.mark.parametrize(
     "build",
-    [guided, gaussian, autoencoder.fast_tetrominoes, autoencoder.guided_tetrominoes, fast_clevr],
+    [guided, gaussian, autoencoder.fast_tetrominoes, autoencoder.fast_painted, fast_clevr],
 )
 @pytest.mark.parametrize("num_slots", [1, 3, 4, 6])
 def test_parts_in_a_row_are_the_model(build, num_slots):

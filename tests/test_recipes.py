@@ -210,12 +210,12 @@ def test_a_recipe_of_ones_own(tmp_path):
 
 def test_masks_painted_by_slots_alone_count():
     """The loss is the guided picture's error plus that of the same paintings with the slots' own masks."""
-    recipe = RECIPES["clevr6-like"]
+    recipe = replace(RECIPES["clevr6-like"], starts=1)  # slots begin the same at every look
     torch.manual_seed(0)
     model, step = recipe.build_model(), recipe.coarse_steps
     grow_repulsion(model.grouping.slot_attention.prior, step, recipe.repulsion_start)
     images = ClevrLike(resolution=64, objects=(3, 6), count=2)[range(2)]["image"]
-    scene, painting = model(images), model.paint(images)[0]
+    scene, painting = model(images, iterations=2), model.paint(images, iterations=2)[0]
     own = painting.own_logits.softmax(dim=1)
     alone = (own[:, :, None] * scene.appearance).sum(dim=1)
     seen = model.view(images)
@@ -223,21 +223,20 @@ def test_masks_painted_by_slots_alone_count():
         (model.view(picture, images) - seen).square().mean() for picture in (scene.reconstruction, alone)
     )
     assert not torch.allclose(guided, of_own)
-    for weight in (0.0, 0.5):
-        loss = dataclasses.replace(recipe, painted=weight).loss(model, {"image": images}, step)
-        torch.testing.assert_close(loss, guided + weight * of_own, rtol=1e-5, atol=0)
+    loss = recipe.loss(model, {"image": images}, step)
+    torch.testing.assert_close(loss, guided + of_own, rtol=1e-5, atol=0)
 
 
-def test_steps_take_three_and_four_iterations_in_turn():
-    """On whole and on coarse pictures; trained with three alone, slots swing between two states."""
-    recipe = replace(RECIPES["clevr6-like"], coarse_steps=2)
+def test_steps_take_two_and_three_iterations_in_turn():
+    """On whole and on coarse pictures; trained with one number alone, slots may swing between two states."""
+    recipe = replace(RECIPES["clevr6-like"], coarse_steps=2, starts=1)
     torch.manual_seed(0)
     model = recipe.build_model()
     images = ClevrLike(resolution=64, objects=(3, 6), count=2)[range(2)]["image"]
     for step in range(4):
         loss = recipe.loss(model, {"image": images}, step)
         seen = (model, images) if step >= 2 else (recipe.coarse(model), F.avg_pool2d(images, 2))
-        asked, other = (3, 4) if step % 2 == 0 else (4, 3)
+        asked, other = (2, 3) if step % 2 == 0 else (3, 2)
         assert torch.equal(loss, recipe.error(*seen, asked))
         assert not torch.equal(loss, recipe.error(*seen, other))
 
@@ -267,7 +266,7 @@ def test_repulsion_grows_with_the_steps(name, start):
 
 
 def test_coarse_steps_see_half_the_resolution_with_the_same_weights():
-    recipe = replace(RECIPES["sprites"], coarse_steps=2, repulsion_start=-200)
+    recipe = replace(RECIPES["sprites"], coarse_steps=2, repulsion_start=-200, starts=1)
     torch.manual_seed(0)
     model, images = recipe.build_model(), recipe.dataset("train")[range(2)]["image"]
     half = torch.nn.functional.avg_pool2d(images, 2)
@@ -278,7 +277,7 @@ def test_coarse_steps_see_half_the_resolution_with_the_same_weights():
     assert torch.equal(torch.random.get_rng_state(), before), "a twin takes no random numbers"
     assert torch.equal(coarse, recipe.error(alone, half))
     fine = recipe.loss(model, {"image": images}, step=2)
-    assert torch.equal(fine, recipe.error(model, images)) and not torch.equal(fine, coarse)
+    assert torch.equal(fine, recipe.error(model, images, 2)) and not torch.equal(fine, coarse)
     coarse.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     with torch.no_grad():

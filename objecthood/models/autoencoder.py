@@ -62,6 +62,8 @@ class SlotAutoencoder(GroupingModel):
         view: what the encoder sees of a picture in [0, 1], and in which reconstructions are compared (see
             `nn.views`; the paper's: [-1, 1] units).
         reading: what slots are told at the end of what they hold (`nn.own_frame`; the paper's: nothing).
+        own_masks: whether a guided decoder is trained to paint by the masks that slots know by themselves,
+            too: these then choose among starts.
 
     Example:
         >>> import torch
@@ -83,10 +85,11 @@ class SlotAutoencoder(GroupingModel):
         decoder: Decoder,
         view: Callable[..., Tensor] = symmetric,
         reading: OwnFrame | None = None,
+        own_masks: bool = False,
     ):
         super().__init__()
         self.encoder, self.grouping, self.decoder, self.view = encoder, grouping, decoder, view
-        self.reading = reading
+        self.reading, self.own_masks = reading, own_masks
         self.starts = 1  # of `best_start`, in tests and predictions
         self.mix: Callable[..., tuple[Tensor, Tensor]] | None = None  # set by `nn.kernels.fuse`
         self.twins: dict[int, SlotAutoencoder] = {}  # by resolution; no part of this model's state
@@ -121,8 +124,28 @@ class SlotAutoencoder(GroupingModel):
         Float[Tensor, "batch iterations slots grid_height grid_width"],
     ]:
         """What slots paint, in the decoder's units, with slots and attention; arguments as `forward`'s."""
+        return self.paint_features(self.encode(images), num_slots, iterations, noise)
+
+    def encode(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch grid_height grid_width feature_dim"]:
+        """Features of `images` in [0, 1], for slots to compete for."""
         check_pictures(images, self.resolution)
-        features = self.encoder(self.view(images).contiguous(memory_format=torch.channels_last))
+        features: Tensor = self.encoder(self.view(images).contiguous(memory_format=torch.channels_last))
+        return features
+
+    def paint_features(
+        self,
+        features: Float[Tensor, "batch grid_height grid_width feature_dim"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        noise: Float[Tensor, "batch slots slot_dim"] | None = None,
+    ) -> tuple[
+        Painting,
+        Float[Tensor, "batch slots slot_dim"],
+        Float[Tensor, "batch iterations slots grid_height grid_width"],
+    ]:
+        """`paint` of pictures that were encoded."""
         grid = features.shape[1:3]
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
         attention = attention.unflatten(-1, grid)
@@ -140,13 +163,15 @@ class SlotAutoencoder(GroupingModel):
     ) -> Discovery:
         """As `forward`, from several starts: of each picture that one whose slots paint it best.
 
-        By masks that slots know by themselves where the decoder has such: guided by attention, masks paint
-        two things of one colour as well as one.
+        By the masks that slots know by themselves where these are trained (`own_masks`): guided by attention,
+        masks paint two things of one colour as well as one.
         """
         best: Discovery | None = None
+        features = self.encode(images)
         for start in noise:
-            painting, slots, attention = self.paint(images, num_slots, iterations, start)
-            scene, own = self.scene(painting, slots, attention), painting.own_logits
+            painting, slots, attention = self.paint_features(features, num_slots, iterations, start)
+            scene = self.scene(painting, slots, attention)
+            own = painting.own_logits if self.own_masks else None
             painted = scene.reconstruction if own is None else self.compose(painting.appearance, own)[0]
             error = (painted - images).square().mean(dim=(1, 2, 3))
             if best is None:
@@ -273,19 +298,22 @@ def fast_sprites(
     attention_guided: bool = True,
     without_shading: bool = False,
     second_kernel: int = 5,
+    early_prior: bool = False,
+    spread: float = 0.0,
 ) -> SlotAutoencoder:
     """A variant for things on a background: 32 x 32 features at 64 pixels, independent patches of 4 x 4.
 
-    `compactness`, `repulsion` and `rehome` are those of `CompactPrior` (all off: none), `attention_guided`
-    that of `PatchDecoder`, `without_shading` chooses the view, `second_kernel` is the side of the encoder's
-    second one. `resolution` is a multiple of 4.
+    `compactness`, `repulsion` and `rehome` are those of `CompactPrior` (all off: none), `early_prior` is that
+    of `SlotAttention`, `spread` that of `LearnedSlots`, `attention_guided` that of `PatchDecoder`,
+    `without_shading` chooses the view, `second_kernel` is the side of the encoder's second one. `resolution`
+    is a multiple of 4.
     """
     return SlotAutoencoder(
         ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=(5, second_kernel)),
-        compact_grouping(num_slots, resolution, compactness, repulsion, rehome),
+        compact_grouping(num_slots, resolution, compactness, repulsion, rehome, early_prior, spread),
         PatchDecoder(
             64,
-            grid=resolution // 4,
+            grid=patches_along(resolution, 4),
             patch=4,
             channels=48,
             depth=2,
@@ -296,16 +324,19 @@ def fast_sprites(
     )
 
 
-def fast_clevr(
+def fast_painted(
     num_slots: int = 7,
     resolution: int = 64,
-    compactness: float = 1.5,
+    compactness: float = 1.0,
     repulsion: float = 15.0,
     rehome: bool = True,
-    without_shading: bool = True,
-    second_kernel: int = 5,
+    without_shading: bool = False,
+    second_kernel: int = 3,
+    early_prior: bool = True,
+    spread: float = 0.5,
 ) -> SlotAutoencoder:
-    """A variant for lit scenes: as `fast_sprites`, with a decoder that can paint shapes by itself.
+    """A variant for things of one kind in many places, seen and painted from their own centre
+    (`nn.own_frame`), which know their masks by themselves, too. Arguments as `fast_sprites`'.
 
     With `without_shading` pictures are seen and compared both with their shading and without it.
     """
@@ -317,51 +348,35 @@ def fast_clevr(
             kernel=(5, second_kernel),
             in_channels=6 if without_shading else 3,
         ),
-        compact_grouping(num_slots, resolution, compactness, repulsion, rehome),
-        PatchDecoder(
-            64,
-            grid=resolution // 4,
-            patch=4,
-            channels=64,
-            depth=2,
-            kernel=3,
-            attention_guided=True,
-            last_kernel=1,
-        ),
+        compact_grouping(num_slots, resolution, compactness, repulsion, rehome, early_prior, spread),
+        CentredPatchDecoder(64, resolution=resolution, patch=4),
         with_and_without_shading if without_shading else symmetric,
+        reading=OwnFrame(64, 64, resolution=resolution),
+        own_masks=True,
     )
 
 
 def compact_grouping(
-    num_slots: int, resolution: int, compactness: float, repulsion: float, rehome: bool
+    num_slots: int,
+    resolution: int,
+    compactness: float,
+    repulsion: float,
+    rehome: bool,
+    early_prior: bool = False,
+    spread: float = 0.0,
 ) -> Grouping:
-    """Learned slots with `CompactPrior` over features at half the `resolution`, a multiple of 4."""
-    if resolution % 4 or resolution < 8:
-        raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")
-    features = (resolution // 2, resolution // 2)
-    prior = CompactPrior(features, compactness, repulsion, rehome) if compactness or repulsion else None
-    attention = SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior)
-    return Grouping(LearnedSlots(num_slots, 64), attention)
+    """Learned slots with `CompactPrior` over features at half the `resolution`, which are exchanged where it
+    is early and none is empty."""
+    features = (-(-resolution // 2),) * 2
+    prior = None
+    if compactness or repulsion:
+        prior = CompactPrior(features, compactness, repulsion, rehome, exchange=early_prior)
+    attention = SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior, early_prior=early_prior)
+    return Grouping(LearnedSlots(num_slots, 64, spread), attention)
 
 
-def guided_tetrominoes(
-    num_slots: int = 4,
-    compactness: float = 1.0,
-    repulsion: float = 0.0,
-    rehome: bool = True,
-    second_kernel: int = 3,
-) -> SlotAutoencoder:
-    """A variant for pieces of a few shapes: 18 x 18 features, slots that are seen and painted from their own
-    centre (`nn.own_frame`), and whose learned start is moved by noise.
-
-    There are as many slots as things, so that one is empty only where another holds two: slots are exchanged
-    (`CompactPrior`), and united only where they share what they hold, as a long piece is no compact thing.
-    """
-    prior = CompactPrior((18, 18), compactness, repulsion, rehome, exchange=True, one_thing=-0.5)
-    attention = SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior, early_prior=True)
-    return SlotAutoencoder(
-        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1, 1), kernel=(5, second_kernel, second_kernel)),
-        Grouping(LearnedSlots(num_slots, 64, spread=0.5), attention),
-        CentredPatchDecoder(64, resolution=35, patch=5),
-        reading=OwnFrame(64, 64, resolution=35),
-    )
+def patches_along(resolution: int, patch: int) -> int:
+    """How many patches of side `patch` lie along `resolution`; ValueError where they do not fit."""
+    if resolution % patch or resolution < 2 * patch:
+        raise ValueError(f"`resolution` (={resolution}) must be a multiple of {patch}, at least {2 * patch}")
+    return resolution // patch

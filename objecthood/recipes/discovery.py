@@ -9,6 +9,7 @@ changes the model (attention-guided masks, compact and distinct slots) and is no
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,8 @@ class Discovery(Recipe):
     num_slots: int
     test_iterations: int = 3
     starts: int = 1
-    """In tests, starts of each picture, of which that one counts whose slots paint it best."""
+    """In tests, starts of each picture, of which that one counts whose slots paint it best. With more than
+    one, learned slots are moved by noise, in training too."""
 
     main_score = "fg_ari"
     least = Recipe.least | {"resolution": 8, "num_slots": 1, "test_iterations": 1, "starts": 1}
@@ -169,6 +171,9 @@ class GuidedDiscovery(Discovery):
     """Whether the logarithm of the last attention is added to mask logits."""
     second_kernel: int = 5
     """Side of the encoder's second convolution."""
+    early_prior: bool = False
+    """Whether slots are compact and distinct from the beginning of an iteration on, the first included, and
+    exchanged where none is empty; steps then take 2 and 3 iterations in turn."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,7 +193,14 @@ class GuidedDiscovery(Discovery):
             self.attention_guided,
             self.without_shading,
             self.second_kernel,
+            self.early_prior,
+            self.spread,
         )
+
+    @property
+    def spread(self) -> float:
+        """Of the learned start, in units of its slots' deviation."""
+        return 0.5 if self.starts > 1 else 0.0
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
         images = scenes["image"]
@@ -199,7 +211,7 @@ class GuidedDiscovery(Discovery):
 
     def train_iterations(self, step: int) -> int | None:
         """Of slot attention in a step; None: as the model was built."""
-        return None
+        return 2 + step % 2 if self.early_prior else None
 
     def coarse(self, model: SlotAutoencoder) -> SlotAutoencoder:
         """The model at half the resolution, all weights shared."""
@@ -210,16 +222,13 @@ class GuidedDiscovery(Discovery):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PaintedDiscovery(GuidedDiscovery):
-    """A variant for lit scenes: slots must also paint their masks by themselves.
+    """A variant for things of one kind in many places: slots are seen and painted from their own centre
+    (`nn.own_frame`), and must paint their masks by themselves, too.
 
     Masks guided by the attention may have any shape, so that two objects of one colour make one mask. Here
     a second picture is made of the same paintings, with masks that a slot knows from itself alone, and its
-    error counts too: what one slot cannot paint, it had better not hold. Steps take 3 and 4 iterations in
-    turn: trained with 3 alone, slots swing between two states, one after odd and one after even numbers.
+    error counts too: what one slot cannot paint, it had better not hold.
     """
-
-    painted: float = 1.0
-    """Weight of the error with masks painted by slots alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -230,7 +239,7 @@ class PaintedDiscovery(GuidedDiscovery):
             )
 
     def build_model(self) -> SlotAutoencoder:
-        return autoencoder.fast_clevr(
+        return autoencoder.fast_painted(
             self.num_slots,
             self.resolution,
             self.compactness,
@@ -238,10 +247,9 @@ class PaintedDiscovery(GuidedDiscovery):
             self.rehome,
             self.without_shading,
             self.second_kernel,
+            self.early_prior,
+            self.spread,
         )
-
-    def train_iterations(self, step: int) -> int:
-        return 3 + step % 2
 
     def error(self, model: SlotAutoencoder, images: Tensor, iterations: int | None = None) -> Tensor:
         painting = model.paint(images, iterations=iterations)[0]
@@ -250,24 +258,7 @@ class PaintedDiscovery(GuidedDiscovery):
             losses.reconstruction_error(model.compose(painting.appearance, logits)[0], images, model.view)
             for logits in (painting.mask_logits, painting.own_logits)
         )
-        return error + self.painted * of_own
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GuidedTetrominoes(PaintedDiscovery):
-    """The same for pieces of a few shapes: slots are seen and painted from their own centre.
-
-    Shapes are then learned soon, and what is no piece is painted badly. Steps take 2 and 3 iterations in
-    turn.
-    """
-
-    def build_model(self) -> SlotAutoencoder:
-        return autoencoder.guided_tetrominoes(
-            self.num_slots, self.compactness, self.repulsion, self.rehome, self.second_kernel
-        )
-
-    def train_iterations(self, step: int) -> int:
-        return 2 + step % 2
+        return error + of_own
 
 
 tetrominoes = FastTetrominoes(
@@ -286,20 +277,28 @@ tetrominoes = FastTetrominoes(
 """Three tetrominoes a picture, found on two CPU cores in some minutes: `objecthood train
 tetrominoes`."""
 
-tetrominoes_guided = GuidedTetrominoes(
+SEARCH: dict[str, Any] = FAST | dict(
+    warmup_steps=50,
+    matrix_learning_rate=0.02,
+    halving_steps=300,
+    repulsion_start=50,
+    second_kernel=3,
+    early_prior=True,
+    test_iterations=5,
+    starts=8,
+    evaluate_every=100,
+)
+"""What the recipes that follow share: all but the data, the number of steps, and what is known of shapes."""
+
+tetrominoes_guided = PaintedDiscovery(
     name="tetrominoes-guided",
     description="Tetrominoes and background, by a variant that learns shapes; two minutes on two CPU cores",
-    expected="foreground ARI 0.993 ± 0.002, ARI 0.999, of 8 starts (5 seeds, results/)",
     data="tetrominoes",
     resolution=35,
     num_slots=4,
-    test_iterations=5,
-    starts=8,
-    steps=2500,
+    steps=2000,
     repulsion=0.0,
-    second_kernel=3,
-    **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "average": 0.998},
-    evaluate_every=250,
+    **SEARCH,
 )
 """Tetrominoes and their background, found in some minutes: `objecthood train
 tetrominoes-guided`."""
@@ -307,17 +306,12 @@ tetrominoes-guided`."""
 sprites = GuidedDiscovery(
     name="sprites",
     description="Overlapping coloured sprites, made on the spot; two minutes on two CPU cores",
-    expected="foreground ARI 0.952 ± 0.003, coloured background 0.950 ± 0.009 (5 seeds each, results/)",
     data="sprites",
     resolution=64,
     num_slots=6,
-    test_iterations=10,
-    steps=1400,
+    steps=1200,
     coarse_steps=100,
-    second_kernel=3,
-    repulsion_start=50,
-    **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 300},
-    evaluate_every=100,
+    **SEARCH,
 )
 """Overlapping sprites, found on two CPU cores in some minutes: `objecthood train sprites`."""
 
@@ -360,20 +354,15 @@ sprites_paper = Discovery(
 clevr6_like = PaintedDiscovery(
     name="clevr6-like",
     description="CLEVR-like scenes of 3 to 6 objects, rendered here: --data-path FOLDER; on two CPU cores",
-    expected="foreground ARI 0.952 ± 0.007 (5 seeds, 2,500 scenes, results/)",
     data="clevr-like",
     min_objects=3,
     max_objects=6,
     resolution=64,
     num_slots=7,
-    test_iterations=10,
+    steps=1200,
+    coarse_steps=600,
     without_shading=True,
-    compactness=1.5,
-    steps=1500,
-    coarse_steps=1200,
-    repulsion_start=50,
-    **FAST | {"warmup_steps": 50, "matrix_learning_rate": 0.02, "halving_steps": 400},
-    evaluate_every=100,
+    **SEARCH,
 )
 """Rendered scenes: `objecthood data render clevr --out FOLDER`, `objecthood train clevr6-like --data-path
 FOLDER`."""
