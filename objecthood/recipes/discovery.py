@@ -2,8 +2,8 @@
 
 The exact recipes have the paper's model, optimiser, schedule and batch. The fast ones are for two CPU cores:
 Muon, learned slots with bi-level gradient, averaged weights, cheaper encoders and decoders; `sprites` also
-changes the model (attention-guided masks, compact and distinct slots) and is not the paper's method, nor is
-`clevr6-like`.
+changes the model (attention-guided masks, compact and distinct slots) and is not the paper's method, nor are
+`tetrominoes-guided` and `clevr6-like`, which share its search and schedule.
 """
 
 from __future__ import annotations
@@ -362,6 +362,7 @@ clevr6_like = PaintedDiscovery(
     steps=1200,
     coarse_steps=600,
     without_shading=True,
+    compactness=1.5,
     **SEARCH,
 )
 """Rendered scenes: `objecthood data render clevr --out FOLDER`, `objecthood train clevr6-like --data-path
