@@ -29,7 +29,7 @@ WEIGHTS = "clevr"
 SCENE = 17
 """Of the scenes in the package: six objects, two of them cut off by the border."""
 TOLD = 6
-"""Iterations that are drawn, of the ten."""
+"""Iterations that are drawn."""
 PLACES = {"yellow block": (9, 12), "red cylinder": (8, 23), "red ball": (15, 21)}
 """Rows and columns, on the grid of 32 x 32 features, of the places whose vote is shown."""
 HOLD = 14
@@ -51,7 +51,8 @@ def look() -> tuple[oh.SlotAutoencoder, Tensor, Tensor]:
     """The model, a picture, and the attention of its iterations [iterations, slots, rows, columns]."""
     model = oh.load(WEIGHTS)
     images = ClevrLike(resolution=64)[[SCENE]]["image"]
-    return model, images, model.recipe.discover(model, images, torch.tensor([SCENE])).attention[0]
+    recipe = dataclasses.replace(model.recipe, test_iterations=TOLD)
+    return model, images, recipe.discover(model, images, torch.tensor([SCENE])).attention[0]
 
 
 @torch.no_grad()

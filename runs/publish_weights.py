@@ -67,6 +67,7 @@ SCENE = (
     "Scene {} of those with 3 to 6 objects that come with the package (seed 0, split test; trained on "
     "seed 7), chosen for its variety before a model had seen it."
 )
+STARTS = "Scores are of 8 starts of each picture, of which the best painted counts."
 ENTRIES = {
     "tetrominoes": Entry(
         data="Tetrominoes generated on the spot (`objecthood.data.tetrominoes`): three blocks of plain "
@@ -82,8 +83,7 @@ ENTRIES = {
         "colour on black, 35 x 35 pixels, without end. Not the published data set.",
         limits="Blocks of this size on black, and nothing else. A variant of slot attention (compact, "
         "distinct slots, masks born from attention, slots seen and painted from their own centre), not the "
-        "paper's method. Scores are of 8 starts of each picture, of which the best painted counts: with one "
-        "start some blocks of one colour that touch share a slot.",
+        f"paper's method. {STARTS} With one some blocks of one colour that touch share a slot.",
         picture=lambda: Tetrominoes("test", 0)[[0]]["image"][0],
         picture_says="The first test scene.",
     ),
@@ -92,7 +92,7 @@ ENTRIES = {
         "plain colour on grey, 64 x 64 pixels, without end. Not Multi-dSprites itself.",
         limits="Shapes of plain colour on a grey ground. A variant of slot attention (compact, distinct "
         "slots, masks born from attention), not the paper's method. Two sprites of nearly one colour"
-        " that touch may share a slot.",
+        f" that touch may share a slot. {STARTS}",
         picture=lambda: Sprites("test", 0, "grey", 64)[[0]]["image"][0],
         picture_says="The first test scene.",
     ),
@@ -100,9 +100,10 @@ ENTRIES = {
         data=f"{RENDERED}, of which those with 3 to 6 objects are taken; seen at 64 x 64 pixels.",
         limits="Rendered solids on a grey ground, in the paper's cut of the picture; photographs are out of"
         " its reach. A variant of slot attention (compact, distinct slots, masks born from "
-        "attention, shading taken out), not the paper's method; shadows go with the ground, grey "
-        "things are harder than coloured ones, and things that hide most of each other may share a "
-        "slot. More than 6 objects need more slots (`num_slots=11`).",
+        "attention, slots seen and painted from their own centre, shading taken out), not the paper's "
+        "method; shadows go with the ground, grey things are harder than coloured ones, and things that "
+        f"hide most of each other may share a slot. {STARTS} More than 6 objects need more slots "
+        "(`num_slots=11`).",
         picture=bundled_scene(9),
         picture_says=SCENE.format(9),
         chosen_by="mbo",  # foreground ARI prefers masks that are larger than their objects

@@ -129,19 +129,26 @@ def test_both_work_in_double_precision():
     assert slots.dtype == painting.appearance.dtype == painting.own_logits.dtype == torch.float64
 
 
-def test_of_several_starts_the_best_painted_by_own_masks_counts():
+@pytest.mark.parametrize("build", [autoencoder.fast_painted, autoencoder.fast_sprites])
+def test_of_several_starts_the_best_painted_counts(build):
+    """By the slots' own masks where these are trained, else by the guided ones; pictures are encoded once."""
     torch.manual_seed(0)
-    model = autoencoder.fast_painted(num_slots=3, resolution=35).eval()
-    images, noise = torch.rand(4, 3, 35, 35), torch.randn(5, 4, 3, 64)
+    model = build(num_slots=3, resolution=16, early_prior=True, spread=0.5).eval()
+    assert model.own_masks == (build is autoencoder.fast_painted)
+    images, noise = torch.rand(4, 3, 16, 16), torch.randn(5, 4, 3, 64)
+    encoded = []
+    model.encoder.register_forward_hook(lambda *call: encoded.append(len(call[2])))
     with torch.no_grad():
         found = model.best_start(images, noise, iterations=2)
+        assert encoded == [4]
         looks = [model(images, iterations=2, noise=start) for start in noise]
-        own = []
+        errors = []
         for start in noise:
             painting = model.paint(images, iterations=2, noise=start)[0]
-            painted = model.compose(painting.appearance, painting.own_logits)[0]
-            own.append((painted - images).square().mean(dim=(1, 2, 3)))
-    best = torch.stack(own).argmin(dim=0)
+            logits = painting.own_logits if model.own_masks else painting.mask_logits
+            painted = model.compose(painting.appearance, logits)[0]
+            errors.append((painted - images).square().mean(dim=(1, 2, 3)))
+    best = torch.stack(errors).argmin(dim=0)
     assert len(set(best.tolist())) > 1, "one start is best of all: the test says nothing"
     for picture, start in enumerate(best.tolist()):
         for name, value in found._asdict().items():
@@ -154,18 +161,22 @@ def test_no_start_at_all_is_refused():
         model.best_start(torch.rand(1, 3, 35, 35), torch.randn(0, 1, 3, 64))
 
 
-def test_starts_are_the_recipes():
-    recipe = replace(RECIPES["tetrominoes-guided"], starts=3, test_iterations=2)
+@pytest.mark.parametrize("name", ["tetrominoes-guided", "sprites"])
+def test_starts_are_the_recipes(name):
+    recipe = replace(RECIPES[name], starts=3, test_iterations=2)
+    slots = recipe.num_slots
     model = recipe.prepare_for_test(recipe.build_model())
     assert model.starts == 3 and "of 3 starts the one whose slots paint the picture best" in recipe.protocol
     images, indices = recipe.dataset("validation")[range(6)]["image"], np.arange(6)
     with torch.no_grad():
         found = [replace(recipe, starts=starts).discover(model, images, torch.arange(6)) for starts in (1, 3)]
         for starts, scene in zip((1, 3), found, strict=True):
-            noise = several_starts(indices, starts, 4, 64)
-            assert noise.shape == (starts, 6, 4, 64)
+            noise = several_starts(indices, starts, slots, 64)
+            assert noise.shape == (starts, 6, slots, 64)
             assert torch.equal(model.best_start(images, noise, iterations=2).masks, scene.masks)
     assert torch.equal(several_starts(indices, 3, 4, 64)[0], several_starts(indices, 1, 4, 64)[0])
     assert not torch.equal(found[0].masks, found[1].masks)
+    assert model.grouping.initial_slots.spread == 0.5
+    assert replace(recipe, starts=1).build_model().grouping.initial_slots.spread == 0
     with pytest.raises(ValueError, match=r"`starts` \(=0\) must be at least 1"):
         replace(recipe, starts=0)

@@ -241,11 +241,22 @@ def test_steps_take_two_and_three_iterations_in_turn():
         assert not torch.equal(loss, recipe.error(*seen, other))
 
 
+@pytest.mark.parametrize("name", ["sprites", "clevr6-like", "tetrominoes-guided"])
+def test_the_early_prior_is_the_recipes(name):
+    """It acts from the first iteration on, and exchanges slots where none is empty."""
+    for early in (False, True):
+        recipe = replace(RECIPES[name], early_prior=early)
+        attention = recipe.build_model().grouping.slot_attention
+        assert attention.early_prior == attention.prior.exchange == early
+        assert [recipe.train_iterations(step) for step in (0, 1, 2)] == ([2, 3, 2] if early else [None] * 3)
+
+
 def test_slots_of_the_weights_stand_still():
     """A further iteration changes next to nothing; slots that swing would paint another picture."""
     model, images = oh.load("clevr"), ClevrLike(resolution=64, objects=(3, 6), count=16)[range(16)]["image"]
+    noise = torch.randn(16, 7, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        pictures = [model(images, iterations=count).reconstruction for count in (9, 10, 14, 15)]
+        pictures = [model(images, iterations=count, noise=noise).reconstruction for count in (9, 10, 14, 15)]
     errors = torch.tensor([(picture - images).square().mean() for picture in pictures])
     assert errors.max() < 1.05 * errors.min()
 

@@ -321,10 +321,8 @@ folder = GuidedDiscovery(
     data="folder",
     resolution=64,
     num_slots=7,
-    test_iterations=7,
     steps=2000,
-    **FAST,
-    evaluate_every=250,
+    **SEARCH,
 )
 """Your own pictures: `objecthood train folder --data-path PICTURES`. Without labels there is no score but the
 error."""
