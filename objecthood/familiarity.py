@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from objecthood.data.randomness import start_noise
+from objecthood.data.randomness import several_starts
 from objecthood.models import SlotAutoencoder
 from objecthood.models.set_predictor import SetPredictor
 
@@ -69,10 +69,9 @@ def usual(model: Any, recipe: Any, batch_size: int = 32) -> dict[str, Any]:
         images = dataset[np.arange(start, min(start + batch_size, count))]["image"].to(device)
         if images.dim() != 4:  # several motion fields of every frame: no pictures
             return {}
-        noise = torch.from_numpy(
-            start_noise(np.zeros(len(images), np.int64), model.num_slots, model.slot_dim)
-        )
-        answer = model(images, iterations=recipe.test_iterations, noise=noise.to(device))
+        same = np.zeros(len(images), np.int64)  # noise for every picture, as in `predict`
+        noise = several_starts(same, getattr(recipe, "starts", 1), model.num_slots, model.slot_dim)
+        answer = model.best_start(images, noise.to(device), iterations=recipe.test_iterations)
         for measure, values in strangeness(images, answer._asdict()).items():
             found.setdefault(measure, []).append(values.double().cpu())
     model.train(was_training)

@@ -146,7 +146,7 @@ def stream(
     how = _Looks(
         model.grouping.iterations if iterations is None else iterations,
         model.num_slots if num_slots is None else num_slots,
-        getattr(model, "starts", 1) if starts is None else starts,
+        model.starts if starts is None else starts,
     )
     _check_range("num_slots", how.num_slots, MAX_SLOTS)
     _check_range("iterations", how.iterations)
@@ -236,10 +236,7 @@ def _look(
     same = np.zeros(len(small), np.int64)
     noise = several_starts(same, how.starts, how.num_slots, model.slot_dim).to(device)
     with torch.no_grad():
-        if isinstance(model, SlotAutoencoder):
-            answer: Discovery | SetPrediction = model.best_start(images, noise, how.num_slots, how.iterations)
-        else:
-            answer = model(images, how.num_slots, how.iterations, noise[0])
+        answer: Discovery | SetPrediction = model.best_start(images, noise, how.num_slots, how.iterations)
     parts = {name: values.float().cpu() for name, values in answer._asdict().items()}
     images = images.cpu()
     strange = familiarity.strangeness(images, parts)

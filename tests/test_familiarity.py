@@ -82,3 +82,14 @@ def test_nothing_is_said_without_enough_to_go_by():
 
 def test_models_of_other_kinds_have_nothing_usual():
     assert familiarity.usual(torch.nn.Linear(1, 1), oh.RECIPES["sprites"]) == {}
+
+
+def test_what_is_usual_is_seen_with_the_recipes_starts():
+    recipe = dataclasses.replace(oh.RECIPES["sprites"], starts=3, validation_scenes=8)
+    torch.manual_seed(0)
+    model = recipe.build_model()
+    several, one = (
+        familiarity.usual(model, dataclasses.replace(recipe, starts=starts))["quantiles"][familiarity.WHOLE]
+        for starts in (3, 1)
+    )
+    assert all(several[share] <= one[share] for share in one) and several != one

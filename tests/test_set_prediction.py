@@ -76,6 +76,16 @@ def test_average_precision_refuses_other_shapes(unchecked):
         average_precision(torch.rand(2, 3, 18), torch.rand(2, 3, 19))
 
 
+def test_of_several_starts_the_first_counts():
+    """A set predictor paints nothing by which starts could be told apart."""
+    model = set_predictor.clevr(num_slots=3, resolution=16).eval()
+    images, noise = torch.rand(2, 3, 16, 16), torch.randn(4, 2, 3, 64)
+    with torch.no_grad():
+        found, first, last = model.best_start(images, noise), *(model(images, noise=noise[n]) for n in (0, 3))
+    assert torch.equal(found.properties, first.properties)
+    assert not torch.equal(found.properties, last.properties)
+
+
 @pytest.mark.parametrize("build", [set_predictor.clevr, set_predictor.fast_clevr])
 def test_the_model_answers_for_any_number_of_slots_and_iterations(build):
     model = build(resolution=32)

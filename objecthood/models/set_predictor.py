@@ -64,6 +64,7 @@ class SetPredictor(GroupingModel):
     ):
         super().__init__()
         self.encoder, self.grouping, self.resolution = encoder, grouping, resolution
+        self.starts = 1  # of `best_start`
         self.head = nn.Sequential(
             glorot(nn.Linear(self.slot_dim, self.slot_dim)),
             nn.ReLU(),
@@ -110,6 +111,16 @@ class SetPredictor(GroupingModel):
         """What the features at `places` (see `at_places`) say is there, in [0, 1]."""
         assert self.feature_head is not None, "built without `feature_dim`"
         return self.feature_head(at_places(features.permute(0, 3, 1, 2), places)).float().sigmoid()
+
+    def best_start(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        noise: Float[Tensor, "starts batch slots slot_dim"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+    ) -> SetPrediction:
+        """As `forward`, from the first start: nothing tells which of several is the best."""
+        return self(images, num_slots, iterations, noise[0])
 
     def every_iteration(
         self, features: Float[Tensor, "batch grid_height grid_width feature_dim"]

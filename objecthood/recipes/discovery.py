@@ -322,7 +322,7 @@ folder = GuidedDiscovery(
     resolution=64,
     num_slots=7,
     steps=2000,
-    **SEARCH,
+    **SEARCH | {"halving_steps": 0},  # a cosine: what more steps are worth depends on the pictures
 )
 """Your own pictures: `objecthood train folder --data-path PICTURES`. Without labels there is no score but the
 error."""
