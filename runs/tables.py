@@ -185,6 +185,22 @@ def set_prediction() -> str:
     return as_table(["recipe", "seed", *(score.replace("_", " ") for score in scores)], rows)
 
 
+def starts() -> str:
+    """Foreground ARI over the number of starts: of the best painted one, and of the truly best; over seeds."""
+    entries = read("starts.json")
+    counts = list(next(iter(entries.values()))["seeds"][0]["best_painted"])
+    rows = [
+        [
+            f"`{name}`",
+            title,
+            *(f"{statistics.mean(seed[key][count] for seed in entry['seeds']):.3f}" for count in counts),
+        ]
+        for name, entry in entries.items()
+        for key, title in (("best_painted", "best painted"), ("truly_best", "truly best"))
+    ]
+    return as_table(["recipe", "taken", *(f"of {count}" for count in counts)], rows, numbers=2)
+
+
 def curves() -> dict[Path, str]:
     """Foreground ARI while training, mean over seeds, a curve a recipe; and scores over numbers of slots."""
     images, drawn = ROOT / "docs" / "images", {}
@@ -307,6 +323,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"results": lambda: tables()},
     ROOT / "docs" / "results.md": {
         "results": lambda: tables(),
+        "starts": starts,
         "textured": other_scenes,
         "curves": pictures_of_curves,
         "seeds": seeds,

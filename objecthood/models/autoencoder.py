@@ -161,19 +161,13 @@ class SlotAutoencoder(GroupingModel):
         num_slots: int | None = None,
         iterations: int | None = None,
     ) -> Discovery:
-        """As `forward`, from several starts: of each picture that one whose slots paint it best.
-
-        By the masks that slots know by themselves where these are trained (`own_masks`): guided by attention,
-        masks paint two things of one colour as well as one.
-        """
+        """As `forward`, from several starts: of each picture that one whose `painting_error` is least."""
         best: Discovery | None = None
         features = self.encode(images)
         for start in noise:
             painting, slots, attention = self.paint_features(features, num_slots, iterations, start)
             scene = self.scene(painting, slots, attention)
-            own = painting.own_logits if self.own_masks else None
-            painted = scene.reconstruction if own is None else self.compose(painting.appearance, own)[0]
-            error = (painted - images).square().mean(dim=(1, 2, 3))
+            error = self.painting_error(images, painting, scene)
             if best is None:
                 best, least = scene, error
                 continue
@@ -188,6 +182,18 @@ class SlotAutoencoder(GroupingModel):
         if best is None:
             raise ValueError("`noise` must be [starts, batch, slots, dim] of at least one start; got none")
         return best
+
+    def painting_error(
+        self, images: Float[Tensor, "batch 3 height width"], painting: Painting, scene: Discovery
+    ) -> Float[Tensor, " batch"]:
+        """How far what slots paint together is from `images`: mean squared error, in [0, 1] units.
+
+        By the masks that slots know by themselves where these are trained (`own_masks`): guided by attention,
+        masks paint two things of one colour as well as one.
+        """
+        own = painting.own_logits if self.own_masks else None
+        painted = scene.reconstruction if own is None else self.compose(painting.appearance, own)[0]
+        return (painted - images).square().mean(dim=(1, 2, 3))
 
     def scene(
         self,
