@@ -186,7 +186,7 @@ def set_prediction() -> str:
 
 
 def starts() -> str:
-    """Foreground ARI over the number of starts: of the best painted one, and of the truly best; over seeds."""
+    """Foreground ARI over the number of starts: of the best painted, and of the truly best; over seeds."""
     entries = read("starts.json")
     counts = list(next(iter(entries.values()))["seeds"][0]["best_painted"])
     rows = [

@@ -286,7 +286,7 @@ SEARCH: dict[str, Any] = FAST | dict(
     early_prior=True,
     test_iterations=5,
     starts=8,
-    evaluate_every=100,
+    evaluate_every=200,
 )
 """What the recipes that follow share: all but the data, the number of steps, and what is known of shapes."""
 
