@@ -436,8 +436,11 @@ STAGES: dict[str, Callable[[Settings], dict[str, Any] | None]] = {
     "steps-paper": steps("clevr6-paper"),
     "steps-fast": steps("clevr6-like"),
     "kernels": kernels_alone,
-    "clevr6-like": train_seeds("clevr6-like", 3, resolution=128, batch_size=64, steps=20_000),
+    "clevr6-like": train_seeds(
+        "clevr6-like", 3, resolution=128, batch_size=64, steps=20_000, halving_steps=0
+    ),
     "tetrominoes": train_seeds("tetrominoes", 5),
+    "tetrominoes-guided": train_seeds("tetrominoes-guided", 5),
     "sprites": train_seeds("sprites", 5),
     "tetrominoes-paper": train_seeds("tetrominoes-paper", 1),
     "sprites-paper": train_seeds("sprites-paper", 1),
