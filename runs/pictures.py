@@ -1,6 +1,6 @@
 """Draw the pictures of README.md from a trained model: docs/images/slots.png and docs/images/attention.webp.
 
-python runs/pictures.py runs/sprites-coloured-seed0 --scene 15
+python runs/pictures.py runs/sprites-coloured-seed0 --scene 11
 """
 
 from __future__ import annotations
