@@ -7,8 +7,17 @@ import torch
 
 from objecthood.nn import CompactPrior, SlotAttention
 from objecthood.nn.positions import coordinate_grid
-from objecthood.nn.priors import _CERTAIN, _EVERYWHERE, dividing, exchanging, gaussian_logits, merging
-from objecthood.nn.shapes import strip_table
+from objecthood.nn.priors import (
+    _CERTAIN,
+    _EVERYWHERE,
+    _SMALLEST_PART,
+    cuts_where,
+    dividing,
+    exchanging,
+    gaussian_logits,
+    merging,
+)
+from objecthood.nn.shapes import best_cut, strip_table
 
 SIDE = 32
 ROWS, COLUMNS = (
@@ -235,3 +244,16 @@ def test_a_wrong_grid_is_told_in_one_line():
     with pytest.raises(ValueError, match="grid of 5 x 6 inputs; got 31 inputs. Build it with") as caught:
         CompactPrior((5, 6))(torch.rand(2, 4, 31), torch.rand(2, 4, 31))
     assert "\n" not in str(caught.value)
+
+
+def test_only_masks_with_enough_for_two_parts_are_looked_at():
+    """Which changes nothing: for less no cut keeps enough on both sides."""
+    torch.manual_seed(0)
+    held = torch.rand(40, 5, SIDE * SIDE) * (torch.rand(40, 5, 1) * 0.06 > torch.rand(40, 5, SIDE * SIDE))
+    divisible = torch.rand(40, 5) > 0.3
+    score, side = cuts_where(divisible, held, PLACES, STRIPS)
+    wanted, wanted_side = best_cut(held, PLACES, STRIPS, _SMALLEST_PART)
+    small = held.sum(dim=-1) < 2 * _SMALLEST_PART
+    assert 20 < (small & divisible).sum() < divisible.sum() - 20
+    torch.testing.assert_close(score, wanted.masked_fill(~divisible, -torch.inf))
+    assert torch.equal(side[score > -torch.inf], wanted_side[score > -torch.inf])

@@ -236,13 +236,13 @@ def cuts_where(
 ) -> tuple[Float[Tensor, "batch slots"], Bool[Tensor, "batch slots inputs"]]:
     """`best_cut` of `divisible` slots; -inf and anything for others.
 
-    On a processor only these are looked at, often a third of them; elsewhere their number would have to be
-    waited for.
+    On a processor only these are looked at, and only where there is enough for two parts, often a third of
+    them; elsewhere their number would have to be waited for.
     """
     if held.device.type != "cpu" or torch.compiler.is_compiling() or torch.compiler.is_exporting():
         score, side = best_cut(held, places, strips, _SMALLEST_PART)
         return score.masked_fill(~divisible, -torch.inf), side
-    chosen = divisible.nonzero(as_tuple=True)
+    chosen = (divisible & (held.sum(dim=-1) >= 2 * _SMALLEST_PART)).nonzero(as_tuple=True)
     score, side = torch.full_like(held[..., 0], -torch.inf), torch.zeros_like(held, dtype=torch.bool)
     if len(chosen[0]):
         score[chosen], side[chosen] = best_cut(held[chosen], places, strips, _SMALLEST_PART)
