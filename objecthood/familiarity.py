@@ -20,7 +20,7 @@ from objecthood.models import SlotAutoencoder
 from objecthood.models.set_predictor import SetPredictor
 
 WHOLE, MOST, ATTENTION = "reconstruction error", "error of most pixels", "doubt of attention"
-FACTORS = {WHOLE: 3.0, MOST: 6.0, ATTENTION: 1.25}
+FACTORS = {WHOLE: 2.0, MOST: 4.0, ATTENTION: 1.25}
 """How far above 95 % of validation scenes a picture is strange; above by one measure is enough. Chosen on the
 pictures that the cards of `tetrominoes`, `sprites`, `clevr` and `set-clevr` count ("warnings"), so that few
 of their own test scenes are caught. 95 %, as the few scenes where a model fails would hide all else."""

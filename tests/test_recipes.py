@@ -252,13 +252,16 @@ def test_the_early_prior_is_the_recipes(name):
 
 
 def test_slots_of_the_weights_stand_still():
-    """A further iteration changes next to nothing; slots that swing would paint another picture."""
+    """A further iteration changes next to nothing of most pictures; slots that swing paint another one."""
     model, images = oh.load("clevr"), ClevrLike(resolution=64, objects=(3, 6), count=16)[range(16)]["image"]
     noise = torch.randn(16, 7, 64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        pictures = [model(images, iterations=count, noise=noise).reconstruction for count in (9, 10, 14, 15)]
-    errors = torch.tensor([(picture - images).square().mean() for picture in pictures])
-    assert errors.max() < 1.05 * errors.min()
+    errors = []
+    for count in (9, 10, 14, 15):
+        with torch.no_grad():
+            picture = model(images, iterations=count, noise=noise).reconstruction
+        errors.append((picture - images).square().mean(dim=(1, 2, 3)))
+    least, most = torch.stack(errors).aminmax(dim=0)
+    assert (most < 1.05 * least).float().mean() > 0.8
 
 
 def test_masks_painted_by_slots_alone_need_guided_ones():
