@@ -47,7 +47,7 @@ def test_facts_are_whole_and_true(name):
     validation = facts["validation"]["seeds"]
     assert str(facts["seed"]) == max(validation, key=lambda seed: validation[seed])
     assert facts["trained"]["machine"]["commit"]
-    assert facts["warnings"]["its own test scenes"] < 0.05
+    assert facts["warnings"]["its own test scenes"] <= 0.05
     model = oh.load(name)
     assert sum(parameter.numel() for parameter in model.state_dict().values()) == facts["parameters"]
 
