@@ -106,6 +106,13 @@ def test_a_slot_that_holds_nothing_lies_in_the_middle():
     assert torch.equal(centres(torch.full((1, 4, 6, 6), 0.25), 30), torch.full((1, 4, 2), 15))
 
 
+@pytest.mark.parametrize("off", [-1e-6, 0.0, 1e-6])
+def test_the_middle_of_an_odd_picture_is_one_pixel_whatever_sums_round_to(off):
+    held = torch.zeros(1, 1, 18, 18)
+    held[..., :9], held[..., 9:] = 0.75, 0.75 + off
+    assert centres(held, 35)[0, 0].tolist() == [18, 18] == centres(held.mT, 35)[0, 0].tolist()
+
+
 def test_cuts_are_squares_at_their_corners():
     canvas = torch.arange(2 * 7 * 7).float().view(2, 1, 7, 7)
     found = cut(canvas, torch.tensor([[0, 2], [3, 1]]), 4)

@@ -172,7 +172,8 @@ def centres(
     weights = at_least_float32(attention.flatten(2))
     weights = weights * (weights > 0.5) + 1e-6
     middle = weights @ cell_centres(attention) / weights.sum(dim=-1, keepdim=True)
-    return (middle * resolution).round().long().clamp(0, resolution - 1)
+    # Halves go up, also where a sum is off by rounding: an empty slot lies between two pixels of an odd side.
+    return (middle * resolution + 1e-3).round().long().clamp(0, resolution - 1)
 
 
 def cell_centres(maps: Float[Tensor, "*maps rows columns"]) -> Float[Tensor, "cells 2"]:
