@@ -129,8 +129,8 @@ def _font():
 def add_up() -> None:
     """A picture painted by its slots, one after the other, the largest first."""
     model = oh.load(ROOT / "runs" / "sprites-coloured" / "weights.safetensors")
-    images = model.recipe.dataset("test")[[15]]["image"]
-    seen = model.recipe.discover(model, images, torch.tensor([15]))
+    images = model.recipe.dataset("test")[[11]]["image"]
+    seen = model.recipe.discover(model, images, torch.tensor([11]))
     masks, appearance = seen.masks[0], seen.appearance[0]
     order = [
         slot for slot in masks.sum(dim=(1, 2)).argsort(descending=True).tolist() if masks[slot].max() > 0.5

@@ -162,6 +162,8 @@ class SlotAutoencoder(GroupingModel):
         iterations: int | None = None,
     ) -> Discovery:
         """As `forward`, from several starts: of each picture that one whose `painting_error` is least."""
+        if len(noise) == 1:  # nothing to choose from
+            return self(images, num_slots, iterations, noise[0])
         best: Discovery | None = None
         features = self.encode(images)
         for start in noise:
