@@ -1,7 +1,7 @@
 """The script that waits for a GPU, as far as a processor can tell: it resumes, stops, and claims nothing."""
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import sys
 import time
@@ -13,18 +13,29 @@ import torch
 from objecthood.data.on_device import OnDevice
 from objecthood.recipes import RECIPES
 
-SCRIPT = Path(__file__).resolve().parents[1] / "runs" / "gpu.py"
+RUNS = Path(__file__).resolve().parents[1] / "runs"
 CPU = torch.device("cpu")
 TINY = dataclasses.replace(RECIPES["tetrominoes"], batch_size=2, test_scenes=4, validation_scenes=2)
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    spec = importlib.util.spec_from_file_location("gpu_runs", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "gpu_runs", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return script("gpu", monkeypatch)
+
+
+@pytest.fixture
+def costs(monkeypatch):
+    return script("gpu_costs", monkeypatch)
+
+
+@pytest.fixture
+def right(monkeypatch):
+    return script("gpu_correctness", monkeypatch)
+
+
+def script(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(RUNS))
+    return importlib.import_module(name)
 
 
 @pytest.fixture
@@ -75,32 +86,32 @@ def test_a_process_that_does_not_stop_is_ended(gpu, monkeypatch):
     assert gpu.call([sys.executable, "-c", code], seconds=4) < 0
 
 
-def test_correctness_passes_where_the_device_is_the_processor(gpu, monkeypatch, settings):
-    monkeypatch.setattr(gpu, "MODELS", {"tetrominoes": {"float32": 1e-5, "bfloat16": 0.2}})
-    found = gpu.correctness(settings)
+def test_correctness_passes_where_the_device_is_the_processor(right, monkeypatch):
+    monkeypatch.setattr(right, "MODELS", {"tetrominoes": {"float32": 1e-5, "bfloat16": 0.2}})
+    found = right.correctness(CPU)
     assert found["passed"] and len(found["rows"]) == 6
-    monkeypatch.setattr(gpu, "distance", lambda one, other: float("nan"))
-    assert not gpu.correctness(settings)["passed"]
+    monkeypatch.setattr(right, "distance", lambda one, other: float("nan"))
+    assert not right.correctness(CPU)["passed"]
 
 
-def test_kernel_errors_compare_outputs_and_gradients(gpu):
+def test_kernel_errors_compare_outputs_and_gradients(right):
     tensors = [torch.randn(1, 2, 4), torch.randn(1, 5, 4), torch.randn(1, 5, 4), torch.randn(1, 2, 5)]
-    assert gpu.twin_error(gpu.plain_attend, gpu.plain_attend, tensors) < 1e-5
+    assert right.twin_error(right.plain_attend, right.plain_attend, tensors) < 1e-5
 
     def wrong(queries, keys, values, bias):
-        updates, attention = gpu.plain_attend(queries, keys.detach() + 0 * keys, values, bias)
+        updates, attention = right.plain_attend(queries, keys.detach() + 0 * keys, values, bias)
         return updates, attention
 
-    assert gpu.twin_error(wrong, gpu.plain_attend, tensors) > 1e-2
+    assert right.twin_error(wrong, right.plain_attend, tensors) > 1e-2
 
 
-def test_steps_are_timed_and_what_fails_is_named(gpu, monkeypatch, settings):
-    row = gpu.time_step(TINY, (), CPU, repeats=2)
+def test_steps_are_timed_and_what_fails_is_named(costs, monkeypatch):
+    row = costs.time_step(TINY, (), CPU, repeats=2)
     assert 0 < row["ms_low"] <= row["ms"] <= row["ms_high"] and row["timings"] == 2
-    monkeypatch.setattr(gpu, "WAYS", ((), ("graph",)))
-    monkeypatch.setattr(gpu, "time_ms", lambda work, *_, **__: work() and {"ms": 1.0})
-    monkeypatch.setattr(gpu.dataclasses, "replace", lambda recipe, **_: TINY)
-    plain, graph = gpu.steps("tetrominoes")(settings)["rows"]
+    monkeypatch.setattr(costs, "WAYS", ((), ("graph",)))
+    monkeypatch.setattr(costs, "time_ms", lambda work, *_, **__: work() and {"ms": 1.0})
+    monkeypatch.setattr(costs.dataclasses, "replace", lambda recipe, **_: TINY)
+    plain, graph = costs.steps("tetrominoes", CPU)["rows"]
     assert plain["ms"] == 1.0 and "failed" not in plain
     assert "ms" not in graph and graph["failed"].startswith("RuntimeError: no graph was recorded")
 
