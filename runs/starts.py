@@ -70,7 +70,7 @@ def looks(model: oh.SlotAutoencoder, which: range):
         scores: list[Tensor] = []
         errors: list[Tensor] = []
         for noise in several_starts(indices.numpy(), max(COUNTS), model.num_slots, model.slot_dim):
-            painting, slots, attention = model.paint_features(features, None, recipe.test_iterations, noise)
+            painting, slots, attention = model.paint(features, None, recipe.test_iterations, noise)
             scene = model.scene(painting, slots, attention)
             scores.append(metrics.adjusted_rand_index(scenes["masks"], scene.masks, ignore_background=True))
             errors.append(model.painting_error(scenes["image"], painting, scene))

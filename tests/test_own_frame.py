@@ -151,7 +151,7 @@ def test_of_several_starts_the_best_painted_counts(build):
         looks = [model(images, iterations=2, noise=start) for start in noise]
         errors = []
         for start in noise:
-            painting = model.paint(images, iterations=2, noise=start)[0]
+            painting = model.paint(model.encode(images), iterations=2, noise=start)[0]
             logits = painting.own_logits if model.own_masks else painting.mask_logits
             painted = model.compose(painting.appearance, logits)[0]
             errors.append((painted - images).square().mean(dim=(1, 2, 3)))

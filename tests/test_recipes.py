@@ -215,7 +215,7 @@ def test_masks_painted_by_slots_alone_count():
     model, step = recipe.build_model(), recipe.coarse_steps
     grow_repulsion(model.grouping.slot_attention.prior, step, recipe.repulsion_start)
     images = ClevrLike(resolution=64, objects=(3, 6), count=2)[range(2)]["image"]
-    scene, painting = model(images, iterations=2), model.paint(images, iterations=2)[0]
+    scene, painting = model(images, iterations=2), model.paint(model.encode(images), iterations=2)[0]
     own = painting.own_logits.softmax(dim=1)
     alone = (own[:, :, None] * scene.appearance).sum(dim=1)
     seen = model.view(images)

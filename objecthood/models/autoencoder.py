@@ -110,21 +110,7 @@ class SlotAutoencoder(GroupingModel):
 
         `noise` (standard normal) is what Gaussian slots start from; drawn unless given.
         """
-        return self.scene(*self.paint(images, num_slots, iterations, noise))
-
-    def paint(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        num_slots: int | None = None,
-        iterations: int | None = None,
-        noise: Float[Tensor, "batch slots slot_dim"] | None = None,
-    ) -> tuple[
-        Painting,
-        Float[Tensor, "batch slots slot_dim"],
-        Float[Tensor, "batch iterations slots grid_height grid_width"],
-    ]:
-        """What slots paint, in the decoder's units, with slots and attention; arguments as `forward`'s."""
-        return self.paint_features(self.encode(images), num_slots, iterations, noise)
+        return self.scene(*self.paint(self.encode(images), num_slots, iterations, noise))
 
     def encode(
         self, images: Float[Tensor, "batch 3 height width"]
@@ -134,7 +120,7 @@ class SlotAutoencoder(GroupingModel):
         features: Tensor = self.encoder(self.view(images).contiguous(memory_format=torch.channels_last))
         return features
 
-    def paint_features(
+    def paint(
         self,
         features: Float[Tensor, "batch grid_height grid_width feature_dim"],
         num_slots: int | None = None,
@@ -145,7 +131,8 @@ class SlotAutoencoder(GroupingModel):
         Float[Tensor, "batch slots slot_dim"],
         Float[Tensor, "batch iterations slots grid_height grid_width"],
     ]:
-        """`paint` of pictures that were encoded."""
+        """What slots paint of pictures that were encoded, in the decoder's units, with slots and attention;
+        the other arguments as `forward`'s."""
         grid = features.shape[1:3]
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
         attention = attention.unflatten(-1, grid)
@@ -167,7 +154,7 @@ class SlotAutoencoder(GroupingModel):
         best: Discovery | None = None
         features = self.encode(images)
         for start in noise:
-            painting, slots, attention = self.paint_features(features, num_slots, iterations, start)
+            painting, slots, attention = self.paint(features, num_slots, iterations, start)
             scene = self.scene(painting, slots, attention)
             error = self.painting_error(images, painting, scene)
             if best is None:
@@ -212,7 +199,7 @@ class SlotAutoencoder(GroupingModel):
         self, images: Float[Tensor, "batch 3 height width"], iterations: int | None = None
     ) -> Float[Tensor, "batch 3 height width"]:
         """The picture that slots paint together, in [0, 1] units: all that training looks at."""
-        painting = self.paint(images, iterations=iterations)[0]
+        painting = self.paint(self.encode(images), iterations=iterations)[0]
         return self.compose(painting.appearance, painting.mask_logits)[0]
 
     def twin(self, resolution: int, build: Callable[[int], SlotAutoencoder]) -> SlotAutoencoder:

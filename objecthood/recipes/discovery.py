@@ -252,7 +252,7 @@ class PaintedDiscovery(GuidedDiscovery):
         )
 
     def error(self, model: SlotAutoencoder, images: Tensor, iterations: int | None = None) -> Tensor:
-        painting = model.paint(images, iterations=iterations)[0]
+        painting = model.paint(model.encode(images), iterations=iterations)[0]
         assert painting.own_logits is not None  # the decoder is a guided one
         error, of_own = (
             losses.reconstruction_error(model.compose(painting.appearance, logits)[0], images, model.view)
