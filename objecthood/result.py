@@ -11,6 +11,7 @@ import base64
 import html
 import io
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from objecthood.animate import attention_frames, save_animation
+from objecthood.data.video_file import VideoWriter
 from objecthood.result_folder import ResultFolder
 from objecthood.visualize import attention_figure
 
@@ -34,8 +36,16 @@ class Animation:
         self.frames, self.milliseconds = frames, milliseconds
 
     def save(self, path: str | Path) -> Path:
-        """Write .webp (best), .png (exact) or .gif; ValueError where the name ends otherwise."""
-        return save_animation(self.frames, path, self.milliseconds)
+        """Write .webp (best), .png (exact), .gif, or a film, .mp4 (extra `video`; `ImageError` without it).
+
+        ValueError where the name ends otherwise.
+        """
+        if Path(path).suffix.lower() != ".mp4":
+            return save_animation(self.frames, path, self.milliseconds)
+        with VideoWriter(path, self.frames[0].size[::-1], Fraction(1000, self.milliseconds)) as film:
+            for frame in self.frames:
+                film.write(np.asarray(frame.convert("RGB")))
+        return Path(path)
 
     def _repr_html_(self) -> str:
         content = io.BytesIO()
@@ -112,7 +122,7 @@ class Result:
     def animate(self, path: str | Path | None = None, *, hold: int = 6, between: int = 5) -> Animation:
         """Where each slot looks, iteration after iteration; shown in notebooks, written to `path` if given.
 
-        `path` ends in .gif, .webp or .png; `hold` and `between` are numbers of frames, 10 a second.
+        `path` ends in .gif, .webp, .png or .mp4; `hold` and `between` are numbers of frames, 10 a second.
         """
         frames = attention_frames(self.image, self.attention, hold=hold, between=between)
         animation = Animation(frames)

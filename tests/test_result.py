@@ -18,10 +18,11 @@ import objecthood as oh
 from objecthood.cli import main
 from objecthood.data.images import ImageError, read_image
 from objecthood.data.randomness import several_starts
+from objecthood.data.video_file import VideoFile
 from objecthood.predict import stream
 from objecthood.predicted_masks import PredictedMasks
 from objecthood.predicted_objects import PredictedObjects
-from objecthood.result import Result
+from objecthood.result import Animation, Result
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,17 @@ def test_figures(seen, tmp_path):
     assert len(animation.frames) == 5 * 6 + 4 * 5 + 6 and "animation" not in seen.files
     assert seen.animate(tmp_path / "seen.webp").frames and seen.files.pop("animation").stat().st_size > 1000
     assert animation._repr_html_().startswith('<img alt="attention')
+
+
+@pytest.mark.parametrize("size", [(20, 10), (21, 10)])
+def test_an_animation_becomes_a_film(tmp_path, size):
+    pytest.importorskip("av", reason="needs the extra [video]")
+    colors = [(0, 60, 200), (230, 120, 0), (0, 140, 60)]
+    animation = Animation([Image.new("RGB", size, color) for color in colors], milliseconds=40)
+    film = VideoFile(animation.save(tmp_path / "moving.mp4"))
+    assert (film.size, film.rate) == (size[::-1], 25)
+    for frame, color in zip(film, colors, strict=True):
+        assert np.abs(frame.astype(int) - color).max() < 16
 
 
 def test_saved_alone_as_by_predict(tmp_path):
