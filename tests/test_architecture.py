@@ -4,9 +4,12 @@ import ast
 import re
 import subprocess
 import sys
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import objecthood
 
@@ -226,3 +229,22 @@ def test_files_hold_nothing_forbidden(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("eval", "exec", "__import__"), f"{path}:{node.lineno} runs text"
+
+
+def test_few_packages_come_with_it():
+    """All that `pip install objecthood` brings, at any depth, beside torch and what it brings."""
+    brought = needed_by("objecthood") - needed_by("torch") - {"torch", "numpy"}
+    assert {"safetensors", "wadler-lindig"} <= brought, "direct ones, and those that others need"
+    assert len(brought) <= 15, sorted(brought)
+
+
+def needed_by(package: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [package]
+    while waiting:
+        for requirement in map(Requirement, requires(waiting.pop()) or []):
+            name = canonicalize_name(requirement.name)
+            if name not in found and (not requirement.marker or requirement.marker.evaluate({"extra": ""})):
+                found.add(name)
+                waiting.append(name)
+    return found
