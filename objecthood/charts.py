@@ -28,6 +28,7 @@ MAX_COLUMNS = 200  # more points than this are summed up by column: mean as line
 
 Number = int | float  # steps are whole, and JSON may hold a value as either
 Point = tuple[Number, Number]
+Place = Callable[[Number], float]
 
 
 def line_chart(points: Sequence[Point], *, name: str, logarithmic: bool = False) -> str:
@@ -162,16 +163,14 @@ def short_number(value: Number) -> str:
     return f"{value / 1e3:.4g}k" if 1e4 <= size < math.inf else f"{value:.4g}"
 
 
-def _scale(
-    low: Number, high: Number, start: Number, stop: Number, warp: Callable
-) -> Callable[[Number], float]:
+def _scale(low: Number, high: Number, start: Number, stop: Number, warp: Place) -> Place:
     """The map from a value in low..high to its place in start..stop; a single value lies in the middle."""
     if warp(high) == warp(low):
         return lambda value: (start + stop) / 2
     return lambda value: start + (stop - start) * (warp(value) - warp(low)) / (warp(high) - warp(low))
 
 
-def _axes(ticks_x: list[float], ticks_y: list[float], place_x: Callable, place_y: Callable) -> list[str]:
+def _axes(ticks_x: list[float], ticks_y: list[float], place_x: Place, place_y: Place) -> list[str]:
     parts = []
     for tick in ticks_y:
         y = place_y(tick)
@@ -188,7 +187,7 @@ def _axes(ticks_x: list[float], ticks_y: list[float], place_x: Callable, place_y
     return parts
 
 
-def _curve(points: Sequence[Point], place_x: Callable, place_y: Callable) -> list[str]:
+def _curve(points: Sequence[Point], place_x: Place, place_y: Place) -> list[str]:
     columns = _columns(points)
     at = [(place_x(step), place_y(low), place_y(mean), place_y(high)) for step, low, mean, high in columns]
     parts = []

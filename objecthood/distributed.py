@@ -119,8 +119,10 @@ def meeting_place() -> dict[str, Any]:
     ports of those that died, hence a part of it for each start; nothing for the first one."""
     if not restarted():
         return {}
-    store, rank, count = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    store, rank, count = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    store = dist.PrefixStore(  # type: ignore[attr-defined]
+        f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store
+    )
     return {"store": store, "rank": rank, "world_size": count}
 
 

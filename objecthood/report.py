@@ -15,6 +15,8 @@ from typing import Any
 
 from objecthood.charts import Number, line_chart, short_number
 
+Record = dict[str, Any]  # what a JSON file, or a line of one, says
+
 # Names of the field for the keys of metrics.jsonl; other keys are shown with spaces for underscores.
 TITLES = {
     "fg_ari": "FG-ARI",
@@ -95,7 +97,7 @@ def write_report(run_folder: Path) -> Path:
     return page
 
 
-def _read_object(path: Path) -> dict:
+def _read_object(path: Path) -> Record:
     """A JSON object, or {} where the file is missing, torn or something else."""
     try:
         value = json.loads(path.read_bytes())
@@ -104,7 +106,7 @@ def _read_object(path: Path) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def _read_lines(path: Path) -> list[dict]:
+def _read_lines(path: Path) -> list[Record]:
     """One JSON object a line, in order of step; lines that are none are passed over."""
     records = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
@@ -125,7 +127,7 @@ def _is_finite(value: Any) -> bool:
     return _is_number(value) and math.isfinite(value)
 
 
-def _scores(record: Mapping) -> dict[str, Number]:
+def _scores(record: Mapping[str, Any]) -> dict[str, Number]:
     return {key: value for key, value in record.items() if _is_number(value) and key not in NOT_SCORES}
 
 
@@ -150,7 +152,7 @@ def _page(title: str, sections: Iterable[str]) -> str:
     )
 
 
-def _head(title: str, recipe: dict, result: dict, evaluated: list[dict], records: list[dict]) -> str:
+def _head(title: str, recipe: Record, result: Record, evaluated: list[Record], records: list[Record]) -> str:
     """Title, description, the scores as tiles, and the verdict: final or not, how long, by which rules."""
     given = result.get("scores")
     final = _scores(given) if isinstance(given, dict) else {}
@@ -172,7 +174,9 @@ def _head(title: str, recipe: dict, result: dict, evaluated: list[dict], records
     return f"<header>{''.join(parts)}</header>"
 
 
-def _verdict(final: bool, scores: dict, result: dict, evaluated: list[dict], records: list[dict]) -> str:
+def _verdict(
+    final: bool, scores: Record, result: Record, evaluated: list[Record], records: list[Record]
+) -> str:
     """For example: "Final scores: FG-ARI 0.9951, MSE 0.0004. 50000 steps in 1 h 23 min."."""
     listed = ", ".join(f"{_title(key)} {short_number(value)}" for key, value in scores.items())
     if final:
@@ -188,7 +192,7 @@ def _verdict(final: bool, scores: dict, result: dict, evaluated: list[dict], rec
     return words
 
 
-def _curves(trained: list[dict], evaluated: list[dict]) -> str:
+def _curves(trained: list[Record], evaluated: list[Record]) -> str:
     names = dict.fromkeys(key for record in evaluated for key in _scores(record))
     main = [_chart(trained, "loss", logarithmic=True), *(_chart(evaluated, name) for name in names)]
     further = "".join(_chart(trained, name) for name in FURTHER_CURVES)
@@ -199,7 +203,7 @@ def _curves(trained: list[dict], evaluated: list[dict]) -> str:
     return f"<section>{shown}{more if further else ''}</section>"
 
 
-def _chart(records: list[dict], key: str, *, logarithmic: bool = False) -> str:
+def _chart(records: list[Record], key: str, *, logarithmic: bool = False) -> str:
     points = [(record["step"], record[key]) for record in records if _is_number(record.get(key))]
     drawing = line_chart(points, name=_title(key), logarithmic=logarithmic)
     scale = ' <span class="soft">logarithmic</span>' if logarithmic else ""
@@ -221,7 +225,7 @@ def _pictures(run_folder: Path) -> str:
     return f"<section><h2>Pictures</h2>{''.join(figures)}</section>" if figures else ""
 
 
-def _table(heading: str, values: Mapping) -> str:
+def _table(heading: str, values: Mapping[str, Any]) -> str:
     """Names and values as they stand in the file, text without its quotation marks."""
     rows = [
         f"<tr><th>{escape(str(key))}</th>"

@@ -32,7 +32,7 @@ def encode(mask: Bool[np.ndarray, "height width"]) -> dict[str, list[int] | str]
     return {"size": [height, width], "counts": _write_runs(runs)}
 
 
-def decode(rle: Mapping) -> Bool[np.ndarray, "height width"]:
+def decode(rle: Mapping[str, Any]) -> Bool[np.ndarray, "height width"]:
     """The mask of `{"size": [height, width], "counts": ...}`.
 
     `counts` is COCO's compressed text (str or bytes), or a plain list of run lengths.
@@ -114,7 +114,7 @@ def _read_plain_runs(counts: Any) -> np.ndarray:
     return np.array(counts, dtype=np.int64)
 
 
-def _read_size(rle: Mapping) -> tuple[int, int]:
+def _read_size(rle: Mapping[str, Any]) -> tuple[int, int]:
     size = rle.get("size") if isinstance(rle, Mapping) else None
     if not isinstance(size, Sequence) or len(size) != 2 or any(type(s) is not int or s < 0 for s in size):
         raise ValueError(f"run-length mask: `size` must be [height, width], got {size!r:.60}")

@@ -92,7 +92,7 @@ def take_steps(
 
     torch.manual_seed(recipe.seed)
     model = recipe.build_model().to(place)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     optimizers = recipe.build_optimizers(model)
     average = AveragedModel(model, multi_avg_fn=averaging(recipe.average))
     both = nn.ModuleList([model, average])

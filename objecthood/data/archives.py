@@ -25,7 +25,7 @@ class ArchiveError(ValueError):
     """What is no archive, or holds what it must not. One line, without the name of the file."""
 
 
-def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """All arrays of an .npz file, by name.
 
     Raises:

@@ -61,7 +61,7 @@ class Clevr:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         resolution: int = 128,
         split: str = "train",
         *,

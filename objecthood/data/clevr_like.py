@@ -58,7 +58,7 @@ class Packed(NamedTuple):
 
 
 def render_dataset(
-    out: str | os.PathLike,
+    out: str | os.PathLike[str],
     count: int,
     objects: tuple[int, int] = (3, 6),
     seed: int = 0,
@@ -153,7 +153,7 @@ class ClevrLike:
 
     def __init__(
         self,
-        path: str | os.PathLike = SAMPLES,
+        path: str | os.PathLike[str] = SAMPLES,
         split: str = "test",
         resolution: int | None = None,
         objects: tuple[int, int] = (MIN_OBJECTS, MAX_OBJECTS),

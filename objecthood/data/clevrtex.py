@@ -62,7 +62,7 @@ class ClevrTex:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         resolution: int = 128,
         split: str = "train",
         *,

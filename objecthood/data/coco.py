@@ -61,8 +61,8 @@ class Coco:
 
     def __init__(
         self,
-        images: str | os.PathLike,
-        annotations: str | os.PathLike,
+        images: str | os.PathLike[str],
+        annotations: str | os.PathLike[str],
         resolution: int = 224,
         *,
         labels: Labels = "instance",

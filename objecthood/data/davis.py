@@ -32,7 +32,7 @@ class Davis2016:
         ImageError: the folder is not laid out like DAVIS.
     """
 
-    def __init__(self, path: str | os.PathLike, resolution: str = "480p"):
+    def __init__(self, path: str | os.PathLike[str], resolution: str = "480p"):
         self.images, self.annotations = (
             Path(path) / kind / resolution for kind in ("JPEGImages", "Annotations")
         )

@@ -62,7 +62,7 @@ class Folder:
     endless = False
 
     def __init__(
-        self, path: str | os.PathLike, resolution: int, split: str = "train", *, skip_bad: bool = False
+        self, path: str | os.PathLike[str], resolution: int, split: str = "train", *, skip_bad: bool = False
     ):
         if split not in SPLITS:
             raise ValueError(f"`split` (={split!r}) must be one of {', '.join(SPLITS)}")

@@ -39,7 +39,7 @@ class FrameFolder:
         [2, 10]
     """
 
-    def __init__(self, path: str | os.PathLike, rate: Fraction = RATE):
+    def __init__(self, path: str | os.PathLike[str], rate: Fraction = RATE):
         self.path, self.rate = Path(path), rate
         if not self.path.is_dir():
             raise ImageError(f"{str(path)!r}: is not a folder; name a folder of frames")

@@ -25,7 +25,7 @@ WARM_UP = 10
 """Frames that are dropped before a camera's picture is taken: exposure settles."""
 
 
-def is_video(path: str | os.PathLike) -> bool:
+def is_video(path: str | os.PathLike[str]) -> bool:
     """Whether a name is that of a video.
 
     >>> is_video("clip.MP4"), is_video("clip.png")
@@ -35,7 +35,7 @@ def is_video(path: str | os.PathLike) -> bool:
 
 
 def read_frames(
-    path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS
+    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS
 ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
     """All frames of a video's first track in order, as 8-bit RGB, turned upright as a player shows them.
 
@@ -46,7 +46,7 @@ def read_frames(
         yield from decode(container, repr(os.fsdecode(path)), max_pixels)
 
 
-def count_frames(path: str | os.PathLike) -> int:
+def count_frames(path: str | os.PathLike[str]) -> int:
     """How many frames the file says it has; 0 where it does not say. Raises as `read_frames`."""
     with open_video(path) as container:
         return container.streams.video[0].frames if container.streams.video else 0
@@ -71,7 +71,7 @@ def read_camera(index: int = 0) -> UInt8[np.ndarray, "height width 3"]:
     raise ImageError(f"{name}: gave no picture; is it used by another program?")
 
 
-def open_video(path: str | os.PathLike) -> Any:
+def open_video(path: str | os.PathLike[str]) -> Any:
     """An open container; only files, and only formats that hold their own frames."""
     av, name = import_av(), repr(os.fsdecode(path))
     if not Path(path).is_file():

@@ -78,7 +78,7 @@ class Readable(Protocol):
 
 
 def read_image(
-    source: str | os.PathLike | bytes | Readable, *, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str] | bytes | Readable, *, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Read one picture as 8-bit sRGB, the way a picture viewer shows it.
 
@@ -171,7 +171,7 @@ def resize_image(
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _name_of(source: str | os.PathLike | bytes | Readable) -> str:
+def _name_of(source: str | os.PathLike[str] | bytes | Readable) -> str:
     """Name a source within one line: `repr` keeps letters of any script and escapes line breaks."""
     if isinstance(source, bytes):
         return f"picture of {len(source)} bytes"
@@ -190,7 +190,7 @@ def _too_large(name: str, size: str, max_pixels: int) -> ImageError:
     )
 
 
-def _open_stream(source: str | os.PathLike | bytes | Readable, name: str) -> _Stream:
+def _open_stream(source: str | os.PathLike[str] | bytes | Readable, name: str) -> _Stream:
     """Open a source as a seekable stream of known, allowed length; the caller closes it."""
     try:
         if isinstance(source, str | os.PathLike):

@@ -61,7 +61,13 @@ class MotionFields:
     endless = False
 
     def __init__(
-        self, path: str | os.PathLike, split: str, *, fold: int = 0, num_folds: int = 3, resolution: int = 64
+        self,
+        path: str | os.PathLike[str],
+        split: str,
+        *,
+        fold: int = 0,
+        num_folds: int = 3,
+        resolution: int = 64,
     ):
         davis = Davis2016(path)
         if not 0 <= fold < num_folds <= len(davis.sequences):

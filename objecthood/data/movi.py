@@ -36,7 +36,7 @@ class Movi:
         RecordError: no file, a damaged record, or one without a feature of MOVi's.
     """
 
-    def __init__(self, paths: str | os.PathLike, *, with_flow: bool = False):
+    def __init__(self, paths: str | os.PathLike[str], *, with_flow: bool = False):
         name = os.fspath(paths)
         pattern = os.path.join(glob.escape(name), "*.tfrecord*") if os.path.isdir(name) else name
         self.files = sorted(glob.glob(pattern)) or ([name] if os.path.isfile(name) else [])

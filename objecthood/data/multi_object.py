@@ -87,7 +87,9 @@ class RawScenes(Iterator[RawScene]):
         records: the container: `number` and `offset` of the last record, `share` of the file read, `skipped`.
     """
 
-    def __init__(self, path: str | os.PathLike, *, skip_bad: bool = False, merge_background: bool = False):
+    def __init__(
+        self, path: str | os.PathLike[str], *, skip_bad: bool = False, merge_background: bool = False
+    ):
         self.records = Records(path, skip_bad=skip_bad)
         self.merge_background = merge_background
         self.variant: Variant | None = None
@@ -156,7 +158,7 @@ class Scenes(Iterator[Scene]):
         return self.raw.skipped
 
 
-def read(path: str | os.PathLike, *, skip_bad: bool = False, merge_background: bool = False) -> Scenes:
+def read(path: str | os.PathLike[str], *, skip_bad: bool = False, merge_background: bool = False) -> Scenes:
     """The scenes of a published file in order, one in memory at a time.
 
     Args:

@@ -50,8 +50,8 @@ class PackError(ValueError):
 
 
 def convert(
-    path: str | os.PathLike,
-    out: str | os.PathLike,
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     crop: bool = False,
     resolution: int | None = None,
@@ -138,7 +138,7 @@ class Packed:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         split: str = "train",
         *,
         resolution: int | None = None,
@@ -292,7 +292,7 @@ def _prepare(scene: RawScene, crop: bool, resolution: int | None) -> dict[str, n
     return rows if scene.properties is None else rows | {"properties": scene.properties}
 
 
-def _sha256(path: str | os.PathLike) -> str:
+def _sha256(path: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(2**20):
@@ -326,7 +326,7 @@ def _map_arrays(path: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
             problem = " ".join(str(error).split())
             raise PackError(f"'{file}': cannot be read ({problem}); convert again") from error
         found = (arrays[name].dtype, arrays[name].ndim)
-        if found != kind:
+        if found != (np.dtype(kind[0]), kind[1]):
             raise PackError(f"'{file}': holds {found[0]} with {found[1]} axes; convert again")
         if len(arrays[name]) != manifest["num_scenes"]:
             count = len(arrays[name])

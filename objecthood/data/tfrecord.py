@@ -58,7 +58,7 @@ class Records(Iterator[bytes]):
         [b'hi']
     """
 
-    def __init__(self, path: str | os.PathLike, *, skip_bad: bool = False):
+    def __init__(self, path: str | os.PathLike[str], *, skip_bad: bool = False):
         self.name = repr(os.fspath(path))
         self.skip_bad = skip_bad
         self.number, self.offset = -1, 0
@@ -151,7 +151,7 @@ class _StreamError(Exception):
 class _Stream:
     """The bytes of a file, decompressed where it is compressed, with no more in memory than asked for."""
 
-    def __init__(self, path: str | os.PathLike, name: str):
+    def __init__(self, path: str | os.PathLike[str], name: str):
         try:
             self._size = os.stat(path).st_size
             start = _first_bytes(path)
@@ -220,14 +220,14 @@ class _Stream:
         return False
 
 
-def _first_bytes(path: str | os.PathLike) -> bytes:
+def _first_bytes(path: str | os.PathLike[str]) -> bytes:
     if not os.path.isfile(path):  # a pipe would block, a folder has no bytes
         raise ValueError("not a regular file")
     with open(path, "rb") as file:
         return file.read(12)
 
 
-def _chunks(path: str | os.PathLike) -> Generator[bytes, None, None]:
+def _chunks(path: str | os.PathLike[str]) -> Generator[bytes, None, None]:
     """The file piece by piece; it is closed at its end, or when nobody asks any more."""
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):

@@ -34,7 +34,7 @@ class VideoFile:
         ImageError: no such file, no video in it, frames too large, PyAV not installed; while reading: damage.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         with open_video(path) as container:
             first = next(decode(container, self._name, MAX_PIXELS))
@@ -68,7 +68,7 @@ class VideoWriter:
         rate: frames per second.
     """
 
-    def __init__(self, path: str | os.PathLike, size: tuple[int, int], rate: Fraction):
+    def __init__(self, path: str | os.PathLike[str], size: tuple[int, int], rate: Fraction):
         av = import_av()
         self._container = av.open(os.fspath(path), "w", format="mp4")
         height, width = size

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import anyio
 import uvicorn
@@ -56,7 +57,7 @@ def build_app(shown: list[Shown], hosts: tuple[str, ...] = ("127.0.0.1", "localh
 class Api:
     """A question that is read, waits its turn, is answered and sent, all within one place of the queue."""
 
-    def __init__(self, works: dict[str, Work], queue: Queue, answer: Callable):
+    def __init__(self, works: dict[str, Work], queue: Queue, answer: Callable[..., Any]):
         self.works, self.queue, self.answer = works, queue, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -146,7 +147,7 @@ async def _still_there(request: Request) -> None:
 def _stream(content: bytes) -> Response:
     """Sent piece by piece, so that a slow reader holds one piece back, not all."""
 
-    async def pieces():  # type: ignore[no-untyped-def]
+    async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(content), _CHUNK):
             yield content[start : start + _CHUNK]
 
@@ -154,7 +155,7 @@ def _stream(content: bytes) -> Response:
     return StreamingResponse(pieces(), media_type="application/octet-stream", headers=headers)
 
 
-def _file(name: str, content: bytes) -> Callable:
+def _file(name: str, content: bytes) -> Callable[[Request], Awaitable[Response]]:
     media_type = TYPES[name[name.rindex(".") :]]
 
     async def send_file(request: Request) -> Response:

@@ -138,14 +138,14 @@ def _(queries: Any, keys: Any, values: Any, attention: Any, *_: Any) -> Any:
     return tuple(tensor.new_empty(tensor.shape) for tensor in (queries, keys, values, attention))
 
 
-def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     queries, keys, values, bias, ctx.epsilon = inputs
     ctx.save_for_backward(queries, keys, values, *output)
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, updates: Tensor | None, attention: Tensor | None, mass: None) -> tuple:
+def _backward(ctx: Any, updates: Tensor | None, attention: Tensor | None, mass: None) -> tuple[Any, ...]:
     queries, keys, values, *(updates_before, attention_before, masses) = ctx.saved_tensors
     slope = torch.zeros_like(updates_before) if updates is None else updates / masses[..., None]
     level = (slope * updates_before).sum(dim=-1)

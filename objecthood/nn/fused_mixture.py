@@ -104,7 +104,7 @@ def _(appearance: Any, masks: Any, *_: Any) -> Any:
     return appearance.new_empty(appearance.shape), masks.new_empty(masks.shape)
 
 
-def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     ctx.save_for_backward(inputs[0], output[1])
     ctx.logits_dtype = inputs[1].dtype
     ctx.set_materialize_grads(False)

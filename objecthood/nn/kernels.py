@@ -49,7 +49,7 @@ def fuse(model: nn.Module, on: bool = True) -> nn.Module:
     return model
 
 
-def load_triton() -> tuple[Any, Callable[[Callable], Any]]:
+def load_triton() -> tuple[Any, Callable[[Callable[..., Any]], Any]]:
     """Triton's language and its compiler; ValueError where it is not installed."""
     try:
         import triton
