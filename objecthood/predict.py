@@ -24,7 +24,7 @@ from objecthood.data.randomness import several_starts
 from objecthood.models import SlotAutoencoder
 from objecthood.models.autoencoder import Discovery
 from objecthood.models.set_predictor import SetPrediction, SetPredictor
-from objecthood.nn import GaussianSlots
+from objecthood.nn import GaussianSlots, unite_grounds
 from objecthood.predicted_masks import CUTOUTS, PredictedMasks
 from objecthood.predicted_objects import PredictedObjects
 from objecthood.result import Result, check_extras
@@ -44,6 +44,7 @@ def predict(
     iterations: int | None = None,
     num_slots: int | None = None,
     starts: int | None = None,
+    one_ground: bool = False,
     batch_size: int = 16,
     skip_bad: bool = False,
     animate: bool = True,
@@ -74,6 +75,8 @@ def predict(
         iterations, num_slots: the model's own unless given; at least 1, slots at most 256.
         starts: how often slots begin anew, from other noise; kept is what paints the picture best. The
             model's own unless given: 1 in most, and no other where slots begin the same every time.
+        one_ground: whether slots that reach across the picture are united, as one ground of several colours
+            (`nn.unite_grounds`); of discovery models.
         batch_size: pictures that go through the model at once.
         skip_bad: go on after a picture that cannot be read; its result carries the `error`.
         animate: whether to write animations, which take most of the time.
@@ -105,6 +108,7 @@ def predict(
             iterations=iterations,
             num_slots=num_slots,
             starts=starts,
+            one_ground=one_ground,
             batch_size=batch_size,
             skip_bad=skip_bad,
             animate=animate,
@@ -122,6 +126,7 @@ def stream(
     iterations: int | None = None,
     num_slots: int | None = None,
     starts: int | None = None,
+    one_ground: bool = False,
     batch_size: int = 16,
     skip_bad: bool = False,
     animate: bool = True,
@@ -147,6 +152,7 @@ def stream(
         model.grouping.iterations if iterations is None else iterations,
         model.num_slots if num_slots is None else num_slots,
         model.starts if starts is None else starts,
+        one_ground,
     )
     _check_range("num_slots", how.num_slots, MAX_SLOTS)
     _check_range("iterations", how.iterations)
@@ -156,6 +162,8 @@ def stream(
             f"`starts` (={how.starts}) must be 1 here: the slots of these weights begin the same every time; "
             "leave it away"
         )
+    if one_ground and not isinstance(model, SlotAutoencoder):
+        raise ValueError("`one_ground` (=True) unites masks, and these weights give none; leave it away")
     _check_range("batch_size", batch_size)
     check_extras(also, kind_of_results(model).extras)
     folder = None if out is None else ResultFolder(out)
@@ -181,6 +189,7 @@ class _Looks(NamedTuple):
     iterations: int
     num_slots: int
     starts: int
+    one_ground: bool
 
 
 def starts_differ(model: SlotAutoencoder | SetPredictor) -> bool:
@@ -237,6 +246,9 @@ def _look(
     noise = several_starts(same, how.starts, how.num_slots, model.slot_dim).to(device)
     with torch.no_grad():
         answer: Discovery | SetPrediction = model.best_start(images, noise, how.num_slots, how.iterations)
+    if how.one_ground and isinstance(answer, Discovery):
+        masks, appearance = unite_grounds(answer.masks, answer.appearance)
+        answer = answer._replace(masks=masks, appearance=appearance)
     parts = {name: values.float().cpu() for name, values in answer._asdict().items()}
     images = images.cpu()
     strange = familiarity.strangeness(images, parts)

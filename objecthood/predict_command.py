@@ -35,6 +35,8 @@ class PredictOptions:
     """Number of slots; that of the weights unless named."""
     starts: int | None = None
     """How often slots begin anew; what paints the picture best is kept. That of the weights unless named."""
+    one_ground: bool = False
+    """Unite slots that reach across the whole picture, as one ground of several colours."""
     skip_bad: bool = False
     """Go on after a picture that cannot be read."""
     animation: bool = True
@@ -134,6 +136,7 @@ def _predict_with_progress(model: Model, options: PredictOptions, also: list[str
             iterations=options.iterations,
             num_slots=options.slots,
             starts=options.starts,
+            one_ground=options.one_ground,
             skip_bad=options.skip_bad,
             animate=options.animation,
             also=also,

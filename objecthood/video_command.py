@@ -18,6 +18,8 @@ def predict_videos(model: Model, options: PredictOptions) -> int:
 
     if options.starts is not None:
         raise UsageError("--starts begins pictures anew, not videos, where slots go on; leave it away")
+    if options.one_ground:
+        raise UsageError("--one-ground unites slots of pictures, not of videos; leave it away")
     if not sees_video(model):
         print("weights of a picture model: every frame is taken for itself, slots may change objects")
     for path in options.pictures:

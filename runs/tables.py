@@ -243,7 +243,8 @@ def other_scenes() -> str:
     """Weights times kinds of scenes: scores, and what is wrong; means over seeds."""
     rows: dict[tuple[str, str], list[dict]] = {}
     for row in read("clevr-like-scenes.json")["rows"]:
-        rows.setdefault((row["weights"], row["scenes"]), []).append(row)
+        scenes = row["scenes"] + (", ground united" if row["one_ground"] else "")
+        rows.setdefault((row["weights"], scenes), []).append(row)
     cells = []
     for (weights, scenes), several in rows.items():
         mean = {

@@ -3,6 +3,7 @@
 from objecthood.nn.decoders import PatchDecoder, SpatialBroadcastDecoder
 from objecthood.nn.dynamics import ResidualPredictor, TransformerPredictor
 from objecthood.nn.encoders import ConvEncoder
+from objecthood.nn.grounds import unite_grounds
 from objecthood.nn.grouping import ClipModel, Grouping, GroupingModel
 from objecthood.nn.initial_slots import ConditionedSlots, GaussianSlots, LearnedSlots
 from objecthood.nn.matching import assign
@@ -29,4 +30,5 @@ __all__ = [
     "SpatialBroadcastDecoder",
     "TransformerPredictor",
     "assign",
+    "unite_grounds",
 ]
