@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from test_pictures import write_video
 
 import objecthood as oh
 from objecthood.cli import main
@@ -82,3 +83,14 @@ def test_where_it_means_nothing_it_is_refused(tmp_path, capsys):
         oh.predict("set-clevr", one_ground=True)
     assert main(["predict", "--weights", "set-clevr", "--one-ground", "--out", str(tmp_path / "out")]) != 0
     assert "`one_ground`" in capsys.readouterr().err
+
+
+def test_videos_are_refused(tmp_path, capsys):
+    clip = tmp_path / "clip.mp4"
+    write_video(clip)
+    assert (
+        main(["predict", str(clip), "--weights", "sprites", "--one-ground", "--out", str(tmp_path / "o")])
+        == 2
+    )
+    assert "--one-ground unites slots of pictures, not of videos" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "o").exists()
