@@ -94,7 +94,8 @@ def save_animation(frames: Sequence[Image.Image], path: str | Path, milliseconds
     suffix = path.suffix.lower()
     if suffix not in options:
         raise ValueError(
-            f"cannot write an animation as {path.name!r}: the name must end in .gif, .webp or .png"
+            f"cannot write an animation as {path.name!r}: the name must end in .gif, .webp or .png, "
+            "or, for `Animation.save`, in .mp4"
         )
     if suffix == ".gif":
         frames = _with_one_palette(frames)

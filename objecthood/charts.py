@@ -28,7 +28,7 @@ MAX_COLUMNS = 200  # more points than this are summed up by column: mean as line
 
 Number = int | float  # steps are whole, and JSON may hold a value as either
 Point = tuple[Number, Number]
-Place = Callable[[Number], float]
+Place = Callable[[Number], float]  # from a value to where it lies along an axis
 
 
 def line_chart(points: Sequence[Point], *, name: str, logarithmic: bool = False) -> str:

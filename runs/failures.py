@@ -42,9 +42,8 @@ class GaussianStart(GuidedDiscovery):
 
 def case(task: type[GuidedDiscovery] = GuidedDiscovery, **changes) -> GuidedDiscovery:
     """The recipe `sprites` on coloured backgrounds with these changes."""
-    fields = oh.RECIPES["sprites"].to_dict() | {"background": "coloured", "seed": 0} | changes
+    fields = dataclasses.asdict(oh.RECIPES["sprites"]) | {"background": "coloured", "seed": 0} | changes
     fields |= {"evaluate_every": fields["steps"], "test_scenes": SCENES, "expected": ""}
-    del fields["task"]
     return task(**fields)
 
 

@@ -82,9 +82,7 @@ def evaluate_more(
 
     model.grouping.initial_slots.num_slots, before = num_slots, model.num_slots
     try:
-        fields = recipe.to_dict()
-        fields.pop("task")
-        return oh.evaluate(model, Other(**fields))
+        return oh.evaluate(model, Other(**dataclasses.asdict(recipe)))
     finally:
         model.grouping.initial_slots.num_slots = before
 

@@ -162,9 +162,7 @@ def on_device(recipe: Any, device: torch.device) -> Any:
             return read[split]
 
     Kept.__name__ = type(recipe).__name__  # as the run folder and the weights name it
-    fields = recipe.to_dict()
-    fields.pop("task")
-    return Kept(**fields)
+    return Kept(**dataclasses.asdict(recipe))
 
 
 STAGES: dict[str, Callable[[Settings], dict[str, Any] | None]] = {

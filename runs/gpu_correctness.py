@@ -37,7 +37,7 @@ def gradient(model: nn.Module) -> Tensor:
 
 
 def model_rows(device: torch.device) -> Iterator[dict[str, Any]]:
-    """Outputs and gradients of every recipe's model, with float32 products (tf32 is off by default)."""
+    """Outputs and gradients of the models of `MODELS`, with float32 products (tf32 is off by default)."""
     for name, tolerances in MODELS.items():
         recipe = oh.RECIPES[name]
         torch.manual_seed(0)

@@ -193,8 +193,7 @@ KEPT: list[tuple[Tensor, Tensor, Tensor, float]] = []
 
 def learning() -> None:
     """Reconstruction and segmentation of four scenes while a model learns."""
-    fields = oh.RECIPES["sprites"].to_dict() | {"background": "coloured", "seed": 1, "expected": ""}
-    del fields["task"]
+    fields = dataclasses.asdict(oh.RECIPES["sprites"]) | {"background": "coloured", "seed": 1, "expected": ""}
     every = 25
     recipe = Watched(
         **fields | {"steps": 400, "evaluate_every": every, "validation_scenes": 4, "test_scenes": 4}

@@ -77,9 +77,7 @@ def looking_once(recipe: Discovery, united: bool, seen: dict[tuple[int, ...], An
             masks, appearance = unite_grounds(scene.masks, scene.appearance)
             return scene._replace(masks=masks, appearance=appearance)
 
-    fields = recipe.to_dict()
-    del fields["task"]
-    return LookingOnce(**fields)
+    return LookingOnce(**dataclasses.asdict(recipe))
 
 
 if __name__ == "__main__":
