@@ -266,12 +266,16 @@ def _print_scores(title: str, scores: dict[str, float], protocol: str) -> None:
     """A table of scores, and how they were taken."""
     from rich.table import Table
 
-    from objecthood.report import TITLES
+    from objecthood.score_names import by_restarts
+    from objecthood.score_names import title as title_of
 
+    rows = by_restarts(scores)
     table = Table(box=None, pad_edge=False)
-    for name in scores:
-        table.add_column(TITLES.get(name, name), justify="right")
-    table.add_row(*(f"{value:.4f}" for value in scores.values()))
+    table.add_column("")
+    for name in next(iter(rows.values())):
+        table.add_column(title_of(name), justify="right")
+    for row, values in rows.items():
+        table.add_row(row if len(rows) > 1 else "", *(f"{value:.4f}" for value in values.values()))
     plain = console()
     plain.print(title, soft_wrap=True)
     plain.print(table)

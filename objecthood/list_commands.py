@@ -133,7 +133,7 @@ def _list_weights() -> None:
     from rich.table import Table
 
     from objecthood.hub import PRETRAINED
-    from objecthood.model_card import TITLES
+    from objecthood.score_names import title
 
     table = Table(box=None, pad_edge=False)
     for heading in ("weights", "recipe", "seed", "scores on test scenes", "licence", "bytes"):
@@ -141,7 +141,7 @@ def _list_weights() -> None:
             heading, justify="right" if heading in ("seed", "bytes") else "left", overflow="fold"
         )
     for name, one in PRETRAINED.items():
-        scores = ", ".join(f"{TITLES.get(key, key)} {value:.3f}" for key, value in one.scores.items())
+        scores = ", ".join(f"{title(key)} {value:.3f}" for key, value in one.scores.items())
         facts = one.facts
         table.add_row(name, facts["recipe"], str(facts["seed"]), scores, one.licence, f"{facts['bytes']:,}")
     console().print(table)

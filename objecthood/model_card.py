@@ -10,15 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-TITLES = {
-    "fg_ari": "foreground ARI",
-    "ari": "ARI",
-    "mbo": "mean best overlap",
-    "miou": "mean IoU",
-    "mse": "squared error",
-    "ap": "average precision",
-    **{f"ap_{distance}": f"AP within {distance}" for distance in ("1", "0.5", "0.25", "0.125")},
-}
+from objecthood.score_names import by_restarts, title
+
 REQUIRED = (
     "licence",
     "data",
@@ -79,7 +72,7 @@ def _head(name: str, facts: Mapping[str, Any]) -> str:
     """YAML that the Hub reads; texts as JSON strings, which YAML understands."""
     kind = "image-segmentation" if "fg_ari" in facts["scores"] else "object-detection"
     metrics = [
-        f"          - type: {score}\n            name: {json.dumps(TITLES.get(score, score))}\n"
+        f"          - type: {score}\n            name: {json.dumps(title(score))}\n"
         f"            value: {value:.4f}"
         for score, value in facts["scores"].items()
     ]
@@ -112,11 +105,12 @@ def _use(load: str) -> str:
 
 
 def _scores(facts: Mapping[str, Any]) -> str:
-    names = list(facts["scores"])
+    by_row = by_restarts(facts["scores"])
+    names = list(next(iter(by_row.values())))
     rows = [
-        [TITLES.get(name, name) for name in names],
-        ["---:"] * len(names),
-        [f"{facts['scores'][name]:.3f}" for name in names],
+        ["", *(title(name) for name in names)],
+        ["---", *["---:"] * len(names)],
+        *([row, *(f"{scores[name]:.3f}" for name in names)] for row, scores in by_row.items()),
     ]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     taken = f"Seed {facts['seed']}; {facts['protocol']}."
@@ -128,7 +122,7 @@ def _seeds(facts: Mapping[str, Any]) -> str:
     validation = facts.get("validation")
     if validation:
         each = ", ".join(f"seed {seed}: {score:.3f}" for seed, score in validation["seeds"].items())
-        lines.append(f"{TITLES.get(validation['score'], validation['score'])} on validation scenes: {each}.")
+        lines.append(f"{title(validation['score'])} on validation scenes: {each}.")
     tests = facts.get("test_by_seed")
     if tests and len(tests) > 1:
         each = ", ".join(f"seed {seed}: {score:.3f}" for seed, score in tests.items())

@@ -14,17 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from objecthood.charts import Number, line_chart, short_number
+from objecthood.score_names import title as title_of
 
 Record = dict[str, Any]  # what a JSON file, or a line of one, says
 
-# Names of the field for the keys of metrics.jsonl; other keys are shown with spaces for underscores.
-TITLES = {
-    "fg_ari": "FG-ARI",
-    "ari": "ARI",
-    "mbo": "mBO",
-    "miou": "mIoU",
-    "mse": "MSE",
-}
 NOT_SCORES = {"kind", "step", "seconds", "cpu_seconds"}
 FURTHER_CURVES = ("learning_rate", "gradient_norm", "images_per_second")
 PICTURE_TYPES = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp"}
@@ -131,10 +124,6 @@ def _scores(record: Mapping[str, Any]) -> dict[str, Number]:
     return {key: value for key, value in record.items() if _is_number(value) and key not in NOT_SCORES}
 
 
-def _title(key: str) -> str:
-    return TITLES.get(key, key.replace("_", " "))
-
-
 def _duration(seconds: Number) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -161,8 +150,8 @@ def _head(title: str, recipe: Record, result: Record, evaluated: list[Record], r
     if recipe.get("description"):
         parts.append(f"<p>{escape(str(recipe['description']))}</p>")
     tiles = [
-        f'<div class="tile"><span class="soft">{escape(_title(key))}</span><b>{short_number(value)}</b></div>'
-        for key, value in scores.items()
+        f'<div class="tile"><span class="soft">{title}</span><b>{short_number(value)}</b></div>'
+        for title, value in ((escape(title_of(key)), value) for key, value in scores.items())
     ]
     if tiles:
         parts.append(f'<div class="tiles">{"".join(tiles)}</div>')
@@ -178,7 +167,7 @@ def _verdict(
     final: bool, scores: Record, result: Record, evaluated: list[Record], records: list[Record]
 ) -> str:
     """For example: "Final scores: FG-ARI 0.9951, MSE 0.0004. 50000 steps in 1 h 23 min."."""
-    listed = ", ".join(f"{_title(key)} {short_number(value)}" for key, value in scores.items())
+    listed = ", ".join(f"{title_of(key)} {short_number(value)}" for key, value in scores.items())
     if final:
         words = f"Final scores: {listed}."
     elif listed:
@@ -205,9 +194,9 @@ def _curves(trained: list[Record], evaluated: list[Record]) -> str:
 
 def _chart(records: list[Record], key: str, *, logarithmic: bool = False) -> str:
     points = [(record["step"], record[key]) for record in records if _is_number(record.get(key))]
-    drawing = line_chart(points, name=_title(key), logarithmic=logarithmic)
+    drawing = line_chart(points, name=title_of(key), logarithmic=logarithmic)
     scale = ' <span class="soft">logarithmic</span>' if logarithmic else ""
-    return f'<figure class="chart">{escape(_title(key))}{scale}{drawing}</figure>' if drawing else ""
+    return f'<figure class="chart">{escape(title_of(key))}{scale}{drawing}</figure>' if drawing else ""
 
 
 def _pictures(run_folder: Path) -> str:

@@ -202,11 +202,11 @@ def print_table(title: str, rows: list[dict[str, Any]]) -> None:
     """The summary as a table."""
     from rich.table import Table
 
-    from objecthood.report import TITLES
+    from objecthood.score_names import title as title_of
 
     table = Table(box=None, pad_edge=False)
     names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
-    for column in ("setting", "seeds", "failed", *(TITLES.get(name, name) for name in names), "CPU s"):
+    for column in ("setting", "seeds", "failed", *map(title_of, names), "CPU s"):
         table.add_column(column, justify="left" if column == "setting" else "right")
     for row in rows:
         scores = [in_words(row["scores"][name], 3) if name in row["scores"] else "-" for name in names]

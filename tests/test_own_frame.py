@@ -173,7 +173,7 @@ def test_starts_are_the_recipes(name):
     recipe = replace(RECIPES[name], starts=3, test_iterations=2)
     slots = recipe.num_slots
     model = recipe.prepare_for_test(recipe.build_model())
-    assert model.starts == 3 and "of 3 starts the one whose slots paint the picture best" in recipe.protocol
+    assert model.starts == 3 and "of 3 restarts the one of lowest reconstruction error" in recipe.protocol
     images, indices = recipe.dataset("validation")[range(6)]["image"], np.arange(6)
     with torch.no_grad():
         found = [replace(recipe, starts=starts).discover(model, images, torch.arange(6)) for starts in (1, 3)]

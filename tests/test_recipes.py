@@ -12,9 +12,10 @@ from torch import nn
 
 import objecthood as oh
 from objecthood.data.clevr_like import ClevrLike
+from objecthood.data.sprites import Sprites
 from objecthood.nn import ConvEncoder, GaussianSlots, SpatialBroadcastDecoder
 from objecthood.nn.priors import grow_repulsion
-from objecthood.recipes import RECIPES, TASKS, Discovery, from_dict, from_file
+from objecthood.recipes import RECIPES, TASKS, Discovery, PaperClevr, from_dict, from_file
 from objecthood.recipes.base import Recipe
 
 ALL = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -61,7 +62,7 @@ def test_two_builds_from_one_seed_are_equal():
 
 @pytest.mark.parametrize("recipe", PAPER.values(), ids=PAPER)
 def test_recipes_of_the_paper_hold_nothing_else(recipe):
-    assert type(recipe) is Discovery
+    assert type(recipe) in (Discovery, PaperClevr)
     model = recipe.build_model()
     attention = model.grouping.slot_attention
     assert attention.prior is None and attention.gradient == "full" and attention.iterations == 3
@@ -86,6 +87,38 @@ def test_sizes_of_the_paper():
     assert {name: (recipe.resolution, recipe.num_slots) for name, recipe in PAPER.items()} == wanted
     count = sum(parameter.numel() for parameter in RECIPES["clevr6-paper"].build_model().parameters())
     assert abs(count - 890_000) < 1000  # 0.890 million, spec 1.3
+
+
+def test_the_papers_clevr_model_is_the_same_at_any_resolution(unchecked):
+    """A recipe at 64 pixels must not silently build the small model of 32 channels."""
+    large, small = (replace(RECIPES["clevr6-paper"], resolution=side).build_model() for side in (128, 64))
+    shapes = [{name: value.shape for name, value in m.state_dict().items()} for m in (large, small)]
+    assert shapes[0] == shapes[1] and sum(p.numel() for p in small.parameters()) == 890_308
+    assert small(torch.rand(1, 3, 64, 64)).masks.shape == (1, 7, 64, 64)
+    with pytest.raises(ValueError, match=r"`resolution` \(=72\) must be a multiple of 16"):
+        replace(RECIPES["clevr6-paper"], resolution=72).build_model()
+
+
+def test_one_restart_is_scored_first_and_the_best_beside_it():
+    recipe = replace(RECIPES["sprites"], starts=3, test_iterations=2)
+    model, indices = recipe.prepare_for_test(recipe.build_model()), torch.arange(6)
+    scenes = recipe.dataset("test")[indices.numpy()]
+    with torch.no_grad():
+        scores = recipe.scores(model, scenes, indices)
+        alone = replace(recipe, starts=1).scores(model, scenes, indices)
+    assert set(scores) == set(alone) | {f"{name}_best_of_3" for name in alone}
+    assert all(torch.equal(scores[name], alone[name]) for name in alone)
+    assert (scores["mse_best_of_3"] <= scores["mse"]).all()
+    assert (scores["mse_best_of_3"] < scores["mse"]).any()
+
+
+def test_generated_test_scenes_are_those_that_guided_no_choice():
+    """Some settings were once chosen on the first test scenes; scores leave these out."""
+    recipe = RECIPES["sprites"]
+    scored, made = recipe.dataset("test")[range(2)], Sprites("test", 0)[range(1000, 1002)]
+    assert torch.equal(scored["image"], made["image"]) and torch.equal(scored["masks"], made["masks"])
+    early = recipe.dataset("validation")[range(2)]["image"]
+    assert torch.equal(early, Sprites("validation", 0)[range(2)]["image"])
 
 
 @pytest.mark.parametrize("name", [name for name, recipe in DISCOVERY.items() if recipe.resolution <= 64])
@@ -124,7 +157,7 @@ def test_scores_of_a_perfect_scene_are_perfect():
             return type("Scene", (), {"reconstruction": images, "masks": masks})
 
     class Unchecked(type(recipe)):
-        def discover(self, model, images, indices):
+        def discover(self, model, images, indices, starts):
             noise = torch.zeros(3, 4, 8)
             return model(images, iterations=self.test_iterations, noise=noise)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from objecthood.data.clevr import Clevr
 from objecthood.data.clevr_like import ClevrLike
@@ -12,7 +14,7 @@ from objecthood.data.clevrtex import ClevrTex
 from objecthood.data.coco import Coco
 from objecthood.data.folder import Folder
 from objecthood.data.multi_object_packed import Packed
-from objecthood.data.scene import Dataset
+from objecthood.data.scene import Dataset, Scenes
 from objecthood.data.sprites import Background, Sprites
 from objecthood.data.tetrominoes import Tetrominoes
 
@@ -40,9 +42,29 @@ def open_dataset(data: str, source: Source) -> Dataset:
     return READ_FROM_FILES[data](source)
 
 
+class Untouched:
+    """The test scenes from `FIRST_TEST_SCENE` on: some settings were once chosen on those before."""
+
+    endless = True
+
+    def __init__(self, scenes: Dataset):
+        self.scenes = scenes
+
+    def __len__(self) -> int:
+        return len(self.scenes) - FIRST_TEST_SCENE
+
+    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+        return self.scenes[np.asarray(indices) + FIRST_TEST_SCENE]
+
+
+def _generated(make: Callable[[Source], Dataset]) -> Callable[[Source], Dataset]:
+    return lambda source: Untouched(make(source)) if source.split == "test" else make(source)
+
+
+FIRST_TEST_SCENE = 1000
 MADE_HERE: dict[str, Callable[[Source], Dataset]] = {
-    "tetrominoes": lambda s: Tetrominoes(s.split, s.seed),
-    "sprites": lambda s: Sprites(s.split, s.seed, s.background, s.resolution),
+    "tetrominoes": _generated(lambda s: Tetrominoes(s.split, s.seed)),
+    "sprites": _generated(lambda s: Sprites(s.split, s.seed, s.background, s.resolution)),
 }
 READ_FROM_FILES: dict[str, Callable[[Source], Dataset]] = {
     "folder": lambda s: Folder(s.path, s.resolution, s.split, skip_bad=True),

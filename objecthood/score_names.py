@@ -1,0 +1,44 @@
+"""Names of scores for people, and scores arranged by the restarts they took."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+TITLES = {
+    "fg_ari": "FG-ARI",
+    "ari": "ARI",
+    "mbo": "mBO",
+    "miou": "mIoU",
+    "mse": "MSE",
+    "ap": "AP",
+    **{f"ap_{distance}": f"AP within {distance}" for distance in ("1", "0.5", "0.25", "0.125")},
+}
+_BEST = re.compile(r"(.+)_best_of_(\d+)")
+
+
+def title(name: str) -> str:
+    """The field's name of a score, or its key with spaces.
+
+    >>> title("fg_ari"), title("fg_ari_best_of_8"), title("video_fg_ari")
+    ('FG-ARI', 'FG-ARI, best of 8', 'video fg ari')
+    """
+    best = _BEST.fullmatch(name)
+    if best:
+        return f"{title(best[1])}, best of {best[2]}"
+    return TITLES.get(name, name.replace("_", " "))
+
+
+def by_restarts(scores: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Scores in rows: of one restart, then of the best of several where there are such.
+
+    >>> by_restarts({"ari": 0.8, "ari_best_of_8": 0.9})
+    {'one restart': {'ari': 0.8}, 'best of 8': {'ari': 0.9}}
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for name, value in scores.items():
+        best = _BEST.fullmatch(name)
+        row, short = (f"best of {best[2]}", best[1]) if best else ("one restart", name)
+        rows.setdefault(row, {})[short] = value
+    return rows
