@@ -13,6 +13,7 @@ from torch import nn
 import objecthood as oh
 from objecthood.data.clevr_like import ClevrLike
 from objecthood.data.sprites import Sprites
+from objecthood.models import autoencoder
 from objecthood.nn import ConvEncoder, GaussianSlots, SpatialBroadcastDecoder
 from objecthood.nn.priors import grow_repulsion
 from objecthood.recipes import RECIPES, TASKS, Discovery, PaperClevr, from_dict, from_file
@@ -154,7 +155,8 @@ def test_scores_of_a_perfect_scene_are_perfect():
         def forward(self, images, iterations, noise):
             assert noise.shape == (3, 4, 8) and iterations == recipe.test_iterations
             masks = nn.functional.one_hot(scenes["masks"], 4).permute(0, 3, 1, 2).float()
-            return type("Scene", (), {"reconstruction": images, "masks": masks})
+            appearance, attention = images[:, None].expand(-1, 4, -1, -1, -1), masks[:, None]
+            return autoencoder.Discovery(images, appearance, masks, noise, attention)
 
     class Unchecked(type(recipe)):
         def discover(self, model, images, indices, starts):
