@@ -33,6 +33,7 @@ VIDEO, CONTRAST = "moving-sprites", "moving-sprites-contrast"
 ROWS: dict[str, tuple[str, dict]] = {
     "reconstruction": (VIDEO, SPRITES),
     "nearest": (CONTRAST, QUICK),
+    "same-model-reconstruction": (CONTRAST, QUICK | {"contrast": "reconstruction"}),
     "set": (CONTRAST, QUICK | SET),
     "single": (CONTRAST, QUICK | SINGLE),
     "reconstruction-slots": (VIDEO, SPRITES | {"slot_contrast": 0.01}),

@@ -23,7 +23,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from objecthood.nn import ClipModel, CompactPrior, ConvEncoder, ResidualPredictor, SoftKMeans
+from objecthood.nn import (
+    ClipModel,
+    CompactPrior,
+    ConvEncoder,
+    PatchDecoder,
+    ResidualPredictor,
+    SoftKMeans,
+)
 from objecthood.nn.decoders import enlarge
 from objecthood.nn.encoders import check_pictures
 from objecthood.nn.matching_motion import Sight
@@ -53,6 +60,8 @@ class SetContrast(ClipModel):
         resolution: side of the square frames, in pixels.
         later_iterations: of slot attention where slots are handed on, in every frame but the first.
         sees: "frame", or "motion" found by matching.
+        decoder: of slots and their attention to an image, for training by reconstruction in place of
+            contrast: the control of a comparison in which only the loss differs.
 
     Example:
         >>> model = moving_sprites(num_slots=4, resolution=32)
@@ -72,9 +81,11 @@ class SetContrast(ClipModel):
         resolution: int,
         later_iterations: int = 2,
         sees: Sight = "frame",
+        decoder: PatchDecoder | None = None,
     ):
         super().__init__(encoder, grouping, later_iterations, sees)
         self.transition, self.embed, self.resolution = transition, embed, resolution
+        self.decoder = decoder
 
     def forward(
         self,
@@ -128,6 +139,14 @@ class SetContrast(ClipModel):
         slots, _, attention = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*found, strict=True))
         return slots, attention
 
+    def reconstruct(self, scene: ContrastScene) -> Float[Tensor, "batch time 3 height width"]:
+        """What `decoder` makes of slots and attention, in [0, 1] units (not clamped)."""
+        assert self.decoder is not None, "this model was built without a decoder"
+        decoded = self.decoder(scene.slots.flatten(0, 1), scene.attention.flatten(0, 1))
+        masks = decoded.mask_logits.float().softmax(dim=1)
+        image = (masks[:, :, None] * decoded.appearance.float()).sum(dim=1)
+        return (0.5 + 0.5 * image).unflatten(0, scene.slots.shape[:2])
+
     def said(self, slots: Float[Tensor, "*batch slots slot_dim"]) -> Float[Tensor, "*batch slots dim"]:
         """What each slot gives to its set: vectors of length 1, in 32 bits."""
         return F.normalize(self.embed(slots).float(), dim=-1)
@@ -141,19 +160,24 @@ def moving_sprites(
     rehome: bool = True,
     later_iterations: int = 2,
     sees: Sight = "frame",
+    reconstruction: bool = False,
 ) -> SetContrast:
-    """Features of 3 x 3 pixels, means of them with the prior of `video.moving_sprites`, each slot followed
-    alone."""
+    """Features of 3 x 3 pixels, means of them with the spatial bias of `video.moving_sprites`, each slot
+    predicted alone; with `reconstruction` a decoder in place of what is contrasted."""
     if resolution % 4 or resolution < 8:
         raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")
     grid = (resolution // 2, resolution // 2)
     prior = CompactPrior(grid, compactness, repulsion, rehome) if compactness or repulsion else None
+    embed = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128))
     return SetContrast(
         ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=(3, 1), places=False),
         SoftKMeans(num_slots, grid, 64, 64, prior=prior),
-        ResidualPredictor(64),
-        nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128)),
+        nn.Identity() if reconstruction else ResidualPredictor(64),
+        nn.Identity() if reconstruction else embed,
         resolution,
         later_iterations,
         sees,
+        PatchDecoder(64, grid=resolution // 4, patch=4, channels=48, depth=2, kernel=1, attention_guided=True)
+        if reconstruction
+        else None,
     )

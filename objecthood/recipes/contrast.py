@@ -31,6 +31,7 @@ CONTRASTS = {
     "set": losses.set_contrast,
     "single": losses.single_slot_contrast,
 }
+RECONSTRUCTION = "reconstruction"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Contrast(OnClips):
 
     contrast: str = "nearest"
     """What is contrasted: sets of slots, by each one's "nearest" in the other or by their mean ("set"), or
-    each "single" slot."""
+    each "single" slot; or "reconstruction", the control: the same model learns by decoding its frames."""
     temperature: float = 0.03
     lag: int = 4
     """Frames from the one seen to the one that it must tell."""
@@ -53,8 +54,9 @@ class Contrast(OnClips):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.contrast not in CONTRASTS:
-            raise ValueError(f"`contrast` (={self.contrast!r}) must be one of {', '.join(CONTRASTS)}")
+        known = [*CONTRASTS, RECONSTRUCTION]
+        if self.contrast not in known:
+            raise ValueError(f"`contrast` (={self.contrast!r}) must be one of {', '.join(known)}")
         if not self.temperature > 0:
             raise ValueError(f"`temperature` (={self.temperature}) must be above 0")
 
@@ -67,6 +69,7 @@ class Contrast(OnClips):
             True,
             self.later_iterations,
             self.sees,
+            self.contrast == RECONSTRUCTION,
         )
 
     @property
@@ -74,7 +77,10 @@ class Contrast(OnClips):
         return self.lag + 1 + (self.sees == "motion")
 
     def loss(self, model: SetContrast, scenes: Scenes, step: int) -> Tensor:
-        scene = model.group(self.pair(model, scenes["image"]))
+        seen = self.pair(model, scenes["image"])
+        scene = model.group(seen)
+        if self.contrast == RECONSTRUCTION:
+            return 4 * (model.reconstruct(scene) - seen).square().mean()
         said, found = model.said(scene.predicted[:, 0]), model.said(scene.slots[:, 1])
         return CONTRASTS[self.contrast](said, found, self.temperature)
 
