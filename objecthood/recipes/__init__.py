@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from objecthood.recipes.ablations import Ablation, clevr6_ablation
 from objecthood.recipes.base import Recipe
 from objecthood.recipes.contrast import Contrast, camouflage_contrast, moving_sprites_contrast
 from objecthood.recipes.discovery import (
@@ -44,6 +45,7 @@ RECIPES: dict[str, Recipe] = {
         sprites_paper,
         clevr6_like,
         clevr6_paper,
+        clevr6_ablation,
         set_clevr_like,
         set_clevr10_paper,
         moving_sprites,
@@ -65,12 +67,14 @@ TASKS: dict[str, type[Recipe]] = {
         Video,
         MotionGrouping,
         Contrast,
+        Ablation,
     )
 }
 
 __all__ = [
     "RECIPES",
     "TASKS",
+    "Ablation",
     "Contrast",
     "Discovery",
     "FastSetPrediction",
