@@ -62,7 +62,7 @@ class Ablation(Discovery):
     slots: Literal["learned", "gaussian"] = "learned"
     """Initial slots: learned queries with bi-level gradient, or the paper's Gaussian with the full one."""
     coarse_steps: int = 0
-    """Steps at the beginning that see images at half the resolution, at about a sixth of the cost."""
+    """Steps at the beginning that see images at half the resolution, at less than half the cost."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
