@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from objecthood.models import SlotAutoencoder
 from objecthood.models.set_predictor import SetPredictor
-from objecthood.nn import LearnedSlots
+from objecthood.nn import LearnedSlots, SlotAttention
 from objecthood.nn.views import symmetric
 
 
@@ -79,12 +79,19 @@ class Step(nn.Module):
     """One iteration: slots before to slots after, the attention in it, what to add to the next logits, and
     the slots that are painted.
 
-    These are the slots after it, told, where the model has a `reading`, what they hold.
+    These are the slots after it, told, where the model has a `reading`, what they hold. Raises ValueError for
+    a model with `SlotMLP`, which has no iterations.
     """
 
     def __init__(self, model: SlotAutoencoder | SetPredictor):
         super().__init__()
-        self.slot_attention, self.grid = model.grouping.slot_attention, feature_grid(model)
+        group = model.grouping.slot_attention
+        if not isinstance(group, SlotAttention):
+            raise ValueError(
+                f"`model` groups by {type(group).__name__}, which has no iterations to take apart; use a "
+                "model with SlotAttention"
+            )
+        self.slot_attention, self.grid = group, feature_grid(model)
         self.reading = model.reading if isinstance(model, SlotAutoencoder) else None
 
     def forward(

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import ablations_page
 import contrast_page
 import reliability_page
 import speed_page
@@ -68,7 +69,8 @@ def by_recipe() -> dict[str, list[dict]]:
     runs: dict[str, list[dict]] = {}
     for file in sorted((ROOT / "results").glob("*-seed*.json")):
         result = json.loads(file.read_text())
-        if "fg_ari" in result["scores"]:  # set prediction has its own page, docs/set-prediction.md
+        # Set prediction and ablations have their own pages, docs/set-prediction.md and docs/ablations.md.
+        if "fg_ari" in result["scores"] and not file.stem.startswith("ablation-"):
             runs.setdefault(file.stem.rsplit("-seed", 1)[0], []).append(result)
     return runs
 
@@ -333,6 +335,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "speed.md": speed_page.blocks(),
     ROOT / "docs" / "demo.md": {"costs": browser},
     ROOT / "docs" / "contrast.md": {"found": contrast_page.found, "known": contrast_page.known},
+    ROOT / "docs" / "ablations.md": {"ablations": ablations_page.ablations},
     ROOT / "docs" / "reliability.md": reliability_page.blocks(),
     ROOT / "docs" / "video.md": {
         "generated": video_page.generated,

@@ -10,6 +10,7 @@ from objecthood.nn.matching import assign
 from objecthood.nn.positions import PositionEmbedding
 from objecthood.nn.priors import CompactPrior
 from objecthood.nn.slot_attention import SlotAttention, SlotAttentionOutput
+from objecthood.nn.slot_mlp import SlotMLP
 from objecthood.nn.soft_kmeans import SoftKMeans
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ResidualPredictor",
     "SlotAttention",
     "SlotAttentionOutput",
+    "SlotMLP",
     "SoftKMeans",
     "SpatialBroadcastDecoder",
     "TransformerPredictor",

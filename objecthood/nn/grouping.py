@@ -10,6 +10,7 @@ from objecthood.nn.encoders import ConvEncoder
 from objecthood.nn.initial_slots import GaussianSlots, LearnedSlots
 from objecthood.nn.matching_motion import Sight, look
 from objecthood.nn.slot_attention import SlotAttention, SlotAttentionOutput
+from objecthood.nn.slot_mlp import SlotMLP
 from objecthood.nn.soft_kmeans import SoftKMeans
 
 
@@ -18,7 +19,7 @@ class Grouping(nn.Module):
 
     Args:
         initial_slots: `GaussianSlots` or `LearnedSlots`.
-        slot_attention: the competition.
+        slot_attention: the competition, or `SlotMLP` in its place.
 
     Example:
         >>> import torch
@@ -28,9 +29,9 @@ class Grouping(nn.Module):
     """
 
     initial_slots: GaussianSlots | LearnedSlots
-    slot_attention: SlotAttention
+    slot_attention: SlotAttention | SlotMLP
 
-    def __init__(self, initial_slots: GaussianSlots | LearnedSlots, slot_attention: SlotAttention):
+    def __init__(self, initial_slots: GaussianSlots | LearnedSlots, slot_attention: SlotAttention | SlotMLP):
         super().__init__()
         self.initial_slots, self.slot_attention = initial_slots, slot_attention
 

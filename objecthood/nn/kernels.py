@@ -30,7 +30,9 @@ def fuse(model: nn.Module, on: bool = True) -> nn.Module:
     """Let what can run fused in `model` run fused, or no longer with `on=False`; returns `model`.
 
     This concerns `SlotAttention`, in calls without `mask`, and the mixture of `SlotAutoencoder`. A fused
-    model runs on CUDA devices only. Raises ValueError where Triton is missing.
+    model runs on CUDA devices only. The kernel computes a softmax over slots and a weighted mean;
+    `SlotAttention` with another `competition` or `aggregation` stays unfused. Raises ValueError where Triton
+    is missing.
 
     Example:
         >>> from objecthood.models import autoencoder
@@ -44,7 +46,7 @@ def fuse(model: nn.Module, on: bool = True) -> nn.Module:
         load_triton()
     for module in model.modules():
         for name, function in (("attend", attend), ("mix", mix)):
-            if hasattr(module, name):
+            if hasattr(module, name) and getattr(module, "can_fuse", True):
                 setattr(module, name, function if on else None)
     return model
 

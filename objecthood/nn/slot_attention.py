@@ -29,6 +29,8 @@ against its output. Where other public versions differ from the paper, and what 
 | returned attention           | none, or the last iteration's                    | every iteration's    |
 
 Differences from the paper: none by default. `gradient` and `prior` are later ideas, off unless asked for.
+`update`, `mlp`, `normalize_inputs`, `normalize_slots`, `competition` and `aggregation` each take one part of
+the paper's method away, for ablations (docs/ablations.md).
 """
 
 from __future__ import annotations
@@ -43,6 +45,9 @@ from torch import Tensor, nn
 from objecthood.nn.initialization import glorot
 
 Gradient = Literal["full", "implicit", "bilevel"]
+Update = Literal["gru", "replace"]
+Competition = Literal["slots", "inputs"]
+Aggregation = Literal["mean", "sum"]
 
 
 class SlotAttentionOutput(NamedTuple):
@@ -50,7 +55,8 @@ class SlotAttentionOutput(NamedTuple):
 
     slots: Float[Tensor, "batch slots slot_dim"]
     attention: Float[Tensor, "batch iterations slots inputs"]
-    """Softmax over slots of every iteration (before renormalisation over inputs); 0 at padded inputs."""
+    """Softmax over slots of every iteration (before renormalisation over inputs); 0 at padded inputs. With
+    `competition="inputs"` it is the softmax over inputs."""
 
 
 class SlotAttention(nn.Module):
@@ -72,6 +78,16 @@ class SlotAttention(nn.Module):
             own logits, and not at its end for the next: fewer iterations are needed.
         epsilon: added to the attention before the weighted mean (reference: 1e-8).
         norm_epsilon: of the three layer norms (reference, Keras' default: 1e-3).
+        update: "gru" (the paper), or "replace": the updates become the slots, without a residual connection.
+        mlp: whether the residual MLP and its layer norm follow the update (paper: yes).
+        normalize_inputs: whether inputs pass a layer norm, once (paper: yes).
+        normalize_slots: whether slots pass a layer norm before the queries (paper: yes).
+        competition: axis of the softmax: over "slots" (the paper), or over "inputs", as in common
+            cross-attention; a `prior` needs the former.
+        aggregation: of the values: "mean" weighted by the attention (the paper), or their weighted "sum",
+            without `epsilon`.
+
+    Raises ValueError where one of these is not an allowed value, or `prior` meets softmax over inputs.
 
     Example:
         >>> import torch
@@ -95,27 +111,45 @@ class SlotAttention(nn.Module):
         early_prior: bool = False,
         epsilon: float = 1e-8,
         norm_epsilon: float = 1e-3,
+        update: Update = "gru",
+        mlp: bool = True,
+        normalize_inputs: bool = True,
+        normalize_slots: bool = True,
+        competition: Competition = "slots",
+        aggregation: Aggregation = "mean",
     ):
         super().__init__()
-        if gradient not in get_args(Gradient):
-            raise ValueError(f"`gradient` (={gradient!r}) must be one of {', '.join(get_args(Gradient))}")
+        for name, value, allowed in (
+            ("gradient", gradient, get_args(Gradient)),
+            ("update", update, get_args(Update)),
+            ("competition", competition, get_args(Competition)),
+            ("aggregation", aggregation, get_args(Aggregation)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(allowed)}")
+        if prior is not None and competition != "slots":
+            raise ValueError(
+                f"`competition` (={competition!r}) must be 'slots' where there is a `prior`, which reads a "
+                "softmax over slots; leave out one of the two"
+            )
         self.input_dim, self.slot_dim = input_dim, slot_dim
         self.iterations, self.gradient, self.prior, self.epsilon = iterations, gradient, prior, epsilon
-        self.early_prior = early_prior
+        self.early_prior, self.competition, self.aggregation = early_prior, competition, aggregation
+        self.can_fuse = (competition, aggregation) == ("slots", "mean")  # what the fused kernel computes
         self.attend: Callable[..., tuple[Tensor, Tensor]] | None = None  # set by `nn.kernels.fuse`
-        self.norm_inputs = nn.LayerNorm(input_dim, eps=norm_epsilon)
-        self.norm_slots = nn.LayerNorm(slot_dim, eps=norm_epsilon)
-        self.norm_mlp = nn.LayerNorm(slot_dim, eps=norm_epsilon)
+        self.norm_inputs = nn.LayerNorm(input_dim, eps=norm_epsilon) if normalize_inputs else nn.Identity()
+        self.norm_slots = nn.LayerNorm(slot_dim, eps=norm_epsilon) if normalize_slots else nn.Identity()
+        self.norm_mlp = nn.LayerNorm(slot_dim, eps=norm_epsilon) if mlp else None
         self.project_q = glorot(nn.Linear(slot_dim, slot_dim, bias=False))
         self.project_k = glorot(nn.Linear(input_dim, slot_dim, bias=False))
         self.project_v = glorot(nn.Linear(input_dim, slot_dim, bias=False))
-        self.gru = nn.GRUCell(slot_dim, slot_dim)
-        nn.init.xavier_uniform_(self.gru.weight_ih)
-        nn.init.orthogonal_(self.gru.weight_hh)
-        nn.init.zeros_(self.gru.bias_ih)
-        nn.init.zeros_(self.gru.bias_hh)
-        self.mlp = nn.Sequential(
-            glorot(nn.Linear(slot_dim, hidden_dim)), nn.ReLU(), glorot(nn.Linear(hidden_dim, slot_dim))
+        self.gru = keras_gru(slot_dim) if update == "gru" else None
+        self.mlp = (
+            nn.Sequential(
+                glorot(nn.Linear(slot_dim, hidden_dim)), nn.ReLU(), glorot(nn.Linear(hidden_dim, slot_dim))
+            )
+            if mlp
+            else None
         )
 
     def forward(
@@ -172,17 +206,45 @@ class SlotAttention(nn.Module):
         in it."""
         queries = self.queries(slots)
         if self.attend is not None and mask is None:
-            means, attention = self.attend(queries, inputs, inputs, bias, self.epsilon)
+            gathered, attention = self.attend(queries, inputs, inputs, bias, self.epsilon)
         else:
             logits = queries @ inputs.transpose(1, 2)
-            attention = (logits if bias is None else logits + bias).softmax(dim=1)
-            weights = attention + self.epsilon
+            attention = self.compete(logits if bias is None else logits + bias, mask)
+            gathered = self.aggregate(attention, inputs, mask)
+        updates = self.project_v(gathered)
+        if self.gru is None:
+            slots = updates
+        else:
+            slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
+        if self.mlp is not None:
+            assert self.norm_mlp is not None  # the two come together
+            slots = slots + self.mlp(self.norm_mlp(slots))
+        return slots, attention
+
+    def compete(
+        self, logits: Float[Tensor, "batch slots inputs"], mask: Bool[Tensor, "batch inputs"] | None = None
+    ) -> Float[Tensor, "batch slots inputs"]:
+        """The softmax of `logits`, over slots or over inputs; 0 at padded inputs."""
+        if self.competition == "inputs":
             if mask is not None:
-                attention, weights = attention * mask[:, None], weights * mask[:, None]
-            means = (weights @ inputs) / weights.sum(dim=-1, keepdim=True)
-        updates = self.project_v(means)
-        slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
-        return slots + self.mlp(self.norm_mlp(slots)), attention
+                logits = logits.masked_fill(~mask[:, None], -torch.inf)
+            return logits.softmax(dim=-1)
+        attention = logits.softmax(dim=1)
+        return attention if mask is None else attention * mask[:, None]
+
+    def aggregate(
+        self,
+        attention: Float[Tensor, "batch slots inputs"],
+        inputs: Float[Tensor, "batch inputs input_dim"],
+        mask: Bool[Tensor, "batch inputs"] | None = None,
+    ) -> Float[Tensor, "batch slots input_dim"]:
+        """The mean or the sum of `inputs`, weighted by `attention`."""
+        if self.aggregation == "sum":
+            return attention @ inputs
+        weights = attention + self.epsilon
+        if mask is not None:
+            weights = weights * mask[:, None]
+        return (weights @ inputs) / weights.sum(dim=-1, keepdim=True)
 
     def queries(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, "batch slots input_dim"]:
         """What slots look for among normalised inputs, already divided by the square root of `slot_dim`."""
@@ -221,7 +283,7 @@ class SlotAttention(nn.Module):
                 f"SlotAttention needs tensors and a whole number of iterations; got {', '.join(kinds)}. Make "
                 "arrays tensors with torch.as_tensor"
             )
-        weights = self.norm_inputs.weight.dtype
+        weights = self.project_q.weight.dtype
         unlike = torch.float64 in {inputs.dtype, slots.dtype} - {weights}
         if unlike or not (inputs.is_floating_point() and slots.is_floating_point()):
             raise ValueError(
@@ -252,3 +314,13 @@ class SlotAttention(nn.Module):
 def at_least_float32(tensor: Tensor) -> Tensor:
     """16-bit tensors as float32; float32 and float64 as they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def keras_gru(dim: int) -> nn.GRUCell:
+    """A GRU of input and state size `dim`, with the start values of Keras: Glorot, orthogonal and 0."""
+    gru = nn.GRUCell(dim, dim)
+    nn.init.xavier_uniform_(gru.weight_ih)
+    nn.init.orthogonal_(gru.weight_hh)
+    nn.init.zeros_(gru.bias_ih)
+    nn.init.zeros_(gru.bias_hh)
+    return gru

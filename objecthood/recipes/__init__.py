@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from objecthood.recipes.ablations import Ablation, clevr6_ablation
 from objecthood.recipes.base import Recipe
 from objecthood.recipes.contrast import Contrast, camouflage_contrast, moving_sprites_contrast
 from objecthood.recipes.discovery import (
@@ -45,6 +46,7 @@ RECIPES: dict[str, Recipe] = {
         sprites_paper,
         clevr6_like,
         clevr6_paper,
+        clevr6_ablation,
         set_clevr_like,
         set_clevr10_paper,
         moving_sprites,
@@ -67,12 +69,14 @@ TASKS: dict[str, type[Recipe]] = {
         Video,
         MotionGrouping,
         Contrast,
+        Ablation,
     )
 }
 
 __all__ = [
     "RECIPES",
     "TASKS",
+    "Ablation",
     "Contrast",
     "Discovery",
     "FastSetPrediction",

@@ -1,0 +1,101 @@
+"""Slots without attention: an MLP maps the pooled, flattened feature map to all slots at once.
+
+The "Slot MLP" baseline of Locatello et al., "Object-Centric Learning with Slot Attention", NeurIPS 2020
+(arXiv 2006.15055), section 4: an MLP takes the place of slot attention, feature maps are resized and
+flattened, and slots come out in a fixed order.
+
+Differences from the paper: the sizes are ours: features are averaged to 8 x 8, and one hidden layer has 256
+units. The layer norm of the inputs stays. The initial slots are added to the output: of learned slots, which
+are the same for every image, they are the bias of the last layer.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from objecthood.nn.initialization import glorot
+from objecthood.nn.slot_attention import SlotAttentionOutput, at_least_float32
+
+
+class SlotMLP(nn.Module):
+    """Map a grid of inputs to slots; called as `SlotAttention` is.
+
+    Args:
+        num_slots: number of slots, in every call.
+        grid: rows and columns of the inputs.
+        input_dim: size of an input vector.
+        slot_dim: size of a slot vector.
+        hidden_dim: width of the hidden layer.
+        pooled: side of the grid to which the inputs are averaged.
+        iterations: how often the returned attention is repeated; nothing is iterated.
+
+    Example:
+        >>> import torch
+        >>> from objecthood.nn import Grouping, LearnedSlots, SlotMLP
+        >>> mlp = SlotMLP(num_slots=7, grid=(32, 32), input_dim=64, slot_dim=64)
+        >>> slots, attention = Grouping(LearnedSlots(7, 64), mlp)(torch.randn(2, 1024, 64))
+        >>> slots.shape, attention.shape
+        (torch.Size([2, 7, 64]), torch.Size([2, 3, 7, 1024]))
+    """
+
+    prior = None
+    """No logits, so no bias of them."""
+
+    def __init__(
+        self,
+        num_slots: int,
+        grid: tuple[int, int],
+        input_dim: int,
+        slot_dim: int,
+        hidden_dim: int = 256,
+        pooled: int = 8,
+        iterations: int = 3,
+    ):
+        super().__init__()
+        self.num_slots, self.grid, self.pooled = num_slots, grid, pooled
+        self.input_dim, self.slot_dim, self.iterations = input_dim, slot_dim, iterations
+        self.norm_inputs = nn.LayerNorm(input_dim, eps=1e-3)
+        self.mlp = nn.Sequential(
+            glorot(nn.Linear(pooled * pooled * input_dim, hidden_dim)),
+            nn.ReLU(),
+            glorot(nn.Linear(hidden_dim, num_slots * slot_dim, bias=False)),
+        )
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "batch inputs input_dim"],
+        slots: Float[Tensor, "batch slots slot_dim"],
+        iterations: int | None = None,
+        mask: Bool[Tensor, "batch inputs"] | None = None,
+        before: Float[Tensor, "batch slots inputs"] | None = None,
+    ) -> SlotAttentionOutput:
+        """`slots` plus what the MLP makes of `inputs`; `before` is not used.
+
+        The attention is uniform, 1 / slots at every input of every iteration: no slot takes some inputs
+        rather than others, so only the decoder's masks tell objects apart.
+
+        Raises ValueError where the shapes are not those the MLP was built for, or a `mask` is given.
+        """
+        iterations = self.iterations if iterations is None else iterations
+        rows, columns = self.grid
+        if (
+            inputs.shape[1:] != (rows * columns, self.input_dim)
+            or slots.shape != (len(inputs), self.num_slots, self.slot_dim)
+            or iterations < 1
+            or mask is not None
+        ):
+            raise ValueError(
+                f"SlotMLP needs inputs [batch, {rows * columns}, {self.input_dim}] of its {rows} x {columns} "
+                f"grid, slots [batch, {self.num_slots}, {self.slot_dim}], iterations >= 1 and no mask; got "
+                f"inputs {list(inputs.shape)}, slots {list(slots.shape)}, iterations {iterations}, mask "
+                f"{None if mask is None else list(mask.shape)}. Build SlotMLP with these sizes, or use "
+                "SlotAttention"
+            )
+        maps = self.norm_inputs(inputs).transpose(1, 2).unflatten(2, self.grid)
+        output = self.mlp(F.adaptive_avg_pool2d(maps, self.pooled).flatten(1))
+        slots = at_least_float32(slots) + at_least_float32(output).view_as(slots)
+        uniform = slots.new_full((), 1 / self.num_slots)
+        shape = (len(inputs), iterations, self.num_slots, inputs.shape[1])
+        return SlotAttentionOutput(slots, uniform.expand(shape))

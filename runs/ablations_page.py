@@ -1,0 +1,59 @@
+"""The table of docs/ablations.md, from results/ablation-*.json; `runs/tables.py` writes it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = {
+    "paper": "as in the paper",
+    "no-gru": "no GRU",
+    "no-mlp": "no MLP",
+    "no-input-norm": "no layer norm of inputs",
+    "no-slot-norm": "no layer norm of slots",
+    "softmax-over-inputs": "softmax over inputs",
+    "weighted-sum": "weighted sum",
+    "no-positions": "encoder without positions",
+    "slot-mlp": "Slot MLP",
+}
+SCORES = {"fg_ari": "foreground ARI", "ari": "ARI", "mbo": "mean best overlap"}
+FLOORS = {
+    "components": "floor: components of one colour",
+    "kmeans": "floor: k-means",
+    "blocks": "floor: blocks",
+    "untrained": "floor: untrained model",
+}
+
+
+def ablations(results: Path = ROOT / "results") -> str:
+    """Every row that was trained, mean and sample deviation over its seeds, then the floors."""
+    head = ["", "seeds", *SCORES.values(), "MSE", "CPU s"]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for row, title in ROWS.items():
+        runs = [json.loads(file.read_text()) for file in sorted(results.glob(f"ablation-{row}-seed*.json"))]
+        if runs:
+            scores = [spread([run["scores"][key] for run in runs]) for key in SCORES]
+            error = spread([run["scores"]["mse"] for run in runs], digits=4)
+            cost = f"{statistics.median(run['cpu_seconds'] for run in runs):.0f}"
+            rows.append([title, str(len(runs)), *scores, error, cost])
+    return "".join("| " + " | ".join(row) + " |\n" for row in [*rows, *floors(results / "floors.json")])
+
+
+def floors(file: Path) -> list[list[str]]:
+    """Scores on the same scenes without training."""
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())["clevr6-like"]
+    return [
+        [title, "-", *(f"{found[floor][key]:.3f}" for key in SCORES), "-", "-"]
+        for floor, title in FLOORS.items()
+        if floor in found
+    ]
+
+
+def spread(values: list[float], digits: int = 3) -> str:
+    """Mean and sample standard deviation; of one value, that alone."""
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
