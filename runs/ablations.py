@@ -1,7 +1,7 @@
 """Train the rows of docs/ablations.md: results/ablation-ROW-seedS.json.
 
     python runs/ablations.py --data-path FOLDER                              # every row, seeds 0 to 4
-    python runs/ablations.py --data-path FOLDER --rows paper no-gru --seeds 0
+    python runs/ablations.py --data-path FOLDER --rows base no-gru --seeds 0
 
 FOLDER holds scenes of `objecthood data render clevr --objects 3-10`, splits "train", "validation" and "test".
 As with runs/seeds.py, a seed whose JSON exists is skipped, and a run that was stopped resumes from its
@@ -36,7 +36,7 @@ def recipe(row: str, seed: int, data_path: str) -> oh.recipes.Recipe:
     """The recipe of a row, with its seed and data."""
     return dataclasses.replace(
         oh.RECIPES["clevr6-ablation"],
-        ablation="none" if row == "paper" else row,
+        ablation="none" if row == "base" else row,
         seed=seed,
         data_path=data_path,
     )

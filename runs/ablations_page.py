@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = {
-    "paper": "as in the paper",
+    "base": "base: slot attention as in the paper",
     "no-gru": "no GRU",
     "no-mlp": "no MLP",
     "no-input-norm": "no layer norm of inputs",
@@ -16,13 +16,14 @@ ROWS = {
     "softmax-over-inputs": "softmax over inputs",
     "weighted-sum": "weighted sum",
     "no-positions": "encoder without positions",
+    "unconditioned-masks": "masks not conditioned on attention",
     "slot-mlp": "Slot MLP",
 }
-SCORES = {"fg_ari": "foreground ARI", "ari": "ARI", "mbo": "mean best overlap"}
+SCORES = {"fg_ari": "FG-ARI", "ari": "ARI", "mbo": "mBO"}
 FLOORS = {
-    "components": "floor: components of one colour",
-    "kmeans": "floor: k-means",
-    "blocks": "floor: blocks",
+    "components": "floor: colour components",
+    "kmeans": "floor: colour k-means",
+    "blocks": "floor: equal blocks",
     "untrained": "floor: untrained model",
 }
 
