@@ -145,3 +145,22 @@ def test_decoder_probe_gives_no_gradient_to_slots():
     torch.testing.assert_close(masks.sum(dim=1), torch.ones(2, 16, 16))
     picture.sum().backward()
     assert slots.grad is None
+
+
+def test_the_control_differs_in_nothing_but_its_loss():
+    """Encoder and grouping are those of the contrast model; only decoding its frames teaches them."""
+    recipe = replace(SPRITES, contrast="reconstruction", light=0.0, batch_size=2)
+    shapes = []
+    for one in (SPRITES, recipe):
+        parts = one.build_model().state_dict()
+        shapes.append({k: v.shape for k, v in parts.items() if k.startswith(("encoder", "grouping"))})
+    assert shapes[0] == shapes[1]
+    model = recipe.build_model()
+    assert not any(name.startswith(("transition", "embed")) for name, _ in model.named_parameters())
+    scenes = MovingSprites("train", frames=recipe.train_frames)[range(2)]
+    loss = recipe.loss(model, scenes, 0)
+    seen = scenes["image"][:, [0, recipe.lag]]
+    decoded = model.reconstruct(model.group(seen))
+    torch.testing.assert_close(loss, ((2 * decoded - 1) - (2 * seen - 1)).square().mean())
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
