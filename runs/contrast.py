@@ -27,7 +27,6 @@ from objecthood import metrics, probes
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = {"test_scenes": 40, "evaluate_every": 100}
 SPRITES = QUICK | {"steps": 200, "still_steps": 100, "warmup_steps": 50, "repulsion": 0.0}
-NO_PRIOR = {"compactness": 0.0, "repulsion": 0.0}
 SET, SINGLE = ({"contrast": kind, "temperature": 0.1} for kind in ("set", "single"))
 VIDEO, CONTRAST = "moving-sprites", "moving-sprites-contrast"
 ROWS: dict[str, tuple[str, dict]] = {
@@ -37,8 +36,6 @@ ROWS: dict[str, tuple[str, dict]] = {
     "set": (CONTRAST, QUICK | SET),
     "single": (CONTRAST, QUICK | SINGLE),
     "reconstruction-slots": (VIDEO, SPRITES | {"slot_contrast": 0.01}),
-    "nearest-no-prior": (CONTRAST, QUICK | NO_PRIOR),
-    "single-no-prior": (CONTRAST, QUICK | SINGLE | NO_PRIOR),
     "untrained": (CONTRAST, QUICK | {"steps": 1, "learning_rate": 0.0, "matrix_learning_rate": 0.0}),
 }
 DATA = {

@@ -7,24 +7,29 @@ import statistics
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROWS = {
+SAME_MODEL = {
+    "nearest": "set contrast, nearest slots",
+    "set": "set contrast, mean of the set",
+    "single": "single-slot contrast",
+    "same-model-reconstruction": "reconstruction",
+    "untrained": "untrained",
+}
+VIDEO_MODEL = {
     "reconstruction": "reconstruction",
     "reconstruction-slots": "reconstruction + slot-slot contrast",
-    "nearest": "set contrast, by the nearest of each",
-    "set": "set contrast, by the mean",
-    "single": "single-slot contrast",
-    "nearest-no-prior": "set contrast, by the nearest, no prior",
-    "single-no-prior": "single-slot contrast, no prior",
-    "untrained": "contrast model, not trained",
 }
-DATA = {"clean": "moving sprites", "textured": "same, textured background", "camouflage": "camouflage"}
+DATA = {
+    "clean": "moving sprites",
+    "textured": "moving sprites, textured background",
+    "camouflage": "random-dot motion",
+}
 COLLAPSED = 0.3
-"""Attention foreground ARI below which a run counts as collapsed."""
+"""Attention FG-ARI below which a run counts as collapsed."""
 FOUND = {
-    "attention foreground ARI": ("attention_fg_ari",),
+    "attention FG-ARI": ("attention_fg_ari",),
     "attention ARI": ("attention_ari",),
-    "decoder foreground ARI": ("decoder_fg_ari", "frame_fg_ari"),
-    "video foreground ARI": ("video_fg_ari",),
+    "decoder FG-ARI": ("decoder_fg_ari", "frame_fg_ari"),
+    "video FG-ARI": ("video_fg_ari",),
     "video ARI": ("video_ari",),
     "id switches": ("id_switch_rate",),
 }
@@ -32,28 +37,33 @@ KNOWN = {
     "position R2": ("position_r2",),
     "colour R2": ("colour_r2",),
     "kind accuracy": ("kind_accuracy",),
-    "picture error": ("decoder_mse", "mse"),
+    "MSE": ("decoder_mse", "mse"),
 }
 
 
 def found() -> str:
-    """Scores of every row, and what they cost."""
-    return table(FOUND, costs=True)
+    """Scores and costs of one model under every loss, and untrained."""
+    return table(SAME_MODEL, FOUND, costs=True)
+
+
+def slots() -> str:
+    """Scores and costs of the video model, with and without contrast of slots."""
+    return table(VIDEO_MODEL, FOUND, costs=True)
 
 
 def known() -> str:
     """What probes read out of slots."""
-    return table(KNOWN, costs=False)
+    return table(SAME_MODEL, KNOWN, costs=False)
 
 
-def table(columns: dict[str, tuple[str, ...]], costs: bool) -> str:
+def table(titles: dict[str, str], columns: dict[str, tuple[str, ...]], costs: bool) -> str:
     """Rows of every data set: mean and sample deviation over seeds; with `costs` collapses and CPU time."""
     more = ["collapsed", "CPU ms per step", "CPU s"] if costs else []
     rows = [["", "seeds", *columns, *more], ["---"] * (2 + len(columns) + len(more))]
     for data, data_title in DATA.items():
         if list((ROOT / "results").glob(f"contrast-*-{data}-seed*.json")):
             rows.append([f"**{data_title}**", *[""] * (len(rows[0]) - 1)])
-        for row, title in ROWS.items():
+        for row, title in titles.items():
             files = sorted((ROOT / "results").glob(f"contrast-{row}-{data}-seed*.json"))
             results = [json.loads(file.read_text()) for file in files]
             if not results:

@@ -2,9 +2,8 @@
 
     python runs/set_iterations.py set-clevr-like runs/set-clevr-like-seed*
 
-As Locatello et al. 2020, figure 5, on the recipe's test scenes. Written to results/NAME-iterations.json,
-drawn into docs/images/NAME-iterations.svg, and as a table into docs/set-prediction.md. `--data-path` says
-where the scenes lie now.
+As Locatello et al. 2020, figure 5, on the recipe's test scenes. Written to results/NAME-iterations.json and
+drawn into docs/images/NAME-iterations.svg. `--data-path` says where the scenes lie now.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import re
-import statistics
 from pathlib import Path
+
+from set_page import TITLES, mean
 
 import objecthood as oh
 from objecthood.charts import score_curves
@@ -22,8 +21,6 @@ from objecthood.environment import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 ITERATIONS = range(1, 8)
-TITLES = {"ap": "any", "ap_1": "1", "ap_0.5": "0.5", "ap_0.25": "0.25", "ap_0.125": "0.125"}
-"""Scores, and the largest distance that counts as right."""
 
 
 def main() -> None:
@@ -56,46 +53,6 @@ def main() -> None:
     }
     chart = score_curves(curves, name="average precision over test iterations")
     (ROOT / "docs" / "images" / f"{arguments.name}-iterations.svg").write_text(chart)
-    page = ROOT / "docs" / "set-prediction.md"
-    text = fill(page.read_text(), "iterations", table(rows))
-    page.write_text(fill(text, "score", scores(arguments.name)))
-
-
-def fill(page: str, name: str, lines: str) -> str:
-    """`page` with `lines` between its markers of that name."""
-    block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    return block.sub(lambda match: match[1] + lines + match[2], page)
-
-
-def scores(name: str) -> str:
-    """The test scores and costs of every seed, and how they were taken, from results/NAME-seedS.json."""
-    head = ["seed", *(f"AP, distance {title}" for title in TITLES.values()), "CPU s", "wall s"]
-    lines = [head, ["---:"] * len(head)]
-    for file in sorted((ROOT / "results").glob(f"{name}-seed*.json")):
-        result = json.loads(file.read_text())
-        costs = [f"{result['cpu_seconds']:.0f}", f"{result['wall_seconds']:.0f}"]
-        lines.append([str(result["seed"]), *(f"{result['scores'][score]:.3f}" for score in TITLES), *costs])
-    machine = f"{result['machine']['processor']}, {result['machine']['threads']} thread of a shared machine"
-    return as_markdown(lines) + f"\n{result['protocol'].capitalize()}. Trained on {machine}.\n"
-
-
-def as_markdown(lines: list[list[str]]) -> str:
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
-
-
-def table(rows: list[dict]) -> str:
-    """Means over seeds: a row for each number of iterations, a column for each threshold."""
-    head = ["test iterations", *(f"AP, distance {title}" for title in TITLES.values())]
-    lines = [head, ["---:"] * len(head)]
-    lines += [
-        [str(number), *(f"{mean(rows, score, number):.3f}" for score in TITLES)] for number in ITERATIONS
-    ]
-    return as_markdown(lines)
-
-
-def mean(rows: list[dict], score: str, iterations: int) -> float:
-    """Of a score over seeds."""
-    return statistics.mean(row["scores"][score] for row in rows if row["iterations"] == iterations)
 
 
 if __name__ == "__main__":

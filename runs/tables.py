@@ -16,17 +16,18 @@ from pathlib import Path
 
 import ablations_page
 import contrast_page
+from floors_page import floor_rows
 import reliability_page
+import set_page
 import speed_page
 import video_page
 
 from objecthood.charts import score_curves
+from objecthood.score_names import by_restarts
 
 ROOT = Path(__file__).resolve().parent.parent
-FAILED = 0.9
-"""A seed whose foreground ARI ends below this has failed; such seeds count in every mean."""
 _COLUMNS = ("fg_ari", "ari", "mbo", "miou")
-_TITLES = ("foreground ARI", "ARI", "mean best overlap", "mean IoU")
+_TITLES = ("FG-ARI", "ARI", "mBO", "mIoU")
 _SIGNS = (
     ("attention_entropy", "entropy of attention"),
     ("used_slots", "slots used"),
@@ -82,33 +83,19 @@ def as_table(head: list[str], rows: list[list[str]], numbers: int = 1) -> str:
 
 
 def tables() -> str:
-    """The table of all multi-seed results, then how each score was taken."""
+    """The table of all multi-seed results with their floors, then how each score was taken."""
     runs = by_recipe()
-    head = ["recipe", *_TITLES, "worst seed", f"seeds (below {FAILED})", "CPU s", "wall s"]
-    rows = [row(name, results) for name, results in runs.items()]
-    lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
-    notes = [f"- `{name}`: {taken(results[0])}. Commit {commits(results)}." for name, results in runs.items()]
-    return "\n".join([*lines, "", *notes, "", *fresh(), "", *generalisation(), ""])
+    head = ["", *_TITLES, *(f"{title}, best of 8" for title in _TITLES[:3]), "worst seed", "seeds", "CPU s"]
+    rows = [
+        line
+        for name, results in runs.items()
+        for line in (row(name, results), *floor_rows(name, _COLUMNS, len(head)))
+    ]
+    notes = [f"- `{name}`: {taken(results)}. Commit {commits(results)}." for name, results in runs.items()]
+    return as_table(head, rows) + "\n" + "\n".join([*notes, ""])
 
 
-def fresh() -> list[str]:
-    """The same weights on scenes that guided no choice: mean and deviation over seeds, and the worst."""
-    lines = ["Test scenes on which no choice was made, with the same weights:", ""]
-    for file in sorted((ROOT / "results").glob("*-fresh.json")):
-        facts = json.loads(file.read_text())
-        scores, which = list(facts["scores"].values()), facts["protocol"].split(",")[0].removeprefix("test ")
-        means = [
-            f"{title} {spread([score[column] for score in scores])}"
-            for column, title in zip(_COLUMNS[:3], _TITLES, strict=False)
-        ]
-        worst = min(score["fg_ari"] for score in scores)
-        lines.append(
-            f"- `{file.stem.removesuffix('-fresh')}`: {', '.join(means)}; worst seed {worst:.3f} ({which})."
-        )
-    return lines
-
-
-def generalisation() -> list[str]:
+def generalisation() -> str:
     """What models make of more objects than they saw, without training: means over seeds."""
     lines = []
     for file in sorted((ROOT / "results").glob("*-generalisation.json")):
@@ -122,25 +109,40 @@ def generalisation() -> list[str]:
         ]
         lines += ["|" + " --- |" * (lines[-1].count("|") - 1)]
         for key, words in (("as_trained", "3 to 6 objects, 7 slots"), ("more", "7 to 10 objects, 11 slots")):
-            for score, title in (("fg_ari", "foreground ARI"), ("ari", "ARI"), ("mbo", "mean best overlap")):
+            for score, title in zip(_COLUMNS[:3], _TITLES, strict=False):
                 by_iterations: dict[int, list[float]] = {}
                 for row in rows:
                     by_iterations.setdefault(row["iterations"], []).append(row[key][score])
                 means = [f"{statistics.mean(by_iterations[number]):.3f}" for number in sorted(by_iterations)]
                 lines += ["| " + " | ".join([f"{title}, {words}", *means]) + " |"]
-    return lines
+    return "\n".join([*lines, ""])
 
 
 def row(name: str, results: list[dict]) -> list[str]:
-    """Mean and deviation over seeds of each score; median costs of training."""
-    scores = {column: [result["scores"][column] for result in results] for column in _COLUMNS}
-    failed = sum(score < FAILED for score in scores["fg_ari"])
-    costs = [
-        f"{statistics.median(result[key] for result in results):.0f}"
-        for key in ("cpu_seconds", "wall_seconds")
-    ]
-    means = [spread(scores[column]) for column in _COLUMNS]
-    return [f"`{name}`", *means, f"{min(scores['fg_ari']):.3f}", f"{len(results)} ({failed})", *costs]
+    """Mean and deviation over seeds, of one restart and of the best of several; median cost of training."""
+    worst = [score for result in results if (score := scored(result)[0].get("fg_ari")) is not None]
+    cost = f"{statistics.median(result['cpu_seconds'] for result in results):.0f}"
+    cells = [over_seeds(results, column, best=False) for column in _COLUMNS]
+    cells += [over_seeds(results, column, best=True) for column in _COLUMNS[:3]]
+    return [f"**`{name}`**", *cells, f"{min(worst):.3f}" if worst else "-", str(len(results)), cost]
+
+
+def over_seeds(results: list[dict], column: str, *, best: bool) -> str:
+    """Mean and deviation of a score of one restart, or of the best of several; "-" where it was not taken."""
+    values = [scored(result)[best].get(column) for result in results]
+    return "-" if None in values else spread(values)
+
+
+def scored(result: dict) -> tuple[dict, dict]:
+    """Scores of one restart, and of the best of several.
+
+    Results of before 2026-11-29 hold one of the two: the best, where their recipe has several starts.
+    """
+    rows = by_restarts(result["scores"])
+    first, best = rows["one restart"], rows.get("best of 8", {})
+    if not best and result["settings"].get("starts", 1) > 1:
+        return {}, first
+    return first, best
 
 
 def spread(values: list[float]) -> str:
@@ -149,9 +151,9 @@ def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f}{deviation}"
 
 
-def taken(result: dict) -> str:
+def taken(results: list[dict]) -> str:
     """The part of the protocol that differs between recipes; what each score is stands in README.md."""
-    return result["protocol"].split(";")[0]
+    return results[0]["protocol"].split(";")[0]
 
 
 def commits(results: list[dict]) -> str:
@@ -160,35 +162,18 @@ def commits(results: list[dict]) -> str:
 
 def seeds() -> str:
     """Every run: its seed, scores, costs and commit."""
-    rows = [
-        [
-            f"`{name}`",
-            str(result["seed"]),
-            *(f"{result['scores'][column]:.3f}" for column in _COLUMNS),
-            f"{result['scores']['mse']:.4f}",
-            f"{result['cpu_seconds']:.0f}",
-            f"`{commits([result])}`",
-        ]
-        for name, results in by_recipe().items()
-        for result in results
-    ]
-    return as_table(["recipe", "seed", *_TITLES, "error", "CPU s", "commit"], rows)
-
-
-def set_prediction() -> str:
-    """Average precision of every set predictor."""
-    files = sorted((ROOT / "results").glob("set-*-seed*.json"))
-    results = [(file.stem.rsplit("-seed", 1)[0], json.loads(file.read_text())) for file in files]
-    scores = list(results[0][1]["scores"])
-    rows = [
-        [f"`{name}`", str(result["seed"]), *(f"{result['scores'][score]:.3f}" for score in scores)]
-        for name, result in results
-    ]
-    return as_table(["recipe", "seed", *(score.replace("_", " ") for score in scores)], rows)
+    rows = []
+    for name, results in by_recipe().items():
+        for result in results:
+            cells = [over_seeds([result], column, best=best) for best in (False, True) for column in _COLUMNS[:3]]
+            costs = [f"{result['cpu_seconds']:.0f}", f"`{commits([result])}`"]
+            rows.append([f"`{name}`", str(result["seed"]), *cells, *costs])
+    best = [f"{title}, best of 8" for title in _TITLES[:3]]
+    return as_table(["recipe", "seed", *_TITLES[:3], *best, "CPU s", "commit"], rows)
 
 
 def starts() -> str:
-    """Foreground ARI over the number of starts: of the best painted, and of the truly best; over seeds."""
+    """FG-ARI over the number of restarts: of the lowest error, and of the truly best; mean over seeds."""
     entries = read("starts.json")
     counts = list(next(iter(entries.values()))["seeds"][0]["best_painted"])
     rows = [
@@ -198,7 +183,7 @@ def starts() -> str:
             *(f"{statistics.mean(seed[key][count] for seed in entry['seeds']):.3f}" for count in counts),
         ]
         for name, entry in entries.items()
-        for key, title in (("best_painted", "best painted"), ("truly_best", "truly best"))
+        for key, title in (("best_painted", "lowest reconstruction error"), ("truly_best", "best by its labels"))
     ]
     return as_table(["recipe", "taken", *(f"of {count}" for count in counts)], rows, numbers=2)
 
@@ -219,26 +204,8 @@ def curves() -> dict[Path, str]:
         title: [(row["slots"], row["scores"][column]) for row in read("number-of-slots.json")["asked"]]
         for column, title in zip(_COLUMNS[:3], _TITLES, strict=False)
     }
-    drawn[images / "exact-beside-variant.svg"] = score_curves(
-        exact_beside_variant(), name="foreground ARI over CPU seconds"
-    )
     drawn[images / "slots-asked.svg"] = score_curves(points, name="scores over number of slots")
     return drawn
-
-
-def exact_beside_variant() -> dict[str, list[tuple[float, float]]]:
-    """Validation scores over CPU seconds of one thread, on one machine, up to what the exact run took."""
-    exact, variant = read("clevr6-exact-seed0.json"), read("clevr6-like-seed0.json")
-    assert exact["machine"]["processor"] == variant["machine"]["processor"]
-    longest = exact["curve"][-1]["cpu_seconds"]
-    return {
-        f"{title}, {score}": [
-            (0.0, 0.0),
-            *((at["cpu_seconds"], at[column]) for at in run["curve"] if at["cpu_seconds"] <= longest),
-        ]
-        for column, score in zip(_COLUMNS[:2], _TITLES, strict=False)
-        for title, run in (("variant", variant), ("exact", exact))
-    }
 
 
 def other_scenes() -> str:
@@ -326,15 +293,16 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"results": lambda: tables()},
     ROOT / "docs" / "results.md": {
         "results": lambda: tables(),
+        "generalisation": generalisation,
         "starts": starts,
         "textured": other_scenes,
         "curves": pictures_of_curves,
         "seeds": seeds,
-        "set prediction": set_prediction,
     },
+    ROOT / "docs" / "set-prediction.md": set_page.blocks(),
     ROOT / "docs" / "speed.md": speed_page.blocks(),
     ROOT / "docs" / "demo.md": {"costs": browser},
-    ROOT / "docs" / "contrast.md": {"found": contrast_page.found, "known": contrast_page.known},
+    ROOT / "docs" / "contrast.md": {"found": contrast_page.found, "slots": contrast_page.slots, "known": contrast_page.known},
     ROOT / "docs" / "ablations.md": {"ablations": ablations_page.ablations},
     ROOT / "docs" / "reliability.md": reliability_page.blocks(),
     ROOT / "docs" / "video.md": {
