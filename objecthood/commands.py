@@ -80,6 +80,8 @@ class EvaluateOptions:
     """File to write the scores to as a table: score, value."""
     diagnose: bool = False
     """Say what is wrong as well: slots shared, objects and background in pieces, and where to read on."""
+    floors: bool = False
+    """Score what needs no learning on the same scenes as well: colour components, k-means, blocks, untrained."""
     picture: str = ""
     """With --diagnose: file (.png, .webp) to draw the worst scenes in."""
 
@@ -192,7 +194,12 @@ def evaluate(arguments: list[str]) -> int:
 
     scores = score(model, recipe, options.split)
     protocol = f"{recipe.protocol}; split {options.split}"
-    _print_scores(f"{options.weights} on {recipe.name}", scores, protocol)
+    found: dict[str, dict[str, float]] = {}
+    if options.floors:
+        from objecthood.analysis.floors import floors
+
+        found = floors(recipe, options.split)
+    _print_scores(f"{options.weights} on {recipe.name}", scores, protocol, found)
     diagnosis = _diagnose(model, recipe, options) if options.diagnose else None
     if options.json:
         facts = {
@@ -203,11 +210,13 @@ def evaluate(arguments: list[str]) -> int:
         }
         # JSON has no nan: a score that no picture defines is null.
         facts["scores"] = {name: None if value != value else value for name, value in scores.items()}
+        facts |= {"floors": found} if found else {}
         facts |= {"diagnosis": diagnosis.to_dict()} if diagnosis else {}
         Path(options.json).write_text(json.dumps(facts, indent=1) + "\n")
         print(f"written to {options.json}")
     if options.csv:
         lines = ["score,value", *(f"{name},{value}" for name, value in scores.items())]
+        lines += [f"{floor}/{name},{value}" for floor, own in found.items() for name, value in own.items()]
         Path(options.csv).write_text("\n".join(lines) + "\n")
         print(f"written to {options.csv}")
     return 0
@@ -262,21 +271,38 @@ def _diagnose(model: Model, recipe: Recipe, options: EvaluateOptions) -> Diagnos
     return diagnosis
 
 
-def _print_scores(title: str, scores: dict[str, float], protocol: str) -> None:
-    """A table of scores, and how they were taken."""
+def _print_scores(
+    title: str, scores: dict[str, float], protocol: str, floors: dict[str, dict[str, float]] | None = None
+) -> None:
+    """A table of scores, floors below them, and how they were taken."""
     from rich.table import Table
 
     from objecthood.score_names import by_restarts
     from objecthood.score_names import title as title_of
 
     rows = by_restarts(scores)
+    if len(rows) == 1 and not floors:
+        rows = {"": scores}
+    first = next(iter(rows.values()))
+    if floors:
+        from objecthood.analysis.floors import TITLES
+
+        rows |= {f"floor: {TITLES[floor]}": own for floor, own in floors.items()}
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for name in next(iter(rows.values())):
-        table.add_column(title_of(name), justify="right")
+    for name in ("", *map(title_of, first)):
+        table.add_column(name, justify="right" if name else "left")
     for row, values in rows.items():
-        table.add_row(row if len(rows) > 1 else "", *(f"{value:.4f}" for value in values.values()))
+        table.add_row(row, *(f"{values[name]:.4f}" if name in values else "-" for name in first))
     plain = console()
     plain.print(title, soft_wrap=True)
     plain.print(table)
+    for floor, own in (floors or {}).items():
+        for name in ("fg_ari", "video_fg_ari", "attention_fg_ari"):
+            if name in first and own.get(name, -1.0) >= first[name]:
+                said = f"{TITLES[floor]} reach {own[name]:.3f} {title_of(name)} without training, the model"
+                plain.print(
+                    f"{said} {first[name]:.3f}: these scenes show that a method works, not that it is needed",
+                    soft_wrap=True,
+                )
+                break
     plain.print(protocol, soft_wrap=True)

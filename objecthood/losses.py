@@ -92,29 +92,44 @@ def slot_slot_contrast(
     temperature: float = 0.1,
     holds: Bool[Tensor, "batch time slots"] | None = None,
 ) -> Float[Tensor, ""]:
-    """How well each slot tells itself a frame later from all slots of all clips in that frame.
+    """How well each slot of a frame identifies itself among the slots of all clips one frame earlier.
 
-    Logits are cosines over `temperature`; mean over slots, clips and pairs of frames. Manasyan et al. 2025,
-    "Temporally Consistent Object-Centric Learning by Contrasting Slots" (arXiv 2412.14295), equation 4.
-    Slots that say the same cannot be told apart, so it also asks each to be of its own kind.
+    For slot j of frame t + 1, a softmax over the slots i of frame t of every clip, its own included, with
+    cosine(i, j) / `temperature` as logits; the cost is the cross entropy with i = j. It is the mean over
+    slots, clips and the time - 1 pairs of adjacent frames. All other slots of the earlier frame, of the same
+    clip and of other clips, are negatives; slots of other frames are not. The gradient reaches both frames.
+    Guessing costs log(clips * slots), and so do identical slots, which therefore cannot
+    be the optimum.
+
+    Manasyan et al. 2025, "Temporally Consistent Object-Centric Learning by Contrasting Slots" (SlotContrast,
+    arXiv 2412.14295), equation 4, in the direction of the released code (martius-lab/slotcontrast,
+    `Slot_Slot_Contrastive_Loss` with `batch_contrast`, temperature 0.1). The softmax over the slots of the
+    later frame is another loss; the two are equal on a clip and its time reversal, not on one clip.
 
     Args:
-        holds: which slots hold anything; others are neither asked nor told from, as nothing is of no kind.
-            The mean is over slots that hold something in both frames; 0 if none does.
+        slots: of at least 2 frames.
+        temperature: above 0.
+        holds: our addition, not in the paper: which slots hold an object or a part. Of a pair of frames only
+            slots that hold something in both count in the mean, and only slots that hold something in the
+            earlier frame are candidates. 0 where no slot counts. Without it, the loss is SlotContrast's.
+
+    Raises:
+        ValueError: fewer than 2 frames.
     """
     if slots.shape[1] < 2:
         raise ValueError(f"`slots` (time {slots.shape[1]}) must have at least 2 frames to contrast")
     each = slots.transpose(0, 1).flatten(1, 2)
-    logits = _cosines(each[:-1], each[1:]) / temperature
-    right = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape[:2])
+    logits = _cosines(each[1:], each[:-1]) / temperature  # [pair, later slot, earlier slot]
+    itself = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape[:2])
     if holds is None:
-        return F.cross_entropy(logits.flatten(0, 1), right.flatten())
+        return F.cross_entropy(logits.flatten(0, 1), itself.flatten())
     held = holds.transpose(0, 1).flatten(1, 2)
-    asked = held[:-1] & held[1:]
-    itself = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    logits = logits.masked_fill(~(held[1:, None] | itself), -torch.inf)
-    costs = F.cross_entropy(logits.flatten(0, 1), right.flatten(), reduction="none")
-    return (costs * asked.flatten()).sum() / asked.sum().clamp_min(1)
+    counted = held[:-1] & held[1:]
+    diagonal = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    # A slot that is not counted keeps itself as candidate, so that its (ignored) cost is finite.
+    logits = logits.masked_fill(~(held[:-1, None] | diagonal), -torch.inf)
+    costs = F.cross_entropy(logits.flatten(0, 1), itself.flatten(), reduction="none")
+    return (costs * counted.flatten()).sum() / counted.sum().clamp_min(1)
 
 
 def _cosines(

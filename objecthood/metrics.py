@@ -39,8 +39,12 @@ def adjusted_rand_index(
     2019, arXiv 1903.00450): pixels whose true label is 0 are left out, predictions keep all their slots.
 
     Where both partitions are trivial (each a single cluster, or each all singletons) the value is 1, as
-    scikit-learn has it. A picture with one object thus scores 1 if one slot covers it and 0 otherwise. nan
-    where no pixel is left to score: a picture without objects has no foreground ARI.
+    scikit-learn has it. An image with one object thus has a foreground ARI of 1 if one slot covers it and 0
+    otherwise; so has the ARI of an image without objects, where the background is the only true cluster.
+
+    nan where no pixel is left to score: an image without objects has no foreground ARI. Means of a recipe and
+    of a clip's frames leave nan out. SAVi's code (google-research/slot-attention-video,
+    `savi/lib/metrics.py`) gives such an image 1 and counts it in the mean, which raises a mean below 1.
 
     Example:
         >>> truth = torch.tensor([[[0, 1, 1], [0, 2, 2]]])
@@ -66,9 +70,12 @@ def video_adjusted_rand_index(
     """`adjusted_rand_index` of all pixels of a clip together: an object that changes its slot counts as two.
 
     The foreground ARI of video object discovery (Kipf et al. 2022, arXiv 2111.12594). Predicted masks are
-    labels [batch, time, height, width] or soft masks [batch, time, slots, height, width]. Never higher than
-    the labels of a single frame allow, but one number over unequal frames: quote the mean per frame beside it
-    (`frame_adjusted_rand_index`), and `id_switches`.
+    labels [batch, time, height, width] or soft masks [batch, time, slots, height, width]. nan where no pixel
+    is left in any frame: a clip without objects has no foreground ARI (SAVi's code: 1).
+
+    It is no bound on the score of single frames, nor they on it: frames of -0.5 each can make a clip of
+    -0.167, as chance is another in more pixels. Large objects and frames with more foreground count more.
+    Quote the mean per frame beside it (`frame_adjusted_rand_index`), and `id_switches`.
 
     Example:
         >>> truth = torch.tensor([[[[1, 2]], [[1, 2]]]])
@@ -85,7 +92,10 @@ def video_adjusted_rand_index(
 def frame_adjusted_rand_index(
     true_masks: Int[Tensor, "batch time height width"], predicted_masks: Tensor, *, ignore_background: bool
 ) -> Float[Tensor, " batch"]:
-    """`adjusted_rand_index` of every frame for itself, mean over the frames of a clip where it is defined."""
+    """`adjusted_rand_index` of every frame alone, mean over the frames of a clip where it is defined.
+
+    A frame without objects has no foreground ARI and is left out of the mean; nan where all frames are.
+    """
     labels = clip_labels(predicted_masks)
     values = adjusted_rand_index(
         true_masks.flatten(0, 1), labels.flatten(0, 1), ignore_background=ignore_background
@@ -142,7 +152,10 @@ def region_similarity(
     """J: intersection over union of one predicted and one true foreground, 1 where both are empty.
 
     Perazzi et al. 2016, "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation"
-    (DAVIS). A sequence's J is the mean over its frames, a data set's the mean over sequences.
+    (DAVIS). The J of a sequence is `sequence_region_similarity`, that of a data set the mean over sequences.
+
+    Raises:
+        ValueError: the masks are not of one shape.
 
     Example:
         >>> region_similarity(torch.tensor([[[True, True]]]), torch.tensor([[[True, False]]]))
@@ -156,6 +169,36 @@ def region_similarity(
     both, either = true_masks & predicted_masks, true_masks | predicted_masks
     common, union = both.sum(dim=(1, 2)).double(), either.sum(dim=(1, 2)).double()
     return torch.where(union > 0, common / union.clamp_min(1), 1.0)
+
+
+def sequence_region_similarity(
+    true_masks: Bool[Tensor, "frames height width"],
+    predicted_masks: Bool[Tensor, "frames height width"],
+    *,
+    skip_ends: bool,
+) -> float:
+    """J of a sequence, in [0, 1]: the mean of `region_similarity` over its frames.
+
+    Args:
+        skip_ends: leave out the first and the last frame, as the toolkit of DAVIS-2016 does
+            (github.com/fperazzi/davis, `python/lib/davis/dataset/loader.py`). Use it for comparison with
+            published figures.
+
+    Raises:
+        ValueError: the masks are not of one shape, or no frame is left.
+
+    Example:
+        >>> true = torch.tensor([[[True, True]]] * 3)
+        >>> predicted = torch.tensor([[[True, True]], [[True, False]], [[True, True]]])
+        >>> [round(sequence_region_similarity(true, predicted, skip_ends=skip), 3) for skip in (False, True)]
+        [0.833, 0.5]
+    """
+    values = region_similarity(true_masks, predicted_masks)
+    scored = values[1:-1] if skip_ends else values
+    if not len(scored):
+        least = "3 frames to skip the first and the last" if skip_ends else "1 frame"
+        raise ValueError(f"masks of {len(values)} frames have no J: give at least {least}")
+    return scored.mean().item()
 
 
 def clip_labels(masks: Tensor) -> Int[Tensor, "batch time height width"]:

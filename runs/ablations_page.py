@@ -6,6 +6,8 @@ import json
 import statistics
 from pathlib import Path
 
+from floors_page import floor_rows
+
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = {
     "base": "base: slot attention as in the paper",
@@ -20,12 +22,6 @@ ROWS = {
     "slot-mlp": "Slot MLP",
 }
 SCORES = {"fg_ari": "FG-ARI", "ari": "ARI", "mbo": "mBO"}
-FLOORS = {
-    "components": "floor: colour components",
-    "kmeans": "floor: colour k-means",
-    "blocks": "floor: equal blocks",
-    "untrained": "floor: untrained model",
-}
 
 
 def ablations(results: Path = ROOT / "results") -> str:
@@ -39,19 +35,9 @@ def ablations(results: Path = ROOT / "results") -> str:
             error = spread([run["scores"]["mse"] for run in runs], digits=4)
             cost = f"{statistics.median(run['cpu_seconds'] for run in runs):.0f}"
             rows.append([title, str(len(runs)), *scores, error, cost])
-    return "".join("| " + " | ".join(row) + " |\n" for row in [*rows, *floors(results / "floors.json")])
-
-
-def floors(file: Path) -> list[list[str]]:
-    """Scores on the same scenes without training."""
-    if not file.exists():
-        return []
-    found = json.loads(file.read_text())["clevr6-like"]
-    return [
-        [title, "-", *(f"{found[floor][key]:.3f}" for key in SCORES), "-", "-"]
-        for floor, title in FLOORS.items()
-        if floor in found
-    ]
+    floors = [[*cells, "-", "-"] for cells in floor_rows("clevr6-ablation", list(SCORES), results)]
+    floors = [[cells[0], "-", *cells[1:]] for cells in floors]
+    return "".join("| " + " | ".join(row) + " |\n" for row in [*rows, *floors])
 
 
 def spread(values: list[float], digits: int = 3) -> str:

@@ -6,6 +6,8 @@ import json
 import statistics
 from pathlib import Path
 
+from floors_page import floor_rows
+
 ROOT = Path(__file__).resolve().parent.parent
 SAME_MODEL = {
     "nearest": "set contrast, nearest slots",
@@ -70,6 +72,10 @@ def table(titles: dict[str, str], columns: dict[str, tuple[str, ...]], costs: bo
                 continue
             cells = [spread(results, keys, data) for keys in columns.values()]
             rows.append([title, str(len(results)), *cells, *(cost(results) if costs else [])])
+        if costs:
+            keys = [names[0] for names in columns.values()]
+            for floor, *scores in floor_rows(f"contrast-{data}", keys, without=("untrained",)):
+                rows.append([floor, "-", *scores, "-", "-", "-"])
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 

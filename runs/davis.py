@@ -17,7 +17,7 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,16 +36,29 @@ from objecthood.recipes.motion_grouping import MotionGrouping
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = (
     "DAVIS-2016 sequences at 480p, held out of training in one of three folds; J: intersection over union of "
-    "one mask a frame with the annotation, mean over all frames, then over sequences; flow by OpenCV's DIS "
-    "at 428 x 240; of finished masks, the weight of colours chosen on the sequences of the other folds"
+    "one mask a frame with the annotation, mean over all frames, then over sequences; under `skip_ends` the "
+    "same without the first and the last frame of a sequence, the rule of DAVIS's toolkit; flow by OpenCV's "
+    "DIS at 428 x 240; of finished masks, the weight of colours chosen by J over all frames of the sequences "
+    "of the other folds"
 )
 LAST = "slots, speed where the main one is, finished"
 WEIGHTS = (0.0, 0.3, 0.6, 1.0)
 """How much colours may count in finished masks."""
 
 Masks = dict[str, Tensor]
-Scores = dict[str, list[float]]
+
+
+class J(NamedTuple):
+    """Region similarity of a sequence: over all its frames, and by the rule of DAVIS's toolkit."""
+
+    all_frames: float
+    skip_ends: float
+
+
+Scores = dict[str, list[J]]
 """Of each method, J of one mask, or with each of `WEIGHTS`."""
+Rows = dict[str, dict[str, J]]
+"""J of every sequence and method."""
 
 
 def main() -> None:
@@ -59,7 +72,7 @@ def main() -> None:
     base = dataclasses.replace(oh.RECIPES["motion-grouping"], data_path=path)
     folds = [dataclasses.replace(base, fold=fold).dataset("test").sequences for fold in range(base.num_folds)]
     simple = {name: baselines(Sequence(davis, path, name)) for names in folds for name in names}
-    runs: dict[int, dict[str, dict[str, float]]] = {}
+    runs: dict[int, Rows] = {}
     curves: dict[str, Any] = {}
     for seed in arguments.seeds:
         scores: dict[str, Scores] = {}
@@ -72,7 +85,9 @@ def main() -> None:
                 scores[name] = simple[name] | sequence.scores(found(model, sequence.fields))
         runs[seed] = chosen(scores, folds)
         print(
-            f"seed {seed}", {key: round(value, 4) for key, value in mean_of(runs[seed]).items()}, flush=True
+            f"seed {seed}",
+            {key: round(value.all_frames, 4) for key, value in mean_of(runs[seed]).items()},
+            flush=True,
         )
     write(runs, folds, curves, base.to_dict() | {"data_path": arguments.davis.name})
     seed = arguments.seeds[0]
@@ -80,7 +95,7 @@ def main() -> None:
     for fold, names in enumerate(folds):
         model, _ = trained(dataclasses.replace(base, fold=fold, seed=seed))
         pictures |= {name: Sequence(davis, path, name).pictured(model) for name in names}
-    draw(pictures, {name: row[LAST] for name, row in runs[seed].items()})
+    draw(pictures, {name: row[LAST].all_frames for name, row in runs[seed].items()})
 
 
 def trained(recipe: MotionGrouping) -> tuple[torch.nn.Module, dict[str, Any]]:
@@ -150,54 +165,68 @@ def found(model: torch.nn.Module, fields: SequenceFields) -> Masks:
     return {"slots": moving[:, 0], "slots, finished": moving, LAST: fast}
 
 
-def chosen(scores: dict[str, Scores], folds: list[list[str]]) -> dict[str, dict[str, float]]:
-    """J of every sequence and method, with the weight of colours that is best on the other folds."""
-    rows: dict[str, dict[str, float]] = {}
+def chosen(scores: dict[str, Scores], folds: list[list[str]]) -> Rows:
+    """J of every sequence and method, with the weight of colours whose J over all frames is best on the other
+    folds."""
+    rows: Rows = {}
     for held_out in folds:
         others = [row for name, row in scores.items() if name not in held_out]
         best = {
-            key: int(np.mean([row[key] for row in others], axis=0).argmax())
+            key: int(np.mean([[j.all_frames for j in row[key]] for row in others], axis=0).argmax())
             for key in next(iter(scores.values()))
         }
         rows |= {name: {key: scores[name][key][place] for key, place in best.items()} for name in held_out}
     return rows
 
 
-def mean_of(rows: dict[str, dict[str, float]]) -> dict[str, float]:
-    return {key: statistics.mean(row[key] for row in rows.values()) for key in next(iter(rows.values()))}
-
-
-def write(
-    runs: dict[int, dict[str, dict[str, float]]], folds: list[list[str]], curves: dict, settings: dict
-) -> None:
-    """results/davis2016.json: means over seeds, their deviation, and every seed."""
-    means = {f"seed {seed}": mean_of(rows) for seed, rows in runs.items()}
-    keys = next(iter(means.values()))
-    over = {key: [mean[key] for mean in means.values()] for key in keys}
-    sequences = {
-        name: {key: statistics.mean(rows[name][key] for rows in runs.values()) for key in keys}
-        for names in folds
-        for name in names
+def mean_of(rows: Rows) -> dict[str, J]:
+    return {
+        key: J(*map(statistics.mean, zip(*(row[key] for row in rows.values()), strict=True)))
+        for key in next(iter(rows.values()))
     }
+
+
+def write(runs: dict[int, Rows], folds: list[list[str]], curves: dict, settings: dict) -> None:
+    """results/davis2016.json: J over all frames, and under `skip_ends` by the rule of DAVIS's toolkit."""
     result = {
         **{"name": "davis2016", "protocol": PROTOCOL, "seeds": list(runs)},
-        "mean": {key: statistics.mean(values) for key, values in over.items()},
-        "deviation": {
-            key: statistics.stdev(values) if len(values) > 1 else 0 for key, values in over.items()
-        },
-        **{"means": means, "sequences": sequences, "folds": folds, "training": curves},
-        **{"settings": settings, "machine": describe()},
+        **summary(runs, folds, "all_frames"),
+        "skip_ends": summary(runs, folds, "skip_ends"),
+        **{"folds": folds, "training": curves, "settings": settings, "machine": describe()},
     }
     (ROOT / "results" / "davis2016.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def region(truth: Tensor, masks: Tensor) -> float:
-    """J at the truth's size, frame by frame, so that memory stays small."""
-    values = [
-        metrics.region_similarity(one[None], enlarged(mask[None], tuple(one.shape)) > 0.5)
-        for one, mask in zip(truth, masks, strict=True)
-    ]
-    return torch.cat(values).mean().item()
+def summary(runs: dict[int, Rows], folds: list[list[str]], kind: str) -> dict[str, Any]:
+    """Of one kind of J: mean over seeds, sample deviation, the means of every seed, and every sequence."""
+    means = {
+        f"seed {seed}": {key: getattr(value, kind) for key, value in mean_of(rows).items()}
+        for seed, rows in runs.items()
+    }
+    keys = next(iter(means.values()))
+    over = {key: [mean[key] for mean in means.values()] for key in keys}
+    return {
+        "mean": {key: statistics.mean(values) for key, values in over.items()},
+        "deviation": {
+            key: statistics.stdev(values) if len(values) > 1 else 0 for key, values in over.items()
+        },
+        "means": means,
+        "sequences": {
+            name: {
+                key: statistics.mean(getattr(rows[name][key], kind) for rows in runs.values()) for key in keys
+            }
+            for names in folds
+            for name in names
+        },
+    }
+
+
+def region(truth: Tensor, masks: Tensor) -> J:
+    """J at the truth's size; soft masks are enlarged frame by frame, so that memory stays small."""
+    predicted = torch.stack([enlarged(mask[None], tuple(truth.shape[1:]))[0] > 0.5 for mask in masks])
+    return J(
+        *(metrics.sequence_region_similarity(truth, predicted, skip_ends=skip) for skip in (False, True))
+    )
 
 
 def enlarged(masks: Tensor, size: tuple[int, int]) -> Tensor:

@@ -33,7 +33,9 @@ def scores() -> str:
     floors = ROOT / "results" / "floors.json"
     floor = json.loads(floors.read_text()).get("set-clevr-like", {}) if floors.exists() else {}
     if "untrained" in floor:
-        lines.append(["floor: untrained", "-", *(f"{floor['untrained'][score]:.3f}" for score in TITLES), "-"])
+        lines.append(
+            ["floor: untrained", "-", *(f"{floor['untrained'][score]:.3f}" for score in TITLES), "-"]
+        )
     result = of_seeds("set-clevr-like")[0]
     machine = f"{result['machine']['processor']}, {result['machine']['threads']} thread"
     return f"{as_markdown(lines)}\n{result['protocol'].capitalize()}. Trained on {machine}.\n"

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import ablations_page
 import contrast_page
-from floors_page import floor_rows
 import reliability_page
 import set_page
 import speed_page
 import video_page
+from floors_page import floor_rows
 
 from objecthood.charts import score_curves
 from objecthood.score_names import by_restarts
@@ -87,11 +87,10 @@ def tables() -> str:
     runs = by_recipe()
     head = ["", *_TITLES, *(f"{title}, best of 8" for title in _TITLES[:3]), "worst seed", "seeds", "CPU s"]
     rows = [
-        line
-        for name, results in runs.items()
-        for line in (row(name, results), *floor_rows(name, _COLUMNS, len(head)))
+        line for name, results in runs.items() for line in (row(name, results), *floor_rows(name, _COLUMNS))
     ]
     notes = [f"- `{name}`: {taken(results)}. Commit {commits(results)}." for name, results in runs.items()]
+    rows = [[*cells, *["-"] * (len(head) - len(cells))] for cells in rows]
     return as_table(head, rows) + "\n" + "\n".join([*notes, ""])
 
 
@@ -165,7 +164,9 @@ def seeds() -> str:
     rows = []
     for name, results in by_recipe().items():
         for result in results:
-            cells = [over_seeds([result], column, best=best) for best in (False, True) for column in _COLUMNS[:3]]
+            cells = [
+                over_seeds([result], column, best=best) for best in (False, True) for column in _COLUMNS[:3]
+            ]
             costs = [f"{result['cpu_seconds']:.0f}", f"`{commits([result])}`"]
             rows.append([f"`{name}`", str(result["seed"]), *cells, *costs])
     best = [f"{title}, best of 8" for title in _TITLES[:3]]
@@ -183,7 +184,10 @@ def starts() -> str:
             *(f"{statistics.mean(seed[key][count] for seed in entry['seeds']):.3f}" for count in counts),
         ]
         for name, entry in entries.items()
-        for key, title in (("best_painted", "lowest reconstruction error"), ("truly_best", "best by its labels"))
+        for key, title in (
+            ("best_painted", "lowest reconstruction error"),
+            ("truly_best", "best by its labels"),
+        )
     ]
     return as_table(["recipe", "taken", *(f"of {count}" for count in counts)], rows, numbers=2)
 
@@ -302,7 +306,11 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "set-prediction.md": set_page.blocks(),
     ROOT / "docs" / "speed.md": speed_page.blocks(),
     ROOT / "docs" / "demo.md": {"costs": browser},
-    ROOT / "docs" / "contrast.md": {"found": contrast_page.found, "slots": contrast_page.slots, "known": contrast_page.known},
+    ROOT / "docs" / "contrast.md": {
+        "found": contrast_page.found,
+        "slots": contrast_page.slots,
+        "known": contrast_page.known,
+    },
     ROOT / "docs" / "ablations.md": {"ablations": ablations_page.ablations},
     ROOT / "docs" / "reliability.md": reliability_page.blocks(),
     ROOT / "docs" / "video.md": {

@@ -6,6 +6,8 @@ import json
 import statistics
 from pathlib import Path
 
+from floors_page import floor_rows
+
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = {
     "video_fg_ari": "video foreground ARI",
@@ -15,6 +17,7 @@ TITLES = {
     "id_switch_rate": "id switches",
     "motion_accuracy": "moving or static",
 }
+TOOLKIT = "mean J without first and last frames (DAVIS's toolkit)"
 
 
 def generated() -> str:
@@ -32,6 +35,8 @@ def generated() -> str:
         if alone.exists():
             scores = list(json.loads(alone.read_text())["scores"].values())
             rows.append([f"`{name}`, the same weights, every frame alone", *spread(scores), "-"])
+        for floor, *scores in floor_rows(name, list(TITLES)):
+            rows.append([floor, "-", *scores, "-"])
     notes = [f"- `{name}`: {results[0]['protocol'].split(';')[0]}." for name, results in runs.items()]
     return "\n".join([*table(rows), "", *notes, ""])
 
@@ -51,24 +56,35 @@ def davis() -> dict:
 
 
 def stages() -> str:
-    """Mean J of every stage and baseline, with the deviation over seeds where there is one."""
-    rows, result = [["", "mean J"], ["---", "---"]], davis()
-    for name, value in result["mean"].items():
+    """Mean J of every stage and baseline, with the deviation over seeds where there is one; beside it the J
+    of DAVIS's toolkit, without first and last frames, if the result holds it."""
+    result = davis()
+    columns = {"mean J": result}
+    if "skip_ends" in result:
+        columns |= {TOOLKIT: result["skip_ends"]}
+    rows = [["", *columns], ["---"] * (1 + len(columns))]
+    for name in result["mean"]:
         trained = name.startswith("slots") and len(result["seeds"]) > 1
-        spread = f" ± {result['deviation'][name]:.3f}" if trained else ""
-        rows.append([name, f"{value:.3f}{spread}"])
+        cells = [
+            f"{column['mean'][name]:.3f}" + (f" ± {column['deviation'][name]:.3f}" if trained else "")
+            for column in columns.values()
+        ]
+        rows.append([name, *cells])
     return "\n".join([*table(rows), ""])
 
 
 def sequences() -> str:
-    """J of every sequence, mean over seeds, best first."""
+    """J of every sequence, mean over seeds, best first; of the last method also the toolkit's, if there."""
     result = davis()
     finished = [name for name in result["mean"] if name.endswith("finished")]
     last, shown = finished[-1], ["affine camera, Otsu", *finished]
-    rows = [["sequence", "fold", *shown], ["---"] * (len(shown) + 2)]
+    toolkit = result.get("skip_ends")
+    rows = [["sequence", "fold", *shown, *([f"the same, {TOOLKIT}"] if toolkit else [])]]
+    rows.append(["---"] * len(rows[0]))
     for name, row in sorted(result["sequences"].items(), key=lambda item: -item[1][last]):
         fold = next(number for number, names in enumerate(result["folds"]) if name in names)
-        rows.append([name, str(fold), *(f"{row[key]:.3f}" for key in shown)])
+        values = [row[key] for key in shown] + ([toolkit["sequences"][name][last]] if toolkit else [])
+        rows.append([name, str(fold), *(f"{value:.3f}" for value in values)])
     return "\n".join([*table(rows), ""])
 
 

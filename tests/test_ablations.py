@@ -340,7 +340,7 @@ def test_the_table_gives_means_of_seeds_and_ends_with_the_floors(tmp_path, monke
         (tmp_path / f"ablation-no-gru-seed{seed}.json").write_text(json.dumps(result))
     assert len(page.ablations(tmp_path).splitlines()) == 3, "without floors there are none"
     floors = {"components": {"fg_ari": 0.83, "ari": 0.82, "mbo": 0.7, "miou": 0.7}}
-    (tmp_path / "floors.json").write_text(json.dumps({"clevr6-like": floors}))
+    (tmp_path / "floors.json").write_text(json.dumps({"clevr6-ablation": floors}))
     *_, row, floor = page.ablations(tmp_path).splitlines()
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:4] == ["no GRU", "2", "0.600 ± 0.141", "0.250 ± 0.000"]

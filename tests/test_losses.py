@@ -90,17 +90,18 @@ def looped_single_slot_contrast(predicted, found, temperature):
 
 
 def looped_slot_slot_contrast(slots, temperature, holds=None):
+    """SlotContrast: which slot of all clips in the earlier frame is slot `later`? Mean over those asked."""
     total, asked = 0.0, 0
     holds = torch.ones(slots.shape[:3], dtype=torch.bool) if holds is None else holds
-    for now in range(slots.shape[1] - 1):
-        ours, theirs = (slots[:, time].flatten(0, 1).tolist() for time in (now, now + 1))
-        held, still_held = (holds[:, time].flatten().tolist() for time in (now, now + 1))
-        there = [index for index, holding in enumerate(still_held) if holding]
-        for row, one in enumerate(ours):
-            if held[row] and still_held[row]:
+    for now in range(1, slots.shape[1]):
+        before, here = (slots[:, time].flatten(0, 1).tolist() for time in (now - 1, now))
+        held_before, held_here = (holds[:, time].flatten().tolist() for time in (now - 1, now))
+        candidates = [index for index, holding in enumerate(held_before) if holding]
+        for later, one in enumerate(here):
+            if held_before[later] and held_here[later]:
                 asked += 1
-                logits = [cosine(one, theirs[index]) / temperature for index in there]
-                total += cross_entropy(logits, there.index(row))
+                logits = [cosine(before[earlier], one) / temperature for earlier in candidates]
+                total += cross_entropy(logits, candidates.index(later))
     return total / max(asked, 1)
 
 
@@ -132,6 +133,31 @@ def test_slot_slot_contrast_is_its_loop(temperature):
     assert wanted > 0 and losses.slot_slot_contrast(slots, temperature, torch.zeros_like(holds)) == 0
     with pytest.raises(ValueError, match=r"`slots` .time 1. must have at least 2 frames"):
         losses.slot_slot_contrast(slots[:, :1])
+
+
+def test_slot_slot_contrast_takes_the_softmax_over_the_earlier_frame():
+    """Two equal slots that part: both earlier candidates fit a later slot equally well, so each is a guess.
+
+    Reversed in time two slots become equal: both point at slot 0 of the earlier frame, one rightly.
+    """
+    earlier = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    later = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    parting = torch.stack([earlier, later])[None]
+    assert math.isclose(losses.slot_slot_contrast(parting, 1.0).item(), math.log(2), rel_tol=1e-6)
+    merging = (cross_entropy([1.0, 0.0], 0) + cross_entropy([1.0, 0.0], 1)) / 2
+    assert math.isclose(losses.slot_slot_contrast(parting.flip(1), 1.0).item(), merging, rel_tol=1e-6)
+    assert abs(merging - math.log(2)) > 0.1
+
+
+def test_slot_slot_contrast_has_the_negatives_and_the_mean_of_slotcontrast():
+    """Cross entropy over axis 1 of earlier x later cosines, of all clips at once, with one-hot targets."""
+    slots = torch.randn(3, 4, 5, 6, dtype=torch.float64)
+    rows = torch.nn.functional.normalize(slots, dim=-1)
+    every = torch.cat(list(rows), dim=1)
+    cosines = torch.einsum("tid,tjd->tij", every[:-1], every[1:])
+    one_hot = torch.eye(15, dtype=torch.float64).expand_as(cosines)
+    wanted = torch.nn.functional.cross_entropy(cosines / 0.1, one_hot)
+    torch.testing.assert_close(losses.slot_slot_contrast(slots), wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_contrast_does_not_ask_in_what_order_slots_come():

@@ -84,6 +84,41 @@ def test_conditioned_start(start, size, unchecked):
         video.moving_sprites()(CLIPS, hints)
 
 
+def hints_of_one_object(num_slots: int) -> torch.Tensor:
+    """Boxes for two clips: the background, one object, and absent ones."""
+    hints = torch.full((2, num_slots, 4), -1.0)
+    hints[:, 0] = 0
+    hints[:, 1] = torch.tensor([0.1, 0.1, 0.4, 0.5])
+    return hints
+
+
+@torch.no_grad()
+def test_slots_of_absent_objects_have_equal_masks():
+    """The measurement behind `ConditionedSlots`: attention alone does not separate equal slots."""
+    model = video.moving_sprites(start="boxes", compactness=0, repulsion=0)
+    nn.init.normal_(model.predictor.project_out.weight, std=0.1)
+    scene = model(CLIPS, hints_of_one_object(6))
+    for masks in (scene.masks, scene.attention):
+        absent = masks[:, :, 2:]
+        torch.testing.assert_close(absent, absent[:, :, :1].expand_as(absent), rtol=1e-3, atol=1e-5)
+        assert (masks[:, :, 0] - masks[:, :, 2]).abs().max() > 0.01, "the background is not one of them"
+    # Four in place of one have four times the odds in the first softmax.
+    few = video.moving_sprites(num_slots=3, start="boxes", compactness=0, repulsion=0)
+    few.load_state_dict(model.state_dict() | {"grouping.initial_slots.queries": torch.zeros(1, 3, 64)})
+    odds = []
+    for one, num_slots in ((model, 6), (few, 3)):
+        attention = one(CLIPS, hints_of_one_object(num_slots), iterations=1).attention[:, 0]
+        odds.append(attention[:, 2:].sum(dim=1) / attention[:, 0])
+    torch.testing.assert_close(odds[0], 4 * odds[1], rtol=1e-3, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_spatial_bias_can_separate_equal_slots():
+    """Six equal slots: the first counts as the heaviest, and so as the background."""
+    masks = video.moving_sprites(start="boxes")(CLIPS, torch.full((2, 6, 4), -1.0)).masks
+    assert (masks - masks[:, :, :1]).abs().amax() > 0.1
+
+
 @torch.no_grad()
 def test_painting_the_next_frame_uses_the_predicted_slots():
     model = video.moving_sprites(paints_next=True)

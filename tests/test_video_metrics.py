@@ -40,6 +40,25 @@ def test_a_change_of_slots_costs_the_video_score_and_not_the_frame_score():
     assert (metrics.frame_adjusted_rand_index(TRUTH, changed, ignore_background=True) == 1).all()
 
 
+def test_frame_scores_do_not_bound_the_video_score():
+    truth = torch.tensor([[[[1, 1, 2, 2]], [[1, 1, 2, 2]]]])
+    labels = torch.tensor([[[[0, 1, 0, 1]], [[0, 1, 0, 1]]]])
+    frames, video = (
+        score(truth, labels, ignore_background=True).item()
+        for score in (metrics.frame_adjusted_rand_index, metrics.video_adjusted_rand_index)
+    )
+    assert frames == pytest.approx(-0.5) and video == pytest.approx(-1 / 6)
+
+
+def test_without_objects_there_is_no_foreground_score():
+    """SAVi's code says 1 here; ours says nan, and means leave it out."""
+    empty, labels = torch.zeros(1, 2, 1, 4, dtype=torch.int64), torch.tensor([[[[0, 1, 0, 1]]] * 2])
+    for score in (metrics.frame_adjusted_rand_index, metrics.video_adjusted_rand_index):
+        assert score(empty, labels, ignore_background=True).isnan().all()
+        assert score(empty, labels, ignore_background=False).item() == 0
+        assert score(empty, 0 * labels, ignore_background=False).item() == 1
+
+
 def test_frame_score_leaves_frames_without_objects_out():
     truth = torch.tensor([[[[0, 0, 0]], [[1, 1, 2]]]])
     labels = torch.tensor([[[[0, 1, 2]], [[4, 4, 3]]]])
@@ -68,6 +87,17 @@ def test_region_similarity():
     predicted[1] = ~truth[1]
     predicted[2, 0] = False
     assert metrics.region_similarity(truth, predicted).tolist() == [1, 0, 0.5, 1]
+
+
+def test_region_similarity_of_a_sequence_with_and_without_its_ends():
+    truth = torch.ones(4, 1, 4, dtype=torch.bool)
+    predicted = truth.clone()
+    for frame, wrong in enumerate((4, 1, 2, 3)):  # J: 0, 0.75, 0.5, 0.25
+        predicted[frame, 0, :wrong] = False
+    assert metrics.sequence_region_similarity(truth, predicted, skip_ends=False) == 0.375
+    assert metrics.sequence_region_similarity(truth, predicted, skip_ends=True) == 0.625
+    with pytest.raises(ValueError, match="masks of 2 frames have no J: give at least 3 frames"):
+        metrics.sequence_region_similarity(truth[:2], predicted[:2], skip_ends=True)
 
 
 def test_region_similarity_refuses_other_sizes(unchecked):

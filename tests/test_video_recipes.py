@@ -64,9 +64,27 @@ def test_hints_are_boxes_around_objects():
     masks = torch.zeros(1, 8, 8, dtype=torch.int64)
     masks[0, 2:4, 4:8], masks[0, 7, 0] = 1, 3
     boxes = object_hints(masks, 5, "boxes")
-    assert boxes[0].tolist() == [[0.25, 0.5, 0.5, 1.0], [-1] * 4, [0.875, 0, 1, 0.125], [-1] * 4, [-1] * 4]
-    assert object_hints(masks, 5, "centres")[0, 0].tolist() == [0.375, 0.75]
-    assert object_hints(masks, 2, "centres").shape == (1, 2, 2), "objects beyond the slots are left out"
+    assert boxes[0].tolist() == [[0] * 4, [0.25, 0.5, 0.5, 1.0], [-1] * 4, [0.875, 0, 1, 0.125], [-1] * 4]
+    centres = object_hints(masks, 5, "centres")
+    assert centres[0].tolist() == [[0, 0], [0.375, 0.75], [-1, -1], [0.9375, 0.0625], [-1, -1]]
+    few = object_hints(masks, 2, "centres")
+    assert few.tolist() == [[[0, 0], [0.375, 0.75]]], "objects beyond the slots are left out"
+    assert object_hints(masks, 1, "boxes").tolist() == [[[0] * 4]]
+
+
+@pytest.mark.parametrize("kind", ["boxes", "centres"])
+def test_the_background_begins_apart_from_absent_objects_and_from_objects(kind):
+    masks = torch.zeros(1, 8, 8, dtype=torch.int64)
+    masks[0, 0, 0] = 1  # the object nearest to the background's hint
+    slots = replace(SPRITES, start=kind, num_slots=4).build_model().condition(object_hints(masks, 4, kind))[0]
+    apart = torch.cdist(slots, slots)
+    assert apart[0, 1] > 0.01 and apart[0, 2] > 0.1 and apart[1, 2] > 0.1
+    assert torch.equal(slots[2], slots[3]), "absent objects are equal"
+
+
+def test_the_protocol_names_hints_from_true_masks():
+    told = replace(SPRITES, start="boxes").protocol
+    assert "start boxes of the first frame's true masks" in told and "true masks" not in SPRITES.protocol
 
 
 def test_a_few_steps_find_camouflaged_things_by_their_motion(tmp_path):

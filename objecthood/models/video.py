@@ -2,14 +2,39 @@
 
 Kipf et al. 2022, "Conditional Object-Centric Learning from Video" (SAVi, arXiv 2111.12594). A predictor makes
 of the slots of frame t the first guess for frame t + 1, slot attention corrects it with few iterations, and
-every frame is painted from its slots: the frame itself, its motion, or the frame after it. Slots start
+every frame is decoded from its slots: the frame itself, its motion, or the frame after it. Slots start
 unconditioned, or from a box or a point for each object in the first frame.
 
-Differences from the paper: encoder, grouping and decoder are those of `models.autoencoder`, with its fast
-variants and priors, so that one frame alone gives what the image model gives; the predictor begins as
-identity (`nn.dynamics`); where slot attention has a prior, it also acts from one frame on the next;
-`sees="motion"` groups a motion field, found by matching (`nn.matching_motion`), in place of the frame, after
-Yang et al. 2021 (arXiv 2104.07658).
+Encoder, grouping and decoder are those of `models.autoencoder`, so that one frame alone gives what the image
+model gives. `moving_sprites` differs from SAVi-S (the paper, and the released code and configuration in
+google-research/slot-attention-video) in this:
+
+- Encoder: 2 convolutions, the first of stride 2, so a grid of 32 x 32 for frames of 64 x 64, and 64 features.
+  SAVi-S: 4 convolutions of stride 1, a grid of 64 x 64, 32 features. Both: 32 channels, kernels of 5, a
+  position embedding that is added, then layer norm and an MLP. Positions are 4 distances to the borders,
+  there 2 coordinates in [-1, 1]; this holds in the decoder as well.
+- Iterations: 3 in the first frame and 2 in later ones (the test of a recipe may take more). SAVi: 1 in every
+  frame, the first included, in SAVi-S; the paper names no extra iterations for the first frame.
+- Slot attention: slots of 64 (there 128); an MLP after the GRU (SAVi-S: none, `mlp_size` is not set); epsilon
+  is added to the attention before it is normalised (there to the denominator); the spatial bias and duplicate
+  suppression of `nn.priors` act between iterations and from one frame on the next (there: none).
+- Gradient: bilevel, through the last iteration of each frame and straight to its first slots (there: through
+  all). Both go back through time.
+- Start: learned slots, one each, if unconditional, as `ParamStateInit` there (`GaussianStateInit` is its
+  other choice). Conditioned: an MLP of the same shape (256 hidden units, ReLU) of boxes or centres, the
+  background's hint first and 0. An absent object's hint is -1, there 0 (`recipes.video.object_hints`).
+- Predictor: a transformer block of 4 heads and 256 hidden units, as there. Norms come before attention and
+  MLP, not after, and the block begins as identity (`nn.dynamics`).
+- Decoder: an attention-guided `PatchDecoder` on a grid of 16 x 16. SAVi-S: a spatial broadcast decoder that
+  begins at 8 x 8, with 3 transposed convolutions of stride 2 and one of stride 1, of 64 channels. The mixture
+  with masks that sum to 1 over slots is the same.
+- Layer norms have an epsilon of 1e-3 (Keras' default; there 1e-6, Flax's); weights begin as in Keras, those
+  of the hint's MLP as in PyTorch.
+- What is decoded: corrected slots, as there; `paints_next` decodes the predicted ones.
+- `sees="motion"` groups a motion field, found by matching (`nn.matching_motion`), in place of the frame,
+  after Yang et al. 2021 (arXiv 2104.07658). SAVi sees frames.
+
+Training and test differ as `recipes.video` lists.
 """
 
 from __future__ import annotations
@@ -70,7 +95,7 @@ class SlotVideo(ClipModel):
         encoder, grouping, decoder: as of `SlotAutoencoder`; the first frame's start and iterations are the
             grouping's.
         predictor: slots of a frame to the first guess for the next (`nn.dynamics`, or `nn.Identity`).
-        later_iterations: of slot attention, in every frame but the first (paper: 1 or 2).
+        later_iterations: of slot attention, in every frame but the first (SAVi: 1, in the first as well).
         condition: first slots from hints, in place of the grouping's own start.
         sees: "frame", or "motion" found by matching.
         paints_next: whether each frame's painting comes from the slots predicted for the next one; for
@@ -124,8 +149,9 @@ class SlotVideo(ClipModel):
     ) -> VideoScene:
         """Whole clips at once; `hints`, `num_slots`, `iterations` and `noise` are for the first frame.
 
-        `hints` are boxes (top, left, bottom, right) or centres (down, across) in [0, 1], one for each slot, a
-        row of -1 for a slot without an object.
+        `hints` are boxes (top, left, bottom, right) or centres (down, across) in [0, 1], one for each slot:
+        a row of 0 first, for the background, then the objects, and a row of -1 for a slot without one
+        (`recipes.video.object_hints` makes them of masks).
         """
         check_pictures(frames.flatten(0, 1), self.resolution)
         return self.see(self.look(frames), hints, num_slots, iterations, noise)

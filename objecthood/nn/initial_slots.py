@@ -94,6 +94,16 @@ class LearnedSlots(nn.Module):
 class ConditionedSlots(nn.Module):
     """A slot for each hint: the numbers that say where an object is, through an MLP that all share.
 
+    Kipf et al. 2022 (arXiv 2111.12594), section 3.2. The background's hint is all 0, an absent object's all
+    -1, so that the background begins in a state of its own. (SAVi's released code has 0 for both.)
+
+    Equal hints give equal slots, and attention alone never tells them apart: the slots of absent objects have
+    equal masks in every frame. In a softmax m of them together have m times the odds of one. In label maps,
+    which take the largest single mask, they are no larger than one slot, and up to rounding the first of them
+    gets all that they win. So they split no object and no background among them; training has to keep their
+    masks small. A spatial bias (`nn.CompactPrior`) can separate them, as it treats the heaviest slot and the
+    emptiest one, of equal slots the first, unlike the others.
+
     Args:
         num_slots: slots that a call gives; of hints there must be as many.
         dim: size of a slot.
@@ -101,9 +111,10 @@ class ConditionedSlots(nn.Module):
         hidden_dim: width of the MLP (paper: 256).
 
     Example:
-        >>> boxes = torch.tensor([[[0.1, 0.1, 0.4, 0.5], [-1.0, -1.0, -1.0, -1.0]]])
-        >>> ConditionedSlots(num_slots=2, dim=64, hint_dim=4)(boxes).shape
-        torch.Size([1, 2, 64])
+        >>> background, box, absent = [0.0] * 4, [0.1, 0.1, 0.4, 0.5], [-1.0] * 4
+        >>> hints = torch.tensor([[background, box, absent]])
+        >>> ConditionedSlots(num_slots=3, dim=64, hint_dim=4)(hints).shape
+        torch.Size([1, 3, 64])
     """
 
     def __init__(self, num_slots: int, dim: int, hint_dim: int, hidden_dim: int = 256):
@@ -112,11 +123,16 @@ class ConditionedSlots(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(hint_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, dim))
 
     def forward(self, hints: Float[Tensor, "batch slots hint_dim"]) -> Float[Tensor, "batch slots dim"]:
-        """First slots; a hint is in [0, 1], or -1 throughout for a slot without an object."""
+        """Initial slots; hints are in [0, 1], 0 throughout for the background, -1 throughout for a slot
+        without an object.
+
+        Raises:
+            ValueError: the number or size of the hints is not the one of the module.
+        """
         if hints.ndim != 3 or hints.shape[1:] != (self.num_slots, self.hint_dim):
             raise ValueError(
                 f"`hints` (shape {list(hints.shape)}) must be [batch, slots={self.num_slots}, "
-                f"numbers={self.hint_dim}], -1 where a slot has no object"
+                f"numbers={self.hint_dim}], 0 for the background and -1 where a slot has no object"
             )
         return self.mlp(hints)
 

@@ -98,6 +98,14 @@ class Recipe:
         alone."""
         raise NotImplementedError
 
+    def mask_scores(self, scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
+        """Scores of masks or label maps, whatever made them; none where the task or the scenes have none."""
+        return {}
+
+    def seen(self, scenes: Scenes) -> Tensor:
+        """What the model groups, as images in [0, 1]."""
+        return scenes["image"]
+
     def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
         """Scores of a whole set from what `scores` gave for its pictures: means, nan left out."""
         return {name: value.nanmean().item() for name, value in values.items()}

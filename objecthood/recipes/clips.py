@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from objecthood import motion, video_figures
+from objecthood import metrics, motion, video_figures
 from objecthood.data.camouflage import Camouflage
 from objecthood.data.moving_sprites import Backdrop, MovingSprites
 from objecthood.data.scene import Dataset, Scenes
-from objecthood.nn.matching_motion import Sight
+from objecthood.nn.matching_motion import Sight, look
 from objecthood.recipes.base import Model, Recipe
 
 SHARES = {
@@ -76,6 +76,21 @@ class OnClips(Recipe):
         if self.data == "camouflage":
             return Camouflage(split, seed, frames=frames, camera=self.camera > 0)
         raise ValueError(f"`data` (={self.data!r}) must be one of moving-sprites, camouflage")
+
+    def mask_scores(self, scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
+        truth = scenes["masks"]
+        switches, chances = metrics.id_switches(truth, masks)
+        return {
+            "video_fg_ari": metrics.video_adjusted_rand_index(truth, masks, ignore_background=True),
+            "video_ari": metrics.video_adjusted_rand_index(truth, masks, ignore_background=False),
+            "frame_fg_ari": metrics.frame_adjusted_rand_index(truth, masks, ignore_background=True),
+            "frame_ari": metrics.frame_adjusted_rand_index(truth, masks, ignore_background=False),
+            "id_switches": switches,
+            "id_chances": chances,
+        }
+
+    def seen(self, scenes: Scenes) -> Tensor:
+        return look(scenes["image"], self.sees)
 
     def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
         """Means over clips; `SHARES` of what there was in all of them."""

@@ -12,7 +12,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from objecthood import losses, metrics
+from objecthood import losses
 from objecthood.data.scene import Scenes
 from objecthood.models import set_contrast
 from objecthood.models.set_contrast import ContrastScene, SetContrast
@@ -94,16 +94,12 @@ class Contrast(OnClips):
         return (frames + self.light * change).clamp(0, 1)
 
     def scores(self, model: SetContrast, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
-        scene, truth = self.discover(model, scenes, indices), scenes["masks"]
-        switches, chances = metrics.id_switches(truth, scene.masks)
-        return {
-            "attention_fg_ari": metrics.frame_adjusted_rand_index(truth, scene.masks, ignore_background=True),
-            "attention_ari": metrics.frame_adjusted_rand_index(truth, scene.masks, ignore_background=False),
-            "video_fg_ari": metrics.video_adjusted_rand_index(truth, scene.masks, ignore_background=True),
-            "video_ari": metrics.video_adjusted_rand_index(truth, scene.masks, ignore_background=False),
-            "id_switches": switches,
-            "id_chances": chances,
-        }
+        return self.mask_scores(scenes, self.discover(model, scenes, indices).masks)
+
+    def mask_scores(self, scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
+        """As of all clips; the masks here are attention, and its scores in single frames are named so."""
+        scores = super().mask_scores(scenes, masks)
+        return {name.replace("frame_", "attention_"): value for name, value in scores.items()}
 
     def discover(self, model: SetContrast, scenes: Scenes, indices: Tensor) -> ContrastScene:
         """The model's view of held-out clips, with test iterations."""

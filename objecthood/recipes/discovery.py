@@ -93,7 +93,6 @@ class Discovery(Recipe):
         return {"mse": error.double()} | self.mask_scores(scenes, output.masks)
 
     def mask_scores(self, scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
-        """Scores of masks or labels, whatever they come from; none where the scenes have no true masks."""
         true_masks = scenes.get("masks")
         if true_masks is None:
             return {}

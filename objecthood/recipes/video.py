@@ -1,7 +1,21 @@
-"""Objects in video (Kipf et al. 2022, arXiv 2111.12594): frames are painted from slots that persist.
+"""Objects in video (SAVi, Kipf et al. 2022, arXiv 2111.12594): frames are decoded from slots that persist.
 
-Training begins with single frames, one of each clip, as for pictures, and goes on with whole clips; both
-phases see as many frames a step. Scored on longer clips than it was trained on.
+Training begins with single frames, one of each clip, as for images, and goes on with whole clips; both phases
+see as many frames a step. The model is scored on longer clips than it was trained on.
+
+Differences from SAVi's training and test (released configuration of SAVi-S, `savi_conditional_small.py`);
+those of the model are listed in `models.video`:
+
+- Data: sprites made here, not MOVi. Training clips have 4 frames (6 there), test clips 12 (24 there).
+- Target: the frame by default; optical flow to the next frame as an image is `target="flow"` (there the
+  default, to the frame before where the data has it, in other colours). The error is a mean over pixels and
+  channels in [-1, 1] units (there a sum, of frames or flow in [0, 1]).
+- Start: unconditional by default (there boxes). Absent objects have a hint of -1 (there 0): `object_hints`.
+- A warm-up on single frames (`still_steps`), and the weight of duplicate suppression grows: not in SAVi.
+- Optimiser: 1000 steps of 16 frames, Muon for matrices and Adam at 1e-3, 200 steps of warm-up, gradients
+  clipped to norm 1, and averaged weights. There: 100,000 steps of 64 clips, Adam at 2e-4, 2500 steps of
+  warm-up, clipped to norm 0.05, no averaging. Both decay the learning rate by a cosine to zero.
+- Test: 10 iterations in the first frame and 2 in later ones (there 1 in every frame, in training too).
 """
 
 from __future__ import annotations
@@ -42,7 +56,7 @@ class Video(OnClips):
     predictor: str = "transformer"
     """Slots of a frame to the first guess for the next: "transformer", "residual" or "identity"."""
     start: Start = "unconditional"
-    """"unconditional", or "boxes" or "centres" of the first frame's objects."""
+    """"unconditional", or "boxes" or "centres" of the first frame's objects, taken from its true masks."""
     target: str = "seen"
     """What is painted: "seen" (what the model sees), "next" (the same, of the next frame), or "flow", the
     true flow."""
@@ -120,8 +134,7 @@ class Video(OnClips):
         return self.alone or step < self.still_steps
 
     def hints(self, masks: Tensor) -> Tensor | None:
-        """Boxes or centres of the objects of first frames [batch, height, width], if the start asks for
-        them: one per object, in the first slots but one, and rows of -1."""
+        """Hints of first frames [batch, height, width] if the start asks for them, see `object_hints`."""
         if self.start == "unconditional":
             return None
         return object_hints(masks, self.num_slots, self.start)
@@ -129,7 +142,6 @@ class Video(OnClips):
     def scores(self, model: SlotVideo, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
         scene = self.discover(model, scenes, indices)
         truth = scenes["masks"]
-        switches, chances = metrics.id_switches(truth, scene.masks)
         tracks = motion.track(scenes["image"], scene.masks)
         right, judged = motion.verdicts_right(tracks, scene.masks, scenes)
         height, width = truth.shape[-2:]
@@ -137,15 +149,9 @@ class Video(OnClips):
             0, truth.shape[:2]
         )
         error = 4 * (scene.reconstruction - model.look(scenes["image"])).square().mean(dim=(1, 2, 3, 4))
-        return {
-            "video_fg_ari": metrics.video_adjusted_rand_index(truth, scene.masks, ignore_background=True),
-            "video_ari": metrics.video_adjusted_rand_index(truth, scene.masks, ignore_background=False),
-            "frame_fg_ari": metrics.frame_adjusted_rand_index(truth, scene.masks, ignore_background=True),
-            "frame_ari": metrics.frame_adjusted_rand_index(truth, scene.masks, ignore_background=False),
+        return self.mask_scores(scenes, scene.masks) | {
             "attention_fg_ari": metrics.frame_adjusted_rand_index(truth, attention, ignore_background=True),
             "attention_ari": metrics.frame_adjusted_rand_index(truth, attention, ignore_background=False),
-            "id_switches": switches,
-            "id_chances": chances,
             "motion_right": right,
             "motion_judged": judged,
             "mse": error.double(),
@@ -173,9 +179,12 @@ class Video(OnClips):
             if self.alone
             else f"the first frame, {self.later_iterations} in later ones"
         )
+        start = f"start {self.start}"
+        if self.start != "unconditional":
+            start += " of the first frame's true masks (background 0, absent objects -1)"
         return (
             f"{self.test_scenes} {self.data} clips of {self.test_frames} frames held out, {sight} seen, "
-            f"{rounds}, {self.num_slots} slots, start {self.start}, argmax of decoder masks; video_fg_ari: "
+            f"{rounds}, {self.num_slots} slots, {start}, argmax of decoder masks; video_fg_ari: "
             "adjusted Rand index over all frames of a clip together, without true background pixels; "
             "video_ari: with them; frame_fg_ari, frame_ari: every frame for itself; attention_fg_ari, "
             "attention_ari: the same of attention, enlarged; id_switch_rate: share of "
@@ -198,11 +207,17 @@ def motion_batch(flow: Tensor) -> Tensor:
 
 def object_hints(masks: Tensor, num_slots: int, kind: Start) -> Tensor:
     """Boxes (top, left, bottom, right) or centres (down, across) in [0, 1] of label maps [batch, height,
-    width]: object k in row k - 1, -1 for rows without one; the last row stays for the background.
+    width]: the background in row 0, object k in row k, so that label k is slot k.
+
+    The background's hint is all 0, as in SAVi's code (Kipf et al. 2022; `CoordinateEncoderStateInit` with
+    `prepend_background`); no object has it, as its box has an area and its centre lies inside. A row without
+    an object is all -1. Here we differ: SAVi's code pads with 0 (`NOTRACK_BOX`), so that absent objects begin
+    in the background's slot state and share the background with it. Objects beyond `num_slots` - 1 are left
+    out. `nn.ConditionedSlots` says what equal hints lead to.
 
     Example:
-        >>> object_hints(torch.tensor([[[0, 1], [0, 1]]]), 2, "boxes")[0, 0].tolist()
-        [0.0, 0.5, 1.0, 1.0]
+        >>> object_hints(torch.tensor([[[0, 1], [0, 1]]]), 3, "boxes")[0].tolist()
+        [[0.0, 0.0, 0.0, 0.0], [0.0, 0.5, 1.0, 1.0], [-1.0, -1.0, -1.0, -1.0]]
     """
     height, width = masks.shape[-2:]
     present = functional.one_hot(masks.clamp_min(0), max(num_slots, int(masks.max()) + 1))
@@ -213,7 +228,7 @@ def object_hints(masks: Tensor, num_slots: int, kind: Start) -> Tensor:
     box = torch.stack([first[0] / height, first[1] / width, last[0] / height, last[1] / width], dim=-1)
     hints = box if kind == "boxes" else (box[..., :2] + box[..., 2:]) / 2
     hints = torch.where(present.any(3).any(2)[..., None], hints, -1.0)
-    return functional.pad(hints, (0, 0, 0, num_slots - hints.shape[1]), value=-1.0)
+    return functional.pad(hints, (0, 0, 1, 0), value=0.0)
 
 
 moving_sprites = Video(

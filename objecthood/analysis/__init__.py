@@ -1,0 +1,1 @@
+"""What scores mean: floors that need no learning."""
