@@ -81,7 +81,7 @@ class EvaluateOptions:
     diagnose: bool = False
     """Say what is wrong as well: slots shared, objects and background in pieces, and where to read on."""
     floors: bool = False
-    """Score what needs no learning on the same scenes as well: colour components, k-means, blocks, untrained."""
+    """Score what needs no learning as well: colour components, colour k-means, blocks, an untrained model."""
     picture: str = ""
     """With --diagnose: file (.png, .webp) to draw the worst scenes in."""
 

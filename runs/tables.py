@@ -135,13 +135,18 @@ def over_seeds(results: list[dict], column: str, *, best: bool) -> str:
 def scored(result: dict) -> tuple[dict, dict]:
     """Scores of one restart, and of the best of several.
 
-    Results of before 2026-11-29 hold one of the two: the best, where their recipe has several starts.
+    Results of before 2026-11-29 hold one of the two, on test scenes on which settings were chosen; both, on
+    scenes that guided no choice, then stand in results/*-fresh.json where they were taken.
     """
     rows = by_restarts(result["scores"])
-    first, best = rows["one restart"], rows.get("best of 8", {})
-    if not best and result["settings"].get("starts", 1) > 1:
-        return {}, first
-    return first, best
+    if "best of 8" in rows or result["settings"].get("starts", 1) == 1:
+        return rows["one restart"], rows.get("best of 8", {})
+    recipe, run = result["name"].rsplit("-seed", 1)[0], result["name"]
+    fresh = [ROOT / "results" / f"{recipe}{which}-fresh.json" for which in ("-one-start", "")]
+    if not all(file.exists() for file in fresh):
+        return {}, rows["one restart"]
+    one, best = (json.loads(file.read_text())["scores"][run] for file in fresh)
+    return one, best
 
 
 def spread(values: list[float]) -> str:

@@ -22,8 +22,8 @@ COLOUR_DISTANCE = 0.05
 FEWEST_PIXELS = 8
 """Components smaller than this go to the nearest larger one."""
 POSITION_WEIGHT = 0.25
-"""Weight of a position (in image sides) beside a colour (RGB in [0, 1]) for k-means: of 0.25, 0.5 and 1 the one
-of the highest ARI and mBO on 64 validation scenes of sprites and of CLEVR-like scenes."""
+"""Weight of a position (in image sides) beside a colour (RGB in [0, 1]) in k-means: of 0.25, 0.5 and 1 the
+one of the highest ARI and mBO on 64 validation scenes of sprites and of CLEVR-like scenes."""
 
 
 def colour_components(
@@ -71,7 +71,7 @@ def _components(
 def colour_kmeans(
     images: Float[Tensor, "batch *time 3 height width"], num_clusters: int, first_index: int = 0
 ) -> Int[Tensor, "batch *time height width"]:
-    """Labels of `num_clusters` means of colour and position (k-means++, at most 20 rounds), per image or clip.
+    """Labels of `num_clusters` means of colour and position (k-means++, 20 rounds), per image or clip.
 
     In clips every frame has the same means, without time as a coordinate. Deterministic: image i is seeded
     by `first_index` + i.
