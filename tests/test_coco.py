@@ -19,6 +19,7 @@ from pycocotools import mask as tools
 from objecthood.data import coco
 from objecthood.data.coco import Coco, CocoError
 from objecthood.data.images import ImageError
+from objecthood.data.randomness import SPLITS
 from objecthood.data.scene import Dataset
 
 
@@ -197,3 +198,30 @@ def test_bad_arguments(tmp_path, unchecked):
     with pytest.raises(ValueError, match="`resolution`"):
         Coco(*paths, resolution=0)
     assert coco.IGNORED == -1
+
+
+def test_parts_of_one_file(tmp_path):
+    """By name, not by id or place: the parts are the file, and stay when images are added or renumbered."""
+    paths = write(tmp_path, [], pictures=120)
+    parts = {split: [path.name for path in Coco(*paths, split=split).paths] for split in SPLITS}
+    assert sorted(name for part in parts.values() for name in part) == sorted(
+        path.name for path in Coco(*paths).paths
+    )
+    assert "6.png" in parts["test"] and "8.png" in parts["validation"] and len(parts["train"]) > 90
+    content = json.loads(paths[1].read_text())
+    for number, image in enumerate(content["images"]):
+        image["id"] = 1000 + number
+    content["images"] = content["images"][:60][::-1]
+    paths[1].write_text(json.dumps(content))
+    for split in SPLITS:
+        fewer = [path.name for path in Coco(*paths, split=split).paths]
+        assert fewer == [name for name in parts[split] if int(Path(name).stem) <= 60][::-1]
+
+
+def test_a_part_that_is_empty_or_unknown(tmp_path):
+    paths = write(tmp_path, [], pictures=3)
+    assert len(Coco(*paths, split="train")) == 3
+    with pytest.raises(CocoError, match="none of 3 pictures falls into the test split.*add pictures"):
+        Coco(*paths, split="test")
+    with pytest.raises(ValueError, match="`split` .='val'. must be one of train, validation, test"):
+        Coco(*paths, split="val")

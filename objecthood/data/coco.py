@@ -22,6 +22,7 @@ from jaxtyping import Bool, Int16
 
 from objecthood.data.cache import Cache, Decoded
 from objecthood.data.images import read_image, resize_image
+from objecthood.data.randomness import SPLITS, split_of
 from objecthood.data.scene import Scenes
 from objecthood.data.transforms import as_images, central_square, resize_nearest
 from objecthood.rle import decode
@@ -37,7 +38,12 @@ class CocoError(ValueError):
 
 
 class Coco:
-    """A folder of pictures and one JSON file, all of it: COCO has a file for every split.
+    """A folder of images and one JSON file: all of it, or one split of it.
+
+    COCO publishes a file for every split (`instances_train2017.json`, `instances_val2017.json`): read each
+    whole, without `split`. For one file that has to serve for training and test, `split` takes a part of it,
+    by a hash of `file_name` as the file has it (`randomness.split_of`): about 90 % train, 5 % validation, 5 %
+    test. An image keeps its split when others are added, and when it gets another id. Parts share no image.
 
     Args:
         images: the folder of the pictures that the file names.
@@ -46,15 +52,16 @@ class Coco:
         labels: "instance": 1, 2, ... in the order of the file; "class": 1, 2, ... in the order of `classes`.
         crop: keep the square in the middle before resizing; without it pictures are squashed to a square.
         keep_empty: keep pictures without any annotation but crowds.
+        split: "train", "validation" or "test" of the file; None: the whole file.
 
     Attributes:
         paths: the pictures, in the order of the indices.
         classes: names of the classes, by their id in the file; label c is `classes[c - 1]`.
 
     Raises:
-        CocoError: the file is missing, damaged or not COCO's, or has no picture.
+        CocoError: the file is missing, damaged or not COCO's, or has no picture, or none in the split.
         ModuleNotFoundError: pycocotools is not installed; says how.
-        ValueError: unknown `labels`, or a resolution below 1.
+        ValueError: unknown `labels` or `split`, or a resolution below 1.
     """
 
     endless = False
@@ -68,11 +75,16 @@ class Coco:
         labels: Labels = "instance",
         crop: bool = True,
         keep_empty: bool = True,
+        split: str | None = None,
     ):
         if labels not in get_args(Labels):
             raise ValueError(f"`labels` (={labels!r}) must be one of {', '.join(get_args(Labels))}")
         if resolution < 1:
             raise ValueError(f"`resolution` (={resolution}) must be at least 1 pixel")
+        if split is not None and split not in SPLITS:
+            raise ValueError(
+                f"`split` (={split!r}) must be one of {', '.join(SPLITS)}, or None for the whole"
+            )
         _pycocotools()
         self.resolution, self.labels, self.crop = resolution, labels, crop
         self.name = f"'{os.fspath(annotations)}'"
@@ -80,7 +92,7 @@ class Coco:
         categories = sorted(content["categories"], key=lambda category: category["id"])
         self.classes = [category["name"] for category in categories]
         self._class_labels = {category["id"]: label for label, category in enumerate(categories, 1)}
-        self._pictures, self._things = _by_picture(content, keep_empty, self.name)
+        self._pictures, self._things = _by_picture(content, keep_empty, split, self.name)
         self.paths = [Path(images) / picture["file_name"] for picture in self._pictures]
         self._cache = Cache(self._decode)
 
@@ -192,9 +204,9 @@ def _read(path: Path, name: str) -> dict[str, Any]:
 
 
 def _by_picture(
-    content: dict[str, Any], keep_empty: bool, name: str
+    content: dict[str, Any], keep_empty: bool, split: str | None, name: str
 ) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
-    """Pictures in the order of the file, and the annotations with a segmentation of each."""
+    """Pictures of the split in the order of the file, and the annotations with a segmentation of each."""
     things: dict[Any, list[dict[str, Any]]] = {picture["id"]: [] for picture in content["images"]}
     for thing in content["annotations"]:
         if thing["image_id"] not in things:
@@ -208,4 +220,10 @@ def _by_picture(
     ]
     if not pictures:
         raise CocoError(f"{name}: has no picture" + ("" if keep_empty else " with an object"))
-    return pictures, [things[picture["id"]] for picture in pictures]
+    members = [picture for picture in pictures if split in (None, split_of(str(picture["file_name"])))]
+    if not members:
+        raise CocoError(
+            f"{name}: none of {len(pictures)} pictures falls into the {split} split, a share by a hash of "
+            "their names (train 90 %, others 5 %); add pictures, or read one file for each split"
+        )
+    return members, [things[picture["id"]] for picture in members]

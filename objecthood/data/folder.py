@@ -6,7 +6,6 @@ hours of training.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +15,12 @@ import torch
 from jaxtyping import UInt8
 
 from objecthood.data.images import ImageError, find_images, read_image, resize_image
-from objecthood.data.randomness import SPLITS
+from objecthood.data.randomness import HELD_OUT, SPLITS, split_of
 from objecthood.data.scene import Scenes
 
 # Resized pictures are kept in memory up to this many bytes (20,000 of 128 x 128), later ones are read anew at
 # every use. It leaves room on a machine of 8 GB, where several processes may each hold a copy.
 CACHE_BYTES = 1_000_000_000
-# Share of the pictures in each held-out split; the rest is for training.
-HELD_OUT = 0.05
 
 
 class Folder:
@@ -119,19 +116,10 @@ def _members(everything: list[Path], folder: Path, split: str) -> tuple[list[Pat
     """The pictures of a split, and whether it shares them with others."""
     splits: dict[str, list[Path]] = {name: [] for name in SPLITS}
     for path in everything:
-        splits[_split_of(path.relative_to(folder))].append(path)
+        splits[split_of(path.relative_to(folder).as_posix())].append(path)
     if splits[split]:
         # A training split that is whole may still be what an empty held-out split reuses.
         return splits[split], not all(splits.values())
     if split == "train":
         return everything, True
     return everything[-max(1, round(HELD_OUT * len(everything))) :], True
-
-
-def _split_of(relative: Path) -> str:
-    """Split by a hash of the path, as a fraction in [0, 1)."""
-    digest = hashlib.sha256(relative.as_posix().encode("utf-8", "surrogateescape")).digest()
-    fraction = int.from_bytes(digest[:8], "big") / 2**64
-    if fraction < HELD_OUT:
-        return "test"
-    return "validation" if fraction < 2 * HELD_OUT else "train"

@@ -140,12 +140,17 @@ class Discovery(Recipe):
             )
         units = "mse in [-1, 1] units; mean over images"
         if self.data == "folder":
-            kept = f"images of the folder kept out of training (at most {self.test_scenes})"
+            kept = (
+                f"images of the folder kept out of training (at most {self.test_scenes}; 5 % of it by a hash "
+                "of their paths; of a folder too small for that, images of training)"
+            )
             return f"{kept}, {how}; {best}{units}; no masks, so no other score"
         kind = f"generated {self.data} scenes" if self.data in MADE_HERE else f"{self.data} scenes"
         if self.data == "sprites":
             kind += f" ({self.background} background)"
-        elif self.data not in MADE_HERE:
+        elif self.data == "coco":
+            kind = "images of the COCO file (at most; 5 % of it by a hash of their names)"
+        elif self.data not in (*MADE_HERE, "clevrtex"):  # ClevrTex is not filtered by number
             kind += f" of {self.min_objects} to {self.max_objects} objects"
         return (
             f"{self.test_scenes} {kind} held out, {how}, "

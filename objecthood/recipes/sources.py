@@ -1,4 +1,8 @@
-"""Data sets by name: what the `data` field of a recipe may say."""
+"""Data sets by name: what the `data` field of a recipe may say.
+
+The splits of a source share no scene; each data set's class says how it separates them. Only `Folder` reuses
+images, where a folder is too small for three splits (`Folder.overlaps`).
+"""
 
 from __future__ import annotations
 
@@ -76,5 +80,7 @@ READ_FROM_FILES: dict[str, Callable[[Source], Dataset]] = {
         s.path, s.resolution, s.split, min_objects=s.objects[0], max_objects=s.objects[1]
     ),
     "clevrtex": lambda s: ClevrTex(s.path, s.resolution, s.split),
-    "coco": lambda s: Coco(Path(s.path) / "images", Path(s.path) / "instances.json", s.resolution),
+    "coco": lambda s: Coco(
+        Path(s.path) / "images", Path(s.path) / "instances.json", s.resolution, split=s.split
+    ),
 }
