@@ -65,8 +65,11 @@ def floors(recipe: Recipe, split: str = "test", num_scenes: int | None = None) -
 
 
 def untrained(recipe: Recipe, split: str = "test", num_scenes: int | None = None) -> dict[str, float]:
-    """Scores of the recipe's model with fresh weights of its seed."""
+    """Scores of the recipe's model with fresh weights of its seed, one restart."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = recipe.prepare_for_test(recipe.build_model())
-    return evaluate(model, recipe, split, num_scenes)
+    scored: Any = recipe
+    if hasattr(recipe, "starts"):
+        scored = dataclasses.replace(scored, starts=1)
+    return evaluate(model, scored, split, num_scenes)
