@@ -4,7 +4,7 @@
     python runs/floors.py --only sprites-grey tetrominoes
 
 FOLDERs hold rendered scenes with a split "test". Untrained models are means over seeds. With `--only` the
-other entries of the file stay.
+other entries of the file stay, with `--labels` the scores of untrained models, which take the longest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 
 import objecthood as oh
 from objecthood.analysis import baselines
-from objecthood.analysis.floors import floors, untrained
+from objecthood.analysis.floors import floors, of_labels, untrained
 from objecthood.environment import describe
 
 TARGET = Path(__file__).resolve().parent.parent / "results" / "floors.json"
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--clevr", help="rendered CLEVR-like scenes")
     parser.add_argument("--textured", help="rendered scenes with textured backgrounds")
     parser.add_argument("--only", nargs="+", choices=list(ENTRIES), default=list(ENTRIES))
+    parser.add_argument("--labels", action="store_true", help="score what needs no model alone")
     arguments = parser.parse_args()
     found = json.loads(TARGET.read_text()) if TARGET.exists() else {}
     for name in arguments.only:
@@ -58,15 +59,19 @@ def main() -> None:
             fields = fields | {"data_path": getattr(arguments, fields["data_path"])}
         began = time.process_time()
         recipe = dataclasses.replace(oh.RECIPES[recipe_name], **fields, seed=0)
-        found[name] = floors(recipe)
-        found[name]["untrained"] = over_seeds(recipe, seeds)
+        if arguments.labels:
+            found[name] = of_labels(recipe) | {
+                key: row for key, row in found[name].items() if key.startswith("untrained")
+            }
+        else:
+            found[name] = floors(recipe) | {"untrained": over_seeds(recipe, seeds)}
         found[name]["protocol"] = f"untrained: mean over {seeds} seeds. {recipe.protocol}"
         found[name]["cpu_seconds"] = round(time.process_time() - began, 1)
         print(name, found[name], flush=True)
     found["settings"] = {
         "components": f"neighbours within {baselines.COLOUR_DISTANCE} in RGB, regions below "
         f"{baselines.FEWEST_PIXELS} pixels given to the nearest larger one",
-        "kmeans": f"as many clusters as slots, positions weighted {baselines.POSITION_WEIGHT}",
+        "kmeans": "as many clusters as slots, on colour alone",
     }
     found["machine"] = describe()
     TARGET.write_text(json.dumps(found, indent=1) + "\n")

@@ -66,8 +66,8 @@ def verdict() -> str:
     return (
         f"**With the same finishing steps, slots add {mean[slots] - mean[best]:.3f} J to a baseline without "
         f"slots**, an affine model of the camera: {mean[slots]:.3f} against {mean[best]:.3f}. Before "
-        f"finishing, the slots are below it: {mean['slots']:.3f} against {plain:.3f}. What slots are worth on real video "
-        "is an open question here.\n"
+        f"finishing, the slots are below it: {mean['slots']:.3f} against {plain:.3f}. What slots are "
+        "worth on real video is an open question here.\n"
     )
 
 

@@ -34,6 +34,20 @@ def floors(recipe: Recipe, split: str = "test", num_scenes: int | None = None) -
         >>> floors(RECIPES["sprites"], num_scenes=4)["components"]["fg_ari"] > 0.9
         True
     """
+    found = of_labels(recipe, split, num_scenes)
+    found["untrained"] = untrained(recipe, split, num_scenes)
+    bias = [field for field in ("compactness", "repulsion") if getattr(recipe, field, 0)]
+    if bias:
+        plain: Any = recipe
+        plain = dataclasses.replace(plain, **dict.fromkeys(bias, 0.0))
+        found["untrained_no_bias"] = untrained(plain, split, num_scenes)
+    return found
+
+
+def of_labels(
+    recipe: Recipe, split: str = "test", num_scenes: int | None = None
+) -> dict[str, dict[str, float]]:
+    """Those of `floors` that need no model."""
     dataset = recipe.dataset(split)
     num_scenes = min(len(dataset), recipe.test_scenes if num_scenes is None else num_scenes)
     values: dict[str, dict[str, list[torch.Tensor]]] = {}
@@ -51,17 +65,10 @@ def floors(recipe: Recipe, split: str = "test", num_scenes: int | None = None) -
         for floor, masks in labels.items():
             for name, score in recipe.mask_scores(scenes, masks).items():
                 values.setdefault(floor, {}).setdefault(name, []).append(score.double())
-    found = {
+    return {
         floor: recipe.summarize({name: torch.cat(parts) for name, parts in scores.items()})
         for floor, scores in values.items()
     }
-    found["untrained"] = untrained(recipe, split, num_scenes)
-    bias = [field for field in ("compactness", "repulsion") if getattr(recipe, field, 0)]
-    if bias:
-        plain: Any = recipe
-        plain = dataclasses.replace(plain, **dict.fromkeys(bias, 0.0))
-        found["untrained_no_bias"] = untrained(plain, split, num_scenes)
-    return found
 
 
 def untrained(recipe: Recipe, split: str = "test", num_scenes: int | None = None) -> dict[str, float]:
