@@ -2,8 +2,8 @@
 
     python runs/generalise.py clevr6-like scenes --slots 11 runs/clevr6-like-seed* clevr
 
-The paper's generalisation figure (Locatello et al. 2020, section 4.1): no training, more slots, 1 to 7 test
-iterations. Written to results/NAME-generalisation.json and drawn into docs/images/NAME-generalisation.svg.
+The paper's generalisation figure (Locatello et al. 2020, section 4.1): no training, more slots, 1 to 10 test
+iterations, one restart. Written to results/NAME-generalisation.json and drawn into docs/images/NAME-generalisation.svg.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     rows = []
     for weights in arguments.weights:
         model = oh.load(weights)
-        known = dataclasses.replace(model.recipe, data_path=str(arguments.scenes))
+        known = dataclasses.replace(model.recipe, data_path=str(arguments.scenes), starts=1)
         more = ClevrLike(arguments.scenes, "test", model.resolution, objects=(7, 10), count=320)
         for iterations in arguments.iterations:
             recipe = dataclasses.replace(known, test_iterations=iterations)
