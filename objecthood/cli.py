@@ -23,6 +23,9 @@ EXIT_CODES = """\
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `arguments` (those typed, unless given) and return its exit code."""
+    # Threads of OpenMP that wait by spinning take a busy machine's cores from each other: several times the
+    # CPU seconds. It is read when torch is imported, so this comes first; a choice of the user's own stands.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     typed = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in typed
     try:

@@ -3,7 +3,8 @@
     python runs/generalise.py clevr6-like scenes --slots 11 runs/clevr6-like-seed* clevr
 
 The paper's generalisation figure (Locatello et al. 2020, section 4.1): no training, more slots, 1 to 10 test
-iterations, one restart. Written to results/NAME-generalisation.json and drawn into docs/images/NAME-generalisation.svg.
+iterations, one restart. Written to results/NAME-generalisation.json, drawn into
+docs/images/NAME-generalisation.svg.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from floors_page import floor_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = {
-    "video_fg_ari": "video foreground ARI",
+    "video_fg_ari": "video FG-ARI",
     "video_ari": "video ARI",
-    "frame_fg_ari": "frame foreground ARI",
+    "frame_fg_ari": "frame FG-ARI",
     "frame_ari": "frame ARI",
     "id_switch_rate": "id switches",
     "motion_accuracy": "moving or static",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
@@ -23,6 +22,8 @@ def assign(
     """
     if not torch.isfinite(cost).all():
         raise ValueError("`cost` holds values that are not finite; assignment needs finite costs")
+    from scipy.optimize import linear_sum_assignment  # a second of every start, for those who need it
+
     matrices = cost.detach().double().cpu().numpy()
     pairs = np.array([linear_sum_assignment(matrix) for matrix in matrices], dtype=np.int64)
     pairs = pairs.reshape(len(matrices), 2, min(matrices.shape[1:]))
