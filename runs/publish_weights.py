@@ -183,7 +183,10 @@ def rescore(name: str, data_path: str | None) -> None:
     recipe = model.recipe
     if data_path:
         recipe = dataclasses.replace(recipe, data_path=data_path)
-    facts |= {"scores": oh.evaluate(model, recipe), "protocol": recipe.protocol, "scored": describe_machine()}
+    weights, scores = hub.WEIGHTS / f"{name}.safetensors", oh.evaluate(model, recipe)
+    write_weights(weights, weights, facts["usual"], scores)
+    facts |= {"scores": scores, "protocol": recipe.protocol, "scored": describe_machine()}
+    facts |= describe_file(weights)
     facts.pop("test_by_seed", None)  # of another protocol, and those weights were not kept
     file.write_text(json.dumps(facts, indent=1) + "\n")
 
@@ -195,13 +198,15 @@ def read_run(run: Path) -> tuple[Path, dict[str, Any]]:
     return run, json.loads((ROOT / "results" / f"{run.stem}.json").read_text())
 
 
-def write_weights(source: Path, target: Path, usual: dict[str, Any]) -> None:
-    """The same tensors and metadata, with what is usual, and without where scenes lay."""
+def write_weights(
+    source: Path, target: Path, usual: dict[str, Any], scores: dict[str, float] | None = None
+) -> None:
+    """The same tensors and metadata, with what is usual (and other scores), without where scenes lay."""
     description = read_description(source)
     description.pop("parameters")
     if description["recipe"].get("data_path"):
         description["recipe"]["data_path"] = Path(description["recipe"]["data_path"]).name
-    description["usual"] = usual
+    description |= {"usual": usual} | ({"scores": scores} if scores else {})
     metadata = {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()
     }

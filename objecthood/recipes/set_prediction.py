@@ -235,7 +235,7 @@ class FastSetPrediction(SetPrediction):
 set_clevr_like = FastSetPrediction(
     name="set-clevr-like",
     description="What is in CLEVR-like scenes rendered here: --data-path FOLDER; half an hour on a CPU",
-    expected="AP 0.853 ± 0.009, within distance 1: 0.813; learns from the true camera too (5 seeds, results/)",
+    expected="AP 0.853 ± 0.009, within distance 1: 0.813; uses the true camera (5 seeds, results/)",
     data="clevr-like",
     intermediate_losses=True,
     steps=11_000,
