@@ -74,7 +74,8 @@ def table(titles: dict[str, str], columns: dict[str, tuple[str, ...]], costs: bo
             rows.append([title, str(len(results)), *cells, *(cost(results) if costs else [])])
         if costs:
             keys = [names[0] for names in columns.values()]
-            for floor, *scores in floor_rows(f"contrast-{data}", keys, without=("untrained",)):
+            without = ("untrained",) if titles is SAME_MODEL else ("untrained", "untrained_no_bias")
+            for floor, *scores in floor_rows(f"contrast-{data}", keys, without=without):
                 rows.append([floor, "-", *scores, "-", "-", "-"])
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
