@@ -319,7 +319,7 @@ def digest(settings: dict[str, Any]) -> str:
 
 def check_state(state: dict[str, Any], settings: str, steps: int, out: Path) -> None:
     """ValueError where a checkpoint's state is not one of this run: made with other settings (by their
-    `digest`; versions up to 0.1.0 kept none), beyond the last step, or without plain numbers."""
+    `digest`, which version 0.1.0 did not keep), beyond the last step, or without plain numbers."""
     if state.get("recipe_sha256", settings) != settings:
         raise ValueError(
             f"the newest checkpoint of {out} was made with other settings than its recipe.json; put the "
