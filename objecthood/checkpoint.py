@@ -23,7 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import objecthood
+from objecthood import limits
 from objecthood.environment import commit
+from objecthood.files import real_folder, refuse_link, staged_name
 from objecthood.recipes import Recipe, from_dict
 from objecthood.reference import load_reference
 from objecthood.weight_file import FORMAT, read_description
@@ -32,8 +34,8 @@ __all__ = ["NotSaved", "load", "load_reference", "read_description", "restore", 
 
 KEPT = 2
 """Checkpoints that stay: a damaged newest one leaves one to go on from."""
-MAX_RESOLUTION = 2048
-"""Pixels a side for which a file's recipe may ask: grids of positions take memory that no weight tells of."""
+SMALL_RESOLUTION = 256
+"""Pixels a side up to which a model's tables take at most 100 MB, and are not counted before it is built."""
 NAMED = 5
 """Tensors that a message lists where weights do not fit."""
 
@@ -60,7 +62,7 @@ def save(
         "scores": json.dumps(scores or {}),
         "usual": json.dumps(usual or {}),
     }
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    staged = staged_name(path)
     try:
         _write_tensors(model.state_dict(), staged, metadata)
         _sort_metadata(staged)
@@ -94,10 +96,9 @@ def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
     if recipe is None:
         recipe = described_recipe(path)
     try:
-        tensors = load_file(path)
-        if getattr(recipe, "resolution", 0) > MAX_RESOLUTION:
-            raise ValueError(f"its recipe asks for more than {MAX_RESOLUTION} pixels a side")
         with no_more_weights_than(description["parameters"]):
+            check_buffers(recipe)
+            tensors = load_file(path)
             model = recipe.build_model()
     except Exception as error:  # a crafted recipe makes anything fail
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -117,6 +118,25 @@ def described_recipe(path: str | Path, task: type[Recipe] | None = None) -> Reci
         return from_dict(description["recipe"], task)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} (version {description['version']}): {error}") from error
+
+
+def check_buffers(recipe: Recipe) -> None:
+    """ValueError where the tables that a recipe's model computes, such as grids of positions, would take more
+    than `limits.BUFFER_BYTES`.
+
+    The model is built on PyTorch's meta device, which takes no memory. Its operations take a second to
+    import, so that recipes of up to `SMALL_RESOLUTION` pixels a side are not counted.
+    """
+    if getattr(recipe, "resolution", 0) <= SMALL_RESOLUTION:
+        return
+    with torch.device("meta"):
+        model = recipe.build_model()
+    size = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    if size > limits.BUFFER_BYTES:
+        raise ValueError(
+            f"its recipe asks for tables of {_megabytes(size)} at `resolution` (={recipe.resolution}), "  # type: ignore[attr-defined]
+            f"and at most {_megabytes(limits.BUFFER_BYTES)} are allowed"
+        )
 
 
 @contextlib.contextmanager
@@ -157,21 +177,22 @@ def check_space(folder: Path, model: nn.Module) -> None:
 def save_checkpoint(
     folder: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], facts: dict[str, Any]
 ) -> Path:
-    """Write `folder/step_NNNNNNNN` and remove all but the newest `KEPT`; `facts` are JSON values kept beside
-    it.
+    """Write `folder/step_NNNNNNNN` and remove what is older than the newest `KEPT` whole checkpoints; `facts`
+    are JSON values kept beside it.
 
-    Raises NotSaved where that cannot be done; what was saved before is then whole.
+    Raises NotSaved where that cannot be done; what was saved before is then whole. ValueError where `folder`
+    is a symbolic link.
     """
     staged, final = folder / f".tmp-{uuid.uuid4().hex}", folder / f"step_{step:08d}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        real_folder(folder)
         for left_by_a_crash in folder.glob(".tmp-*"):
-            shutil.rmtree(left_by_a_crash)
+            _remove(left_by_a_crash)
         staged.mkdir()
         _fill(staged, step, model, optimizers, facts)
         _publish(staged, final)
-        for old in _checkpoints(folder)[KEPT:]:
-            shutil.rmtree(old)
+        for old in _outdated(folder):
+            _remove(old)
     except (OSError, SafetensorError) as error:
         whole = [one.name for one in _checkpoints(folder) if not _fault(one)]
         there = f"{whole[0]} is whole; make room, and go on with --resume" if whole else "none is there yet"
@@ -205,6 +226,8 @@ def _publish(staged: Path, final: Path) -> None:
     """Give a checkpoint its name. One of that name is found under another until then: at no moment is there
     none."""
     before = final.with_name(f"{final.name}-before")
+    if final.is_symlink() or final.is_file():
+        final.unlink()  # no checkpoint, and what a link points to is not ours
     if final.exists():
         shutil.rmtree(before, ignore_errors=True)
         os.rename(final, before)
@@ -219,9 +242,9 @@ def restore(
     """Fill model and optimizers from the newest whole checkpoint of `folder` and return its facts; None
     without any.
 
-    Raises ValueError where it is whole and not of this model.
+    Raises ValueError where it is whole and not of this model, or `folder` is a symbolic link.
     """
-    for checkpoint in _checkpoints(folder):
+    for checkpoint in _checkpoints(refuse_link(folder)):
         fault = _fault(checkpoint)
         if fault:
             say(f"skipped checkpoint {checkpoint}: {fault}")
@@ -230,7 +253,7 @@ def restore(
             tensors = load_file(checkpoint / "model.safetensors")
             states = load_file(checkpoint / "optimizers.safetensors")
             facts = json.loads((checkpoint / "state.json").read_text())
-            if type(facts["step"]) is not int:
+            if type(facts["step"]) is not int or facts["step"] < 0:
                 raise ValueError(f"its step is {facts['step']!r}")
             differences = _differences(model.state_dict(), tensors)
             if not differences:
@@ -250,8 +273,30 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*"), reverse=True)
 
 
+def _outdated(folder: Path) -> list[Path]:
+    """Folders of checkpoints older than the newest `KEPT` whole ones. Damaged ones, files and links do not
+    count, and files and links are not ours to remove."""
+    whole = 0
+    for number, checkpoint in enumerate(found := _checkpoints(folder)):
+        whole += not _fault(checkpoint)
+        if whole == KEPT:
+            return [old for old in found[number + 1 :] if old.is_dir() and not old.is_symlink()]
+    return []
+
+
+def _remove(path: Path) -> None:
+    """A folder with all it holds, or a file or link by itself."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def _fault(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
+    linked = [file.name for file in (checkpoint, *sorted(checkpoint.glob("*"))) if file.is_symlink()]
+    if linked:
+        return f"{linked[0]} is a symbolic link"
     try:
         manifest = json.loads((checkpoint / "manifest.json").read_text())
         for name in ("model.safetensors", "optimizers.safetensors", "state.json"):

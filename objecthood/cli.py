@@ -5,13 +5,14 @@ Nothing heavy is imported until a command needs it, so that help and mistakes ar
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 
 from objecthood.commands import COMMANDS
 from objecthood.options import UsageError, did_you_mean, is_option
-from objecthood.stopping import INTERRUPTED, PREEMPTED, Preempted
+from objecthood.stopping import INTERRUPTED, PREEMPTED, Preempted, StartingUp
 
 EXIT_CODES = """\
   0    done
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in typed
     try:
-        return run([word for word in typed if word != "--debug"])
+        with StartingUp() if typed[:1] in (["train"], ["sweep"]) else contextlib.nullcontext():
+            return run([word for word in typed if word != "--debug"])
     except KeyboardInterrupt as stop:
         try:
             print("stopped", file=sys.stderr, flush=True)

@@ -75,19 +75,12 @@ def _machine() -> dict[str, str]:
 
 
 def _limits() -> dict[str, str]:
-    from objecthood import rle, weight_file
-    from objecthood.data import archives, folder, images, tfrecord
-    from objecthood.predict import MAX_SLOTS
+    from objecthood import limits
+    from objecthood.data import folder, images
 
-    return {
-        "largest picture": f"{images.MAX_PIXELS:,} pixels, {images.MAX_FILE_BYTES:,} bytes",
-        "picture formats": " ".join(images.FORMATS),
-        "pictures kept in memory": f"{folder.CACHE_BYTES:,} bytes of a folder",
-        "largest mask": f"{rle.MAX_PIXELS:,} pixels",
-        "largest record": f"{tfrecord.MAX_RECORD_BYTES:,} bytes of a TFRecord file",
-        "largest archive": f"{archives.MAX_BYTES:,} bytes, {archives.MAX_RATIO} times its packed size",
-        "largest list of weights": f"{weight_file.MAX_HEADER:,} bytes",
-        "most slots": str(MAX_SLOTS),
+    return limits.TABLE | {
+        "image formats": " ".join(images.FORMATS),
+        "images kept in memory": f"{folder.CACHE_BYTES:,} bytes of a folder",
     }
 
 

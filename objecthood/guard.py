@@ -5,6 +5,7 @@ One such step may be a picture in ten thousand; without the guard it would make 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from objecthood.data.scene import Scenes
 from objecthood.distributed import Processes
+from objecthood.files import staged_name
 from objecthood.recipes import Recipe
 
 IN_A_ROW = 3
@@ -82,7 +84,12 @@ def keep(out: Path, scenes: Scenes, indices: Sequence[int], processes: Processes
     tensors = {name: cast(Tensor, values).contiguous().cpu() for name, values in scenes.items()}
     tensors["indices"] = torch.tensor(indices[processes.rank :: processes.count])
     try:
-        save_file(tensors, file)
+        staged = staged_name(file)
+        try:
+            save_file(tensors, staged)
+            os.replace(staged, file)
+        finally:
+            staged.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         return f"the batch could not be kept ({' '.join(str(error).split())})"
     return f"the batch is kept in {out / f'bad-batch{all_of_them}.safetensors'}"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from objecthood import familiarity, hub
+from objecthood import familiarity, hub, limits
 from objecthood.data.frames import count_frames
 from objecthood.data.images import MAX_PIXELS, ImageError, resize_image
 from objecthood.data.pictures import Picture, find_pictures, is_video, open_frames
@@ -30,8 +30,6 @@ from objecthood.predicted_objects import PredictedObjects
 from objecthood.result import Result, check_extras
 from objecthood.result_folder import ResultFolder
 
-MAX_SLOTS = 256
-"""An index of the label picture is one byte."""
 _OURS = (*PredictedMasks.endings.values(), *PredictedObjects.endings.values(), "-attention.gif")
 Report = Callable[[Result, int], None]
 
@@ -154,9 +152,9 @@ def stream(
         model.starts if starts is None else starts,
         one_ground,
     )
-    _check_range("num_slots", how.num_slots, MAX_SLOTS)
-    _check_range("iterations", how.iterations)
-    _check_range("starts", how.starts)
+    _check_range("num_slots", how.num_slots, limits.SLOTS)
+    _check_range("iterations", how.iterations, limits.ITERATIONS)
+    _check_range("starts", how.starts, limits.RESTARTS)
     if how.starts > 1 and not starts_differ(model):
         raise ValueError(
             f"`starts` (={how.starts}) must be 1 here: the slots of these weights begin the same every time; "
@@ -179,7 +177,7 @@ def stream(
             return
         is_frame = picture.source != picture.path
         place = names[picture.source]
-        stem = folder.path / place / picture.relative.name if is_frame else folder.path / place
+        stem = folder.place(f"{place}/{picture.relative.name}" if is_frame else place)
         result.write(stem, animate=animate and not is_frame, also=also)
 
     return _run(model, found, how, batch_size, skip_bad, save, report)

@@ -10,6 +10,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+from objecthood import limits
 from objecthood.lookup import choose_device, find_recipe, load_model
 from objecthood.options import UsageError, parse, several
 
@@ -67,14 +68,12 @@ def predict(arguments: list[str]) -> int:
             f"PICTURES is missing; only {', '.join(PRETRAINED)} come with one; see objecthood predict --help"
         )
     for name, value, most in (
-        ("slots", options.slots, 256),
-        ("iterations", options.iterations, sys.maxsize),
-        ("starts", options.starts, sys.maxsize),
+        ("slots", options.slots, limits.SLOTS),
+        ("iterations", options.iterations, limits.ITERATIONS),
+        ("starts", options.starts, limits.RESTARTS),
     ):
         if value is not None and not 1 <= value <= most:
-            raise UsageError(
-                f"--{name} (={value}) must be at least 1" + (f" and at most {most}" if most < 999 else "")
-            )
+            raise UsageError(f"--{name} (={value}) must be at least 1 and at most {most}")
     model = load_model(options.weights, find_recipe(options.recipe) if options.recipe else None)
     model = model.to(choose_device(options.device))
     from objecthood.predict_video import are_videos

@@ -26,6 +26,7 @@ from objecthood.data.images import resize_image
 from objecthood.data.motion_fields import SequenceFields, fields_of, flow_size
 from objecthood.data.randomness import start_noise
 from objecthood.data.video_file import VideoFile, VideoWriter
+from objecthood.files import plain_part, plain_stem, real_folder, remove_link, write_json
 from objecthood.models import SlotAutoencoder, SlotVideo
 from objecthood.models.video import State, VideoScene
 from objecthood.motion import Tracker, Tracks
@@ -87,14 +88,16 @@ def predict_video(
     path, out = Path(path), Path(out)
     claim(out)
     source = FrameFolder(path) if path.is_dir() else VideoFile(path)
-    stem = out / (path.name if path.is_dir() else path.stem)
+    stem = out / (plain_part(os.path.basename(os.path.abspath(path))) if path.is_dir() else plain_stem(path))
     files = {
         "video": stem.with_name(f"{stem.name}-overlay.mp4"),
         "masks": stem.with_name(f"{stem.name}-masks"),
         "csv": stem.with_name(f"{stem.name}-tracks.csv"),
         "json": stem.with_name(f"{stem.name}-tracks.json"),
     }
-    files["masks"].mkdir(exist_ok=True)
+    real_folder(files["masks"])
+    for kind in ("video", "csv", "json"):
+        remove_link(files[kind])
     for old in files["masks"].glob("[0-9]*.png"):
         old.unlink()
     was_training, done = model.training, 0
@@ -311,7 +314,7 @@ def claim(out: Path) -> None:
                 f"{out} holds files that are not video predictions; name a new or an empty folder to write to"
             )
     out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"format": _FORMAT}) + "\n")
+    write_json(file, {"format": _FORMAT})
 
 
 def sees_video(model: object) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from objecthood import rle, visualize
+from objecthood.files import real_folder
 from objecthood.result import Result
 
 CUTOUTS = "-cutouts"
@@ -98,8 +99,7 @@ class PredictedMasks(Result):
         """Of cut-outs a folder, with one picture of every slot that is the strongest somewhere."""
         if extra != "cutouts":
             return super()._write_extra(extra, stem)
-        folder = Path(f"{stem}{CUTOUTS}")
-        folder.mkdir(exist_ok=True)
+        folder = real_folder(Path(f"{stem}{CUTOUTS}"))
         for old in folder.glob("slot-*.png"):
             old.unlink()
         for slot in np.unique(self.labels):

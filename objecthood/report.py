@@ -7,13 +7,13 @@ written while the run goes on: what is missing is left out, and a line still bei
 import base64
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from objecthood.charts import Number, line_chart, short_number
+from objecthood.files import read_plain, write_text
 from objecthood.score_names import title as title_of
 
 Record = dict[str, Any]  # what a JSON file, or a line of one, says
@@ -84,16 +84,14 @@ def write_report(run_folder: Path) -> Path:
         _table("Result and environment", {key: value for key, value in result.items() if key != "scores"}),
     ]
     page = run_folder / "index.html"
-    draft = run_folder / "index.html.part"
-    draft.write_text(_page(title, sections), encoding="utf-8", errors="replace")
-    os.replace(draft, page)
+    write_text(page, _page(title, sections))
     return page
 
 
 def _read_object(path: Path) -> Record:
-    """A JSON object, or {} where the file is missing, torn or something else."""
+    """A JSON object, or {} where the file is missing, a link, torn or something else."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_plain(path) or b"")
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -102,7 +100,7 @@ def _read_object(path: Path) -> Record:
 def _read_lines(path: Path) -> list[Record]:
     """One JSON object a line, in order of step; lines that are none are passed over."""
     records = []
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
+    for line in (read_plain(path) or b"").splitlines():
         try:
             record = json.loads(line)
         except ValueError:
@@ -200,14 +198,17 @@ def _chart(records: list[Record], key: str, *, logarithmic: bool = False) -> str
 
 
 def _pictures(run_folder: Path) -> str:
-    """`latest.png`, then `figures/` by name; the name is the caption."""
-    paths = [run_folder / "latest.png", *sorted((run_folder / "figures").glob("*"))]
+    """`latest.png`, then `figures/` by name; the name is the caption. Symbolic links are left out: they may
+    point to images that are nobody else's concern."""
+    folder = run_folder / "figures"
+    paths = [run_folder / "latest.png", *([] if folder.is_symlink() else sorted(folder.glob("*")))]
     figures = []
     for path in paths:
         kind = PICTURE_TYPES.get(path.suffix.lower())
-        if kind is None or not path.is_file():
+        content = read_plain(path) if kind else None
+        if content is None:
             continue
-        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        data = base64.b64encode(content).decode("ascii")
         caption = escape(path.stem.replace("_", " "))
         image = f'<img src="data:{kind};base64,{data}" alt="{caption}">'
         figures.append(f'<figure class="picture">{image}<figcaption>{caption}</figcaption></figure>')

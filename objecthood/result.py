@@ -22,6 +22,7 @@ from torch import Tensor
 
 from objecthood.animate import attention_frames, save_animation
 from objecthood.data.video_file import VideoWriter
+from objecthood.files import remove_link
 from objecthood.result_folder import ResultFolder
 from objecthood.visualize import attention_figure
 
@@ -142,17 +143,17 @@ class Result:
         folder = ResultFolder(out)
         (name,) = folder.choose({self.path: self.relative}).values()
         folder.open()
-        return self.write(folder.path / name, animate=animate, also=also)
+        return self.write(folder.place(name), animate=animate, also=also)
 
     def write(self, stem: Path, *, animate: bool = True, also: Sequence[str] = ()) -> dict[str, Path]:
         """Write everything beside `stem`, whatever is there, and return the files by kind."""
         stem.parent.mkdir(parents=True, exist_ok=True)
-        self.files = {kind: Path(f"{stem}{ending}") for kind, ending in self.endings.items()}
+        self.files = {kind: remove_link(Path(f"{stem}{ending}")) for kind, ending in self.endings.items()}
         self._write(self.files)
         for extra in also:
             self.files[extra] = self._write_extra(extra, stem)
         if animate:
-            self.animate(Path(f"{stem}-attention.gif"))
+            self.animate(remove_link(Path(f"{stem}-attention.gif")))
         return self.files
 
     def __repr__(self) -> str:
@@ -196,7 +197,7 @@ class Result:
 
     def _write_extra(self, extra: str, stem: Path) -> Path:
         """The file, or folder, that one of `extras` was written to."""
-        file = Path(f"{stem}-arrays.npz")
+        file = remove_link(Path(f"{stem}-arrays.npz"))
         np.savez_compressed(file, **self._arrays())  # type: ignore[arg-type]  # names are ours
         return file
 

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from objecthood.files import plain_stem, refuse_link, write_json
+
 RECORD, FORMAT = "predictions.json", "objecthood-predictions-1"
 
 
@@ -32,14 +34,14 @@ class ResultFolder:
     def choose(self, pictures: dict[Path, Path]) -> dict[Path, str]:
         """A name for the results of each picture, given its path below what was asked for.
 
-        Its own without suffix, with a number where another has it. Capitals make no difference, as on some
-        systems.
+        Its own without suffix ("unnamed" where that leaves nothing, "." or ".."), with a number where another
+        has it. Capitals make no difference, as on some systems.
         """
         known: dict[str, str] = self._record["names"]
         names = {}
         taken = {name.casefold(): source for name, source in known.items()}
         for path, relative in pictures.items():
-            source, plain = os.path.realpath(path), relative.with_suffix("").as_posix()
+            source, plain = os.path.realpath(path), relative.with_name(plain_stem(relative)).as_posix()
             name, number = plain, 1
             while taken.get(name.casefold(), source) != source:
                 number += 1
@@ -48,10 +50,17 @@ class ResultFolder:
             names[path] = name
         return names
 
+    def place(self, name: str) -> Path:
+        """Where results of a chosen name begin; ValueError where a symbolic link leads out of the folder."""
+        stem = self.path / name
+        for parent in (self.path / part for part in Path(name).parents if part.name):
+            refuse_link(parent)
+        return stem
+
     def open(self) -> None:
         """Make the folder, and write the names that were chosen."""
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / RECORD).write_text(json.dumps(self._record, indent=1) + "\n")
+        write_json(self.path / RECORD, self._record)
 
 
 def _read_record(out: Path) -> dict[str, Any]:

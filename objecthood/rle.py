@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from objecthood import limits
+
 # Text from a stranger decides how much memory `decode` takes. 2**26 pixels (8192 x 8192) are 64 MiB,
 # far above any picture a segmentation model sees.
-MAX_PIXELS = 2**26
+MAX_PIXELS = limits.MASK_PIXELS
 FIRST_CHARACTER = 48  # "0" stands for the digit 0
 DIGIT, SIGN, MORE = 0x1F, 0x10, 0x20  # five bits of value; the highest of them is the sign; "more follow"
 MAX_DIGITS = 6  # 30 bits, sign included: enough for every difference of runs within MAX_PIXELS

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from objecthood import checkpoint
+from objecthood.files import read_plain, write_text
 
 TRACKERS = ("tensorboard",)
 
@@ -99,12 +100,10 @@ class Log:
         self.trackers: list[TensorBoard] = []
         if not written:
             return
-        lines = path.read_text().splitlines() if path.exists() and first_step else []
+        lines = (read_plain(path) or b"").decode().splitlines() if first_step else []
         whole = [line for line in lines if line.endswith("}")]
         kept = [line for line in whole if self._is_before(json.loads(line), first_step)]
-        staged = path.with_name(f".{path.name}")
-        staged.write_text("".join(line + "\n" for line in kept))
-        staged.replace(path)
+        write_text(path, "".join(line + "\n" for line in kept))
         # A tracker drops the first step's own lines with the later ones.
         own = [line for line in map(json.loads, kept) if line["step"] == first_step]
         self.trackers = [TensorBoard(path.parent / name, first_step, own) for name in trackers]

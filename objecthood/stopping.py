@@ -22,6 +22,36 @@ class Preempted(KeyboardInterrupt):
     """The run was saved because the machine is wanted; the same command with --resume goes on."""
 
 
+class StartingUp:
+    """From entering on, a signal other than Ctrl-C ends the process with a line and `PREEMPTED`, until a
+    `StopRequest` takes over.
+
+    Imports and the making of a model take seconds, in which nothing has been computed that could be saved.
+    The process ends at once: an exception could be lost in a library that catches all. Outside the main
+    thread it does nothing.
+    """
+
+    def __enter__(self) -> None:
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            numbers = [number for number in stop_signals() if number != signal.SIGINT]
+            self._before = {number: signal.signal(number, self._end) for number in numbers}
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @staticmethod
+    def _end(number: int, frame: object) -> None:
+        said = (
+            f"stopped by {signal.Signals(number).name} outside the training steps; go on with --resume, or "
+            "start again where there is no run yet\n"
+        )
+        with contextlib.suppress(OSError):  # a terminal that was closed
+            os.write(2, said.encode())
+        os._exit(PREEMPTED)
+
+
 class StopRequest:
     """Takes note of the first signal of `NAMES`, so that no step is cut in half; gives way to a second
     Ctrl-C.

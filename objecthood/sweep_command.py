@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import inspect
+import io
 import itertools
-import json
 import re
 import statistics
 import typing
 from pathlib import Path
 from typing import Any
 
+from objecthood.files import replacing, write_json
 from objecthood.list_commands import console
 from objecthood.lookup import choose_device, find_recipe, split_name
 from objecthood.options import UsageError, is_option, parse
@@ -92,7 +93,7 @@ def sweep(arguments: list[str]) -> int:
             print(f"failed: {error}", flush=True)
             results.append((member, None))
         rows = summary(results)
-        (out / "sweep.json").write_text(json.dumps({"recipe": base.to_dict(), "rows": rows}, indent=1) + "\n")
+        write_json(out / "sweep.json", {"recipe": base.to_dict(), "rows": rows})
         write_csv(rows, out / "sweep.csv")
     print_table(base.name, rows)
     print(f"written to {out / 'sweep.json'} and {out / 'sweep.csv'}")
@@ -186,7 +187,7 @@ def in_words(numbers: dict[str, Any], digits: int) -> str:
 
 def write_csv(rows: list[dict[str, Any]], file: Path) -> None:
     """A line for each setting, seed and score."""
-    with file.open("w", newline="") as lines:
+    with replacing(file) as content, io.TextIOWrapper(content, "utf-8", newline="") as lines:
         writer = csv.writer(lines)
         writer.writerow(["setting", "seed", "score", "value"])
         for row in rows:

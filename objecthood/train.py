@@ -7,7 +7,9 @@ and resumed gives the same weights as one that was not.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from objecthood.distributed import Processes, joined, restarted
 from objecthood.environment import choose_device, choose_precision, describe, keep_freed_memory
 from objecthood.evaluate import evaluate
 from objecthood.familiarity import usual
+from objecthood.files import real_folder, refuse_link, remove_link, remove_staged, replacing, write_json
 from objecthood.guard import Guard, accuse, keep
 from objecthood.progress import RunProgress
 from objecthood.recipes import Recipe
@@ -66,8 +69,7 @@ def train(
     resume = resume or (restarted() and (out / "recipe.json").exists())
     with joined(choose_device(device)) as processes, contextlib.ExitStack() as stack:
         if processes.first:
-            prepare_folder(out, recipe, resume)
-            stack.enter_context(nobody_else(out))
+            stack.enter_context(claimed(out, recipe, resume))
         processes.wait()
         if not (resume and is_finished(out)):
             take_steps(recipe, out, processes, resume, checkpoint_every, compile, log)
@@ -99,8 +101,10 @@ def take_steps(
     state: dict[str, Any] = {"step": 0, "wall_seconds": 0.0, "cpu_seconds": 0.0}
     if processes.first:
         checkpoint.check_space(out, both)
+    recipe_sha256 = digest(json.loads((out / "recipe.json").read_text()))
     if resume:
         state |= checkpoint.restore(out / "checkpoints", both, optimizers) or {}
+        check_state(state, recipe_sha256, recipe.steps, out)
     clock = Stopwatch(state["wall_seconds"], state["cpu_seconds"] if processes.first else 0.0)
     guard = Guard(state.get("skipped_steps", 0))
     first_step = step = state["step"]
@@ -124,7 +128,12 @@ def take_steps(
         clock.pause()
         if processes.first:
             log.sync()
-            facts = {"wall_seconds": clock.wall, "cpu_seconds": clock.cpu, "skipped_steps": guard.skipped}
+            facts: dict[str, Any] = {
+                "wall_seconds": clock.wall,
+                "cpu_seconds": clock.cpu,
+                "skipped_steps": guard.skipped,
+                "recipe_sha256": recipe_sha256,
+            }
             checkpoint.save_checkpoint(out / "checkpoints", step, both, optimizers, facts)
         processes.wait()
         clock.start()
@@ -250,12 +259,12 @@ def finish(
     draw_latest(recipe, model, shown, out)
     log.show(recipe.steps, out / "latest.png")
     log.close()
-    (out / "figures").mkdir(exist_ok=True)
+    folder = real_folder(out / "figures")
     for name, figure in recipe.figures(model, shown).items():
         if isinstance(figure, list):
-            save_animation(figure, out / "figures" / f"{name}.gif")
+            save_animation(figure, remove_link(folder / f"{name}.gif"))
         else:
-            figure.save(out / "figures" / f"{name}.png")
+            figure.save(remove_link(folder / f"{name}.png"))
     write_json(out / "result.json", result)
     report.write_report(out)
 
@@ -265,9 +274,25 @@ def is_finished(out: Path) -> bool:
     return (out / "result.json").exists() and (out / "index.html").exists()
 
 
+@contextlib.contextmanager
+def claimed(out: Path, recipe: Recipe, resume: bool) -> Iterator[None]:
+    """The run folder, locked before anything is written into it; ValueError where it belongs to another run,
+    or another process trains into it."""
+    if resume and not (out / "recipe.json").exists():
+        raise ValueError(f"{out} holds no run to resume; leave --resume away to begin one there")
+    out.mkdir(parents=True, exist_ok=True)
+    with nobody_else(out):
+        prepare_folder(out, recipe, resume)
+        yield
+
+
 def prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
-    """Make the run folder with its recipe.json; ValueError where it belongs to another run."""
+    """Write recipe.json into a locked run folder; ValueError where the folder belongs to another run, or
+    holds a symbolic link where the run writes."""
     settings = out / "recipe.json"
+    for name in ("recipe.json", "checkpoints", "figures", "tensorboard"):
+        refuse_link(out / name)
+    remove_staged(out)
     if settings.exists() and (resume or (out / "metrics.jsonl").exists()):
         if not resume:
             raise ValueError(
@@ -283,10 +308,35 @@ def prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
             raise ValueError(
                 f"{out} was begun with other settings: {changed} (before, now); resume it unchanged"
             )
-    elif resume:
-        raise ValueError(f"{out} holds no run to resume; leave --resume away to begin one there")
-    out.mkdir(parents=True, exist_ok=True)
+        return
     write_json(settings, recipe.to_dict())
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """SHA-256 of a recipe's settings, as hexadecimal digits; the order of the settings does not matter."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def check_state(state: dict[str, Any], settings: str, steps: int, out: Path) -> None:
+    """ValueError where a checkpoint's state is not one of this run: made with other settings (by their
+    `digest`, which version 0.1.0 did not keep), beyond the last step, or without plain numbers."""
+    if state.get("recipe_sha256", settings) != settings:
+        raise ValueError(
+            f"the newest checkpoint of {out} was made with other settings than its recipe.json; put the "
+            "recipe.json of that training back, or begin anew with another --out"
+        )
+    if state["step"] > steps:
+        raise ValueError(
+            f"the newest checkpoint of {out} is of step {state['step']}, beyond the recipe's `steps` "
+            f"(={steps}); it belongs to another training, so begin anew with another --out"
+        )
+    for name in ("wall_seconds", "cpu_seconds", "skipped_steps"):
+        value = state.get(name, 0)
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise ValueError(
+                f"the newest checkpoint of {out} says `{name}` (={value!r:.60}), which must be a number of "
+                "at least 0; begin anew with another --out"
+            )
 
 
 def first_batch(recipe: Recipe, device: torch.device, num_scenes: int = 6) -> Scenes:
@@ -301,9 +351,8 @@ def draw_latest(recipe: Recipe, model: nn.Module, shown: Scenes, out: Path) -> N
     was_training = model.training
     picture = recipe.picture(model.eval(), shown)
     model.train(was_training)
-    staged = out / ".latest.png"
-    picture.save(staged)
-    staged.replace(out / "latest.png")
+    with replacing(out / "latest.png") as file:
+        picture.save(file, "PNG")
 
 
 def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
@@ -321,13 +370,6 @@ def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
 def step_seed(seed: int, step: int) -> int:
     """A seed for the noise of one step."""
     return (seed * 1_000_003 + step + 1) % 2**63
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replace `path` in one stroke."""
-    staged = path.with_name(f".{path.name}")
-    staged.write_text(json.dumps(value, indent=1) + "\n")
-    staged.replace(path)
 
 
 @contextlib.contextmanager

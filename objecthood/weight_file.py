@@ -11,9 +11,9 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from objecthood.limits import HEADER_BYTES
+
 FORMAT = "objecthood-weights-1"
-MAX_HEADER = 1_000_000
-"""Bytes, of ten thousand tensors; the format's own limit of 100 MB would take a gigabyte to read."""
 _IN_JSON = ("recipe", "scores", "usual")
 
 
@@ -52,7 +52,7 @@ def _read_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         start = file.read(8)
         (length,) = struct.unpack("<Q", start) if len(start) == 8 else (0,)
-        if not 2 <= length <= min(MAX_HEADER, size - 8):
+        if not 2 <= length <= min(HEADER_BYTES, size - 8):
             raise ValueError("no safetensors header")
         header = json.loads(file.read(length))
     ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]

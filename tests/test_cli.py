@@ -438,7 +438,7 @@ def test_recipe_of_your_own(capsys, tmp_path):
 def test_doctor(capsys, monkeypatch, tmp_path):
     code, said, complaints = run(capsys, "doctor")
     assert code == 0 and not complaints and said.count("```") == 2
-    for fact in ("torch", "processor", "device", "precision", "largest picture", "pycocotools (optional)"):
+    for fact in ("torch", "processor", "device", "precision", "largest image", "pycocotools (optional)"):
         assert f"\n{fact}" in said
     monkeypatch.setitem(doctor.NEEDED, "no-such-package", (1, 0))
     code, said, _ = run(capsys, "doctor")

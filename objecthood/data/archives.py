@@ -12,10 +12,12 @@ import zipfile
 
 import numpy as np
 
-MAX_BYTES = 2_000_000_000
+from objecthood import limits
+
+MAX_BYTES = limits.ARCHIVE_BYTES
 """Of all arrays, unpacked; shards of rendered scenes hold some hundred million."""
-MAX_ARRAYS = 10_000
-MAX_RATIO = 200
+MAX_ARRAYS = limits.ARCHIVE_ARRAYS
+MAX_RATIO = limits.ARCHIVE_RATIO
 """Unpacked to packed; deflate itself reaches 1032 (zlib.net, "Technical Details")."""
 FREE_BYTES = 50_000_000
 """Unpacked size up to which the ratio is not looked at: some megabytes of zeros are honest."""

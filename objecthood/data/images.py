@@ -22,11 +22,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageCms
 
+from objecthood import limits
+
 # Decoded, 50 million pixels take 200 MB (Pillow holds four bytes a pixel). That covers full-frame cameras
 # (45 million) and stops files of a few kilobytes that unpack to gigabytes. Raise it with `max_pixels`.
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = limits.IMAGE_PIXELS
 # The largest honest file: MAX_PIXELS uncompressed, with four channels of 16 bits.
-MAX_FILE_BYTES = 8 * MAX_PIXELS
+MAX_FILE_BYTES = limits.IMAGE_BYTES
 # Formats opened, by Pillow's names (JPEG brings MPO, the double pictures of phones). Left out on purpose:
 # formats that start other programs (EPS, PDF), and rare ones whose decoders see little testing (PSD, FLI).
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "JPEG2000", "AVIF")

@@ -18,9 +18,11 @@ from typing import NoReturn
 
 import google_crc32c
 
+from objecthood import limits
+
 # No record larger than this is read: the largest honest one known is CLEVR's, 3.2 MB. A damaged length would
 # otherwise have gigabytes inflated before anything is found wrong.
-MAX_RECORD_BYTES = 2**28
+MAX_RECORD_BYTES = limits.RECORD_BYTES
 _CHUNK = 2**16  # bytes of the file read at a time
 _MASK_DELTA = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h
 _GZIP = b"\x1f\x8b\x08"  # RFC 1952: the magic number, and deflate, its only method

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from objecthood import familiarity, hub
+from objecthood import familiarity, hub, limits
 from objecthood.examples import familiar_pictures
 from objecthood.export import facts
+from objecthood.files import check_name
 from objecthood.models import SlotAutoencoder
 from objecthood.recipes.base import Recipe
 
-MAX_BYTES = 10 * 2**20
+MAX_BYTES = limits.UPLOAD_BYTES
 """Of an uploaded picture."""
 NUM_EXAMPLES = 12
 EXAMPLE_SIDE = 128
@@ -41,6 +42,10 @@ class Shown:
     name: str
     model: SlotAutoencoder
     about: str
+
+    def __post_init__(self) -> None:
+        """ValueError where the name, which becomes part of paths and addresses, is not plain."""
+        check_name(self.name, "name")
 
 
 def load_shown(names: list[str]) -> list[Shown]:

@@ -10,11 +10,12 @@ import dataclasses
 import numpy as np
 import torch
 
+from objecthood import limits
 from objecthood.data.images import read_image, resize_image
 from objecthood.demo.shown import Shown
 from objecthood.parts import feature_grid, take_apart
 
-MAX_PIXELS = 25_000_000
+MAX_PIXELS = limits.UPLOAD_PIXELS
 """Of an uploaded picture: a phone's, and 100 MB while it is decoded."""
 
 

@@ -79,7 +79,19 @@ def strip_table(grid: tuple[int, int], num_directions: int = 8) -> Float[Tensor,
     angle = torch.arange(num_directions) * (math.pi / num_directions)
     along = places @ torch.stack([angle.cos(), angle.sin()])
     strip = ((along - along.amin(dim=0)) * max(grid) + 1e-4).long()
-    return F.one_hot(strip).float()
+    numbers = torch.arange(num_strips(grid, num_directions))
+    return (strip[..., None] == numbers).float()
+
+
+def num_strips(grid: tuple[int, int], num_directions: int = 8) -> int:
+    """The number of strips in `strip_table`, computed from the corners of the grid alone, whose projections
+    are the extremes; it needs no values of tensors, so that a model can be built on the meta device."""
+    height, width = (float(side > 1) for side in grid)
+    spans = [
+        abs(height * math.cos(angle)) + abs(width * math.sin(angle))
+        for angle in (number * (math.pi / num_directions) for number in range(num_directions))
+    ]
+    return int(max(spans) * max(grid) + 1e-4) + 1
 
 
 def best_cut(

@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from objecthood import limits
 from objecthood.data.scene import Dataset, Scenes
+from objecthood.files import check_name
 from objecthood.optimizers import Muon, is_matrix
 
 Model: TypeAlias = Any
@@ -62,12 +64,33 @@ class Recipe:
         "seed": 0,
     }
     """The least value of each counted field (a class attribute, not a field)."""
+    most = {
+        "resolution": limits.RESOLUTION,
+        "num_slots": limits.SLOTS,
+        "test_iterations": limits.ITERATIONS,
+        "later_iterations": limits.ITERATIONS,
+        "starts": limits.RESTARTS,
+        "frames": limits.FRAMES,
+        "test_frames": limits.FRAMES,
+        "validation_scenes": limits.SCENES,
+        "test_scenes": limits.SCENES,
+    }
+    """The largest value of counted fields, for those that a recipe has (a class attribute, not a field)."""
 
     def __post_init__(self) -> None:
+        """ValueError, in one line, where a field has another type than it is declared with, or is out of
+        range: recipes come from weight files and run folders of others, too."""
+        for declared in dataclasses.fields(self):
+            _check_type(declared, getattr(self, declared.name))
+        check_name(self.name, "name")
         for field, least in self.least.items():
             value = getattr(self, field)
             if value < least:
                 raise ValueError(f"`{field}` (={value}) must be at least {least}")
+        for field, most in self.most.items():
+            value = getattr(self, field, 0)
+            if value > most:
+                raise ValueError(f"`{field}` (={value}) must be at most {most}")
         for field in (
             "learning_rate",
             "matrix_learning_rate",
@@ -163,6 +186,22 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON scalars, with the class name that `recipes.TASKS` knows."""
         return {"task": type(self).__name__} | dataclasses.asdict(self)
+
+
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "True or False"),
+    "str": ((str,), "text"),
+}
+
+
+def _check_type(field: dataclasses.Field[Any], value: object) -> None:
+    """ValueError where a value is not of its field's declared type, or is no JSON scalar."""
+    declared = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "")
+    allowed, in_words = _TYPES.get(declared, ((int, float, bool, str, type(None)), "a number or text"))
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        raise ValueError(f"`{field.name}` (={value!r:.60}) must be {in_words}")
 
 
 FAST: dict[str, Any] = dict(
