@@ -9,9 +9,10 @@ import torch
 
 import objecthood as oh
 from objecthood import visualize
+from objecthood.data.tetrominoes import Tetrominoes
 
 model = oh.load("tetrominoes")
-images = model.recipe.dataset("test")[[0, 1]]["image"]
+images = Tetrominoes("test")[[0, 1]]["image"]
 with torch.no_grad():
     scene = model(images)
 

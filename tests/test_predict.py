@@ -250,7 +250,7 @@ def test_starts_on_the_command_line(capsys):
         return code, said.out + said.err
 
     code, said = evaluate("tetrominoes-guided", "--starts", "2")
-    assert code == 0 and "of 2 starts the one whose slots" in " ".join(said.split())
+    assert code == 0 and "of 2 restarts the one of lowest" in " ".join(said.split())
     for weights, starts, reason in (
         ("tetrominoes", "2", "--starts (=2) must be 1 here"),
         ("tetrominoes-guided", "0", "--starts (=0) must be at least 1"),
