@@ -47,8 +47,9 @@ class StartingUp:
             f"stopped by {signal.Signals(number).name} outside the training steps; go on with --resume, or "
             "start again where there is no run yet\n"
         )
-        with contextlib.suppress(OSError):  # a terminal that was closed
-            os.write(2, said.encode())
+        if "RANK" not in os.environ:  # of several processes the one that started them speaks
+            with contextlib.suppress(OSError):  # a terminal that was closed
+                os.write(2, said.encode())
         os._exit(PREEMPTED)
 
 
