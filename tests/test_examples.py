@@ -88,7 +88,9 @@ def test_with_lightning(tmp_path):
     if importlib.util.find_spec("lightning") is None:
         pytest.skip("needs Lightning: pip install lightning")
     before, after = (
-        float(re.findall(r"'mse': ([\d.]+)", run("with_lightning.py", tmp_path, steps, warnings="ignore"))[-1])
+        float(
+            re.findall(r"'mse': ([\d.]+)", run("with_lightning.py", tmp_path, steps, warnings="ignore"))[-1]
+        )
         for steps in ("1", "30")
     )
     assert after < 0.7 * before  # the weights that are trained are those that are scored
