@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from objecthood.data.scene import Dataset, Scenes
+from objecthood.data.scene import DEFAULT_SIZE, Dataset, Scenes
 
 
 def fingerprint(scenes: Scenes) -> str:
@@ -35,7 +35,7 @@ def check_contract(dataset: Dataset, side: int) -> None:
     assert scenes["image"].dtype == torch.float32 and scenes["image"].shape == (3, 3, side, side)
     assert scenes["masks"].dtype == torch.int64 and scenes["masks"].shape == (3, side, side)
     assert scenes["image"].min() >= 0 and scenes["image"].max() <= 1 and scenes["masks"].min() >= 0
-    assert dataset.endless and len(dataset) == 2**40
+    assert dataset.endless and len(dataset) == DEFAULT_SIZE
     assert fingerprint(dataset[(3, 1, 4)]) == fingerprint(dataset[torch.tensor([3, 1, 4]).numpy()])
 
 

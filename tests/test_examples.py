@@ -1,5 +1,6 @@
 """Examples and the notebook run as they are, in a folder of their own, and reach what they say."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -19,9 +20,9 @@ FILES = sorted(EXAMPLES.glob("*.py"))
 NOTEBOOK = EXAMPLES / "objects.ipynb"
 
 
-def run(name: str, folder: Path, *arguments: str) -> str:
+def run(name: str, folder: Path, *arguments: str, warnings: str = "error") -> str:
     """What an example prints."""
-    environment = {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    environment = {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": warnings}
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *arguments],
         cwd=folder,
@@ -34,7 +35,7 @@ def run(name: str, folder: Path, *arguments: str) -> str:
 
 
 def test_examples_are_short():
-    assert len(FILES) == 5
+    assert len(FILES) == 6
     for file in FILES:
         assert len(file.read_text().splitlines()) <= 40, file.name
 
@@ -81,6 +82,18 @@ def test_your_pictures(tmp_path):
     assert "error on pictures kept out of training:" in said and said.count("of 6 slots are seen") == 40
     assert (tmp_path / "run" / "weights.safetensors").exists()
     assert len(list((tmp_path / "seen").glob("*-overlay.png"))) == 40
+
+
+def test_with_lightning(tmp_path):
+    if importlib.util.find_spec("lightning") is None:
+        pytest.skip("needs Lightning: pip install lightning")
+    before, after = (
+        float(
+            re.findall(r"'mse': ([\d.]+)", run("with_lightning.py", tmp_path, steps, warnings="ignore"))[-1]
+        )
+        for steps in ("1", "30")
+    )
+    assert after < 0.7 * before  # the weights that are trained are those that are scored
 
 
 def test_the_notebook_runs(tmp_path):

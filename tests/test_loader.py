@@ -8,18 +8,19 @@ import pytest
 import torch
 
 from objecthood.data.loader import batches, scene_indices
+from objecthood.data.scene import Dataset
 
 
-class Numbers:
+class Numbers(Dataset):
     """Scene i is a picture of the number i."""
 
     def __init__(self, length: int | None = None):
-        self.length, self.endless = length or 2**40, length is None
+        self.length, self.endless = length or 5, length is None
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, indices):
+    def batch(self, indices):
         return {"image": torch.tensor(np.asarray(indices)).view(-1, 1, 1, 1).expand(-1, 3, 1, 1).double()}
 
 
@@ -96,10 +97,10 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 
 
 class Faulty(Numbers):
-    def __getitem__(self, indices):
+    def batch(self, indices):
         if 8 in indices:
             raise OSError("scene 8 cannot be read")
-        return super().__getitem__(indices)
+        return super().batch(indices)
 
 
 def test_errors_of_the_maker_come_through_at_their_step():

@@ -1,6 +1,7 @@
 """Motion grouping: flow that is right, cameras taken off, masks that follow, and a recipe that trains."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,13 +29,16 @@ def textured(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def davis(tmp_path_factory):
-    """Three sequences in DAVIS' layout: a textured square goes over ground that a camera moves."""
-    root = tmp_path_factory.mktemp("davis")
-    for number, name in enumerate(("ant", "bee", "cat")):
+    return write_davis(tmp_path_factory.mktemp("davis"))
+
+
+def write_davis(root: Path, names: tuple[str, ...] = ("ant", "bee", "cat"), frames: int = 4) -> Path:
+    """Sequences in DAVIS' layout: a textured square moves over a background that a camera moves."""
+    for number, name in enumerate(names):
         ground, thing = textured(320, 500, number), textured(80, 80, number + 10)
         for kind in ("JPEGImages", "Annotations"):
             (root / kind / "480p" / name).mkdir(parents=True)
-        for now in range(4):
+        for now in range(frames):
             frame = ground[20 + now : 260 + now, 30 + 2 * now : 458 + 2 * now].copy()
             mask = np.zeros((240, 428), np.uint8)
             place = slice(80, 160), slice(150 + 6 * now, 230 + 6 * now)

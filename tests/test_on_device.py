@@ -55,8 +55,8 @@ def test_what_cannot_be_kept_is_said():
         OnDevice(Tetrominoes("train", 0), "cpu", count=0)
 
     class Crowd(ClevrLike):
-        def __getitem__(self, indices):
-            return super().__getitem__(indices) | {"masks": torch.full((len(indices), 16, 16), 128)}
+        def batch(self, indices):
+            return super().batch(indices) | {"masks": torch.full((len(indices), 16, 16), 128)}
 
     with pytest.raises(ValueError, match="a scene has label 128; at most 127 objects are kept on a device"):
         OnDevice(Crowd(resolution=16, count=1), "cpu")

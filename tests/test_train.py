@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import objecthood as oh
 from objecthood import animate
+from objecthood.data.scene import Dataset
 from objecthood.models import autoencoder
 from objecthood.recipes import Discovery, FastTetrominoes
 from objecthood.stopping import Preempted
@@ -457,10 +458,8 @@ def test_unknown_recipes_are_refused_by_name():
         oh.evaluate(PAPER.build_model(), "spritez")
 
 
-class Four:
+class Four(Dataset):
     """The same four scenes for ever."""
-
-    endless = False
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -468,8 +467,8 @@ class Four:
     def __len__(self):
         return 4
 
-    def __getitem__(self, indices):
-        return self.dataset[indices]
+    def batch(self, indices):
+        return self.dataset.batch(indices)
 
 
 class FourTetrominoes(FastTetrominoes):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from objecthood.data.randomness import split_key, uniform
-from objecthood.data.scene import ENDLESS, Scenes, paint_labels
+from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, Scenes, paint_labels
 from objecthood.data.silhouettes import AREAS, REACH, between, silhouettes
 from objecthood.data.trajectories import bounce
 
@@ -28,12 +28,13 @@ _CHUNK = 16
 _DRAWS = 5  # per object: kind, size, angle, column, row
 
 
-class Camouflage:
+class Camouflage(EndlessDataset):
     """Endless clips; clip i of a split and seed is the same whenever and wherever it is made.
 
     Args:
         frames: of every clip.
         camera: whether what lies behind the objects moves as well, at a velocity of its own.
+        size: number of clips that `len` gives; the training loop draws beyond it.
 
     Example:
         >>> clips = Camouflage("test", frames=3)[range(2)]
@@ -41,17 +42,21 @@ class Camouflage:
         (torch.Size([2, 3, 3, 64, 64]), 3)
     """
 
-    endless = True
-
-    def __init__(self, split: str = "train", seed: int = 0, *, frames: int = 6, camera: bool = False):
+    def __init__(
+        self,
+        split: str = "train",
+        seed: int = 0,
+        *,
+        frames: int = 6,
+        camera: bool = False,
+        size: int = DEFAULT_SIZE,
+    ):
+        super().__init__(size)
         if frames < 1:
             raise ValueError(f"`frames` (={frames}) must be at least 1")
         self.key, self.frames, self.camera = split_key(seed, split), frames, camera
 
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """image [batch, time, 3, 64, 64], and the rest of `data.scene` that video has."""
         indices = np.asarray(indices, dtype=np.int64)
         chunks = [self._make(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]

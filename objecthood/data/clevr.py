@@ -25,7 +25,7 @@ from objecthood.data import clevr_properties
 from objecthood.data.cache import Cache, Decoded
 from objecthood.data.images import read_image
 from objecthood.data.randomness import SPLITS
-from objecthood.data.scene import Scenes
+from objecthood.data.scene import Dataset, Scenes
 from objecthood.data.transforms import CLEVR_COLUMNS, CLEVR_ROWS, as_images, resize_bilinear
 
 VALIDATION_SCENES = 512  # num_eval_examples of the reference
@@ -36,7 +36,7 @@ class ClevrError(ValueError):
     """A folder that is not CLEVR's, or damaged. One line."""
 
 
-class Clevr:
+class Clevr(Dataset):
     """The folder as unpacked: `images/train/*.png`, `scenes/CLEVR_train_scenes.json`, and the same for val.
 
     Args:
@@ -56,8 +56,6 @@ class Clevr:
         ClevrError: a file of the layout is missing or damaged, or no scene is left.
         ValueError: unknown split, or a resolution below 1.
     """
-
-    endless = False
 
     def __init__(
         self,
@@ -92,7 +90,7 @@ class Clevr:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """`image` float32 [batch, 3, resolution, resolution] in [0, 1], `properties` float32 [batch, 10, 19].
 
         Raises:

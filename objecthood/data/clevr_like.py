@@ -28,7 +28,7 @@ from objecthood.data.clevr_scenes import MIN_OBJECTS, ClevrScene, check_objects,
 from objecthood.data.clevr_view import crop_masks
 from objecthood.data.images import read_image
 from objecthood.data.randomness import SPLITS, split_key
-from objecthood.data.scene import Scenes
+from objecthood.data.scene import Dataset, Scenes
 from objecthood.data.transforms import resize_majority
 
 MAX_OBJECTS = clevr_properties.MAX_OBJECTS
@@ -121,7 +121,7 @@ def render_dataset(
     return folder
 
 
-class ClevrLike:
+class ClevrLike(Dataset):
     """Rendered scenes: what `render_dataset` wrote, or the 256 that come with the package.
 
     Object k of a scene is row k of `properties` and label k + 1 of `masks`. An object hidden by the crop
@@ -148,8 +148,6 @@ class ClevrLike:
         >>> [tuple(scenes[key].shape) for key in ("image", "masks", "properties")]
         [(2, 3, 64, 64), (2, 64, 64), (2, 10, 19)]
     """
-
-    endless = False
 
     def __init__(
         self,
@@ -179,7 +177,7 @@ class ClevrLike:
     def __len__(self) -> int:
         return len(self._scenes)
 
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """image float32 [batch, 3, H, W] in [0, 1], masks int64 [batch, H, W], properties [batch, 10, 19]."""
         decoded = [self._cache[int(index)] for index in indices]
         pictures = np.stack([scene.picture for scene in decoded])

@@ -23,7 +23,7 @@ from PIL import Image
 from objecthood.data.cache import Cache, Decoded
 from objecthood.data.images import read_image, resize_image
 from objecthood.data.randomness import SPLITS
-from objecthood.data.scene import Scenes
+from objecthood.data.scene import Dataset, Scenes
 from objecthood.data.transforms import as_images, central_square, resize_nearest
 
 Variant = Literal["full", "pbg", "vbg", "grassbg", "camo", "outd"]
@@ -36,7 +36,7 @@ class ClevrTexError(ValueError):
     """A folder that is not ClevrTex's, or damaged. One line."""
 
 
-class ClevrTex:
+class ClevrTex(Dataset):
     """One variant's folder, as unpacked.
 
     The first tenth of the scenes is "test", the second "validation", the rest "train"; of "outd", which is
@@ -57,8 +57,6 @@ class ClevrTex:
         ClevrTexError: no such folder, no picture, or a picture without its mask.
         ValueError: unknown split or variant, or a resolution below 1.
     """
-
-    endless = False
 
     def __init__(
         self,
@@ -86,7 +84,7 @@ class ClevrTex:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """`image` float32 [batch, 3, resolution, resolution] in [0, 1], `masks` int64 [batch, resolution,
         resolution].
 

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Int16
 from objecthood.data.cache import Cache, Decoded
 from objecthood.data.images import read_image, resize_image
 from objecthood.data.randomness import SPLITS, split_of
-from objecthood.data.scene import Scenes
+from objecthood.data.scene import Dataset, Scenes
 from objecthood.data.transforms import as_images, central_square, resize_nearest
 from objecthood.rle import decode
 
@@ -37,7 +37,7 @@ class CocoError(ValueError):
     """Annotations that cannot be read. One line."""
 
 
-class Coco:
+class Coco(Dataset):
     """A folder of images and one JSON file: all of it, or one split of it.
 
     COCO publishes a file for every split (`instances_train2017.json`, `instances_val2017.json`): read each
@@ -63,8 +63,6 @@ class Coco:
         ModuleNotFoundError: pycocotools is not installed; says how.
         ValueError: unknown `labels` or `split`, or a resolution below 1.
     """
-
-    endless = False
 
     def __init__(
         self,
@@ -99,7 +97,7 @@ class Coco:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """`image` float32 [batch, 3, resolution, resolution] in [0, 1], `masks` int64 [batch, resolution,
         resolution]: 0 background, -1 ignored.
 

@@ -16,14 +16,14 @@ from jaxtyping import UInt8
 
 from objecthood.data.images import ImageError, find_images, read_image, resize_image
 from objecthood.data.randomness import HELD_OUT, SPLITS, split_of
-from objecthood.data.scene import Scenes
+from objecthood.data.scene import Dataset, Scenes
 
 # Resized pictures are kept in memory up to this many bytes (20,000 of 128 x 128), later ones are read anew at
 # every use. It leaves room on a machine of 8 GB, where several processes may each hold a copy.
 CACHE_BYTES = 1_000_000_000
 
 
-class Folder:
+class Folder(Dataset):
     """All pictures below a folder, each resized whole to a square (proportions are not kept).
 
     Which split a picture belongs to depends on its path below the folder and nothing else: about 90 % train,
@@ -56,8 +56,6 @@ class Folder:
         >>> folder.cleanup()
     """
 
-    endless = False
-
     def __init__(
         self, path: str | os.PathLike[str], resolution: int, split: str = "train", *, skip_bad: bool = False
     ):
@@ -82,7 +80,7 @@ class Folder:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """A batch: `image` float32 [batch, 3, resolution, resolution] in [0, 1].
 
         Raises:

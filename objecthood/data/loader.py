@@ -35,7 +35,7 @@ def batches(
     share = slice(rank, None, num_processes)
 
     def make(step: int) -> Scenes:
-        return dataset[scene_indices(dataset, batch_size, seed=seed, step=step)[share]]
+        return dataset.batch(scene_indices(dataset, batch_size, seed=seed, step=step)[share])
 
     with ThreadPoolExecutor(max_workers=1) as executor:
         coming = executor.submit(make, first_step)

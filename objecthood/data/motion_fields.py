@@ -25,7 +25,7 @@ from objecthood.data.davis import Davis2016, folds
 from objecthood.data.images import resize_image
 from objecthood.data.motion_paths import along_paths
 from objecthood.data.optical_flow import DenseInverseSearch
-from objecthood.data.scene import Scenes
+from objecthood.data.scene import Dataset, Scenes
 
 SIDE = 240
 """Shorter side at which flow is sought, half of 480p."""
@@ -48,7 +48,7 @@ class SequenceFields(NamedTuple):
     """Its length, averaged along them: of what moves to and fro as well."""
 
 
-class MotionFields:
+class MotionFields(Dataset):
     """The motion of DAVIS-2016 sequences as pictures: a finite data set of frames.
 
     Args:
@@ -57,8 +57,6 @@ class MotionFields:
         fold, num_folds: see `data.davis.folds`.
         resolution: side of the square pictures.
     """
-
-    endless = False
 
     def __init__(
         self,
@@ -90,7 +88,7 @@ class MotionFields:
     def __len__(self) -> int:
         return len(self._pictures)
 
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """image [batch, directions, 3, side, side], motion as pictures; masks [batch, directions, side,
         side]."""
         chosen = torch.as_tensor(np.asarray(indices, dtype=np.int64))

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Integer
 
 from objecthood.data.randomness import split_key, uniform
-from objecthood.data.scene import ENDLESS, Scenes, paint_labels
+from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, Scenes, paint_labels
 from objecthood.data.silhouettes import AREAS, between, rgb_from_hsv, silhouettes
 from objecthood.data.trajectories import bounce, circle
 
@@ -37,7 +37,7 @@ _CHUNK = 16
 _DRAWS = 12  # per sprite
 
 
-class MovingSprites:
+class MovingSprites(EndlessDataset):
     """Endless clips; clip i of a split, seed and background is the same whenever and wherever it is made, and
     a longer one begins like a shorter one.
 
@@ -45,14 +45,13 @@ class MovingSprites:
         frames: of every clip.
         camera: the camera's speed is drawn between 0 and this, in pixels per frame at 64 x 64.
         resolution: side of the picture in pixels.
+        size: number of clips that `len` gives; the training loop draws beyond it.
 
     Example:
         >>> clips = MovingSprites("test", frames=4)[range(2)]
         >>> clips["image"].shape, clips["masks"].shape, clips["flow"].shape
         (torch.Size([2, 4, 3, 64, 64]), torch.Size([2, 4, 64, 64]), torch.Size([2, 4, 2, 64, 64]))
     """
-
-    endless = True
 
     def __init__(
         self,
@@ -63,7 +62,9 @@ class MovingSprites:
         background: Backdrop = "grey",
         camera: float = 0.0,
         resolution: int = RESOLUTION,
+        size: int = DEFAULT_SIZE,
     ):
+        super().__init__(size)
         if background not in get_args(Backdrop):
             raise ValueError(f"`background` (={background!r}) must be one of {', '.join(get_args(Backdrop))}")
         if frames < 1:
@@ -73,10 +74,7 @@ class MovingSprites:
         self.key, self.frames, self.background = split_key(seed, split), frames, background
         self.camera, self.resolution = camera, resolution
 
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """image [batch, time, 3, H, W], and the rest of `data.scene` that video has."""
         indices = np.asarray(indices, dtype=np.int64)
         chunks = [self._make(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]

@@ -27,7 +27,7 @@ from jaxtyping import Integer
 
 from objecthood.data.multi_object import RawScene, RawScenes
 from objecthood.data.randomness import SPLITS
-from objecthood.data.scene import Scenes
+from objecthood.data.scene import Dataset, Scenes
 from objecthood.data.transforms import CLEVR_COLUMNS, CLEVR_ROWS, as_images, resize_bilinear, resize_nearest
 
 FORMAT = "objecthood packed scenes 1"
@@ -110,7 +110,7 @@ def convert(
     return manifest
 
 
-class Packed:
+class Packed(Dataset):
     """A packed folder as a data set; pictures stay on disk until they are asked for.
 
     Splits, by the order of the file: "train" is what lies in its first 70,000 scenes (CLEVR; 60,000 of the
@@ -134,8 +134,6 @@ class Packed:
         ValueError: unknown split, bad resolution, or a crop of what is not CLEVR.
     """
 
-    endless = False
-
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -150,8 +148,9 @@ class Packed:
             raise ValueError(f"`split` (={split!r}) must be one of {', '.join(SPLITS)}")
         if resolution is not None and resolution < 1:
             raise ValueError(f"`resolution` (={resolution}) must be at least 1 pixel")
-        self.manifest = _read_manifest(Path(path))
-        self._arrays = _map_arrays(Path(path), self.manifest)
+        self._path = Path(path)
+        self.manifest = _read_manifest(self._path)
+        self._arrays = _map_arrays(self._path, self.manifest)
         if crop and self.manifest["variant"] != "clevr_with_masks":
             raise ValueError(f"`crop` is for CLEVR, and '{path}' is {self.manifest['variant']}")
         self.resolution, self.crop = resolution, crop and not self.manifest["crop"]
@@ -166,10 +165,18 @@ class Packed:
             limits = f"{min_objects} to {'any number of' if max_objects is None else max_objects} objects"
             raise PackError(f"'{path}': no scene of {limits} in {split}, of {len(counts)} scenes in all")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the arrays: worker processes that are not forked map the files again."""
+        return {name: value for name, value in self.__dict__.items() if name != "_arrays"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._arrays = _map_arrays(self._path, self.manifest)
+
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """`image` float32 [batch, 3, H, W] in [0, 1], `masks` int64 [batch, H, W], and of CLEVR `properties`
         float32 [batch, 10, 19]."""
         numbers = self.scenes[np.asarray(indices, dtype=np.int64)]

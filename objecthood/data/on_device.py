@@ -6,6 +6,7 @@ dividing a batch then costs less than sending it would.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from objecthood.data.scene import Dataset, Scenes
 
 
-class OnDevice:
+class OnDevice(Dataset):
     """The scenes of `dataset`, batches of which are born on `device`.
 
     Pictures are kept in 8 bits: those that come from files are so already, and are given back to the bit;
@@ -36,14 +37,13 @@ class OnDevice:
         (10, torch.Size([2, 3, 32, 32]))
     """
 
-    endless = False
-
     def __init__(self, dataset: Dataset, device: torch.device | str, count: int | None = None):
         if count is None and dataset.endless:
             raise ValueError("an endless data set cannot be kept whole; say how many scenes, `count=10_000`")
         if count is not None and count < 1:
             raise ValueError(f"`count` (={count}) must be at least 1")
-        self._size = len(dataset) if count is None else min(count, len(dataset))
+        available = sys.maxsize if dataset.endless else len(dataset)
+        self._size = available if count is None else min(count, available)
         self._kept: dict[str, Tensor] = {}
         for start, scenes in _read(dataset, self._size):
             for key, values in scenes.items():
@@ -56,7 +56,7 @@ class OnDevice:
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """As the data set's own, on the device."""
         places = torch.as_tensor(np.asarray(indices, dtype=np.int64)).to(self._kept["image"].device)
         chosen = {key: kept[places] for key, kept in self._kept.items()}
@@ -75,7 +75,7 @@ class OnDevice:
 
 def _read(dataset: Dataset, count: int, batch_size: int = 64) -> Iterator[tuple[int, dict[str, Tensor]]]:
     for start in range(0, count, batch_size):
-        yield start, dict(dataset[range(start, min(start + batch_size, count))])  # type: ignore[arg-type]
+        yield start, dict(dataset.batch(range(start, min(start + batch_size, count))))  # type: ignore[arg-type]
 
 
 def _pack(key: str, values: Tensor) -> Tensor:

@@ -1,27 +1,31 @@
-"""The contract: what a dataset gives, whatever it is made of or read from.
+"""The contract of data: every data set is a `torch.utils.data.Dataset` of scenes.
 
-A dataset is anything with `len(dataset)` and `dataset[indices] -> Scenes`, `indices` a sequence of ints:
-batches, not single samples, are the unit, so that generators can be vectorised. `endless` is true where
-scenes are made on the spot and none need be seen twice.
+`dataset[3]` is one scene, a dict of tensors without a batch axis; `dataset[range(4)]` (a slice, a list, an
+array) is a batch of them. A data set implements `__len__` and `batch`, which makes or reads many scenes at
+once; `Dataset` derives the rest from these two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypedDict, cast, runtime_checkable
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import SupportsIndex, TypeAlias, TypedDict, cast
 
 import numpy as np
 import torch
+import torch.utils.data
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from typing_extensions import NotRequired
 
-ENDLESS = 2**40
-"""Length of datasets that are made on the spot."""
+Index: TypeAlias = SupportsIndex | slice | Sequence[int] | np.ndarray | Tensor
+DEFAULT_SIZE = 100_000
+"""Number of scenes of a generated data set, unless `size` says otherwise: as many as CLEVR has in all."""
 
 
 class Scenes(TypedDict):
-    """A batch. Video adds a `time` axis after `batch` and keeps an object's label over time."""
+    """A batch; one scene has no `batch` axis. Video adds `time` and keeps an object's label over time."""
 
     image: Float[Tensor, "batch *time 3 height width"]
     """In [0, 1]."""
@@ -42,21 +46,113 @@ class Scenes(TypedDict):
     """Video: share of each object that is seen; 0 where it is covered, outside, or not of this clip."""
 
 
-@runtime_checkable
-class Dataset(Protocol):
-    """What the loader asks of a dataset."""
+class Dataset(torch.utils.data.Dataset[Scenes], ABC):
+    """Scenes by index; a subclass implements `__len__` and `batch`.
 
-    endless: bool
+    All scenes of a data set have the same keys and shapes, however many objects they have: `properties`,
+    `velocity` and the like have a row for every object there may be, and rows of absent objects are 0 (-1 in
+    `kind`). So the default `collate_fn` of `torch.utils.data.DataLoader` stacks scenes, and its batches equal
+    those of `batch`.
 
+    Attributes:
+        endless: whether `batch` takes any index from 0 on, also beyond `len`.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> from objecthood.data.sprites import Sprites
+        >>> scene = Sprites()[3]
+        >>> scene["image"].shape, scene["masks"].shape
+        (torch.Size([3, 64, 64]), torch.Size([64, 64]))
+        >>> next(iter(DataLoader(Sprites(), batch_size=4, shuffle=True)))["image"].shape
+        torch.Size([4, 3, 64, 64])
+    """
+
+    endless: bool = False
+
+    @abstractmethod
     def __len__(self) -> int: ...
 
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes: ...
+    @abstractmethod
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+        """The scenes of these indices, stacked along a first axis `batch`.
+
+        `indices` are at least 0 and, unless the data set is endless, below `len`. They are not checked here;
+        `dataset[indices]` checks them.
+        """
+
+    def __getitem__(self, index: Index) -> Scenes:
+        """One scene without a batch axis (`index` an int), or a batch (a slice or a sequence of ints).
+
+        Negative indices count from the end.
+
+        Raises:
+            IndexError: an index is out of range.
+            TypeError: `index` is neither an int, nor a slice, nor a sequence of ints.
+        """
+        indices = self._resolve(index)
+        if indices.ndim == 0:
+            return _rows(self.batch(indices[None]))[0]
+        if len(indices) == 0:
+            first = self.batch(np.zeros(1, np.int64))
+            return _of_each(first, lambda values: values[:0])
+        return self.batch(indices)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Scenes]:
+        """Several scenes, made together: what `DataLoader` asks for and passes to `collate_fn`."""
+        return _rows(self[indices])
+
+    def _resolve(self, index: Index) -> Int[np.ndarray, "*scenes"]:
+        size = len(self)
+        indices = np.asarray(range(size)[index] if isinstance(index, slice) else index)
+        if indices.ndim > 1 or (indices.size and indices.dtype.kind not in "iu"):
+            raise TypeError(f"the index (={index!r}) must be an int, a slice or a sequence of ints")
+        indices = indices.astype(np.int64)
+        wrong = indices[(indices < -size) | (indices >= size)]
+        if wrong.size:
+            raise IndexError(
+                f"index {wrong.flat[0]} is out of range: {type(self).__name__} has {size} scenes; "
+                f"take 0 to {size - 1}"
+            )
+        return np.where(indices < 0, indices + size, indices)
+
+
+class EndlessDataset(Dataset):
+    """Scenes that are generated from their index, so that there are as many as anyone asks for.
+
+    `len` is `size`, so that samplers and loops end. `batch` takes larger indices too: the training loop draws
+    every scene once, in the order of the index, for as many steps as it takes.
+
+    Args:
+        size: number of scenes that `len` gives.
+
+    Raises:
+        ValueError: `size` below 1.
+    """
+
+    endless = True
+
+    def __init__(self, size: int = DEFAULT_SIZE):
+        if size < 1:
+            raise ValueError(f"`size` (={size}) must be at least 1 scene")
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def _of_each(scenes: Scenes, change: Callable[[Tensor], Tensor]) -> Scenes:
+    changed = {key: change(value) for key, value in scenes.items()}  # type: ignore[arg-type]
+    return cast(Scenes, changed)
+
+
+def _rows(scenes: Scenes) -> list[Scenes]:
+    """A batch as a list of scenes; their tensors are views of the batch."""
+    return [_of_each(scenes, operator.itemgetter(row)) for row in range(len(scenes["image"]))]
 
 
 def to_device(scenes: Scenes, device: torch.device) -> Scenes:
     """The same batch on another device."""
-    moved = {key: value.to(device, non_blocking=True) for key, value in scenes.items()}  # type: ignore[attr-defined]
-    return cast(Scenes, moved)
+    return _of_each(scenes, lambda values: values.to(device, non_blocking=True))
 
 
 def paint_labels(

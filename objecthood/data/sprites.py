@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from objecthood.data.randomness import split_key, uniform
-from objecthood.data.scene import ENDLESS, Scenes, paint_labels
+from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, Scenes, paint_labels
 from objecthood.data.silhouettes import between, rgb_from_hsv, silhouettes
 
 RESOLUTION = 64
@@ -29,11 +29,12 @@ _CHUNK = 64
 _DRAWS = 8  # per sprite: shape, half size, angle, row, column, hue, saturation, value
 
 
-class Sprites:
+class Sprites(EndlessDataset):
     """Endless scenes; scene i of a split, seed and background is the same whenever and wherever it is made.
 
     Args:
         resolution: side of the picture in pixels.
+        size: number of scenes that `len` gives; the training loop draws beyond it.
 
     Example:
         >>> scenes = Sprites("test", background="coloured")[range(4)]
@@ -41,25 +42,23 @@ class Sprites:
         (torch.Size([4, 3, 64, 64]), torch.Size([4, 64, 64]))
     """
 
-    endless = True
-
     def __init__(
         self,
         split: str = "train",
         seed: int = 0,
         background: Background = "grey",
         resolution: int = RESOLUTION,
+        *,
+        size: int = DEFAULT_SIZE,
     ):
+        super().__init__(size)
         if background not in get_args(Background):
             raise ValueError(
                 f"`background` (={background!r}) must be one of {', '.join(get_args(Background))}"
             )
         self.key, self.background, self.resolution = split_key(seed, split), background, resolution
 
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """image float32 [batch, 3, H, W] in [0, 1], masks int64 [batch, H, W], objects from 1, a covered one
         absent."""
         indices = np.asarray(indices, dtype=np.int64)

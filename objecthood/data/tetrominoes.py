@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int, UInt64
 
 from objecthood.data.randomness import split_key, uniform
-from objecthood.data.scene import ENDLESS, Scenes, paint_labels
+from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, Scenes, paint_labels
 
 RESOLUTION = 35
 BLOCK = 5
@@ -34,8 +34,11 @@ _SHAPES = {
 _CHUNK = 64  # larger temporaries fall out of the processor's cache: 64 at a time is fastest
 
 
-class Tetrominoes:
+class Tetrominoes(EndlessDataset):
     """Endless scenes; scene i of a split and seed is the same whenever and wherever it is made.
+
+    Args:
+        size: number of scenes that `len` gives; the training loop draws beyond it.
 
     Example:
         >>> scenes = Tetrominoes("test")[range(4)]
@@ -43,16 +46,13 @@ class Tetrominoes:
         (torch.Size([4, 3, 35, 35]), 3)
     """
 
-    endless = True
     resolution = RESOLUTION
 
-    def __init__(self, split: str = "train", seed: int = 0):
+    def __init__(self, split: str = "train", seed: int = 0, *, size: int = DEFAULT_SIZE):
+        super().__init__(size)
         self.key = split_key(seed, split)
 
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """image float32 [batch, 3, 35, 35] in [0, 1], masks int64 [batch, 35, 35] with objects 1, 2, 3."""
         indices = np.asarray(indices, dtype=np.int64)
         chunks = [self._make(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]

@@ -46,7 +46,7 @@ def open_dataset(data: str, source: Source) -> Dataset:
     return READ_FROM_FILES[data](source)
 
 
-class Untouched:
+class Untouched(Dataset):
     """The test scenes from `FIRST_TEST_SCENE` on: some settings were once chosen on those before."""
 
     endless = True
@@ -55,10 +55,10 @@ class Untouched:
         self.scenes = scenes
 
     def __len__(self) -> int:
-        return len(self.scenes) - FIRST_TEST_SCENE
+        return len(self.scenes)
 
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        return self.scenes[np.asarray(indices) + FIRST_TEST_SCENE]
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+        return self.scenes.batch(np.asarray(indices) + FIRST_TEST_SCENE)
 
 
 def _generated(make: Callable[[Source], Dataset]) -> Callable[[Source], Dataset]:
