@@ -35,6 +35,11 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"objecthood has no {name!r}; public names are {', '.join(__all__)}")
 
 
+def __dir__() -> list[str]:
+    """The public names, for tab completion; none is imported by listing it."""
+    return sorted([*__all__, "__version__"])
+
+
 class _Package(types.ModuleType):
     """Where a function and its module share a name (`train`), the package's attribute is the function."""
 

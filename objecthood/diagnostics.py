@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from objecthood.metrics import contingency, label_map
+from objecthood.metrics import contingency, label_map, renumbered
 
 LEAST_AREA = 0.005
 """Share of the picture from which a slot counts as used: 20 pixels of 64 x 64."""
@@ -69,7 +69,7 @@ def used_slots(predicted_masks: Tensor, least_area: float = LEAST_AREA) -> Int[T
     >>> used_slots(torch.tensor([[[0, 0, 1], [0, 0, 2]]]), least_area=0.1)
     tensor([3])
     """
-    labels = label_map(predicted_masks).long().flatten(1)
+    labels = renumbered(label_map(predicted_masks).long().flatten(1))
     area = torch.zeros(len(labels), int(labels.max()) + 1, device=labels.device)
     area.scatter_add_(1, labels, torch.ones_like(labels, dtype=area.dtype))
     return (area >= max(1.0, least_area * labels.shape[1])).sum(dim=1)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import tempfile
+import textwrap
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +39,8 @@ def from_pretrained(
     cache and compared with the SHA-256 that the repository states. `revision` is a branch, tag or commit,
     `token` for what is private. Weights of a recipe class of your own need that `recipe`.
 
+    Without a connection to the Hub, weights in its cache are loaded; others fail at once, without retries.
+
     Raises ValueError, in one line, where there is nothing of that name, it cannot be fetched, or it is not
     what was published.
 
@@ -47,8 +51,9 @@ def from_pretrained(
     """
     if str(source) in hub.PRETRAINED or Path(source).exists() or not _REPOSITORY.fullmatch(str(source)):
         return hub.load(source, recipe)
-    facts = json.loads(_download(str(source), FACTS, revision, token).read_text())
-    file = _download(str(source), WEIGHTS, revision, token)
+    from_cache = _unreachable(str(source), revision, token)
+    facts = json.loads(_download(str(source), FACTS, revision, token, from_cache).read_text())
+    file = _download(str(source), WEIGHTS, revision, token, from_cache)
     if not isinstance(facts, dict) or "sha256" not in facts:
         raise ValueError(
             f"{source} was not published by objecthood ({FACTS} states no SHA-256); name another"
@@ -58,9 +63,11 @@ def from_pretrained(
 
 
 def push_to_hub(
-    source: str | Path,
+    source: nn.Module | str | Path,
     repository: str,
     *,
+    recipe: Recipe | None = None,
+    scores: Mapping[str, float] | None = None,
     licence: str = "",
     data: str = "",
     limits: str = "",
@@ -72,7 +79,9 @@ def push_to_hub(
     """Publish weights with their card as "OWNER/NAME" on the Hub, and return the address of the commit.
 
     Args:
-        source: a name of `hub.PRETRAINED`, whose facts are known, or a run folder or weight file.
+        source: a model, a name of `hub.PRETRAINED`, whose facts are known, or a run folder or weight file.
+        recipe: of a model that `oh.load` and `oh.from_pretrained` did not give; theirs is `model.recipe`.
+        scores: on test scenes, such as `oh.evaluate` returns; those that a weight file states unless given.
         licence, data, limits, chosen: what only you can tell of your own weights: the SPDX identifier of the
             licence, what was trained on, what they cannot do, and how the seed was chosen.
         picture: shown in the card as the model sees it; of a run folder its latest.png unless named.
@@ -81,13 +90,39 @@ def push_to_hub(
 
     Raises ValueError, in one line, where a fact or the picture is missing, or the Hub refuses.
     """
-    api = _library().HfApi(token=token)
-    told = {"licence": licence, "data": data, "limits": limits, "chosen": chosen}
+    library = _library()
+    if isinstance(source, str | Path):
+        if recipe is not None:
+            raise ValueError("`recipe` goes with a model; a weight file states its own, so leave it out")
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            file = _save(source, recipe, Path(folder), scores)
+            return push_to_hub(
+                file,
+                repository,
+                scores=scores,
+                licence=licence,
+                data=data,
+                limits=limits,
+                chosen=chosen,
+                picture=picture,
+                private=private,
+                token=token,
+            )
+    api = library.HfApi(token=token)
+    told = {
+        "scores": dict(scores or {}),
+        "licence": licence,
+        "data": data,
+        "limits": limits,
+        "chosen": chosen,
+    }
     file, facts = _facts(source, told)
     gaps = missing_facts(facts)
     if gaps:
+        example = "scores=oh.evaluate(model, recipe)" if gaps[0] == "scores" else f"{gaps[0]}='...'"
         raise ValueError(
-            f"nothing is published without {', '.join(gaps)}; say it: push_to_hub(..., {gaps[0]}='...')"
+            f"nothing is published without {', '.join(gaps)}; say it: push_to_hub(..., {example})"
         )
     content = io.BytesIO()
     _drawn(source, file, picture).save(content, "PNG")
@@ -98,7 +133,7 @@ def push_to_hub(
         CARD: card.encode(),
         PICTURE: content.getvalue(),
     }
-    add = _library().CommitOperationAdd
+    add = library.CommitOperationAdd
     operations = [add(path_in_repo=name, path_or_fileobj=source) for name, source in files.items()]
     try:
         api.create_repo(repository, private=private, exist_ok=True)
@@ -108,7 +143,27 @@ def push_to_hub(
     return said.commit_url
 
 
-def _facts(source: str | Path, told: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
+def _save(model: object, recipe: Recipe | None, folder: Path, scores: Mapping[str, float] | None) -> Path:
+    """The weight file, in `folder`, of a model in memory."""
+    from torch import nn
+
+    from objecthood.checkpoint import save
+
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise ValueError(
+            f"a {kind} cannot be published; give a model, weights by name, a file or a run folder"
+        )
+    recipe = recipe or getattr(model, "recipe", None)
+    if recipe is None:
+        raise ValueError(
+            f"this {type(model).__name__} does not state its recipe, from which it is built again; name it: "
+            "push_to_hub(model, ..., recipe=oh.RECIPES['...'])"
+        )
+    return save(model, recipe, folder / WEIGHTS, dict(scores or {}), getattr(model, "usual", None))
+
+
+def _facts(source: str | Path, told: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
     """The weight file and all that is known of it; what was told goes first."""
     file = hub.resolve(source)
     told = {name: value for name, value in told.items() if value}
@@ -150,19 +205,39 @@ def _drawn(source: str | Path, file: Path, picture: str | Path | None) -> Image.
     return predict(file, picture)[0].plot()
 
 
-def _download(repository: str, name: str, revision: str | None, token: str | None) -> Path:
+def _download(repository: str, name: str, revision: str | None, token: str | None, unreachable: str) -> Path:
+    """The file in the Hub's cache, fetched unless the Hub is `unreachable` (why, else "")."""
     try:
-        return Path(_library().hf_hub_download(repository, name, revision=revision, token=token))
+        return Path(
+            _library().hf_hub_download(
+                repository, name, revision=revision, token=token, local_files_only=bool(unreachable)
+            )
+        )
     except Exception as error:  # as above
+        reason = f"no connection to the Hub: {unreachable}" if unreachable else _one_line(error)
+        remedy = "check the connection" if unreachable else "check the name"
         raise ValueError(
-            f"{name} of {repository} could not be fetched ({_one_line(error)}); check the name, or take one "
-            f"of {', '.join(hub.PRETRAINED)}"
+            f"{name} of {repository} could not be fetched ({reason}); {remedy}, or take one of "
+            f"{', '.join(hub.PRETRAINED)}"
         ) from error
+
+
+def _unreachable(repository: str, revision: str | None, token: str | None) -> str:
+    """Why the Hub cannot be reached, in one line, or "". A download would retry six times, for 25 seconds."""
+    library = _library()
+    try:
+        address = library.hf_hub_url(repository, FACTS, revision=revision)
+        library.get_hf_file_metadata(address, token=token, timeout=10)
+    except Exception as error:  # as above
+        answered = isinstance(error, library.errors.HfHubHTTPError)
+        return "" if answered else _one_line(error)
+    return ""
 
 
 def _library() -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.errors
     except ImportError as error:
         raise ValueError("the Hugging Face Hub needs an extra: pip install 'objecthood[hub]'") from error
     return huggingface_hub
@@ -170,4 +245,4 @@ def _library() -> Any:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
+    return textwrap.shorten(text, 200, placeholder=" ...")  # cut between words

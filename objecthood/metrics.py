@@ -2,7 +2,7 @@
 
 True masks are label maps: 0 is background, 1, 2, ... are objects, -1 is ignored everywhere. Predicted masks
 are label maps of any non-negative labels, or soft masks [batch, slots, height, width], of which the largest
-counts.
+counts, or bool masks of that shape, of which one is True at each pixel. Labels may have gaps.
 
 Foreground ARI alone flatters: it never looks at background pixels, so a model that shatters the background,
 or lets every mask spill over it, can still score 1. Quote ARI and mean best overlap beside it.
@@ -14,11 +14,13 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from objecthood.nn.matching import assign
 
+MANY_LABELS = 256
+"""Labels from which on a table of all of them is not made: those that occur are numbered anew."""
 PROPERTY_GROUPS = {
     "size": slice(3, 5),
     "material": slice(5, 7),
@@ -134,7 +136,11 @@ def id_switches(
 def found_by(
     true_masks: Int[Tensor, "batch time height width"], predicted_masks: Tensor, least_overlap: float = 0.5
 ) -> Int[Tensor, "batch time objects"]:
-    """The slot that each object is found by in each frame, -1 where none: see `id_switches`."""
+    """The slot that each object is found by in each frame, -1 where none: see `id_switches`.
+
+    Entry k of the last axis is the object with label k + 1; where labels reach `MANY_LABELS`, it is the k-th
+    label above 0 that occurs, and slots count likewise.
+    """
     labels = clip_labels(predicted_masks)
     overlap, _ = object_overlaps(true_masks.flatten(0, 1), labels.flatten(0, 1))
     overlap = overlap.cpu()
@@ -147,15 +153,17 @@ def found_by(
 
 
 def region_similarity(
-    true_masks: Bool[Tensor, "frames height width"], predicted_masks: Bool[Tensor, "frames height width"]
+    true_masks: Shaped[Tensor, "frames height width"], predicted_masks: Shaped[Tensor, "frames height width"]
 ) -> Float[Tensor, " frames"]:
     """J: intersection over union of one predicted and one true foreground, 1 where both are empty.
+
+    Masks are bool or whole numbers, of which any above 0 is foreground (1, 255, or the index of an object).
 
     Perazzi et al. 2016, "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation"
     (DAVIS). The J of a sequence is `sequence_region_similarity`, that of a data set the mean over sequences.
 
     Raises:
-        ValueError: the masks are not of one shape.
+        ValueError: the masks are not of one shape, or floating-point.
 
     Example:
         >>> region_similarity(torch.tensor([[[True, True]]]), torch.tensor([[[True, False]]]))
@@ -166,14 +174,20 @@ def region_similarity(
             f"true masks {list(true_masks.shape)} and predicted masks {list(predicted_masks.shape)} must be "
             "of one shape [frames, height, width]; enlarge the predicted ones to the size of the truth"
         )
+    if any(masks.is_floating_point() for masks in (true_masks, predicted_masks)):
+        raise ValueError(
+            f"masks must be bool or whole numbers; got {true_masks.dtype} and {predicted_masks.dtype}. Apply "
+            "a threshold first, e.g. masks > 0.5"
+        )
+    true_masks, predicted_masks = true_masks > 0, predicted_masks > 0
     both, either = true_masks & predicted_masks, true_masks | predicted_masks
     common, union = both.sum(dim=(1, 2)).double(), either.sum(dim=(1, 2)).double()
     return torch.where(union > 0, common / union.clamp_min(1), 1.0)
 
 
 def sequence_region_similarity(
-    true_masks: Bool[Tensor, "frames height width"],
-    predicted_masks: Bool[Tensor, "frames height width"],
+    true_masks: Shaped[Tensor, "frames height width"],
+    predicted_masks: Shaped[Tensor, "frames height width"],
     *,
     skip_ends: bool,
 ) -> float:
@@ -203,7 +217,7 @@ def sequence_region_similarity(
 
 def clip_labels(masks: Tensor) -> Int[Tensor, "batch time height width"]:
     """Label maps of clips as they are; of soft masks [batch, time, slots, height, width] the largest."""
-    return masks.argmax(dim=2) if masks.ndim == 5 else masks
+    return largest(masks, dim=2) if masks.ndim == 5 else masks
 
 
 def mean_best_overlap(
@@ -291,7 +305,7 @@ def average_precision(
 
 
 def contingency(true_masks: Tensor, predicted_masks: Tensor) -> Float[Tensor, "batch true predicted"]:
-    """Number of pixels with each true and each predicted label, -1 in the truth left out."""
+    """Number of pixels with each true and each predicted label (`renumbered`), -1 in the truth left out."""
     check_kinds(true_masks, predicted_masks)
     predicted = label_map(predicted_masks)
     if true_masks.ndim != 3 or true_masks.shape != predicted.shape:
@@ -304,6 +318,7 @@ def contingency(true_masks: Tensor, predicted_masks: Tensor) -> Float[Tensor, "b
     predicted = predicted.long().flatten(1)
     if predicted.numel() and predicted.min() < 0:
         raise ValueError(f"predicted labels must be 0 or more; got {int(predicted.min())}")
+    true, predicted = renumbered(true), renumbered(predicted)
     num_true, num_predicted = (int(labels.max()) + 1 if labels.numel() else 1 for labels in (true, predicted))
     num_true = max(num_true, 1)
     cell = true * num_predicted + predicted
@@ -327,7 +342,36 @@ def check_kinds(true_masks: Tensor, predicted_masks: Tensor) -> None:
 
 def label_map(masks: Tensor) -> Int[Tensor, "batch height width"]:
     """Label maps as they are; of soft masks [batch, slots, height, width] the index of the largest."""
-    return masks.argmax(dim=1) if masks.ndim == 4 else masks
+    return largest(masks, dim=1) if masks.ndim == 4 else masks
+
+
+def largest(masks: Tensor, dim: int) -> Tensor:
+    """The index of the largest soft mask along `dim`, or of the one bool mask that is True.
+
+    Raises ValueError where no bool mask or several are True at a pixel.
+    """
+    if masks.dtype != torch.bool:
+        return masks.argmax(dim=dim)
+    counts = masks.sum(dim=dim)
+    if (counts != 1).any():
+        raise ValueError(
+            "bool masks must be one-hot: exactly one slot True at each pixel; got pixels with "
+            f"{int(counts[counts != 1][0])}. Give label maps, or a slot for the pixels that no other holds"
+        )
+    return masks.to(torch.uint8).argmax(dim=dim)
+
+
+def renumbered(labels: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """Labels above 0 as 1, 2, ... in their order, where one is `MANY_LABELS` or more; 0 and less stay.
+
+    Example:
+        >>> renumbered(torch.tensor([-1, 0, 5_000_000, 7])).tolist()
+        [-1, 0, 2, 1]
+    """
+    if not labels.numel() or labels.max() < MANY_LABELS:
+        return labels
+    present = labels[labels > 0].unique()
+    return torch.where(labels > 0, torch.searchsorted(present, labels) + 1, labels)
 
 
 def object_overlaps(

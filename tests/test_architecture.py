@@ -193,6 +193,13 @@ def test_public_names_are_few_and_there():
         objecthood.trane  # noqa: B018
 
 
+def test_public_names_are_listed_for_tab_completion():
+    assert dir(objecthood) == sorted([*objecthood.__all__, "__version__"])
+    names: dict[str, object] = {}
+    exec("from objecthood import *", names)
+    assert names.keys() - {"__builtins__"} == set(objecthood.__all__)
+
+
 def test_a_function_and_its_module_may_share_a_name():
     import objecthood.evaluate
     import objecthood.train

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from objecthood.nn import ConvEncoder, encoders
-from objecthood.nn.encoders import SameConv2d, same_padding
+from objecthood.nn.encoders import SameConv2d, check_pictures, same_padding
 
 
 def convolve(image: np.ndarray, kernel: np.ndarray, bias: np.ndarray, stride: int) -> np.ndarray:
@@ -100,3 +100,64 @@ def test_features_know_their_position():
     features = encoder(torch.zeros(1, 3, 16, 16))[0]
     assert (features[4, 4] - features[11, 4]).abs().max() > 1e-4
     assert (features[4, 4] - features[4, 11]).abs().max() > 1e-4
+
+
+IMAGE, CLIP = torch.rand(2, 3, 8, 8), torch.rand(2, 4, 3, 8, 8)
+MISTAKES = {
+    "channels last": (IMAGE.permute(0, 2, 3, 1), ["images.permute(0, 3, 1, 2)"]),
+    "uint8": ((255 * IMAGE).byte(), ["Convert uint8 images with images.float() / 255"]),
+    "both": (
+        (255 * IMAGE).byte().permute(0, 2, 3, 1),
+        ["images.float() / 255", "images.permute(0, 3, 1, 2)"],
+    ),
+    "another size": (torch.rand(2, 3, 9, 9), ["interpolate(images, (8, 8)"]),
+    "channels last and another size": (
+        torch.rand(2, 9, 9, 3),
+        ["images.permute(0, 3, 1, 2)", "interpolate(images, (8, 8)"],
+    ),
+    "one image": (IMAGE[0], ["images[None]"]),
+    "one channel": (IMAGE[:, :1], ["images.repeat_interleave(3, -3)"]),
+    "whole numbers": (IMAGE.long(), ["floats in [0, 1]"]),
+    "an array": (IMAGE.numpy(), ["torch.as_tensor(images)"]),
+    "clips with channels last": (CLIP.permute(0, 1, 3, 4, 2), ["frames.permute(0, 1, 4, 2, 3)"]),
+    "clips of another size": (torch.rand(2, 4, 3, 9, 9), ["interpolate(frames.flatten(0, 1), (8, 8)"]),
+    "one clip": (CLIP[0], ["frames[None]"]),
+}
+
+
+@pytest.mark.parametrize("images, remedies", MISTAKES.values(), ids=MISTAKES)
+def test_images_that_do_not_fit_are_told_with_the_remedy(unchecked, images, remedies):
+    has_time = any("frames" in remedy for remedy in remedies)
+    with pytest.raises(ValueError) as caught:
+        check_pictures(images, 8, has_time=has_time)
+    message = str(caught.value)
+    assert "\n" not in message and all(remedy in message for remedy in remedies)
+    if isinstance(images, torch.Tensor):
+        assert f"got {list(images.shape)}, {images.dtype}. " in message
+    wrong = {"permute", "interpolate", "/ 255", "[None]", "repeat"}
+    assert not [
+        word for word in wrong if word in message.split(" got ")[1] and word not in str(remedies)
+    ] or (isinstance(images, np.ndarray))
+
+
+def test_each_remedy_does_what_it_promises(unchecked):
+    """The call that the message names gives what the model takes."""
+    for name, (images, remedies) in MISTAKES.items():
+        if isinstance(images, np.ndarray) or "whole" in name:
+            continue
+        has_time = any("frames" in remedy for remedy in remedies)
+        if "permute" in str(remedies):
+            images = images.permute(0, 1, 4, 2, 3) if has_time else images.permute(0, 3, 1, 2)
+        if "/ 255" in str(remedies):
+            images = images.float() / 255
+        if "[None]" in str(remedies):
+            images = images[None]
+        if "repeat" in str(remedies):
+            images = images.repeat_interleave(3, -3)
+        if "interpolate" in str(remedies):
+            flat = images.flatten(0, 1) if has_time else images
+            images = torch.nn.functional.interpolate(flat, (8, 8), mode="bilinear", antialias=True)
+            has_time = False
+        check_pictures(images, 8, has_time=has_time)
+    check_pictures(IMAGE, 8)
+    check_pictures(CLIP, 8, has_time=True)

@@ -137,6 +137,73 @@ def test_refusals_are_one_line(elsewhere):
     assert said.startswith("me/x could not be published")
 
 
+OFFLINE = """
+import os, socket, time
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{port}"  # nobody listens there
+start = time.monotonic()
+try:
+    print(oh.from_pretrained("me/NAME").recipe.name)
+except ValueError as error:
+    print(time.monotonic() - start < 10, error)
+"""
+
+
+def test_without_a_connection_it_fails_at_once_in_one_line(elsewhere):
+    said = elsewhere(OFFLINE.replace("NAME", "absent"))
+    assert said.startswith("True config.json of me/absent could not be fetched (no connection to the Hub: ")
+    assert said.endswith("; check the connection, or take one of " + ", ".join(oh.PRETRAINED))
+    assert "..." not in said
+
+
+def test_without_a_connection_the_cache_serves(server, elsewhere):
+    one = oh.PRETRAINED["tetrominoes"]
+    server.repositories["me/kept"] = {
+        "weights.safetensors": one.file.read_bytes(),
+        "config.json": json.dumps(one.facts).encode(),
+    }
+    for code in ("print(oh.from_pretrained('me/kept').recipe.name)", OFFLINE.replace("NAME", "kept")):
+        assert elsewhere(code) == "tetrominoes"
+
+
+def test_a_model_is_published_as_its_weight_file(server, elsewhere):
+    told = "licence='MIT', data='Mine.', limits='Many.', chosen='One seed', picture=PICTURE"
+    told += ", scores={'fg_ari': 0.5}"
+    code = (
+        "PICTURE = oh.PRETRAINED['tetrominoes'].picture\n"
+        "model = oh.load('tetrominoes')\n"
+        "model.decoder.layers[0].bias.data += 1\n"
+        f"oh.push_to_hub(model, 'me/model', {told})\n"
+        "again = oh.from_pretrained('me/model')\n"
+        "pairs = zip(model.state_dict().values(), again.state_dict().values(), strict=True)\n"
+        "same = all((a == b).all() for a, b in pairs)\n"
+        "print(again.recipe == model.recipe, again.usual == model.usual, same)"
+    )
+    assert elsewhere(code) == "True True True"
+    facts = json.loads(server.repositories["me/model"]["config.json"])
+    assert facts["licence"] == "MIT" and facts["scores"] == {"fg_ari": 0.5}
+    fresh = "oh.push_to_hub(oh.RECIPES['tetrominoes'].build_model(), 'me/fresh', recipe=RECIPE, " + told + ")"
+    fresh = "RECIPE, PICTURE = oh.RECIPES['tetrominoes'], oh.PRETRAINED['tetrominoes'].picture\n" + fresh
+    elsewhere(fresh + "\nprint()")
+    assert "weights.safetensors" in server.repositories["me/fresh"]
+
+
+def test_models_that_cannot_be_published_are_told(tmp_path):
+    import torch
+
+    with pytest.raises(ValueError, match="this Linear does not state its recipe.*recipe=oh.RECIPES"):
+        oh.push_to_hub(torch.nn.Linear(2, 2), "me/x")
+    with pytest.raises(ValueError, match=r"without scores; .*scores=oh.evaluate\(model, recipe\)"):
+        told = {"licence": "MIT", "data": "Mine.", "limits": "Many.", "chosen": "One seed"}
+        oh.push_to_hub(oh.load("tetrominoes"), "me/x", **told)
+    with pytest.raises(ValueError, match="a int cannot be published; give a model, weights by name"):
+        oh.push_to_hub(5, "me/x")
+    with pytest.raises(ValueError, match="`recipe` goes with a model"):
+        oh.push_to_hub("sprites", "me/x", recipe=oh.RECIPES["sprites"])
+
+
 def test_own_weights_need_what_only_their_owner_knows(tmp_path, monkeypatch):
     recipe = oh.RECIPES["tetrominoes"]
     file = oh.save(recipe.build_model(), recipe, tmp_path / "w.safetensors", {"fg_ari": 0.5})

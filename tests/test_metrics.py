@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from objecthood.metrics import adjusted_rand_index, mean_best_overlap, mean_iou
+from objecthood import diagnostics
+from objecthood.metrics import adjusted_rand_index, id_switches, mean_best_overlap, mean_iou
 
 SCORES = {
     "ari": lambda true, predicted: adjusted_rand_index(true, predicted, ignore_background=False),
@@ -208,6 +209,37 @@ def test_wrong_shapes_are_told_in_one_line(unchecked, score, true, predicted):
 def test_negative_predictions_are_refused():
     with pytest.raises(ValueError, match="must be 0 or more; got -1"):
         adjusted_rand_index(torch.zeros(1, 2, 2).long(), torch.full((1, 2, 2), -1), ignore_background=False)
+
+
+@pytest.mark.parametrize("largest", [300, 5_000_000, 2**62])
+def test_labels_with_gaps_count_as_labels_without(largest):
+    true, predicted = torch.randint(-1, 4, (3, 9, 9)), torch.randint(0, 5, (3, 9, 9))
+    names = torch.tensor([0, 7, 299, largest, -1])  # the last is index -1
+    other = torch.tensor([largest, 3, 0, 11, largest - 1])
+    for score in SCORES.values():
+        wanted = score(true, predicted)
+        torch.testing.assert_close(
+            score(names[true], other[predicted]), wanted, rtol=0, atol=1e-12, equal_nan=True
+        )
+    clips, found = true[None], predicted[None]
+    wanted = id_switches(clips, found, least_overlap=0.1)
+    assert wanted[1].sum() > 0
+    for ours, theirs in zip(id_switches(names[clips], other[found], least_overlap=0.1), wanted, strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(diagnostics.used_slots(other[predicted]), diagnostics.used_slots(predicted))
+
+
+def test_bool_masks_count_as_their_labels(unchecked):
+    true, predicted = torch.randint(0, 4, (2, 6, 6)), torch.randint(0, 4, (2, 6, 6))
+    one_hot = torch.nn.functional.one_hot(predicted, 4).permute(0, 3, 1, 2).bool()
+    for score in SCORES.values():
+        torch.testing.assert_close(score(true, one_hot), score(true, predicted), equal_nan=True)
+        assert torch.equal(score(true > 0, predicted > 0), score((true > 0).long(), (predicted > 0).long()))
+        for several in (one_hot.logical_or(one_hot.roll(1, 1)), one_hot & False):
+            with pytest.raises(ValueError, match="bool masks must be one-hot.*got pixels with [02]"):
+                score(true, several)
+    clip = id_switches(true[None], one_hot[None])
+    assert all(map(torch.equal, clip, id_switches(true[None], predicted[None])))
 
 
 def test_small_unsigned_labels_are_taken(unchecked):

@@ -95,7 +95,7 @@ def test_the_model_answers_for_any_number_of_slots_and_iterations(build):
 
 
 def test_pictures_of_another_size_are_refused(unchecked):
-    with pytest.raises(ValueError, match=r"sees pictures \[batch, 3, 128, 128\]"):
+    with pytest.raises(ValueError, match=r"takes float tensors \[batch, 3, 128, 128\]"):
         set_predictor.clevr()(torch.rand(1, 3, 64, 64))
 
 

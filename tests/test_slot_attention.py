@@ -5,9 +5,13 @@ import torch
 from torch import nn
 
 from objecthood.nn import GaussianSlots, Grouping, LearnedSlots, SlotAttention
-from objecthood.nn.slot_attention import at_least_float32
 
 GRADIENTS = ("full", "implicit", "bilevel")
+VARIANTS = [
+    {"competition": competition, "aggregation": aggregation}
+    for competition in ("slots", "inputs")
+    for aggregation in ("mean", "sum")
+]
 
 
 def example(gradient: str = "full", dtype=torch.float64, iterations: int = 3, **settings):
@@ -103,12 +107,39 @@ def test_padding_equals_leaving_out():
     torch.testing.assert_close(everything.slots, module(inputs, slots).slots, rtol=0, atol=1e-12)
 
 
-def test_padding_may_hold_anything_finite():
-    module, inputs, slots = example()
+@pytest.mark.parametrize("padding", [1e6, torch.inf, torch.nan])
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_padding_may_hold_anything(options, padding):
+    module, inputs, slots = example(**options)
     mask = torch.arange(11).expand(2, 11) < 8
-    other = inputs.clone()
-    other[~mask] = 1e6
-    torch.testing.assert_close(module(inputs, slots, mask=mask).slots, module(other, slots, mask=mask).slots)
+    other = inputs.masked_fill(~mask[..., None], padding).requires_grad_()
+    wanted, found = module(inputs.requires_grad_(), slots, mask=mask), module(other, slots, mask=mask)
+    torch.testing.assert_close(found.slots, wanted.slots, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.attention, wanted.attention, rtol=0, atol=1e-12)
+    for mine, theirs in zip(
+        gradients(found.slots, module, other), gradients(wanted.slots, module, inputs), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_an_image_that_is_all_padding_leaves_the_others_alone(options):
+    module, inputs, slots = example(**options)
+    mask = torch.ones(2, 11, dtype=torch.bool)
+    mask[0, 8:] = mask[1] = False
+    inputs[1] = torch.nan
+    output = module(inputs.requires_grad_(), slots, mask=mask)
+    alone = module(inputs[:1], slots[:1], mask=mask[:1])
+    assert (output.attention[1] == 0).all() and output.slots[1].isfinite().all()
+    torch.testing.assert_close(output.slots[0], alone.slots[0], rtol=0, atol=1e-12)
+    for mine, theirs in zip(
+        gradients(output.slots[:1], module, inputs), gradients(alone.slots, module, inputs), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
+    every = gradients(module(inputs, slots, mask=mask).slots, module, inputs)
+    assert all(part.isfinite().all() for part in every)
+    gathered = module.aggregate(output.attention[:, -1], inputs.detach().nan_to_num(), mask)
+    assert (gathered[1] == 0).all(), "an update of 0"
 
 
 @pytest.mark.parametrize("iterations", [1, 3])
@@ -197,12 +228,6 @@ def test_competition_runs_in_float32_under_bfloat16_autocast():
     torch.testing.assert_close(output.slots, module(inputs, slots).slots, rtol=0.1, atol=0.1)
 
 
-def test_sixteen_bit_inputs_are_taken_up():
-    tensor = torch.ones(2, dtype=torch.bfloat16)
-    assert at_least_float32(tensor).dtype == at_least_float32(tensor.half()).dtype == torch.float32
-    assert at_least_float32(tensor.double()).dtype == torch.float64
-
-
 def test_float32_stays_near_float64():
     module, inputs, slots = example()
     exact = module(inputs, slots).slots
@@ -220,6 +245,25 @@ def test_compiles_without_breaks_to_the_same_numbers(unchecked, gradient):
     ours, plain = compiled(inputs, slots), module(inputs, slots)
     torch.testing.assert_close(ours.slots, plain.slots, rtol=0, atol=1e-6)
     torch.testing.assert_close(ours.attention, plain.attention, rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_an_exported_graph_takes_any_batch(unchecked, has_mask):
+    module = example(dtype=torch.float32)[0].eval()
+
+    def arguments(size):
+        mask = (torch.arange(11).expand(size, 11) < 8,) if has_mask else ()
+        return torch.randn(size, 11, 6), torch.randn(size, 4, 8), None, *mask
+
+    batch = torch.export.Dim("batch")
+    sizes = ({0: batch}, {0: batch}, None, *(({0: batch},) if has_mask else ()))
+    graph = torch.export.export(module, arguments(3), dynamic_shapes=sizes).module()
+    for size in (1, 2, 5):
+        given = arguments(size)
+        ours, wanted = graph(*given), module(*given)
+        torch.testing.assert_close(ours.slots, wanted.slots, rtol=0, atol=1e-6)
+        torch.testing.assert_close(ours.attention, wanted.attention, rtol=0, atol=1e-6)
 
 
 def test_parameters_are_those_of_the_reference():

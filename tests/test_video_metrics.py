@@ -100,6 +100,19 @@ def test_region_similarity_of_a_sequence_with_and_without_its_ends():
         metrics.sequence_region_similarity(truth[:2], predicted[:2], skip_ends=True)
 
 
+def test_region_similarity_counts_any_number_above_0_as_foreground(unchecked):
+    truth = torch.zeros(2, 4, 4, dtype=torch.bool)
+    truth[:, :2] = True
+    predicted = truth.roll(1, 1)
+    wanted = metrics.region_similarity(truth, predicted)
+    for kind, value in ((torch.uint8, 255), (torch.uint8, 1), (torch.int64, 3), (torch.int16, -1)):
+        found = metrics.region_similarity(truth, predicted.to(kind) * value)
+        assert torch.equal(found, wanted if value > 0 else torch.zeros(2, dtype=torch.float64))
+        assert torch.equal(metrics.region_similarity(truth.byte(), predicted.byte() * 2), wanted)
+    with pytest.raises(ValueError, match=r"bool or whole numbers; got torch.bool and torch.float32.*> 0.5"):
+        metrics.region_similarity(truth, predicted.float())
+
+
 def test_region_similarity_refuses_other_sizes(unchecked):
     with pytest.raises(ValueError, match=r"\[1, 4, 4\].*\[1, 2, 2\].*one shape"):
         metrics.region_similarity(torch.ones(1, 4, 4).bool(), torch.ones(1, 2, 2).bool())

@@ -19,6 +19,7 @@ from objecthood.data import frames
 from objecthood.data.images import ImageError, find_images, read_image
 
 _CAMERA = re.compile(r"camera(?::(\d+))?")
+_NUMERIC = ("float", "bfloat", "int", "uint", "bool", "complex")
 
 
 class Picture(NamedTuple):
@@ -77,7 +78,9 @@ def open_frames(video: Picture) -> Iterator[Picture]:
 
 def _listed(sources: Any) -> Iterable[Any]:
     one = isinstance(sources, str | os.PathLike | bytes | Image.Image) or not isinstance(sources, Iterable)
-    return [sources] if one or getattr(sources, "ndim", 0) == 3 else sources
+    # Of numbers, only 4 axes are several images; anything else is one, or is refused with its whole shape.
+    is_numeric = str(getattr(sources, "dtype", "")).removeprefix("torch.").startswith(_NUMERIC)
+    return [sources] if one or (is_numeric and getattr(sources, "ndim", 4) != 4) else sources
 
 
 def _from_name(name: str) -> Iterator[Picture]:
@@ -115,5 +118,21 @@ def _as_array(source: Any) -> UInt8[np.ndarray, "height width 3"]:
         kind += f" in [{values.min():g}, {values.max():g}]"
     raise ValueError(
         f"a picture of shape {list(shape)}, {kind}, is not one; allowed are uint8 [height, width, 3] and "
-        "float [3, height, width] in [0, 1]"
+        f"float [3, height, width] in [0, 1]{_remedy(shape, kind)}"
     )
+
+
+def _remedy(shape: tuple[int, ...], kind: str) -> str:
+    """What to do about an array whose axes or values are a known mistake, else ""."""
+    move = ".permute" if kind.startswith("torch.") else ".transpose"
+    if len(shape) == 2:
+        return ". Repeat a single channel: numpy.stack([image] * 3, axis=-1)"
+    if "uint8" in kind and kind != "uint8" and len(shape) == 3:
+        return ". Convert uint8 tensors with .float() / 255, channels first"
+    if "uint8" in kind and len(shape) == 3 and shape[0] == 3:
+        return f". Move the channels last with {move}(1, 2, 0)"
+    if "float" in kind and len(shape) == 3 and shape[2] == 3:
+        return f". Move the channels first with {move}(2, 0, 1)"
+    if "float" in kind and "[" in kind:
+        return ". Divide values of 0 to 255 by 255"
+    return ""

@@ -32,6 +32,7 @@ from objecthood.nn import (
 from objecthood.nn.decoders import Painting
 from objecthood.nn.encoders import check_pictures
 from objecthood.nn.own_frame import CentredPatchDecoder, OwnFrame
+from objecthood.nn.precision import at_least_float32
 from objecthood.nn.views import shading_free, symmetric, with_and_without_shading
 
 Decoder: TypeAlias = SpatialBroadcastDecoder | PatchDecoder | CentredPatchDecoder
@@ -192,7 +193,7 @@ class SlotAutoencoder(GroupingModel):
     ) -> Discovery:
         """What `paint` gives, as `forward` returns it."""
         reconstruction, masks = self.compose(painting.appearance, painting.mask_logits)
-        appearance = from_symmetric(painting.appearance.float())
+        appearance = from_symmetric(at_least_float32(painting.appearance))
         return Discovery(reconstruction, appearance, masks, slots, attention)
 
     def reconstruct(
@@ -232,8 +233,8 @@ class SlotAutoencoder(GroupingModel):
         if self.mix is not None:
             reconstruction, masks = self.mix(appearance, mask_logits)
         else:
-            masks = mask_logits.float().softmax(dim=1)
-            reconstruction = (masks[:, :, None] * appearance.float()).sum(dim=1)
+            masks = at_least_float32(mask_logits).softmax(dim=1)
+            reconstruction = (masks[:, :, None] * at_least_float32(appearance)).sum(dim=1)
         return from_symmetric(reconstruction), masks
 
 

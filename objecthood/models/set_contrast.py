@@ -34,6 +34,7 @@ from objecthood.nn import (
 from objecthood.nn.decoders import enlarge
 from objecthood.nn.encoders import check_pictures
 from objecthood.nn.matching_motion import Sight
+from objecthood.nn.precision import at_least_float32
 from objecthood.nn.soft_kmeans import Clusters
 
 
@@ -99,7 +100,7 @@ class SetContrast(ClipModel):
         `handed_on`: each frame but the first begins from the means of the frame before, with
         `later_iterations`.
         """
-        check_pictures(frames.flatten(0, 1), self.resolution)
+        check_pictures(frames, self.resolution, has_time=True)
         return self.group(self.look(frames), num_slots, iterations, handed_on)
 
     def group(
@@ -143,13 +144,13 @@ class SetContrast(ClipModel):
         """What `decoder` makes of slots and attention, in [0, 1] units (not clamped)."""
         assert self.decoder is not None, "this model was built without a decoder"
         decoded = self.decoder(scene.slots.flatten(0, 1), scene.attention.flatten(0, 1))
-        masks = decoded.mask_logits.float().softmax(dim=1)
-        image = (masks[:, :, None] * decoded.appearance.float()).sum(dim=1)
+        masks = at_least_float32(decoded.mask_logits).softmax(dim=1)
+        image = (masks[:, :, None] * at_least_float32(decoded.appearance)).sum(dim=1)
         return (0.5 + 0.5 * image).unflatten(0, scene.slots.shape[:2])
 
     def said(self, slots: Float[Tensor, "*batch slots slot_dim"]) -> Float[Tensor, "*batch slots dim"]:
-        """What each slot gives to its set: vectors of length 1, in 32 bits."""
-        return F.normalize(self.embed(slots).float(), dim=-1)
+        """What each slot gives to its set: vectors of length 1, in 32 bits or more."""
+        return F.normalize(at_least_float32(self.embed(slots)), dim=-1)
 
 
 def moving_sprites(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from objecthood.nn import ConvEncoder, GaussianSlots, Grouping, GroupingModel, LearnedSlots, SlotAttention
 from objecthood.nn.encoders import SameConv2d, check_pictures
 from objecthood.nn.initialization import glorot
+from objecthood.nn.precision import at_least_float32
 from objecthood.nn.views import symmetric
 
 
@@ -110,7 +111,8 @@ class SetPredictor(GroupingModel):
     ) -> Float[Tensor, "batch objects properties"]:
         """What the features at `places` (see `at_places`) say is there, in [0, 1]."""
         assert self.feature_head is not None, "built without `feature_dim`"
-        return self.feature_head(at_places(features.permute(0, 3, 1, 2), places)).float().sigmoid()
+        found = at_places(features.permute(0, 3, 1, 2), places)
+        return at_least_float32(self.feature_head(found.to(features.dtype))).sigmoid()
 
     def best_start(
         self,
@@ -139,7 +141,7 @@ class SetPredictor(GroupingModel):
 
     def read(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, "batch slots properties"]:
         """The properties, in [0, 1], that slots stand for."""
-        return self.head(slots).float().sigmoid()
+        return at_least_float32(self.head(slots)).sigmoid()
 
 
 def at_places(
@@ -152,7 +154,8 @@ def at_places(
         tensor([[[1.0000],
                  [0.5000]]])
     """
-    found = F.grid_sample(maps.float(), places[:, :, None], padding_mode="border", align_corners=False)
+    maps = at_least_float32(maps)
+    found = F.grid_sample(maps, places[:, :, None].to(maps), padding_mode="border", align_corners=False)
     return found[..., 0].transpose(1, 2)
 
 

@@ -59,6 +59,7 @@ from objecthood.nn import (
 from objecthood.nn.decoders import SpatialBroadcastDecoder
 from objecthood.nn.encoders import check_pictures
 from objecthood.nn.matching_motion import Sight, motion_of_frame
+from objecthood.nn.precision import at_least_float32
 
 Start = Literal["unconditional", "boxes", "centres"]
 HINT_SIZES: dict[str, int] = {"boxes": 4, "centres": 2}
@@ -153,7 +154,7 @@ class SlotVideo(ClipModel):
         a row of 0 first, for the background, then the objects, and a row of -1 for a slot without one
         (`recipes.video.object_hints` makes them of masks).
         """
-        check_pictures(frames.flatten(0, 1), self.resolution)
+        check_pictures(frames, self.resolution, has_time=True)
         return self.see(self.look(frames), hints, num_slots, iterations, noise)
 
     def see(
@@ -228,7 +229,8 @@ class SlotVideo(ClipModel):
         """Everything that is seen of slots [batch, time, slots, dim]."""
         shape = slots.shape[:2]
         painting = self.decoder(painted.flatten(0, 1), attention.flatten(0, 1))
-        appearance, masks = painting.appearance.float(), painting.mask_logits.float().softmax(dim=1)
+        appearance = at_least_float32(painting.appearance)
+        masks = at_least_float32(painting.mask_logits).softmax(dim=1)
         mixed = (masks[:, :, None] * appearance).sum(dim=1)
         reconstruction, appearance, masks = (
             part.unflatten(0, shape) for part in (0.5 + 0.5 * mixed, 0.5 + 0.5 * appearance, masks)

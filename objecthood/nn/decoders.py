@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from objecthood.nn.encoders import SameConv2d, convolution_format
 from objecthood.nn.initialization import glorot
 from objecthood.nn.positions import PositionEmbedding, border_distances
+from objecthood.nn.precision import without_autocast
 
 
 class Painting(NamedTuple):
@@ -216,7 +217,8 @@ class PatchDecoder(nn.Module):
         attention: Float[Tensor, "batch slots rows columns"] | None = None,
     ) -> Painting:
         """Paint every slot; `attention` of the last iteration is needed where the decoder is guided by it."""
-        positions = self.from_position(border_distances(self.grid, self.grid, slots.device))
+        dtype = self.from_slot.weight.dtype
+        positions = self.from_position(border_distances(self.grid, self.grid, slots.device, dtype))
         canvas = self.from_slot(slots.flatten(0, 1))[:, None, None, :] + positions
         canvas = canvas.permute(0, 3, 1, 2)
         for layer in self.layers:
@@ -258,7 +260,7 @@ def enlarge(
     rows, columns = (
         interpolation(*sizes, maps) for sizes in zip(maps.shape[-2:], (height, width), strict=True)
     )
-    with torch.autocast(maps.device.type, enabled=False):
+    with without_autocast(maps):
         return rows @ (maps @ columns.T)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from objecthood.nn.initialization import glorot
 from objecthood.nn.positions import PositionEmbedding
+from objecthood.nn.precision import check_dtypes
 
 
 class SameConv2d(nn.Conv2d):
@@ -82,7 +83,13 @@ class ConvEncoder(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch in_channels height width"]
     ) -> Float[Tensor, "batch grid_height grid_width feature_dim"]:
-        """Features of a picture in about [-1, 1], on a grid."""
+        """Features of a picture in about [-1, 1], on a grid, in the dtype of the weights.
+
+        Raises ValueError where the picture is float64 and the weights are not.
+        """
+        weights = self.norm.weight.dtype
+        check_dtypes("ConvEncoder", weights, image=image)
+        image = image.to(weights)
         for convolution in self.convolutions:
             image = convolution(image).relu()
         features = image.permute(0, 2, 3, 1)
@@ -109,20 +116,44 @@ def _has_avx512() -> bool:
     return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
-def check_pictures(images: Tensor, side: int) -> None:
-    """ValueError where `images` are not floats [batch, 3, side, side]."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+def check_pictures(images: Tensor, side: int, *, has_time: bool = False) -> None:
+    """ValueError where `images` are not floats [batch, 3, side, side], with `has_time` [batch, time, 3, side,
+    side]; its one line says how to convert them."""
+    name, axes = ("frames", "batch, time") if has_time else ("images", "batch")
+    wanted = f"this model takes float tensors [{axes}, 3, {side}, {side}] in [0, 1]"
+    if not isinstance(images, Tensor):
         raise ValueError(
-            f"this model sees float tensors [batch, 3, {side}, {side}] in [0, 1]; got {kind}. Make "
-            "them of bytes as torch.as_tensor(images).float() / 255, channels first"
+            f"{wanted}; got {type(images).__name__}. Convert arrays with torch.as_tensor({name}), uint8 ones "
+            f"with torch.as_tensor({name}).float() / 255, channels first"
         )
-    if images.ndim != 4 or images.shape[1:] != (3, side, side):
-        raise ValueError(
-            f"this model sees pictures [batch, 3, {side}, {side}] in [0, 1]; got {list(images.shape)}. "
-            f"Resize them first, e.g. torch.nn.functional.interpolate(images, ({side}, {side}), "
-            "mode='bilinear', antialias=True)"
+    remedies = _remedies(images, side, name, 5 if has_time else 4)
+    if remedies:
+        raise ValueError(f"{wanted}; got {list(images.shape)}, {images.dtype}. {'. '.join(remedies)}")
+
+
+def _remedies(images: Tensor, side: int, name: str, ndim: int) -> list[str]:
+    """What to do about images that do not fit; empty where they do."""
+    remedies = []
+    if images.dtype == torch.uint8:
+        remedies.append(f"Convert uint8 {name} with {name}.float() / 255")
+    elif not images.is_floating_point():
+        remedies.append(f"Convert {name} to floats in [0, 1]")
+    shape = tuple(images.shape)
+    if len(shape) == ndim and shape[-1] == 3 != shape[-3]:
+        order = "0, 1, 4, 2, 3" if ndim == 5 else "0, 3, 1, 2"
+        remedies.append(f"Move the channels before height and width with {name}.permute({order})")
+        shape = (*shape[:-3], 3, *shape[-3:-1])
+    if len(shape) != ndim:
+        remedies.append(f"Give {ndim} axes; a single image or clip gets its batch axis with {name}[None]")
+    elif shape[-3] != 3:
+        remedies.append(f"Give 3 channels; a single channel is repeated with {name}.repeat_interleave(3, -3)")
+    elif shape[-2:] != (side, side):
+        flat = f"{name}.flatten(0, 1)" if ndim == 5 else name
+        remedies.append(
+            f"Resize with torch.nn.functional.interpolate({flat}, ({side}, {side}), mode='bilinear', "
+            "antialias=True)"
         )
+    return remedies
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

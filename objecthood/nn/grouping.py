@@ -67,7 +67,7 @@ class Grouping(nn.Module):
         if num_slots is None and noise is not None:
             num_slots = noise.shape[1]
         return self.slot_attention(
-            inputs, self.initial_slots(len(inputs), num_slots, noise), iterations, mask
+            inputs, self.initial_slots(inputs.shape[0], num_slots, noise), iterations, mask
         )
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from objecthood.nn.decoders import Painting, as_painting, guided, join_patches
-from objecthood.nn.slot_attention import at_least_float32
+from objecthood.nn.precision import at_least_float32, without_autocast
 
 
 class OwnFrame(nn.Module):
@@ -59,11 +59,12 @@ class OwnFrame(nn.Module):
     ) -> Float[Tensor, "batch slots slot_dim"]:
         """The slots; inputs lie row by row on the grid of `attention`."""
         where = cell_centres(attention)
-        with torch.autocast(attention.device.type, enabled=False):
+        with without_autocast(attention):
             centre = centres(attention, self.resolution).to(where) / self.resolution
             weights = at_least_float32(attention.flatten(2))
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-6)
-            angle, at_centre = (places @ self.frequencies.T for places in (where, centre))
+            frequencies = self.frequencies.to(where)
+            angle, at_centre = (places @ frequencies.T for places in (where, centre))
         amplitudes = self.amplitudes(inputs)  # U f and V f
         weights = weights.to(amplitudes.dtype)
         cosine, sine = (
@@ -76,7 +77,7 @@ class OwnFrame(nn.Module):
         seen = torch.cat(
             [even_cosine * cosine + even_sine * sine, odd_sine * cosine - odd_cosine * sine], dim=-1
         )
-        told: Tensor = self.keep(slots) + self.output(seen)
+        told: Tensor = self.keep(slots) + self.output(seen.to(self.output.weight.dtype))
         return told
 
 

@@ -11,28 +11,31 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from objecthood.nn.initialization import glorot
+from objecthood.nn.precision import wide
 
 
 def coordinate_grid(
-    height: int, width: int, device: torch.device | str | None = None
+    height: int, width: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "height width 2"]:
-    """(y, x) of every position, each from 0 (top, left) to 1 (bottom, right), ends included.
+    """(y, x) of every position, each from 0 (top, left) to 1 (bottom, right), ends included, in `dtype`
+    (by default PyTorch's).
 
     Example:
         >>> coordinate_grid(2, 3)[1, 2]
         tensor([1., 1.])
     """
-    rows = torch.linspace(0, 1, height, device=device)
-    columns = torch.linspace(0, 1, width, device=device)
+    rows = torch.linspace(0, 1, height, device=device, dtype=dtype)
+    columns = torch.linspace(0, 1, width, device=device, dtype=dtype)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
 
 
 def border_distances(
-    height: int, width: int, device: torch.device | str | None = None
+    height: int, width: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "height width 4"]:
-    """(y, x, 1 - y, 1 - x) of every position, in the channel order of the reference."""
-    grid = coordinate_grid(height, width, device)
-    return torch.cat([grid, 1 - grid], dim=-1)
+    """(y, x, 1 - y, 1 - x) of every position, in the channel order of the reference; 16-bit values are
+    rounded from float32."""
+    grid = coordinate_grid(height, width, device, None if dtype is None else wide(dtype))
+    return torch.cat([grid, 1 - grid], dim=-1).to(dtype)
 
 
 class PositionEmbedding(nn.Module):
@@ -49,4 +52,5 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, height: int, width: int) -> Float[Tensor, "height width dim"]:
         """The embedding of each position, to be added to features."""
-        return self.dense(border_distances(height, width, self.dense.weight.device))
+        weight = self.dense.weight
+        return self.dense(border_distances(height, width, weight.device, weight.dtype))

@@ -82,23 +82,27 @@ class CompactPrior(nn.Module):
                 f"{attention.shape[-1]} inputs. Build it with the encoder's grid for this picture size"
             )
         # All that is added is a polynomial of the position: written as such, the picture is passed once.
-        shape = moments(attention, self.places)
+        places, strips = (
+            self.places.to(attention),
+            self.strips.to(attention),
+        )  # 16-bit models hold 16-bit tables
+        shape = moments(attention, places)
         heaviest = shape.mass.argmax(dim=1)[:, None, None].expand(-1, 1, 4)
         uniform = F.pad(attention.new_full((1,), _EVERYWHERE), (0, 3))  # born on the device
         polynomial = gaussian_polynomial(shape).scatter(1, heaviest, uniform.expand_as(heaviest))
         polynomial = self.compactness * polynomial
         if self.repulsion:
-            loss = merging(attention, resemblance, self.places, self.one_thing)
+            loss = merging(attention, resemblance, places, self.one_thing)
             loss = self.ramp * self.repulsion * loss
             polynomial = polynomial - torch.stack([loss, *[torch.zeros_like(loss)] * 3], dim=-1)
-        bias = polynomial @ position_terms(self.places).T
+        bias = polynomial @ position_terms(places).T
         if not self.rehome:
             return bias
         # In place of what else was said: an empty slot's Gaussian may lie far from what it is handed.
-        bias = bias.masked_fill(dividing(attention, self.places, self.strips), _CERTAIN)
+        bias = bias.masked_fill(dividing(attention, places, strips), _CERTAIN)
         if not self.exchange:
             return bias
-        moved = exchanging(attention, resemblance, self.places, self.strips)
+        moved = exchanging(attention, resemblance, places, strips)
         bias = bias.masked_fill(moved.any(dim=-1, keepdim=True), -_CERTAIN)  # nothing else is its business
         return bias.masked_fill(moved, _CERTAIN)
 

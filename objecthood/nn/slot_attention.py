@@ -43,6 +43,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from objecthood.nn.initialization import glorot
+from objecthood.nn.precision import at_least_float32, check_dtypes, in_float32, wide, without_autocast
 
 Gradient = Literal["full", "implicit", "bilevel"]
 Update = Literal["gru", "replace"]
@@ -165,14 +166,27 @@ class SlotAttention(nn.Module):
         `before` is what the same slots attended to last, in the frame before this one: where there is a
         prior, it then acts on the first iteration as well.
 
-        Raises ValueError, naming the shapes, where `inputs`, `slots` or `mask` do not fit together.
+        Masked inputs may hold anything, NaN included. An image whose inputs are all masked has an attention
+        of 0 and updates of 0: its slots are finite, and other images and their gradients are unaffected.
+
+        The arithmetic is in float32, in float64 with float64 weights. With 16-bit weights (`.bfloat16()`,
+        `.half()`) it is in float32 from the rounded weights; slots are then returned in the dtype of the
+        weights, attention in float32.
+
+        Raises ValueError, naming the shapes, where `inputs`, `slots` or `mask` do not fit together, and where
+        they are float64 and the weights are not.
         """
         iterations = self.iterations if iterations is None else iterations
         self._check_shapes(inputs, slots, iterations, mask)
-        inputs = self.norm_inputs(inputs)
+        weights = self.project_q.weight.dtype
+        if mask is not None:
+            inputs = inputs.masked_fill(~mask[..., None], 0)  # NaN * 0 is NaN, in the gradient as well
+        if weights != torch.float32:
+            inputs = inputs.to(wide(weights))
+        inputs = self._apply_layer(self.norm_inputs, inputs)
         # 16 bits cannot carry the competition: 1e-8 vanishes beside 1/slots and near-ties round to ties.
-        with torch.autocast(inputs.device.type, enabled=False):
-            slots = at_least_float32(slots)
+        with without_autocast(inputs):
+            slots = slots.to(wide(weights))
             if self.attend is None or mask is not None:  # the fused kernel does it on the chip
                 inputs = at_least_float32(inputs)
             initial, bias, attentions = slots, None, []
@@ -193,7 +207,7 @@ class SlotAttention(nn.Module):
                 if self.prior is not None and not self.early_prior and not is_last:
                     alone = attention if bias is None else self.resemblance(asked, inputs)
                     bias = self.prior(attention.detach(), alone.detach())
-        return SlotAttentionOutput(slots, torch.stack(attentions, dim=1))
+        return SlotAttentionOutput(slots.to(weights), torch.stack(attentions, dim=1))
 
     def step(
         self,
@@ -211,14 +225,15 @@ class SlotAttention(nn.Module):
             logits = queries @ inputs.transpose(1, 2)
             attention = self.compete(logits if bias is None else logits + bias, mask)
             gathered = self.aggregate(attention, inputs, mask)
-        updates = self.project_v(gathered)
+        updates = self._apply_layer(self.project_v, gathered)
         if self.gru is None:
             slots = updates
         else:
-            slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
+            state = self._apply_layer(self.gru, updates.flatten(0, 1), slots.flatten(0, 1))
+            slots = state.view_as(slots)
         if self.mlp is not None:
             assert self.norm_mlp is not None  # the two come together
-            slots = slots + self.mlp(self.norm_mlp(slots))
+            slots = slots + self._apply_layer(self.mlp, self._apply_layer(self.norm_mlp, slots))
         return slots, attention
 
     def compete(
@@ -226,9 +241,11 @@ class SlotAttention(nn.Module):
     ) -> Float[Tensor, "batch slots inputs"]:
         """The softmax of `logits`, over slots or over inputs; 0 at padded inputs."""
         if self.competition == "inputs":
-            if mask is not None:
-                logits = logits.masked_fill(~mask[:, None], -torch.inf)
-            return logits.softmax(dim=-1)
+            if mask is None:
+                return logits.softmax(dim=-1)
+            # Not -inf: the softmax of a row of -inf is NaN. Beside any other logit both give exactly 0.
+            attention = logits.masked_fill(~mask[:, None], torch.finfo(logits.dtype).min).softmax(dim=-1)
+            return attention * mask[:, None]
         attention = logits.softmax(dim=1)
         return attention if mask is None else attention * mask[:, None]
 
@@ -242,13 +259,21 @@ class SlotAttention(nn.Module):
         if self.aggregation == "sum":
             return attention @ inputs
         weights = attention + self.epsilon
-        if mask is not None:
-            weights = weights * mask[:, None]
-        return (weights @ inputs) / weights.sum(dim=-1, keepdim=True)
+        if mask is None:
+            return (weights @ inputs) / weights.sum(dim=-1, keepdim=True)
+        weights = weights * mask[:, None]
+        is_empty = ~mask.any(dim=1)[:, None, None]
+        return (weights @ inputs) / weights.sum(dim=-1, keepdim=True).masked_fill(is_empty, 1)
 
     def queries(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, "batch slots input_dim"]:
         """What slots look for among normalised inputs, already divided by the square root of `slot_dim`."""
-        return (self.project_q(self.norm_slots(slots)) * self.slot_dim**-0.5) @ self.project_k.weight
+        queries = self._apply_layer(self.project_q, self._apply_layer(self.norm_slots, slots))
+        return (queries * self.slot_dim**-0.5) @ at_least_float32(self.project_k.weight)
+
+    def _apply_layer(self, layer: nn.Module, *inputs: Tensor) -> Tensor:
+        """The output of `layer`, computed in float32 where the weights have 16 bits."""
+        is_narrow = self.project_q.weight.dtype != wide(self.project_q.weight.dtype)
+        return in_float32(layer, *inputs) if is_narrow else layer(*inputs)
 
     @torch.no_grad()
     def resemblance(
@@ -283,17 +308,11 @@ class SlotAttention(nn.Module):
                 f"SlotAttention needs tensors and a whole number of iterations; got {', '.join(kinds)}. Make "
                 "arrays tensors with torch.as_tensor"
             )
-        weights = self.project_q.weight.dtype
-        unlike = torch.float64 in {inputs.dtype, slots.dtype} - {weights}
-        if unlike or not (inputs.is_floating_point() and slots.is_floating_point()):
-            raise ValueError(
-                f"SlotAttention holds {weights} weights; got inputs {inputs.dtype} and slots {slots.dtype}. "
-                f"Change them with .to({weights})"
-            )
+        check_dtypes("SlotAttention", self.project_q.weight.dtype, inputs=inputs, slots=slots)
         wrong = (
             inputs.ndim != 3
             or slots.ndim != 3
-            or len(inputs) != len(slots)
+            or inputs.shape[0] != slots.shape[0]  # not `len`, which would fix the batch size of an export
             or inputs.shape[1] < 1
             or slots.shape[1] < 1
             or inputs.shape[2] != self.input_dim
@@ -309,11 +328,6 @@ class SlotAttention(nn.Module):
                 f"{None if mask is None else list(mask.shape)}. Flatten feature maps to [batch, height * "
                 f"width, channels]; make slots with GaussianSlots or LearnedSlots(..., dim={self.slot_dim})"
             )
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """16-bit tensors as float32; float32 and float64 as they are."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def keras_gru(dim: int) -> nn.GRUCell:

@@ -11,12 +11,14 @@ are the same for every image, they are the bias of the last layer.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from objecthood.nn.initialization import glorot
-from objecthood.nn.slot_attention import SlotAttentionOutput, at_least_float32
+from objecthood.nn.precision import at_least_float32, check_dtypes
+from objecthood.nn.slot_attention import SlotAttentionOutput
 
 
 class SlotMLP(nn.Module):
@@ -82,7 +84,7 @@ class SlotMLP(nn.Module):
         rows, columns = self.grid
         if (
             inputs.shape[1:] != (rows * columns, self.input_dim)
-            or slots.shape != (len(inputs), self.num_slots, self.slot_dim)
+            or slots.shape != (inputs.shape[0], self.num_slots, self.slot_dim)
             or iterations < 1
             or mask is not None
         ):
@@ -93,9 +95,13 @@ class SlotMLP(nn.Module):
                 f"{None if mask is None else list(mask.shape)}. Build SlotMLP with these sizes, or use "
                 "SlotAttention"
             )
+        weights = self.norm_inputs.weight.dtype
+        check_dtypes("SlotMLP", weights, inputs=inputs, slots=slots)
+        if weights != torch.float32:
+            inputs = inputs.to(weights)
         maps = self.norm_inputs(inputs).transpose(1, 2).unflatten(2, self.grid)
         output = self.mlp(F.adaptive_avg_pool2d(maps, self.pooled).flatten(1))
         slots = at_least_float32(slots) + at_least_float32(output).view_as(slots)
         uniform = slots.new_full((), 1 / self.num_slots)
-        shape = (len(inputs), iterations, self.num_slots, inputs.shape[1])
-        return SlotAttentionOutput(slots, uniform.expand(shape))
+        shape = (inputs.shape[0], iterations, self.num_slots, inputs.shape[1])
+        return SlotAttentionOutput(slots.to(weights), uniform.expand(shape))

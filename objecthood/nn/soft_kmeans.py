@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from objecthood.nn.initialization import glorot
+from objecthood.nn.precision import at_least_float32, check_dtypes, in_float32, wide, without_autocast
 
 
 class Clusters(NamedTuple):
@@ -94,7 +95,10 @@ class SoftKMeans(nn.Module):
         """From `means`, or from inputs far apart; with `before`, what the same slots attended to last, the
         prior acts on the first iteration as well.
 
-        Raises ValueError where `inputs` are none of the `grid`, fewer than the slots, or looked at no time.
+        With 16-bit weights the arithmetic is in float32 and only `slots` are returned in 16 bits.
+
+        Raises ValueError where `inputs` are none of the `grid`, fewer than the slots, or looked at no time,
+        and where they are float64 and the weights are not.
         """
         num_slots = self.num_slots if num_slots is None else num_slots
         rounds = self.iterations if iterations is None else iterations
@@ -107,10 +111,14 @@ class SoftKMeans(nn.Module):
                 f"{self.grid[1]}, and from 1 to {places} slots; got inputs {list(inputs.shape)} and "
                 f"{num_slots} slots"
             )
-        inputs = self.norm_inputs(inputs)
-        with torch.autocast(inputs.device.type, enabled=False):
-            inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-            keys = unit(self.project_k(inputs))
+        weights_dtype = self.project_k.weight.dtype
+        check_dtypes("SoftKMeans", weights_dtype, inputs=inputs)
+        if weights_dtype != torch.float32:
+            inputs = inputs.to(wide(weights_dtype))
+        inputs = self._apply_layer(self.norm_inputs, inputs)
+        with without_autocast(inputs):
+            inputs = at_least_float32(inputs)
+            keys = unit(self._apply_layer(self.project_k, inputs))
             if means is None:
                 means = far_apart(keys.detach(), num_slots, self.grid)
             bias: Tensor | None = None
@@ -124,8 +132,14 @@ class SoftKMeans(nn.Module):
                 means = unit(weights @ keys)
                 if left:
                     bias = self._prior(attention, cosines)
-            slots = self.project_v(weights @ inputs)
-            return Clusters(slots + self.mlp(self.norm_mlp(slots)), means, attention)
+            slots = self._apply_layer(self.project_v, weights @ inputs)
+            slots = slots + self._apply_layer(self.mlp, self._apply_layer(self.norm_mlp, slots))
+            return Clusters(slots.to(weights_dtype), means, attention)
+
+    def _apply_layer(self, layer: nn.Module, *inputs: Tensor) -> Tensor:
+        """The output of `layer`, computed in float32 where the weights have 16 bits."""
+        is_narrow = self.project_k.weight.dtype != wide(self.project_k.weight.dtype)
+        return in_float32(layer, *inputs) if is_narrow else layer(*inputs)
 
     def _cosines(self, means: Tensor, keys: Tensor) -> Tensor:
         return means @ keys.transpose(1, 2) / self.temperature
