@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/tetrominoes
 
-CORE := objecthood/checkpoint.py,objecthood/weight_file.py,objecthood/data/images.py,objecthood/data/archives.py,objecthood/data/loader.py
+CORE := objecthood/checkpoint/run.py,objecthood/checkpoint/header.py,objecthood/data/io/images.py,objecthood/data/io/archives.py,objecthood/data/loader.py
 
 .PHONY: run test test-long coverage results docs demo site clean
 
@@ -24,7 +24,7 @@ test-long: .venv/ready
 	rm -rf build/reliability.json
 	$(BIN)/pytest -n 2 --dist loadgroup -m "long or not long" --scoreboard build/reliability.json
 	mv build/reliability.json results/reliability.json
-	$(BIN)/python runs/tables.py
+	$(BIN)/python runs/pages/tables.py
 
 # Which branches the tests of `make test` take: of the core all, of everything 95 %.
 coverage: .venv/ready
@@ -33,8 +33,8 @@ coverage: .venv/ready
 	$(BIN)/coverage report --show-missing --skip-covered --fail-under 95
 
 results: .venv/ready
-	$(BIN)/python runs/tables.py
-	$(BIN)/python runs/metric_examples.py
+	$(BIN)/python runs/pages/tables.py
+	$(BIN)/python runs/pages/metric_examples.py
 
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -8,8 +8,8 @@ property_probe.py), which would have to be moved as well.
 import torch
 
 import objecthood as oh
-from objecthood import visualize
-from objecthood.data.tetrominoes import Tetrominoes
+from objecthood.data.generated.tetrominoes import Tetrominoes
+from objecthood.visualize import figures
 
 model = oh.load("tetrominoes")
 images = Tetrominoes("test")[[0, 1]]["image"]
@@ -34,5 +34,5 @@ guest = scene.slots[1, brightest[1]]
 exchanged = paint(torch.cat([scene.slots[0, kept], guest[None]]))
 
 sheet = torch.cat([images[0], images[1], scene.reconstruction[0], without, exchanged], dim=-1)
-visualize.to_picture(visualize.enlarge(sheet, 4)).save("edited.png")
+figures.to_picture(figures.enlarge(sheet, 4)).save("edited.png")
 print("edited.png: two pictures, the first painted again, without a thing, with one of the second instead")

@@ -5,7 +5,7 @@ Every slot says yes or no three times; their sum is compared with the count, and
 import torch
 from torch import nn
 
-from objecthood.data.tetrominoes import Tetrominoes
+from objecthood.data.generated.tetrominoes import Tetrominoes
 from objecthood.nn import ConvEncoder, LearnedSlots, SlotAttention
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from objecthood.data.sprites import Sprites
+from objecthood.data.generated.sprites import Sprites
 from objecthood.metrics import adjusted_rand_index
 from objecthood.models import autoencoder
 

@@ -9,16 +9,16 @@ import types
 __version__ = "0.1.0"
 
 _WHERE = {
-    "ObjectFinder": "estimator",
+    "ObjectFinder": "inference.estimator",
     "PRETRAINED": "hub",
     "RECIPES": "recipes",
     "SlotAttention": "nn",
     "SlotAutoencoder": "models",
     "evaluate": "evaluate",
-    "from_pretrained": "huggingface",
+    "from_pretrained": "hub.huggingface",
     "load": "hub",
-    "predict": "predict",
-    "push_to_hub": "huggingface",
+    "predict": "inference.predict",
+    "push_to_hub": "hub.huggingface",
     "save": "checkpoint",
     "train": "train",
 }

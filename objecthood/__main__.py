@@ -2,7 +2,7 @@
 
 import sys
 
-from objecthood.cli import main
+from objecthood.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,7 +20,7 @@ def reconstruction_error(
     """Mean squared error over pixels, channels and batch, in the paper's units: pictures in [-1, 1].
 
     Both arguments are in [0, 1] units; `view` says in what they are compared, given the picture (see
-    `nn.views`). Locatello et al. 2020 (arXiv 2006.15055), section 3.1.
+    `nn.color_transforms`). Locatello et al. 2020 (arXiv 2006.15055), section 3.1.
     """
     return (view(reconstruction, images) - view(images)).square().mean()
 

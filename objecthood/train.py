@@ -18,21 +18,29 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from objecthood import checkpoint, report
-from objecthood.animate import save_animation
+from objecthood import checkpoint
+from objecthood.analysis.diagnosis import alarms
+from objecthood.analysis.out_of_distribution import usual
 from objecthood.data.loader import batches, scene_indices
 from objecthood.data.scene import Scenes, to_device
-from objecthood.diagnosis import alarms
-from objecthood.distributed import Processes, joined, restarted
-from objecthood.environment import choose_device, choose_precision, describe, keep_freed_memory
 from objecthood.evaluate import evaluate
-from objecthood.familiarity import usual
-from objecthood.files import real_folder, refuse_link, remove_link, remove_staged, replacing, write_json
-from objecthood.guard import Guard, accuse, keep
-from objecthood.progress import RunProgress
 from objecthood.recipes import Recipe
-from objecthood.run_log import Log, Stopwatch, check_trackers
-from objecthood.stopping import StopRequest, nobody_else
+from objecthood.runtime.distributed import Processes, joined, restarted
+from objecthood.runtime.environment import choose_device, choose_precision, describe, keep_freed_memory
+from objecthood.runtime.files import (
+    real_folder,
+    refuse_link,
+    remove_link,
+    remove_staged,
+    replacing,
+    write_json,
+)
+from objecthood.runtime.progress import RunProgress
+from objecthood.runtime.signals import StopRequest, nobody_else
+from objecthood.training import report
+from objecthood.training.nonfinite import Guard, accuse, keep
+from objecthood.training.run_log import Log, Stopwatch, check_trackers
+from objecthood.visualize.animation import save_animation
 
 LOG_EVERY = 25
 """Steps between lines of metrics.jsonl."""

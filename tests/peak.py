@@ -8,7 +8,7 @@ from pathlib import Path
 
 from corpus import PICTURE, encode
 
-from objecthood.data.images import ImageError, read_image
+from objecthood.data.io.images import ImageError, read_image
 
 
 def peak_growth(paths: list[Path], honest: bytes) -> tuple[float, float, float]:

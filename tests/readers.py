@@ -16,20 +16,21 @@ import torch
 from peak import peak
 
 import objecthood as oh
-from objecthood import checkpoint, rle
-from objecthood.cli import main
-from objecthood.data.archives import read_arrays
-from objecthood.data.clevr_like import ClevrLike
-from objecthood.data.coco import Coco
-from objecthood.data.davis import Davis2016
+from objecthood import checkpoint
+from objecthood.checkpoint.header import read_description
+from objecthood.cli.lookup import read_json
+from objecthood.cli.main import main
+from objecthood.data.clevr_render.clevr_like import ClevrLike
 from objecthood.data.folder import Folder
-from objecthood.data.frame_folder import FrameFolder
-from objecthood.data.images import read_image
-from objecthood.data.multi_object import read as read_scenes
-from objecthood.data.multi_object_packed import FORMAT, Packed
-from objecthood.data.video_file import VideoFile
-from objecthood.lookup import read_json
-from objecthood.weight_file import read_description
+from objecthood.data.io import rle
+from objecthood.data.io.archives import read_arrays
+from objecthood.data.io.frame_folder import FrameFolder
+from objecthood.data.io.images import read_image
+from objecthood.data.io.video_file import VideoFile
+from objecthood.data.published.coco import Coco
+from objecthood.data.published.davis import Davis2016
+from objecthood.data.published.multi_object import read as read_scenes
+from objecthood.data.published.multi_object_packed import FORMAT, Packed
 
 LARGE = 10_000_000
 """Bytes above which readers of JSON are left out: they have no limit, for COCO's own file has 450 million."""

@@ -1,7 +1,7 @@
 """What tests tried, how often, and how often it ended as promised: gathered during a run, kept as JSON.
 
 `pytest --scoreboard results/reliability.json` puts the numbers of the tests that ran in the place of their
-old ones; `runs/tables.py` makes docs/reliability.md of them.
+old ones; `runs/pages/tables.py` makes docs/reliability.md of them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Scoreboard:
             }
 
     def pytest_sessionfinish(self) -> None:
-        from objecthood.environment import describe
+        from objecthood.runtime.environment import describe
 
         before = json.loads(self.file.read_text())["tests"] if self.file.exists() else {}
         self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 import objecthood as oh
-from objecthood.data.clevr_like import ClevrLike
+from objecthood.data.clevr_render.clevr_like import ClevrLike
+from objecthood.export.stages import Step
 from objecthood.nn import Grouping, LearnedSlots, SlotAttention, SlotMLP, kernels
-from objecthood.parts import Step
 from objecthood.recipes import RECIPES, from_dict
 from objecthood.recipes.ablations import SWITCHES, Change
 

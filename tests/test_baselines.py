@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 
-from objecthood import cli
 from objecthood.analysis.baselines import blocks, colour_components, colour_kmeans
 from objecthood.analysis.floors import floors, untrained
+from objecthood.cli import main
 from objecthood.recipes import RECIPES
 
 
@@ -93,7 +93,7 @@ def test_an_untrained_model_is_that_of_the_seed_and_leaves_the_generator_alone()
 def test_evaluate_prints_floors_and_says_where_they_win(tmp_path, capsys):
     file, table = tmp_path / "scores.json", tmp_path / "scores.csv"
     options = ["--floors", "--num-scenes", "8", "--starts", "2", "--json", str(file), "--csv", str(table)]
-    assert cli.main(["evaluate", "sprites", *options]) == 0
+    assert main.main(["evaluate", "sprites", *options]) == 0
     said = capsys.readouterr().out
     lines = {line.split("  ")[0]: line for line in said.splitlines()}
     assert {"one restart", "best of 2", "floor: colour components", "floor: equal blocks"} <= set(lines)

@@ -20,12 +20,12 @@ from objecthood.benchmarks.contestants import (
     settings,
     training_step,
 )
-from objecthood.benchmarks.floors import distance, peaks, work
-from objecthood.benchmarks.literal import LiteralAutoencoder
 from objecthood.benchmarks.quality import curve_of, over_seeds, time_to_quality
-from objecthood.benchmarks.rooms import share_of_time
+from objecthood.benchmarks.reference_implementation import LiteralAutoencoder
+from objecthood.benchmarks.roofline import distance, peaks, work
+from objecthood.benchmarks.stages import share_of_time
 from objecthood.benchmarks.timing import LEAST_ROUNDS, Spread, Turns, take_turns
-from objecthood.cli import main
+from objecthood.cli.main import main
 from objecthood.losses import reconstruction_error
 
 CPU = torch.device("cpu")
@@ -108,7 +108,7 @@ def test_the_floor_is_the_slower_of_arithmetic_and_memory():
 
 
 def test_peaks_are_rates_of_this_machine(monkeypatch):
-    monkeypatch.setattr("objecthood.benchmarks.floors._SIDES", {"cpu": 128})
+    monkeypatch.setattr("objecthood.benchmarks.roofline._SIDES", {"cpu": 128})
     found = peaks(CPU, 0.0)
     assert found.keys() == {"float32", "bfloat16", "copy"}
     assert found["float32"] > 1e8 and found["copy"] > 1e8
@@ -186,7 +186,7 @@ def test_curves_come_from_run_folders_and_results(tmp_path):
 
 def test_the_command_measures_and_writes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("objecthood.benchmarks.run.peak_memory", lambda *arguments: 10**6)
-    monkeypatch.setattr("objecthood.benchmarks.floors._SIDES", {"cpu": 64})
+    monkeypatch.setattr("objecthood.benchmarks.roofline._SIDES", {"cpu": 64})
     monkeypatch.setattr("objecthood.benchmarks.timing.LEAST_ROUNDS", 2)
     small = dataclasses.replace(settings()[35], batch_size=4, inference_sizes=(1,))
     monkeypatch.setattr("objecthood.benchmarks.run.settings", lambda: {35: small})

@@ -16,8 +16,8 @@ from torch import nn
 
 import objecthood as oh
 from objecthood import checkpoint
-from objecthood.checkpoint import KEPT, read_description, restore, save_checkpoint
-from objecthood.optimizers import Muon
+from objecthood.checkpoint.run import KEPT, read_description, restore, save_checkpoint
+from objecthood.nn.muon import Muon
 
 RECIPE = oh.RECIPES["tetrominoes"]
 ROOT = Path(__file__).resolve().parents[1]

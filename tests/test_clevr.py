@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from objecthood.data import clevr, clevr_properties
-from objecthood.data.clevr import Clevr, ClevrError
-from objecthood.data.images import ImageError
+from objecthood.data import clevr_properties
+from objecthood.data.io.images import ImageError
+from objecthood.data.published import clevr
+from objecthood.data.published.clevr import Clevr, ClevrError
 from objecthood.data.scene import Dataset
 
 COUNTS = [3, 7, 10, 6, 4, 5, 3, 8, 6, 9, 3, 4]
@@ -108,7 +109,7 @@ def test_layout_is_that_of_the_shared_scores(shared_data, folder):
 
 
 def test_order_is_that_of_the_scenes_made_here():
-    made = pytest.importorskip("objecthood.data.clevr_scenes")
+    made = pytest.importorskip("objecthood.data.clevr_render.arrangement")
     assert tuple(clevr_properties.NAMES.values()) == (made.SIZES, made.MATERIALS, made.SHAPES, made.COLORS)
 
 

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from objecthood.data.clevr_like import pack
 from objecthood.data.clevr_properties import COLORS, MATERIALS, MAX_OBJECTS, SHAPES, SIZES
-from objecthood.data.clevr_scenes import (
+from objecthood.data.clevr_render.arrangement import (
     CAMERA,
     CAMERA_JITTER,
     EXTENT,
@@ -13,11 +12,11 @@ from objecthood.data.clevr_scenes import (
     LAMPS,
     MARGIN,
     MIN_DISTANCE,
-    ClevrScene,
-    camera_axes,
     draw_scene,
 )
-from objecthood.data.clevr_view import MIN_PIXELS, cast_rays, crop_masks, project
+from objecthood.data.clevr_render.clevr_like import pack
+from objecthood.data.clevr_render.scene import ClevrScene, camera_axes
+from objecthood.data.clevr_render.view import MIN_PIXELS, cast_rays, crop_masks, project
 
 
 @pytest.fixture(scope="module")

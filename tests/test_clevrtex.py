@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from objecthood.data.cache import Cache, Decoded
-from objecthood.data.clevrtex import ClevrTex, ClevrTexError
+from objecthood.data.io.cache import Cache, Decoded
+from objecthood.data.published.clevrtex import ClevrTex, ClevrTexError
 from objecthood.data.scene import Dataset
 
 HEIGHT, WIDTH = 30, 40

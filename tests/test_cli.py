@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 import objecthood as oh
-from objecthood import cli, doctor
-from objecthood.cli import main
-from objecthood.commands import COMMANDS
-from objecthood.options import nearest
-from objecthood.stopping import Preempted
+from objecthood.cli import doctor, main
+from objecthood.cli.commands import COMMANDS
+from objecthood.cli.main import main
+from objecthood.cli.options import nearest
+from objecthood.runtime.signals import Preempted
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--steps", "4", "--validation-scenes", "4", "--test-scenes", "4"]
@@ -59,7 +59,7 @@ def test_help_is_quick():
     seconds = []
     for _ in range(3):
         code = (
-            "import resource, sys; from objecthood.cli import main; main(['--help'])\n"
+            "import resource, sys; from objecthood.cli.main import main; main(['--help'])\n"
             "used = resource.getrusage(resource.RUSAGE_SELF)\n"
             "heavy = {'torch', 'numpy', 'tyro', 'rich', 'PIL'} & set(sys.modules)\n"
             "print(used.ru_utime + used.ru_stime, heavy or '', file=sys.stderr)"
@@ -270,7 +270,7 @@ def test_exit_codes_where_nothing_can_be_said(monkeypatch, stop, code):
         sys.stdout.write("much")
         raise stop
 
-    monkeypatch.setattr(cli, "run", stopped)
+    monkeypatch.setattr(main, "run", stopped)
     with open("/dev/full", "w") as out, open("/dev/full", "w") as err:
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", err)

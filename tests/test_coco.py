@@ -16,9 +16,9 @@ pytest.importorskip("pycocotools", reason="needs the extra `coco`")
 
 from pycocotools import mask as tools
 
-from objecthood.data import coco
-from objecthood.data.coco import Coco, CocoError
-from objecthood.data.images import ImageError
+from objecthood.data.io.images import ImageError
+from objecthood.data.published import coco
+from objecthood.data.published.coco import Coco, CocoError
 from objecthood.data.randomness import SPLITS
 from objecthood.data.scene import Dataset
 

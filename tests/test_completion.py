@@ -6,12 +6,12 @@ import subprocess
 
 import pytest
 
-from objecthood import cli, commands, completion_command
-from objecthood.options import UsageError
+from objecthood.cli import commands, completion, main
+from objecthood.cli.options import UsageError
 
 
 def said(capsys, *words):
-    assert cli.main(words) == 0
+    assert main.main(words) == 0
     return capsys.readouterr().out
 
 
@@ -59,7 +59,7 @@ def test_bash_completes_commands_names_and_options(script):
 
 
 def test_every_command_and_option_is_there_and_no_other(capsys):
-    whole = completion_command.parser()
+    whole = completion.parser()
     (words,) = (action.choices for action in whole._actions if action.choices)
     assert list(words) == list(commands.COMMANDS)
     for name, command in words.items():
@@ -80,5 +80,5 @@ def test_zsh_and_tcsh_are_there_and_others_refused(capsys):
     assert "#compdef objecthood" in said(capsys, "completion", "zsh")
     assert "complete objecthood" in said(capsys, "completion", "tcsh")
     with pytest.raises(UsageError, match="did you mean bash"):
-        completion_command.completion(["bsh"])
-    assert cli.main(["completion", "fish"]) == 2
+        completion.completion(["bsh"])
+    assert main.main(["completion", "fish"]) == 2

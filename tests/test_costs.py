@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import objecthood as oh
-from objecthood import costs as told
-from objecthood.cli import main
-from objecthood.costs import costs
+from objecthood.analysis import costs as told
+from objecthood.analysis.costs import costs
+from objecthood.cli.main import main
 from objecthood.recipes import Recipe
 
 

@@ -25,10 +25,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import objecthood as oh
-from objecthood.checkpoint import NotSaved, restore, save_checkpoint
-from objecthood.cli import main
+from objecthood.checkpoint.run import NotSaved, restore, save_checkpoint
+from objecthood.cli.main import main
 from objecthood.recipes import Discovery
-from objecthood.stopping import INTERRUPTED, PREEMPTED, Preempted
+from objecthood.runtime.signals import INTERRUPTED, PREEMPTED, Preempted
 
 pytestmark = [fork_is_fine, needs_fork]
 

@@ -17,11 +17,11 @@ from browser import DONE, Visit, chromium, serving_folder
 from serving import serving
 
 import objecthood as oh
-from objecthood.data.images import resize_image
+from objecthood.analysis.out_of_distribution import strangeness
+from objecthood.data.io.images import resize_image
 from objecthood.demo.server import build_app
 from objecthood.demo.shown import load_shown
 from objecthood.demo.site import RUNTIME, build_site
-from objecthood.familiarity import strangeness
 
 WEB = Path(__file__).resolve().parents[1] / "web" / "node_modules" / "onnxruntime-web" / "dist"
 A, B = ".bench:nth-of-type(1)", ".bench:nth-of-type(2)"

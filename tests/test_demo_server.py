@@ -27,7 +27,7 @@ pytest.importorskip("uvicorn", reason="needs the extra [demo]")
 from serving import Answer, ask, message, raw, read_all, serving
 
 import objecthood as oh
-from objecthood.data.images import read_image, resize_image
+from objecthood.data.io.images import read_image, resize_image
 from objecthood.demo import limits, server
 from objecthood.demo.shown import MAX_BYTES, Shown, describe, example_files, load_shown
 from objecthood.demo.work import Settings, Work

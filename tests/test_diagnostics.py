@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import objecthood as oh
-from objecthood import diagnostics
-from objecthood.cli import main
-from objecthood.diagnosis import alarms, diagnose
+from objecthood.analysis import diagnostics
+from objecthood.analysis.diagnosis import alarms, diagnose
+from objecthood.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE = 20

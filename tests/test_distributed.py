@@ -19,11 +19,12 @@ import torch
 from safetensors.torch import load_file
 
 import objecthood as oh
-from objecthood import animate, distributed
-from objecthood.cli import main
+from objecthood.cli.main import main
 from objecthood.nn import GaussianSlots
 from objecthood.recipes import Discovery, FastSetPrediction, FastTetrominoes, Recipe
-from objecthood.stopping import stop_signals
+from objecthood.runtime import distributed
+from objecthood.runtime.signals import stop_signals
+from objecthood.visualize import animation
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "objecthood" / "data" / "samples" / "clevr_like"
@@ -55,7 +56,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Animations of one frame an iteration."""
-    monkeypatch.setattr(animate, "attention_frames", partial(animate.attention_frames, hold=1, between=0))
+    monkeypatch.setattr(animation, "attention_frames", partial(animation.attention_frames, hold=1, between=0))
 
 
 def free_port() -> int:

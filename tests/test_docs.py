@@ -30,9 +30,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import objecthood as oh
-from objecthood.cli import main
-from objecthood.commands import COMMANDS
-from objecthood.data_commands import ACTIONS
+from objecthood.cli.commands import COMMANDS
+from objecthood.cli.data import ACTIONS
+from objecthood.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -7,8 +7,8 @@ import torch
 
 import objecthood as oh
 from objecthood import metrics
-from objecthood.data.sprites import Sprites
-from objecthood.estimator import ObjectFinder, as_bytes
+from objecthood.data.generated.sprites import Sprites
+from objecthood.inference.estimator import ObjectFinder, as_bytes
 
 
 def sprites(split, count):

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import objecthood as oh
-from objecthood import visualize
-from objecthood.data.sprites import Sprites
+from objecthood.data.generated.sprites import Sprites
+from objecthood.visualize import figures
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 FILES = sorted(EXAMPLES.glob("*.py"))
@@ -77,7 +77,7 @@ def test_your_pictures(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number, image in enumerate(Sprites("train", 0, "grey", 64)[range(40)]["image"]):
-        visualize.to_picture(image).save(folder / f"{number}.png")
+        figures.to_picture(image).save(folder / f"{number}.png")
     said = run("your_pictures.py", tmp_path, str(folder), "20")
     assert "error on pictures kept out of training:" in said and said.count("of 6 slots are seen") == 40
     assert (tmp_path / "run" / "weights.safetensors").exists()

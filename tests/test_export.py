@@ -11,15 +11,15 @@ import pytest
 import torch
 
 import objecthood as oh
-from objecthood import cli, export_command
-from objecthood import export as export_module
-from objecthood.examples import familiar_pictures
-from objecthood.export import PARTS, compare_parts, compare_whole, export_onnx, export_parts, session
+from objecthood.cli import export, main
+from objecthood.export import export as export_module
+from objecthood.export.examples import familiar_pictures
+from objecthood.export.export import PARTS, compare_parts, compare_whole, export_onnx, export_parts, session
+from objecthood.export.graph import multiply_in_blocks, running_maximum, solve
 from objecthood.models import autoencoder
 from objecthood.models.set_predictor import fast_clevr
 from objecthood.nn import CompactPrior, ConvEncoder, Grouping, LearnedSlots, SlotAttention
-from objecthood.nn.own_frame import CentredPatchDecoder, OwnFrame
-from objecthood.onnx_graph import multiply_in_blocks, running_maximum, solve
+from objecthood.nn.slot_frames import CentredPatchDecoder, OwnFrame
 
 pytestmark = [pytest.mark.xdist_group("export"), pytest.mark.timeout(600)]
 
@@ -177,7 +177,7 @@ def test_only_our_models_and_only_at_rest(unchecked):
 
 def test_the_command_exports_published_weights(tmp_path, monkeypatch, capsys, unchecked):
     monkeypatch.chdir(tmp_path)
-    code = cli.main(["export", "set-clevr"])
+    code = main.main(["export", "set-clevr"])
     assert code == 0, capsys.readouterr().err
     assert "set-clevr.onnx: as PyTorch to 1e-4" in capsys.readouterr().out
     run, model = session(Path("set-clevr.onnx")), oh.load("set-clevr")
@@ -186,7 +186,7 @@ def test_the_command_exports_published_weights(tmp_path, monkeypatch, capsys, un
     with torch.no_grad():
         expected = model(images, iterations=3, noise=noise)
     assert np.allclose(found["properties"], expected.properties, atol=1e-4)
-    assert cli.main(["export", "set-clevr"]) == 1
+    assert main.main(["export", "set-clevr"]) == 1
     assert "exists" in capsys.readouterr().err
 
 
@@ -200,15 +200,15 @@ def test_the_command_exports_published_weights(tmp_path, monkeypatch, capsys, un
     ],
 )
 def test_mistakes_are_one_line(arguments, code, said, capsys, unchecked):
-    assert cli.main(["export", *arguments]) == code
+    assert main.main(["export", *arguments]) == code
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
 
 
 def test_a_missing_extra_is_named(monkeypatch):
-    monkeypatch.setattr(export_command.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"onnx, onnxscript, onnxruntime must .* 'objecthood\[export\]'"):
-        export_command.require(export_command.NEEDED, "export")
+        export.require(export.NEEDED, "export")
 
 
 @pytest.mark.parametrize(("shape", "dim"), [((1,), 0), ((5,), 0), ((3, 46), -1), ((2, 9, 4), 1)])

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import objecthood as oh
-from objecthood import familiarity
-from objecthood.data.clevr_like import SAMPLES, ClevrLike
-from objecthood.data.sprites import Sprites
-from objecthood.data.tetrominoes import Tetrominoes
-from objecthood.weight_file import read_description
+from objecthood.analysis import out_of_distribution
+from objecthood.checkpoint.header import read_description
+from objecthood.data.clevr_render.clevr_like import SAMPLES, ClevrLike
+from objecthood.data.generated.sprites import Sprites
+from objecthood.data.generated.tetrominoes import Tetrominoes
 
 
 def warned(model, images) -> float:
@@ -46,7 +46,7 @@ def test_the_warning_is_plain_and_in_every_form(tmp_path, capsys):
     assert result.warning.startswith("unlike what these weights were trained on (")
     assert "may mean nothing" in result.warning
     assert result.warning in repr(result) and "<b>Warning:</b> unlike" in result._repr_html_()
-    from objecthood.cli import main
+    from objecthood.cli.main import main
 
     result.plot("overlay").save(tmp_path / "strange.png")
     assert (
@@ -64,24 +64,28 @@ def test_a_training_leaves_what_is_usual(tmp_path):
     )
     oh.train(recipe, tmp_path / "run")
     known = read_description(tmp_path / "run" / "weights.safetensors")["usual"]
-    assert known["scenes"] == 32 and set(known["quantiles"]) == {familiarity.WHOLE, familiarity.MOST}
+    assert known["scenes"] == 32 and set(known["quantiles"]) == {
+        out_of_distribution.WHOLE,
+        out_of_distribution.MOST,
+    }
     for quantiles in known["quantiles"].values():
         assert list(quantiles.values()) == sorted(quantiles.values())
     model = oh.load(tmp_path / "run")
-    assert model.usual == known == familiarity.usual(model, recipe)
+    assert model.usual == known == out_of_distribution.usual(model, recipe)
 
 
 def test_nothing_is_said_without_enough_to_go_by():
-    strange = {familiarity.WHOLE: 1e9}
-    known = {"scenes": 20, "quantiles": {familiarity.WHOLE: {"0.95": 1.0}}}
-    assert familiarity.warn_of(strange, known)
+    strange = {out_of_distribution.WHOLE: 1e9}
+    known = {"scenes": 20, "quantiles": {out_of_distribution.WHOLE: {"0.95": 1.0}}}
+    assert out_of_distribution.warn_of(strange, known)
     assert (
-        familiarity.warn_of(strange, known | {"scenes": 19}) == "" and familiarity.warn_of(strange, {}) == ""
+        out_of_distribution.warn_of(strange, known | {"scenes": 19}) == ""
+        and out_of_distribution.warn_of(strange, {}) == ""
     )
 
 
 def test_models_of_other_kinds_have_nothing_usual():
-    assert familiarity.usual(torch.nn.Linear(1, 1), oh.RECIPES["sprites"]) == {}
+    assert out_of_distribution.usual(torch.nn.Linear(1, 1), oh.RECIPES["sprites"]) == {}
 
 
 def test_what_is_usual_is_seen_with_the_recipes_starts():
@@ -89,7 +93,9 @@ def test_what_is_usual_is_seen_with_the_recipes_starts():
     torch.manual_seed(0)
     model = recipe.build_model()
     several, one = (
-        familiarity.usual(model, dataclasses.replace(recipe, starts=starts))["quantiles"][familiarity.WHOLE]
+        out_of_distribution.usual(model, dataclasses.replace(recipe, starts=starts))["quantiles"][
+            out_of_distribution.WHOLE
+        ]
         for starts in (3, 1)
     )
     assert all(several[share] <= one[share] for share in one) and several != one

@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import objecthood as oh
-from objecthood import files, limits
-from objecthood.checkpoint import read_description, restore, save_checkpoint
+from objecthood.checkpoint.run import read_description, restore, save_checkpoint
 from objecthood.demo.shown import Shown
+from objecthood.inference.result_folder import ResultFolder
 from objecthood.recipes import RECIPES, Discovery, from_dict
-from objecthood.report import write_report
-from objecthood.result_folder import ResultFolder
-from objecthood.stopping import PREEMPTED, nobody_else
+from objecthood.runtime import files, limits
+from objecthood.runtime.signals import PREEMPTED, nobody_else
 from objecthood.train import check_state, digest, prepare_folder
+from objecthood.training.report import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 SPRITES = RECIPES["sprites"]
@@ -153,7 +153,7 @@ def test_a_larger_resolution_within_limits_still_loads(tmp_path):
 
 
 def test_doctor_prints_every_limit():
-    from objecthood.doctor import examine
+    from objecthood.cli.doctor import examine
 
     facts, _ = examine()
     assert limits.TABLE.items() <= facts.items()
@@ -252,7 +252,7 @@ def test_names_of_results_stay_in_their_folder(tmp_path):
 
 
 def test_a_folder_of_frames_without_a_name_is_written_inside(tmp_path, monkeypatch):
-    from objecthood.predict_video import plain_part
+    from objecthood.inference.predict_video import plain_part
 
     assert [plain_part(name) for name in ("", ".", "..", "clip.d")] == ["unnamed"] * 3 + ["clip.d"]
 
@@ -319,7 +319,7 @@ def test_a_linked_checkpoint_is_not_read(tmp_path):
 
 START_UP = """
 import os, signal, sys
-import objecthood.cli as cli
+import objecthood.cli.main as cli
 def train(arguments):
     print("begun", flush=True)
     import torch
@@ -341,7 +341,7 @@ def test_a_signal_at_start_up_ends_with_a_line(name):
 
 
 def test_signals_are_as_before_after_a_command():
-    from objecthood.cli import main
+    from objecthood.cli.main import main
 
     before = signal.getsignal(signal.SIGTERM)
     assert main(["train", "no-such-recipe"]) == 2

@@ -13,7 +13,7 @@ from PIL import Image
 
 from objecthood.data import folder as module
 from objecthood.data.folder import Folder
-from objecthood.data.images import ImageError, read_image, resize_image
+from objecthood.data.io.images import ImageError, read_image, resize_image
 
 SPLITS = ("train", "validation", "test")
 

@@ -16,9 +16,9 @@ from torch import nn
 
 import objecthood as oh
 from objecthood import checkpoint
-from objecthood.checkpoint import NotSaved, check_space, restore, save_checkpoint
-from objecthood.cli import main
-from objecthood.stopping import nobody_else
+from objecthood.checkpoint.run import NotSaved, check_space, restore, save_checkpoint
+from objecthood.cli.main import main
+from objecthood.runtime.signals import nobody_else
 
 AREA = "Disks and folders"
 TRAIN = ["train", "tetrominoes", "--steps", "3", "--validation-scenes", "2", "--test-scenes", "2"]
@@ -166,7 +166,9 @@ def test_two_runs_do_not_share_a_folder(tmp_path, scoreboard):
     with nobody_else(tmp_path):
         with pytest.raises(ValueError, match=f"by process {os.getpid()}; wait"), nobody_else(tmp_path):
             pass
-        code = f"from objecthood.stopping import nobody_else\nwith nobody_else({str(tmp_path)!r}): pass"
+        code = (
+            f"from objecthood.runtime.signals import nobody_else\nwith nobody_else({str(tmp_path)!r}): pass"
+        )
         environment = os.environ | {"PYTHONPATH": str(Path(oh.__file__).parents[1])}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
         assert f"process {os.getpid()}" in done.stderr

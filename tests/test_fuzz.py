@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from records import frame
 from torch import nn
 
-from objecthood.checkpoint import restore, save_checkpoint
-from objecthood.data.tfrecord import RecordError, Records
-from objecthood.weight_file import read_description
+from objecthood.checkpoint.header import read_description
+from objecthood.checkpoint.run import restore, save_checkpoint
+from objecthood.data.published.tfrecord import RecordError, Records
 
 AREA = "Fuzzing"
 GOOD = b"".join(frame(bytes([number]) * number) for number in (1, 40, 7))
@@ -99,8 +99,8 @@ import sys, tempfile, pathlib
 import atheris
 with atheris.instrument_imports(include=["objecthood"]):
     from objecthood import rle
-    from objecthood.data.images import ImageError, read_image
-    from objecthood.data.tfrecord import RecordError, Records
+    from objecthood.data.io.images import ImageError, read_image
+    from objecthood.data.published.tfrecord import RecordError, Records
 target, corpus, seconds = sys.argv[1:]
 file = pathlib.Path(tempfile.mkdtemp()) / "shard"
 

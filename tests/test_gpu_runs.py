@@ -124,7 +124,7 @@ def test_trainings_resume_and_keep_finite_scenes_on_the_device(gpu, monkeypatch,
     assert stage(settings) == first  # nothing is trained twice
     assert gpu.train_seeds("clevr6-like", 1)(settings) is None  # no scenes were named
 
-    from objecthood.data.clevr_like import SAMPLES
+    from objecthood.data.clevr_render.clevr_like import SAMPLES
 
     fields = {"data_path": str(SAMPLES), "resolution": 16}
     recipe = gpu.on_device(dataclasses.replace(RECIPES["clevr6-like"], **fields), CPU)

@@ -6,7 +6,7 @@ import torch
 from test_pictures import write_video
 
 import objecthood as oh
-from objecthood.cli import main
+from objecthood.cli.main import main
 from objecthood.nn import unite_grounds
 
 SIDE = 32

@@ -11,10 +11,10 @@ import pytest
 
 import objecthood as oh
 from objecthood import hub
-from objecthood.cli import main
-from objecthood.data.clevr_like import SAMPLES
-from objecthood.model_card import REQUIRED, missing_facts, model_card
-from objecthood.weight_file import read_description
+from objecthood.checkpoint.header import read_description
+from objecthood.cli.main import main
+from objecthood.data.clevr_render.clevr_like import SAMPLES
+from objecthood.hub.model_card import REQUIRED, missing_facts, model_card
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "runs"))
@@ -123,7 +123,7 @@ def test_show_reads_no_tensor_and_no_torch(tmp_path):
     file = shutil.copy(hub.PRETRAINED["sprites"].file, tmp_path / "copy.safetensors")
     for what in ("sprites", str(file)):
         code = (
-            "import resource, sys; from objecthood.cli import main\n"
+            "import resource, sys; from objecthood.cli.main import main\n"
             f"assert main(['show', {what!r}]) == 0 and 'torch' not in sys.modules\n"
             "used = resource.getrusage(resource.RUSAGE_SELF)\n"
             "assert used.ru_utime + used.ru_stime < 1.0"

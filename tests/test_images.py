@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from peak import peak_growth
 from PIL import Image
 
-from objecthood.data import images
-from objecthood.data.images import ImageError, find_images, read_image, resize_image
+from objecthood.data.io import images
+from objecthood.data.io.images import ImageError, find_images, read_image, resize_image
 
 SIGNATURES = {
     "PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "GIF": b"GIF89a", "WEBP": b"RIFF\0\0\0\0WEBPVP8L",

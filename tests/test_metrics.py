@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from objecthood import diagnostics
+from objecthood.analysis import diagnostics
 from objecthood.metrics import adjusted_rand_index, id_switches, mean_best_overlap, mean_iou
 
 SCORES = {

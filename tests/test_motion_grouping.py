@@ -10,15 +10,16 @@ from PIL import Image
 from torch.nn import functional
 
 import objecthood as oh
-from objecthood import motion_masks, predict_video
-from objecthood.data.frame_folder import FrameFolder
-from objecthood.data.images import resize_image
-from objecthood.data.motion_fields import MotionFields, SequenceFields, sequence_fields, shown, without_camera
-from objecthood.data.motion_paths import along_paths, consistency
+from objecthood.data.io.frame_folder import FrameFolder
+from objecthood.data.io.images import resize_image
+from objecthood.inference import predict_video
+from objecthood.motion import masks as motion_masks
+from objecthood.motion.fields import MotionFields, SequenceFields, sequence_fields, shown, without_camera
+from objecthood.motion.paths import along_paths, consistency
 from objecthood.recipes import RECIPES
 
 pytest.importorskip("cv2", reason="needs OpenCV, the extra `video`")
-from objecthood.data.optical_flow import DenseInverseSearch
+from objecthood.motion.optical_flow import DenseInverseSearch
 
 
 def textured(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -8,10 +8,10 @@ import torch
 from scenes import check_same_anywhere
 from torch.nn import functional
 
-from objecthood.data.camouflage import Camouflage
-from objecthood.data.moving_sprites import SPEED, MovingSprites
-from objecthood.data.silhouettes import AREAS, REACH, ellipse, heart, square
-from objecthood.data.trajectories import bounce, circle
+from objecthood.data.generated.camouflage import Camouflage
+from objecthood.data.generated.moving_sprites import SPEED, MovingSprites
+from objecthood.data.generated.silhouettes import AREAS, REACH, ellipse, heart, square
+from objecthood.data.generated.trajectories import bounce, circle
 
 PLAIN = MovingSprites("test", frames=12)
 KINDS = {

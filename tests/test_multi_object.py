@@ -14,11 +14,11 @@ import torch
 from records import SETS, example, field, frame, scene, varint
 
 from objecthood.data import clevr_properties
-from objecthood.data.multi_object import read
-from objecthood.data.multi_object_packed import Packed, PackError, convert, split_scenes
-from objecthood.data.protobuf import ProtobufError, parse_example
+from objecthood.data.published.multi_object import read
+from objecthood.data.published.multi_object_packed import Packed, PackError, convert, split_scenes
+from objecthood.data.published.protobuf import ProtobufError, parse_example
+from objecthood.data.published.tfrecord import RecordError
 from objecthood.data.scene import Dataset
-from objecthood.data.tfrecord import RecordError
 from objecthood.data.transforms import resize_bilinear, resize_nearest
 
 FILES = {

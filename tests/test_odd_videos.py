@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 av = pytest.importorskip("av", reason="needs PyAV, the extra `video`")
-from objecthood.data import video_file  # noqa: E402
-from objecthood.data.images import ImageError  # noqa: E402
-from objecthood.data.video_file import VideoFile, VideoWriter  # noqa: E402
+from objecthood.data.io import video_file  # noqa: E402
+from objecthood.data.io.images import ImageError  # noqa: E402
+from objecthood.data.io.video_file import VideoFile, VideoWriter  # noqa: E402
 
 AREA = "Pictures and videos"
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from objecthood.data.clevr_like import ClevrLike
+from objecthood.data.clevr_render.clevr_like import ClevrLike
+from objecthood.data.generated.sprites import Sprites
+from objecthood.data.generated.tetrominoes import Tetrominoes
 from objecthood.data.loader import batches
 from objecthood.data.on_device import OnDevice
 from objecthood.data.scene import Dataset
-from objecthood.data.sprites import Sprites
-from objecthood.data.tetrominoes import Tetrominoes
 
 
 def equal(one, other):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from objecthood.optimizers import Muon, is_matrix, orthogonalize
+from objecthood.nn.muon import Muon, is_matrix, orthogonalize
 from objecthood.recipes import RECIPES
 
 

@@ -9,7 +9,7 @@ import torch
 
 from objecthood.data.randomness import several_starts
 from objecthood.models import autoencoder
-from objecthood.nn.own_frame import CentredPatchDecoder, OwnFrame, cell_centres, centres, cut, spiral
+from objecthood.nn.slot_frames import CentredPatchDecoder, OwnFrame, cell_centres, centres, cut, spiral
 from objecthood.recipes import RECIPES
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from objecthood.export.stages import Begin, Finish, Start, Step, feature_grid, take_apart
 from objecthood.models import autoencoder
 from objecthood.models.set_predictor import fast_clevr
-from objecthood.parts import Begin, Finish, Start, Step, feature_grid, take_apart
 
 
 def guided() -> autoencoder.SlotAutoencoder:

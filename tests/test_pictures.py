@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from objecthood.data import frames
-from objecthood.data.frames import count_frames, read_camera, read_frames
-from objecthood.data.images import ImageError
-from objecthood.data.pictures import find_pictures, open_frames
+from objecthood.data.io import frames
+from objecthood.data.io.frames import count_frames, read_camera, read_frames
+from objecthood.data.io.images import ImageError
+from objecthood.data.io.user_images import find_pictures, open_frames
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
 

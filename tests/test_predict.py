@@ -18,11 +18,11 @@ from pycocotools.coco import COCO
 from torch.nn import functional
 
 import objecthood as oh
-from objecthood.cli import main
-from objecthood.data.images import ImageError, read_image
+from objecthood.cli.main import main
+from objecthood.data.io.images import ImageError, read_image
+from objecthood.inference.masks import coco_masks, enlarge_labels
+from objecthood.inference.objects import describe
 from objecthood.models import set_predictor
-from objecthood.predicted_masks import coco_masks, enlarge_labels
-from objecthood.predicted_objects import describe
 
 # pycocotools 2.0 has not followed NumPy 2's `__array__` signature; its pixels are right all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

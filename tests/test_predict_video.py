@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 
 import objecthood
-from objecthood.cli import main
-from objecthood.data.frame_folder import FrameFolder
-from objecthood.data.images import ImageError
-from objecthood.data.moving_sprites import MovingSprites
+from objecthood.cli.main import main
+from objecthood.data.generated.moving_sprites import MovingSprites
+from objecthood.data.io.frame_folder import FrameFolder
+from objecthood.data.io.images import ImageError
+from objecthood.inference.predict_video import COLUMNS, predict_video
 from objecthood.models import autoencoder, video
-from objecthood.predict_video import COLUMNS, predict_video
 
 av = pytest.importorskip("av", reason="needs PyAV, the extra `video`")
-from objecthood.data.video_file import VideoFile, VideoWriter  # noqa: E402
+from objecthood.data.io.video_file import VideoFile, VideoWriter  # noqa: E402
 
 MODEL = video.moving_sprites(num_slots=4, resolution=32)
 
@@ -137,7 +137,7 @@ from pathlib import Path
 torch.set_num_threads(1)
 from peak import peak
 from objecthood.models import video
-from objecthood.predict_video import look, Table
+from objecthood.inference.predict_video import look, Table
 model = video.moving_sprites(num_slots=3, resolution=16).eval()
 frame = numpy.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=numpy.uint8)
 def run(count):

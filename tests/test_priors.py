@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from objecthood.nn import CompactPrior, SlotAttention
-from objecthood.nn.positions import coordinate_grid
-from objecthood.nn.priors import (
+from objecthood.nn.attention_bias import (
     _CERTAIN,
     _EVERYWHERE,
     _SMALLEST_PART,
@@ -17,7 +16,8 @@ from objecthood.nn.priors import (
     gaussian_logits,
     merging,
 )
-from objecthood.nn.shapes import best_cut, strip_table
+from objecthood.nn.mask_moments import best_cut, strip_table
+from objecthood.nn.positions import coordinate_grid
 
 SIDE = 32
 ROWS, COLUMNS = (

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from objecthood.checkpoint import restore
+from objecthood.checkpoint.run import restore
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "runs"))

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import objecthood as oh
-from objecthood.data.clevr_like import ClevrLike
-from objecthood.data.sprites import Sprites
+from objecthood.data.clevr_render.clevr_like import ClevrLike
+from objecthood.data.generated.sprites import Sprites
 from objecthood.models import autoencoder
 from objecthood.nn import ConvEncoder, GaussianSlots, SpatialBroadcastDecoder
-from objecthood.nn.priors import grow_repulsion
+from objecthood.nn.attention_bias import grow_repulsion
 from objecthood.recipes import RECIPES, TASKS, Discovery, PaperClevr, from_dict, from_file
 from objecthood.recipes.base import Recipe
 

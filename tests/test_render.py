@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from objecthood.data import clevr_like
-from objecthood.data.clevr_like import SAMPLES, ClevrLike, ClevrLikeError, render_dataset
-from objecthood.data.clevr_scenes import draw_scene
-from objecthood.data.clevr_view import crop_masks
-from objecthood.data.render import RenderError, choose_variant, encode, find_llvm, render_picture
+from objecthood.data.clevr_render import clevr_like
+from objecthood.data.clevr_render.arrangement import draw_scene
+from objecthood.data.clevr_render.clevr_like import SAMPLES, ClevrLike, ClevrLikeError, render_dataset
+from objecthood.data.clevr_render.render import RenderError, choose_variant, encode, find_llvm, render_picture
+from objecthood.data.clevr_render.view import crop_masks
 from objecthood.data.scene import Dataset
 
 
@@ -72,8 +72,8 @@ def test_textures_change_ground_and_objects_but_nothing_else(renderer):
 SLOW = """
 import sys
 import numpy as np
-from objecthood.data.clevr_scenes import draw_scene
-from objecthood.data.render import choose_variant, render_picture
+from objecthood.data.clevr_render.arrangement import draw_scene
+from objecthood.data.clevr_render.render import choose_variant, render_picture
 assert choose_variant()[0] == "scalar_rgb" and "libllvm19" in choose_variant()[1]
 np.save(sys.argv[1], [render_picture(draw_scene(5, 1, (3, 6)), 5, 1, 32) for _ in range(2)])
 """
@@ -107,7 +107,7 @@ def test_llvm_is_taken_from_where_the_user_says(monkeypatch, tmp_path):
 
 def test_llvm_that_is_too_old_is_not_taken(monkeypatch, tmp_path):
     monkeypatch.delenv("DRJIT_LIBLLVM_PATH", raising=False)
-    monkeypatch.setattr("objecthood.data.render.LLVM_PLACES", (f"{tmp_path}/*",))
+    monkeypatch.setattr("objecthood.data.clevr_render.render.LLVM_PLACES", (f"{tmp_path}/*",))
     (tmp_path / "libLLVM-14.so").touch()
     assert find_llvm() is None
     (tmp_path / "libLLVM.so.19.1").touch()

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from objecthood import charts, report
-from objecthood.charts import line_chart, linear_ticks, logarithmic_ticks
-from objecthood.report import write_report
+from objecthood.training import report
+from objecthood.training.report import write_report
+from objecthood.visualize import charts
+from objecthood.visualize.charts import line_chart, linear_ticks, logarithmic_ticks
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="

@@ -15,14 +15,14 @@ from PIL import Image
 from test_pictures import write_video
 
 import objecthood as oh
-from objecthood.cli import main
-from objecthood.data.images import ImageError, read_image
+from objecthood.cli.main import main
+from objecthood.data.io.images import ImageError, read_image
+from objecthood.data.io.video_file import VideoFile
 from objecthood.data.randomness import several_starts
-from objecthood.data.video_file import VideoFile
-from objecthood.predict import stream
-from objecthood.predicted_masks import PredictedMasks
-from objecthood.predicted_objects import PredictedObjects
-from objecthood.result import Animation, Result
+from objecthood.inference.masks import PredictedMasks
+from objecthood.inference.objects import PredictedObjects
+from objecthood.inference.predict import stream
+from objecthood.inference.result import Animation, Result
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_the_command_without_arguments(tmp_path):
     if subprocess.run([*alone, "true"], capture_output=True).returncode:
         alone = []
     code = (
-        "import resource, objecthood.cli; code = objecthood.cli.main(['predict'])\n"
+        "import resource, objecthood.cli.main; code = objecthood.cli.main.main(['predict'])\n"
         "used = resource.getrusage(resource.RUSAGE_SELF); print(used.ru_utime + used.ru_stime)\n"
         "raise SystemExit(code)"
     )
@@ -212,7 +212,7 @@ def test_the_command_without_arguments(tmp_path):
 
 
 def test_a_picture_from_stdin(tmp_path):
-    code = "import sys, objecthood.cli; sys.exit(objecthood.cli.main(sys.argv[1:]))"
+    code = "import sys, objecthood.cli.main; sys.exit(objecthood.cli.main.main(sys.argv[1:]))"
     where = {"PYTHONPATH": os.path.dirname(os.path.dirname(oh.__file__)), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, "predict", "-", "--weights", "sprites", "--no-animation"],

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from objecthood.rle import _write_runs, bounding_box, decode, encode
+from objecthood.data.io.rle import _write_runs, bounding_box, decode, encode
 
 # pycocotools 2.0 has not followed NumPy 2's `__array__` signature; its pixels are right all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import objecthood as oh
-from objecthood.cli import main
+from objecthood.cli.main import main
 
 SMALL = {"steps": 6, "batch_size": 4, "evaluate_every": 2, "validation_scenes": 4, "test_scenes": 4}
 RECIPE = replace(oh.RECIPES["tetrominoes"], **SMALL, precision="float32")

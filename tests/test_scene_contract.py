@@ -16,14 +16,14 @@ import torch
 from torch.utils.data import DataLoader, random_split
 
 import objecthood.data
-from objecthood.data.camouflage import Camouflage
-from objecthood.data.clevr_like import ClevrLike
-from objecthood.data.motion_fields import MotionFields
-from objecthood.data.moving_sprites import MovingSprites
+from objecthood.data.clevr_render.clevr_like import ClevrLike
+from objecthood.data.generated.camouflage import Camouflage
+from objecthood.data.generated.moving_sprites import MovingSprites
+from objecthood.data.generated.sprites import Sprites
+from objecthood.data.generated.tetrominoes import Tetrominoes
 from objecthood.data.on_device import OnDevice
 from objecthood.data.scene import DEFAULT_SIZE, Dataset, EndlessDataset, Scenes
-from objecthood.data.sprites import Sprites
-from objecthood.data.tetrominoes import Tetrominoes
+from objecthood.motion.fields import MotionFields
 from objecthood.recipes.sources import READ_FROM_FILES, Untouched
 
 SIZE = 5

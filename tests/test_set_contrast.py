@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from objecthood import losses, probes
-from objecthood.data.moving_sprites import MovingSprites
+from objecthood import losses
+from objecthood.analysis import probes
+from objecthood.data.generated.moving_sprites import MovingSprites
 from objecthood.evaluate import evaluate
 from objecthood.models import set_contrast
 from objecthood.recipes import RECIPES

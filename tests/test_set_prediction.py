@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import objecthood as oh
-from objecthood.data.clevr_like import ClevrLike
-from objecthood.data.clevr_scenes import CAMERA, draw_scene
-from objecthood.data.clevr_view import project
+from objecthood.data.clevr_render.arrangement import CAMERA, draw_scene
+from objecthood.data.clevr_render.clevr_like import ClevrLike
+from objecthood.data.clevr_render.view import project
 from objecthood.metrics import PROPERTY_GROUPS, average_precision
 from objecthood.models import set_predictor
 from objecthood.recipes.base import FAST

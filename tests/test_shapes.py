@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from objecthood.nn.mask_moments import Moments, best_cut, division_gain, moments, scatter, strip_table
 from objecthood.nn.positions import coordinate_grid
-from objecthood.nn.shapes import Moments, best_cut, division_gain, moments, scatter, strip_table
 
 SIDE = 96
 PLACES = coordinate_grid(SIDE, SIDE).flatten(0, 1)

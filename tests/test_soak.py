@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import objecthood as oh
-from objecthood.data.images import read_image
+from objecthood.data.io.images import read_image
 
 pytestmark = [
     pytest.mark.long,

@@ -15,10 +15,10 @@ import test_clevrtex
 import test_multi_object
 from PIL import Image
 
-from objecthood.data import clevr_like
-from objecthood.data.clevr_like import pack, render_dataset
-from objecthood.data.clevr_scenes import draw_scene
-from objecthood.data.multi_object_packed import convert
+from objecthood.data.clevr_render import clevr_like
+from objecthood.data.clevr_render.arrangement import draw_scene
+from objecthood.data.clevr_render.clevr_like import pack, render_dataset
+from objecthood.data.published.multi_object_packed import convert
 from objecthood.data.randomness import SPLITS, split_of
 from objecthood.data.scene import Dataset
 from objecthood.recipes.discovery import Discovery
@@ -77,7 +77,7 @@ def clevr_like_scenes(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return pack(scene, picture, np.zeros((resolution, resolution), np.uint8))
 
     monkeypatch.setattr(clevr_like, "_render", instead)
-    monkeypatch.setattr("objecthood.data.render.choose_variant", lambda: ("none", "no renderer"))
+    monkeypatch.setattr("objecthood.data.clevr_render.render.choose_variant", lambda: ("none", "no renderer"))
     for split in SPLITS:
         render_dataset(path, 8, objects=(3, 4), resolution=16, split=split)
     return path

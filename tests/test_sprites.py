@@ -11,8 +11,8 @@ from scenes import (
     pictures_per_second,
 )
 
-from objecthood.data.silhouettes import ellipse, heart, rgb_from_hsv, square
-from objecthood.data.sprites import Sprites, silhouettes_of
+from objecthood.data.generated.silhouettes import ellipse, heart, rgb_from_hsv, square
+from objecthood.data.generated.sprites import Sprites, silhouettes_of
 
 GREY, COLOURED = (Sprites(background=kind)[range(500)] for kind in ("grey", "coloured"))
 

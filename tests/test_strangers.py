@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import objecthood as oh
-from objecthood.checkpoint import no_more_weights_than
-from objecthood.data import archives
-from objecthood.data.archives import ArchiveError, read_arrays
+from objecthood.checkpoint.run import no_more_weights_than
+from objecthood.data.io import archives
+from objecthood.data.io.archives import ArchiveError, read_arrays
 
 ROOT = Path(__file__).resolve().parents[1]
 AREA = "Files of strangers"

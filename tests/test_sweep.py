@@ -7,8 +7,8 @@ import statistics
 
 import pytest
 
-from objecthood.cli import main
-from objecthood.sweep_command import combinations, separate
+from objecthood.cli.main import main
+from objecthood.cli.sweep import combinations, separate
 
 SMALL = (
     "--steps",

@@ -11,7 +11,7 @@ from scenes import (
     pictures_per_second,
 )
 
-from objecthood.data.tetrominoes import COLORS, Tetrominoes, fixed_shapes, placements
+from objecthood.data.generated.tetrominoes import COLORS, Tetrominoes, fixed_shapes, placements
 
 SCENES = Tetrominoes()[range(500)]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from records import checksum, frame
 
-from objecthood.data.tfrecord import MAX_RECORD_BYTES, RecordError, Records, masked_crc
+from objecthood.data.published.tfrecord import MAX_RECORD_BYTES, RecordError, Records, masked_crc
 
 GOOD = [b"first record", bytes(range(97)), b"third"]
 PLAIN = b"".join(frame(record) for record in GOOD)

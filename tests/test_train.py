@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import objecthood as oh
-from objecthood import animate
 from objecthood.data.scene import Dataset
 from objecthood.models import autoencoder
 from objecthood.recipes import Discovery, FastTetrominoes
-from objecthood.stopping import Preempted
+from objecthood.runtime.signals import Preempted
+from objecthood.visualize import animation
 
 SMALL = {"steps": 7, "batch_size": 4, "evaluate_every": 3, "validation_scenes": 4, "test_scenes": 6}
 SMALL |= {"warmup_steps": 2, "precision": "float32"}
@@ -118,8 +118,8 @@ def test_same_seed_same_weights_other_seed_others(run, quick, tmp_path, scoreboa
 @pytest.fixture
 def quick(monkeypatch):
     """Animations of one frame an iteration, where pictures are not what is looked at."""
-    frames = animate.attention_frames
-    monkeypatch.setattr(animate, "attention_frames", partial(frames, hold=1, between=0))
+    frames = animation.attention_frames
+    monkeypatch.setattr(animation, "attention_frames", partial(frames, hold=1, between=0))
 
 
 class Stop(Exception):

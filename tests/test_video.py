@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from objecthood.data.camouflage import Camouflage
-from objecthood.data.moving_sprites import MovingSprites
+from objecthood.data.generated.camouflage import Camouflage
+from objecthood.data.generated.moving_sprites import MovingSprites
 from objecthood.models import autoencoder, video
 from objecthood.nn import ConditionedSlots, ResidualPredictor, TransformerPredictor
-from objecthood.nn.matching_motion import block_flow, matching_errors, motion_picture, slot_motion
+from objecthood.nn.block_matching import block_flow, matching_errors, motion_picture, slot_motion
 
 CLIPS = MovingSprites("test", frames=5)[range(2)]["image"]
 

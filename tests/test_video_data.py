@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from objecthood.data.davis import Davis2016, folds
-from objecthood.data.images import ImageError
-from objecthood.data.movi import Movi
-from objecthood.data.tfrecord import RecordError, masked_crc
+from objecthood.data.io.images import ImageError
+from objecthood.data.published.davis import Davis2016, folds
+from objecthood.data.published.movi import Movi
+from objecthood.data.published.tfrecord import RecordError, masked_crc
 
 
 def png(array: np.ndarray) -> bytes:

@@ -6,9 +6,10 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from torch.nn.functional import one_hot
 
-from objecthood import metrics, motion
-from objecthood.data.moving_sprites import MovingSprites
-from objecthood.nn.matching_motion import slot_motion
+from objecthood import metrics
+from objecthood.data.generated.moving_sprites import MovingSprites
+from objecthood.motion import tracking as motion
+from objecthood.nn.block_matching import slot_motion
 
 CLIPS = MovingSprites("test", frames=6)[range(6)]
 TRUTH = CLIPS["masks"]

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from objecthood import animate
-from objecthood.data.camouflage import Camouflage
+from objecthood.data.generated.camouflage import Camouflage
 from objecthood.evaluate import evaluate
 from objecthood.recipes import RECIPES
 from objecthood.recipes.video import object_hints
 from objecthood.train import train
+from objecthood.visualize import animation
 
 SPRITES, CAMOUFLAGE = RECIPES["moving-sprites"], RECIPES["camouflage"]
 SMALL = dict(num_slots=4, test_frames=3, test_iterations=2, test_scenes=4, validation_scenes=2)
@@ -125,5 +125,5 @@ def test_figures_show_clips(tmp_path):
     recipe = replace(SPRITES, **SMALL)
     figures = recipe.figures(recipe.build_model(), recipe.dataset("validation")[range(2)])
     assert len(figures["clips-animated"]) == 3
-    animate.save_animation(figures["clips-animated"], tmp_path / "clips.webp")
+    animation.save_animation(figures["clips-animated"], tmp_path / "clips.webp")
     assert figures["clips"].size[0] > 300 and Camouflage.endless

@@ -2,8 +2,14 @@
 
 import torch
 
-from objecthood.data.clevr_like import ClevrLike
-from objecthood.nn.views import ground_luma, luma, shading_free, symmetric, with_and_without_shading
+from objecthood.data.clevr_render.clevr_like import ClevrLike
+from objecthood.nn.color_transforms import (
+    ground_luma,
+    luma,
+    shading_free,
+    symmetric,
+    with_and_without_shading,
+)
 
 
 def test_the_papers_view_is_the_symmetric_one():

@@ -8,9 +8,9 @@ import torch
 from PIL import Image, ImageChops
 from torch.nn.functional import one_hot
 
-from objecthood import animate, visualize
-from objecthood.animate import attention_frames, save_animation
-from objecthood.visualize import attention_figure, indexed_png, overlay, slot_colors, slots_figure
+from objecthood.visualize import animation, figures
+from objecthood.visualize.animation import attention_frames, save_animation
+from objecthood.visualize.figures import attention_figure, indexed_png, overlay, slot_colors, slots_figure
 
 BLUE, ORANGE, GREEN, RED = (tuple(color) for color in slot_colors(4).tolist())
 
@@ -81,9 +81,9 @@ def test_bands_of_a_large_picture_leave_no_seam(monkeypatch):
         torch.randint(4, (22, 8), generator=generator).repeat_interleave(32, 0)[:700].repeat_interleave(50, 1)
     )
     labels[:30] = -1
-    in_bands = np.asarray(visualize.overlay(picture, labels))
-    monkeypatch.setattr(visualize, "BAND", 10_000)
-    assert np.array_equal(in_bands, np.asarray(visualize.overlay(picture, labels)))
+    in_bands = np.asarray(figures.overlay(picture, labels))
+    monkeypatch.setattr(figures, "BAND", 10_000)
+    assert np.array_equal(in_bands, np.asarray(figures.overlay(picture, labels)))
 
 
 def test_contours_run_along_borders_only():
@@ -117,7 +117,7 @@ def test_gradients_half_precision_and_values_out_of_range_are_taken():
     image = (torch.rand(3, 8, 8) * 3 - 1).requires_grad_()
     assert overlay(image, torch.rand(4, 8, 8).bfloat16()).size == (8, 8)
     far = torch.full((3, 8, 8), 7.0)
-    assert visualize.to_picture(far).getpixel((0, 0)) == (255, 255, 255)
+    assert figures.to_picture(far).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_slots_figure_shows_each_slot_alone():
@@ -128,9 +128,9 @@ def test_slots_figure_shows_each_slot_alone():
     rebuilt = torch.full_like(image, 0.5)
     batch = [tensor[None].expand(2, *tensor.shape) for tensor in (image, rebuilt, soft(labels), appearance)]
     figure = slots_figure(*batch, scale=3)
-    step = 96 + visualize.GAP
-    left, top = visualize.MARGIN, visualize.MARGIN + visualize.TEXT_SIZE + 2 * visualize.GAP
-    assert figure.size == (2 * left + 7 * step - visualize.GAP, top + 2 * step - visualize.GAP + left)
+    step = 96 + figures.GAP
+    left, top = figures.MARGIN, figures.MARGIN + figures.TEXT_SIZE + 2 * figures.GAP
+    assert figure.size == (2 * left + 7 * step - figures.GAP, top + 2 * step - figures.GAP + left)
 
     def at(column, row, x, y):
         return figure.getpixel((left + column * step + x, top + row * step + y))
@@ -144,27 +144,27 @@ def test_slots_figure_shows_each_slot_alone():
         assert at(3, row, 10, 10) == (255, 0, 0) and at(4, row, 90, 10) == (0, 255, 0)
         for column, x in ((3, 90), (4, 10), (6, 10)):
             two_squares = {at(column, row, x - 8, 10), at(column, row, x, 10)}
-            assert two_squares == {(grey,) * 3 for grey in visualize.CHEQUER}
-    bars = [figure.getpixel((left + column * step + 5, top - visualize.GAP + 1)) for column in range(7)]
-    assert bars == [visualize.PAPER] * 3 + [BLUE, ORANGE, GREEN, RED]
+            assert two_squares == {(grey,) * 3 for grey in figures.CHEQUER}
+    bars = [figure.getpixel((left + column * step + 5, top - figures.GAP + 1)) for column in range(7)]
+    assert bars == [figures.PAPER] * 3 + [BLUE, ORANGE, GREEN, RED]
 
 
 @pytest.mark.parametrize(("side", "cell"), [(35, 105), (64, 128), (96, 96), (128, 128)])
 def test_small_pictures_are_enlarged_until_they_can_be_read(side, cell):
     image, masks = torch.rand(1, 3, side, side), torch.rand(1, 1, side, side)
     figure = slots_figure(image, image, masks, image[:, None])
-    assert figure.width == 2 * visualize.MARGIN + 4 * (cell + visualize.GAP) - visualize.GAP
+    assert figure.width == 2 * figures.MARGIN + 4 * (cell + figures.GAP) - figures.GAP
 
 
 def test_headings_are_written():
     """Without letters, the strip above the cells would be bare."""
     image = torch.zeros(1, 3, 96, 96)
     figure = slots_figure(image, image, torch.ones(1, 1, 96, 96), image[:, None])
-    top = visualize.MARGIN + visualize.TEXT_SIZE
+    top = figures.MARGIN + figures.TEXT_SIZE
     for column in range(4):
-        left = visualize.MARGIN + column * (96 + visualize.GAP)
-        strip = np.asarray(figure.crop((left, visualize.MARGIN, left + 96, top)))
-        assert strip.max() > 180 and (strip == visualize.PAPER).mean() > 0.4
+        left = figures.MARGIN + column * (96 + figures.GAP)
+        strip = np.asarray(figure.crop((left, figures.MARGIN, left + 96, top)))
+        assert strip.max() > 180 and (strip == figures.PAPER).mean() > 0.4
 
 
 @pytest.mark.parametrize("with_reconstruction", [False, True])
@@ -174,10 +174,10 @@ def test_attention_figure_has_a_row_for_each_iteration(with_reconstruction):
     image = torch.zeros(3, 96, 96)
     more = {"reconstruction": torch.ones(3, 96, 96)} if with_reconstruction else {}
     figure = attention_figure(image, attention, **more)
-    step = 96 + visualize.GAP
-    top = visualize.MARGIN + visualize.TEXT_SIZE + 2 * visualize.GAP
-    assert figure.height == top + 2 * step - visualize.GAP + visualize.MARGIN
-    first = figure.width - visualize.MARGIN + visualize.GAP - 4 * step
+    step = 96 + figures.GAP
+    top = figures.MARGIN + figures.TEXT_SIZE + 2 * figures.GAP
+    assert figure.height == top + 2 * step - figures.GAP + figures.MARGIN
+    first = figure.width - figures.MARGIN + figures.GAP - 4 * step
     for slot, (color, (x, y)) in enumerate(
         zip((BLUE, ORANGE, GREEN, RED), ((10, 10), (80, 10), (10, 80), (80, 80)), strict=True)
     ):
@@ -185,9 +185,9 @@ def test_attention_figure_has_a_row_for_each_iteration(with_reconstruction):
         strong = figure.getpixel((first + slot * step + x, top + step + y))
         assert strong == color
         assert weak == pytest.approx([0.25 * part + 0.75 * 0.06 * 255 for part in color], abs=1)
-        assert figure.getpixel((first + slot * step + x, top - visualize.GAP + 1)) == color
-    middle = top + (2 * step - visualize.GAP) // 2
-    beside = figure.getpixel((visualize.MARGIN + step + 48, middle))
+        assert figure.getpixel((first + slot * step + x, top - figures.GAP + 1)) == color
+    middle = top + (2 * step - figures.GAP) // 2
+    beside = figure.getpixel((figures.MARGIN + step + 48, middle))
     assert (beside == (255, 255, 255)) == with_reconstruction
 
 
@@ -199,16 +199,16 @@ def test_frames_hold_glide_and_end_on_the_last_iteration():
     bits = [frame.tobytes() for frame in frames]
     assert bits[0] == bits[2] and bits[7] == bits[9] and bits[14] == bits[-1]
     assert len(set(bits)) == 3 + 2 * 4
-    segmentation = animate.MARGIN + 2 * 32 + animate.GAP
-    assert frames[7].getpixel((segmentation + 1, animate.MARGIN + 1))[2] > 150  # upper left: slot 1, blue
-    assert frames[-1].getpixel((segmentation + 1, animate.MARGIN + 1))[0] > 130  # upper left: slot 4, red
+    segmentation = animation.MARGIN + 2 * 32 + animation.GAP
+    assert frames[7].getpixel((segmentation + 1, animation.MARGIN + 1))[2] > 150  # upper left: slot 1, blue
+    assert frames[-1].getpixel((segmentation + 1, animation.MARGIN + 1))[0] > 130  # upper left: slot 4, red
 
 
 def test_a_slot_glows_more_and_more_on_the_way():
     attention = torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
     frames = attention_frames(torch.zeros(3, 8, 8), attention, hold=1, between=5, scale=4)
-    x = animate.MARGIN + 2 * (2 * 32 + animate.GAP) + animate.GAP + 16
-    glow = [frame.getpixel((x, animate.MARGIN + 16))[2] for frame in frames[:-1]]
+    x = animation.MARGIN + 2 * (2 * 32 + animation.GAP) + animation.GAP + 16
+    glow = [frame.getpixel((x, animation.MARGIN + 16))[2] for frame in frames[:-1]]
     assert glow == sorted(glow) and len(set(glow)) == 7 and glow[-1] == BLUE[2]
 
 
@@ -250,6 +250,6 @@ def test_labels_that_are_no_byte_are_refused(tmp_path, wrong):
         indexed_png(torch.tensor([[0, wrong]]), tmp_path / "labels.png")
 
 
-@pytest.mark.parametrize("module", [visualize, animate])
+@pytest.mark.parametrize("module", [figures, animation])
 def test_examples_run(module):
     assert doctest.testmod(module).failed == 0

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from objecthood.benchmarks.literal import LiteralAutoencoder
+from objecthood.benchmarks.reference_implementation import LiteralAutoencoder
 from objecthood.data.scene import Scenes, to_device
-from objecthood.environment import choose_precision
 from objecthood.recipes import RECIPES, Recipe, from_dict
+from objecthood.runtime.environment import choose_precision
 from objecthood.train import averaging
 
 LITERAL, EXACT, FAST = "literal", "exact", "fast"

@@ -25,7 +25,9 @@ def curve_of(path: str | Path) -> list[dict[str, Any]]:
     else:
         curve = json.loads(path.read_text()).get("curve", [])
     if not curve:
-        raise ValueError(f"{path} holds no evaluations; name a run folder or a JSON made by runs/seeds.py")
+        raise ValueError(
+            f"{path} holds no evaluations; name a run folder or a JSON made by runs/experiments/seeds.py"
+        )
     return curve
 
 

@@ -19,11 +19,11 @@ from objecthood.benchmarks.contestants import (
     settings,
     training_step,
 )
-from objecthood.benchmarks.floors import distance, peaks
 from objecthood.benchmarks.memory import peak_memory
-from objecthood.benchmarks.rooms import share_of_time
+from objecthood.benchmarks.roofline import distance, peaks
+from objecthood.benchmarks.stages import share_of_time
 from objecthood.benchmarks.timing import Spread, Turns, take_turns
-from objecthood.environment import describe, keep_freed_memory
+from objecthood.runtime.environment import describe, keep_freed_memory
 
 FAST_BATCH = "fast, its own batch"
 """The fast model with the batch of its recipe, which is larger than what the literal model is timed with."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from objecthood.data.images import ImageError, find_images, read_image, resize_image
+from objecthood.data.io.images import ImageError, find_images, read_image, resize_image
 from objecthood.data.randomness import HELD_OUT, SPLITS, split_of
 from objecthood.data.scene import Dataset, Scenes
 

@@ -31,7 +31,7 @@ class OnDevice(Dataset):
         ValueError: an endless data set without `count`, a count below 1, or a scene of over 127 objects.
 
     Example:
-        >>> from objecthood.data.clevr_like import ClevrLike
+        >>> from objecthood.data.clevr_render.clevr_like import ClevrLike
         >>> scenes = OnDevice(ClevrLike(resolution=32), "cpu", count=10)
         >>> len(scenes), scenes[[3, 1]]["image"].shape
         (10, torch.Size([2, 3, 32, 32]))

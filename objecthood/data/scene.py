@@ -59,7 +59,7 @@ class Dataset(torch.utils.data.Dataset[Scenes], ABC):
 
     Example:
         >>> from torch.utils.data import DataLoader
-        >>> from objecthood.data.sprites import Sprites
+        >>> from objecthood.data.generated.sprites import Sprites
         >>> scene = Sprites()[3]
         >>> scene["image"].shape, scene["masks"].shape
         (torch.Size([3, 64, 64]), torch.Size([64, 64]))

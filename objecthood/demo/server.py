@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from objecthood.data.images import ImageError, ImageFormatError, ImageTooLargeError
+from objecthood.data.io.images import ImageError, ImageFormatError, ImageTooLargeError
 from objecthood.demo.limits import Queue, Refused, guarded, read_body
 from objecthood.demo.shown import MAX_BYTES, TYPES, Shown, config, example_files, page_files
 from objecthood.demo.work import Settings, Work

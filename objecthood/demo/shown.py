@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from objecthood import familiarity, hub, limits
-from objecthood.examples import familiar_pictures
-from objecthood.export import facts
-from objecthood.files import check_name
+from objecthood import hub
+from objecthood.analysis import out_of_distribution
+from objecthood.export.examples import familiar_pictures
+from objecthood.export.export import facts
 from objecthood.models import SlotAutoencoder
 from objecthood.recipes.base import Recipe
+from objecthood.runtime import limits
+from objecthood.runtime.files import check_name
 
 MAX_BYTES = limits.UPLOAD_BYTES
 """Of an uploaded picture."""
@@ -96,10 +98,10 @@ def describe(one: Shown) -> dict[str, Any]:
         "examples": [
             f"examples/{one.name}-{number}.png" for number in range(0 if is_drawn else NUM_EXAMPLES)
         ],
-        "usual_error": quantiles.get(familiarity.WHOLE, {}).get("0.5"),
+        "usual_error": quantiles.get(out_of_distribution.WHOLE, {}).get("0.5"),
         "strange_above": {
-            measure: familiarity.FACTORS[measure] * quantiles[measure][familiarity.BASE]
-            for measure in (familiarity.WHOLE, familiarity.MOST)
+            measure: out_of_distribution.FACTORS[measure] * quantiles[measure][out_of_distribution.BASE]
+            for measure in (out_of_distribution.WHOLE, out_of_distribution.MOST)
             if measure in quantiles
         },
     }

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from objecthood.demo.shown import Shown, config, example_files, page_files
-from objecthood.export import PARTS, export_parts
+from objecthood.export.export import PARTS, export_parts
 
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 """Files of onnxruntime-web's `dist` that the page needs."""

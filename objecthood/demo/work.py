@@ -10,10 +10,10 @@ import dataclasses
 import numpy as np
 import torch
 
-from objecthood import limits
-from objecthood.data.images import read_image, resize_image
+from objecthood.data.io.images import read_image, resize_image
 from objecthood.demo.shown import Shown
-from objecthood.parts import feature_grid, take_apart
+from objecthood.export.stages import feature_grid, take_apart
+from objecthood.runtime import limits
 
 MAX_PIXELS = limits.UPLOAD_PIXELS
 """Of an uploaded picture: a phone's, and 100 MB while it is decoded."""

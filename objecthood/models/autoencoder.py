@@ -5,7 +5,7 @@ and appendix E.3. The sum of what the slots paint, weighted by their masks, must
 else is asked.
 
 Differences from the paper: none in `clevr`, `sprites` and `tetrominoes`. The `fast_` relatives have strided
-encoders and patch decoders, at about a tenth of the cost; see `nn.decoders`, `nn.priors` for what else they
+encoders and patch decoders, at about a tenth of the cost; see `nn.decoders`, `nn.attention_bias` for what else they
 may switch on.
 """
 
@@ -29,11 +29,11 @@ from objecthood.nn import (
     SlotAttention,
     SpatialBroadcastDecoder,
 )
+from objecthood.nn.color_transforms import shading_free, symmetric, with_and_without_shading
 from objecthood.nn.decoders import Painting
 from objecthood.nn.encoders import check_pictures
-from objecthood.nn.own_frame import CentredPatchDecoder, OwnFrame
 from objecthood.nn.precision import at_least_float32
-from objecthood.nn.views import shading_free, symmetric, with_and_without_shading
+from objecthood.nn.slot_frames import CentredPatchDecoder, OwnFrame
 
 Decoder: TypeAlias = SpatialBroadcastDecoder | PatchDecoder | CentredPatchDecoder
 
@@ -61,8 +61,8 @@ class SlotAutoencoder(GroupingModel):
         decoder: slots and their last attention to a `Painting` in [-1, 1] units, as large as
             `decoder.resolution`.
         view: what the encoder sees of a picture in [0, 1], and in which reconstructions are compared (see
-            `nn.views`; the paper's: [-1, 1] units).
-        reading: what slots are told at the end of what they hold (`nn.own_frame`; the paper's: nothing).
+            `nn.color_transforms`; the paper's: [-1, 1] units).
+        reading: what slots are told at the end of what they hold (`nn.slot_frames`; the paper's: nothing).
         own_masks: whether a guided decoder is trained to paint by the masks that slots know by themselves,
             too: these then choose among starts.
 
@@ -92,7 +92,6 @@ class SlotAutoencoder(GroupingModel):
         self.encoder, self.grouping, self.decoder, self.view = encoder, grouping, decoder, view
         self.reading, self.own_masks = reading, own_masks
         self.starts = 1  # of `best_start`, in tests and predictions
-        self.mix: Callable[..., tuple[Tensor, Tensor]] | None = None  # set by `nn.kernels.fuse`
         self.twins: dict[int, SlotAutoencoder] = {}  # by resolution; no part of this model's state
 
     @property
@@ -230,11 +229,8 @@ class SlotAutoencoder(GroupingModel):
         mask_logits: Float[Tensor, "batch slots height width"],
     ) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch slots height width"]]:
         """The picture, in [0, 1] units, that paintings make together, and the masks by which they do."""
-        if self.mix is not None:
-            reconstruction, masks = self.mix(appearance, mask_logits)
-        else:
-            masks = at_least_float32(mask_logits).softmax(dim=1)
-            reconstruction = (masks[:, :, None] * at_least_float32(appearance)).sum(dim=1)
+        masks = at_least_float32(mask_logits).softmax(dim=1)
+        reconstruction = (masks[:, :, None] * at_least_float32(appearance)).sum(dim=1)
         return from_symmetric(reconstruction), masks
 
 
@@ -344,7 +340,7 @@ def fast_painted(
     spread: float = 0.5,
 ) -> SlotAutoencoder:
     """A variant for things of one kind in many places, seen and painted from their own centre
-    (`nn.own_frame`), which know their masks by themselves, too. Arguments as `fast_sprites`'.
+    (`nn.slot_frames`), which know their masks by themselves, too. Arguments as `fast_sprites`'.
 
     With `without_shading` pictures are seen and compared both with their shading and without it.
     """

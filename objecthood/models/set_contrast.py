@@ -31,9 +31,9 @@ from objecthood.nn import (
     ResidualPredictor,
     SoftKMeans,
 )
+from objecthood.nn.block_matching import Sight
 from objecthood.nn.decoders import enlarge
 from objecthood.nn.encoders import check_pictures
-from objecthood.nn.matching_motion import Sight
 from objecthood.nn.precision import at_least_float32
 from objecthood.nn.soft_kmeans import Clusters
 

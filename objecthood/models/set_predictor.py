@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from objecthood.nn import ConvEncoder, GaussianSlots, Grouping, GroupingModel, LearnedSlots, SlotAttention
+from objecthood.nn.color_transforms import symmetric
 from objecthood.nn.encoders import SameConv2d, check_pictures
 from objecthood.nn.initialization import glorot
 from objecthood.nn.precision import at_least_float32
-from objecthood.nn.views import symmetric
 
 
 class SetPrediction(NamedTuple):

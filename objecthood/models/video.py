@@ -17,7 +17,7 @@ google-research/slot-attention-video) in this:
   frame, the first included, in SAVi-S; the paper names no extra iterations for the first frame.
 - Slot attention: slots of 64 (there 128); an MLP after the GRU (SAVi-S: none, `mlp_size` is not set); epsilon
   is added to the attention before it is normalised (there to the denominator); the spatial bias and duplicate
-  suppression of `nn.priors` act between iterations and from one frame on the next (there: none).
+  suppression of `nn.attention_bias` act between iterations and from one frame on the next (there: none).
 - Gradient: bilevel, through the last iteration of each frame and straight to its first slots (there: through
   all). Both go back through time.
 - Start: learned slots, one each, if unconditional, as `ParamStateInit` there (`GaussianStateInit` is its
@@ -31,7 +31,7 @@ google-research/slot-attention-video) in this:
 - Layer norms have an epsilon of 1e-3 (Keras' default; there 1e-6, Flax's); weights begin as in Keras, those
   of the hint's MLP as in PyTorch.
 - What is decoded: corrected slots, as there; `paints_next` decodes the predicted ones.
-- `sees="motion"` groups a motion field, found by matching (`nn.matching_motion`), in place of the frame,
+- `sees="motion"` groups a motion field, found by matching (`nn.block_matching`), in place of the frame,
   after Yang et al. 2021 (arXiv 2104.07658). SAVi sees frames.
 
 Training and test differ as `recipes.video` lists.
@@ -56,9 +56,9 @@ from objecthood.nn import (
     SlotAttention,
     TransformerPredictor,
 )
+from objecthood.nn.block_matching import Sight, motion_of_frame
 from objecthood.nn.decoders import SpatialBroadcastDecoder
 from objecthood.nn.encoders import check_pictures
-from objecthood.nn.matching_motion import Sight, motion_of_frame
 from objecthood.nn.precision import at_least_float32
 
 Start = Literal["unconditional", "boxes", "centres"]

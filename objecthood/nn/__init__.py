@@ -1,14 +1,14 @@
 """Ideas: one file each, with its equation and citation. Imports torch (and SciPy for assignment) only."""
 
+from objecthood.nn.attention_bias import CompactPrior
+from objecthood.nn.background_merge import unite_grounds
 from objecthood.nn.decoders import PatchDecoder, SpatialBroadcastDecoder
 from objecthood.nn.dynamics import ResidualPredictor, TransformerPredictor
 from objecthood.nn.encoders import ConvEncoder
-from objecthood.nn.grounds import unite_grounds
 from objecthood.nn.grouping import ClipModel, Grouping, GroupingModel
 from objecthood.nn.initial_slots import ConditionedSlots, GaussianSlots, LearnedSlots
 from objecthood.nn.matching import assign
 from objecthood.nn.positions import PositionEmbedding
-from objecthood.nn.priors import CompactPrior
 from objecthood.nn.slot_attention import SlotAttention, SlotAttentionOutput
 from objecthood.nn.slot_mlp import SlotMLP
 from objecthood.nn.soft_kmeans import SoftKMeans

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from objecthood.nn.block_matching import Sight, look
 from objecthood.nn.encoders import ConvEncoder
 from objecthood.nn.initial_slots import GaussianSlots, LearnedSlots
-from objecthood.nn.matching_motion import Sight, look
 from objecthood.nn.slot_attention import SlotAttention, SlotAttentionOutput
 from objecthood.nn.slot_mlp import SlotMLP
 from objecthood.nn.soft_kmeans import SoftKMeans

@@ -72,7 +72,7 @@ class SlotAttention(nn.Module):
             first-order term of the implicit function theorem, Chang et al. 2022, arXiv 2207.00787); or
             through the last and straight through to the initial slots ("bilevel": Jia et al. 2023, BO-QSA,
             arXiv 2210.08990).
-        prior: what a slot may prefer between iterations (see `nn.priors`): called with the detached attention
+        prior: what a slot may prefer between iterations (see `nn.attention_bias`): called with the detached attention
             [batch, slots, inputs] of one iteration and the same without any prior, returns what to add to the
             logits of the next.
         early_prior: ask the prior at the beginning of an iteration, the first included, what to add to its
@@ -136,8 +136,6 @@ class SlotAttention(nn.Module):
         self.input_dim, self.slot_dim = input_dim, slot_dim
         self.iterations, self.gradient, self.prior, self.epsilon = iterations, gradient, prior, epsilon
         self.early_prior, self.competition, self.aggregation = early_prior, competition, aggregation
-        self.can_fuse = (competition, aggregation) == ("slots", "mean")  # what the fused kernel computes
-        self.attend: Callable[..., tuple[Tensor, Tensor]] | None = None  # set by `nn.kernels.fuse`
         self.norm_inputs = nn.LayerNorm(input_dim, eps=norm_epsilon) if normalize_inputs else nn.Identity()
         self.norm_slots = nn.LayerNorm(slot_dim, eps=norm_epsilon) if normalize_slots else nn.Identity()
         self.norm_mlp = nn.LayerNorm(slot_dim, eps=norm_epsilon) if mlp else None
@@ -187,8 +185,7 @@ class SlotAttention(nn.Module):
         # 16 bits cannot carry the competition: 1e-8 vanishes beside 1/slots and near-ties round to ties.
         with without_autocast(inputs):
             slots = slots.to(wide(weights))
-            if self.attend is None or mask is not None:  # the fused kernel does it on the chip
-                inputs = at_least_float32(inputs)
+            inputs = at_least_float32(inputs)
             initial, bias, attentions = slots, None, []
             if self.prior is not None and before is not None:
                 bias = self.prior(before.detach(), self.resemblance(slots, inputs))
@@ -219,12 +216,9 @@ class SlotAttention(nn.Module):
         """One iteration over normalised `inputs`: the slots after it, and the attention (softmax over slots)
         in it."""
         queries = self.queries(slots)
-        if self.attend is not None and mask is None:
-            gathered, attention = self.attend(queries, inputs, inputs, bias, self.epsilon)
-        else:
-            logits = queries @ inputs.transpose(1, 2)
-            attention = self.compete(logits if bias is None else logits + bias, mask)
-            gathered = self.aggregate(attention, inputs, mask)
+        logits = queries @ inputs.transpose(1, 2)
+        attention = self.compete(logits if bias is None else logits + bias, mask)
+        gathered = self.aggregate(attention, inputs, mask)
         updates = self._apply_layer(self.project_v, gathered)
         if self.gru is None:
             slots = updates

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from objecthood import limits
 from objecthood.data.scene import Dataset, Scenes
-from objecthood.files import check_name
-from objecthood.optimizers import Muon, is_matrix
+from objecthood.nn.muon import Muon, is_matrix
+from objecthood.runtime import limits
+from objecthood.runtime.files import check_name
 
 Model: TypeAlias = Any
 """What a recipe's own `build_model` returns, a `torch.nn.Module`; recipes know theirs, the loop need not."""

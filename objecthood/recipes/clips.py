@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from objecthood import metrics, motion, video_figures
-from objecthood.data.camouflage import Camouflage
-from objecthood.data.moving_sprites import Backdrop, MovingSprites
+from objecthood import metrics
+from objecthood.data.generated.camouflage import Camouflage
+from objecthood.data.generated.moving_sprites import Backdrop, MovingSprites
 from objecthood.data.scene import Dataset, Scenes
-from objecthood.nn.matching_motion import Sight, look
+from objecthood.motion import tracking as motion
+from objecthood.nn.block_matching import Sight, look
 from objecthood.recipes.base import Model, Recipe
+from objecthood.visualize import video
 
 SHARES = {
     "id_switch_rate": ("id_switches", "id_chances"),
@@ -103,15 +105,15 @@ class OnClips(Recipe):
 
     def picture(self, model: Model, scenes: Scenes) -> Image.Image:
         scene = self.discover(model, scenes, torch.arange(len(scenes["image"])))
-        return video_figures.clips_figure(scenes["image"][:4], scene.masks[:4])
+        return video.clips_figure(scenes["image"][:4], scene.masks[:4])
 
     def figures(self, model: Model, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
         frames = self.dataset("validation")[range(4)]
         scene = self.discover(model, frames, torch.arange(4))
         tracks = motion.track(frames["image"], scene.masks)
         return {
-            "clips": video_figures.clips_figure(frames["image"], scene.masks),
-            "clips-animated": video_figures.clips_frames(frames["image"], scene.masks, tracks),
+            "clips": video.clips_figure(frames["image"], scene.masks),
+            "clips-animated": video.clips_frames(frames["image"], scene.masks, tracks),
         }
 
     def prepare_for_test(self, model: Model) -> Model:

@@ -17,16 +17,17 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from objecthood import animate, losses, metrics, visualize
+from objecthood import losses, metrics
+from objecthood.data.generated.sprites import Background
 from objecthood.data.randomness import several_starts
 from objecthood.data.scene import Dataset, Scenes
-from objecthood.data.sprites import Background
 from objecthood.models import autoencoder
 from objecthood.models.autoencoder import Discovery as Output
 from objecthood.models.autoencoder import SlotAutoencoder
-from objecthood.nn.priors import grow_repulsion
+from objecthood.nn.attention_bias import grow_repulsion
 from objecthood.recipes.base import FAST, Recipe
 from objecthood.recipes.sources import MADE_HERE, Source, open_dataset
+from objecthood.visualize import animation, figures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,15 +116,15 @@ class Discovery(Recipe):
     def picture(self, model: SlotAutoencoder, scenes: Scenes) -> Image.Image:
         images = scenes["image"]
         scene = self.discover(model, images, torch.arange(len(images)))
-        return visualize.slots_figure(images, scene.reconstruction, scene.masks, scene.appearance)
+        return figures.slots_figure(images, scene.reconstruction, scene.masks, scene.appearance)
 
     def figures(self, model: SlotAutoencoder, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
         image = scenes["image"][:1]
         attention = self.discover(model, image, torch.arange(1)).attention[0]
         return {
             "slots": self.picture(model, scenes),
-            "attention": visualize.attention_figure(image[0], attention),
-            "attention-animated": animate.attention_frames(image[0], attention),
+            "attention": figures.attention_figure(image[0], attention),
+            "attention-animated": animation.attention_frames(image[0], attention),
         }
 
     def prepare_for_test(self, model: SlotAutoencoder) -> SlotAutoencoder:
@@ -197,7 +198,7 @@ class GuidedDiscovery(Discovery):
     rehome: bool = True
     """Whether an empty slot is handed one of two things that another holds."""
     without_shading: bool = False
-    """Whether pictures are seen and compared by chromaticity (`nn.views.shading_free`)."""
+    """Whether pictures are seen and compared by chromaticity (`nn.color_transforms.shading_free`)."""
     attention_guided: bool = True
     """Whether the logarithm of the last attention is added to mask logits."""
     second_kernel: int = 5
@@ -254,7 +255,7 @@ class GuidedDiscovery(Discovery):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PaintedDiscovery(GuidedDiscovery):
     """A variant for things of one kind in many places: slots are seen and painted from their own centre
-    (`nn.own_frame`), and must paint their masks by themselves, too.
+    (`nn.slot_frames`), and must paint their masks by themselves, too.
 
     Masks guided by the attention may have any shape, so that two objects of one colour make one mask. Here
     a second picture is made of the same paintings, with masks that a slot knows from itself alone, and its

@@ -18,15 +18,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from objecthood import metrics, motion_masks, video_figures
-from objecthood.data import motion_fields
-from objecthood.data.motion_fields import MotionFields, SequenceFields
+from objecthood import metrics
 from objecthood.data.randomness import start_noise
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.models import autoencoder
 from objecthood.models.autoencoder import Discovery as Scene
 from objecthood.models.autoencoder import SlotAutoencoder
+from objecthood.motion import fields as motion_fields
+from objecthood.motion import masks as motion_masks
+from objecthood.motion.fields import MotionFields, SequenceFields
 from objecthood.recipes.base import FAST, Recipe
+from objecthood.visualize import video
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ class MotionGrouping(Recipe):
     def picture(self, model: SlotAutoencoder, scenes: Scenes) -> Image.Image:
         fields = scenes["image"]
         masks = self.discover(model, fields.flatten(0, 1)).masks.unflatten(0, fields.shape[:2])
-        return video_figures.clips_figure(fields, masks)
+        return video.clips_figure(fields, masks)
 
     def figures(self, model: SlotAutoencoder, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
         return {"fields": self.picture(model, scenes)}
@@ -133,7 +135,7 @@ class MotionGrouping(Recipe):
             f"frames of DAVIS-2016 sequences held out of training (fold {self.fold} of {self.num_folds}, at "
             f"most {self.test_scenes}), DIS flow, {self.num_slots} slots, all but the one with most of the "
             f"border; j: intersection over union at {self.resolution} x {self.resolution} pixels, mean over "
-            "frames (not the benchmark's protocol: runs/davis.py has that)"
+            "frames (not the benchmark's protocol: runs/experiments/davis.py has that)"
         )
 
 

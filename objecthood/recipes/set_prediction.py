@@ -17,10 +17,17 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from objecthood import animate, losses, metrics, visualize
+from objecthood import losses, metrics
 from objecthood.data.clevr_properties import EXTENT
-from objecthood.data.clevr_scenes import CAMERA, camera_axes
-from objecthood.data.clevr_view import CROP_CENTRE, CROP_SIDE, FRAME_HEIGHT, FRAME_WIDTH, TANGENT_PER_PIXEL
+from objecthood.data.clevr_render.arrangement import CAMERA
+from objecthood.data.clevr_render.scene import camera_axes
+from objecthood.data.clevr_render.view import (
+    CROP_CENTRE,
+    CROP_SIDE,
+    FRAME_HEIGHT,
+    FRAME_WIDTH,
+    TANGENT_PER_PIXEL,
+)
 from objecthood.data.randomness import start_noise
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.models import set_predictor
@@ -30,6 +37,7 @@ from objecthood.nn.matching import assign
 from objecthood.nn.randomness import per_picture
 from objecthood.recipes.base import FAST, Recipe
 from objecthood.recipes.sources import Source, open_dataset
+from objecthood.visualize import animation, figures
 
 THRESHOLDS = (math.inf, 1.0, 0.5, 0.25, 0.125)
 """Largest distances at which a position counts as right, in CLEVR's units (Locatello et al. 2020, figure
@@ -98,12 +106,12 @@ class SetPrediction(Recipe):
 
     def picture(self, model: SetPredictor, scenes: Scenes) -> Image.Image:
         image = scenes["image"][:1]
-        return visualize.attention_figure(image[0], self.predict(model, image, torch.arange(1)).attention[0])
+        return figures.attention_figure(image[0], self.predict(model, image, torch.arange(1)).attention[0])
 
     def figures(self, model: SetPredictor, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
         image = scenes["image"][:1]
         attention = self.predict(model, image, torch.arange(1)).attention[0]
-        animation = animate.attention_frames(image[0], attention)
+        animation = animation.attention_frames(image[0], attention)
         return {"attention": self.picture(model, scenes), "attention-animated": animation}
 
     def prepare_for_test(self, model: SetPredictor) -> SetPredictor:
@@ -128,7 +136,7 @@ def mirrored(
     """`chosen` scenes as in a mirror: left and right of the picture change places, and positions with them.
 
     Positions are mirrored across the vertical plane through CLEVR's camera and what it looks at. The camera
-    of a scene stands a little beside that (`data.clevr_scenes.CAMERA_JITTER`), to either side alike, so a
+    of a scene stands a little beside that (`data.clevr_render.scenes.CAMERA_JITTER`), to either side alike, so a
     mirrored scene is as likely as its original, but for the lamps. The few positions that come to lie beyond
     CLEVR's range are moved to its border.
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from objecthood.data.clevr import Clevr
-from objecthood.data.clevr_like import ClevrLike
-from objecthood.data.clevrtex import ClevrTex
-from objecthood.data.coco import Coco
+from objecthood.data.clevr_render.clevr_like import ClevrLike
 from objecthood.data.folder import Folder
-from objecthood.data.multi_object_packed import Packed
+from objecthood.data.generated.sprites import Background, Sprites
+from objecthood.data.generated.tetrominoes import Tetrominoes
+from objecthood.data.published.clevr import Clevr
+from objecthood.data.published.clevrtex import ClevrTex
+from objecthood.data.published.coco import Coco
+from objecthood.data.published.multi_object_packed import Packed
 from objecthood.data.scene import Dataset, Scenes
-from objecthood.data.sprites import Background, Sprites
-from objecthood.data.tetrominoes import Tetrominoes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -27,15 +27,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from objecthood import losses, metrics, motion
+from objecthood import losses, metrics
 from objecthood.data.randomness import start_noise
 from objecthood.data.scene import Scenes
 from objecthood.models import video
 from objecthood.models.video import SlotVideo, Start, VideoScene
+from objecthood.motion import tracking as motion
 from objecthood.nn import ResidualPredictor, TransformerPredictor
+from objecthood.nn.attention_bias import grow_repulsion
+from objecthood.nn.block_matching import motion_picture
 from objecthood.nn.decoders import enlarge
-from objecthood.nn.matching_motion import motion_picture
-from objecthood.nn.priors import grow_repulsion
 from objecthood.recipes.base import FAST
 from objecthood.recipes.clips import OnClips
 

@@ -29,7 +29,7 @@ export function compose(layers, size) {
   return { reconstruction, masks, owner };
 }
 
-/** How badly planes [3 * size] are painted, by the measures of objecthood/familiarity.py, in [-1, 1] units. */
+/** How badly planes [3 * size] are painted, by the measures of objecthood/analysis/out_of_distribution.py, in [-1, 1] units. */
 export function errors(painted, planes) {
   const size = planes.length / 3, rest = new Float32Array(size);
   let whole = 0;

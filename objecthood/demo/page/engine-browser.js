@@ -1,4 +1,4 @@
-// The model in the visitor's browser: the exported parts (objecthood/export.py), run by onnxruntime-web.
+// The model in the visitor's browser: the exported parts (objecthood/export/export.py), run by onnxruntime-web.
 
 import * as ort from "./runtime/ort.wasm.bundle.min.mjs";
 import { normal } from "./noise.js";

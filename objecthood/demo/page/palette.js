@@ -1,4 +1,4 @@
-// The colour of each slot: the same as in the package's figures (objecthood/visualize.py, BASE_COLORS).
+// The colour of each slot: the same as in the package's figures (objecthood/visualize/figures.py, BASE_COLORS).
 
 const BASE = [
   [0x3a, 0x57, 0xff], [0xe8, 0x88, 0x1a], [0x25, 0xc0, 0x85], [0xcc, 0x2c, 0x3a],

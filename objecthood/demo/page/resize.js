@@ -1,4 +1,4 @@
-// Pictures to the size that a model sees, as objecthood/data/images.py does it: whole, bilinear, antialiased.
+// Pictures to the size that a model sees, as objecthood/data/io/images.py does it: whole, bilinear, antialiased.
 
 const MOST = 2048; // pixels a side that are read out of a canvas; larger pictures are halved by the browser first
 

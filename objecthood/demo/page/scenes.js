@@ -1,4 +1,4 @@
-// Scenes drawn here: two to five overlapping sprites, with the shapes and ranges of objecthood/data/sprites.py.
+// Scenes drawn here: two to five overlapping sprites, with the shapes and ranges of objecthood/data/generated/sprites.py.
 
 import { uniform } from "./noise.js";
 import { fromHsv } from "./palette.js";

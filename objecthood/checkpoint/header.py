@@ -1,0 +1,70 @@
+"""What a weight file says of itself, read from its first bytes alone: no tensor, no torch.
+
+A safetensors file begins with the length of a JSON header (8 bytes, little endian), which lists tensors and
+carries free text as `__metadata__`; the tensors follow (github.com/huggingface/safetensors, "Format").
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from objecthood.runtime.limits import HEADER_BYTES
+
+FORMAT = "objecthood-weights-1"
+_IN_JSON = ("recipe", "scores", "usual")
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """Recipe, version, commit, scores and what is `usual` (`familiarity`), without reading a tensor.
+
+    "parameters" is the number of all weights. Raises ValueError, in one line, where there is no such file, it
+    is cut short, or is not one of ours.
+
+    Example:
+        >>> from objecthood.hub import PRETRAINED
+        >>> read_description(PRETRAINED["sprites"].file)["recipe"]["num_slots"]
+        6
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no weight file at {path}; a finished run has one as RUN/weights.safetensors")
+    try:
+        tensors = _read_header(path)
+        metadata = tensors.pop("__metadata__", {})
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+        metadata.setdefault("usual", "{}")  # not in files of version 0.1.0
+        facts = metadata | {key: json.loads(metadata[key]) for key in _IN_JSON}
+        parameters = sum(_product(tensor["shape"]) for tensor in tensors.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not a weight file of objecthood ({error}); train one or name another"
+        ) from error
+    return facts | {"parameters": parameters}
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """The JSON header; ValueError where it, or what it promises, is not all there."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        (length,) = struct.unpack("<Q", start) if len(start) == 8 else (0,)
+        if not 2 <= length <= min(HEADER_BYTES, size - 8):
+            raise ValueError("no safetensors header")
+        header = json.loads(file.read(length))
+    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    if 8 + length + max(ends, default=0) != size:
+        raise ValueError(f"{size} bytes, its header promises {8 + length + max(ends, default=0)}")
+    return header
+
+
+def _product(shape: list[int]) -> int:
+    product = 1
+    for side in shape:
+        if type(side) is not int or not 0 <= side < 2**63:
+            raise ValueError(f"a tensor has shape {shape!r:.60}")
+        product *= side
+    return product

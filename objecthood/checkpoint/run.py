@@ -1,0 +1,400 @@
+"""Weights in and out: run checkpoints that survive a crash, and weight files that describe themselves.
+
+A checkpoint is a folder written beside its place, synced to disk, its SHA-256 manifest last, then renamed: it
+is there whole or not at all, and a damaged one is noticed and skipped. No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import objecthood
+from objecthood.checkpoint.header import FORMAT, read_description
+from objecthood.checkpoint.reference import load_reference
+from objecthood.recipes import Recipe, from_dict
+from objecthood.runtime import limits
+from objecthood.runtime.environment import commit
+from objecthood.runtime.files import real_folder, refuse_link, staged_name
+
+__all__ = ["NotSaved", "load", "load_reference", "read_description", "restore", "save", "save_checkpoint"]
+
+KEPT = 2
+"""Checkpoints that stay: a damaged newest one leaves one to go on from."""
+SMALL_RESOLUTION = 256
+"""Pixels a side up to which a model's tables take at most 100 MB, and are not counted before it is built."""
+NAMED = 5
+"""Tensors that a message lists where weights do not fit."""
+
+
+class NotSaved(OSError, ValueError):
+    """What could not be written; what was there before is whole. One line: where, why, needed and free."""
+
+
+def save(
+    model: nn.Module,
+    recipe: Recipe,
+    path: str | Path,
+    scores: dict[str, float] | None = None,
+    usual: dict[str, Any] | None = None,
+) -> Path:
+    """Write weights with recipe, version, commit, scores and what is `usual` (`familiarity.usual`) in the
+    metadata, as safetensors; atomically. The same weights and facts give the same bytes."""
+    path = Path(path)
+    metadata = {
+        "format": FORMAT,
+        "recipe": json.dumps(recipe.to_dict()),
+        "version": objecthood.__version__,
+        "commit": commit(),
+        "scores": json.dumps(scores or {}),
+        "usual": json.dumps(usual or {}),
+    }
+    staged = staged_name(path)
+    try:
+        _write_tensors(model.state_dict(), staged, metadata)
+        _sort_metadata(staged)
+        sync(staged)
+        os.replace(staged, path)
+        sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise _not_saved(f"weights could not be written to {path}", path.parent, error, model) from error
+    finally:
+        staged.unlink(missing_ok=True)
+    return path
+
+
+def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
+    """The model of a weight file, ready for use; its recipe is at `model.recipe`, and what is
+    usual for it (`familiarity`) at `model.usual`. `hub.load` takes names as well.
+
+    A file made by a recipe class of your own needs that `recipe`. Raises ValueError where the file is
+    missing, is not ours, or does not fit the recipe.
+
+    Example:
+        >>> import tempfile
+        >>> import objecthood as oh
+        >>> recipe = oh.RECIPES["tetrominoes"]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = oh.save(recipe.build_model(), recipe, f"{folder}/weights.safetensors")
+        ...     load(file).recipe.name
+        'tetrominoes'
+    """
+    description = read_description(path)  # refuses what is no weight file of ours
+    if recipe is None:
+        recipe = described_recipe(path)
+    try:
+        with no_more_weights_than(description["parameters"]):
+            check_buffers(recipe)
+            tensors = load_file(path)
+            model = recipe.build_model()
+    except Exception as error:  # a crafted recipe makes anything fail
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be loaded as {recipe.name!r}: {reason}; train anew") from error
+    differences = _differences(model.state_dict(), tensors)
+    if differences:
+        raise ValueError(f"{path} does not fit recipe {recipe.name!r}: {differences}; name its own recipe")
+    model.load_state_dict(tensors)
+    model.recipe, model.usual = recipe, description["usual"]
+    return recipe.prepare_for_test(model)
+
+
+def described_recipe(path: str | Path, task: type[Recipe] | None = None) -> Recipe:
+    """The recipe of a weight file; `task` is its class where that is one of your own, else ValueError."""
+    description = read_description(path)
+    try:
+        return from_dict(description["recipe"], task)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} (version {description['version']}): {error}") from error
+
+
+def check_buffers(recipe: Recipe) -> None:
+    """ValueError where the tables that a recipe's model computes, such as grids of positions, would take more
+    than `limits.BUFFER_BYTES`.
+
+    The model is built on PyTorch's meta device, which takes no memory. Its operations take a second to
+    import, so that recipes of up to `SMALL_RESOLUTION` pixels a side are not counted.
+    """
+    if getattr(recipe, "resolution", 0) <= SMALL_RESOLUTION:
+        return
+    with torch.device("meta"):
+        model = recipe.build_model()
+    size = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    if size > limits.BUFFER_BYTES:
+        raise ValueError(
+            f"its recipe asks for tables of {_megabytes(size)} at `resolution` (={recipe.resolution}), "  # type: ignore[attr-defined]
+            f"and at most {_megabytes(limits.BUFFER_BYTES)} are allowed"
+        )
+
+
+@contextlib.contextmanager
+def no_more_weights_than(count: int) -> Iterator[None]:
+    """A model built within has not far more than `count` weights, else ValueError before memory is taken for
+    them.
+
+    The recipe of a stranger's file says how large a model to build; the file says how many weights it holds.
+    Twice as many pass, and a million: modules that are built and replaced count as well.
+    """
+    thread, found = threading.get_ident(), 0
+
+    def add(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal found
+        if threading.get_ident() == thread and parameter is not None:
+            found += parameter.numel()
+            if found > 2 * count + 1_000_000:
+                raise ValueError(f"its recipe asks for more weights than the {count:,} it holds")
+
+    handle = nn.modules.module.register_module_parameter_registration_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_space(folder: Path, model: nn.Module) -> None:
+    """NotSaved where the disk of `folder` has no room for the checkpoints of a run: those kept and one in the
+    making, each twice the size of `model` (two moments of Adam for its weights, and of its averages none)."""
+    needed, free = (KEPT + 1) * 2 * _size(model), shutil.disk_usage(folder).free
+    if free < needed:
+        raise NotSaved(
+            f"{folder} has no room for checkpoints: {_megabytes(needed)} needed, {_megabytes(free)} free; "
+            "make room, or name another folder with --out"
+        )
+
+
+def save_checkpoint(
+    folder: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], facts: dict[str, Any]
+) -> Path:
+    """Write `folder/step_NNNNNNNN` and remove what is older than the newest `KEPT` whole checkpoints; `facts`
+    are JSON values kept beside it.
+
+    Raises NotSaved where that cannot be done; what was saved before is then whole. ValueError where `folder`
+    is a symbolic link.
+    """
+    staged, final = folder / f".tmp-{uuid.uuid4().hex}", folder / f"step_{step:08d}"
+    try:
+        real_folder(folder)
+        for left_by_a_crash in folder.glob(".tmp-*"):
+            _remove(left_by_a_crash)
+        staged.mkdir()
+        _fill(staged, step, model, optimizers, facts)
+        _publish(staged, final)
+        for old in _outdated(folder):
+            _remove(old)
+    except (OSError, SafetensorError) as error:
+        whole = [one.name for one in _checkpoints(folder) if not _fault(one)]
+        there = f"{whole[0]} is whole; make room, and go on with --resume" if whole else "none is there yet"
+        problem = f"the checkpoint of step {step} could not be written to {folder}"
+        raise _not_saved(problem, folder, error, model, there) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return final
+
+
+def _fill(
+    staged: Path,
+    step: int,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    facts: dict[str, Any],
+) -> None:
+    """All files of a checkpoint, on disk; the manifest last."""
+    _write_tensors(model.state_dict(), staged / "model.safetensors")
+    _write_tensors(dict(_optimizer_tensors(optimizers)), staged / "optimizers.safetensors")
+    (staged / "state.json").write_text(json.dumps({"step": step} | facts))
+    for file in staged.iterdir():
+        sync(file)
+    manifest = {file.name: _sha256(file) for file in sorted(staged.iterdir())}
+    (staged / "manifest.json").write_text(json.dumps(manifest))
+    sync(staged / "manifest.json")
+    sync(staged)
+
+
+def _publish(staged: Path, final: Path) -> None:
+    """Give a checkpoint its name. One of that name is found under another until then: at no moment is there
+    none."""
+    before = final.with_name(f"{final.name}-before")
+    if final.is_symlink() or final.is_file():
+        final.unlink()  # no checkpoint, and what a link points to is not ours
+    if final.exists():
+        shutil.rmtree(before, ignore_errors=True)
+        os.rename(final, before)
+    os.rename(staged, final)
+    sync(final.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def restore(
+    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], say: Any = print
+) -> dict[str, Any] | None:
+    """Fill model and optimizers from the newest whole checkpoint of `folder` and return its facts; None
+    without any.
+
+    Raises ValueError where it is whole and not of this model, or `folder` is a symbolic link.
+    """
+    for checkpoint in _checkpoints(refuse_link(folder)):
+        fault = _fault(checkpoint)
+        if fault:
+            say(f"skipped checkpoint {checkpoint}: {fault}")
+            continue
+        try:
+            tensors = load_file(checkpoint / "model.safetensors")
+            states = load_file(checkpoint / "optimizers.safetensors")
+            facts = json.loads((checkpoint / "state.json").read_text())
+            if type(facts["step"]) is not int or facts["step"] < 0:
+                raise ValueError(f"its step is {facts['step']!r}")
+            differences = _differences(model.state_dict(), tensors)
+            if not differences:
+                model.load_state_dict(tensors)
+                _restore_optimizers(optimizers, states)
+        except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"checkpoint {checkpoint} is not one of this training ({reason})") from error
+        if differences:
+            raise ValueError(f"checkpoint {checkpoint} was made by another architecture: {differences}")
+        return facts
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Newest first, by the step in the name."""
+    return sorted(folder.glob("step_*"), reverse=True)
+
+
+def _outdated(folder: Path) -> list[Path]:
+    """Folders of checkpoints older than the newest `KEPT` whole ones. Damaged ones, files and links do not
+    count, and files and links are not ours to remove."""
+    whole = 0
+    for number, checkpoint in enumerate(found := _checkpoints(folder)):
+        whole += not _fault(checkpoint)
+        if whole == KEPT:
+            return [old for old in found[number + 1 :] if old.is_dir() and not old.is_symlink()]
+    return []
+
+
+def _remove(path: Path) -> None:
+    """A folder with all it holds, or a file or link by itself."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    linked = [file.name for file in (checkpoint, *sorted(checkpoint.glob("*"))) if file.is_symlink()]
+    if linked:
+        return f"{linked[0]} is a symbolic link"
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_text())
+        for name in ("model.safetensors", "optimizers.safetensors", "state.json"):
+            if _sha256(checkpoint / name) != manifest[name]:
+                return f"{name} is not what was written (its SHA-256 differs)"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return f"incomplete ({error})"
+    return None
+
+
+def _differences(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:
+    """The first tensors that are missing, too many, or of another shape or kind, in one line; "" without
+    any."""
+
+    def told(tensors: dict[str, Tensor], name: str) -> str:
+        if name not in tensors:
+            return "none"
+        kind = "" if tensors[name].is_floating_point() else f" {tensors[name].dtype}"
+        return f"{list(tensors[name].shape)}{kind}"
+
+    names = [name for name in sorted(wanted.keys() | found.keys()) if told(wanted, name) != told(found, name)]
+    listed = [f"{name} is {told(found, name)}, expected {told(wanted, name)}" for name in names[:NAMED]]
+    return "; ".join(listed) + (f"; and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _not_saved(problem: str, folder: Path, error: Exception, model: nn.Module, there: str = "") -> NotSaved:
+    """One line for what a full, read-only or missing disk makes others say in many ways."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split()).rpartition("I/O error: ")[2]
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(folder).free
+        reason += f"; about {_megabytes(2 * _size(model))} needed, {_megabytes(free)} free"
+    return NotSaved(f"{problem} ({reason}); {there or 'make room, or name another place'}")
+
+
+def _size(model: nn.Module) -> int:
+    """Bytes of its weights."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Rewrite the header of a safetensors file with its metadata sorted: the library lists it in an order of
+    its own, another in every process, and the same weights should be the same file."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
+        assert len(text) == length, "the same text in another order"
+        file.seek(8)
+        file.write(text)
+
+
+def _sha256(file: Path) -> str:
+    """As hexadecimal digits; OSError for a pipe or a device, which would never end."""
+    if not file.is_file():
+        raise OSError(f"no file {file.name}")
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while chunk := content.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, Tensor]]:
+    for number, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for name, tensor in state.items():
+                yield f"{number}.{index}.{name}", tensor.contiguous()
+
+
+def _restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    parameters = [
+        [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for optimizer in optimizers
+    ]
+    for key, tensor in tensors.items():
+        number, index, name = key.split(".")
+        parameter = parameters[int(number)][int(index)]
+        # Files hold rows in order; fused Adam reads in memory order, so a state must lie as its weight does.
+        laid_out = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor) if tensor.ndim else tensor
+        states[int(number)].setdefault(int(index), {})[name] = laid_out
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def sync(path: Path) -> None:
+    """Have the system write a file, or a folder's list of names, to disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,108 @@
+"""Whether everything is in place: versions, processor, device, limits; a block to paste into a bug report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+NEEDED = {
+    "torch": (2, 10),
+    "numpy": (1, 26),
+    "scipy": (1, 11),
+    "pillow": (12, 1),
+    "safetensors": (0, 5),
+    "rich": (13, 7),
+    "tyro": (1, 0),
+    "jaxtyping": (0, 3),
+    "google-crc32c": (1, 5),
+    "shtab": (1, 7),
+    "typing_extensions": (4, 10),
+}
+"""Packages without which nothing runs, and the oldest version of each, as in pyproject.toml."""
+OPTIONAL = {
+    "pycocotools": "reads COCO's annotations",
+    "mitsuba": "renders CLEVR-like scenes",
+    "av": "reads videos and cameras",
+    "huggingface-hub": "fetches and publishes weights",
+}
+
+
+def examine() -> tuple[dict[str, str], list[str]]:
+    """Facts by name, and what is wrong, each with what to do; torch stays unimported where one is missing."""
+    facts, problems = dict(_packages()), []
+    for name, least in NEEDED.items():
+        found = _version(name)
+        if found is None or _numbers(found) < least:
+            wanted = ".".join(map(str, least))
+            problems.append(f"{name} is {found or 'missing'}: pip install '{name}>={wanted}'")
+    if not problems:
+        facts = _machine() | facts | _limits()
+    for place in (Path.cwd(), Path(tempfile.gettempdir())):
+        problem = _write_test(place)
+        facts[f"write to {place}"] = problem or f"yes, {shutil.disk_usage(place).free / 2**30:.1f} GiB free"
+        if problem:
+            problems.append(f"{place} cannot be written to ({problem}): work in another folder")
+    return facts, problems
+
+
+def _packages() -> Iterator[tuple[str, str]]:
+    for name in NEEDED:
+        yield name, _version(name) or "missing"
+    for name, purpose in OPTIONAL.items():
+        yield f"{name} (optional)", _version(name) or f"missing; {purpose}: pip install {name}"
+
+
+def _machine() -> dict[str, str]:
+    """What `environment` says of this machine, and what it would choose."""
+    import torch
+
+    from objecthood.runtime import environment
+
+    device = environment.choose_device("auto")
+    precision = str(environment.choose_precision("auto", device)).removeprefix("torch.")
+    kept = environment.keep_freed_memory()
+    native = environment.computes_in_bfloat16(device)
+    return environment.describe(device) | {
+        "device": environment.describe(device).get("device", str(device)),
+        "precision": precision,
+        "bfloat16": "computed natively" if native else "emulated here, and slow; training uses float32",
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "freed memory": "kept for reuse (glibc)" if kept else "left to the system: training may be slower",
+    }
+
+
+def _limits() -> dict[str, str]:
+    from objecthood.data import folder
+    from objecthood.data.io import images
+    from objecthood.runtime import limits
+
+    return limits.TABLE | {
+        "image formats": " ".join(images.FORMATS),
+        "images kept in memory": f"{folder.CACHE_BYTES:,} bytes of a folder",
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: "2.13.0+cpu" gives (2, 13)."""
+    parts = version.split("+")[0].split(".")[:2]
+    return tuple(int(part) if part.isdigit() else 0 for part in parts)
+
+
+def _write_test(folder: Path) -> str:
+    """Why nothing can be written to `folder`, or ""."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"objecthood")
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

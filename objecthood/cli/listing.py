@@ -1,0 +1,147 @@
+"""`objecthood list` and `objecthood show`: what there is, and what is known of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+from objecthood.cli.lookup import find_recipe, read_json
+from objecthood.cli.options import UsageError, did_you_mean, parse
+
+if typing.TYPE_CHECKING:
+    from rich.console import Console
+
+    from objecthood.recipes import Recipe
+
+PLAIN_WIDTH = 140
+"""Characters of a table where there is no terminal to fit it into."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShowOptions:
+    """What is shown."""
+
+    what: str
+    """Weights by name, recipe, Python file with one, weights file, or run folder."""
+    recipe: bool = False
+    """Show the recipe, where weights have the same name."""
+    costs: bool = False
+    """Of a recipe, say what it will need as well: parameters by part, scenes, bytes. No step is taken."""
+    data_path: str = ""
+    """With --costs, where the recipe's scenes lie; its own data_path unless named."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ListOptions:
+    """What is listed."""
+
+    what: tuple[str, ...] = ()
+    """recipes (so unless named) or weights."""
+
+
+def list_names(arguments: list[str]) -> int:
+    """List the recipes, or the pretrained weights: [recipes | weights].
+
+    Of recipes: name, data, size, training and expected score of everything that objecthood train knows. Of
+    weights: name, recipe, seed, scores on test scenes, licence and size of everything that comes with this
+    package.
+    """
+    options = parse(ListOptions, arguments, "list", inspect.getdoc(list_names) or "")
+    kinds = {"recipes": _list_recipes, "weights": _list_weights}
+    if len(options.what) > 1:
+        raise UsageError(
+            f"{options.what[1]!r} is one word too many; write objecthood list recipes or weights"
+        )
+    what = options.what[0] if options.what else "recipes"
+    if what not in kinds:
+        raise UsageError(f"{what!r} cannot be listed; {did_you_mean(what, list(kinds))}")
+    kinds[what]()
+    return 0
+
+
+def show(arguments: list[str]) -> int:
+    """Show weights, a recipe or a run as JSON: NAME, FILE or RUN.
+
+    Of weights nothing but their description is read: recipe, scores with protocol and seeds, data, licence,
+    limits.
+    """
+    options = parse(ShowOptions, arguments, "show", inspect.getdoc(show) or "")
+    what, path = options.what, Path(options.what)
+    from objecthood.hub.pretrained import PRETRAINED
+
+    if options.data_path and not options.costs:
+        raise UsageError("--data-path is where --costs looks for scenes; add --costs")
+    if options.costs:
+        facts: dict[str, Any] = _with_costs(find_recipe(what), options.data_path)
+    elif what in PRETRAINED and not options.recipe:
+        facts = {"name": what, **PRETRAINED[what].facts}
+    elif path.is_dir():
+        facts = {"recipe": read_json(path / "recipe.json")}
+        if (path / "result.json").exists():
+            facts["result"] = read_json(path / "result.json")
+    elif path.is_file() and path.suffix != ".py":
+        from objecthood.checkpoint.header import read_description
+
+        facts = read_description(path)
+    else:
+        facts = find_recipe(what).to_dict()
+    print(json.dumps(facts, indent=1))
+    return 0
+
+
+def _with_costs(recipe: Recipe, data_path: str) -> dict[str, Any]:
+    from objecthood.analysis.costs import costs
+
+    if data_path and not hasattr(recipe, "data_path"):
+        raise UsageError(f"--data-path (={data_path}) means nothing to {recipe.name}; leave it away")
+    placed: Any = recipe
+    recipe = dataclasses.replace(placed, data_path=data_path) if data_path else recipe
+    return recipe.to_dict() | {"costs": costs(recipe)}
+
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal, or wide enough for pipes and files."""
+    from rich.console import Console
+
+    plain = Console(highlight=False, markup=False, emoji=False)
+    return (
+        plain if plain.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PLAIN_WIDTH)
+    )
+
+
+def _list_recipes() -> None:
+    from rich.table import Table
+
+    from objecthood.recipes import RECIPES
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("recipe", "data", "pixels", "steps", "what it is", "expected"):
+        numbers = heading in ("pixels", "steps")
+        table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
+    for name, recipe in RECIPES.items():
+        fields = recipe.to_dict()
+        side, what = f"{fields['resolution']} x {fields['resolution']}", recipe.description
+        table.add_row(name, fields["data"], side, f"{recipe.steps:,}", what, recipe.expected or "-")
+    console().print(table)
+
+
+def _list_weights() -> None:
+    from rich.table import Table
+
+    from objecthood.hub.pretrained import PRETRAINED
+    from objecthood.recipes.score_names import title
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("weights", "recipe", "seed", "scores on test scenes", "licence", "bytes"):
+        table.add_column(
+            heading, justify="right" if heading in ("seed", "bytes") else "left", overflow="fold"
+        )
+    for name, one in PRETRAINED.items():
+        scores = ", ".join(f"{title(key)} {value:.3f}" for key, value in one.scores.items())
+        facts = one.facts
+        table.add_row(name, facts["recipe"], str(facts["seed"]), scores, one.licence, f"{facts['bytes']:,}")
+    console().print(table)

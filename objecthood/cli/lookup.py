@@ -1,0 +1,157 @@
+"""What a name typed at the command stands for: a recipe, weights, a run folder, a device."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+from objecthood.cli.options import UsageError, did_you_mean, is_option, nearest
+
+if typing.TYPE_CHECKING:
+    import torch
+
+    from objecthood.recipes import Recipe
+    from objecthood.recipes.base import Model
+
+
+def split_name(arguments: list[str]) -> tuple[str, list[str]]:
+    """The first word that is neither an option of `train` nor its value, and the rest."""
+    place = 0
+    while place < len(arguments):
+        word = arguments[place]
+        if not is_option(word):
+            return word, arguments[:place] + arguments[place + 1 :]
+        place += 1 if "=" in word or word in ("-h", "--help") else 2
+    return "", arguments
+
+
+def with_newest_run(arguments: list[str]) -> list[str]:
+    """`--resume` without a folder, given the newest unfinished run below runs/ (of the recipe named before or
+    after it, where one is); says which. UsageError where there is none."""
+    if {"-h", "--help"} & set(arguments):
+        return arguments
+    for place, word in enumerate(arguments):
+        following = arguments[place + 1 : place + 2]
+        if word == "--resume" and (not following or is_option(following[0])):
+            name, _ = split_name(arguments[:place] + arguments[place + 1 :])
+            run = newest_run(name)
+            print(f"resume   {run}", flush=True)
+            return [*arguments[:place], f"--resume={run}", *arguments[place + 1 :]]
+    return arguments
+
+
+def newest_run(name: str = "", root: str | Path = "runs") -> Path:
+    """The run below `root`, of the recipe `name` if given, that was written to last and is not finished."""
+    from objecthood.train import is_finished
+
+    runs = [log.parent for log in Path(root).glob("**/metrics.jsonl")]
+    unfinished = [run for run in runs if not is_finished(run)]
+    of_recipe = [run for run in unfinished if not name or read_json(run / "recipe.json").get("name") == name]
+    if not of_recipe:
+        what = f"of {name} " if name else ""
+        raise UsageError(
+            f"--resume needs a run folder, as no unfinished run {what}lies below {root}/; write objecthood "
+            "train --resume RUN"
+        )
+    return max(of_recipe, key=lambda run: (run / "metrics.jsonl").stat().st_mtime)
+
+
+def recipe_to_train(name: str, rest: list[str]) -> Recipe:
+    """The recipe whose fields can be typed: that of the run to resume, or the named one."""
+    from objecthood.recipes import RECIPES, from_dict
+
+    named = find_recipe(name) if name else None
+    run = _value_of("--resume", rest)
+    if run:
+        settings = read_json(Path(run) / "recipe.json")
+        if named and type(named).__name__ != settings.get("task"):
+            raise UsageError(
+                f"{run} trains another recipe than {name}; write objecthood train --resume {run}"
+            )
+        return from_dict(settings, type(named) if named else None)
+    if named:
+        return named
+    if {"-h", "--help"} & set(rest):
+        return RECIPES["tetrominoes"]
+    for word in filter(is_option, rest):
+        if nearest(word.partition("=")[0], ["resume"]):
+            raise UsageError(
+                f"train has no option {word}; did you mean --resume? objecthood train --help lists all"
+            )
+    raise UsageError(f"train needs a recipe ({', '.join(RECIPES)}, or a Python file), or --resume RUN")
+
+
+def _value_of(option: str, arguments: list[str]) -> str:
+    """What follows an option, or ""."""
+    for word, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        typed, equals, value = word.partition("=")
+        if typed == option:
+            return value if equals else following
+    return ""
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe by name, or from a Python file; UsageError where there is none."""
+    from objecthood.recipes import RECIPES, from_file
+
+    if name.endswith(".py"):
+        return from_file(name)
+    if name not in RECIPES:
+        question = did_you_mean(name, list(RECIPES))
+        raise UsageError(f"no recipe, file or run {name!r}; {question} objecthood list shows all recipes")
+    return RECIPES[name]
+
+
+def load_model(weights: str, named: Recipe | None) -> Model:
+    """The model of weights by name, file or run folder; `named` has its class if that is not one of ours."""
+    from objecthood import checkpoint, hub
+    from objecthood.recipes import RECIPES, TASKS
+
+    if weights in RECIPES and weights not in hub.PRETRAINED and not Path(weights).exists():
+        raise UsageError(
+            f"{weights!r} is a recipe; train it, objecthood train {weights}, then name runs/{weights}-s0"
+        )
+    path = hub.resolve(weights)
+    ours = checkpoint.read_description(path)["recipe"].get("task") in TASKS
+    return checkpoint.load(
+        path, checkpoint.described_recipe(path, type(named) if named and not ours else None)
+    )
+
+
+def choose_device(name: str, recipe: Recipe | None = None) -> torch.device:
+    """The device, and the precision of `recipe`, said with the reason; UsageError where there is none."""
+    import torch
+
+    from objecthood.runtime import environment
+
+    try:
+        device = environment.choose_device(name)
+        precision = environment.choose_precision(recipe.precision, device) if recipe else torch.float32
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    why = "asked for" if name != "auto" else "a GPU is there" if device.type == "cuda" else "no GPU is there"
+    line = f"device   {device} ({why})"
+    if recipe:
+        native = "native here" if precision == torch.bfloat16 else "bfloat16 is not native here"
+        why = native if recipe.precision == "auto" else "asked for"
+        line += f", {str(precision).removeprefix('torch.')} ({why})"
+    print(line, flush=True)
+    return device
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object of a run folder; ValueError where there is none."""
+    try:
+        facts = json.loads(file.read_text())
+    except OSError as error:
+        raise ValueError(
+            f"{file.parent} is not a run folder (no {file.name}); name a folder that train wrote"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({error}); restore it, or train anew") from error
+    if not isinstance(facts, dict):
+        raise ValueError(f"{file} is damaged (not a JSON object); restore it, or train anew")
+    return facts

@@ -1,0 +1,218 @@
+"""`objecthood sweep`: one recipe with several seeds and settings, as means and deviations."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import inspect
+import io
+import itertools
+import re
+import statistics
+import typing
+from pathlib import Path
+from typing import Any
+
+from objecthood.cli.listing import console
+from objecthood.cli.lookup import choose_device, find_recipe, split_name
+from objecthood.cli.options import UsageError, is_option, parse
+from objecthood.runtime.files import replacing, write_json
+
+if typing.TYPE_CHECKING:
+    from objecthood.recipes import Recipe
+
+SEEDS = "0..4"
+"""Seeds unless named."""
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_SINGLE = {"out", "device", "data-path", "description", "expected"}
+"""Options whose values are taken as they are, commas included."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepOptions:
+    """Where a sweep is kept."""
+
+    out: str = ""
+    """Folder of the sweep, with a run folder for each setting and seed; runs/sweep-NAME unless named."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One training of a sweep."""
+
+    changes: dict[str, str]
+    """What is particular to it, as typed; the seed included."""
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """Of its run folder."""
+        return ",".join(f"{key}={value}" for key, value in self.changes.items()).replace("/", "_")
+
+    @property
+    def setting(self) -> str:
+        """What is particular to it, the seed left out."""
+        return ", ".join(f"{key} {value}" for key, value in self.changes.items() if key != "seed")
+
+
+def sweep(arguments: list[str]) -> int:
+    """Train a recipe with several seeds and settings: NAME --seed 0..4 --field A,B.
+
+    Every field of the recipe takes one value, several (A,B,C) or a range of whole numbers (0..4); all
+    combinations are trained, one after the other, with five seeds unless seeds are named. The same command,
+    given again, goes on where it was stopped. Means and sample deviations over seeds are printed, and written
+    to sweep.json and sweep.csv in the folder; a training that fails (no finite gradient) is counted.
+    """
+    name, rest = split_name(arguments)
+    about = inspect.getdoc(sweep) or ""
+    if not name and not {"-h", "--help"} & set(rest):
+        raise UsageError("sweep needs a recipe (objecthood list shows them), or a Python file with one")
+    base = find_recipe(name or "tetrominoes")
+    kinds = [("recipe", type(base), base), ("sweep", SweepOptions, SweepOptions())]
+    both: Any = dataclasses.make_dataclass("Options", kinds, frozen=True)
+    members, place = [], SweepOptions()
+    for changes, words in combinations(rest):
+        options = parse(both, words, f"sweep {base.name}", about, flags=False)
+        members.append(Member(changes, options.recipe))
+        place = options.sweep
+    out = Path(place.out or f"runs/sweep-{base.name}")
+    device = choose_device(place.device, base)
+
+    from objecthood.train import train
+
+    results: list[tuple[Member, dict[str, Any] | None]] = []
+    for number, member in enumerate(members, start=1):
+        print(f"{number} of {len(members)}: {member.name}", flush=True)
+        folder = out / member.name
+        try:
+            resume = (folder / "recipe.json").exists()
+            results.append((member, train(member.recipe, folder, resume=resume, device=str(device))))
+        except FloatingPointError as error:
+            print(f"failed: {error}", flush=True)
+            results.append((member, None))
+        rows = summary(results)
+        write_json(out / "sweep.json", {"recipe": base.to_dict(), "rows": rows})
+        write_csv(rows, out / "sweep.csv")
+    print_table(base.name, rows)
+    print(f"written to {out / 'sweep.json'} and {out / 'sweep.csv'}")
+    return 0 if all(result for _, result in results) else 1
+
+
+def combinations(arguments: list[str]) -> list[tuple[dict[str, str], list[str]]]:
+    """All that several values mean: what is particular to each combination, and the words to parse for it.
+
+    >>> [changes for changes, _ in combinations(["--steps", "7", "--seed", "1..2"])]
+    [{'seed': '1'}, {'seed': '2'}]
+    >>> combinations(["--rate=0.1,0.2", "--seed", "3"])[1]
+    ({'rate': '0.2', 'seed': '3'}, ['--rate=0.2', '--seed=3'])
+    """
+    plain: list[str] = []
+    several: dict[str, list[str]] = {}
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        key = option.lstrip("-").replace("_", "-")
+        if not is_option(word) or word in ("-h", "--help"):
+            plain.append(word)
+            continue
+        value = value if equals else next(words, "")
+        values = [value] if key in _SINGLE else separate(value)
+        if len(values) > 1 or key == "seed":
+            several[key] = values
+        else:
+            plain.append(f"{option}={value}")
+    several["seed"] = several.pop("seed", separate(SEEDS))
+    return [
+        (
+            dict(zip(several, chosen, strict=True)),
+            plain + [f"--{k}={v}" for k, v in zip(several, chosen, strict=True)],
+        )
+        for chosen in itertools.product(*several.values())
+    ]
+
+
+def separate(value: str) -> list[str]:
+    """One value or several: "a,b" and, of whole numbers, "0..4".
+
+    >>> separate("0..2"), separate("0.1,0.2"), separate("grey")
+    (['0', '1', '2'], ['0.1', '0.2'], ['grey'])
+    """
+    match = _RANGE.fullmatch(value)
+    if match:
+        first, last = map(int, match.groups())
+        if first > last:
+            raise UsageError(f"a range must rise (={value!r}); write {last}..{first}")
+        return [str(number) for number in range(first, last + 1)]
+    return value.split(",")
+
+
+def summary(results: list[tuple[Member, dict[str, Any] | None]]) -> list[dict[str, Any]]:
+    """For each setting its seeds, those that failed, and of every score mean, sample deviation and values."""
+    rows = []
+    for setting in dict.fromkeys(member.setting for member, _ in results):
+        own = [(member.recipe.seed, result) for member, result in results if member.setting == setting]
+        done = [result for _, result in own if result]
+        scores = {
+            name: spread([result["scores"][name] for result in done])
+            for name in (done[0]["scores"] if done else ())
+        }
+        rows.append(
+            {
+                "setting": setting,
+                "seeds": [seed for seed, _ in own],
+                "failed": [seed for seed, result in own if not result],
+                "scores": scores,
+                "cpu_seconds": spread([result["cpu_seconds"] for result in done]),
+                "protocol": done[0]["protocol"] if done else "",
+            }
+        )
+    return rows
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean, sample deviation (None for fewer than two) and the values themselves."""
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.mean(values) if values else None, "deviation": deviation, "values": values}
+
+
+def in_words(numbers: dict[str, Any], digits: int) -> str:
+    """Mean and deviation, or "-"."""
+    if numbers["mean"] is None:
+        return "-"
+    deviation = "" if numbers["deviation"] is None else f" ± {numbers['deviation']:.{digits}f}"
+    return f"{numbers['mean']:.{digits}f}{deviation}"
+
+
+def write_csv(rows: list[dict[str, Any]], file: Path) -> None:
+    """A line for each setting, seed and score."""
+    with replacing(file) as content, io.TextIOWrapper(content, "utf-8", newline="") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(["setting", "seed", "score", "value"])
+        for row in rows:
+            done = [seed for seed in row["seeds"] if seed not in row["failed"]]
+            for name, numbers in row["scores"].items():
+                writer.writerows(
+                    (row["setting"], *pair)
+                    for pair in zip(done, [name] * len(done), numbers["values"], strict=True)
+                )
+
+
+def print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    """The summary as a table."""
+    from rich.table import Table
+
+    from objecthood.recipes.score_names import title as title_of
+
+    table = Table(box=None, pad_edge=False)
+    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    for column in ("setting", "seeds", "failed", *map(title_of, names), "CPU s"):
+        table.add_column(column, justify="left" if column == "setting" else "right")
+    for row in rows:
+        scores = [in_words(row["scores"][name], 3) if name in row["scores"] else "-" for name in names]
+        counts = [str(len(row["seeds"])), str(len(row["failed"]))]
+        table.add_row(row["setting"] or title, *counts, *scores, in_words(row["cpu_seconds"], 0))
+    plain = console()
+    plain.print(table)
+    plain.print(next((row["protocol"] for row in rows if row["protocol"]), ""), soft_wrap=True)

@@ -1,0 +1,322 @@
+"""CLEVR-like scenes on disk: rendered once into shards, read as a data set.
+
+A folder holds one folder per split, with `manifest.json` and shards of 500 scenes (`00000.npz`, ...). A shard
+is written under another name and then renamed, so a kill loses the shard at hand and nothing else; the same
+call again goes on. Pictures are JPEG without colour subsampling at the highest quality that fits the budget
+of bytes, masks are lossless, properties are numbers: at most about 6 KB for a scene of 128 x 128.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer, UInt8
+from PIL import Image
+
+from objecthood.data import clevr_properties
+from objecthood.data.clevr_render.arrangement import MIN_OBJECTS, check_objects, draw_scene
+from objecthood.data.clevr_render.scene import ClevrScene
+from objecthood.data.clevr_render.view import crop_masks
+from objecthood.data.io.archives import read_arrays
+from objecthood.data.io.cache import Cache, Decoded
+from objecthood.data.io.images import read_image
+from objecthood.data.randomness import SPLITS, split_key
+from objecthood.data.scene import Dataset, Scenes
+from objecthood.data.transforms import resize_majority
+
+MAX_OBJECTS = clevr_properties.MAX_OBJECTS
+SAMPLES = Path(__file__).parents[1] / "samples" / "clevr_like"
+"""256 scenes of 3 to 10 objects, split "test", that come with the package."""
+SHARD_SCENES = 500
+QUALITIES = (95, 92, 89, 86, 82, 78)  # of JPEG; the first that fits is taken, else the last
+PICTURE_BYTES = 5500 / 128**2  # budget per pixel; masks and properties take about 500 bytes more
+# An object that shows less of itself than this share of the picture (16 pixels of 128 x 128) is not in it.
+LEAST_SHARE = 0.001
+FORMAT = 1
+
+
+class ClevrLikeError(ValueError):
+    """A folder that holds no such scenes, or others than asked for, or damaged ones. One line."""
+
+
+class Packed(NamedTuple):
+    """One scene as a shard keeps it."""
+
+    picture: bytes
+    masks: bytes
+    coordinates: Float[np.ndarray, "10 3"]
+    """In CLEVR's units; rows beyond the scene's objects are zero."""
+    classes: UInt8[np.ndarray, "10 4"]
+    """Size, material, shape and colour, numbered as in `clevr_properties`; 255 beyond the scene's objects."""
+
+
+def render_dataset(
+    out: str | os.PathLike[str],
+    count: int,
+    objects: tuple[int, int] = (3, 6),
+    seed: int = 0,
+    resolution: int = 128,
+    background: str = "plain",
+    split: str = "train",
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Path:
+    """Render scenes 0 to `count` - 1 of a split into `out`/`split`; what is already there is kept.
+
+    Scene i is a function of seed, split, objects, background and i. A larger `count` later adds scenes.
+
+    Args:
+        objects: least and most objects in a scene, within 3 to 10.
+        background: "plain", or "textured" for patterns on ground and objects.
+        progress: called with the number of scenes done and `count`, after every scene.
+        say: called once with a line on which renderer is used, and how to get a faster one.
+
+    Returns:
+        The folder of the split.
+
+    Raises:
+        ClevrLikeError: the folder holds scenes made with other settings.
+        RenderError: mitsuba is missing.
+        ValueError: an argument out of range.
+    """
+    from objecthood.data.clevr_render.render import choose_variant
+
+    check_objects(objects)
+    if count < 1 or resolution < 1:
+        raise ValueError(f"`count` (={count}) and `resolution` (={resolution}) must be at least 1")
+    key, folder = split_key(seed, split), Path(out) / split
+    variant, line = choose_variant()
+    if say is not None:
+        say(line)
+    settings = {
+        "format": FORMAT,
+        "seed": seed,
+        "split": split,
+        "objects": list(objects),
+        "resolution": resolution,
+        "background": background,
+    }
+    shards = _resume(folder, settings)
+    for first in range(0, count, SHARD_SCENES):
+        size = min(SHARD_SCENES, count - first)
+        name = f"{first // SHARD_SCENES:05d}.npz"
+        if shards.get(name, {}).get("count", 0) < size or not (folder / name).is_file():
+            scenes = []
+            for index in range(first, first + size):
+                scenes.append(_render(key, index, objects, resolution, background))
+                if progress is not None:
+                    progress(index + 1, count)
+            _write(folder / name, _join(scenes))
+            shards[name] = {"first": first, "count": size, "renderer": variant}
+            _write(folder / "manifest.json", json.dumps({**settings, "shards": shards}, indent=1).encode())
+        elif progress is not None:
+            progress(first + size, count)
+    return folder
+
+
+class ClevrLike(Dataset):
+    """Rendered scenes: what `render_dataset` wrote, or the 256 that come with the package.
+
+    Object k of a scene is row k of `properties` and label k + 1 of `masks`. An object hidden by the crop
+    (fewer than 0.1 % of the pixels) keeps its row's place, but the row is zero.
+
+    Args:
+        path: the folder given to `render_dataset`.
+        split: "train", "validation" or "test", if rendered.
+        resolution: side of what comes out; pictures are averaged over area, masks take the label that
+            covers most. By default as rendered.
+        objects: keep scenes with so many objects, both ends included; objects outside the crop count, as in
+            the paper.
+        count: keep only the first so many of these.
+
+    Attributes:
+        settings: seed, objects, background and so on, as rendered.
+
+    Raises:
+        ClevrLikeError: no such split there, a damaged shard, or no scene is left.
+        ValueError: an argument out of range.
+
+    Example:
+        >>> scenes = ClevrLike(objects=(3, 6), resolution=64)[[0, 1]]
+        >>> [tuple(scenes[key].shape) for key in ("image", "masks", "properties")]
+        [(2, 3, 64, 64), (2, 64, 64), (2, 10, 19)]
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = SAMPLES,
+        split: str = "test",
+        resolution: int | None = None,
+        objects: tuple[int, int] = (MIN_OBJECTS, MAX_OBJECTS),
+        count: int | None = None,
+    ):
+        check_objects(objects)
+        if split not in SPLITS:
+            raise ValueError(f"`split` (={split!r}) must be one of {', '.join(SPLITS)}")
+        if resolution is not None and resolution < 1:
+            raise ValueError(f"`resolution` (={resolution}) must be at least 1 pixel")
+        manifest, scenes = _read_split(Path(path), split)
+        numbers = np.array([(scene.classes[:, 0] != 255).sum() for scene in scenes])
+        kept = np.flatnonzero((numbers >= objects[0]) & (numbers <= objects[1]))[:count]
+        if not len(kept):
+            raise ClevrLikeError(
+                f"{str(path)!r}: none of {len(scenes)} scenes has {objects[0]}-{objects[1]} objects"
+            )
+        self.settings = {name: value for name, value in manifest.items() if name != "shards"}
+        self.resolution = resolution or manifest["resolution"]
+        self._scenes = [scenes[index] for index in kept]
+        self._cache = Cache(self._decode)
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+        """image float32 [batch, 3, H, W] in [0, 1], masks int64 [batch, H, W], properties [batch, 10, 19]."""
+        decoded = [self._cache[int(index)] for index in indices]
+        pictures = np.stack([scene.picture for scene in decoded])
+        masks = np.stack([scene.labels for scene in decoded if scene.labels is not None])
+        rows = [
+            _properties(self._scenes[int(i)], scene.labels) for i, scene in zip(indices, decoded, strict=True)
+        ]
+        return {
+            "image": torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float().div_(255),
+            "masks": torch.from_numpy(masks.astype(np.int64)),
+            "properties": torch.from_numpy(np.stack(rows)),
+        }
+
+    def _decode(self, index: int) -> Decoded:
+        scene, side = self._scenes[index], (self.resolution, self.resolution)
+        picture = Image.fromarray(read_image(scene.picture))
+        masks = _unpack_masks(scene.masks)
+        return Decoded(
+            np.array(picture.resize(side, Image.Resampling.BOX)),
+            resize_majority(masks, self.resolution),
+        )
+
+
+def _render(key: int, index: int, objects: tuple[int, int], resolution: int, background: str) -> Packed:
+    from objecthood.data.clevr_render.render import render_picture
+
+    scene = draw_scene(key, index, objects)
+    picture = render_picture(scene, key, index, resolution, background)
+    return pack(scene, picture, crop_masks(scene, resolution).astype(np.uint8))
+
+
+def pack(
+    scene: ClevrScene,
+    picture: UInt8[np.ndarray, "height width 3"],
+    masks: UInt8[np.ndarray, "height width"],
+) -> Packed:
+    """A scene in few bytes: see the top of this file."""
+    for quality in QUALITIES:
+        stream = io.BytesIO()
+        Image.fromarray(picture).save(stream, "JPEG", quality=quality, subsampling=0, optimize=True)
+        if stream.tell() <= PICTURE_BYTES * masks.size:
+            break
+    coordinates = np.zeros((MAX_OBJECTS, 3), np.float32)
+    coordinates[: len(scene)] = scene.positions
+    classes = np.full((MAX_OBJECTS, 4), 255, np.uint8)
+    classes[: len(scene)] = np.stack([scene.sizes, scene.materials, scene.shapes, scene.colors], axis=1)
+    side = np.array(masks.shape, "<u2").tobytes()
+    return Packed(stream.getvalue(), side + zlib.compress(masks.tobytes(), 9), coordinates, classes)
+
+
+def _unpack_masks(packed: bytes) -> UInt8[np.ndarray, "height width"]:
+    height, width = np.frombuffer(packed[:4], "<u2").tolist()
+    try:  # no more is unpacked than there are pixels
+        labels = zlib.decompressobj().decompress(packed[4:], height * width)
+        return np.frombuffer(labels, np.uint8).reshape(height, width)
+    except (zlib.error, ValueError) as error:
+        raise ClevrLikeError(f"masks of {height} x {width} are damaged ({error}); render again") from error
+
+
+def _properties(
+    scene: Packed, masks: Integer[np.ndarray, "height width"] | None
+) -> Float[np.ndarray, "10 19"]:
+    real = scene.classes[:, 0] != 255
+    classes = dict(zip(clevr_properties.NAMES, scene.classes[real].T.astype(np.int64), strict=True))
+    rows = clevr_properties.encode(scene.coordinates[real], classes)
+    if masks is not None:
+        shown = np.bincount(masks.ravel(), minlength=MAX_OBJECTS + 1)[1:] / masks.size
+        rows[shown < LEAST_SHARE] = 0
+    return rows
+
+
+def _join(scenes: list[Packed]) -> bytes:
+    """Scenes as one .npz, without times in it: the same scenes give the same bytes."""
+    stream = io.BytesIO()
+    np.savez(
+        stream,
+        pictures=np.frombuffer(b"".join(scene.picture for scene in scenes), np.uint8),
+        picture_sizes=np.array([len(scene.picture) for scene in scenes], np.int32),
+        masks=np.frombuffer(b"".join(scene.masks for scene in scenes), np.uint8),
+        mask_sizes=np.array([len(scene.masks) for scene in scenes], np.int32),
+        coordinates=np.stack([scene.coordinates for scene in scenes]),
+        classes=np.stack([scene.classes for scene in scenes]),
+    )
+    return stream.getvalue()
+
+
+def _split(path: Path) -> list[Packed]:
+    """The scenes of a shard."""
+    try:
+        shard = read_arrays(path)
+        pictures, masks = (
+            np.split(shard[name], np.cumsum(shard[sizes])[:-1])
+            for name, sizes in (("pictures", "picture_sizes"), ("masks", "mask_sizes"))
+        )
+        rest = (shard["coordinates"], shard["classes"])
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ClevrLikeError(f"{str(path)!r}: damaged shard ({error}); delete it and render again") from error
+    zipped = zip(pictures, masks, *rest, strict=True)
+    return [Packed(picture.tobytes(), mask.tobytes(), *numbers) for picture, mask, *numbers in zipped]
+
+
+def _read_split(path: Path, split: str) -> tuple[dict[str, Any], list[Packed]]:
+    file = path / split / "manifest.json"
+    if not file.is_file():
+        there = ", ".join(name for name in SPLITS if (path / name / "manifest.json").is_file()) or "none"
+        raise ClevrLikeError(
+            f"{str(path)!r}: no rendered split {split!r} (there: {there}); run: objecthood data render clevr"
+        )
+    try:
+        manifest = json.loads(file.read_text())
+        if manifest["format"] != FORMAT:
+            raise ClevrLikeError(f"{str(file)!r}: format {manifest['format']}, this version reads {FORMAT}")
+        names = sorted(manifest["shards"])
+        if any(Path(name).name != name for name in names):
+            raise ClevrLikeError(f"{str(file)!r}: names shards in other folders; render again")
+    except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
+        raise ClevrLikeError(f"{str(file)!r}: is damaged ({error}); render again") from error
+    return manifest, [scene for name in names for scene in _split(path / split / name)]
+
+
+def _resume(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The shards that are there; makes the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "manifest.json"
+    if not file.is_file():
+        return {}
+    manifest = json.loads(file.read_text())
+    for name, value in settings.items():
+        if manifest[name] != value:
+            raise ClevrLikeError(
+                f"{str(folder)!r}: holds scenes with {name} {manifest[name]!r}, not {value!r}; "
+                "name another folder"
+            )
+    return manifest["shards"]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)

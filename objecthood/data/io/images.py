@@ -1,0 +1,354 @@
+"""The one gate through which every foreign image enters: plain RGB comes out, or one line saying why not.
+
+The command, the data sets and the web page read pictures here and nowhere else, so that a limit or a repair
+made once holds for all of them. Nothing is ever written. Imports numpy and Pillow only.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import logging
+import os
+import stat
+import struct
+import threading
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageCms
+
+from objecthood.runtime import limits
+
+# Decoded, 50 million pixels take 200 MB (Pillow holds four bytes a pixel). That covers full-frame cameras
+# (45 million) and stops files of a few kilobytes that unpack to gigabytes. Raise it with `max_pixels`.
+MAX_PIXELS = limits.IMAGE_PIXELS
+# The largest honest file: MAX_PIXELS uncompressed, with four channels of 16 bits.
+MAX_FILE_BYTES = limits.IMAGE_BYTES
+# Formats opened, by Pillow's names (JPEG brings MPO, the double pictures of phones). Left out on purpose:
+# formats that start other programs (EPS, PDF), and rare ones whose decoders see little testing (PSD, FLI).
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "JPEG2000", "AVIF")
+# What `find_images` takes for a picture in a folder. `read_image` looks at the content, never at the name.
+SUFFIXES = frozenset(
+    ".png .apng .jpg .jpeg .jpe .jfif .mpo .gif .webp .tif .tiff .bmp .dib "
+    ".ppm .pgm .pbm .pnm .ico .jp2 .j2k .jpx .avif".split()
+)
+
+# EXIF 2.32, tag 0x0112: what to do to the stored picture to see it upright.
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# TIFF 6.0, tags 258 (bits per sample) and 262 (photometric interpretation; 0 = white is zero).
+_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
+# `warnings.catch_warnings` swaps state of the whole process: two threads leaving it in the wrong order would
+# switch Pillow's warnings off for good. Hence one picture at a time within a process; others are unaffected.
+_WARNINGS_LOCK = threading.Lock()
+_Stream = io.BytesIO | io.BufferedReader
+# Pillow logs some damage, which Python prints where logging is not set up. Where it is, logs still get it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+class ImageError(ValueError):
+    """A picture that cannot be read. One line: which file, what is wrong, what is allowed, what to do."""
+
+
+class ImageTooLargeError(ImageError):
+    """More pixels or bytes than are allowed."""
+
+
+class ImageFormatError(ImageError):
+    """No picture, or one in a format that is not opened here."""
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """An open binary file, or anything else with its `read`: an upload, `sys.stdin.buffer`."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; fewer only at the end."""
+
+
+def read_image(
+    source: str | os.PathLike[str] | bytes | Readable, *, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Read one picture as 8-bit sRGB, the way a picture viewer shows it.
+
+    The EXIF orientation is applied, transparency is laid over white, an embedded colour profile is converted
+    to sRGB (a broken profile is ignored), and of an animation the first frame is taken. Of 16-bit colour,
+    Pillow keeps the upper 8 bits; 16-bit grey is scaled by its range, 65535 -> 255 (12-bit: 4095 -> 255).
+    32-bit integers are read as 16-bit where all values lie in 0..65535, floats as they are where all lie in
+    [0, 1]; else both are stretched from their least to their greatest finite value (a constant picture
+    becomes black). Not-a-number becomes black, infinities become black and white.
+
+    Args:
+        source: a path, the content itself as bytes, or a binary stream (read from where it stands).
+        max_pixels: height x width allowed, checked from the file's header before anything is decoded.
+
+    Returns:
+        A new, writable array; values 0..255.
+
+    Raises:
+        ImageError: missing, empty, too large, damaged, or not a picture in one of `FORMATS`.
+
+    Example:
+        >>> read_image(b"P3 2 1 255  255 0 0  0 0 255").tolist()
+        [[[255, 0, 0], [0, 0, 255]]]
+    """
+    name = _name_of(source)
+    with _open_stream(source, name) as stream, _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        try:
+            image = _read_header(stream, name, max_pixels)
+            image.load()
+            return np.array(_turn_upright(_flatten_to_srgb(image), image))
+        except ImageError:
+            raise
+        except Image.DecompressionBombError as error:  # some plugins check before they tell the size
+            raise _too_large(name, _one_line(error), max_pixels) from error
+        except Exception as error:  # damaged data makes decoders raise nearly anything
+            problem = _one_line(error) or type(error).__name__
+            raise ImageError(f"{name}: damaged picture ({problem}); copy or download it again") from error
+
+
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """List the picture files that files, folders and patterns stand for.
+
+    A file is taken as it is, whatever its name. A folder gives all pictures below it by suffix (`SUFFIXES`),
+    sorted by path; hidden files and folders are left out, and linked folders are not entered. A name that
+    does not exist is taken as a glob pattern (`**` included) and gives its pictures by suffix, sorted.
+
+    Args:
+        paths: file names, folder names or patterns, in any mix.
+
+    Returns:
+        Paths in the order asked for; one that comes up twice stays where it came first.
+
+    Raises:
+        ImageError: one of `paths` gives no picture, or a folder cannot be listed.
+
+    Example:
+        >>> find_images(["none/*.png"])
+        Traceback (most recent call last):
+        ...
+        objecthood.data.io.images.ImageError: 'none/*.png': no such file, folder or pattern; check the spelling
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        for match in _expand(str(path)):
+            found.setdefault(os.path.abspath(match), match)
+    return list(found.values())
+
+
+def resize_image(
+    image: UInt8[np.ndarray, "height width 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "new_height new_width 3"]:
+    """Resize the whole picture to exactly `size`. Proportions are not kept: nothing is cut off or padded.
+
+    Bilinear, and antialiased when shrinking (Pillow widens the filter with the factor), so that thin
+    structures fade instead of flickering.
+
+    Args:
+        image: RGB, values 0..255.
+        size: (height, width) in pixels, each at least 1.
+
+    Raises:
+        ValueError: a side of `size` is below 1.
+
+    Example:
+        >>> resize_image(np.full((4, 6, 3), 7, dtype=np.uint8), (2, 2)).shape
+        (2, 2, 3)
+    """
+    height, width = size
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _name_of(source: str | os.PathLike[str] | bytes | Readable) -> str:
+    """Name a source within one line: `repr` keeps letters of any script and escapes line breaks."""
+    if isinstance(source, bytes):
+        return f"picture of {len(source)} bytes"
+    if isinstance(source, str | os.PathLike):
+        return repr(os.fsdecode(source))
+    return f"stream {getattr(source, 'name', 'without a name')!r}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _too_large(name: str, size: str, max_pixels: int) -> ImageError:
+    return ImageTooLargeError(
+        f"{name}: {size}; at most {max_pixels} are allowed; shrink it or raise max_pixels"
+    )
+
+
+def _open_stream(source: str | os.PathLike[str] | bytes | Readable, name: str) -> _Stream:
+    """Open a source as a seekable stream of known, allowed length; the caller closes it."""
+    try:
+        if isinstance(source, str | os.PathLike):
+            status = os.stat(source)
+            length, is_regular = status.st_size, stat.S_ISREG(status.st_mode)
+            stream = open(source, "rb") if is_regular else io.BytesIO()  # noqa: SIM115 (the caller closes it)
+        else:
+            content = source if isinstance(source, bytes) else source.read(MAX_FILE_BYTES + 1)
+            length, is_regular, stream = len(content), True, io.BytesIO(content)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        problem = getattr(error, "strerror", None) or _one_line(error)
+        raise ImageError(f"{name}: cannot be opened ({problem}); check its name and permissions") from error
+    if is_regular and 0 < length <= MAX_FILE_BYTES:
+        return stream
+    stream.close()
+    if not is_regular:  # a pipe would block, a device would never end
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise ImageError(f"{name}: is {kind}; name a picture file")
+    if length == 0:
+        raise ImageError(f"{name}: is empty (0 bytes); copy or download it again")
+    raise ImageTooLargeError(f"{name}: too many bytes; at most {MAX_FILE_BYTES} are allowed; save it smaller")
+
+
+def _read_header(stream: _Stream, name: str, max_pixels: int) -> Image.Image:
+    """Open a picture without decoding it, and check its size.
+
+    Does what `Image.open(formats=FORMATS)` does, less Pillow's own limit: that only warns up to twice its
+    value, and beyond it hides the size. The empty file name keeps Pillow from memory-mapping the user's file,
+    which may change meanwhile.
+    """
+    Image.init()
+    prefix = stream.read(16)
+    for image_format in FORMATS:
+        factory, accepts = Image.OPEN[image_format]
+        if accepts is None or accepts(prefix) is not True:  # a string: recognised, but this Pillow lacks it
+            continue
+        if image_format == "ICO":
+            _check_size(*_largest_icon(stream), name, max_pixels)
+        stream.seek(0)
+        image = factory(stream, "")
+        _check_size(*image.size, name, max_pixels)
+        return image
+    allowed = ", ".join(FORMATS)
+    problem = f"not a readable picture, begins with {prefix!r}"
+    raise ImageFormatError(f"{name}: {problem}; allowed are {allowed}; convert it")
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise _too_large(name, f"{width} x {height} = {width * height} pixels", max_pixels)
+
+
+def _largest_icon(stream: _Stream) -> tuple[int, int]:
+    """Width and height of the largest picture inside an icon, from the headers of the pictures themselves.
+
+    The icon's own table says at most 256 x 256, whatever it carries, and Pillow decodes while opening.
+    """
+    stream.seek(4)
+    (count,) = struct.unpack("<H", stream.read(2))
+    table = stream.read(16 * count)
+    sizes = [(1, 1)]
+    for (offset,) in struct.iter_unpack("<12xI", table[: len(table) // 16 * 16]):
+        stream.seek(offset)
+        header = stream.read(24).ljust(24, b"\0")
+        if header.startswith(b"\x89PNG"):
+            sizes.append(struct.unpack(">16x2I", header))
+        else:  # a bitmap; its height counts picture and mask, and is negative where stored top-down
+            width, height = struct.unpack("<4x2i12x", header)
+            sizes.append((abs(width), abs(height) // 2))
+    return max(sizes, key=lambda size: size[0] * size[1])
+
+
+def _flatten_to_srgb(image: Image.Image) -> Image.Image:
+    """Decoded picture of any mode -> mode RGB in sRGB, transparency over white."""
+    profile = image.info.get("icc_profile")
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(_scale_grey(image))
+    if image.mode == "La":  # premultiplied grey: the only way out that Pillow knows
+        image = image.convert("LA")
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    colour = _convert_profile(image, profile) if profile else image.convert("RGB")
+    if alpha is None:
+        return colour
+    return Image.composite(colour, Image.new("RGB", colour.size, "white"), alpha)
+
+
+def _scale_grey(image: Image.Image) -> UInt8[np.ndarray, "height width"]:
+    """Grey of 16 bits, 32 bits or floats -> 8 bits; see `read_image` for the ranges."""
+    values, tags = np.asarray(image), getattr(image, "tag_v2", {})
+    full = 65535.0
+    if image.mode == "F":
+        values, full = np.where(np.isnan(values), -np.inf, values), 1.0
+    elif tags.get(_TIFF_BITS) == (12,):
+        full = 4095.0
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, full)
+    if low >= 0 and high <= full:
+        low, high = 0.0, full
+    scaled = np.clip(values, low, high).astype(np.float64)
+    scaled -= low
+    scaled *= 255 / ((high - low) or 1.0)
+    grey = np.rint(scaled, out=scaled).astype(np.uint8)
+    return 255 - grey if tags.get(_TIFF_PHOTOMETRIC) == 0 else grey  # Pillow inverts up to 8 bits only
+
+
+def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert colours from an embedded ICC profile to sRGB; leave them where it is broken or does not fit."""
+    plain = image if image.mode == "CMYK" else image.convert("RGB")
+    flags = ImageCms.Flags.NONE
+    try:
+        source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        if source.profile.xcolor_space == "GRAY" and image.mode in ("1", "L", "LA"):
+            # Little CMS's shortcut for grey misses dark values by up to 10 of 255.
+            plain, flags = image.convert("L"), ImageCms.Flags.NOOPTIMIZE
+        converted = ImageCms.profileToProfile(plain, source, target, outputMode="RGB", flags=flags)
+        assert converted is not None  # it is only where a picture is converted in place
+        return converted
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError, ImportError):
+        return image.convert("RGB")
+
+
+def _turn_upright(picture: Image.Image, original: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation of `original`. (For TIFF Pillow has done so, and taken the tag away.)"""
+    try:
+        orientation = original.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # damaged EXIF raises nearly anything; the pixels may still be whole
+        return picture
+    return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
+
+
+def _expand(path: str) -> list[Path]:
+    """One file, folder or pattern -> its pictures, sorted."""
+    if os.path.isfile(path):
+        return [Path(path)]
+    matches = [path] if os.path.isdir(path) else sorted(glob.glob(path, recursive=True))
+    found = []
+    for match in matches:
+        found += _walk(match) if os.path.isdir(match) else [Path(match)]
+    pictures = [match for match in found if match.suffix.lower() in SUFFIXES]
+    if pictures:
+        return pictures
+    if not matches:
+        raise ImageError(f"{path!r}: no such file, folder or pattern; check the spelling")
+    suffixes = " ".join(sorted(SUFFIXES))
+    raise ImageError(f"{path!r}: no picture among {len(found)} files; pictures end in {suffixes}")
+
+
+def _walk(folder: str) -> list[Path]:
+    """All files below a folder, sorted, without hidden ones (as `._photo.jpg`, which is no picture)."""
+
+    def refuse(error: OSError) -> None:  # by default `os.walk` leaves out the folder without a word
+        problem = f"{error.filename!r}: cannot be listed ({error.strerror})"
+        raise ImageError(f"{problem}; check permissions") from error
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(found)

@@ -1,0 +1,227 @@
+"""Photographs with annotations in COCO's JSON format: every object a label, or every class.
+
+Lin et al. 2014, "Microsoft COCO: Common Objects in Context"; format: cocodataset.org/#format-data. Polygons
+are drawn by pycocotools (extra `coco`).
+
+Objects overlap in COCO, and a label map has one label per pixel: the object of fewer pixels is in front, of
+equals the later one in the file. Crowds (`iscrowd`) are ignored (-1) where no object lies. Annotations
+without a segmentation are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int16
+
+from objecthood.data.io.cache import Cache, Decoded
+from objecthood.data.io.images import read_image, resize_image
+from objecthood.data.io.rle import decode
+from objecthood.data.randomness import SPLITS, split_of
+from objecthood.data.scene import Dataset, Scenes
+from objecthood.data.transforms import as_images, central_square, resize_nearest
+
+Labels = Literal["instance", "class"]
+IGNORED = -1
+MAX_COORDINATE = 100_000
+"""Of a polygon, in pixels: pycocotools takes memory for every step along its outline."""
+
+
+class CocoError(ValueError):
+    """Annotations that cannot be read. One line."""
+
+
+class Coco(Dataset):
+    """A folder of images and one JSON file: all of it, or one split of it.
+
+    COCO publishes a file for every split (`instances_train2017.json`, `instances_val2017.json`): read each
+    whole, without `split`. For one file that has to serve for training and test, `split` takes a part of it,
+    by a hash of `file_name` as the file has it (`randomness.split_of`): about 90 % train, 5 % validation, 5 %
+    test. An image keeps its split when others are added, and when it gets another id. Parts share no image.
+
+    Args:
+        images: the folder of the pictures that the file names.
+        annotations: the JSON file, as `instances_val2017.json`.
+        resolution: side of the pictures that come out. Pictures bilinear and antialiased, masks nearest.
+        labels: "instance": 1, 2, ... in the order of the file; "class": 1, 2, ... in the order of `classes`.
+        crop: keep the square in the middle before resizing; without it pictures are squashed to a square.
+        keep_empty: keep pictures without any annotation but crowds.
+        split: "train", "validation" or "test" of the file; None: the whole file.
+
+    Attributes:
+        paths: the pictures, in the order of the indices.
+        classes: names of the classes, by their id in the file; label c is `classes[c - 1]`.
+
+    Raises:
+        CocoError: the file is missing, damaged or not COCO's, or has no picture, or none in the split.
+        ModuleNotFoundError: pycocotools is not installed; says how.
+        ValueError: unknown `labels` or `split`, or a resolution below 1.
+    """
+
+    def __init__(
+        self,
+        images: str | os.PathLike[str],
+        annotations: str | os.PathLike[str],
+        resolution: int = 224,
+        *,
+        labels: Labels = "instance",
+        crop: bool = True,
+        keep_empty: bool = True,
+        split: str | None = None,
+    ):
+        if labels not in get_args(Labels):
+            raise ValueError(f"`labels` (={labels!r}) must be one of {', '.join(get_args(Labels))}")
+        if resolution < 1:
+            raise ValueError(f"`resolution` (={resolution}) must be at least 1 pixel")
+        if split is not None and split not in SPLITS:
+            raise ValueError(
+                f"`split` (={split!r}) must be one of {', '.join(SPLITS)}, or None for the whole"
+            )
+        _pycocotools()
+        self.resolution, self.labels, self.crop = resolution, labels, crop
+        self.name = f"'{os.fspath(annotations)}'"
+        content = _read(Path(annotations), self.name)
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        self.classes = [category["name"] for category in categories]
+        self._class_labels = {category["id"]: label for label, category in enumerate(categories, 1)}
+        self._pictures, self._things = _by_picture(content, keep_empty, split, self.name)
+        self.paths = [Path(images) / picture["file_name"] for picture in self._pictures]
+        self._cache = Cache(self._decode)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+        """`image` float32 [batch, 3, resolution, resolution] in [0, 1], `masks` int64 [batch, resolution,
+        resolution]: 0 background, -1 ignored.
+
+        Raises:
+            ImageError: a picture is missing or damaged.
+            CocoError: a picture's size is not the one in the file, or a segmentation makes no sense.
+        """
+        scenes = [self._cache[int(index)] for index in indices]
+        labels = np.stack([scene.labels for scene in scenes if scene.labels is not None])
+        return {
+            "image": as_images(np.stack([scene.picture for scene in scenes])),
+            "masks": torch.from_numpy(labels.astype(np.int64)),
+        }
+
+    def label_map(self, number: int) -> Int16[np.ndarray, "height width"]:
+        """Labels of one picture at its full size."""
+        picture, things = self._pictures[number], self._things[number]
+        size = (picture["height"], picture["width"])
+        objects = [thing for thing in things if not thing.get("iscrowd")]
+        masks = [self._draw(thing, size) for thing in objects]
+        labels = np.zeros(size, np.int16)
+        for thing in things:
+            if thing.get("iscrowd"):
+                labels[self._draw(thing, size)] = IGNORED
+        # The largest is painted first. Python's sort keeps equals in the order of the file.
+        for place in sorted(range(len(objects)), key=lambda place: -int(masks[place].sum())):
+            label = place + 1 if self.labels == "instance" else self._class_label(objects[place])
+            labels[masks[place]] = label
+        return labels
+
+    def _class_label(self, thing: dict[str, Any]) -> int:
+        if thing["category_id"] not in self._class_labels:
+            raise CocoError(f"{self.name}: annotation {thing['id']} has unknown class {thing['category_id']}")
+        return self._class_labels[thing["category_id"]]
+
+    def _draw(self, thing: dict[str, Any], size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+        try:
+            codes = thing["segmentation"]
+            mask = decode(_from_polygons(codes, size) if isinstance(codes, list) else codes)
+        except (ValueError, TypeError, KeyError) as error:
+            raise CocoError(f"{self.name}: annotation {thing['id']} cannot be drawn ({error})") from error
+        if mask.shape != size:
+            shapes = f"{mask.shape[1]} x {mask.shape[0]}, not {size[1]} x {size[0]}"
+            raise CocoError(f"{self.name}: annotation {thing['id']} is of {shapes} as its picture")
+        return mask
+
+    def _decode(self, number: int) -> Decoded:
+        picture, labels = read_image(self.paths[number]), self.label_map(number)
+        if picture.shape[:2] != labels.shape:
+            shapes = f"{picture.shape[1]} x {picture.shape[0]}, not {labels.shape[1]} x {labels.shape[0]}"
+            raise CocoError(f"'{self.paths[number]}': is {shapes} as {self.name} says")
+        if self.crop:
+            window = central_square(*labels.shape)
+            picture, labels = picture[window], labels[window]
+        picture = resize_image(np.ascontiguousarray(picture), (self.resolution, self.resolution))
+        return Decoded(picture, resize_nearest(labels, self.resolution))
+
+
+def _pycocotools() -> Any:
+    try:
+        from pycocotools import mask
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "COCO annotations need pycocotools: pip install 'objecthood[coco]'", name="pycocotools"
+        ) from error
+    return mask
+
+
+def _from_polygons(polygons: list[list[float]], size: tuple[int, int]) -> dict[str, Any]:
+    """The run-length code of the union of polygons, each a flat list of x and y in pixels."""
+    for polygon in polygons:
+        corners = np.array(polygon, float)
+        if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2:
+            raise ValueError("a polygon needs three corners or more, x and y of each")
+        if not (np.abs(corners) <= MAX_COORDINATE).all():
+            raise ValueError(f"a polygon has corners beyond {MAX_COORDINATE} pixels")
+    tools = _pycocotools()
+    return tools.merge(tools.frPyObjects(polygons, *size))
+
+
+def _read(path: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CocoError(f"{name}: cannot be read ({error.strerror}); name COCO's JSON file") from error
+    except (ValueError, RecursionError) as error:
+        raise CocoError(f"{name}: is damaged ({error}); download it again") from error
+    wanted = {
+        "images": {"id", "file_name", "height", "width"},
+        "annotations": {"id", "image_id", "category_id"},
+        "categories": {"id", "name"},
+    }
+    for part, keys in wanted.items():
+        rows = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(rows, list) or not all(
+            isinstance(row, dict) and keys <= row.keys() for row in rows
+        ):
+            raise CocoError(
+                f"{name}: has no list `{part}` of {', '.join(sorted(keys))}; name COCO's JSON file"
+            )
+    return content
+
+
+def _by_picture(
+    content: dict[str, Any], keep_empty: bool, split: str | None, name: str
+) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
+    """Pictures of the split in the order of the file, and the annotations with a segmentation of each."""
+    things: dict[Any, list[dict[str, Any]]] = {picture["id"]: [] for picture in content["images"]}
+    for thing in content["annotations"]:
+        if thing["image_id"] not in things:
+            raise CocoError(f"{name}: annotation {thing['id']} is of unknown picture {thing['image_id']}")
+        if thing.get("segmentation"):
+            things[thing["image_id"]].append(thing)
+    pictures = [
+        picture
+        for picture in content["images"]
+        if keep_empty or any(not thing.get("iscrowd") for thing in things[picture["id"]])
+    ]
+    if not pictures:
+        raise CocoError(f"{name}: has no picture" + ("" if keep_empty else " with an object"))
+    members = [picture for picture in pictures if split in (None, split_of(str(picture["file_name"])))]
+    if not members:
+        raise CocoError(
+            f"{name}: none of {len(pictures)} pictures falls into the {split} split, a share by a hash of "
+            "their names (train 90 %, others 5 %); add pictures, or read one file for each split"
+        )
+    return members, [things[picture["id"]] for picture in members]

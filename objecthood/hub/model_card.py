@@ -1,0 +1,155 @@
+"""What is known of published weights, as a page: licence, data, scores with protocol and seeds, limits.
+
+The head is what the Hugging Face Hub reads (huggingface.co/docs/hub/model-cards); everything comes from the
+facts beside the weights (`hub.Pretrained.facts`), and a card with a gap is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from objecthood.recipes.score_names import by_restarts, title
+
+REQUIRED = (
+    "licence",
+    "data",
+    "limits",
+    "scores",
+    "protocol",
+    "seed",
+    "recipe",
+    "settings",
+    "sha256",
+    "chosen",
+)
+"""Facts without which nothing is published."""
+
+
+def missing_facts(facts: Mapping[str, Any]) -> list[str]:
+    """Which of the required facts are not there, or empty."""
+    return [name for name in REQUIRED if facts.get(name) in (None, "", {}, [])]
+
+
+def model_card(name: str, facts: Mapping[str, Any], picture: str, load: str) -> str:
+    """A model card in Markdown.
+
+    Args:
+        name: heading.
+        facts: as of `hub.Pretrained`.
+        picture: where the card finds its picture.
+        load: the line of Python that loads the weights.
+
+    Raises ValueError where a required fact is missing.
+
+    Example:
+        >>> from objecthood.hub import PRETRAINED
+        >>> facts = PRETRAINED["sprites"].facts
+        >>> model_card("sprites", facts, "sprites.png", 'oh.load("sprites")').splitlines()[:3]
+        ['---', 'library_name: objecthood', 'license: apache-2.0']
+    """
+    gaps = missing_facts(facts)
+    if gaps:
+        raise ValueError(f"no card without {', '.join(gaps)}; state what is missing in the facts of {name!r}")
+    parts = [
+        _head(name, facts),
+        f"# {name}\n\n{facts['settings'].get('description', '')}".strip() + ".",
+        f"![what the model sees in a held-out picture]({picture})",
+        f"*{facts['picture']}*" if facts.get("picture") else "",
+        _use(load),
+        f"## Scores\n\n{_scores(facts)}",
+        f"## Seed\n\n{_seeds(facts)}",
+        f"## Data\n\n{facts['data']}",
+        f"## Limits\n\n{facts['limits']}\n\n{_warnings(facts)}".rstrip(),
+        f"## The file\n\n{_file(facts)}",
+        f"## Recipe\n\n```json\n{json.dumps(facts['settings'], indent=1)}\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(name: str, facts: Mapping[str, Any]) -> str:
+    """YAML that the Hub reads; texts as JSON strings, which YAML understands."""
+    kind = "image-segmentation" if "fg_ari" in facts["scores"] else "object-detection"
+    metrics = [
+        f"          - type: {score}\n            name: {json.dumps(title(score))}\n"
+        f"            value: {value:.4f}"
+        for score, value in facts["scores"].items()
+    ]
+    data = json.dumps(f"{facts['settings'].get('data', 'own')} (generated or own pictures)")
+    return "\n".join(
+        [
+            "---",
+            "library_name: objecthood",
+            f"license: {facts['licence'].lower()}",
+            f"pipeline_tag: {kind}",
+            "tags: [slot-attention, object-centric-learning, unsupervised]",
+            "model-index:",
+            f"  - name: {json.dumps(name)}",
+            "    results:",
+            f"      - task: {{type: {kind}}}",
+            f"        dataset: {{name: {data}, type: {facts['settings'].get('data', 'own')}}}",
+            "        metrics:",
+            *metrics,
+            "---",
+        ]
+    )
+
+
+def _use(load: str) -> str:
+    return (
+        "```python\nimport objecthood as oh\n\n"
+        f'model = {load}\n(result,) = oh.predict(model, "picture.png")\n'
+        'result.plot().save("seen.png")\n```'
+    )
+
+
+def _scores(facts: Mapping[str, Any]) -> str:
+    by_row = by_restarts(facts["scores"])
+    names = list(next(iter(by_row.values())))
+    rows = [
+        ["", *(title(name) for name in names)],
+        ["---", *["---:"] * len(names)],
+        *([row, *(f"{scores[name]:.3f}" for name in names)] for row, scores in by_row.items()),
+    ]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    taken = f"Seed {facts['seed']}; {facts['protocol']}."
+    return f"{table}\n\n{taken} Not comparable with scores on published data sets."
+
+
+def _seeds(facts: Mapping[str, Any]) -> str:
+    lines = [f"{facts['chosen']}."]
+    validation = facts.get("validation")
+    if validation:
+        each = ", ".join(f"seed {seed}: {score:.3f}" for seed, score in validation["seeds"].items())
+        lines.append(f"{title(validation['score'])} on validation scenes: {each}.")
+    tests = facts.get("test_by_seed")
+    if tests and len(tests) > 1:
+        each = ", ".join(f"seed {seed}: {score:.3f}" for seed, score in tests.items())
+        lines.append(f"On test scenes: {each}.")
+    return " ".join(lines)
+
+
+def _warnings(facts: Mapping[str, Any]) -> str:
+    shares = facts.get("warnings")
+    if not shares:
+        return ""
+    each = "; ".join(f"{kind}: {share:.0%}" for kind, share in shares.items())
+    return (
+        f"`predict` warns of pictures unlike the training data by their "
+        f"{' and '.join(facts['usual']['quantiles'])}. Share of pictures it warned of, measured, on "
+        f"kinds that the thresholds were chosen on: {each}."
+    )
+
+
+def _file(facts: Mapping[str, Any]) -> str:
+    trained = facts.get("trained", {})
+    lines = [f"- SHA-256 `{facts['sha256']}`"]
+    if "bytes" in facts:
+        lines.append(f"- {facts['parameters']:,} parameters, {facts['bytes']:,} bytes, safetensors")
+    lines.append(f"- licence {facts['licence']}")
+    if trained:
+        cpu, wall, machine = (trained[key] for key in ("cpu_seconds", "wall_seconds", "machine"))
+        seconds = f"{cpu:.0f} CPU seconds ({wall:.0f} on the clock)"
+        lines.append(f"- trained in {seconds} on {machine['processor']}, commit {machine['commit']}")
+    return "\n".join(lines)

@@ -1,0 +1,168 @@
+"""`fit`, `predict`, `transform` and `score` on arrays of pictures, after the conventions of scikit-learn.
+
+The recipe is `folder`, the command's own for pictures without labels; this is the way to it for those whose
+pictures lie in an array. scikit-learn itself is not needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from objecthood import metrics
+from objecthood.checkpoint.run import load
+from objecthood.data.io.images import MAX_PIXELS
+from objecthood.inference.predict import stream
+from objecthood.recipes import RECIPES
+from objecthood.runtime.environment import choose_device
+from objecthood.train import train
+
+Pictures = UInt8[np.ndarray, "pictures height width 3"] | Float[np.ndarray, "pictures height width 3"]
+
+
+class ObjectFinder:
+    """Slots that are trained on pictures, and what they then find in pictures.
+
+    Args:
+        num_slots: objects a picture has at most, and one for the background.
+        resolution: side, in pixels, of the squares that the model sees; a multiple of 4.
+        steps: of training, with 16 pictures each; the recipe's own (2,000) unless given.
+        seed: of weights and of the order of pictures.
+        iterations: of slot attention after training.
+        out: run folder to keep (curves, checkpoints, weights, report); none is kept unless named. The
+            pictures are not kept with it, so that a `fit` that was stopped cannot be gone on with.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Attributes:
+        model_: after `fit`, the trained `SlotAutoencoder`.
+        scores_: after `fit`, its error on pictures kept out, mean square in [-1, 1] units, as {"mse": ...}.
+
+    Example:
+        >>> import numpy as np
+        >>> pictures = np.random.default_rng(0).integers(0, 256, (20, 32, 48, 3), dtype=np.uint8)
+        >>> finder = ObjectFinder(num_slots=3, resolution=16, steps=2).fit(pictures)  # doctest: +ELLIPSIS
+        folder 2/2 ...
+        >>> finder.predict(pictures[:4]).shape, finder.transform(pictures[:4]).shape
+        ((4, 32, 48), (4, 3, 64))
+    """
+
+    def __init__(
+        self,
+        num_slots: int = 7,
+        *,
+        resolution: int = 64,
+        steps: int | None = None,
+        seed: int = 0,
+        iterations: int = 7,
+        out: str | Path | None = None,
+        device: str = "auto",
+    ):
+        self.num_slots, self.resolution, self.steps, self.seed = num_slots, resolution, steps, seed
+        self.iterations, self.out, self.device = iterations, out, device
+
+    def fit(self, X: Pictures, y: object = None) -> ObjectFinder:
+        """Train on pictures [pictures, height, width, 3], uint8 or float in [0, 1]; `y` is not looked at.
+
+        ValueError for other arrays, for settings that do not fit, and where `out` holds a run already.
+        """
+        pictures = as_bytes(X)
+        folder_recipe: Any = RECIPES["folder"]
+        recipe = dataclasses.replace(
+            folder_recipe,
+            num_slots=self.num_slots,
+            resolution=self.resolution,
+            steps=folder_recipe.steps if self.steps is None else self.steps,
+            seed=self.seed,
+            test_iterations=self.iterations,
+        )
+        with tempfile.TemporaryDirectory(prefix="objecthood-") as place:
+            folder = Path(place) / "pictures"
+            folder.mkdir()
+            for number, picture in enumerate(pictures):
+                Image.fromarray(picture).save(folder / f"{number:07d}.png", compress_level=1)
+            run = Path(self.out) if self.out is not None else Path(place) / "run"
+            recipe = dataclasses.replace(recipe, data_path=str(folder))
+            self.scores_: dict[str, float] = train(recipe, run, device=self.device)["scores"]
+            self.model_: Any = load(run / "weights.safetensors")
+        return self
+
+    def predict(self, X: Pictures) -> UInt8[np.ndarray, "pictures height width"]:
+        """The strongest slot of every pixel, 0 to num_slots - 1, at the pictures' own size."""
+        return np.stack([result.labels for result in self._look(X)])
+
+    def transform(self, X: Pictures) -> Float[np.ndarray, "pictures slots slot_dim"]:
+        """What each slot holds of each picture."""
+        return np.stack([result.slots.numpy() for result in self._look(X)])
+
+    def fit_transform(self, X: Pictures, y: object = None) -> Float[np.ndarray, "pictures slots slot_dim"]:
+        """`fit`, then `transform` of the same pictures."""
+        return self.fit(X).transform(X)
+
+    def score(self, X: Pictures, y: Int[np.ndarray, "pictures height width"] | None = None) -> float:
+        """Higher is better: with true labels `y` (0: background) the mean foreground ARI of `predict`;
+        without, the error of the painted pictures (mean square in [-1, 1] units), negative."""
+        if y is None:
+            errors = [4 * (one.reconstruction - one.image).square().mean() for one in self._look(X)]
+            return -torch.stack(errors).mean().item()
+        found, truth = torch.from_numpy(self.predict(X)).long(), torch.from_numpy(np.asarray(y)).long()
+        if found.shape != truth.shape:
+            raise ValueError(
+                f"`y` {list(truth.shape)} must have the shape of the pictures, {list(found.shape)}"
+            )
+        masks = torch.nn.functional.one_hot(found, self.model_.num_slots).movedim(-1, 1).float()
+        return metrics.adjusted_rand_index(truth, masks, ignore_background=True).nanmean().item()
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The settings by name."""
+        names = ("num_slots", "resolution", "steps", "seed", "iterations", "out", "device")
+        return {name: getattr(self, name) for name in names}
+
+    def set_params(self, **settings: Any) -> ObjectFinder:
+        """Change settings before `fit`; ValueError for an unknown one."""
+        known = self.get_params()
+        for name, value in settings.items():
+            if name not in known:
+                raise ValueError(f"ObjectFinder has no setting {name!r}; it has {', '.join(known)}")
+            setattr(self, name, value)
+        return self
+
+    def _look(self, X: Pictures) -> Any:
+        """A `Result` for every picture."""
+        if not hasattr(self, "model_"):
+            raise ValueError("this ObjectFinder was not trained; call fit(pictures) first")
+        model = self.model_.to(choose_device(self.device))
+        return stream(model, list(as_bytes(X)), iterations=self.iterations)
+
+
+def as_bytes(pictures: Any) -> UInt8[np.ndarray, "pictures height width 3"]:
+    """Pictures as uint8; ValueError, which says what they are, for any other array.
+
+    >>> as_bytes(np.ones((1, 2, 2, 3))).max()
+    np.uint8(255)
+    """
+    array = np.asarray(pictures.cpu() if isinstance(pictures, Tensor) else pictures)
+    kind = f"{array.dtype} {list(array.shape)}"
+    shaped = array.ndim == 4 and array.shape[-1] == 3 and 0 not in array.shape
+    if not shaped or not (array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)):
+        raise ValueError(
+            f"pictures ({kind}) must be [pictures, height, width, 3], uint8 or float in [0, 1]; move "
+            "channels last with np.moveaxis, and repeat a grey one three times"
+        )
+    if array.shape[1] * array.shape[2] > MAX_PIXELS:
+        raise ValueError(f"pictures ({kind}) must have at most {MAX_PIXELS} pixels each; make them smaller")
+    if array.dtype == np.uint8:
+        return array
+    if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+        raise ValueError(
+            f"pictures ({kind}) must lie in [0, 1], and go from {array.min():.4g} to {array.max():.4g}; "
+            "divide by 255, say, or give uint8"
+        )
+    return (array * 255).round().astype(np.uint8)

@@ -1,0 +1,332 @@
+"""A user's video -> the same video with what is found in it, label pictures, and the way of every slot.
+
+Frames stream through: however long the video, a few frames are in memory. The video is only read; what is
+written lies in one folder of its own, which `video-predictions.json` marks as ours.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from objecthood.data.io.frame_folder import FrameFolder
+from objecthood.data.io.frames import is_video
+from objecthood.data.io.images import resize_image
+from objecthood.data.io.video_file import VideoFile, VideoWriter
+from objecthood.data.randomness import start_noise
+from objecthood.inference.masks import enlarge_labels
+from objecthood.models import SlotAutoencoder, SlotVideo
+from objecthood.models.video import State, VideoScene
+from objecthood.motion.fields import SequenceFields, fields_of, flow_size
+from objecthood.motion.tracking import Tracker, Tracks
+from objecthood.recipes.motion_grouping import MotionGrouping
+from objecthood.runtime.files import plain_part, plain_stem, real_folder, remove_link, write_json
+from objecthood.visualize import figures
+from objecthood.visualize.video import mark_motion
+
+COLUMNS = ("frame", "seconds", "slot", "area", "x", "y", "velocity_x", "velocity_y", "speed", "moving")
+"""Of the tracks: area as a share of the frame; places in pixels of the video; velocities against the
+background, in pixels of the video per frame."""
+WINDOW, MARGIN = 64, 24
+"""How many frames a model that sees motion looks at together, and how many more before and after: what is
+averaged along paths counts 5 / 6 of it a frame on, a hundredth after 25."""
+_RECORD, _FORMAT = "video-predictions.json", "objecthood-video-predictions-1"
+
+
+class VideoResult(NamedTuple):
+    """What became of one video."""
+
+    path: Path
+    frames: int
+    """How many frames were read, and written."""
+    files: dict[str, Path]
+    """"video", "masks" (a folder of label pictures, one a frame), "csv" and "json" (tracks)."""
+
+
+def predict_video(
+    model: SlotVideo | SlotAutoencoder,
+    path: str | Path,
+    out: str | Path,
+    *,
+    iterations: int | None = None,
+    num_slots: int | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> VideoResult:
+    """Find the objects of a video file, or of a folder of frames, and follow them.
+
+    Of a video NAME.mp4 the folder `out` gets `NAME-overlay.mp4` (as many frames, as large, at the same rate;
+    a slot keeps its colour; an arrow on slots that move, a dot on slots that stand still), the folder
+    `NAME-masks` (palette pictures, slot k is index k), `NAME-tracks.csv` (a line for each slot in each frame)
+    and `NAME-tracks.json` (the same, with size, rate and a summary of each slot). Frames are resized whole to
+    the square that the model sees. A model for pictures takes every frame for itself: its slots need not keep
+    their objects. A model that sees motion (`motion-grouping`) gives two slots, what does not move and what
+    does. Sound is not kept.
+
+    Args:
+        model: such as `oh.load` gives.
+        iterations: of the first frame, of every frame for a picture model; the model's own unless given.
+        report: called with the number of frames done and of all frames (0 where the file does not say).
+
+    Raises:
+        ImageError: the video cannot be read.
+        ValueError: a model of another kind, or a folder `out` that holds other files.
+    """
+    if not isinstance(model, SlotVideo | SlotAutoencoder):
+        raise ValueError(
+            f"a {type(model).__name__} cannot look at videos; take weights of moving-sprites or sprites"
+        )
+    path, out = Path(path), Path(out)
+    claim(out)
+    source = FrameFolder(path) if path.is_dir() else VideoFile(path)
+    stem = out / (plain_part(os.path.basename(os.path.abspath(path))) if path.is_dir() else plain_stem(path))
+    files = {
+        "video": stem.with_name(f"{stem.name}-overlay.mp4"),
+        "masks": stem.with_name(f"{stem.name}-masks"),
+        "csv": stem.with_name(f"{stem.name}-tracks.csv"),
+        "json": stem.with_name(f"{stem.name}-tracks.json"),
+    }
+    real_folder(files["masks"])
+    for kind in ("video", "csv", "json"):
+        remove_link(files[kind])
+    for old in files["masks"].glob("[0-9]*.png"):
+        old.unlink()
+    was_training, done = model.training, 0
+    model.eval()
+    facts = {
+        "video": path.as_posix(),
+        "width": source.size[1],
+        "height": source.size[0],
+        "rate": float(source.rate),
+    }
+    scale = source.size[1] / model.resolution, source.size[0] / model.resolution
+    try:
+        with VideoWriter(files["video"], source.size, source.rate) as writer, Table(files, facts) as table:
+            for picture, masks, tracks in seen(model, source, iterations, num_slots):
+                labels = enlarge_labels(masks, (source.size[0], source.size[1]))
+                figures.indexed_png(labels, files["masks"] / f"{done:06d}.png")
+                writer.write(draw(picture, labels, tracks, scale))
+                table.add(tracks, scale, model.resolution)
+                done += 1
+                if report:
+                    report(done, source.num_frames)
+    finally:
+        model.train(was_training)
+    return VideoResult(path, done, files)
+
+
+def seen(
+    model: SlotVideo | SlotAutoencoder,
+    source: FrameFolder | VideoFile,
+    iterations: int | None,
+    num_slots: int | None,
+) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Float[Tensor, "slots rows columns"], Tracks]]:
+    """`look`, or, for a model that sees motion, `look_at_motion`."""
+    if isinstance(model, SlotVideo) or not sees_video(model):
+        return look(model, source, iterations, num_slots)
+    if iterations is not None or num_slots is not None:
+        raise ValueError("models that see motion take no other number of iterations or slots")
+    return look_at_motion(model, source)
+
+
+def look_at_motion(
+    model: SlotAutoencoder, source: FrameFolder | VideoFile
+) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Float[Tensor, "2 rows columns"], Tracks]]:
+    """Every frame with masks of what does not move and of what does, as `runs/experiments/davis.py` measures them, and
+    tracks. The source is read twice, so that of frames read ahead only small ones are kept."""
+    device, tracker = next(model.parameters()).device, Tracker()
+    size = flow_size(source.size)
+    masks = (
+        mask
+        for frames, inner in windows((resize_image(frame, size) for frame in source), WINDOW, MARGIN)
+        for mask in moving_masks(model, frames)[inner]
+    )
+    for (picture, small, following), moving in zip(
+        ahead(source, model.resolution, device), masks, strict=True
+    ):
+        both = torch.stack([1 - moving, moving])
+        square = torch.nn.functional.interpolate(both[None], small.shape[-2:], mode="area")
+        tracks = tracker.update(small, square.to(device), following)
+        yield picture, both, Tracks(*(part[0].cpu() for part in tracks))
+
+
+@torch.no_grad()
+def moving_masks(
+    model: SlotAutoencoder, frames: list[UInt8[np.ndarray, "height width 3"]]
+) -> Float[Tensor, "frames rows columns"]:
+    """What moves in frames of one size, at half their size."""
+    if len(frames) < 2:
+        raise ValueError("the video has 1 frame; motion needs two")
+    device = next(model.parameters()).device
+    fields = SequenceFields(*(part.to(device).float() for part in fields_of(frames)))
+    size = fields.flow.shape[-2], fields.flow.shape[-1]
+    pictures = torch.from_numpy(np.stack([resize_image(frame, size) for frame in frames]))
+    recipe = cast(MotionGrouping, model.recipe)
+    return recipe.objects(model, fields, pictures.to(device).permute(0, 3, 1, 2).float().div(255)).cpu()
+
+
+def windows(items: Iterable[Any], length: int, margin: int) -> Iterator[tuple[list[Any], slice]]:
+    """Stretches of `length` items with up to `margin` more on either side, and which of them are the stretch.
+    The last stretch is longer, by up to twice the margin.
+
+    >>> [(part, part[inner]) for part, inner in windows(range(8), 3, 1)]
+    [([0, 1, 2, 3], [0, 1, 2]), ([2, 3, 4, 5, 6, 7], [3, 4, 5, 6, 7])]
+    """
+    held: list[Any] = []
+    before = 0
+    for item in items:
+        held.append(item)
+        if len(held) > before + length + 2 * margin:
+            yield held[: before + length + margin], slice(before, before + length)
+            held = held[before + length - margin :]
+            before = margin
+    if held:
+        yield held, slice(before, len(held))
+
+
+def look(
+    model: SlotVideo | SlotAutoencoder,
+    source: Iterable[UInt8[np.ndarray, "height width 3"]],
+    iterations: int | None = None,
+    num_slots: int | None = None,
+) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Float[Tensor, "slots rows columns"], Tracks]]:
+    """Every frame with the model's masks and the tracks at its own resolution; one frame is read ahead."""
+    device = next(model.parameters()).device
+    slots = model.num_slots if num_slots is None else num_slots
+    noise = torch.from_numpy(start_noise(np.zeros(1, np.int64), slots, model.slot_dim)).to(device)
+    tracker, state = Tracker(), None
+    for picture, small, following in ahead(source, model.resolution, device):
+        with torch.no_grad():
+            if isinstance(model, SlotVideo):
+                scene, state = first_or_next(model, small, state, following, iterations, noise)
+                masks = scene.masks
+            else:
+                masks = model(small, iterations=iterations, noise=noise).masks
+            tracks = tracker.update(small, masks.float(), following)
+        yield picture, masks[0].float().cpu(), Tracks(*(part[0].cpu() for part in tracks))
+
+
+def first_or_next(
+    model: SlotVideo,
+    frame: Tensor,
+    state: State | None,
+    following: Tensor | None,
+    iterations: int | None,
+    noise: Tensor,
+) -> tuple[VideoScene, State]:
+    """`SlotVideo.step`, with what belongs to a first frame for the first frame."""
+    if state is not None:
+        return model.step(frame, state, following)
+    return model.step(frame, None, following, iterations=iterations, noise=noise)
+
+
+def ahead(
+    source: Iterable[UInt8[np.ndarray, "height width 3"]], side: int, device: torch.device
+) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Tensor, Tensor | None]]:
+    """Every frame, as a model sees it [1, 3, side, side], and the same of the next one, None at the end."""
+    waiting: tuple[np.ndarray, Tensor] | None = None
+    for picture in source:
+        small = torch.from_numpy(resize_image(picture, (side, side))).permute(2, 0, 1)
+        view = small[None].to(device, torch.float32).div(255)
+        if waiting:
+            yield *waiting, view
+        waiting = picture, view
+    if waiting:
+        yield *waiting, None
+
+
+def draw(
+    picture: UInt8[np.ndarray, "height width 3"],
+    labels: UInt8[Tensor, "height width"],
+    tracks: Tracks,
+    scale: tuple[float, float],
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The frame tinted by slot, with arrows and dots."""
+    image = torch.from_numpy(picture).permute(2, 0, 1).float().div_(255)
+    tinted: Image.Image = figures.overlay_one(image, labels.long(), 0.5)
+    mark_motion(tinted, tracks, scale)
+    return np.asarray(tinted)
+
+
+class Table:
+    """Writes tracks as they come: CSV, and JSON whose list of rows is closed, with a summary, at the end."""
+
+    def __init__(self, files: dict[str, Path], facts: dict[str, Any]):
+        self._csv, self._json = files["csv"].open("w", newline=""), files["json"].open("w")
+        self._rows = csv.writer(self._csv)
+        self._rows.writerow(COLUMNS)
+        self._json.write(json.dumps(facts | {"columns": COLUMNS})[:-1] + ', "tracks": [')
+        self._facts, self._frame, self._separator = facts, 0, "\n"
+        self._slots: dict[int, dict[str, Any]] = {}
+
+    def add(self, tracks: Tracks, scale: tuple[float, float], side: int) -> None:
+        """The next frame."""
+        across, down = scale
+        for slot, ((x, y), area, velocity, moving) in enumerate(
+            zip(*(part.tolist() for part in tracks), strict=True)
+        ):
+            if x < 0:
+                continue
+            fast = velocity[0] * across, velocity[1] * down
+            speed = (fast[0] ** 2 + fast[1] ** 2) ** 0.5
+            places = ((x + 0.5) * across, (y + 0.5) * down, *fast, speed)
+            seconds = round(self._frame / self._facts["rate"], 4)
+            row = [self._frame, seconds, slot, round(area / side**2, 5), *(round(n, 3) for n in places)]
+            self._rows.writerow([*row, int(moving)])
+            self._json.write(self._separator + json.dumps([*row, moving]))
+            self._separator = ",\n"
+            facts = {"slot": slot, "first_frame": self._frame, "frames": 0, "moving_frames": 0}
+            summary = self._slots.setdefault(slot, facts)
+            summary["last_frame"] = self._frame
+            summary["frames"] += 1
+            summary["moving_frames"] += int(moving)
+        self._frame += 1
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        slots = json.dumps([self._slots[slot] for slot in sorted(self._slots)])
+        self._json.write(f'\n], "frames": {self._frame}, "slots": {slots}}}\n')
+        self._csv.close()
+        self._json.close()
+
+
+def claim(out: Path) -> None:
+    """Make the folder `out` and mark it; ValueError where it holds files of others."""
+    file = out / _RECORD
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        try:
+            ours = json.loads(file.read_text())["format"] == _FORMAT
+        except (OSError, ValueError, KeyError, TypeError):
+            ours = False
+        if not ours:
+            raise ValueError(
+                f"{out} holds files that are not video predictions; name a new or an empty folder to write to"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"format": _FORMAT})
+
+
+def sees_video(model: object) -> bool:
+    """Whether a model needs frames that follow each other: of clips, or of motion."""
+    return isinstance(model, SlotVideo) or isinstance(getattr(model, "recipe", None), MotionGrouping)
+
+
+def are_videos(paths: Iterable[str], model: object) -> bool:
+    """Whether `paths` are for `predict_video`: video files, or, for a video model, folders of frames."""
+    kinds = [is_video(path) or (sees_video(model) and os.path.isdir(path)) for path in paths]
+    if any(kinds) and not all(kinds):
+        raise ValueError("videos and pictures together; look at them one kind at a time")
+    if sees_video(model) and not all(kinds):
+        raise ValueError("these weights are of a video model; name video files or folders of frames")
+    return bool(kinds) and all(kinds)

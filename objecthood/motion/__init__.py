@@ -1,0 +1,1 @@
+"""What moves: optical flow, motion fields, paths of pixels, tracks of slots, masks of moving objects."""

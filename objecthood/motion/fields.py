@@ -1,0 +1,191 @@
+"""Frames of videos as motion fields: flow to the next and from the last frame, the camera's taken off.
+
+Of every frame two fields, both in the direction of time: to the next frame, and (negated) to the last. What
+an object covers and uncovers blurs the one on the one side of it and the other on the other. The camera's
+motion is an affine field fitted to all pixels but outliers (Geman and McClure 1987), which removes turning
+and zooming and not depth. What is left is averaged along the paths of pixels, its speed as well: waves and
+noise go one way and the other, objects go on.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from objecthood.data.io.images import resize_image
+from objecthood.data.published.davis import Davis2016, folds
+from objecthood.data.scene import Dataset, Scenes
+from objecthood.motion.optical_flow import DenseInverseSearch
+from objecthood.motion.paths import along_paths
+
+SIDE = 240
+"""Shorter side at which flow is sought, half of 480p."""
+KEPT = 2
+"""By how much fields are shrunk after that: DIS is no finer."""
+DIRECTIONS = 2
+_ROUNDS = 8  # of reweighting: residuals change by less than a hundredth of a pixel after
+
+
+class SequenceFields(NamedTuple):
+    """One sequence, in pixels of its grid (DAVIS: 214 x 120) per frame, float16 as it is kept."""
+
+    flow: Float[Tensor, "frames directions 2 rows columns"]
+    """To the next frame, and from the last; at an end of the sequence the other one."""
+    residual: Float[Tensor, "frames directions 2 rows columns"]
+    """The same without the camera's motion."""
+    steady: Float[Tensor, "frames directions 2 rows columns"]
+    """`residual`, averaged along the paths of pixels."""
+    speed: Float[Tensor, "frames directions rows columns"]
+    """Its length, averaged along them: of what moves to and fro as well."""
+
+
+class MotionFields(Dataset):
+    """The motion of DAVIS-2016 sequences as pictures: a finite data set of frames.
+
+    Args:
+        path: a copy of DAVIS-2016.
+        split: "train": the sequences that fold `fold` trains on; "validation" and "test": those it holds out.
+        fold, num_folds: see `data.published.davis.folds`.
+        resolution: side of the square pictures.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        split: str,
+        *,
+        fold: int = 0,
+        num_folds: int = 3,
+        resolution: int = 64,
+    ):
+        davis = Davis2016(path)
+        if not 0 <= fold < num_folds <= len(davis.sequences):
+            raise ValueError(
+                f"`fold` (={fold}) must be 0 to {num_folds - 1}, with at most {len(davis.sequences)} folds"
+            )
+        train, held_out = folds(davis.sequences, num_folds)[fold]
+        self.sequences = train if split == "train" else held_out
+        self.resolution, pictures, masks = resolution, [], []
+        for name in self.sequences:
+            fields = sequence_fields(str(path), name)
+            steady, speed = fields.steady.float(), fields.speed.float()
+            fitted = shown(steady.flatten(0, 1), speed.flatten(0, 1), resolution)
+            pictures.append(fitted.unflatten(0, speed.shape[:2]))
+            truth = torch.from_numpy(davis.truth(name)).float()[:, None]
+            small = functional.interpolate(truth, (resolution, resolution), mode="area")[:, 0]
+            masks.append((small > 0.5).long())
+        self._pictures, self._masks = torch.cat(pictures), torch.cat(masks)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+        """image [batch, directions, 3, side, side], motion as pictures; masks [batch, directions, side,
+        side]."""
+        chosen = torch.as_tensor(np.asarray(indices, dtype=np.int64))
+        masks = self._masks[chosen][:, None].expand(-1, DIRECTIONS, -1, -1)
+        return {"image": self._pictures[chosen], "masks": masks}
+
+
+@lru_cache(maxsize=64)
+def sequence_fields(path: str, name: str) -> SequenceFields:
+    """The motion of one sequence; kept in memory, as three folds ask for it."""
+    frames = [resize_image(frame, flow_size(frame.shape[:2])) for frame in Davis2016(path).frames(name)]
+    if len(frames) < 2:
+        raise ValueError(f"sequence {name!r} has {len(frames)} frame; motion needs two")
+    return fields_of(frames)
+
+
+def flow_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The size (height, width) at which flow is sought: the shorter side `SIDE`, both multiples of `KEPT`.
+
+    Example:
+        >>> flow_size((480, 854)), flow_size((1920, 1080))
+        ((240, 428), (428, 240))
+    """
+    height, width = (KEPT * math.ceil(SIDE / KEPT * side / min(size)) for side in size)
+    return height, width
+
+
+def fields_of(frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> SequenceFields:
+    """The motion of at least two frames, of the size that `flow_size` says."""
+    search, flows = DenseInverseSearch(), []
+    for now in range(len(frames)):
+        both = []
+        for step in (1, -1):
+            other = now + step if 0 <= now + step < len(frames) else now - step
+            both.append(search(frames[now], frames[other]) * (other - now))
+        flows.append(np.stack(both))
+    flow = torch.from_numpy(np.stack(flows)).permute(0, 1, 4, 2, 3)
+    flow = functional.avg_pool2d(flow.flatten(0, 1), KEPT).unflatten(0, flow.shape[:2]) / KEPT
+    residual = torch.from_numpy(np.stack([without_camera(one) for one in flow.flatten(0, 1).numpy()]))
+    residual = residual.unflatten(0, flow.shape[:2])
+    speed = along_paths(residual.norm(dim=2), flow)
+    steady = along_paths(residual.flatten(1, 2), flow).unflatten(1, residual.shape[1:3])
+    return SequenceFields(flow.half(), residual.half(), steady.half(), speed.half())
+
+
+def without_camera(field: Float[np.ndarray, "2 rows columns"]) -> Float[np.ndarray, "2 rows columns"]:
+    """What is left of a motion field when a robustly fitted affine field is taken off.
+
+    Example:
+        >>> y, x = np.mgrid[0:20, 0:30].astype(float)
+        >>> field = np.stack([1 + 0.1 * x, 0.05 * y - 0.1 * x])
+        >>> field[:, 8:12, 8:12] += 5
+        >>> left = without_camera(field)
+        >>> bool(np.abs(left[:, 0]).max() < 0.01), bool(np.abs(left[:, 10, 10] - 5).max() < 0.01)
+        (True, True)
+    """
+    rows, columns = field.shape[1:]
+    y, x = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
+    design = np.stack([np.ones_like(x), x, y], axis=-1).reshape(-1, 3)
+    values = field.reshape(2, -1).T.astype(float)
+    some = slice(None, None, 3)  # every third pixel is plenty for three numbers
+    weights = np.ones(len(design[some]))
+    for _ in range(_ROUNDS):
+        weighted = design[some] * weights[:, None]
+        fit = np.linalg.solve(design[some].T @ weighted + 1e-9 * np.eye(3), weighted.T @ values[some])
+        squares = np.square(values[some] - design[some] @ fit).sum(axis=1)
+        scale = 2 * max(np.median(squares), 1e-4)
+        weights = np.square(scale / (scale + squares))
+    return (values - design @ fit).T.reshape(field.shape).astype(np.float32)
+
+
+def shown(
+    field: Float[Tensor, "fields 2 rows columns"],
+    speed: Float[Tensor, "fields rows columns"],
+    resolution: int,
+) -> Float[Tensor, "fields 3 side side"]:
+    """Motion fields as pictures in [0, 1]: across and down around 1/2, and the speed.
+
+    The scale of each is the speed that 98 % of its pixels do not exceed, at least 0.1 pixels.
+    """
+    field = functional.interpolate(field, (resolution, resolution), mode="area")
+    small = functional.interpolate(speed[:, None], (resolution, resolution), mode="area")
+    return scaled(field, small, largest_speed(speed, resolution))
+
+
+def scaled(
+    field: Float[Tensor, "fields 2 rows columns"],
+    speed: Float[Tensor, "fields 1 rows columns"],
+    scale: Float[Tensor, "fields 1 1 1"],
+) -> Float[Tensor, "fields 3 rows columns"]:
+    """Motion in units of `scale` as pictures in [0, 1]."""
+    return torch.cat([0.5 + 0.5 * (field / scale).clamp(-1, 1), (speed / scale).clamp_max(1)], dim=1)
+
+
+def largest_speed(
+    speed: Float[Tensor, "fields rows columns"], resolution: int
+) -> Float[Tensor, "fields 1 1 1"]:
+    """The speed that 98 % of the pixels of each field do not exceed at `resolution`, at least 0.1 pixels."""
+    small = functional.interpolate(speed[:, None], (resolution, resolution), mode="area")
+    return small.flatten(1).quantile(0.98, dim=1).clamp_min(0.1)[:, None, None, None]

@@ -1,0 +1,237 @@
+"""From slots on motion fields to one mask of what moves: chosen, agreed on, carried along, coloured, drawn.
+
+No step knows labels. Each takes and gives soft masks in [0, 1].
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from objecthood.motion.paths import warped
+
+
+def moving_mask(masks: Float[Tensor, "fields slots rows columns"]) -> Float[Tensor, "fields rows columns"]:
+    """What does not belong to the slot that has most of the picture's border, which is the background.
+
+    Example:
+        >>> masks = torch.zeros(1, 2, 4, 4)
+        >>> masks[0, 0], masks[0, 0, 1:3, 1:3], masks[0, 1, 1:3, 1:3] = 1.0, 0.0, 1.0
+        >>> moving_mask(masks)[0, 1].tolist()
+        [0.0, 1.0, 1.0, 0.0]
+    """
+    return 1 - masks[torch.arange(len(masks), device=masks.device), ground_slot(masks)]
+
+
+def ground_slot(masks: Float[Tensor, "fields slots rows columns"]) -> Int[Tensor, " fields"]:
+    """Which slot has most of the picture's border."""
+    return border_share(masks).argmax(dim=1)
+
+
+def border_share(
+    masks: Float[Tensor, "fields slots rows columns"],
+) -> Float[Tensor, "fields slots"]:
+    """The mean of each mask along the picture's border."""
+    sides = (masks[..., 0, :], masks[..., -1, :], masks[..., 0], masks[..., -1])
+    return torch.cat(sides, dim=-1).mean(dim=-1)
+
+
+def sharpened(
+    masks: Float[Tensor, "fields slots rows columns"],
+    appearance: Float[Tensor, "fields slots 3 rows columns"],
+    motion: Float[Tensor, "fields 3 height width"],
+) -> Float[Tensor, "fields slots height width"]:
+    """Masks on the grid of `motion`: how likely each pixel's is what each slot paints there, Gaussian with
+    the variance of what the slots miss, times the mask."""
+    size = motion.shape[2:]
+    painted = F.interpolate(appearance.flatten(0, 1), size, mode="bilinear", align_corners=False)
+    wide = F.interpolate(masks, size, mode="bilinear", align_corners=False)
+    # Across and down span [-1, 1], the speed [0, 1]: four times the squared difference of their pictures.
+    units = torch.tensor([4.0, 4.0, 1.0], device=motion.device)[:, None, None]
+    missed = ((motion[:, None] - painted.unflatten(0, masks.shape[:2])).square() * units).sum(dim=2)
+    variance = (wide * missed).sum(dim=1).mean(dim=(-1, -2)).clamp_min(1e-4)[:, None, None, None]
+    return (wide.clamp_min(1e-4).log() - missed / (2 * variance)).softmax(dim=1)
+
+
+def main_slot(masks: Float[Tensor, "fields slots rows columns"]) -> Int[Tensor, " fields"]:
+    """Which slot but the ground's is large and away from the border: area times what the border lacks."""
+    area = masks.mean(dim=(-1, -2))
+    away = (1 - border_share(masks) / area.clamp_min(1e-3)).clamp_min(0.01)
+    ground = F.one_hot(ground_slot(masks), masks.shape[1]).bool()
+    return (area * away).masked_fill(ground, -1).argmax(dim=1)
+
+
+def located(
+    masks: Float[Tensor, "frames rows columns"], flat: float = 2.0, frames: int = 3
+) -> Float[Tensor, "frames rows columns"]:
+    """Where the main thing is: 1 within the ellipse of `flat` standard deviations of its mask, falling
+    outside. Moments are medians over so many `frames` before and after."""
+    rows, columns = masks.shape[1:]
+    y = torch.arange(rows, device=masks.device)[:, None] + 0.5
+    x = torch.arange(columns, device=masks.device) + 0.5
+    weight = masks / masks.sum(dim=(1, 2), keepdim=True).clamp_min(1e-3)
+
+    def mean(values: Tensor) -> Tensor:
+        return (weight * values).sum(dim=(1, 2), keepdim=True)
+
+    across, down = x - mean(x), y - mean(y)
+    least = 4.0  # squared pixels: two pixels wide at least
+    moments = [mean(x), mean(y), mean(across**2) + least, mean(down**2) + least, mean(across * down)]
+    padded = F.pad(torch.cat(moments, dim=2)[:, 0].T[None], (frames, frames), mode="replicate")[0]
+    calm = padded.unfold(1, 2 * frames + 1, 1).median(dim=-1).values[:, :, None, None]
+    across, down = x - calm[0], y - calm[1]
+    determinant = (calm[2] * calm[3] - calm[4] ** 2).clamp_min(1)
+    squared = (calm[3] * across**2 - 2 * calm[4] * across * down + calm[2] * down**2) / determinant
+    return (-(squared.clamp_min(0).sqrt() - flat).clamp_min(0).square()).exp()
+
+
+def fast_near(
+    main: Float[Tensor, "frames directions rows columns"],
+    speed: Float[Tensor, "frames directions rows columns"],
+    flow: Float[Tensor, "frames directions 2 rows columns"],
+) -> Float[Tensor, "frames directions rows columns"]:
+    """What is fast where the main slot is."""
+    place = located(carried_along(agreed(main), flow))
+    return above_threshold(speed) * place[:, None]
+
+
+def above_threshold(speed: Float[Tensor, "*fields rows columns"]) -> Float[Tensor, "*fields rows columns"]:
+    """1 where each field exceeds the threshold that parts it best (Otsu 1979), 256 steps up to its 99 %.
+
+    Example:
+        >>> above_threshold(torch.tensor([[0.1, 0.2, 0.1], [2.0, 0.1, 2.2]])).tolist()
+        [[0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
+    """
+    fields = speed.reshape(-1, *speed.shape[-2:])
+    return torch.stack([_otsu(field) for field in fields]).view(speed.shape).float()
+
+
+def finished(
+    masks: Float[Tensor, "frames directions rows columns"],
+    flow: Float[Tensor, "frames directions 2 height width"],
+    pictures: Float[Tensor, "frames 3 rows columns"],
+    colours: float = 0.6,
+) -> Float[Tensor, "frames rows columns"]:
+    """One mask a frame: agreed on, carried along, coloured with weight `colours`, drawn to edges."""
+    carried = carried_along(agreed(masks), flow)
+    return drawn_to_edges(coloured(carried, pictures, colours), pictures)
+
+
+def agreed(
+    masks: Float[Tensor, "frames directions rows columns"],
+) -> Float[Tensor, "frames rows columns"]:
+    """The geometric mean over the fields of a frame: blur beside an object is in one of them only."""
+    return masks.prod(dim=1) ** (1 / masks.shape[1])
+
+
+def carried_along(
+    masks: Float[Tensor, "frames rows columns"],
+    flow: Float[Tensor, "frames directions 2 height width"],
+    weight: float = 2.0,
+) -> Float[Tensor, "frames rows columns"]:
+    """Masks averaged with those of the frames before and after, brought here by the flow.
+
+    A running average each way, in which what came before counts `weight` times the frame itself; the two are
+    joined so that the frame itself counts once. `flow` goes to the next frame and comes from the last, in
+    pixels of its own grid.
+    """
+    past, future = masks.clone(), masks.clone()
+    for now in range(1, len(masks)):
+        brought = warped(past[now - 1][None], -flow[now, 1])[0]
+        past[now] = (masks[now] + weight * brought) / (1 + weight)
+    for now in range(len(masks) - 2, -1, -1):
+        brought = warped(future[now + 1][None], flow[now, 0])[0]
+        future[now] = (masks[now] + weight * brought) / (1 + weight)
+    return ((1 + weight) * (past + future) - masks) / (1 + 2 * weight)
+
+
+def coloured(
+    masks: Float[Tensor, "frames rows columns"],
+    pictures: Float[Tensor, "frames 3 rows columns"],
+    weight: float = 0.6,
+    bins: int = 16,
+) -> Float[Tensor, "frames rows columns"]:
+    """Masks and the colours they have over the whole sequence: what is coloured as what moves, moves.
+
+    Log odds of the mask, and `weight` times by how much those of a pixel's colour exceed most of those of
+    any pixel. Colours are `bins` steps of each channel, their counts blurred over neighbours.
+    """
+    colour = _colour_bins(pictures, bins)
+    inside = (masks > 0.5).float()
+    common = inside.mean().clamp(1e-3, 0.9)
+    found = _blurred_counts(colour, inside, bins)
+    of_all = _blurred_counts(colour, torch.ones_like(inside), bins)
+    share = ((found + 10 * common) / (of_all + 10))[colour].clamp(0.01, 0.99)
+    evidence = share.logit() - 0.8 * common.logit() - 0.5
+    return (masks.clamp(0.02, 0.98).logit() + weight * evidence).sigmoid()
+
+
+def drawn_to_edges(
+    masks: Float[Tensor, "frames rows columns"],
+    pictures: Float[Tensor, "frames 3 rows columns"],
+    radius: int = 5,
+    epsilon: float = 1e-3,
+) -> Float[Tensor, "frames rows columns"]:
+    """Masks as locally linear functions of colour: the guided filter (He et al. 2013, equations 19 to 21).
+
+    `radius` in pixels, `epsilon` in squared units of `pictures`, which are in [0, 1].
+    """
+
+    def mean(values: Tensor) -> Tensor:
+        columns = F.avg_pool2d(values, (2 * radius + 1, 1), 1, (radius, 0), count_include_pad=False)
+        return F.avg_pool2d(columns, (1, 2 * radius + 1), 1, (0, radius), count_include_pad=False)
+
+    colour, mask = mean(pictures), mean(masks[:, None])
+    r, g, b = pictures.unbind(1)
+    pairs = mean(torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], dim=1))
+    (mr, mg, mb) = colour.unbind(1)
+    rr, rg, rb, gg, gb, bb = (
+        pairs - torch.stack([mr * mr, mr * mg, mr * mb, mg * mg, mg * mb, mb * mb], dim=1)
+    ).unbind(1)
+    rr, gg, bb = rr + epsilon, gg + epsilon, bb + epsilon
+    # The inverse of a symmetric 3 x 3 matrix, written out: solving for each pixel takes long.
+    inverse = torch.stack(
+        [
+            *(gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg),
+            *(rb * gb - rg * bb, rr * bb - rb * rb, rg * rb - rr * gb),
+            *(rg * gb - rb * gg, rg * rb - rr * gb, rr * gg - rg * rg),
+        ],
+        dim=1,
+    ).unflatten(1, (3, 3))
+    determinant = (rr * inverse[:, 0, 0] + rg * inverse[:, 0, 1] + rb * inverse[:, 0, 2])[:, None]
+    with_mask = mean(pictures * masks[:, None]) - colour * mask
+    slope = torch.einsum("fijhw,fjhw->fihw", inverse, with_mask) / determinant
+    level = mask - (slope * colour).sum(dim=1, keepdim=True)
+    return ((mean(slope) * pictures).sum(dim=1) + mean(level)[:, 0]).clamp(0, 1)
+
+
+def _colour_bins(pictures: Tensor, bins: int) -> Tensor:
+    """Bins of brightness and two differences of colour, each spread over what 99.8 % of pixels have."""
+    red, green, blue = F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False).unbind(1)
+    place = torch.zeros_like(red, dtype=torch.long)
+    for channel in (0.3 * red + 0.6 * green + 0.1 * blue, red - green, 0.5 * (red + green) - blue):
+        low, high = channel.flatten()[::7].quantile(torch.tensor([0.001, 0.999], device=red.device))
+        step = ((channel - low) / (high - low).clamp_min(0.05) * bins).long().clamp(0, bins - 1)
+        place = place * bins + step
+    return place
+
+
+def _blurred_counts(colour: Tensor, weight: Tensor, bins: int) -> Tensor:
+    counts = torch.bincount(colour.flatten(), weight.flatten(), minlength=bins**3).float()
+    kernel = torch.tensor([0.25, 0.5, 0.25], device=counts.device)
+    cube = counts.view(1, 1, bins, bins, bins)
+    cube = F.conv3d(cube, kernel.view(1, 1, 3, 1, 1), padding=(1, 0, 0))
+    cube = F.conv3d(cube, kernel.view(1, 1, 1, 3, 1), padding=(0, 1, 0))
+    return F.conv3d(cube, kernel.view(1, 1, 1, 1, 3), padding=(0, 0, 1)).flatten()
+
+
+def _otsu(values: Tensor) -> Tensor:
+    steps = (values / values.quantile(0.99).clamp_min(1e-6)).clamp(0, 1).mul(255).long()
+    counts = torch.bincount(steps.flatten(), minlength=256).double()
+    below = counts.cumsum(0)
+    sums = (counts * torch.arange(256, device=values.device)).cumsum(0)
+    above = below[-1] - below
+    between = (sums / below.clamp_min(1) - (sums[-1] - sums) / above.clamp_min(1)).square() * below * above
+    return steps > between.argmax()

@@ -1,0 +1,124 @@
+"""Files written whole or not at all, never through a link, and names that stay inside their folder.
+
+A folder from someone else may hold symbolic links in place of the files that a command writes. Every file is
+therefore written under a random name that must not exist yet (O_EXCL, O_NOFOLLOW) and then renamed: a rename
+replaces a link, not what it points to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from objecthood.runtime.limits import NAME_LENGTH
+
+_NAME = re.compile(r"[\w.-]+")
+_STAGED = re.compile(r"\.[0-9a-f]{32}\.part")
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+
+
+def staged_name(path: Path) -> Path:
+    """A random name beside `path`, for a file that is renamed to `path` once it is whole."""
+    return path.with_name(f".{uuid.uuid4().hex}.part")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path`, or of a link there, when the block ends without an error.
+
+    Raises OSError where it cannot be written; what was at `path` is then unchanged.
+    """
+    staged = staged_name(path)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | getattr(os, "O_BINARY", 0)
+    try:
+        with open(os.open(staged, flags, 0o666), "w+b") as file:
+            yield file
+        os.replace(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by a file of `text`, as UTF-8 (a lone surrogate becomes "?")."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", errors="replace"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by a JSON file."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def remove_staged(folder: Path) -> None:
+    """Remove the unfinished files that a killed process left in `folder`; nobody else may write there."""
+    for left in folder.glob(".*.part"):
+        if _STAGED.fullmatch(left.name):
+            left.unlink(missing_ok=True)
+
+
+def refuse_link(path: Path) -> Path:
+    """`path`; ValueError where it is a symbolic link."""
+    if path.is_symlink():
+        raise ValueError(
+            f"{path} is a symbolic link, and nothing is written through one; remove it, or name another "
+            "folder"
+        )
+    return path
+
+
+def real_folder(path: Path) -> Path:
+    """Make the folder `path` and return it; ValueError where a symbolic link stands there."""
+    refuse_link(path).mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def remove_link(path: Path) -> Path:
+    """`path`, ready to be written to: a symbolic link there is removed, and what it points to stays."""
+    if path.is_symlink():
+        path.unlink()
+    return path
+
+
+def read_plain(path: Path) -> bytes | None:
+    """The content of a regular file; None where there is none, or a link, a pipe or a device."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    with open(os.open(path, os.O_RDONLY | _NO_LINK | getattr(os, "O_BINARY", 0)), "rb") as file:
+        return file.read()
+
+
+def check_name(name: object, what: str) -> str:
+    """`name`, which may become part of a path; ValueError where it is no text of letters, digits, "_", "."
+    and "-", is "." or "..", or has more than `limits.NAME_LENGTH` characters.
+
+    >>> check_name("sprites-2", "name")
+    'sprites-2'
+    """
+    text = name if isinstance(name, str) and len(name) <= NAME_LENGTH else ""
+    if _NAME.fullmatch(text) and text not in (".", ".."):
+        return text
+    raise ValueError(
+        f"`{what}` (={name!r:.60}) must be 1 to {NAME_LENGTH} letters, digits, `_`, `.` or `-`, and not `.` "
+        "or `..`; choose another"
+    )
+
+
+def plain_stem(path: Path) -> str:
+    """The name of a file without its ending, safe to begin another file's name with: a stem that is empty,
+    "." or ".." becomes "unnamed".
+
+    >>> plain_stem(Path("a/x.png")), plain_stem(Path("a/..png")), plain_stem(Path("...mp4"))
+    ('x', 'unnamed', 'unnamed')
+    """
+    return plain_part(path.name.removesuffix(path.suffix))
+
+
+def plain_part(name: str) -> str:
+    """`name`, or "unnamed" where it is empty, "." or ".." and would lead to another folder."""
+    return "unnamed" if name in ("", ".", "..") else name

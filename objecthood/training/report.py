@@ -1,0 +1,225 @@
+"""A run folder -> one self-contained HTML page: scores, curves, pictures, the recipe, the machine.
+
+The page loads nothing: no script, inline style, curves as SVG (`charts.py`), pictures as data. It can be
+written while the run goes on: what is missing is left out, and a line still being written is passed over.
+"""
+
+import base64
+import json
+import math
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from objecthood.recipes.score_names import title as title_of
+from objecthood.runtime.files import read_plain, write_text
+from objecthood.visualize.charts import Number, line_chart, short_number
+
+Record = dict[str, Any]  # what a JSON file, or a line of one, says
+
+NOT_SCORES = {"kind", "step", "seconds", "cpu_seconds"}
+FURTHER_CURVES = ("learning_rate", "gradient_norm", "images_per_second")
+PICTURE_TYPES = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp"}
+# The page may show data it carries and use its own style; a browser then refuses everything else.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --card: #f6f7f9; --ink: #1b1e25; --soft: #616875;
+  --rule: #dfe2e8; --mark: #3a57ff; --band: #3a57ff26; }
+@media (prefers-color-scheme: dark) { :root { --paper: #15171c; --card: #1c1f26; --ink: #e3e6eb;
+  --soft: #989fac; --rule: #2e323c; --mark: #7f9cff; --band: #7f9cff2e; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; background: var(--paper);
+  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; }
+h2 { margin: 2.5rem 0 .75rem; font-size: 1.15rem; }
+p { margin: .5rem 0; max-width: 54rem; }
+.soft, figcaption { color: var(--soft); font-size: .875rem; }
+.tiles, .charts { display: grid; gap: .75rem; }
+.tiles { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); margin: 1.25rem 0 .75rem; }
+.charts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); margin-top: .75rem; }
+.tile, .chart, .picture { margin: 0; padding: .8rem 1rem; background: var(--card);
+  border: 1px solid var(--rule); border-radius: .6rem; }
+.tile b { display: block; font-size: 1.6rem; line-height: 1.25; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
+.picture { margin-bottom: .75rem; }
+.picture img { display: block; max-width: 100%; height: auto; margin: 0 auto .5rem; border-radius: .3rem; }
+svg { display: block; width: 100%; height: auto; }
+svg text { fill: var(--soft); font-size: 13px; font-variant-numeric: tabular-nums; }
+svg text.last { fill: var(--ink); font-weight: 600; }
+.grid { stroke: var(--rule); } .axis { stroke: var(--soft); } .band { fill: var(--band); }
+.line { fill: none; stroke: var(--mark); stroke-width: 1.8; stroke-linejoin: round; }
+circle.last { fill: var(--mark); }
+table { width: 100%; border-collapse: collapse; font-size: .9rem; }
+th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--rule); text-align: left;
+  vertical-align: top; }
+th { width: 34%; color: var(--soft); font-weight: 400; }
+summary { margin-top: .75rem; color: var(--soft); cursor: pointer; }
+"""
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `index.html` into a run folder and return its path.
+
+    Read, where they are there: `recipe.json`, `metrics.jsonl`, `result.json`, `latest.png` and the pictures
+    in `figures/`. The page replaces its predecessor in one step, so that a reader never meets half of it.
+
+    Raises: FileNotFoundError where the folder itself does not exist.
+
+    >>> import tempfile
+    >>> write_report(Path(tempfile.mkdtemp())).name
+    'index.html'
+    """
+    recipe, result = _read_object(run_folder / "recipe.json"), _read_object(run_folder / "result.json")
+    records = _read_lines(run_folder / "metrics.jsonl")
+    trained = [record for record in records if record.get("kind") == "train"]
+    evaluated = [record for record in records if record.get("kind") == "evaluate"]
+    title = str(recipe.get("name") or run_folder.resolve().name)
+    sections = [
+        _head(title, recipe, result, evaluated, records),
+        _curves(trained, evaluated),
+        _pictures(run_folder),
+        _table("Recipe", {key: value for key, value in recipe.items() if key != "description"}),
+        _table("Result and environment", {key: value for key, value in result.items() if key != "scores"}),
+    ]
+    page = run_folder / "index.html"
+    write_text(page, _page(title, sections))
+    return page
+
+
+def _read_object(path: Path) -> Record:
+    """A JSON object, or {} where the file is missing, a link, torn or something else."""
+    try:
+        value = json.loads(read_plain(path) or b"")
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read_lines(path: Path) -> list[Record]:
+    """One JSON object a line, in order of step; lines that are none are passed over."""
+    records = []
+    for line in (read_plain(path) or b"").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and _is_finite(record.get("step")):
+            records.append(record)
+    return sorted(records, key=lambda record: record["step"])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Number) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
+
+
+def _scores(record: Mapping[str, Any]) -> dict[str, Number]:
+    return {key: value for key, value in record.items() if _is_number(value) and key not in NOT_SCORES}
+
+
+def _duration(seconds: Number) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _page(title: str, sections: Iterable[str]) -> str:
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
+        f"<title>{escape(title)} · objecthood</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _head(title: str, recipe: Record, result: Record, evaluated: list[Record], records: list[Record]) -> str:
+    """Title, description, the scores as tiles, and the verdict: final or not, how long, by which rules."""
+    given = result.get("scores")
+    final = _scores(given) if isinstance(given, dict) else {}
+    scores = final or (_scores(evaluated[-1]) if evaluated else {})
+    parts = [f"<h1>{escape(title)}</h1>"]
+    if recipe.get("description"):
+        parts.append(f"<p>{escape(str(recipe['description']))}</p>")
+    tiles = [
+        f'<div class="tile"><span class="soft">{title}</span><b>{short_number(value)}</b></div>'
+        for title, value in ((escape(title_of(key)), value) for key, value in scores.items())
+    ]
+    if tiles:
+        parts.append(f'<div class="tiles">{"".join(tiles)}</div>')
+    parts.append(
+        f'<p class="verdict">{escape(_verdict(bool(final), scores, result, evaluated, records))}</p>'
+    )
+    if result.get("protocol"):
+        parts.append(f'<p class="soft">Protocol: {escape(str(result["protocol"]))}</p>')
+    return f"<header>{''.join(parts)}</header>"
+
+
+def _verdict(
+    final: bool, scores: Record, result: Record, evaluated: list[Record], records: list[Record]
+) -> str:
+    """For example: "Final scores: FG-ARI 0.9951, MSE 0.0004. 50000 steps in 1 h 23 min."."""
+    listed = ", ".join(f"{title_of(key)} {short_number(value)}" for key, value in scores.items())
+    if final:
+        words = f"Final scores: {listed}."
+    elif listed:
+        words = f"Scores so far, at step {evaluated[-1]['step']}: {listed}."
+    else:
+        words = "No scores yet."
+    if records:
+        words += f" {records[-1]['step']} steps"
+        seconds = result.get("wall_seconds", records[-1].get("seconds"))
+        words += f" in {_duration(float(seconds or 0))}." if _is_finite(seconds) else "."
+    return words
+
+
+def _curves(trained: list[Record], evaluated: list[Record]) -> str:
+    names = dict.fromkeys(key for record in evaluated for key in _scores(record))
+    main = [_chart(trained, "loss", logarithmic=True), *(_chart(evaluated, name) for name in names)]
+    further = "".join(_chart(trained, name) for name in FURTHER_CURVES)
+    if not any(main) and not further:
+        return ""
+    more = f'<details><summary>More curves</summary><div class="charts">{further}</div></details>'
+    shown = f'<h2>Curves over training steps</h2><div class="charts">{"".join(main)}</div>'
+    return f"<section>{shown}{more if further else ''}</section>"
+
+
+def _chart(records: list[Record], key: str, *, logarithmic: bool = False) -> str:
+    points = [(record["step"], record[key]) for record in records if _is_number(record.get(key))]
+    drawing = line_chart(points, name=title_of(key), logarithmic=logarithmic)
+    scale = ' <span class="soft">logarithmic</span>' if logarithmic else ""
+    return f'<figure class="chart">{escape(title_of(key))}{scale}{drawing}</figure>' if drawing else ""
+
+
+def _pictures(run_folder: Path) -> str:
+    """`latest.png`, then `figures/` by name; the name is the caption. Symbolic links are left out: they may
+    point to images that are nobody else's concern."""
+    folder = run_folder / "figures"
+    paths = [run_folder / "latest.png", *([] if folder.is_symlink() else sorted(folder.glob("*")))]
+    figures = []
+    for path in paths:
+        kind = PICTURE_TYPES.get(path.suffix.lower())
+        content = read_plain(path) if kind else None
+        if content is None:
+            continue
+        data = base64.b64encode(content).decode("ascii")
+        caption = escape(path.stem.replace("_", " "))
+        image = f'<img src="data:{kind};base64,{data}" alt="{caption}">'
+        figures.append(f'<figure class="picture">{image}<figcaption>{caption}</figcaption></figure>')
+    return f"<section><h2>Pictures</h2>{''.join(figures)}</section>" if figures else ""
+
+
+def _table(heading: str, values: Mapping[str, Any]) -> str:
+    """Names and values as they stand in the file, text without its quotation marks."""
+    rows = [
+        f"<tr><th>{escape(str(key))}</th>"
+        f"<td>{escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))}</td></tr>"
+        for key, value in values.items()
+    ]
+    return f"<section><h2>{heading}</h2><table>{''.join(rows)}</table></section>" if rows else ""

@@ -1,0 +1,23 @@
+"""Drawing: figures of slots and attention, animations, video figures, curves."""
+
+from objecthood.visualize.figures import (
+    attention_figure,
+    indexed_png,
+    name_objects,
+    overlay,
+    slot_colors,
+    slots_figure,
+    to_picture,
+    write,
+)
+
+__all__ = [
+    "attention_figure",
+    "indexed_png",
+    "name_objects",
+    "overlay",
+    "slot_colors",
+    "slots_figure",
+    "to_picture",
+    "write",
+]

@@ -1,0 +1,75 @@
+"""The tables of docs/set-prediction.md, from results/set-*.json; `runs/pages/tables.py` writes them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TITLES = {"ap": "any", "ap_1": "1", "ap_0.5": "0.5", "ap_0.25": "0.25", "ap_0.125": "0.125"}
+"""Scores, and the largest distance that counts as right."""
+ROWS = {
+    "set-clevr-like": "`set-clevr-like`",
+    "set-clevr-like-no-geometry": "without `place_loss` and `attention_loss`",
+}
+
+
+def scores() -> str:
+    """Mean and deviation of every row, its seeds, the floor, and how the scores were taken."""
+    lines = [["", "seeds", *(f"AP, distance {title}" for title in TITLES.values()), "CPU s"]]
+    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
+    for name, title in ROWS.items():
+        results = of_seeds(name)
+        if not results:
+            continue
+        cost = f"{statistics.median(result['cpu_seconds'] for result in results):.0f}"
+        means = [spread([result["scores"][score] for result in results]) for score in TITLES]
+        lines.append([f"**{title}**", str(len(results)), *means, cost])
+        for result in results:
+            each = [f"{result['scores'][score]:.3f}" for score in TITLES]
+            lines.append([f"seed {result['seed']}", "1", *each, f"{result['cpu_seconds']:.0f}"])
+    floors = ROOT / "results" / "floors.json"
+    floor = json.loads(floors.read_text()).get("set-clevr-like", {}) if floors.exists() else {}
+    if "untrained" in floor:
+        lines.append(
+            ["floor: untrained", "-", *(f"{floor['untrained'][score]:.3f}" for score in TITLES), "-"]
+        )
+    result = of_seeds("set-clevr-like")[0]
+    machine = f"{result['machine']['processor']}, {result['machine']['threads']} thread"
+    return f"{as_markdown(lines)}\n{result['protocol'].capitalize()}. Trained on {machine}.\n"
+
+
+def iterations() -> str:
+    """Means over seeds: a row for each number of iterations, a column for each threshold."""
+    rows = json.loads((ROOT / "results" / "set-clevr-like-iterations.json").read_text())["rows"]
+    lines = [["test iterations", *(f"AP, distance {title}" for title in TITLES.values())]]
+    lines.append(["---:"] * len(lines[0]))
+    for number in sorted({row["iterations"] for row in rows}):
+        lines.append([str(number), *(f"{mean(rows, score, number):.3f}" for score in TITLES)])
+    seeds = len({row["seed"] for row in rows})
+    return f"{as_markdown(lines)}\nMean over {seeds} seed{'s' * (seeds > 1)}.\n"
+
+
+def of_seeds(name: str) -> list[dict]:
+    files = sorted((ROOT / "results").glob(f"{name}-seed*.json"))
+    return [json.loads(file.read_text()) for file in files]
+
+
+def mean(rows: list[dict], score: str, number: int) -> float:
+    """Of a score over seeds, at a number of iterations."""
+    return statistics.mean(row["scores"][score] for row in rows if row["iterations"] == number)
+
+
+def spread(values: list[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{deviation}"
+
+
+def as_markdown(lines: list[list[str]]) -> str:
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
+def blocks() -> dict[str, Callable[[], str]]:
+    return {"score": scores, "iterations": iterations}

@@ -1,0 +1,108 @@
+"""The tables of docs/video.md, from results/*.json; `runs/pages/tables.py` writes them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+from floors_page import floor_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+TITLES = {
+    "video_fg_ari": "video FG-ARI",
+    "video_ari": "video ARI",
+    "frame_fg_ari": "frame FG-ARI",
+    "frame_ari": "frame ARI",
+    "id_switch_rate": "id switches",
+    "motion_accuracy": "moving or static",
+}
+TOOLKIT = "mean J without first and last frames (DAVIS's toolkit)"
+
+
+def generated() -> str:
+    """Clips made here: every run, and the same weights frame by frame."""
+    rows = [["what", "seeds", *TITLES.values(), "CPU s"], ["---"] * (len(TITLES) + 3)]
+    runs: dict[str, list[dict]] = {}
+    for file in sorted((ROOT / "results").glob("*-seed*.json")):
+        result = json.loads(file.read_text())
+        if set(TITLES) <= set(result["scores"]) and not file.stem.startswith("contrast-"):
+            runs.setdefault(file.stem.rsplit("-seed", 1)[0], []).append(result)
+    for name, results in runs.items():
+        cost = f"{statistics.median(result['cpu_seconds'] for result in results):.0f}"
+        rows.append([f"`{name}`", *spread([result["scores"] for result in results]), cost])
+        alone = ROOT / "results" / f"{name}-frame-by-frame.json"
+        if alone.exists():
+            scores = list(json.loads(alone.read_text())["scores"].values())
+            rows.append([f"`{name}`, the same weights, every frame alone", *spread(scores), "-"])
+        for floor, *scores in floor_rows(name, list(TITLES)):
+            rows.append([floor, "-", *scores, "-"])
+    notes = [f"- `{name}`: {results[0]['protocol'].split(';')[0]}." for name, results in runs.items()]
+    return "\n".join([*table(rows), "", *notes, ""])
+
+
+def spread(scores: list[dict[str, float]]) -> list[str]:
+    """How many, then mean and sample deviation of each score."""
+    cells = [str(len(scores))]
+    for key in TITLES:
+        values = [score[key] for score in scores]
+        text = f"{statistics.mean(values):.3f}"
+        cells.append(text + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""))
+    return cells
+
+
+def davis() -> dict:
+    return json.loads((ROOT / "results" / "davis2016.json").read_text())
+
+
+def verdict() -> str:
+    """What slots add to the best baseline that is given the same finishing steps."""
+    result = davis()
+    mean = result["mean"]
+    baselines = [name for name in mean if name.startswith("affine") and name.endswith("finished")]
+    slots = [name for name in mean if name.startswith("slots") and name.endswith("finished")][-1]
+    best = max(baselines, key=lambda name: mean[name])
+    plain = max(mean[name] for name in mean if not name.startswith("slots") and not name.endswith("finished"))
+    return (
+        f"**With the same finishing steps, slots add {mean[slots] - mean[best]:.3f} J to a baseline without "
+        f"slots**, an affine model of the camera: {mean[slots]:.3f} against {mean[best]:.3f}. Before "
+        f"finishing, the slots are below it: {mean['slots']:.3f} against {plain:.3f}. What slots are "
+        "worth on real video is an open question here.\n"
+    )
+
+
+def stages() -> str:
+    """Mean J of every stage and baseline, with the deviation over seeds where there is one; beside it the J
+    of DAVIS's toolkit, without first and last frames, if the result holds it."""
+    result = davis()
+    columns = {"mean J": result}
+    if "skip_ends" in result:
+        columns |= {TOOLKIT: result["skip_ends"]}
+    rows = [["", *columns], ["---"] * (1 + len(columns))]
+    for name in result["mean"]:
+        trained = name.startswith("slots") and len(result["seeds"]) > 1
+        cells = [
+            f"{column['mean'][name]:.3f}" + (f" ± {column['deviation'][name]:.3f}" if trained else "")
+            for column in columns.values()
+        ]
+        rows.append([name, *cells])
+    return "\n".join([*table(rows), ""])
+
+
+def sequences() -> str:
+    """J of every sequence, mean over seeds, best first; of the last method also the toolkit's, if there."""
+    result = davis()
+    finished = [name for name in result["mean"] if name.endswith("finished")]
+    last, shown = finished[-1], ["affine camera, Otsu", *finished]
+    toolkit = result.get("skip_ends")
+    rows = [["sequence", "fold", *shown, *([f"the same, {TOOLKIT}"] if toolkit else [])]]
+    rows.append(["---"] * len(rows[0]))
+    for name, row in sorted(result["sequences"].items(), key=lambda item: -item[1][last]):
+        fold = next(number for number, names in enumerate(result["folds"]) if name in names)
+        values = [row[key] for key in shown] + ([toolkit["sequences"][name][last]] if toolkit else [])
+        rows.append([name, str(fold), *(f"{value:.3f}" for value in values)])
+    return "\n".join([*table(rows), ""])
+
+
+def table(rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in rows]

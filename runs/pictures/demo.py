@@ -1,0 +1,158 @@
+"""Milliseconds that one picture takes on the static page of the demo, in Chromium: results/demo.json.
+
+    make site                   # for onnxruntime-web
+    python runs/pictures/demo.py                 # needs Chromium, and the extras [export] and [browser]
+    python runs/pictures/demo.py --pictures      # docs/images/demo*.webp: the page, on a desk and on a phone
+
+Every model looks at 20 pictures like those it was trained on, `ROUNDS` times over, after some that are not
+counted: a PNG in memory to slots and attention of every iteration (`look` in engine-browser.js), the painting
+of the last (`paint`), and the picture put together (`compose`). Wall time is that of the page's clock, told
+in quantiles, as other programs may run; processor time is Chromium's own count for the thread of the page, on
+which all of it runs at the first visit; from the second on onnxruntime-web may take threads (`isolate.js`).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from objecthood.runtime import environment
+from objecthood.demo.server import build_app
+from objecthood.demo.shown import load_shown, png_of
+from objecthood.demo.site import build_site
+from objecthood.export.examples import familiar_pictures
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from browser import DONE, Visit, chromium, serving_folder  # noqa: E402
+from serving import serving  # noqa: E402
+
+PICTURES, ROUNDS = 20, 5
+THREADS = 'import("./runtime/ort.wasm.bundle.min.mjs").then((ort) => ort.env.wasm.numThreads)'
+QUANTILES = {"least": 0.0, "tenth": 0.1, "median": 0.5, "nine tenths": 0.9}
+MEASURE = """async ([name, pictures, iterations, rounds]) => {
+  const engine = await import("./engine-browser.js");
+  const { compose } = await import("./compose.js");
+  const { models } = await (await fetch("config.json")).json();
+  const model = models.find((one) => one.name === name), size = model.resolution ** 2;
+  iterations ||= model.iterations;
+  const options = { numSlots: model.num_slots, iterations, seed: 0, spread: 0 };
+  const bytes = (text) => Uint8Array.from(atob(text), (at) => at.charCodeAt(0));
+  const blobs = pictures.map((text) => new Blob([bytes(text)]));
+  const see = async (blob) => {
+    const begun = performance.now();
+    const { slots, attention } = await engine.look(model, blob, options);
+    const looked = performance.now();
+    const { appearance, logits } = await engine.paint(model, slots.at(-1), attention.at(-1));
+    const painted = performance.now();
+    compose(Array.from({ length: model.num_slots }, (_, index) => ({
+      appearance: appearance.subarray(3 * size * index, 3 * size * (index + 1)),
+      logits: logits.subarray(size * index, size * (index + 1)),
+    })), size);
+    const composed = performance.now();
+    return [looked - begun, painted - looked, composed - painted, composed - begun];
+  };
+  for (const blob of blobs.slice(0, rounds ? 3 : 1)) await see(blob);
+  const times = [];
+  for (let round = 0; round < rounds; round++) for (const blob of blobs) times.push(await see(blob));
+  return times;
+}"""
+
+
+def main() -> None:
+    shown = load_shown([])
+    if "--pictures" in sys.argv:
+        return take_pictures(shown)
+    with tempfile.TemporaryDirectory() as folder:
+        runtime = ROOT / "web" / "node_modules" / "onnxruntime-web" / "dist"
+        site = build_site(shown, Path(folder) / "site", runtime)
+        with chromium() as browser, serving_folder(site) as port:
+            known = environment.describe() | {"browser": f"Chromium {browser.version}, headless"}
+            asked = [(again, iterations) for again in (False, True) for iterations in (0, 3)]
+            found = {one.name: [measure(browser, port, one, *how) for how in asked] for one in shown}
+    result = {
+        "name": "demo",
+        "environment": known,
+        "load": os.getloadavg()[0],
+        "protocol": f"{PICTURES} test pictures of each model's data, {ROUNDS} times each, in the "
+        "static page, in milliseconds: wall time in quantiles, processor time of the page's thread in the "
+        "mean; load is the machine's mean number of running programs in the last minute, at the end",
+        "models": found,
+    }
+    (ROOT / "results" / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def take_pictures(shown: list) -> None:
+    """The page as it is first seen, in light colours; on a phone in dark ones, with a thing moved over."""
+    images = ROOT / "docs" / "images"
+    windows = {
+        "demo": {"viewport": {"width": 1200, "height": 1130}, "color_scheme": "light"},
+        "demo-phone": {"viewport": {"width": 390, "height": 1500}, "color_scheme": "dark", "is_mobile": True},
+    }
+    with chromium() as browser, serving(build_app(shown)) as port:
+        for name, window in windows.items():
+            with Visit(browser, port, **window) as visit:
+                if "phone" in name:
+                    visit.page.locator(".view span").last.click()
+                    visit.page.locator(".bench .move").nth(0).click()
+                    visit.settle()
+                visit.page.mouse.move(1, 1)
+                visit.page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+                file = io.BytesIO(visit.page.screenshot())
+                Image.open(file).convert("RGB").save(images / f"{name}.webp", quality=85, method=6)
+
+
+def measure(browser, port: int, one, again: bool, iterations: int) -> dict:
+    """Milliseconds a picture, at the first visit or at the next; `iterations` are the model's own where 0."""
+    planes = familiar_pictures(one.model, PICTURES).permute(0, 2, 3, 1).numpy()
+    files = [png_of(np.rint(255 * pixels).astype(np.uint8)) for pixels in planes]
+    pictures = [base64.b64encode(file).decode() for file in files]
+    given = [one.name, pictures, iterations]
+    with Visit(browser, port) as visit:
+        if again:
+            visit.page.evaluate("navigator.serviceWorker.ready")
+            visit.page.reload()
+            visit.page.wait_for_selector(DONE)
+        threads = visit.page.evaluate(THREADS)
+        visit.page.evaluate(MEASURE, [*given, 1])
+        clock = visit.context.new_cdp_session(visit.page)
+        clock.send("Performance.enable", {"timeDomain": "threadTicks"})
+        before = busy(clock)
+        times = np.array(visit.page.evaluate(MEASURE, [*given, ROUNDS]))
+        seconds = busy(clock) - before
+    quantiles = {name: float(np.quantile(times[:, -1], at).round(1)) for name, at in QUANTILES.items()}
+    parts = dict(
+        zip(("look", "paint", "compose"), np.median(times[:, :-1], axis=0).round(1).tolist(), strict=True)
+    )
+    facts = {
+        "visit": "second" if again else "first",
+        "threads": threads,
+        "resolution": one.model.resolution,
+        "slots": one.model.num_slots,
+        "iterations": iterations or one.model.grouping.slot_attention.iterations,
+        "pictures": len(times),
+        "wall": quantiles,
+        "parts (medians)": parts,
+        "processor": round(1000 * seconds / (len(times) + 3), 1),
+    }
+    print(one.name, facts, flush=True)
+    return facts
+
+
+def busy(clock) -> float:
+    """Seconds that the page's thread has computed."""
+    metrics = {line["name"]: line["value"] for line in clock.send("Performance.getMetrics")["metrics"]}
+    return metrics["TaskDuration"]
+
+
+if __name__ == "__main__":
+    main()
