@@ -6,6 +6,8 @@ import importlib
 import sys
 import types
 
+from objecthood import _moved
+
 __version__ = "0.1.0"
 
 _WHERE = {
@@ -44,9 +46,10 @@ class _Package(types.ModuleType):
     """Where a function and its module share a name (`train`), the package's attribute is the function."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if isinstance(value, types.ModuleType) and _WHERE.get(name) == name:
+        if isinstance(value, types.ModuleType) and _WHERE.get(name, "").rpartition(".")[2] == name:
             value = getattr(value, name)
         super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _Package
+_moved.install()

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 import objecthood as oh
-from objecthood.cli import doctor, main
+from objecthood.cli import doctor
 from objecthood.cli.commands import COMMANDS
 from objecthood.cli.main import main
-from objecthood.cli.options import nearest
 from objecthood.runtime.signals import Preempted
+from objecthood.runtime.spelling import nearest
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--steps", "4", "--validation-scenes", "4", "--test-scenes", "4"]
@@ -270,7 +270,7 @@ def test_exit_codes_where_nothing_can_be_said(monkeypatch, stop, code):
         sys.stdout.write("much")
         raise stop
 
-    monkeypatch.setattr(main, "run", stopped)
+    monkeypatch.setattr("objecthood.cli.main.run", stopped)
     with open("/dev/full", "w") as out, open("/dev/full", "w") as err:
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", err)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import objecthood as oh
-from objecthood.analysis import costs as told
-from objecthood.analysis.costs import costs
+from objecthood.cli import costs as told
+from objecthood.cli.costs import costs
 from objecthood.cli.main import main
 from objecthood.recipes import Recipe
 

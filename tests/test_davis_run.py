@@ -1,4 +1,4 @@
-"""What runs/experiments/davis.py writes and runs/pages/video_page.py shows: J over all frames and J by the toolkit's rule."""
+"""What davis.py writes and video_page.py shows: J over all frames and J by the toolkit's rule."""
 
 import importlib
 import json

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import objecthood as oh
-from objecthood.analysis import out_of_distribution
+from objecthood.analysis import out_of_distribution as familiarity
 from objecthood.checkpoint.header import read_description
 from objecthood.data.clevr_render.clevr_like import SAMPLES, ClevrLike
 from objecthood.data.generated.sprites import Sprites
@@ -65,27 +65,26 @@ def test_a_training_leaves_what_is_usual(tmp_path):
     oh.train(recipe, tmp_path / "run")
     known = read_description(tmp_path / "run" / "weights.safetensors")["usual"]
     assert known["scenes"] == 32 and set(known["quantiles"]) == {
-        out_of_distribution.WHOLE,
-        out_of_distribution.MOST,
+        familiarity.WHOLE,
+        familiarity.MOST,
     }
     for quantiles in known["quantiles"].values():
         assert list(quantiles.values()) == sorted(quantiles.values())
     model = oh.load(tmp_path / "run")
-    assert model.usual == known == out_of_distribution.usual(model, recipe)
+    assert model.usual == known == familiarity.usual(model, recipe)
 
 
 def test_nothing_is_said_without_enough_to_go_by():
-    strange = {out_of_distribution.WHOLE: 1e9}
-    known = {"scenes": 20, "quantiles": {out_of_distribution.WHOLE: {"0.95": 1.0}}}
-    assert out_of_distribution.warn_of(strange, known)
+    strange = {familiarity.WHOLE: 1e9}
+    known = {"scenes": 20, "quantiles": {familiarity.WHOLE: {"0.95": 1.0}}}
+    assert familiarity.warn_of(strange, known)
     assert (
-        out_of_distribution.warn_of(strange, known | {"scenes": 19}) == ""
-        and out_of_distribution.warn_of(strange, {}) == ""
+        familiarity.warn_of(strange, known | {"scenes": 19}) == "" and familiarity.warn_of(strange, {}) == ""
     )
 
 
 def test_models_of_other_kinds_have_nothing_usual():
-    assert out_of_distribution.usual(torch.nn.Linear(1, 1), oh.RECIPES["sprites"]) == {}
+    assert familiarity.usual(torch.nn.Linear(1, 1), oh.RECIPES["sprites"]) == {}
 
 
 def test_what_is_usual_is_seen_with_the_recipes_starts():
@@ -93,9 +92,7 @@ def test_what_is_usual_is_seen_with_the_recipes_starts():
     torch.manual_seed(0)
     model = recipe.build_model()
     several, one = (
-        out_of_distribution.usual(model, dataclasses.replace(recipe, starts=starts))["quantiles"][
-            out_of_distribution.WHOLE
-        ]
+        familiarity.usual(model, dataclasses.replace(recipe, starts=starts))["quantiles"][familiarity.WHOLE]
         for starts in (3, 1)
     )
     assert all(several[share] <= one[share] for share in one) and several != one

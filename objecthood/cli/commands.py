@@ -25,9 +25,10 @@ from objecthood.cli.lookup import (
     split_name,
     with_newest_run,
 )
-from objecthood.cli.options import UsageError, did_you_mean, parse, several
+from objecthood.cli.options import UsageError, parse, several
 from objecthood.cli.predict import predict
 from objecthood.cli.sweep import sweep
+from objecthood.runtime.spelling import did_you_mean
 
 if typing.TYPE_CHECKING:
     from objecthood.analysis.diagnosis import Diagnosis

@@ -8,7 +8,8 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 
-from objecthood.cli.options import UsageError, did_you_mean, parse
+from objecthood.cli.options import UsageError, parse
+from objecthood.runtime.spelling import did_you_mean
 
 SHELLS = ("bash", "zsh", "tcsh")
 _NAMES_FILES = frozenset("pictures weights what file out resume data_path json csv picture site".split())

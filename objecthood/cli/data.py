@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
-from objecthood.cli.options import UsageError, did_you_mean, parse
+from objecthood.cli.options import UsageError, parse
+from objecthood.runtime.spelling import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)

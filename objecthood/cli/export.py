@@ -7,7 +7,8 @@ import importlib.util
 import inspect
 
 from objecthood.cli.lookup import find_recipe, load_model
-from objecthood.cli.options import UsageError, did_you_mean, parse
+from objecthood.cli.options import UsageError, parse
+from objecthood.runtime.spelling import did_you_mean
 
 FORMATS = ("onnx",)
 NEEDED = ("onnx", "onnxscript", "onnxruntime")

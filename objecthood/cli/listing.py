@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from objecthood.cli.lookup import find_recipe, read_json
-from objecthood.cli.options import UsageError, did_you_mean, parse
+from objecthood.cli.options import UsageError, parse
+from objecthood.runtime.spelling import did_you_mean
 
 if typing.TYPE_CHECKING:
     from rich.console import Console
@@ -94,7 +95,7 @@ def show(arguments: list[str]) -> int:
 
 
 def _with_costs(recipe: Recipe, data_path: str) -> dict[str, Any]:
-    from objecthood.analysis.costs import costs
+    from objecthood.cli.costs import costs
 
     if data_path and not hasattr(recipe, "data_path"):
         raise UsageError(f"--data-path (={data_path}) means nothing to {recipe.name}; leave it away")

@@ -8,7 +8,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from objecthood.cli.options import UsageError, did_you_mean, is_option, nearest
+from objecthood.cli.options import UsageError, is_option
+from objecthood.runtime.spelling import did_you_mean, nearest
 
 if typing.TYPE_CHECKING:
     import torch

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from objecthood.cli.commands import COMMANDS
-from objecthood.cli.options import UsageError, did_you_mean, is_option
+from objecthood.cli.options import UsageError, is_option
 from objecthood.runtime.signals import INTERRUPTED, PREEMPTED, Preempted, StartingUp
+from objecthood.runtime.spelling import did_you_mean
 
 EXIT_CODES = """\
   0    done

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import re
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
+
+from objecthood.runtime.spelling import did_you_mean, plain
 
 Options = TypeVar("Options")
 
-ALIKE = 0.6
-"""Share of common letters from which on a name is suggested (the default of `difflib.get_close_matches`)."""
 _NUMBER = re.compile(r"-(\d|\.\d|inf|nan)")
 _IN_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
@@ -71,49 +70,6 @@ def several(name: str, typed: str, known: Sequence[str]) -> list[str]:
     return values
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """The name that `word` was probably meant to be, or "" where none is near.
-
-    Capitals and underscores count for nothing; a beginning, a whole part and initials are as good as a name.
-
-    >>> nearest("eval", ["train", "evaluate"]), nearest("lr", ["learning-rate"])
-    ('evaluate', 'learning-rate')
-    >>> nearest("xyz", ["train", "evaluate"])
-    ''
-    """
-    typed = _plain(word)
-
-    def likeness(name: str) -> float:
-        whole = _plain(name)
-        parts = whole.split("-")
-        if typed == whole:
-            return 2.0
-        if typed and (
-            whole.startswith(typed) or typed in parts or typed == "".join(part[:1] for part in parts)
-        ):
-            return 1.0 + len(typed) / len(whole)
-        return difflib.SequenceMatcher(None, typed, whole).ratio()
-
-    best = max(words, key=likeness, default="")
-    return best if best and likeness(best) >= ALIKE else ""
-
-
-def did_you_mean(word: str, words: Sequence[str], prefix: str = "") -> str:
-    """A question that names the nearest of `words`, or a list of them all where none is near."""
-    if not words:
-        return "it has none."
-    near = nearest(word, words)
-    return (
-        f"did you mean {prefix}{near}?"
-        if near
-        else f"known are {', '.join(prefix + name for name in words)}."
-    )
-
-
-def _plain(name: str) -> str:
-    return name.lower().strip("-").replace("_", "-")
-
-
 def _fields(options: type) -> tuple[dict[str, Any], dict[str, Any]]:
     """Types of the named options, by their name on the command line, and of the positional ones.
 
@@ -126,11 +82,11 @@ def _fields(options: type) -> tuple[dict[str, Any], dict[str, Any]]:
         kind = hints[field.name]
         if dataclasses.is_dataclass(kind):
             within = typing.get_type_hints(kind)
-            named |= {_plain(part.name): within[part.name] for part in dataclasses.fields(kind)}
+            named |= {plain(part.name): within[part.name] for part in dataclasses.fields(kind)}
         elif field.default is dataclasses.MISSING or field.name in _optional_words(options):
             positional[field.name] = kind
         else:
-            named[_plain(field.name)] = kind
+            named[plain(field.name)] = kind
     return named, positional
 
 

@@ -1,7 +1,7 @@
 """A model to ONNX: traced, compared with PyTorch, and only then kept.
 
 `export_onnx` writes one graph with start noise and the number of iterations as inputs and the attention of
-every iteration as an output; `export_parts` the parts of `objecthood.export.stages`, one graph each, which the
+every iteration as an output; `export_parts` the parts of `export.stages`, one graph each, which the
 page of the demo puts together itself. What a prior adds between iterations is in both.
 """
 
@@ -81,7 +81,7 @@ def export_parts(model: SlotAutoencoder, folder: str | Path) -> Path:
 
     The graphs are `start` (noise, spread -> slots), `encode` (image -> inputs), `step` (slots, inputs, bias
     -> slots_after, attention, bias_after, slots_seen; the first bias is 0, and slots_seen are those to paint)
-    and `paint` (slots, attention -> appearance, mask_logits); shapes are those of `objecthood.export.stages`. Batch
+    and `paint` (slots, attention -> appearance, mask_logits); shapes are those of `export.stages`. Batch
     and number of slots are open.
 
     Raises:

@@ -96,8 +96,8 @@ def running_maximum(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def multiply_in_blocks(one: Tensor, other: Tensor) -> Any:
     """`one @ other` where rows are long, summed over blocks of `_BLOCK` first; else left as it is.
 
-    One after the other, 4096 numbers in float32 lose a digit: the light on the ground that `nn.color_transforms` fits
-    would be off by 1e-5, and ten iterations make 1e-3 of that.
+    One after the other, 4096 numbers in float32 lose a digit: the light on the ground that
+    `nn.color_transforms` fits would be off by 1e-5, and ten iterations make 1e-3 of that.
     """
     size = one.shape[-1]
     if not isinstance(size, int) or size < _LONG or size % _BLOCK:

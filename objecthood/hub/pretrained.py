@@ -1,9 +1,9 @@
 """Weights by name: what comes with the package, what is known of it, and how it is loaded.
 
 Every entry of `PRETRAINED` is three files in `weights/`: NAME.safetensors, NAME.json (SHA-256, licence, data,
-scores with protocol and seeds, limits), NAME.png (a held-out picture). `runs/release/publish_weights.py` writes all
-three; nothing else needs to change for weights to be added or replaced. Imports nothing heavy, so that what
-is known is told at once.
+scores with protocol and seeds, limits), NAME.png (a held-out picture). `runs/release/publish_weights.py`
+writes all three; nothing else needs to change for weights to be added or replaced. Imports nothing heavy,
+so that what is known is told at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from objecthood.cli.options import nearest
+from objecthood.runtime.spelling import nearest
 
 if typing.TYPE_CHECKING:
     from torch import nn

@@ -141,8 +141,11 @@ def seen(
 def look_at_motion(
     model: SlotAutoencoder, source: FrameFolder | VideoFile
 ) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Float[Tensor, "2 rows columns"], Tracks]]:
-    """Every frame with masks of what does not move and of what does, as `runs/experiments/davis.py` measures them, and
-    tracks. The source is read twice, so that of frames read ahead only small ones are kept."""
+    """Every frame with masks of what does not move and of what does, as `runs/experiments/davis.py`
+    measures them, and tracks.
+
+    The source is read twice, so that of frames read ahead only small ones are kept.
+    """
     device, tracker = next(model.parameters()).device, Tracker()
     size = flow_size(source.size)
     masks = (

@@ -5,8 +5,8 @@ and appendix E.3. The sum of what the slots paint, weighted by their masks, must
 else is asked.
 
 Differences from the paper: none in `clevr`, `sprites` and `tetrominoes`. The `fast_` relatives have strided
-encoders and patch decoders, at about a tenth of the cost; see `nn.decoders`, `nn.attention_bias` for what else they
-may switch on.
+encoders and patch decoders, at about a tenth of the cost; see `nn.decoders` and `nn.attention_bias` for what
+else they may switch on.
 """
 
 from __future__ import annotations

@@ -72,9 +72,9 @@ class SlotAttention(nn.Module):
             first-order term of the implicit function theorem, Chang et al. 2022, arXiv 2207.00787); or
             through the last and straight through to the initial slots ("bilevel": Jia et al. 2023, BO-QSA,
             arXiv 2210.08990).
-        prior: what a slot may prefer between iterations (see `nn.attention_bias`): called with the detached attention
-            [batch, slots, inputs] of one iteration and the same without any prior, returns what to add to the
-            logits of the next.
+        prior: what a slot may prefer between iterations (see `nn.attention_bias`): called with the detached
+            attention [batch, slots, inputs] of one iteration and the same without any prior, returns what to
+            add to the logits of the next.
         early_prior: ask the prior at the beginning of an iteration, the first included, what to add to its
             own logits, and not at its end for the next: fewer iterations are needed.
         epsilon: added to the attention before the weighted mean (reference: 1e-8).

@@ -111,8 +111,8 @@ class SetPrediction(Recipe):
     def figures(self, model: SetPredictor, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
         image = scenes["image"][:1]
         attention = self.predict(model, image, torch.arange(1)).attention[0]
-        animation = animation.attention_frames(image[0], attention)
-        return {"attention": self.picture(model, scenes), "attention-animated": animation}
+        frames = animation.attention_frames(image[0], attention)
+        return {"attention": self.picture(model, scenes), "attention-animated": frames}
 
     def prepare_for_test(self, model: SetPredictor) -> SetPredictor:
         model.grouping.iterations = self.test_iterations
@@ -136,7 +136,7 @@ def mirrored(
     """`chosen` scenes as in a mirror: left and right of the picture change places, and positions with them.
 
     Positions are mirrored across the vertical plane through CLEVR's camera and what it looks at. The camera
-    of a scene stands a little beside that (`data.clevr_render.scenes.CAMERA_JITTER`), to either side alike, so a
+    of a scene stands a little beside that (`arrangement.CAMERA_JITTER`), to either side alike, so a
     mirrored scene is as likely as its original, but for the lamps. The few positions that come to lie beyond
     CLEVR's range are moved to its border.
 

@@ -1,1 +1,1 @@
-"""What the training loop keeps beside the weights: its log, its report, its guard against values that are not finite."""
+"""What training keeps beside the weights: its log, its report, its guard against non-finite values."""

@@ -1,6 +1,6 @@
 """Clips of two to five sprites, some of which move: several speeds, occlusion, leaving and entering.
 
-Squares, ellipses and hearts as in `data.generated.sprites`, each straight ahead at a speed of its own or standing
+Squares, ellipses and hearts as in `sprites`, each straight ahead at a speed of its own or standing
 still; later ones cover earlier ones. They turn back well outside the picture, so that they leave it and come
 back, under the same label. The background is one grey level, one colour, or a soft random texture. With
 `camera` above 0 the camera moves at up to that speed, and everything with it. Made here: scores are not

@@ -141,7 +141,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
         >>> find_images(["none/*.png"])
         Traceback (most recent call last):
         ...
-        objecthood.data.io.images.ImageError: 'none/*.png': no such file, folder or pattern; check the spelling
+        objecthood.data.io.images.ImageError: 'none/*.png': no such file, folder or pattern; ...
     """
     found: dict[str, Path] = {}
     for path in paths:

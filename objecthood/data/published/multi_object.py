@@ -181,7 +181,7 @@ def read(path: str | os.PathLike[str], *, skip_bad: bool = False, merge_backgrou
         >>> read("nowhere.tfrecords")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        objecthood.data.published.tfrecord.RecordError: 'nowhere.tfrecords': cannot be opened (...); check its name
+        objecthood.data.published.tfrecord.RecordError: 'nowhere.tfrecords': cannot be opened (...)...
     """
     return Scenes(RawScenes(path, skip_bad=skip_bad, merge_background=merge_background))
 
