@@ -14,7 +14,7 @@ METHODS = ("affine camera, Otsu", "slots", "slots, finished")
 @pytest.fixture
 def davis(monkeypatch, tmp_path):
     """The script, with an empty folder of results."""
-    monkeypatch.syspath_prepend(str(RUNS))
+    monkeypatch.syspath_prepend(str(RUNS / "experiments"))
     script = importlib.import_module("davis")
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(script, "ROOT", tmp_path)
@@ -23,7 +23,7 @@ def davis(monkeypatch, tmp_path):
 
 @pytest.fixture
 def page(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(RUNS))
+    monkeypatch.syspath_prepend(str(RUNS / "pages"))
     script = importlib.import_module("video_page")
     monkeypatch.setattr(script, "ROOT", tmp_path)
     return script

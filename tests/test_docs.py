@@ -259,7 +259,9 @@ def test_wrong_commands_would_be_seen(line, help_of):
 
 @pytest.mark.parametrize("script", ["metric_examples.py"])
 def test_made_pages_are_up_to_date(script):
-    done = subprocess.run([sys.executable, ROOT / "runs" / script, "--check"], cwd=ROOT, env=environment())
+    done = subprocess.run(
+        [sys.executable, ROOT / "runs" / "pages" / script, "--check"], cwd=ROOT, env=environment()
+    )
     assert done.returncode == 0
 
 

@@ -13,7 +13,7 @@ import torch
 from objecthood.data.on_device import OnDevice
 from objecthood.recipes import RECIPES
 
-RUNS = Path(__file__).resolve().parents[1] / "runs"
+RUNS = Path(__file__).resolve().parents[1] / "runs" / "gpu"
 CPU = torch.device("cpu")
 TINY = dataclasses.replace(RECIPES["tetrominoes"], batch_size=2, test_scenes=4, validation_scenes=2)
 
@@ -21,11 +21,6 @@ TINY = dataclasses.replace(RECIPES["tetrominoes"], batch_size=2, test_scenes=4, 
 @pytest.fixture
 def gpu(monkeypatch):
     return script("gpu", monkeypatch)
-
-
-@pytest.fixture
-def costs(monkeypatch):
-    return script("gpu_costs", monkeypatch)
 
 
 @pytest.fixture
@@ -92,28 +87,6 @@ def test_correctness_passes_where_the_device_is_the_processor(right, monkeypatch
     assert found["passed"] and len(found["rows"]) == 6
     monkeypatch.setattr(right, "distance", lambda one, other: float("nan"))
     assert not right.correctness(CPU)["passed"]
-
-
-def test_kernel_errors_compare_outputs_and_gradients(right):
-    tensors = [torch.randn(1, 2, 4), torch.randn(1, 5, 4), torch.randn(1, 5, 4), torch.randn(1, 2, 5)]
-    assert right.twin_error(right.plain_attend, right.plain_attend, tensors) < 1e-5
-
-    def wrong(queries, keys, values, bias):
-        updates, attention = right.plain_attend(queries, keys.detach() + 0 * keys, values, bias)
-        return updates, attention
-
-    assert right.twin_error(wrong, right.plain_attend, tensors) > 1e-2
-
-
-def test_steps_are_timed_and_what_fails_is_named(costs, monkeypatch):
-    row = costs.time_step(TINY, (), CPU, repeats=2)
-    assert 0 < row["ms_low"] <= row["ms"] <= row["ms_high"] and row["timings"] == 2
-    monkeypatch.setattr(costs, "WAYS", ((), ("graph",)))
-    monkeypatch.setattr(costs, "time_ms", lambda work, *_, **__: work() and {"ms": 1.0})
-    monkeypatch.setattr(costs.dataclasses, "replace", lambda recipe, **_: TINY)
-    plain, graph = costs.steps("tetrominoes", CPU)["rows"]
-    assert plain["ms"] == 1.0 and "failed" not in plain
-    assert "ms" not in graph and graph["failed"].startswith("RuntimeError: no graph was recorded")
 
 
 def test_trainings_resume_and_keep_finite_scenes_on_the_device(gpu, monkeypatch, settings):

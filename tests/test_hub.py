@@ -17,7 +17,7 @@ from objecthood.data.clevr_render.clevr_like import SAMPLES
 from objecthood.hub.model_card import REQUIRED, missing_facts, model_card
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "runs"))
+sys.path.insert(0, str(ROOT / "runs" / "release"))
 import publish_weights  # noqa: E402
 
 

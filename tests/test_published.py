@@ -15,14 +15,14 @@ import torch
 from objecthood.checkpoint.run import restore
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "runs"))
+sys.path.insert(0, str(ROOT / "runs" / "release"))
 import keep_release  # noqa: E402
 
 RELEASES = sorted((ROOT / "tests" / "releases").iterdir())
 
 
 def test_tables_are_those_of_the_results():
-    assert subprocess.run([sys.executable, ROOT / "runs" / "tables.py", "--check"]).returncode == 0
+    assert subprocess.run([sys.executable, ROOT / "runs" / "pages" / "tables.py", "--check"]).returncode == 0
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "results").glob("*-seed*.json")), ids=lambda file: file.stem)

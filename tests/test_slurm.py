@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-specification = importlib.util.spec_from_file_location("slurm", ROOT / "runs" / "slurm.py")
+specification = importlib.util.spec_from_file_location("slurm", ROOT / "runs" / "experiments" / "slurm.py")
 slurm = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(slurm)  # without submitit, which it imports where it is used
 

@@ -4,8 +4,7 @@
     python runs/experiments/ablations.py --data-path FOLDER --rows base no-gru --seeds 0
 
 FOLDER holds scenes of `objecthood data render clevr --objects 3-10`, splits "train", "validation" and "test".
-As with runs/experiments/seeds.py, a seed whose JSON exists is skipped, and a run that was stopped resumes from its
-checkpoint. All rows of a seed are trained before the next seed begins.
+As with seeds.py, a seed whose JSON exists is skipped, and a run that was stopped resumes from its checkpoint. All rows of a seed are trained before the next seed begins.
 """
 
 from __future__ import annotations
@@ -13,17 +12,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-import ablations_page
+import typing
+
 import seeds
 
 import objecthood as oh
+from objecthood.recipes.ablations import Change
+
+ROWS = ["base", *(change for change in typing.get_args(Change) if change != "none")]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", nargs="+", choices=list(ablations_page.ROWS), default=ablations_page.ROWS)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--data-path", required=True, help="folder of rendered CLEVR-like scenes")
     arguments = parser.parse_args()

@@ -11,15 +11,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
-
-from set_page import TITLES, mean
 
 import objecthood as oh
 from objecthood.visualize.charts import score_curves
 from objecthood.runtime.environment import describe
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "runs" / "pages"))
+from set_page import TITLES, mean  # noqa: E402
 ITERATIONS = range(1, 8)
 
 

@@ -1,7 +1,7 @@
 """What waits for a GPU, in the order of its worth: is it right, what does it cost, what does it learn.
 
     python runs/gpu/gpu.py                                      # all stages that have no result yet
-    python runs/gpu/gpu.py correctness steps-paper              # these
+    python runs/gpu/gpu.py correctness benchmark                # these
     python runs/gpu/gpu.py --out FOLDER --clevr SCENES          # results; a folder of `data render clevr`
 
 Each stage is a process of its own and ends within `--minutes`; its result is a JSON file in `--out`, written
@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from gpu_correctness import correctness
-from gpu_costs import kernels_alone, steps
 
 import objecthood as oh
 from objecthood.data.on_device import OnDevice
@@ -168,9 +167,6 @@ def on_device(recipe: Any, device: torch.device) -> Any:
 STAGES: dict[str, Callable[[Settings], dict[str, Any] | None]] = {
     "correctness": lambda settings: correctness(settings.device),
     "benchmark": benchmark,
-    "steps-paper": lambda settings: steps("clevr6-paper", settings.device),
-    "steps-fast": lambda settings: steps("clevr6-like", settings.device),
-    "kernels": lambda settings: kernels_alone(settings.device),
     "clevr6-like": train_seeds(
         "clevr6-like", 3, resolution=128, batch_size=64, steps=20_000, halving_steps=0
     ),

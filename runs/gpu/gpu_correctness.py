@@ -1,4 +1,4 @@
-"""Is a device right: models, losses and kernels on it against the CPU (a stage of runs/gpu/gpu.py)."""
+"""Is a device right: models and losses on it against the CPU (a stage of runs/gpu/gpu.py)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from torch import Tensor, nn
 
 import objecthood as oh
 from objecthood import losses
-from objecthood.nn import kernels
-from objecthood.nn.fused_attention import attend, plain_attend
-from objecthood.nn.fused_mixture import mix, plain_mix
 
 
 def correctness(device: torch.device) -> dict[str, Any]:
-    """Models, losses and kernels on the device against the CPU in float64 or float32: relative errors."""
-    rows = [*model_rows(device), *loss_rows(device), *kernel_rows(device)]
+    """Models and losses on the device against the CPU in float64 or float32: relative errors."""
+    rows = [*model_rows(device), *loss_rows(device)]
     for row in rows:
         row["passed"] = bool(row["error"] <= row["tolerance"])  # nan fails
         verdict = "ok  " if row["passed"] else "FAIL"
@@ -50,10 +47,8 @@ def model_rows(device: torch.device) -> Iterator[dict[str, Any]]:
         with tf32(False):
             found = {"float32": outcome(model, images, noise)}
         found["bfloat16"] = outcome(model, images, noise, torch.bfloat16)
-        if can_fuse(device):
-            found["fused bfloat16"] = outcome(kernels.fuse(model), images, noise, torch.bfloat16)
         for kind, values in found.items():
-            tolerance = tolerances[kind.split()[-1]]
+            tolerance = tolerances[kind]
             for what, one, other in zip(("picture", "gradient"), values, expected, strict=True):
                 yield {
                     "what": f"{name}, {kind}, {what}",
@@ -106,67 +101,3 @@ def loss_rows(device: torch.device) -> Iterator[dict[str, Any]]:
     ):
         error = distance(function(*(tensor.to(device) for tensor in inputs)), function(*inputs))
         yield {"what": function.__name__, "error": error, "tolerance": 1e-5}
-
-
-def can_fuse(device: torch.device) -> bool:
-    try:
-        kernels.load_triton()
-    except ValueError:
-        return False
-    return device.type == "cuda"
-
-
-def kernel_rows(device: torch.device) -> Iterator[dict[str, Any]]:
-    """The fused kernels against the plain functions in float64, at the shapes of CLEVR6 and at odd ones."""
-    if not can_fuse(device):
-        return
-    for precision in PRECISIONS:
-        with setting(PRECISION=precision):
-            for (batch, slots, inputs, dim), dtype in (
-                (shape, dtype)
-                for shape in ((4, 7, 128 * 128, 64), (3, 11, 333, 48), (64, 4, 324, 64))
-                for dtype in (torch.float32, torch.bfloat16)
-            ):
-                tensors = [torch.randn(batch, slots, dim, device=device)]
-                tensors += [torch.randn(batch, inputs, dim, device=device).to(dtype) for _ in "kv"]
-                tensors += [torch.randn(batch, slots, inputs, device=device)]
-                tolerance = 1e-2 if dtype == torch.bfloat16 or precision == "tf32" else 1e-4
-                what = f"attend {precision} {dtype} {batch} x {slots} x {inputs} x {dim}"
-                yield {
-                    "what": what,
-                    "error": twin_error(attend, plain_attend, tensors),
-                    "tolerance": tolerance,
-                }
-    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
-        canvas = torch.randn(4 * 7, 4, 128, 128, device=device).to(dtype, memory_format=torch.channels_last)
-        canvas = canvas.unflatten(0, (4, 7))
-        error = twin_error(mix, plain_mix, [canvas[:, :, :3], canvas[:, :, 3]])
-        yield {"what": f"mix {dtype} 4 x 7 x 128 x 128", "error": error, "tolerance": tolerance}
-
-
-PRECISIONS = ("ieee", "tf32x3", "tf32")
-
-
-def twin_error(fused: Callable, plain: Callable, tensors: list[Tensor]) -> float:
-    """The largest error of outputs and gradients."""
-    results = []
-    for function, dtype in ((fused, None), (plain, torch.float64)):
-        inputs = [tensor.detach().to(dtype or tensor.dtype).requires_grad_() for tensor in tensors]
-        outputs = function(*inputs)
-        torch.manual_seed(2)
-        total = sum((output.double() * torch.randn_like(output.double())).sum() for output in outputs)
-        results.append([*outputs, *torch.autograd.grad(total, inputs)])
-    return max(distance(one, other) for one, other in zip(*results, strict=True))
-
-
-@contextmanager
-def setting(**values: Any) -> Iterator[None]:
-    """Constants of `nn.kernels` for a while."""
-    before = {name: getattr(kernels, name) for name in values}
-    for name, value in values.items():
-        setattr(kernels, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(kernels, name, value)
