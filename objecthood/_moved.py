@@ -115,7 +115,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         new = f"objecthood.{MOVED[spec.name.partition('.')[2]]}"
-        warnings.warn(f"{spec.name} is now {new}", DeprecationWarning, stacklevel=_caller())
+        warnings.warn(f"{spec.name} is now {new}", DeprecationWarning, stacklevel=2)
         module = importlib.import_module(new)
         spec.loader_state = module.__spec__
         return module
@@ -126,14 +126,6 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             module.__spec__ = module.__spec__.loader_state
 
 
-def _caller() -> int:
-    """How many frames above `create_module` the import statement stands."""
-    frame, level = sys._getframe(2), 2
-    while frame.f_back and "importlib" in frame.f_code.co_filename:
-        frame, level = frame.f_back, level + 1
-    return level
-
-
 def install() -> None:
-    """Let old module paths be found; they are looked for last."""
-    sys.meta_path.append(_Finder())
+    """Let old module paths be found."""
+    sys.meta_path.insert(0, _Finder())
