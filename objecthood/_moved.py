@@ -8,7 +8,6 @@ import importlib.machinery
 import sys
 import types
 import warnings
-from collections.abc import Sequence
 
 MOVED = {
     "animate": "visualize.animation",
@@ -106,7 +105,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds a module under its old path: the module object of the new one."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+        self, fullname: str, path: object = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         package, _, name = fullname.partition(".")
         if package != "objecthood" or name not in MOVED:
