@@ -29,7 +29,7 @@ def blocks() -> dict[str, Callable[[], str]]:
 
 def quality() -> str:
     """The table that `runs/experiments/time_to_quality.py` prints."""
-    command = [sys.executable, ROOT / "runs" / "time_to_quality.py", *sys.argv[1:]]
+    command = [sys.executable, ROOT / "runs" / "experiments" / "time_to_quality.py", *sys.argv[1:]]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() + "\n"
 
 

@@ -23,6 +23,7 @@ import video_page
 from floors_page import floor_rows
 
 from objecthood.visualize.charts import score_curves
+from objecthood.hub import PRETRAINED
 from objecthood.recipes.score_names import by_restarts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +93,40 @@ def tables() -> str:
     notes = [f"- `{name}`: {taken(results)}. Commit {commits(results)}." for name, results in runs.items()]
     rows = [[*cells, *["-"] * (len(head) - len(cells))] for cells in rows]
     return as_table(head, rows) + "\n" + "\n".join([*notes, ""])
+
+
+def weights() -> str:
+    """The weights that come with the package: one restart, beside the better of the floors of colour."""
+    floors = read("floors.json")
+    rows = []
+    for name, entry in PRETRAINED.items():
+        facts, settings = entry.facts, entry.facts["settings"]
+        published = FLOORS_OF.get(name, facts["recipe"])
+        best = {
+            score: max(floors[published][floor][score] for floor in ("components", "kmeans"))
+            for score in ("fg_ari", "ari")
+            if "components" in floors.get(published, {})
+        }
+        cells = [f"{entry.scores[score]:.3f}" if score in entry.scores else "-" for score in _COLUMNS[:3]]
+        if "ap" in entry.scores:
+            cells = [f"AP {entry.scores['ap']:.3f}", "-", "-"]
+        floor = " / ".join(f"{value:.3f}" for value in best.values()) or "-"
+        pixels = f"{settings['resolution']} x {settings['resolution']}"
+        size = f"{facts['bytes'] / 1e6:.1f} MB"
+        rows.append([f"[`{name}`](docs/weights/{name}.md)", DATA_OF[name], pixels, *cells, floor, size])
+    head = ["", "data", "pixels", *_TITLES[:3], "floor: FG-ARI / ARI", "file"]
+    return as_table(head, rows, numbers=2)
+
+
+FLOORS_OF = {"clevr": "clevr6-like", "sprites": "sprites-grey"}
+"""Entry of results/floors.json of weights whose recipe has another name."""
+DATA_OF = {
+    "clevr": "CLEVR-like scenes, 3 to 6 objects",
+    "set-clevr": "CLEVR-like scenes, 3 to 10 objects, properties",
+    "sprites": "sprites on grey",
+    "tetrominoes": "Tetrominoes-like scenes",
+    "tetrominoes-guided": "Tetrominoes-like scenes",
+}
 
 
 def generalisation() -> str:
@@ -305,7 +340,7 @@ def browser() -> str:
 
 
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
-    ROOT / "README.md": {"results": lambda: tables()},
+    ROOT / "README.md": {"weights": lambda: weights()},
     ROOT / "docs" / "results.md": {
         "results": lambda: tables(),
         "generalisation": generalisation,
