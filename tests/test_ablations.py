@@ -191,18 +191,18 @@ def test_slot_mlp_learns_all_its_weights_and_the_initial_slots():
 
 
 @pytest.mark.parametrize(
-    "inputs, slots, iterations, padded",
+    "inputs, slots, iterations, mask",
     [
-        ((2, 23, 5), (2, 3, 7), 1, False),
-        ((2, 24, 6), (2, 3, 7), 1, False),
-        ((2, 24, 5), (2, 4, 7), 1, False),
-        ((2, 24, 5), (1, 3, 7), 1, False),
-        ((2, 24, 5), (2, 3, 7), 0, False),
-        ((2, 24, 5), (2, 3, 7), 1, True),
+        ((2, 23, 5), (2, 3, 7), 1, None),
+        ((2, 24, 6), (2, 3, 7), 1, None),
+        ((2, 24, 5), (2, 4, 7), 1, None),
+        ((2, 24, 5), (1, 3, 7), 1, None),
+        ((2, 24, 5), (2, 3, 7), 0, None),
+        ((2, 24, 5), (2, 3, 7), 1, torch.ones(2, 23, dtype=torch.bool)),
+        ((2, 24, 5), (2, 3, 7), 1, torch.ones(2, 24)),
     ],
 )
-def test_slot_mlp_refuses_other_sizes_in_one_line(unchecked, inputs, slots, iterations, padded):
-    mask = torch.ones(inputs[:2], dtype=torch.bool) if padded else None
+def test_slot_mlp_refuses_other_sizes_in_one_line(unchecked, inputs, slots, iterations, mask):
     with pytest.raises(ValueError, match=r"SlotMLP needs .*; got .*Build SlotMLP") as caught:
         small_mlp()(torch.randn(inputs), torch.randn(slots), iterations, mask)
     assert "\n" not in str(caught.value)
@@ -310,10 +310,12 @@ def test_coarse_steps_see_half_the_resolution():
         dataclasses.replace(recipe, resolution=36)
 
 
-@pytest.mark.parametrize("change", ["no-gru", "slot-mlp"])
-def test_a_trained_change_loads_from_its_weight_file(change, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "change, module", [("no-gru", "slot-attention"), ("slot-mlp", "slot-attention"), ("none", "soft-k-means")]
+)
+def test_a_trained_change_loads_from_its_weight_file(change, module, tmp_path, monkeypatch):
     monkeypatch.setattr(type(BASE), "dataset", lambda self, split: scenes())
-    recipe = small(change)
+    recipe = dataclasses.replace(small(change), slot_module=module)
     result = oh.train(recipe, tmp_path / "run")
     loaded = oh.load(tmp_path / "run" / "weights.safetensors")
     assert loaded.recipe == recipe
@@ -339,3 +341,19 @@ def test_the_table_gives_means_of_seeds_and_ends_with_the_floors(tmp_path, monke
     assert cells[:4] == ["no GRU", "2", "0.600 ± 0.141", "0.250 ± 0.000"]
     assert cells[5] == "0.0125 ± 0.0000"
     assert floor == "| floor: colour components | - | 0.830 | 0.820 | 0.700 | - | - |"
+
+
+def test_an_ablation_changes_one_part_at_a_time():
+    """The Slot MLP's row is the slot module of that name; other modules are compared by their own field."""
+    torch.manual_seed(0)
+    by_row = dataclasses.replace(BASE, ablation="slot-mlp").build_model()
+    torch.manual_seed(0)
+    by_field = dataclasses.replace(BASE, slot_module="slot-mlp").build_model()
+    for (name, one), (other_name, other) in zip(
+        by_row.state_dict().items(), by_field.state_dict().items(), strict=True
+    ):
+        assert name == other_name and torch.equal(one, other)
+    with pytest.raises(
+        ValueError, match=r"`slot_module` \(='soft-k-means'\) .* `ablation` \(='no-gru'\).* leave out one"
+    ):
+        dataclasses.replace(BASE, ablation="no-gru", slot_module="soft-k-means")

@@ -104,7 +104,9 @@ def test_slot_attention_of_16_bits_computes_in_float32(dtype, options):
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 def test_the_other_groupings_of_16_bits(dtype):
     inputs = torch.randn(2, 144, 8)
-    clusters = SoftKMeans(4, (12, 12), 8, 6, prior=CompactPrior((12, 12), rehome=True)).to(dtype)(inputs)
+    clusters = (
+        SoftKMeans(4, (12, 12), 8, 6, prior=CompactPrior((12, 12), rehome=True)).to(dtype).cluster(inputs)
+    )
     assert clusters.slots.dtype == dtype and clusters.attention.dtype == torch.float32
     slots, attention = Grouping(LearnedSlots(4, 6), SlotMLP(4, (12, 12), 8, 6)).to(dtype)(inputs)
     assert slots.dtype == dtype and attention.dtype == torch.float32
@@ -124,7 +126,7 @@ def test_float64_inputs_of_narrower_weights_are_refused_in_one_line(unchecked):
     calls = {
         "SlotAttention": lambda: SlotAttention(8, 6)(inputs, torch.randn(2, 4, 6)),
         "SlotMLP": lambda: SlotMLP(4, (12, 12), 8, 6)(inputs, torch.randn(2, 4, 6)),
-        "SoftKMeans": lambda: SoftKMeans(4, (12, 12), 8, 6)(inputs),
+        "SoftKMeans": lambda: SoftKMeans(4, (12, 12), 8, 6).cluster(inputs),
         "ConvEncoder": lambda: ConvEncoder(8, 8)(torch.rand(1, 3, 16, 16).double()),
     }
     for name, call in calls.items():

@@ -14,7 +14,7 @@ import objecthood as oh
 from objecthood.data.clevr_render.clevr_like import ClevrLike
 from objecthood.data.generated.sprites import Sprites
 from objecthood.models import autoencoder
-from objecthood.nn import ConvEncoder, GaussianSlots, SpatialBroadcastDecoder
+from objecthood.nn import SLOT_MODULES, ConvEncoder, GaussianSlots, SpatialBroadcastDecoder
 from objecthood.nn.attention_bias import grow_repulsion
 from objecthood.recipes import RECIPES, TASKS, Discovery, PaperClevr, from_dict, from_file
 from objecthood.recipes.base import Recipe
@@ -47,7 +47,7 @@ def test_settings_go_through_json(recipe):
 
 @ALL
 def test_settings_are_few_and_flat(recipe):
-    assert len(dataclasses.fields(recipe)) <= 34
+    assert len(dataclasses.fields(recipe)) <= 35
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.steps = 1
 
@@ -350,3 +350,82 @@ def test_kernels_of_tetrominoes_are_the_recipes():
     model = replace(RECIPES["tetrominoes"], later_kernels=3, last_kernel=1).build_model()
     assert [layer.kernel_size[0] for layer in model.encoder.convolutions] == [5, 3, 3]
     assert [layer.kernel_size[0] for layer in model.decoder.layers] == [3, 3, 1]
+
+
+SMALL = {
+    "tetrominoes": {},
+    "sprites": {"resolution": 16, "starts": 1},
+    "clevr6-like": {"resolution": 16, "starts": 1, "coarse_steps": 0},
+    "sprites-paper": {"resolution": 16},
+    "clevr6-paper": {"resolution": 16},
+    "clevr6-ablation": {"resolution": 16, "coarse_steps": 0},
+    "moving-sprites": {"resolution": 16},
+}
+
+
+@pytest.mark.parametrize("module", SLOT_MODULES)
+@pytest.mark.parametrize("name", SMALL)
+def test_the_slot_module_is_the_recipes(name, module):
+    """Recipes train with every slot module, on the encoder's grid, and every weight takes part."""
+    recipe = replace(RECIPES[name], **SMALL[name], num_slots=3, slot_module=module)
+    assert from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    torch.manual_seed(0)
+    model = recipe.build_model()
+    assert (
+        type(model.grouping.slot_attention).__name__
+        == {
+            "slot-attention": "SlotAttention",
+            "soft-k-means": "SoftKMeans",
+            "slot-mlp": "SlotMLP",
+        }[module]
+    )
+    side = recipe.resolution
+    shape = (2, 4, 3, side, side) if name == "moving-sprites" else (2, 3, side, side)
+    masks = torch.zeros(shape[:-3] + shape[-2:], dtype=torch.long)
+    scenes = {"image": torch.rand(shape), "masks": masks, "flow": torch.zeros(*shape[:-3], 2, *shape[-2:])}
+    recipe.loss(model, scenes, step=1000).backward()
+    unused = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    assert not unused
+
+
+@pytest.mark.parametrize("name", ["sprites", "clevr6-like"])
+def test_the_spatial_bias_belongs_to_modules_with_logits(name):
+    """Soft k-means has it between iterations, as slot attention does; a Slot MLP has none."""
+    priors = {
+        module: replace(RECIPES[name], slot_module=module).build_model().grouping.slot_attention.prior
+        for module in SLOT_MODULES
+    }
+    assert priors.pop("slot-mlp") is None
+    assert all(prior.compactness == RECIPES[name].compactness for prior in priors.values())
+
+
+def test_low_resolution_warm_up_shares_the_weights_of_soft_kmeans():
+    recipe = replace(RECIPES["sprites"], coarse_steps=1, slot_module="soft-k-means", starts=1)
+    model = recipe.build_model()
+    recipe.loss(model, recipe.dataset("train")[range(2)], step=0).backward()
+    half = recipe.coarse(model).grouping.slot_attention
+    assert half.project_k.weight is model.grouping.slot_attention.project_k.weight
+    assert model.grouping.slot_attention.project_k.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "name, typed, meant",
+    [
+        ("sprites", "soft-kmeans", "did you mean soft-k-means"),
+        ("tetrominoes-paper", "mlp", "did you mean slot-mlp"),
+        ("clevr6-ablation", "Slot_Attention", "did you mean slot-attention"),
+        ("moving-sprites", "xyz", "slot-mlp$"),
+    ],
+)
+def test_an_unknown_slot_module_is_refused_with_the_nearest_name(name, typed, meant):
+    with pytest.raises(ValueError, match=rf"`slot_module` \(='{typed}'\) must be one of .*{meant}") as caught:
+        replace(RECIPES[name], slot_module=typed)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["sprites", "clevr6-ablation", "moving-sprites"])
+def test_recipes_written_before_slot_modules_mean_slot_attention(name):
+    settings = RECIPES[name].to_dict()
+    del settings["slot_module"]
+    assert from_dict(settings) == RECIPES[name]
+    assert from_dict(settings).slot_module == "slot-attention"

@@ -49,7 +49,7 @@ def looped(model, keys, means, iterations):
 def test_an_iteration_is_its_loop(iterations):
     model = SoftKMeans(4, GRID, 7, 5, temperature=0.3).double()
     inputs = torch.randn(2, 30, 7, dtype=torch.float64)
-    found = model(inputs, iterations=iterations)
+    found = model.cluster(inputs, iterations=iterations)
     keys = unit(model.project_k(model.norm_inputs(inputs)))
     begun = far_apart(keys, 4, GRID)
     for picture in range(2):
@@ -63,7 +63,7 @@ def test_sharp_it_finds_what_kmeans_finds():
     inputs, labels = scene()
     model = SoftKMeans(4, (12, 12), 8, 8, iterations=10, temperature=0.01).double()
     model.project_k.weight.copy_(torch.eye(8))
-    found = model(inputs).attention.argmax(dim=1)
+    found = model.cluster(inputs).attention.argmax(dim=1)
     keys = unit(model.norm_inputs(inputs))
     for picture in range(len(inputs)):
         peers = KMeans(4, n_init=3, random_state=0).fit_predict(keys[picture].numpy())
@@ -89,8 +89,8 @@ def test_it_begins_on_every_thing_and_no_edge():
 def test_means_go_on_from_where_they_were():
     inputs, _ = scene()
     model = SoftKMeans(4, (12, 12), 8, 6).double()
-    once, twice = model(inputs, iterations=2), model(inputs, iterations=5)
-    again = model(inputs, iterations=3, means=once.means)
+    once, twice = model.cluster(inputs, iterations=2), model.cluster(inputs, iterations=5)
+    again = model.cluster(inputs, iterations=3, means=once.means)
     for part, other in zip(again, twice, strict=True):
         torch.testing.assert_close(part, other)
 
@@ -101,17 +101,17 @@ def test_a_prior_acts_from_the_second_iteration_or_from_before():
     prior = CompactPrior((12, 12), rehome=True).double()
     with_it, without = (SoftKMeans(4, (12, 12), 8, 6, prior=one).double() for one in (prior, None))
     without.load_state_dict(with_it.state_dict(), strict=False)
-    assert torch.equal(with_it(inputs, iterations=1).attention, without(inputs, iterations=1).attention)
-    assert not torch.allclose(with_it(inputs).attention, without(inputs).attention)
-    first = with_it(inputs, iterations=1)
-    later = with_it(inputs, iterations=1, means=first.means, before=first.attention)
-    torch.testing.assert_close(later.attention, with_it(inputs, iterations=2).attention)
+    first = with_it.cluster(inputs, iterations=1)
+    assert torch.equal(first.attention, without.cluster(inputs, iterations=1).attention)
+    assert not torch.allclose(with_it.cluster(inputs).attention, without.cluster(inputs).attention)
+    later = with_it.cluster(inputs, iterations=1, means=first.means, previous=first.attention)
+    torch.testing.assert_close(later.attention, with_it.cluster(inputs, iterations=2).attention)
 
 
 def test_gradient_reaches_features_through_all_iterations():
     inputs, _ = scene()
     model = SoftKMeans(4, (12, 12), 8, 6).double()
-    model(inputs.requires_grad_()).slots.square().sum().backward()
+    model.cluster(inputs.requires_grad_()).slots.square().sum().backward()
     assert torch.isfinite(inputs.grad).all() and (model.project_k.weight.grad != 0).all()
 
 
@@ -120,7 +120,7 @@ def test_order_of_inputs_is_nothing_but_where_it_begins():
     model = SoftKMeans(4, (12, 12), 8, 6).double()
     begun = unit(torch.randn(3, 4, 6, dtype=torch.float64))
     order = torch.randperm(144)
-    one, other = model(inputs, means=begun), model(inputs[:, order], means=begun)
+    one, other = model.cluster(inputs, means=begun), model.cluster(inputs[:, order], means=begun)
     torch.testing.assert_close(one.slots, other.slots)
     torch.testing.assert_close(one.attention[:, :, order], other.attention)
 
@@ -135,8 +135,8 @@ def test_order_of_inputs_is_nothing_but_where_it_begins():
 )
 def test_wrong_calls_are_told(inputs, slots, what):
     with pytest.raises(ValueError, match=what):
-        SoftKMeans(4, GRID, 7, 5)(inputs, slots)
+        SoftKMeans(4, GRID, 7, 5).cluster(inputs, slots)
     with pytest.raises(ValueError, match=r"`iterations` \(=0\) must be at least 1"):
-        SoftKMeans(4, GRID, 7, 5)(torch.rand(2, 30, 7), iterations=0)
+        SoftKMeans(4, GRID, 7, 5).cluster(torch.rand(2, 30, 7), iterations=0)
     with pytest.raises(ValueError, match="`temperature`"):
         SoftKMeans(4, GRID, 7, 5, temperature=0.0)

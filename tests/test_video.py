@@ -47,9 +47,9 @@ def test_later_frames_start_from_what_was_predicted_with_fewer_iterations(monkey
     model, calls = video.moving_sprites(later_iterations=1), []
     group = model.grouping.slot_attention
 
-    def spy(inputs, slots, iterations=None, mask=None, before=None):
+    def spy(inputs, slots, iterations=None, mask=None, previous=None):
         calls.append((slots, iterations))
-        return type(group).forward(group, inputs, slots, iterations, mask, before)
+        return type(group).forward(group, inputs, slots, iterations, mask, previous)
 
     monkeypatch.setattr(group, "forward", spy)
     scene = model(CLIPS, iterations=5)
@@ -208,7 +208,7 @@ def test_a_held_slot_keeps_the_background():
     for keeper in (0, 1):
         before = torch.full((1, 3, 1024), 0.01)
         before[:, keeper] = 0.98
-        held = group(inputs, slots, 1, before=before).attention[0, 0].sum(dim=-1)
+        held = group(inputs, slots, 1, previous=before).attention[0, 0].sum(dim=-1)
         assert held[keeper] > held[1 - keeper] + 100
     without = group(inputs, slots, 1).attention[0, 0].sum(dim=-1)
     torch.testing.assert_close(without[0], without[1])

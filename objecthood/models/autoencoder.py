@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from objecthood.nn import (
+    SLOT_MODULES,
     CompactPrior,
     ConvEncoder,
     GaussianSlots,
@@ -26,7 +27,7 @@ from objecthood.nn import (
     GroupingModel,
     LearnedSlots,
     PatchDecoder,
-    SlotAttention,
+    SlotModuleOptions,
     SpatialBroadcastDecoder,
 )
 from objecthood.nn.color_transforms import shading_free, symmetric, with_and_without_shading
@@ -239,10 +240,11 @@ def from_symmetric(image: Tensor) -> Tensor:
     return torch.add(image.new_full((), 0.5), image, alpha=0.5)  # full: born on the device, nothing is sent
 
 
-def clevr(num_slots: int = 7, resolution: int = 128) -> SlotAutoencoder:
+def clevr(num_slots: int = 7, resolution: int = 128, slot_module: str = "slot-attention") -> SlotAutoencoder:
     """The paper's model for CLEVR (128 x 128 there; 890,308 parameters at any resolution).
 
     Other resolutions keep every layer: the grid that slots are broadcast to is a sixteenth of the image.
+    Another `slot_module` (`nn.SLOT_MODULES`) is a variant.
     Raises ValueError where `resolution` is no multiple of 16.
     """
     if resolution < 16 or resolution % 16:
@@ -251,7 +253,7 @@ def clevr(num_slots: int = 7, resolution: int = 128) -> SlotAutoencoder:
         )
     return SlotAutoencoder(
         ConvEncoder(channels=64, feature_dim=64, strides=(1, 1, 1, 1)),
-        Grouping(GaussianSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, hidden_dim=128)),
+        gaussian_grouping(num_slots, resolution, slot_module),
         SpatialBroadcastDecoder(
             64,
             grid=resolution // 16,
@@ -272,23 +274,26 @@ def tetrominoes(num_slots: int = 4) -> SlotAutoencoder:
     return small_picture(35, num_slots)
 
 
-def small_picture(resolution: int, num_slots: int) -> SlotAutoencoder:
+def small_picture(resolution: int, num_slots: int, slot_module: str = "slot-attention") -> SlotAutoencoder:
     """The paper's model for small pictures: 32 channels, slots broadcast to every pixel."""
     return SlotAutoencoder(
         ConvEncoder(channels=32, feature_dim=64, strides=(1, 1, 1, 1)),
-        Grouping(GaussianSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, hidden_dim=128)),
+        gaussian_grouping(num_slots, resolution, slot_module),
         SpatialBroadcastDecoder(
             64, grid=resolution, channels=(32, 32, 32), strides=(1, 1, 1, 1), kernels=(5, 5, 5, 3)
         ),
     )
 
 
-def fast_tetrominoes(num_slots: int = 4, later_kernels: int = 5, last_kernel: int = 3) -> SlotAutoencoder:
+def fast_tetrominoes(
+    num_slots: int = 4, later_kernels: int = 5, last_kernel: int = 3, slot_module: str = "slot-attention"
+) -> SlotAutoencoder:
     """A relative of `tetrominoes` at a tenth of its cost: 18 x 18 features, 7 x 7 patches of 5 x 5, learned
     slots. `later_kernels` are the encoder's after the first, `last_kernel` is the decoder's."""
+    options = SlotModuleOptions(num_slots, (18, 18), 64, 64, gradient="bilevel")
     return SlotAutoencoder(
         ConvEncoder(channels=32, feature_dim=64, strides=(2, 1, 1), kernel=(5, later_kernels, later_kernels)),
-        Grouping(LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, gradient="bilevel")),
+        Grouping(LearnedSlots(num_slots, 64), SLOT_MODULES[slot_module](options)),
         PatchDecoder(64, grid=7, patch=5, channels=64, depth=2, kernel=3, last_kernel=last_kernel),
     )
 
@@ -304,17 +309,20 @@ def fast_sprites(
     second_kernel: int = 5,
     early_prior: bool = False,
     spread: float = 0.0,
+    slot_module: str = "slot-attention",
 ) -> SlotAutoencoder:
     """A variant for things on a background: 32 x 32 features at 64 pixels, independent patches of 4 x 4.
 
     `compactness`, `repulsion` and `rehome` are those of `CompactPrior` (all off: none), `early_prior` is that
     of `SlotAttention`, `spread` that of `LearnedSlots`, `attention_guided` that of `PatchDecoder`,
-    `without_shading` chooses the view, `second_kernel` is the side of the encoder's second one. `resolution`
-    is a multiple of 4.
+    `without_shading` chooses the view, `second_kernel` is the side of the encoder's second one, `slot_module`
+    is one of `nn.SLOT_MODULES`. `resolution` is a multiple of 4.
     """
     return SlotAutoencoder(
         ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=(5, second_kernel)),
-        compact_grouping(num_slots, resolution, compactness, repulsion, rehome, early_prior, spread),
+        compact_grouping(
+            num_slots, resolution, compactness, repulsion, rehome, early_prior, spread, slot_module
+        ),
         PatchDecoder(
             64,
             grid=patches_along(resolution, 4),
@@ -338,6 +346,7 @@ def fast_painted(
     second_kernel: int = 3,
     early_prior: bool = True,
     spread: float = 0.5,
+    slot_module: str = "slot-attention",
 ) -> SlotAutoencoder:
     """A variant for things of one kind in many places, seen and painted from their own centre
     (`nn.slot_frames`), which know their masks by themselves, too. Arguments as `fast_sprites`'.
@@ -352,7 +361,9 @@ def fast_painted(
             kernel=(5, second_kernel),
             in_channels=6 if without_shading else 3,
         ),
-        compact_grouping(num_slots, resolution, compactness, repulsion, rehome, early_prior, spread),
+        compact_grouping(
+            num_slots, resolution, compactness, repulsion, rehome, early_prior, spread, slot_module
+        ),
         CentredPatchDecoder(64, resolution=resolution, patch=4),
         with_and_without_shading if without_shading else symmetric,
         reading=OwnFrame(64, 64, resolution=resolution),
@@ -368,6 +379,7 @@ def compact_grouping(
     rehome: bool,
     early_prior: bool = False,
     spread: float = 0.0,
+    slot_module: str = "slot-attention",
 ) -> Grouping:
     """Learned slots with `CompactPrior` over features at half the `resolution`, which are exchanged where it
     is early and none is empty."""
@@ -375,8 +387,15 @@ def compact_grouping(
     prior = None
     if compactness or repulsion:
         prior = CompactPrior(features, compactness, repulsion, rehome, exchange=early_prior)
-    attention = SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior, early_prior=early_prior)
-    return Grouping(LearnedSlots(num_slots, 64, spread), attention)
+    options = SlotModuleOptions(num_slots, features, 64, 64, prior, early_prior, gradient="bilevel")
+    module = SLOT_MODULES[slot_module](options)  # before the slots: a seed gives the weights it always gave
+    return Grouping(LearnedSlots(num_slots, 64, spread), module)
+
+
+def gaussian_grouping(num_slots: int, side: int, slot_module: str) -> Grouping:
+    """The paper's initial slots, and a slot module over a square of features."""
+    options = SlotModuleOptions(num_slots, (side, side), 64, 64)
+    return Grouping(GaussianSlots(num_slots, 64), SLOT_MODULES[slot_module](options))
 
 
 def patches_along(resolution: int, patch: int) -> int:

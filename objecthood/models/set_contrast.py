@@ -117,7 +117,7 @@ class SetContrast(ClipModel):
         if handed_on:
             slots, weights = self._follow(inputs.unflatten(0, (batch, time)), num_slots, iterations)
         else:
-            slots, _, weights = self.grouping(inputs, num_slots, iterations)
+            slots, _, weights = self.grouping.cluster(inputs, num_slots, iterations)
         attention = weights.unflatten(-1, features.shape[1:3])
         masks = enlarge(attention, self.resolution, self.resolution)
         parts = slots, self.transition(slots), attention, masks
@@ -133,12 +133,12 @@ class SetContrast(ClipModel):
         found: list[Clusters] = []
         for now in inputs.unbind(1):
             if not found:
-                found.append(self.grouping(now, num_slots, iterations))
+                found.append(self.grouping.cluster(now, num_slots, iterations))
             else:
-                last = found[-1]
-                found.append(self.grouping(now, num_slots, self.later_iterations, last.means, last.attention))
-        slots, _, attention = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*found, strict=True))
-        return slots, attention
+                _, means, attention = found[-1]
+                found.append(self.grouping.cluster(now, num_slots, self.later_iterations, means, attention))
+        slots, _, weights = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*found, strict=True))
+        return slots, weights
 
     def reconstruct(self, scene: ContrastScene) -> Float[Tensor, "batch time 3 height width"]:
         """What `decoder` makes of slots and attention, in [0, 1] units (not clamped)."""

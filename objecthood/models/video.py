@@ -46,6 +46,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from objecthood.nn import (
+    SLOT_MODULES,
     ClipModel,
     CompactPrior,
     ConditionedSlots,
@@ -53,7 +54,7 @@ from objecthood.nn import (
     Grouping,
     LearnedSlots,
     PatchDecoder,
-    SlotAttention,
+    SlotModuleOptions,
     TransformerPredictor,
 )
 from objecthood.nn.block_matching import Sight, motion_of_frame
@@ -173,7 +174,7 @@ class SlotVideo(ClipModel):
         for now in range(time):
             rounds = iterations if now == 0 else self.later_iterations
             inputs = features[:, now].flatten(1, 2)
-            found, weights = self.grouping.slot_attention(inputs, start, rounds, before=before)
+            found, weights = self.grouping.slot_attention(inputs, start, rounds, previous=before)
             before = weights[:, -1]
             start = self.predictor(found)
             slots.append(found)
@@ -205,7 +206,7 @@ class SlotVideo(ClipModel):
         if self.sees == "motion":
             seen = motion_of_frame(frame, following, None if state is None else state.previous)
         features = self.features(seen)
-        slots, weights = self.grouping.slot_attention(features.flatten(1, 2), start, rounds, before=before)
+        slots, weights = self.grouping.slot_attention(features.flatten(1, 2), start, rounds, previous=before)
         predicted = self.predictor(slots)
         attention = weights[:, -1].unflatten(-1, features.shape[1:3])
         parts = slots, predicted if self.paints_next else slots, attention
@@ -249,21 +250,21 @@ def moving_sprites(
     start: Start = "unconditional",
     sees: Sight = "frame",
     paints_next: bool = False,
+    slot_module: str = "slot-attention",
 ) -> SlotVideo:
     """The blocks of `autoencoder.fast_sprites`, frame after frame; a `TransformerPredictor` unless given.
 
     `start`: "unconditional" (learned slots), "boxes" or "centres". A model that paints the next frame is not
-    guided by attention.
+    guided by attention. `slot_module` is one of `nn.SLOT_MODULES`.
     """
     if resolution % 4 or resolution < 8:
         raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")
     grid = (resolution // 2, resolution // 2)
     prior = CompactPrior(grid, compactness, repulsion, rehome) if compactness or repulsion else None
+    options = SlotModuleOptions(num_slots, grid, 64, 64, prior, gradient="bilevel")
     return SlotVideo(
         ConvEncoder(channels=32, feature_dim=64, strides=(2, 1)),
-        Grouping(
-            LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3, gradient="bilevel", prior=prior)
-        ),
+        Grouping(LearnedSlots(num_slots, 64), SLOT_MODULES[slot_module](options)),
         PatchDecoder(
             64,
             grid=resolution // 4,

@@ -5,15 +5,17 @@ from objecthood.nn.background_merge import unite_grounds
 from objecthood.nn.decoders import PatchDecoder, SpatialBroadcastDecoder
 from objecthood.nn.dynamics import ResidualPredictor, TransformerPredictor
 from objecthood.nn.encoders import ConvEncoder
-from objecthood.nn.grouping import ClipModel, Grouping, GroupingModel
+from objecthood.nn.grouping import SLOT_MODULES, ClipModel, Grouping, GroupingModel, SlotModuleOptions
 from objecthood.nn.initial_slots import ConditionedSlots, GaussianSlots, LearnedSlots
 from objecthood.nn.matching import assign
 from objecthood.nn.positions import PositionEmbedding
-from objecthood.nn.slot_attention import SlotAttention, SlotAttentionOutput
+from objecthood.nn.slot_attention import SlotAttention
 from objecthood.nn.slot_mlp import SlotMLP
+from objecthood.nn.slot_module import SlotAttentionOutput, SlotModule
 from objecthood.nn.soft_kmeans import SoftKMeans
 
 __all__ = [
+    "SLOT_MODULES",
     "ClipModel",
     "CompactPrior",
     "ConditionedSlots",
@@ -28,6 +30,8 @@ __all__ = [
     "SlotAttention",
     "SlotAttentionOutput",
     "SlotMLP",
+    "SlotModule",
+    "SlotModuleOptions",
     "SoftKMeans",
     "SpatialBroadcastDecoder",
     "TransformerPredictor",

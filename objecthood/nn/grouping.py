@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -9,17 +12,45 @@ from torch import Tensor, nn
 from objecthood.nn.block_matching import Sight, look
 from objecthood.nn.encoders import ConvEncoder
 from objecthood.nn.initial_slots import GaussianSlots, LearnedSlots
-from objecthood.nn.slot_attention import SlotAttention, SlotAttentionOutput
+from objecthood.nn.slot_attention import Gradient, SlotAttention
 from objecthood.nn.slot_mlp import SlotMLP
+from objecthood.nn.slot_module import Prior, SlotAttentionOutput, SlotModule
 from objecthood.nn.soft_kmeans import SoftKMeans
 
 
+class SlotModuleOptions(NamedTuple):
+    """What a model asks of its slot module; each takes what it has."""
+
+    num_slots: int
+    grid: tuple[int, int]
+    """Rows and columns of the inputs."""
+    input_dim: int
+    slot_dim: int
+    prior: Prior | None = None
+    early_prior: bool = False
+    gradient: Gradient = "full"
+
+
+SLOT_MODULES: dict[str, Callable[..., SlotModule]] = {
+    "slot-attention": lambda o, **own: SlotAttention(
+        o.input_dim, o.slot_dim, gradient=o.gradient, prior=o.prior, early_prior=o.early_prior, **own
+    ),
+    "soft-k-means": lambda o, **own: SoftKMeans(
+        o.num_slots, o.grid, o.input_dim, o.slot_dim, prior=o.prior, **own
+    ),
+    "slot-mlp": lambda o, **own: SlotMLP(o.num_slots, o.grid, o.input_dim, o.slot_dim, **own),
+}
+"""What a recipe's `slot_module` names: `SlotModuleOptions` to a module; further arguments are those of its
+class alone. Gradients of soft k-means always flow through all iterations, and its prior acts between them; a
+Slot MLP has no prior."""
+
+
 class Grouping(nn.Module):
-    """`SlotAttention` with the slots it starts from.
+    """A slot module with the slots it starts from.
 
     Args:
         initial_slots: `GaussianSlots` or `LearnedSlots`.
-        slot_attention: the competition, or `SlotMLP` in its place.
+        slot_attention: a slot module: `SlotAttention`, `SoftKMeans`, `SlotMLP`, or your own.
 
     Example:
         >>> import torch
@@ -29,9 +60,9 @@ class Grouping(nn.Module):
     """
 
     initial_slots: GaussianSlots | LearnedSlots
-    slot_attention: SlotAttention | SlotMLP
+    slot_attention: SlotModule
 
-    def __init__(self, initial_slots: GaussianSlots | LearnedSlots, slot_attention: SlotAttention | SlotMLP):
+    def __init__(self, initial_slots: GaussianSlots | LearnedSlots, slot_attention: SlotModule):
         super().__init__()
         self.initial_slots, self.slot_attention = initial_slots, slot_attention
 
@@ -47,7 +78,7 @@ class Grouping(nn.Module):
 
     @property
     def iterations(self) -> int:
-        """Rounds of attention when a call names none; may be set."""
+        """Iterations when a call names none; may be set."""
         return self.slot_attention.iterations
 
     @iterations.setter

@@ -35,15 +35,15 @@ the paper's method away, for ablations (docs/ablations.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from objecthood.nn.initialization import glorot
-from objecthood.nn.precision import at_least_float32, check_dtypes, in_float32, wide, without_autocast
+from objecthood.nn.precision import at_least_float32, in_float32, wide, without_autocast
+from objecthood.nn.slot_module import Prior, SlotAttentionOutput, SlotModule, check_call
 
 Gradient = Literal["full", "implicit", "bilevel"]
 Update = Literal["gru", "replace"]
@@ -51,16 +51,7 @@ Competition = Literal["slots", "inputs"]
 Aggregation = Literal["mean", "sum"]
 
 
-class SlotAttentionOutput(NamedTuple):
-    """What the slots became, and which inputs they took on the way."""
-
-    slots: Float[Tensor, "batch slots slot_dim"]
-    attention: Float[Tensor, "batch iterations slots inputs"]
-    """Softmax over slots of every iteration (before renormalisation over inputs); 0 at padded inputs. With
-    `competition="inputs"` it is the softmax over inputs."""
-
-
-class SlotAttention(nn.Module):
+class SlotAttention(SlotModule):
     """Group a set of inputs into slots.
 
     Args:
@@ -108,7 +99,7 @@ class SlotAttention(nn.Module):
         hidden_dim: int = 128,
         *,
         gradient: Gradient = "full",
-        prior: Callable[[Tensor, Tensor], Tensor] | None = None,
+        prior: Prior | None = None,
         early_prior: bool = False,
         epsilon: float = 1e-8,
         norm_epsilon: float = 1e-3,
@@ -157,12 +148,12 @@ class SlotAttention(nn.Module):
         slots: Float[Tensor, "batch slots slot_dim"],
         iterations: int | None = None,
         mask: Bool[Tensor, "batch inputs"] | None = None,
-        before: Float[Tensor, "batch slots inputs"] | None = None,
+        previous: Float[Tensor, "batch slots inputs"] | None = None,
     ) -> SlotAttentionOutput:
         """Let `slots` compete for `inputs`; `mask` is True where an input is real, False where it is padding.
 
-        `before` is what the same slots attended to last, in the frame before this one: where there is a
-        prior, it then acts on the first iteration as well.
+        `previous` is what the same slots attended to in the frame before this one: where there is a prior, it
+        then acts on the first iteration as well.
 
         Masked inputs may hold anything, NaN included. An image whose inputs are all masked has an attention
         of 0 and updates of 0: its slots are finite, and other images and their gradients are unaffected.
@@ -175,8 +166,8 @@ class SlotAttention(nn.Module):
         they are float64 and the weights are not.
         """
         iterations = self.iterations if iterations is None else iterations
-        self._check_shapes(inputs, slots, iterations, mask)
         weights = self.project_q.weight.dtype
+        check_call(self, weights, inputs, slots, iterations, mask)
         if mask is not None:
             inputs = inputs.masked_fill(~mask[..., None], 0)  # NaN * 0 is NaN, in the gradient as well
         if weights != torch.float32:
@@ -187,8 +178,8 @@ class SlotAttention(nn.Module):
             slots = slots.to(wide(weights))
             inputs = at_least_float32(inputs)
             initial, bias, attentions = slots, None, []
-            if self.prior is not None and before is not None:
-                bias = self.prior(before.detach(), self.resemblance(slots, inputs))
+            if self.prior is not None and previous is not None:
+                bias = self.prior(previous.detach(), self.resemblance(slots, inputs))
             for iteration in range(iterations):
                 is_last = iteration == iterations - 1
                 if is_last and self.gradient != "full":
@@ -293,35 +284,6 @@ class SlotAttention(nn.Module):
         logits = queries @ inputs.to(queries.dtype).transpose(1, 2)
         alone = logits.softmax(dim=1)
         return self.prior(alone if bias is None else (logits + bias).softmax(dim=1), alone)
-
-    def _check_shapes(self, inputs: Tensor, slots: Tensor, iterations: int, mask: Tensor | None) -> None:
-        tensors = (inputs, slots) if mask is None else (inputs, slots, mask)
-        if not all(isinstance(tensor, Tensor) for tensor in tensors) or not isinstance(iterations, int):
-            kinds = [type(one).__name__ for one in (*tensors, iterations)]
-            raise ValueError(
-                f"SlotAttention needs tensors and a whole number of iterations; got {', '.join(kinds)}. Make "
-                "arrays tensors with torch.as_tensor"
-            )
-        check_dtypes("SlotAttention", self.project_q.weight.dtype, inputs=inputs, slots=slots)
-        wrong = (
-            inputs.ndim != 3
-            or slots.ndim != 3
-            or inputs.shape[0] != slots.shape[0]  # not `len`, which would fix the batch size of an export
-            or inputs.shape[1] < 1
-            or slots.shape[1] < 1
-            or inputs.shape[2] != self.input_dim
-            or slots.shape[2] != self.slot_dim
-            or iterations < 1
-            or (mask is not None and (mask.shape != inputs.shape[:2] or mask.dtype != torch.bool))
-        )
-        if wrong:
-            raise ValueError(
-                f"SlotAttention needs inputs [batch, inputs >= 1, input_dim={self.input_dim}], slots [batch, "
-                f"slots >= 1, slot_dim={self.slot_dim}], iterations >= 1, bool mask [batch, inputs] or none; "
-                f"got inputs {list(inputs.shape)}, slots {list(slots.shape)}, iterations {iterations}, mask "
-                f"{None if mask is None else list(mask.shape)}. Flatten feature maps to [batch, height * "
-                f"width, channels]; make slots with GaussianSlots or LearnedSlots(..., dim={self.slot_dim})"
-            )
 
 
 def keras_gru(dim: int) -> nn.GRUCell:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from objecthood.nn.initialization import glorot
 from objecthood.nn.precision import at_least_float32, check_dtypes
-from objecthood.nn.slot_attention import SlotAttentionOutput
+from objecthood.nn.slot_module import SlotAttentionOutput, SlotModule
 
 
-class SlotMLP(nn.Module):
+class SlotMLP(SlotModule):
     """Map a grid of inputs to slots; called as `SlotAttention` is.
 
     Args:
@@ -42,6 +42,7 @@ class SlotMLP(nn.Module):
         (torch.Size([2, 7, 64]), torch.Size([2, 3, 7, 1024]))
     """
 
+    norm_inputs: nn.LayerNorm
     prior = None
     """No logits, so no bias of them."""
 
@@ -71,14 +72,15 @@ class SlotMLP(nn.Module):
         slots: Float[Tensor, "batch slots slot_dim"],
         iterations: int | None = None,
         mask: Bool[Tensor, "batch inputs"] | None = None,
-        before: Float[Tensor, "batch slots inputs"] | None = None,
+        previous: Float[Tensor, "batch slots inputs"] | None = None,
     ) -> SlotAttentionOutput:
-        """`slots` plus what the MLP makes of `inputs`; `before` is not used.
+        """`slots` plus what the MLP makes of `inputs`; `previous` is not used.
 
         The attention is uniform, 1 / slots at every input of every iteration: no slot takes some inputs
-        rather than others, so only the decoder's masks tell objects apart.
+        rather than others, so only the decoder's masks tell objects apart. With a `mask`, averages are those
+        of real inputs (0 where there are none), and the attention is 0 at the others.
 
-        Raises ValueError where the shapes are not those the MLP was built for, or a `mask` is given.
+        Raises ValueError where the shapes are not those the MLP was built for.
         """
         iterations = self.iterations if iterations is None else iterations
         rows, columns = self.grid
@@ -86,22 +88,35 @@ class SlotMLP(nn.Module):
             inputs.shape[1:] != (rows * columns, self.input_dim)
             or slots.shape != (inputs.shape[0], self.num_slots, self.slot_dim)
             or iterations < 1
-            or mask is not None
+            or (mask is not None and (mask.shape != inputs.shape[:2] or mask.dtype != torch.bool))
         ):
             raise ValueError(
                 f"SlotMLP needs inputs [batch, {rows * columns}, {self.input_dim}] of its {rows} x {columns} "
-                f"grid, slots [batch, {self.num_slots}, {self.slot_dim}], iterations >= 1 and no mask; got "
-                f"inputs {list(inputs.shape)}, slots {list(slots.shape)}, iterations {iterations}, mask "
-                f"{None if mask is None else list(mask.shape)}. Build SlotMLP with these sizes, or use "
-                "SlotAttention"
+                f"grid, slots [batch, {self.num_slots}, {self.slot_dim}], iterations >= 1, bool mask [batch, "
+                f"inputs] or none; got inputs {list(inputs.shape)}, slots {list(slots.shape)}, iterations "
+                f"{iterations}, mask {None if mask is None else list(mask.shape)}. Build SlotMLP "
+                "with these sizes, or use SlotAttention"
             )
         weights = self.norm_inputs.weight.dtype
         check_dtypes("SlotMLP", weights, inputs=inputs, slots=slots)
+        if mask is not None:
+            inputs = inputs.masked_fill(~mask[..., None], 0)  # NaN * 0 is NaN, in the gradient as well
         if weights != torch.float32:
             inputs = inputs.to(weights)
         maps = self.norm_inputs(inputs).transpose(1, 2).unflatten(2, self.grid)
-        output = self.mlp(F.adaptive_avg_pool2d(maps, self.pooled).flatten(1))
+        output = self.mlp(self._pool(maps, mask).flatten(1))
         slots = at_least_float32(slots) + at_least_float32(output).view_as(slots)
         uniform = slots.new_full((), 1 / self.num_slots)
         shape = (inputs.shape[0], iterations, self.num_slots, inputs.shape[1])
-        return SlotAttentionOutput(slots.to(weights), uniform.expand(shape))
+        attention = uniform.expand(shape)
+        if mask is not None:
+            attention = attention * mask[:, None, None]
+        return SlotAttentionOutput(slots.to(weights), attention)
+
+    def _pool(self, maps: Tensor, mask: Tensor | None) -> Tensor:
+        """Averages of `maps` [batch, channels, rows, columns] over the cells of a grid of side `pooled`."""
+        if mask is None:
+            return F.adaptive_avg_pool2d(maps, self.pooled)
+        real = mask.to(maps.dtype).unflatten(1, self.grid)[:, None]
+        share = F.adaptive_avg_pool2d(real, self.pooled)
+        return F.adaptive_avg_pool2d(maps * real, self.pooled) / share.masked_fill(share == 0, 1)

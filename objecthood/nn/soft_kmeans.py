@@ -1,4 +1,4 @@
-"""Slots as means of soft k-means, begun from inputs far apart: nothing is learned but the features.
+"""Slots as means of soft k-means, begun from given slots or from inputs far apart.
 
 With unit keys k of the inputs and unit means c, one of each slot, one iteration is
 
@@ -6,12 +6,13 @@ With unit keys k of the inputs and unit means c, one of each slot, one iteration
     c         = unit(weighted mean of k)
 
 which is slot attention whose queries are the means themselves (Locatello et al. 2020, arXiv 2006.15055,
-section 2.1, on its kinship with soft k-means; Dhillon and Modha 2001 on means of unit vectors). The first
-mean is the input most like all others, each further one that which is least like the means so far (Gonzalez
-1985).
+section 2.1, on its kinship with soft k-means; Dhillon and Modha 2001 on means of unit vectors).
 
-Where a decoder does not say what a slot should hold, learned slots share a thing or leave it to the
-background; these begin on different things, in every picture anew (results/tries.md).
+`forward` is the call that all slot modules share: the slots given are the first means. `cluster` needs none,
+so that nothing is learned but the features: the first mean is the input most like all others, each further
+one that which is least like the means so far (Gonzalez 1985). Where a decoder does not say what a slot should
+hold, learned slots share a thing or leave it to the background; these begin on different things, in every
+picture anew (results/tries.md).
 
 Differences from Gonzalez: an input counts as far as the nearest of its 3 x 3 neighbours does, so that edges,
 which are like nothing around them, begin no slot.
@@ -19,16 +20,16 @@ which are like nothing around them, begin no slot.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from objecthood.nn.initialization import glorot
 from objecthood.nn.precision import at_least_float32, check_dtypes, in_float32, wide, without_autocast
+from objecthood.nn.slot_module import Prior, SlotAttentionOutput, SlotModule, check_call
 
 
 class Clusters(NamedTuple):
@@ -42,12 +43,12 @@ class Clusters(NamedTuple):
     """Softmax over slots, of the last iteration."""
 
 
-class SoftKMeans(nn.Module):
+class SoftKMeans(SlotModule):
     """Group a grid of inputs into slots.
 
     Args:
-        num_slots: used when a call names no number.
-        grid: rows and columns of the inputs.
+        num_slots: of `cluster`, when a call names no number.
+        grid: rows and columns of the inputs of `cluster`.
         input_dim: size of an input vector.
         slot_dim: size of a slot, and of keys and means.
         iterations: when a call names none.
@@ -56,8 +57,11 @@ class SoftKMeans(nn.Module):
 
     Example:
         >>> group = SoftKMeans(num_slots=4, grid=(8, 8), input_dim=32, slot_dim=16)
-        >>> group(torch.randn(2, 64, 32)).attention.shape
-        torch.Size([2, 4, 64])
+        >>> slots, attention = group(torch.randn(2, 64, 32), torch.randn(2, 4, 16))
+        >>> slots.shape, attention.shape
+        (torch.Size([2, 4, 16]), torch.Size([2, 3, 4, 64]))
+        >>> group.cluster(torch.randn(2, 64, 32)).means.shape
+        torch.Size([2, 4, 16])
     """
 
     def __init__(
@@ -69,12 +73,13 @@ class SoftKMeans(nn.Module):
         iterations: int = 3,
         temperature: float = 0.1,
         hidden_dim: int = 128,
-        prior: Callable[[Tensor, Tensor], Tensor] | None = None,
+        prior: Prior | None = None,
     ):
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"`temperature` (={temperature}) must be above 0")
-        self.num_slots, self.grid, self.slot_dim = num_slots, grid, slot_dim
+        self.num_slots, self.grid = num_slots, grid
+        self.input_dim, self.slot_dim = input_dim, slot_dim
         self.iterations, self.temperature, self.prior = iterations, temperature, prior
         self.norm_inputs = nn.LayerNorm(input_dim, eps=1e-3)
         self.norm_mlp = nn.LayerNorm(slot_dim, eps=1e-3)
@@ -87,12 +92,36 @@ class SoftKMeans(nn.Module):
     def forward(
         self,
         inputs: Float[Tensor, "batch inputs input_dim"],
+        slots: Float[Tensor, "batch slots slot_dim"],
+        iterations: int | None = None,
+        mask: Bool[Tensor, "batch inputs"] | None = None,
+        previous: Float[Tensor, "batch slots inputs"] | None = None,
+    ) -> SlotAttentionOutput:
+        """As `SlotAttention`: `slots`, scaled to unit length, are the means to begin from.
+
+        Inputs may be any number, in any order. With 16-bit weights the arithmetic is in float32 and only
+        slots are returned in 16 bits.
+        """
+        iterations = self.iterations if iterations is None else iterations
+        weights = self.project_k.weight.dtype
+        check_call(self, weights, inputs, slots, iterations, mask)
+        if mask is not None:
+            inputs = inputs.masked_fill(~mask[..., None], 0)  # NaN * 0 is NaN, in the gradient as well
+        inputs, keys = self._keys(inputs)
+        with without_autocast(inputs):
+            means = unit(slots.to(keys.dtype))
+            found, _, attention = self._iterate(inputs, keys, means, iterations, mask, previous)
+        return SlotAttentionOutput(found, torch.stack(attention, dim=1))
+
+    def cluster(
+        self,
+        inputs: Float[Tensor, "batch inputs input_dim"],
         num_slots: int | None = None,
         iterations: int | None = None,
         means: Float[Tensor, "batch slots slot_dim"] | None = None,
-        before: Float[Tensor, "batch slots inputs"] | None = None,
+        previous: Float[Tensor, "batch slots inputs"] | None = None,
     ) -> Clusters:
-        """From `means`, or from inputs far apart; with `before`, what the same slots attended to last, the
+        """From `means`, or from inputs far apart; with `previous`, what the same slots attended to last, the
         prior acts on the first iteration as well.
 
         With 16-bit weights the arithmetic is in float32 and only `slots` are returned in 16 bits.
@@ -111,30 +140,58 @@ class SoftKMeans(nn.Module):
                 f"{self.grid[1]}, and from 1 to {places} slots; got inputs {list(inputs.shape)} and "
                 f"{num_slots} slots"
             )
-        weights_dtype = self.project_k.weight.dtype
-        check_dtypes("SoftKMeans", weights_dtype, inputs=inputs)
-        if weights_dtype != torch.float32:
-            inputs = inputs.to(wide(weights_dtype))
+        check_dtypes("SoftKMeans", self.project_k.weight.dtype, inputs=inputs)
+        inputs, keys = self._keys(inputs)
+        with without_autocast(inputs):
+            if means is None:
+                means = far_apart(keys.detach(), num_slots, self.grid)
+            slots, means, attention = self._iterate(inputs, keys, means, rounds, None, previous)
+        return Clusters(slots, means, attention[-1])
+
+    def _keys(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised inputs, and their unit keys."""
+        weights = self.project_k.weight.dtype
+        if weights != torch.float32:
+            inputs = inputs.to(wide(weights))
         inputs = self._apply_layer(self.norm_inputs, inputs)
         with without_autocast(inputs):
             inputs = at_least_float32(inputs)
-            keys = unit(self._apply_layer(self.project_k, inputs))
-            if means is None:
-                means = far_apart(keys.detach(), num_slots, self.grid)
-            bias: Tensor | None = None
-            if before is not None:
-                bias = self._prior(before, self._cosines(means, keys))
-            for left in reversed(range(rounds)):
-                cosines = self._cosines(means, keys)
-                attention = (cosines if bias is None else cosines + bias).softmax(dim=1)
-                weights = attention + 1e-8
-                weights = weights / weights.sum(dim=-1, keepdim=True)
-                means = unit(weights @ keys)
-                if left:
-                    bias = self._prior(attention, cosines)
-            slots = self._apply_layer(self.project_v, weights @ inputs)
-            slots = slots + self._apply_layer(self.mlp, self._apply_layer(self.norm_mlp, slots))
-            return Clusters(slots.to(weights_dtype), means, attention)
+            return inputs, unit(self._apply_layer(self.project_k, inputs))
+
+    def _iterate(
+        self,
+        inputs: Tensor,
+        keys: Tensor,
+        means: Tensor,
+        iterations: int,
+        mask: Tensor | None,
+        previous: Tensor | None,
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Slots, means, and the attention of each iteration."""
+        bias = None if previous is None else self._prior(previous, self._cosines(means, keys))
+        attentions = []
+        for left in reversed(range(iterations)):
+            cosines = self._cosines(means, keys)
+            attention = (cosines if bias is None else cosines + bias).softmax(dim=1)
+            if mask is not None:
+                attention = attention * mask[:, None]
+            weights = self._weights(attention, mask)
+            means = unit(weights @ keys)
+            attentions.append(attention)
+            if left:
+                bias = self._prior(attention, cosines)
+        slots = self._apply_layer(self.project_v, weights @ inputs)
+        slots = slots + self._apply_layer(self.mlp, self._apply_layer(self.norm_mlp, slots))
+        return slots.to(self.project_k.weight.dtype), means, attentions
+
+    def _weights(self, attention: Tensor, mask: Tensor | None) -> Tensor:
+        """What each input counts in a mean; 0 throughout where all inputs are masked."""
+        weights = attention + 1e-8
+        if mask is None:
+            return weights / weights.sum(dim=-1, keepdim=True)
+        weights = weights * mask[:, None]
+        is_empty = ~mask.any(dim=1)[:, None, None]
+        return weights / weights.sum(dim=-1, keepdim=True).masked_fill(is_empty, 1)
 
     def _apply_layer(self, layer: nn.Module, *inputs: Tensor) -> Tensor:
         """The output of `layer`, computed in float32 where the weights have 16 bits."""

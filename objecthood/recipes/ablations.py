@@ -12,24 +12,21 @@ with bi-level gradient (or, with `slots="gaussian"`, the paper's), and minutes o
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
-import torch.nn.functional as F
-from torch import Tensor
-
-from objecthood.data.scene import Scenes
 from objecthood.models.autoencoder import SlotAutoencoder, patches_along
 from objecthood.nn import (
+    SLOT_MODULES,
     ConvEncoder,
     GaussianSlots,
     Grouping,
     LearnedSlots,
     PatchDecoder,
-    SlotAttention,
-    SlotMLP,
+    SlotModuleOptions,
 )
+from objecthood.nn.slot_attention import Gradient
 from objecthood.recipes.base import FAST
-from objecthood.recipes.discovery import Discovery
+from objecthood.recipes.discovery import LowResolutionWarmup
 
 Change = Literal[
     "none",
@@ -55,7 +52,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ablation(Discovery):
+class Ablation(LowResolutionWarmup):
     """Object discovery by plain slot attention, with at most one part of it changed."""
 
     ablation: Change = "none"
@@ -63,19 +60,18 @@ class Ablation(Discovery):
     "weighted-sum", "no-positions", "slot-mlp" or "unconditioned-masks"."""
     slots: Literal["learned", "gaussian"] = "learned"
     """Initial slots: learned queries with bi-level gradient, or the paper's Gaussian with the full one."""
-    coarse_steps: int = 0
-    """Steps at the beginning that see images at half the resolution, at less than half the cost."""
+
+    choices: ClassVar = LowResolutionWarmup.choices | {
+        "ablation": get_args(Change),
+        "slots": ("learned", "gaussian"),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field, allowed in (("ablation", get_args(Change)), ("slots", ("learned", "gaussian"))):
-            value = getattr(self, field)
-            if value not in allowed:
-                raise ValueError(f"`{field}` (={value!r}) must be one of {', '.join(allowed)}")
-        if self.coarse_steps and self.resolution % 8:
+        if self.ablation != "none" and self.slot_module != "slot-attention":
             raise ValueError(
-                f"`resolution` (={self.resolution}) must be a multiple of 8, to be halved; or leave "
-                "coarse_steps at 0"
+                f"`slot_module` (={self.slot_module!r}) must be 'slot-attention' where `ablation` "
+                f"(={self.ablation!r}) changes something; leave out one of the two"
             )
 
     def build_model(self) -> SlotAutoencoder:
@@ -99,28 +95,12 @@ class Ablation(Discovery):
             initial = LearnedSlots(self.num_slots, 64)
         else:
             initial = GaussianSlots(self.num_slots, 64)
-        group: SlotAttention | SlotMLP
-        if self.ablation == "slot-mlp":
-            side = -(-self.resolution // 2)
-            group = SlotMLP(self.num_slots, (side, side), 64, 64)
-        else:
-            group = SlotAttention(
-                64,
-                64,
-                gradient="bilevel" if self.slots == "learned" else "full",
-                **SWITCHES.get(self.ablation, {}),
-            )
+        side = -(-self.resolution // 2)
+        gradient: Gradient = "bilevel" if self.slots == "learned" else "full"
+        options = SlotModuleOptions(self.num_slots, (side, side), 64, 64, gradient=gradient)
+        name = "slot-mlp" if self.ablation == "slot-mlp" else self.slot_module
+        group = SLOT_MODULES[name](options, **SWITCHES.get(self.ablation, {}))
         return SlotAutoencoder(encoder, Grouping(initial, group), decoder)
-
-    def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
-        images = scenes["image"]
-        if step < self.coarse_steps:
-            model = model.twin(
-                self.resolution // 2,
-                lambda side: dataclasses.replace(self, resolution=side, coarse_steps=0).build_model(),
-            )
-            images = F.avg_pool2d(images, 2)
-        return self.error(model, images)
 
 
 clevr6_ablation = Ablation(

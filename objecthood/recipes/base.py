@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, TypeAlias
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from PIL import Image
@@ -19,6 +20,7 @@ from objecthood.data.scene import Dataset, Scenes
 from objecthood.nn.muon import Muon, is_matrix
 from objecthood.runtime import limits
 from objecthood.runtime.files import check_name
+from objecthood.runtime.spelling import nearest
 
 Model: TypeAlias = Any
 """What a recipe's own `build_model` returns, a `torch.nn.Module`; recipes know theirs, the loop need not."""
@@ -76,6 +78,8 @@ class Recipe:
         "test_scenes": limits.SCENES,
     }
     """The largest value of counted fields, for those that a recipe has (a class attribute, not a field)."""
+    choices: ClassVar[Mapping[str, Collection[str]]] = {}
+    """The allowed values of fields that name one of several (a class attribute, not a field)."""
 
     def __post_init__(self) -> None:
         """ValueError, in one line, where a field has another type than it is declared with, or is out of
@@ -83,6 +87,11 @@ class Recipe:
         for declared in dataclasses.fields(self):
             _check_type(declared, getattr(self, declared.name))
         check_name(self.name, "name")
+        for field, allowed in self.choices.items():
+            if (name := getattr(self, field)) not in allowed:
+                near = nearest(str(name), allowed)
+                hint = f"; did you mean {near}?" if near else ""
+                raise ValueError(f"`{field}` (={name!r}) must be one of {', '.join(allowed)}{hint}")
         for field, least in self.least.items():
             value = getattr(self, field)
             if value < least:

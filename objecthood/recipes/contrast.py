@@ -8,6 +8,7 @@ while what a part of the picture shows does not.
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -51,12 +52,10 @@ class Contrast(OnClips):
 
     main_score = "attention_fg_ari"
     least = OnClips.least | {"batch_size": 2, "lag": 1}
+    choices: ClassVar = {"contrast": (*CONTRASTS, RECONSTRUCTION)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = [*CONTRASTS, RECONSTRUCTION]
-        if self.contrast not in known:
-            raise ValueError(f"`contrast` (={self.contrast!r}) must be one of {', '.join(known)}")
         if not self.temperature > 0:
             raise ValueError(f"`temperature` (={self.temperature}) must be above 0")
 

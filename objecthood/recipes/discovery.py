@@ -9,7 +9,7 @@ changes the model (attention-guided masks, compact and distinct slots) and is no
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ from objecthood.data.scene import Dataset, Scenes
 from objecthood.models import autoencoder
 from objecthood.models.autoencoder import Discovery as Output
 from objecthood.models.autoencoder import SlotAutoencoder
+from objecthood.nn import SLOT_MODULES
 from objecthood.nn.attention_bias import grow_repulsion
 from objecthood.recipes.base import FAST, Recipe
-from objecthood.recipes.sources import MADE_HERE, Source, open_dataset
+from objecthood.recipes.sources import Source, open_dataset, scenes_in_words
 from objecthood.visualize import animation, figures
 
 
@@ -44,6 +45,8 @@ class Discovery(Recipe):
     background: Background = "grey"
     """Of sprites: "grey" or "coloured"."""
     resolution: int
+    slot_module: str = "slot-attention"
+    """What groups features into slots: "slot-attention", "soft-k-means" or "slot-mlp"."""
     num_slots: int
     test_iterations: int = 3
     starts: int = 1
@@ -52,24 +55,26 @@ class Discovery(Recipe):
 
     main_score = "fg_ari"
     least = Recipe.least | {"resolution": 8, "num_slots": 1, "test_iterations": 1, "starts": 1}
+    choices: ClassVar = {"slot_module": SLOT_MODULES}
 
     def build_model(self) -> SlotAutoencoder:
         if self.resolution == 128:
-            return autoencoder.clevr(self.num_slots)
-        return autoencoder.small_picture(self.resolution, self.num_slots)
+            return autoencoder.clevr(self.num_slots, 128, self.slot_module)
+        return autoencoder.small_picture(self.resolution, self.num_slots, self.slot_module)
 
     def dataset(self, split: str) -> Dataset:
-        return open_dataset(
-            self.data,
-            Source(
-                path=self.data_path,
-                split=split,
-                # The test set is the same for every seed, so that seeds are compared on the same pictures.
-                seed=self.seed if split == "train" else 0,
-                resolution=self.resolution,
-                background=self.background,
-                objects=(self.min_objects, self.max_objects),
-            ),
+        return open_dataset(self.data, self.source(split))
+
+    def source(self, split: str) -> Source:
+        """Where the scenes of a split come from."""
+        return Source(
+            path=self.data_path,
+            split=split,
+            # The test set is the same for every seed, so that seeds are compared on the same pictures.
+            seed=self.seed if split == "train" else 0,
+            resolution=self.resolution,
+            background=self.background,
+            objects=(self.min_objects, self.max_objects),
         )
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
@@ -134,11 +139,8 @@ class Discovery(Recipe):
     @property
     def protocol(self) -> str:
         how = f"{self.test_iterations} iterations, {self.num_slots} slots, one restart"
-        best = ""
-        if self.starts > 1:
-            best = (
-                f"best_of_{self.starts}: of {self.starts} restarts the one of lowest reconstruction error; "
-            )
+        n = self.starts
+        best = f"best_of_{n}: of {n} restarts the one of lowest reconstruction error; " if n > 1 else ""
         units = "mse in [-1, 1] units; mean over images"
         if self.data == "folder":
             kept = (
@@ -146,13 +148,7 @@ class Discovery(Recipe):
                 "of their paths; of a folder too small for that, images of training)"
             )
             return f"{kept}, {how}; {best}{units}; no masks, so no other score"
-        kind = f"generated {self.data} scenes" if self.data in MADE_HERE else f"{self.data} scenes"
-        if self.data == "sprites":
-            kind += f" ({self.background} background)"
-        elif self.data == "coco":
-            kind = "images of the COCO file (at most; 5 % of it by a hash of their names)"
-        elif self.data not in (*MADE_HERE, "clevrtex"):  # ClevrTex is not filtered by number
-            kind += f" of {self.min_objects} to {self.max_objects} objects"
+        kind = scenes_in_words(self.data, self.source("test"))
         return (
             f"{self.test_scenes} {kind} held out, {how}, "
             "argmax of decoder masks; fg_ari: adjusted Rand index without true background pixels; ari: with "
@@ -166,7 +162,7 @@ class PaperClevr(Discovery):
     """The paper's CLEVR model, at any resolution that is a multiple of 16."""
 
     def build_model(self) -> SlotAutoencoder:
-        return autoencoder.clevr(self.num_slots, self.resolution)
+        return autoencoder.clevr(self.num_slots, self.resolution, self.slot_module)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,11 +175,51 @@ class FastTetrominoes(Discovery):
     """Side of the decoder's last convolution, which paints."""
 
     def build_model(self) -> SlotAutoencoder:
-        return autoencoder.fast_tetrominoes(self.num_slots, self.later_kernels, self.last_kernel)
+        return autoencoder.fast_tetrominoes(
+            self.num_slots, self.later_kernels, self.last_kernel, self.slot_module
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GuidedDiscovery(Discovery):
+class LowResolutionWarmup(Discovery):
+    """A variant whose training begins at half the resolution, with the same weights."""
+
+    coarse_steps: int = 0
+    """Steps at the beginning that see images at half the resolution, at a quarter to half of the cost."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.coarse_steps and self.resolution % 8:
+            raise ValueError(
+                f"`resolution` (={self.resolution}) must be a multiple of 8, to be halved; or leave "
+                "coarse_steps at 0"
+            )
+
+    def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
+        images = scenes["image"]
+        if step < self.coarse_steps:
+            model, images = self.coarse(model), F.avg_pool2d(images, 2)
+        return self.error(model, images, self.train_iterations(step))
+
+    def train_iterations(self, step: int) -> int | None:
+        """Of slot attention in a step; None: as the model was built."""
+        return None
+
+    def coarse(self, model: SlotAutoencoder) -> SlotAutoencoder:
+        """The model at half the resolution, all weights shared."""
+        half = dataclasses.replace(self, resolution=self.resolution // 2, coarse_steps=0)
+        return model.twin(half.resolution, lambda _: half.build_model())
+
+
+MODEL_FIELDS = (
+    *("num_slots", "resolution", "slot_module", "compactness", "repulsion"),
+    *("rehome", "without_shading", "second_kernel", "early_prior"),
+)
+"""Fields of `GuidedDiscovery` that are arguments of its model, of the same name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuidedDiscovery(LowResolutionWarmup):
     """A variant for coloured things on a background: slots that are compact and distinct, masks born from
     attention."""
 
@@ -193,8 +229,6 @@ class GuidedDiscovery(Discovery):
     """What a slot loses that shares one thing with a heavier one; 0: none."""
     repulsion_start: int = 300
     """Step from which repulsion grows, to its full weight 200 steps later."""
-    coarse_steps: int = 0
-    """Steps at the beginning that see pictures at half the resolution: a quarter of the work."""
     rehome: bool = True
     """Whether an empty slot is handed one of two things that another holds."""
     without_shading: bool = False
@@ -207,49 +241,21 @@ class GuidedDiscovery(Discovery):
     """Whether slots are compact and distinct from the beginning of an iteration on, the first included, and
     exchanged where none is empty; steps then take 2 and 3 iterations in turn."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.coarse_steps and self.resolution % 8:
-            raise ValueError(
-                f"`resolution` (={self.resolution}) must be a multiple of 8, to be halved; or leave "
-                "coarse_steps at 0"
-            )
-
     def build_model(self) -> SlotAutoencoder:
-        return autoencoder.fast_sprites(
-            self.num_slots,
-            self.resolution,
-            self.compactness,
-            self.repulsion,
-            self.rehome,
-            self.attention_guided,
-            self.without_shading,
-            self.second_kernel,
-            self.early_prior,
-            self.spread,
-        )
+        return autoencoder.fast_sprites(attention_guided=self.attention_guided, **self.model_options)
 
     @property
-    def spread(self) -> float:
-        """Of the learned start, in units of its slots' deviation."""
-        return 0.5 if self.starts > 1 else 0.0
+    def model_options(self) -> dict[str, Any]:
+        """Arguments of `fast_sprites` and `fast_painted` alike."""
+        named = {name: getattr(self, name) for name in MODEL_FIELDS}
+        return named | {"spread": 0.5 if self.starts > 1 else 0.0}  # one restart needs no noise
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
-        images = scenes["image"]
-        if step < self.coarse_steps:
-            model, images = self.coarse(model), F.avg_pool2d(images, 2)
         grow_repulsion(model.grouping.slot_attention.prior, step, self.repulsion_start)
-        return self.error(model, images, self.train_iterations(step))
+        return super().loss(model, scenes, step)
 
     def train_iterations(self, step: int) -> int | None:
-        """Of slot attention in a step; None: as the model was built."""
         return 2 + step % 2 if self.early_prior else None
-
-    def coarse(self, model: SlotAutoencoder) -> SlotAutoencoder:
-        """The model at half the resolution, all weights shared."""
-        return model.twin(
-            self.resolution // 2, lambda side: dataclasses.replace(self, resolution=side).build_model()
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -271,17 +277,7 @@ class PaintedDiscovery(GuidedDiscovery):
             )
 
     def build_model(self) -> SlotAutoencoder:
-        return autoencoder.fast_painted(
-            self.num_slots,
-            self.resolution,
-            self.compactness,
-            self.repulsion,
-            self.rehome,
-            self.without_shading,
-            self.second_kernel,
-            self.early_prior,
-            self.spread,
-        )
+        return autoencoder.fast_painted(**self.model_options)
 
     def error(self, model: SlotAutoencoder, images: Tensor, iterations: int | None = None) -> Tensor:
         painting = model.paint(model.encode(images), iterations=iterations)[0]
@@ -306,8 +302,6 @@ tetrominoes = FastTetrominoes(
     last_kernel=1,
     **FAST,
 )
-"""Three tetrominoes a picture, found on two CPU cores in some minutes: `objecthood train
-tetrominoes`."""
 
 SEARCH: dict[str, Any] = FAST | dict(
     warmup_steps=50,
@@ -333,8 +327,6 @@ tetrominoes_guided = PaintedDiscovery(
     repulsion=0.0,
     **SEARCH | {"halving_steps": 0, "average": 0.998},  # the last half of a per cent needs a smooth end
 )
-"""Tetrominoes and their background, found in some minutes: `objecthood train
-tetrominoes-guided`."""
 
 sprites = GuidedDiscovery(
     name="sprites",
@@ -347,7 +339,6 @@ sprites = GuidedDiscovery(
     coarse_steps=100,
     **SEARCH,
 )
-"""Overlapping sprites, found on two CPU cores in some minutes: `objecthood train sprites`."""
 
 folder = GuidedDiscovery(
     name="folder",
@@ -358,8 +349,9 @@ folder = GuidedDiscovery(
     steps=2000,
     **SEARCH | {"halving_steps": 0},  # a cosine: what more steps are worth depends on the pictures
 )
-"""Your own pictures: `objecthood train folder --data-path PICTURES`. Without labels there is no score but the
-error."""
+
+PAPER: dict[str, Any] = dict(steps=500_000, evaluate_every=5000)
+"""The paper's schedule (appendix E); the rest are defaults."""
 
 tetrominoes_paper = Discovery(
     name="tetrominoes-paper",
@@ -367,10 +359,8 @@ tetrominoes_paper = Discovery(
     data="tetrominoes",
     resolution=35,
     num_slots=4,
-    steps=500_000,
-    evaluate_every=5000,
+    **PAPER,
 )
-"""The paper's model and schedule, on generated scenes: `objecthood train tetrominoes-paper`, for a GPU."""
 
 sprites_paper = Discovery(
     name="sprites-paper",
@@ -378,10 +368,8 @@ sprites_paper = Discovery(
     data="sprites",
     resolution=64,
     num_slots=6,
-    steps=500_000,
-    evaluate_every=5000,
+    **PAPER,
 )
-"""The paper's model and schedule, on generated scenes: `objecthood train sprites-paper`, for a GPU."""
 
 clevr6_like = PaintedDiscovery(
     name="clevr6-like",
@@ -408,7 +396,5 @@ clevr6_paper = PaperClevr(
     max_objects=6,
     resolution=128,
     num_slots=7,
-    steps=500_000,
-    evaluate_every=5000,
+    **PAPER,
 )
-"""The paper's model and schedule: `objecthood train clevr6-paper --data-path CONVERTED`, for a GPU."""

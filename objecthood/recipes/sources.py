@@ -46,6 +46,19 @@ def open_dataset(data: str, source: Source) -> Dataset:
     return READ_FROM_FILES[data](source)
 
 
+def scenes_in_words(data: str, source: Source) -> str:
+    """What scenes of that name are, for the protocol of a score."""
+    if data == "coco":
+        return "images of the COCO file (at most; 5 % of it by a hash of their names)"
+    if data == "sprites":
+        return f"generated sprites scenes ({source.background} background)"
+    if data in MADE_HERE:
+        return f"generated {data} scenes"
+    if data == "clevrtex":  # not filtered by number
+        return "clevrtex scenes"
+    return f"{data} scenes of {source.objects[0]} to {source.objects[1]} objects"
+
+
 class Untouched(Dataset):
     """The test scenes from `FIRST_TEST_SCENE` on: some settings were once chosen on those before."""
 

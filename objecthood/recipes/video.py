@@ -21,6 +21,7 @@ those of the model are listed in `models.video`:
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from objecthood.data.scene import Scenes
 from objecthood.models import video
 from objecthood.models.video import SlotVideo, Start, VideoScene
 from objecthood.motion import tracking as motion
-from objecthood.nn import ResidualPredictor, TransformerPredictor
+from objecthood.nn import SLOT_MODULES, ResidualPredictor, TransformerPredictor
 from objecthood.nn.attention_bias import grow_repulsion
 from objecthood.nn.block_matching import motion_picture
 from objecthood.nn.decoders import enlarge
@@ -61,6 +62,8 @@ class Video(OnClips):
     target: str = "seen"
     """What is painted: "seen" (what the model sees), "next" (the same, of the next frame), or "flow", the
     true flow."""
+    slot_module: str = "slot-attention"
+    """What groups features into slots: "slot-attention", "soft-k-means" or "slot-mlp"."""
     repulsion: float = 15.0
     """What a slot loses that shares one thing with a heavier one; 0: none."""
     slot_contrast: float = 0.0
@@ -69,12 +72,10 @@ class Video(OnClips):
 
     main_score = "video_fg_ari"
     least = OnClips.least | {"frames": 1, "still_steps": 0}
+    choices: ClassVar = {"target": TARGETS, "predictor": PREDICTORS, "slot_module": SLOT_MODULES}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field, known in (("target", TARGETS), ("predictor", PREDICTORS)):
-            if getattr(self, field) not in known:
-                raise ValueError(f"`{field}` (={getattr(self, field)!r}) must be one of {', '.join(known)}")
         if self.alone and (self.sees == "motion" or self.target == "next" or self.start != "unconditional"):
             raise ValueError(
                 f"`frames` (={self.frames}) must be at least 2 to see motion, to paint the next frame, or to "
@@ -100,6 +101,7 @@ class Video(OnClips):
             self.start,
             self.sees,
             self.target == "next",
+            self.slot_module,
         )
 
     @property
