@@ -80,9 +80,67 @@ def test_ideas_stand_on_torch_alone(name):
 
 @pytest.mark.parametrize("name", within("objecthood.models"))
 def test_papers_stand_on_ideas_alone(name):
-    allowed = ["objecthood.models"] if name == "objecthood.models" else []
+    allowed = ["objecthood.models"] if name == "objecthood.models" else [*CONTRACT]
     assert not only(ours(name), "objecthood.nn", *allowed), "models import no other model"
-    assert foreign(name) <= {"torch", "jaxtyping"}
+    assert foreign(name) <= {"torch", "jaxtyping"} | ({"numpy", "PIL"} if name in CONTRACT else set())
+
+
+CONTRACT = ("objecthood.models.base", "objecthood.models.placement")
+BUILDERS = ("objecthood.models", "objecthood.recipes", "objecthood.checkpoint.reference")
+
+
+def type_tests(text: str) -> list[str]:
+    """Where a module asks whether something is of a class of `objecthood.models` other than the contract."""
+    tree = ast.parse(text)
+    modules, classes = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and is_under(node.module or "", "objecthood.models"):
+            for alias in node.names:
+                is_module = f"{node.module}.{alias.name}" in MODULES
+                if node.module not in CONTRACT and alias.name not in ("SlotModel", "SlotOutput"):
+                    (modules if is_module else classes).add(alias.asname or alias.name)
+
+    def is_class(node: ast.AST) -> bool:
+        if isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value).rpartition(".")[2]
+            return owner in modules or (owner == "models" and node.attr != "SlotModel")
+        return isinstance(node, ast.Name) and node.id in classes
+
+    found = []
+    for node in ast.walk(tree):
+        asked: list[ast.AST] = []
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            asked = [*ast.walk(node.args[1])]
+        elif isinstance(node, ast.Compare) and any(isinstance(op, ast.Is | ast.IsNot) for op in node.ops):
+            asked = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchClass):
+            asked = [node.cls]
+        found += [f"line {node.lineno}: {ast.unparse(part)}" for part in asked if is_class(part)]
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not is_under(name, "objecthood.models")])
+def test_models_are_known_by_their_contract_alone(name):
+    assert not type_tests(MODULES[name].read_text()), "ask a member of SlotModel, not for a class"
+    concrete = only({m for m in ours(name) if is_under(m, "objecthood.models")}, *CONTRACT)
+    if not any(is_under(name, place) for place in BUILDERS):
+        assert concrete <= {"objecthood.models"}, f"{name} imports a concrete model"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from objecthood.models import SlotVideo as V\nisinstance(x, V | int)",
+        "from objecthood.models.autoencoder import SlotAutoencoder\nisinstance(x, (int, SlotAutoencoder))",
+        "from objecthood.models import video\nissubclass(x, video.SlotVideo)",
+        "import objecthood as oh\nisinstance(x, oh.models.SlotVideo)",
+        "from objecthood.models.set_predictor import SetPredictor\ntype(x) is SetPredictor",
+        "from objecthood.models import SlotVideo\nmatch x:\n    case SlotVideo():\n        pass",
+    ],
+)
+def test_a_type_test_is_found(text):
+    assert len(type_tests(text)) == 1
+    assert not type_tests("from objecthood.models import SlotModel\nisinstance(x, SlotModel)")
 
 
 def is_dataset(name: str) -> bool:

@@ -17,11 +17,11 @@ from browser import DONE, Visit, chromium, serving_folder
 from serving import serving
 
 import objecthood as oh
-from objecthood.analysis.out_of_distribution import strangeness
 from objecthood.data.io.images import resize_image
 from objecthood.demo.server import build_app
 from objecthood.demo.shown import load_shown
 from objecthood.demo.site import RUNTIME, build_site
+from objecthood.models import SlotOutput
 
 WEB = Path(__file__).resolve().parents[1] / "web" / "node_modules" / "onnxruntime-web" / "dist"
 A, B = ".bench:nth-of-type(1)", ".bench:nth-of-type(2)"
@@ -398,7 +398,8 @@ def test_the_page_doubts_and_resizes_as_the_package_does(browser, served):
             }""",
             [painted.flatten().tolist(), planes.flatten().tolist()],
         )
-    for name, value in strangeness(planes, {"reconstruction": painted}).items():
+    output = SlotOutput(torch.zeros(1, 1, 1), torch.ones(1, 1, 1, 1, 1), reconstruction=painted)
+    for name, value in oh.load("tetrominoes").anomaly_score(planes, output).items():
         assert measures[name] == pytest.approx(value.item(), rel=5e-3)
 
 

@@ -465,7 +465,7 @@ def test_thousands_of_small_uploads_leave_nothing(shown, tmp_path, monkeypatch, 
 
 
 def test_only_what_paints_can_be_shown():
-    with pytest.raises(ValueError, match="'set-clevr' paints nothing"):
+    with pytest.raises(ValueError, match="cannot show 'set-clevr': only a discovery model"):
         load_shown(["set-clevr"])
     with pytest.raises(ValueError, match="two models are called 'sprites'"):
         load_shown(["sprites", "sprites"])

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import objecthood as oh
 from objecthood.analysis import diagnostics
 from objecthood.analysis.diagnosis import alarms, diagnose
 from objecthood.cli.main import main
+from objecthood.models import SlotAutoencoder
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE = 20
@@ -249,14 +250,14 @@ def test_recipes_without_masks_of_pictures_are_not_diagnosed(tmp_path, capsys):
 
 
 def test_slots_that_swing_are_told_of():
-    class Swinging(oh.recipes.FastTetrominoes):
-        def discover(self, model, images, indices):
-            scene = super().discover(model, images, indices)
-            return scene._replace(reconstruction=images + (0.1 if self.test_iterations % 2 else 0.2))
+    class Swinging(SlotAutoencoder):
+        def segment(self, images, num_slots=None, iterations=None, restarts=None, noise=None):
+            output = super().segment(images, num_slots, iterations, restarts, noise)
+            return output._replace(reconstruction=images + (0.1 if iterations % 2 else 0.2))
 
     plain = oh.RECIPES["tetrominoes"]
-    swinging = Swinging(**{field.name: getattr(plain, field.name) for field in fields(plain)})
-    found = diagnose(plain.build_model(), swinging, num_scenes=4)
+    model = plain.build_model()
+    found = diagnose(Swinging(model.encoder, model.grouping, model.decoder), plain, num_scenes=4)
     assert found.summary["swing"] == pytest.approx(4.0, rel=1e-4)
     assert any(
         finding.page.endswith("#slots-swing") and "4.0 times" in finding.text for finding in found.findings

@@ -27,7 +27,7 @@ def test_it_learns_and_says_so(found):
     pictures, masks = sprites("test", 24)
     labels = found.predict(pictures)
     assert (
-        labels.shape == masks.shape and labels.dtype == np.uint8 and set(np.unique(labels)) <= set(range(6))
+        labels.shape == masks.shape and labels.dtype == np.int16 and set(np.unique(labels)) <= set(range(6))
     )
     untrained = ObjectFinder(6, resolution=32, steps=1, seed=1).fit(pictures)
     assert found.score(pictures) > untrained.score(pictures) + 0.04

@@ -146,7 +146,7 @@ def test_of_several_starts_the_best_painted_counts(build):
     encoded = []
     model.encoder.register_forward_hook(lambda *call: encoded.append(len(call[2])))
     with torch.no_grad():
-        found = model.best_start(images, noise, iterations=2)
+        found = model.segment(images, iterations=2, noise=noise)
         assert encoded == [4]
         looks = [model(images, iterations=2, noise=start) for start in noise]
         errors = []
@@ -158,14 +158,14 @@ def test_of_several_starts_the_best_painted_counts(build):
     best = torch.stack(errors).argmin(dim=0)
     assert len(set(best.tolist())) > 1, "one start is best of all: the test says nothing"
     for picture, start in enumerate(best.tolist()):
-        for name, value in found._asdict().items():
+        for name, value in found.found().items():
             torch.testing.assert_close(value[picture], getattr(looks[start], name)[picture])
 
 
 def test_no_start_at_all_is_refused():
     model = autoencoder.fast_painted(num_slots=3, resolution=35)
-    with pytest.raises(ValueError, match="at least one start; got none"):
-        model.best_start(torch.rand(1, 3, 35, 35), torch.randn(0, 1, 3, 64))
+    with pytest.raises(ValueError, match="at least one restart; got none"):
+        model.segment(torch.rand(1, 3, 35, 35), noise=torch.randn(0, 1, 3, 64))
 
 
 @pytest.mark.parametrize("name", ["tetrominoes-guided", "sprites"])
@@ -173,14 +173,14 @@ def test_starts_are_the_recipes(name):
     recipe = replace(RECIPES[name], starts=3, test_iterations=2)
     slots = recipe.num_slots
     model = recipe.prepare_for_test(recipe.build_model())
-    assert model.starts == 3 and "of 3 restarts the one of lowest reconstruction error" in recipe.protocol
+    assert model.restarts == 3 and "of 3 restarts the one of lowest reconstruction error" in recipe.protocol
     images, indices = recipe.dataset("validation")[range(6)]["image"], np.arange(6)
     with torch.no_grad():
         found = [replace(recipe, starts=starts).discover(model, images, torch.arange(6)) for starts in (1, 3)]
         for starts, scene in zip((1, 3), found, strict=True):
             noise = several_starts(indices, starts, slots, 64)
             assert noise.shape == (starts, 6, slots, 64)
-            assert torch.equal(model.best_start(images, noise, iterations=2).masks, scene.masks)
+            assert torch.equal(model.segment(images, iterations=2, noise=noise).masks, scene.masks)
     assert torch.equal(several_starts(indices, 3, 4, 64)[0], several_starts(indices, 1, 4, 64)[0])
     assert not torch.equal(found[0].masks, found[1].masks)
     assert model.grouping.initial_slots.spread == 0.5

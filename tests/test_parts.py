@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from objecthood.export.stages import Begin, Finish, Start, Step, feature_grid, take_apart
+from objecthood.export.stages import Begin, Finish, Start, Step, take_apart
 from objecthood.models import autoencoder
 from objecthood.models.set_predictor import fast_clevr
 
@@ -21,7 +21,7 @@ def put_together(model, images, noise, iterations):
     step, attention = Step(model), []
     for _ in range(iterations):
         slots, shares, bias, seen = step(slots, inputs, bias)
-        attention.append(shares.unflatten(-1, feature_grid(model)))
+        attention.append(shares.unflatten(-1, model.feature_grid))
     finish = Finish(model)
     found = dict(zip(finish.names, finish(seen, attention[-1]), strict=True))
     return found | {"slots": seen, "attention": torch.stack(attention, dim=1)}

@@ -23,6 +23,7 @@ from objecthood.data.io.images import ImageError, read_image
 from objecthood.inference.masks import coco_masks, enlarge_labels
 from objecthood.inference.objects import describe
 from objecthood.models import set_predictor
+from objecthood.models.placement import whole
 
 # pycocotools 2.0 has not followed NumPy 2's `__array__` signature; its pixels are right all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -129,7 +130,7 @@ def test_arrays_and_cutouts(model, pictures, tmp_path):
         assert np.array_equal(arrays["labels"], result.labels) and arrays["labels"].shape == (60, 40)
     cuts = {int(file.stem.split("-")[1]): Image.open(file) for file in result.files["cutouts"].iterdir()}
     assert set(cuts) == set(np.unique(result.labels).tolist()) and len(cuts) > 1
-    soft = functional.interpolate(result.masks[None], (60, 40), mode="bilinear", align_corners=False)[0]
+    soft = result.placement.restore(result.masks)
     for slot, cut in cuts.items():
         pixels = np.asarray(cut)
         assert cut.mode == "RGBA" and np.array_equal(pixels[..., :3], result.picture)
@@ -192,11 +193,11 @@ def test_labels_are_the_argmax_of_enlarged_masks():
     masks = torch.rand(6, 16, 16).softmax(0)
     for size in ((64, 48), (7, 100), (16, 16), (1, 1)):
         large = functional.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0]
-        assert torch.equal(enlarge_labels(masks, size).long(), large.argmax(0))
+        assert torch.equal(enlarge_labels(masks, whole(size)).long(), large.argmax(0))
 
 
 def test_absent_slots_are_left_out():
-    assert [one["slot"] for one in coco_masks(np.full((2, 2), 5, np.uint8), "x")["annotations"]] == [5]
+    assert [one["slot"] for one in coco_masks(np.full((2, 2), 5, np.int16), "x")["annotations"]] == [5]
 
 
 def test_folder_of_others_is_not_written_to(model, tmp_path):
@@ -237,7 +238,7 @@ def test_several_starts(model, tmp_path):
     one, two, by_default = (oh.predict(guided, picture, starts=starts)[0] for starts in (1, 8, None))
     assert torch.equal(one.masks, by_default.masks), "a model's own is 1 until a recipe says more"
     assert not torch.equal(one.masks, two.masks)
-    guided.starts = 8
+    guided.restarts = 8
     assert torch.equal(oh.predict(guided, picture)[0].masks, two.masks)
     with pytest.raises(ValueError, match=r"`starts` \(=2\) must be 1 here: the slots .* begin the same"):
         oh.predict(model, picture, starts=2)

@@ -143,8 +143,8 @@ frame = numpy.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=numpy.
 def run(count):
     files = {kind: Path(sys.argv[1]) / kind for kind in ("csv", "json")}
     with Table(files, {"rate": 25.0}) as table:
-        for _, _, tracks in look(model, itertools.repeat(frame, count)):
-            table.add(tracks, (1.0, 1.0), 16)
+        for *_, tracks in look(model, itertools.repeat(frame, count)):
+            table.add(tracks, (1.0, 1.0), 256)
 run(20)
 before = peak()
 run(400)  # 90 MB of pictures

@@ -35,8 +35,8 @@ def seen() -> PredictedMasks:
 
 def test_it_is_the_models_own_output(seen):
     model = oh.load("clevr")
-    noise = several_starts(np.zeros(1, np.int64), model.starts, 7, 64)
-    scene = model.best_start(seen.image[None], noise)
+    noise = several_starts(np.zeros(1, np.int64), model.restarts, 7, 64)
+    scene = model.segment(seen.image[None], noise=noise)
     for name in ("masks", "slots", "attention", "reconstruction", "appearance"):
         assert torch.equal(getattr(seen, name), getattr(scene, name)[0].detach()), name
     assert seen.masks.shape == (7, 64, 64) and seen.attention.shape == (5, 7, 32, 32)

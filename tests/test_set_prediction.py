@@ -81,7 +81,10 @@ def test_of_several_starts_the_first_counts():
     model = set_predictor.clevr(num_slots=3, resolution=16).eval()
     images, noise = torch.rand(2, 3, 16, 16), torch.randn(4, 2, 3, 64)
     with torch.no_grad():
-        found, first, last = model.best_start(images, noise), *(model(images, noise=noise[n]) for n in (0, 3))
+        found, first, last = (
+            model.segment(images, noise=noise),
+            *(model(images, noise=noise[n]) for n in (0, 3)),
+        )
     assert torch.equal(found.properties, first.properties)
     assert not torch.equal(found.properties, last.properties)
 

@@ -173,9 +173,7 @@ def evaluate(arguments: list[str]) -> int:
     if options.starts is not None:
         if not hasattr(recipe, "starts"):
             raise UsageError(f"--starts (={options.starts}) means nothing to {recipe.name}; leave it away")
-        from objecthood.inference.predict import starts_differ
-
-        if options.starts > 1 and not starts_differ(model):
+        if options.starts > 1 and not model.restarts_differ:
             raise UsageError(
                 f"--starts (={options.starts}) must be 1 here: the slots of these weights begin the same "
                 "every time; leave it away"
@@ -188,7 +186,7 @@ def evaluate(arguments: list[str]) -> int:
     if options.diagnose:
         from objecthood.analysis.diagnosis import check
 
-        check(recipe)
+        check(model, recipe, options.split)
     model = model.to(choose_device(options.device))
 
     from objecthood.evaluate import evaluate as score

@@ -17,7 +17,7 @@ from objecthood.runtime import limits
 
 if typing.TYPE_CHECKING:
     from objecthood.inference.result import Result
-    from objecthood.recipes.base import Model
+    from objecthood.models import SlotModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,9 @@ class PredictOptions:
     """How often slots begin anew; what paints the picture best is kept. That of the weights unless named."""
     one_ground: bool = False
     """Unite slots that reach across the whole picture, as one ground of several colours."""
+    fit: typing.Literal["pad", "crop", "squash"] | None = None
+    """Of pictures that are not square: pad keeps the whole, crop the central square, squash distorts. As the
+    weights say unless named."""
     skip_bad: bool = False
     """Go on after a picture that cannot be read."""
     animation: bool = True
@@ -83,9 +86,9 @@ def predict(arguments: list[str]) -> int:
         if options.also:
             raise UsageError(f"--also (={options.also}) is for pictures, not for videos; leave it away")
         return predict_videos(model, options)
-    from objecthood.inference.predict import kind_of_results
+    from objecthood.inference.predict import RESULTS
 
-    also = several("also", options.also, kind_of_results(model).extras)
+    also = several("also", options.also, RESULTS[model.result_kind].extras)
     done = skipped = strange = 0
     last: Result | None = None
     for last in _predict_with_progress(model, options, also):
@@ -110,7 +113,7 @@ def predict(arguments: list[str]) -> int:
     return 1 if skipped else 0
 
 
-def _predict_with_progress(model: Model, options: PredictOptions, also: list[str]) -> Iterator[Result]:
+def _predict_with_progress(model: SlotModel, options: PredictOptions, also: list[str]) -> Iterator[Result]:
     """Result after result, with none kept, so that any number of pictures finds room."""
     from objecthood.hub.pretrained import PRETRAINED
     from objecthood.inference.predict import stream
@@ -135,6 +138,7 @@ def _predict_with_progress(model: Model, options: PredictOptions, also: list[str
             num_slots=options.slots,
             starts=options.starts,
             one_ground=options.one_ground,
+            fit=options.fit,
             skip_bad=options.skip_bad,
             animate=options.animation,
             also=also,
@@ -152,7 +156,7 @@ def _print_objects(result: Result) -> None:
         print(f"  {sentence(thing)}")
 
 
-def predict_videos(model: Model, options: PredictOptions) -> int:
+def predict_videos(model: SlotModel, options: PredictOptions) -> int:
     """Look at every video of `options`, each into the folder --out; the exit code."""
     from objecthood.inference.predict_video import predict_video, sees_video
     from objecthood.runtime.progress import RunProgress
@@ -177,6 +181,7 @@ def predict_videos(model: Model, options: PredictOptions) -> int:
                 options.out,
                 iterations=options.iterations,
                 num_slots=options.slots,
+                fit=options.fit,
                 report=report,
             )
         print(f"{path}: {result.frames} frames")

@@ -16,7 +16,9 @@ from objecthood import hub
 from objecthood.analysis import out_of_distribution
 from objecthood.export.examples import familiar_pictures
 from objecthood.export.export import facts
-from objecthood.models import SlotAutoencoder
+from objecthood.export.stages import take_apart
+from objecthood.models import SlotModel
+from objecthood.models.base import MOST, WHOLE
 from objecthood.recipes.base import Recipe
 from objecthood.runtime import limits
 from objecthood.runtime.files import check_name
@@ -42,7 +44,7 @@ class Shown:
     """One model on the page."""
 
     name: str
-    model: SlotAutoencoder
+    model: SlotModel
     about: str
 
     def __post_init__(self) -> None:
@@ -58,12 +60,14 @@ def load_shown(names: list[str]) -> list[Shown]:
     """
     shown: list[Shown] = []
     for source in names or discovery_names():
-        model = hub.load(source)
-        if not isinstance(model, SlotAutoencoder):
+        model: Any = hub.load(source)
+        try:
+            take_apart(model)
+        except ValueError as error:
             raise ValueError(
-                f"{source!r} paints nothing, so the demo has nothing to show of it; "
-                f"take {', '.join(discovery_names())} or weights of your own discovery recipe"
-            )
+                f"the demo cannot show {source!r}: {error}; take {', '.join(discovery_names())} or "
+                "weights of your own discovery recipe"
+            ) from error
         known, recipe = hub.PRETRAINED.get(source), typing.cast(Recipe, model.recipe)
         name = source if known else recipe.name
         if any(other.name == name for other in shown):
@@ -88,7 +92,7 @@ def describe(one: Shown) -> dict[str, Any]:
     """One model, as JSON values."""
     known = facts(one.model)
     recipe = known.pop("recipe") or {}
-    quantiles: Mapping[str, Any] = getattr(one.model, "usual", {}).get("quantiles", {})
+    quantiles: Mapping[str, Any] = one.model.usual.get("quantiles", {})
     is_drawn = recipe.get("data") == "sprites"
     return known | {
         "name": one.name,
@@ -98,10 +102,10 @@ def describe(one: Shown) -> dict[str, Any]:
         "examples": [
             f"examples/{one.name}-{number}.png" for number in range(0 if is_drawn else NUM_EXAMPLES)
         ],
-        "usual_error": quantiles.get(out_of_distribution.WHOLE, {}).get("0.5"),
+        "usual_error": quantiles.get(WHOLE, {}).get("0.5"),
         "strange_above": {
             measure: out_of_distribution.FACTORS[measure] * quantiles[measure][out_of_distribution.BASE]
-            for measure in (out_of_distribution.WHOLE, out_of_distribution.MOST)
+            for measure in (WHOLE, MOST)
             if measure in quantiles
         },
     }
@@ -117,11 +121,7 @@ def example_files(one: Shown) -> dict[str, bytes]:
     names = describe(one)["examples"]
     if not names:
         return {}
-    side = (
-        EXAMPLE_SIDE
-        if getattr(getattr(one.model, "recipe", None), "data", "") == "clevr-like"
-        else one.model.resolution
-    )
+    side = EXAMPLE_SIDE if getattr(one.model.recipe, "data", "") == "clevr-like" else one.model.resolution
     pictures = familiar_pictures(one.model, len(names), side).permute(0, 2, 3, 1)
     pixels = np.rint(pictures.numpy() * 255).astype(np.uint8)
     return {name: png_of(picture) for name, picture in zip(names, pixels, strict=True)}

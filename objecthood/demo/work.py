@@ -10,9 +10,9 @@ import dataclasses
 import numpy as np
 import torch
 
-from objecthood.data.io.images import read_image, resize_image
+from objecthood.data.io.images import read_image
 from objecthood.demo.shown import Shown
-from objecthood.export.stages import feature_grid, take_apart
+from objecthood.export.stages import take_apart
 from objecthood.runtime import limits
 
 MAX_PIXELS = limits.UPLOAD_PIXELS
@@ -35,7 +35,7 @@ class Work:
     def __init__(self, shown: Shown):
         self.model = shown.model
         self.parts = take_apart(shown.model)
-        self.rows, self.columns = feature_grid(shown.model)
+        self.rows, self.columns = shown.model.feature_grid
 
     @torch.no_grad()
     def look(self, content: bytes, settings: Settings) -> bytes:
@@ -44,9 +44,7 @@ class Work:
 
         Raises ImageError where `content` is no picture that is read here.
         """
-        side = self.model.resolution
-        picture = resize_image(read_image(content, max_pixels=MAX_PIXELS), (side, side))
-        image = torch.from_numpy(picture).permute(2, 0, 1)[None].float().div(255)
+        image = self.model.preprocess(read_image(content, max_pixels=MAX_PIXELS))[0][None]
         noise = torch.from_numpy(_normal(settings.seed, (1, settings.slots, self.model.slot_dim)))
         slots = self.parts.start(noise, torch.tensor(settings.spread))
         inputs = self.parts.encode(image)

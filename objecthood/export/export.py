@@ -23,9 +23,8 @@ import objecthood
 from objecthood.data.randomness import start_noise
 from objecthood.export.examples import familiar_pictures
 from objecthood.export.graph import repeat, trace
-from objecthood.export.stages import Begin, Finish, Step, feature_grid, take_apart
-from objecthood.models import SlotAutoencoder
-from objecthood.models.set_predictor import SetPredictor
+from objecthood.export.stages import Begin, Finish, Start, Step, stages_of, take_apart
+from objecthood.models import SlotModel
 from objecthood.runtime.environment import commit
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ _STEADY = 3e-5
 PARTS = ("start", "encode", "step", "paint")
 
 
-def export_onnx(model: SlotAutoencoder | SetPredictor, path: str | Path) -> Path:
+def export_onnx(model: SlotModel, path: str | Path) -> Path:
     """Write `model` as one ONNX graph to a new file.
 
     Inputs: `image` [batch, 3, height, width] in [0, 1]; `noise` [batch, slots, slot_dim], standard normal
@@ -76,7 +75,7 @@ def export_onnx(model: SlotAutoencoder | SetPredictor, path: str | Path) -> Path
     return path
 
 
-def export_parts(model: SlotAutoencoder, folder: str | Path) -> Path:
+def export_parts(model: SlotModel, folder: str | Path) -> Path:
     """Write the parts of a discovery model as ONNX graphs into a new folder, with `model.json` beside them.
 
     The graphs are `start` (noise, spread -> slots), `encode` (image -> inputs), `step` (slots, inputs, bias
@@ -87,9 +86,8 @@ def export_parts(model: SlotAutoencoder, folder: str | Path) -> Path:
     Raises:
         ValueError: as `export_onnx`.
     """
-    if not isinstance(model, SlotAutoencoder):
-        raise ValueError(f"only a discovery model has parts to paint with; got a {type(model).__name__}")
     _check_kind(model)
+    take_apart(model)
     folder = _new(Path(folder), "")
     staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     staged.mkdir(parents=True)
@@ -107,7 +105,7 @@ def export_parts(model: SlotAutoencoder, folder: str | Path) -> Path:
     return folder
 
 
-def facts(model: SlotAutoencoder | SetPredictor) -> dict[str, Any]:
+def facts(model: SlotModel) -> dict[str, Any]:
     """What a user of a graph must know of the model, as JSON values."""
     recipe = getattr(model, "recipe", None)
     return {
@@ -115,15 +113,16 @@ def facts(model: SlotAutoencoder | SetPredictor) -> dict[str, Any]:
         "commit": commit(),
         "recipe": recipe.to_dict() if recipe else None,
         "resolution": model.resolution,
-        "grid": list(feature_grid(model)),
+        "fit": model.fit,
+        "grid": list(model.feature_grid),
         "num_slots": model.num_slots,
         "slot_dim": model.slot_dim,
-        "iterations": model.grouping.iterations,
-        "is_start_learned": hasattr(model.grouping.initial_slots, "queries"),
+        "iterations": model.iterations,
+        "is_start_learned": Start(model).is_learned,
     }
 
 
-def describe(graph: ModelProto, model: SlotAutoencoder | SetPredictor) -> None:
+def describe(graph: ModelProto, model: SlotModel) -> None:
     """Put `facts` into the metadata of a graph, under "objecthood"."""
     from onnx import helper
 
@@ -131,7 +130,7 @@ def describe(graph: ModelProto, model: SlotAutoencoder | SetPredictor) -> None:
     helper.set_model_props(graph, {"objecthood": json.dumps(facts(model))})
 
 
-def whole_graph(model: SlotAutoencoder | SetPredictor) -> ModelProto:
+def whole_graph(model: SlotModel) -> ModelProto:
     """The graph of `export_onnx`, not yet compared."""
     finish = Finish(model)
     example = _example(model)
@@ -147,10 +146,10 @@ def whole_graph(model: SlotAutoencoder | SetPredictor) -> ModelProto:
         {"slots": "bs", "attention": "bs"},
         finish.names,
     )
-    return repeat(begin, _step_graph(model, example), end, feature_grid(model))
+    return repeat(begin, _step_graph(model, example), end, model.feature_grid)
 
 
-def part_graphs(model: SlotAutoencoder) -> dict[str, ModelProto]:
+def part_graphs(model: SlotModel) -> dict[str, ModelProto]:
     """The graphs of `export_parts` by name, not yet compared."""
     example, parts = _example(model), take_apart(model)
     return {
@@ -171,33 +170,29 @@ def part_graphs(model: SlotAutoencoder) -> dict[str, ModelProto]:
     }
 
 
-def compare_whole(
-    model: SlotAutoencoder | SetPredictor, file: Path, batch: int, num_slots: int, iterations: int = 0
-) -> float:
+def compare_whole(model: SlotModel, file: Path, batch: int, num_slots: int, iterations: int = 0) -> float:
     """The largest difference of the graph in `file` from `model`; ValueError above `TOLERANCE`.
 
     `iterations` are the model's own where 0; pictures are those of `_steady_pictures`.
     """
-    iterations = iterations or model.grouping.iterations
+    iterations = iterations or model.iterations
     images = _steady_pictures(model, batch, num_slots, iterations)
     noise = _noise(model, batch, num_slots)
     with torch.no_grad():
-        expected = model(images, num_slots=num_slots, iterations=iterations, noise=noise)
+        expected = model.segment(images, num_slots, iterations, noise=noise[None])
     given = {"image": images, "noise": noise, "iterations": torch.tensor(iterations)}
     found = session(file)(given)
-    return _largest_difference(expected._asdict(), found, f"batch {batch}, {num_slots} slots")
+    return _largest_difference(expected.found(), found, f"batch {batch}, {num_slots} slots")
 
 
-def compare_parts(
-    model: SlotAutoencoder, folder: Path, batch: int, num_slots: int, iterations: int = 0
-) -> float:
+def compare_parts(model: SlotModel, folder: Path, batch: int, num_slots: int, iterations: int = 0) -> float:
     """The largest difference from `model` of what the graphs in `folder` give, one after the other."""
-    iterations = iterations or model.grouping.iterations
+    iterations = iterations or model.iterations
     images = _steady_pictures(model, batch, num_slots, iterations)
     noise = _noise(model, batch, num_slots)
     run = {name: session(folder / f"{name}.onnx") for name in PARTS}
     with torch.no_grad():
-        expected = model(images, num_slots=num_slots, iterations=iterations, noise=noise)
+        expected = model.segment(images, num_slots, iterations, noise=noise[None])
     spread = torch.tensor(take_apart(model).start.usual_spread)
     slots = run["start"]({"noise": noise, "spread": spread})["slots"]
     seen = run["encode"]({"image": images})
@@ -205,7 +200,7 @@ def compare_parts(
     for _ in range(iterations):
         after = run["step"]({"slots": slots, "bias": bias, **seen})
         slots, bias = after["slots_after"], after["bias_after"]
-        attention.append(after["attention"].reshape(batch, num_slots, *feature_grid(model)))
+        attention.append(after["attention"].reshape(batch, num_slots, *model.feature_grid))
     slots = after["slots_seen"]
     painting = run["paint"]({"slots": slots, "attention": attention[-1]})
     masks = torch.from_numpy(painting["mask_logits"]).softmax(dim=1).numpy()
@@ -216,7 +211,7 @@ def compare_parts(
         "slots": slots,
         "attention": np.stack(attention, axis=1),
     }
-    return _largest_difference(expected._asdict(), found, f"batch {batch}, {num_slots} slots")
+    return _largest_difference(expected.found(), found, f"batch {batch}, {num_slots} slots")
 
 
 def session(file: Path) -> Callable[[dict[str, Any]], dict[str, np.ndarray]]:
@@ -250,33 +245,33 @@ def _largest_difference(expected: dict[str, Tensor], found: dict[str, np.ndarray
     return largest
 
 
-def _step_graph(model: SlotAutoencoder | SetPredictor, example: dict[str, Tensor]) -> ModelProto:
+def _step_graph(model: SlotModel, example: dict[str, Tensor]) -> ModelProto:
     axes = {"slots": "bs", "inputs": "b", "bias": "bs"}
     outputs = ("slots_after", "attention", "bias_after", "slots_seen")
     return trace(_step(model), {name: example[name] for name in axes}, axes, outputs)
 
 
-def _step(model: SlotAutoencoder | SetPredictor) -> nn.Module:
+def _step(model: SlotModel) -> nn.Module:
     return Step(model).eval()
 
 
 @torch.no_grad()
-def _example(model: SlotAutoencoder | SetPredictor) -> dict[str, Tensor]:
+def _example(model: SlotModel) -> dict[str, Tensor]:
     """What the parts take: 3 pictures and 5 slots, sizes that nothing else has."""
     image, noise = familiar_pictures(model, 3), _noise(model, 3, 5)
     slots, inputs, bias = Begin(model)(image, noise)
-    shares = bias.softmax(dim=1).unflatten(-1, feature_grid(model))
+    shares = bias.softmax(dim=1).unflatten(-1, model.feature_grid)
     given = {"image": image, "noise": noise, "spread": torch.zeros(()), "shares": shares}
     return given | {"slots": slots, "inputs": inputs, "bias": bias}
 
 
-def _noise(model: SlotAutoencoder | SetPredictor, batch: int, num_slots: int) -> Tensor:
+def _noise(model: SlotModel, batch: int, num_slots: int) -> Tensor:
     return torch.from_numpy(start_noise(np.zeros(batch, np.int64), num_slots, model.slot_dim))
 
 
 @torch.no_grad()
 def _steady_pictures(
-    model: SlotAutoencoder | SetPredictor,
+    model: SlotModel,
     batch: int,
     num_slots: int,
     iterations: int,
@@ -291,13 +286,13 @@ def _steady_pictures(
     images, noise = familiar_pictures(model, candidates), _noise(model, candidates, num_slots)
     touches = torch.from_numpy(start_noise(np.arange(candidates), _TOUCHES, images[0].numel())).unbind(dim=1)
     still, *touched = (
-        model(images + 1e-6 * touch.view_as(images), num_slots, iterations, noise)
+        model.segment(images + 1e-6 * touch.view_as(images), num_slots, iterations, noise=noise[None]).found()
         for touch in (torch.zeros_like(touches[0]), *touches)
     )
     changes = [
         (one - other).abs().flatten(1).amax(dim=1)
         for answer in touched
-        for one, other in zip(still, answer, strict=True)
+        for one, other in zip(still.values(), answer.values(), strict=True)
     ]
     change, order = torch.stack(changes).amax(dim=0).sort()
     if change[batch - 1] > _STEADY and candidates < _MORE:
@@ -306,8 +301,7 @@ def _steady_pictures(
 
 
 def _check_kind(model: nn.Module) -> None:
-    if not isinstance(model, SlotAutoencoder | SetPredictor):
-        raise ValueError(f"a {type(model).__name__} cannot be exported; take weights of `objecthood list`")
+    stages_of(model)
     if model.training or next(model.parameters()).device.type != "cpu":
         raise ValueError("the model must be on the processor and in eval mode; call model.cpu().eval()")
 

@@ -14,10 +14,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from objecthood.models import SlotAutoencoder
-from objecthood.models.set_predictor import SetPredictor
+from objecthood.models import SlotModel
+from objecthood.models.base import ExportStages
 from objecthood.nn import LearnedSlots, SlotAttention
-from objecthood.nn.color_transforms import symmetric
+
+
+def stages_of(model: nn.Module) -> ExportStages:
+    """The model's `export_stages`; ValueError where it has none."""
+    if not isinstance(model, SlotModel):
+        raise ValueError(f"a {type(model).__name__} cannot be exported; take weights of `objecthood list`")
+    return model.export_stages()
 
 
 class Start(nn.Module):
@@ -28,9 +34,9 @@ class Start(nn.Module):
     learned ones, and Gaussian slots, are drawn with the trained deviation whatever `spread` says.
     """
 
-    def __init__(self, model: SlotAutoencoder | SetPredictor):
+    def __init__(self, model: SlotModel):
         super().__init__()
-        self.initial_slots = model.grouping.initial_slots
+        self.initial_slots = stages_of(model).grouping.initial_slots
 
     @property
     def usual_spread(self) -> float:
@@ -62,10 +68,11 @@ class Start(nn.Module):
 class Encode(nn.Module):
     """Pictures in [0, 1] to the normalised inputs that slots compete for."""
 
-    def __init__(self, model: SlotAutoencoder | SetPredictor):
+    def __init__(self, model: SlotModel):
         super().__init__()
-        self.encoder, self.slot_attention = model.encoder, model.grouping.slot_attention
-        self.view = model.view if isinstance(model, SlotAutoencoder) else symmetric
+        stages = stages_of(model)
+        self.view, self.encoder = stages.view, stages.encoder
+        self.slot_attention = stages.grouping.slot_attention
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
@@ -79,20 +86,20 @@ class Step(nn.Module):
     """One iteration: slots before to slots after, the attention in it, what to add to the next logits, and
     the slots that are painted.
 
-    These are the slots after it, told, where the model has a `reading`, what they hold. Raises ValueError for
+    These are the slots after it, told, where the model has a readout, what they hold. Raises ValueError for
     a model with `SlotMLP`, which has no iterations.
     """
 
-    def __init__(self, model: SlotAutoencoder | SetPredictor):
+    def __init__(self, model: SlotModel):
         super().__init__()
-        group = model.grouping.slot_attention
+        stages = stages_of(model)
+        group = stages.grouping.slot_attention
         if not isinstance(group, SlotAttention):
             raise ValueError(
                 f"`model` groups by {type(group).__name__}, which has no iterations to take apart; use a "
                 "model with SlotAttention"
             )
-        self.slot_attention, self.grid = group, feature_grid(model)
-        self.reading = model.reading if isinstance(model, SlotAutoencoder) else None
+        self.slot_attention, self.grid, self.readout = group, model.feature_grid, stages.readout
 
     def forward(
         self,
@@ -114,9 +121,9 @@ class Step(nn.Module):
             bias = torch.zeros_like(bias)
         elif not group.early_prior:
             bias = group.prior(attention, group.resemblance(slots, inputs))
-        if self.reading is None:
+        if self.readout is None:
             return after, attention, bias, after + 0  # an output of its own, when traced
-        return after, attention, bias, self.reading(after, inputs, attention.unflatten(-1, self.grid))
+        return after, attention, bias, self.readout(after, inputs, attention.unflatten(-1, self.grid))
 
 
 class Paint(nn.Module):
@@ -126,9 +133,12 @@ class Paint(nn.Module):
     weighs their appearances into a picture.
     """
 
-    def __init__(self, model: SlotAutoencoder):
+    def __init__(self, model: SlotModel):
         super().__init__()
-        self.decoder = model.decoder
+        decoder = stages_of(model).decoder
+        if decoder is None:
+            raise ValueError(f"only a discovery model has parts to paint with; got a {type(model).__name__}")
+        self.decoder = decoder
 
     def forward(
         self,
@@ -143,7 +153,7 @@ class Paint(nn.Module):
 class Begin(nn.Module):
     """Pictures and start noise to all that the first iteration needs; `Start` and `Encode` together."""
 
-    def __init__(self, model: SlotAutoencoder | SetPredictor):
+    def __init__(self, model: SlotModel):
         super().__init__()
         self.start, self.encode = Start(model), Encode(model)
 
@@ -159,10 +169,10 @@ class Begin(nn.Module):
 class Finish(nn.Module):
     """The last slots and their attention to what the model says: a painted picture, or properties."""
 
-    def __init__(self, model: SlotAutoencoder | SetPredictor):
+    def __init__(self, model: SlotModel):
         super().__init__()
-        self.paint = Paint(model) if isinstance(model, SlotAutoencoder) else None
-        self.head = model.head if isinstance(model, SetPredictor) else None
+        self.head = stages_of(model).head
+        self.paint = Paint(model) if self.head is None else None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -192,7 +202,7 @@ class Parts(NamedTuple):
     paint: Paint
 
 
-def take_apart(model: SlotAutoencoder) -> Parts:
+def take_apart(model: SlotModel) -> Parts:
     """The parts of a discovery model, in the state that the model is in.
 
     Example:
@@ -207,12 +217,3 @@ def take_apart(model: SlotAutoencoder) -> Parts:
         (torch.Size([2, 5, 3, 35, 35]), torch.Size([2, 5, 35, 35]))
     """
     return Parts(Start(model), Encode(model), Step(model), Paint(model))
-
-
-@torch.no_grad()
-def feature_grid(model: SlotAutoencoder | SetPredictor) -> tuple[int, int]:
-    """Rows and columns of the inputs that slots compete for."""
-    blank = next(model.parameters()).new_zeros(1, 3, model.resolution, model.resolution)
-    encode = Encode(model)
-    rows, columns = encode.encoder(encode.view(blank)).shape[1:3]
-    return rows, columns

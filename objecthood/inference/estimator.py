@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Int16, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -42,7 +42,7 @@ class ObjectFinder:
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Attributes:
-        model_: after `fit`, the trained `SlotAutoencoder`.
+        model_: after `fit`, the trained `SlotModel`.
         scores_: after `fit`, its error on pictures kept out, mean square in [-1, 1] units, as {"mse": ...}.
 
     Example:
@@ -94,8 +94,9 @@ class ObjectFinder:
             self.model_: Any = load(run / "weights.safetensors")
         return self
 
-    def predict(self, X: Pictures) -> UInt8[np.ndarray, "pictures height width"]:
-        """The strongest slot of every pixel, 0 to num_slots - 1, at the pictures' own size."""
+    def predict(self, X: Pictures) -> Int16[np.ndarray, "pictures height width"]:
+        """The strongest slot of every pixel, 0 to num_slots - 1, at the pictures' own size; -1 where a model
+        whose `fit` is "crop" does not see it."""
         return np.stack([result.labels for result in self._look(X)])
 
     def transform(self, X: Pictures) -> Float[np.ndarray, "pictures slots slot_dim"]:
@@ -117,6 +118,7 @@ class ObjectFinder:
             raise ValueError(
                 f"`y` {list(truth.shape)} must have the shape of the pictures, {list(found.shape)}"
             )
+        truth, found = truth.where(found >= 0, -1), found.clamp_min(0)  # what is not seen is not scored
         masks = torch.nn.functional.one_hot(found, self.model_.num_slots).movedim(-1, 1).float()
         return metrics.adjusted_rand_index(truth, masks, ignore_background=True).nanmean().item()
 

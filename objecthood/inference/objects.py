@@ -45,10 +45,12 @@ class PredictedObjects(Result):
     @property
     def objects(self) -> list[dict[str, Any]]:
         """What is seen, surest first (`describe`), with its "pixel" (across, down) in the picture."""
-        height, width = self.size
+        (height, width), (rows, columns) = self.size, self.image.shape[-2:]
         objects = describe(self.properties, self.attention[-1])
         for thing in objects:
-            thing["pixel"] = [round(thing["place"][0] * width), round(thing["place"][1] * height)]
+            across, down = self.placement.locate(thing["place"][0], thing["place"][1], (rows, columns))
+            thing["place"] = [round(across, 3), round(down, 3)]
+            thing["pixel"] = [round(across * width), round(down * height)]
         return objects
 
     @property

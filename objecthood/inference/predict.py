@@ -19,25 +19,26 @@ from jaxtyping import UInt8
 from objecthood import hub
 from objecthood.analysis import out_of_distribution
 from objecthood.data.io.frames import count_frames
-from objecthood.data.io.images import MAX_PIXELS, ImageError, resize_image
+from objecthood.data.io.images import MAX_PIXELS, ImageError
 from objecthood.data.io.user_images import Picture, find_pictures, is_video, open_frames
 from objecthood.data.randomness import several_starts
 from objecthood.inference.masks import CUTOUTS, PredictedMasks
 from objecthood.inference.objects import PredictedObjects
 from objecthood.inference.result import Result, check_extras
 from objecthood.inference.result_folder import ResultFolder
-from objecthood.models import SlotAutoencoder
-from objecthood.models.autoencoder import Discovery
-from objecthood.models.set_predictor import SetPrediction, SetPredictor
-from objecthood.nn import GaussianSlots, unite_grounds
+from objecthood.models import SlotModel
+from objecthood.models.placement import FITS, Fit
+from objecthood.nn import unite_grounds
 from objecthood.runtime import limits
 
 _OURS = (*PredictedMasks.endings.values(), *PredictedObjects.endings.values(), "-attention.gif")
+RESULTS: dict[str, type[Result]] = {"masks": PredictedMasks, "objects": PredictedObjects}
+"""What `predict` gives, by `SlotModel.result_kind`."""
 Report = Callable[[Result, int], None]
 
 
 def predict(
-    model: SlotAutoencoder | SetPredictor | str | Path = hub.DEFAULT,
+    model: SlotModel | str | Path = hub.DEFAULT,
     pictures: Any = None,
     out: str | Path | None = None,
     *,
@@ -45,6 +46,7 @@ def predict(
     num_slots: int | None = None,
     starts: int | None = None,
     one_ground: bool = False,
+    fit: Fit | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
     animate: bool = True,
@@ -60,9 +62,9 @@ def predict(
     frame, without animations, in a folder of its name.
 
     Below a folder the sub-folders are kept; where two pictures would share a NAME, the later one gets a
-    number. A picture is resized whole to the square that the model sees, so one that is not square is
-    squeezed; weights trained on CLEVR-like scenes saw the paper's square cut (of CLEVR's 320 x 240 pixels
-    rows 29 to 221, columns 64 to 256): cut such pictures first. Start noise is the same for every picture, so
+    number. A picture is resized to the image size of the model with its aspect ratio kept (`fit`); weights
+    trained on CLEVR-like scenes saw the paper's square cut (of CLEVR's 320 x 240 pixels rows 29 to 221,
+    columns 64 to 256): cut such pictures first. Start noise is the same for every picture, so
     that its result does not depend on its company, but for rounding. A result whose `warning` is not empty is
     of a picture unlike the training data.
 
@@ -77,6 +79,10 @@ def predict(
             model's own unless given: 1 in most, and no other where slots begin the same every time.
         one_ground: whether slots that reach across the picture are united, as one ground of several colours
             (`nn.unite_grounds`); of discovery models.
+        fit: "pad" (the whole picture, its border repeated around it), "crop" (its central square; outside of
+            it, no slot is seen: label -1) or "squash" (the whole picture, its aspect ratio not kept). The
+            model's own unless given: "squash" where it was trained on squashed pictures (`folder`), else
+            "pad". Of square pictures all three are the same.
         batch_size: pictures that go through the model at once.
         skip_bad: go on after a picture that cannot be read; its result carries the `error`.
         animate: whether to write animations, which take most of the time.
@@ -109,6 +115,7 @@ def predict(
             num_slots=num_slots,
             starts=starts,
             one_ground=one_ground,
+            fit=fit,
             batch_size=batch_size,
             skip_bad=skip_bad,
             animate=animate,
@@ -119,7 +126,7 @@ def predict(
 
 
 def stream(
-    model: SlotAutoencoder | SetPredictor | str | Path = hub.DEFAULT,
+    model: SlotModel | str | Path = hub.DEFAULT,
     pictures: Any = None,
     out: str | Path | None = None,
     *,
@@ -127,6 +134,7 @@ def stream(
     num_slots: int | None = None,
     starts: int | None = None,
     one_ground: bool = False,
+    fit: Fit | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
     animate: bool = True,
@@ -143,29 +151,36 @@ def stream(
         pictures = hub.PRETRAINED[model].picture
     if isinstance(model, str | Path):
         model = hub.load(model)  # type: ignore[assignment]  # refused below where it is another kind
-    if not isinstance(model, SlotAutoencoder | SetPredictor):
+    if not isinstance(model, SlotModel):
         raise ValueError(
             f"a {type(model).__name__} is no model to predict with; take weights of a recipe of `objecthood "
             "list`"
         )
+    if model.sees == "motion":
+        raise ValueError(
+            "these weights see motion, and one picture has none; take `predict_video` of a video"
+        )
+    if fit is not None and fit not in FITS:
+        raise ValueError(f"`fit` (={fit!r}) must be one of {', '.join(FITS)}")
     how = _Looks(
-        model.grouping.iterations if iterations is None else iterations,
+        model.iterations if iterations is None else iterations,
         model.num_slots if num_slots is None else num_slots,
-        model.starts if starts is None else starts,
+        model.restarts if starts is None else starts,
         one_ground,
+        fit,
     )
     _check_range("num_slots", how.num_slots, limits.SLOTS)
     _check_range("iterations", how.iterations, limits.ITERATIONS)
     _check_range("starts", how.starts, limits.RESTARTS)
-    if how.starts > 1 and not starts_differ(model):
+    if how.starts > 1 and not model.restarts_differ:
         raise ValueError(
             f"`starts` (={how.starts}) must be 1 here: the slots of these weights begin the same every time; "
             "leave it away"
         )
-    if one_ground and not isinstance(model, SlotAutoencoder):
+    if one_ground and model.result_kind != "masks":
         raise ValueError("`one_ground` (=True) unites masks, and these weights give none; leave it away")
     _check_range("batch_size", batch_size)
-    check_extras(also, kind_of_results(model).extras)
+    check_extras(also, RESULTS[model.result_kind].extras)
     folder = None if out is None else ResultFolder(out)
     found = find_pictures(pictures)
     names: dict[Path, str] = {}
@@ -190,21 +205,11 @@ class _Looks(NamedTuple):
     num_slots: int
     starts: int
     one_ground: bool
-
-
-def starts_differ(model: SlotAutoencoder | SetPredictor) -> bool:
-    """Whether one start of the slots is unlike another, and the better can be told."""
-    initial = model.grouping.initial_slots
-    return isinstance(model, SlotAutoencoder) and (isinstance(initial, GaussianSlots) or initial.spread > 0)
-
-
-def kind_of_results(model: object) -> type[Result]:
-    """What `predict` gives of a model's pictures."""
-    return PredictedMasks if isinstance(model, SlotAutoencoder) else PredictedObjects
+    fit: Fit | None
 
 
 def _run(
-    model: SlotAutoencoder | SetPredictor,
+    model: SlotModel,
     found: list[Picture],
     how: _Looks,
     batch_size: int,
@@ -231,40 +236,39 @@ def _run(
 
 
 def _look(
-    model: SlotAutoencoder | SetPredictor,
+    model: SlotModel,
     group: list[tuple[Picture, UInt8[np.ndarray, "_ _ 3"] | None, str]],
     how: _Looks,
 ) -> Iterator[Result]:
     """What the model makes of pictures that were read."""
     if not group:
         return
-    side, device = model.resolution, next(model.parameters()).device
     contents = [content for _, content, _ in group if content is not None]
-    small = np.stack([resize_image(content, (side, side)) for content in contents])
-    images = torch.from_numpy(small).permute(0, 3, 1, 2).to(device, torch.float32).div(255)
-    same = np.zeros(len(small), np.int64)
-    noise = several_starts(same, how.starts, how.num_slots, model.slot_dim).to(device)
+    inputs, placements = zip(*(model.preprocess(content, how.fit) for content in contents), strict=True)
+    images = torch.stack(inputs)
+    same = np.zeros(len(images), np.int64)
+    noise = several_starts(same, how.starts, how.num_slots, model.slot_dim).to(model.device)
     with torch.no_grad():
-        answer: Discovery | SetPrediction = model.best_start(images, noise, how.num_slots, how.iterations)
-    if how.one_ground and isinstance(answer, Discovery):
-        masks, appearance = unite_grounds(answer.masks, answer.appearance)
-        answer = answer._replace(masks=masks, appearance=appearance)
-    parts = {name: values.float().cpu() for name, values in answer._asdict().items()}
-    images = images.cpu()
-    strange = out_of_distribution.strangeness(images, parts)
-    kind = kind_of_results(model)
-    for index, ((picture, _, _), content) in enumerate(zip(group, contents, strict=True)):
-        height, width, _ = content.shape
-        yield kind(
+        output = model.segment(images.to(model.device), how.num_slots, how.iterations, noise=noise)
+    if how.one_ground:
+        if output.masks is None or output.appearance is None:
+            raise ValueError(
+                "`one_ground` (=True) unites what slots decode, and these weights decode nothing"
+            )
+        masks, appearance = unite_grounds(output.masks, output.appearance)
+        output = output._replace(masks=masks, appearance=appearance)
+    output = output._replace(**{name: values.float().cpu() for name, values in output.found().items()})
+    strange = model.anomaly_score(images, output)
+    for index, ((picture, _, _), placement) in enumerate(zip(group, placements, strict=True)):
+        yield RESULTS[model.result_kind](
             picture.path,
             picture.relative,
-            (height, width),
+            placement,
             picture.read,
             images[index].clone(),
-            {name: values[index].clone() for name, values in parts.items()},
+            {name: values[index].clone() for name, values in output.found().items()},
             warning=out_of_distribution.warn_of(
-                {measure: values[index].item() for measure, values in strange.items()},
-                getattr(model, "usual", {}),
+                {measure: values[index].item() for measure, values in strange.items()}, model.usual
             ),
         )
 

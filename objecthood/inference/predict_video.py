@@ -11,11 +11,11 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int16, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -24,12 +24,11 @@ from objecthood.data.io.frames import is_video
 from objecthood.data.io.images import resize_image
 from objecthood.data.io.video_file import VideoFile, VideoWriter
 from objecthood.data.randomness import start_noise
-from objecthood.inference.masks import enlarge_labels
-from objecthood.models import SlotAutoencoder, SlotVideo
-from objecthood.models.video import State, VideoScene
+from objecthood.inference.masks import NO_SLOT, enlarge_labels
+from objecthood.models import SlotModel
+from objecthood.models.placement import Fit, Placement, whole
 from objecthood.motion.fields import SequenceFields, fields_of, flow_size
 from objecthood.motion.tracking import Tracker, Tracks
-from objecthood.recipes.motion_grouping import MotionGrouping
 from objecthood.runtime.files import plain_part, plain_stem, real_folder, remove_link, write_json
 from objecthood.visualize import figures
 from objecthood.visualize.video import mark_motion
@@ -43,6 +42,13 @@ averaged along paths counts 5 / 6 of it a frame on, a hundredth after 25."""
 _RECORD, _FORMAT = "video-predictions.json", "objecthood-video-predictions-1"
 
 
+Found: TypeAlias = tuple[
+    UInt8[np.ndarray, "height width 3"], Float[Tensor, "slots rows columns"], Placement, Tracks
+]
+"""A frame, the masks of the model's input, where the frame lies in it, and tracks in pixels of the input,
+counted from the frame's corner."""
+
+
 class VideoResult(NamedTuple):
     """What became of one video."""
 
@@ -54,12 +60,13 @@ class VideoResult(NamedTuple):
 
 
 def predict_video(
-    model: SlotVideo | SlotAutoencoder,
+    model: SlotModel,
     path: str | Path,
     out: str | Path,
     *,
     iterations: int | None = None,
     num_slots: int | None = None,
+    fit: Fit | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> VideoResult:
     """Find the objects of a video file, or of a folder of frames, and follow them.
@@ -67,21 +74,22 @@ def predict_video(
     Of a video NAME.mp4 the folder `out` gets `NAME-overlay.mp4` (as many frames, as large, at the same rate;
     a slot keeps its colour; an arrow on slots that move, a dot on slots that stand still), the folder
     `NAME-masks` (palette pictures, slot k is index k), `NAME-tracks.csv` (a line for each slot in each frame)
-    and `NAME-tracks.json` (the same, with size, rate and a summary of each slot). Frames are resized whole to
-    the square that the model sees. A model for pictures takes every frame for itself: its slots need not keep
-    their objects. A model that sees motion (`motion-grouping`) gives two slots, what does not move and what
-    does. Sound is not kept.
+    and `NAME-tracks.json` (the same, with size, rate and a summary of each slot). A model for pictures
+    takes every frame for itself: its slots need not keep their objects. A model that sees motion
+    (`motion-grouping`) gives two slots, what does not move and what does. Sound is not kept.
 
     Args:
         model: such as `oh.load` gives.
         iterations: of the first frame, of every frame for a picture model; the model's own unless given.
+        fit: "pad", "crop" or "squash" frames of another aspect ratio, as in `predict`; the model's own unless
+            given.
         report: called with the number of frames done and of all frames (0 where the file does not say).
 
     Raises:
         ImageError: the video cannot be read.
         ValueError: a model of another kind, or a folder `out` that holds other files.
     """
-    if not isinstance(model, SlotVideo | SlotAutoencoder):
+    if not isinstance(model, SlotModel) or model.result_kind != "masks":
         raise ValueError(
             f"a {type(model).__name__} cannot look at videos; take weights of moving-sprites or sprites"
         )
@@ -108,14 +116,15 @@ def predict_video(
         "height": source.size[0],
         "rate": float(source.rate),
     }
-    scale = source.size[1] / model.resolution, source.size[0] / model.resolution
     try:
         with VideoWriter(files["video"], source.size, source.rate) as writer, Table(files, facts) as table:
-            for picture, masks, tracks in seen(model, source, iterations, num_slots):
-                labels = enlarge_labels(masks, (source.size[0], source.size[1]))
-                figures.indexed_png(labels, files["masks"] / f"{done:06d}.png")
+            for picture, masks, placement, tracks in seen(model, source, iterations, num_slots, fit):
+                labels = enlarge_labels(masks, placement)
+                figures.indexed_png(labels.where(labels >= 0, NO_SLOT), files["masks"] / f"{done:06d}.png")
+                rows, columns = placement.shown(model.image_size)
+                scale = placement.box[3] / columns, placement.box[2] / rows
                 writer.write(draw(picture, labels, tracks, scale))
-                table.add(tracks, scale, model.resolution)
+                table.add(tracks, scale, rows * columns)
                 done += 1
                 if report:
                     report(done, source.num_frames)
@@ -125,56 +134,53 @@ def predict_video(
 
 
 def seen(
-    model: SlotVideo | SlotAutoencoder,
+    model: SlotModel,
     source: FrameFolder | VideoFile,
     iterations: int | None,
     num_slots: int | None,
-) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Float[Tensor, "slots rows columns"], Tracks]]:
-    """`look`, or, for a model that sees motion, `look_at_motion`."""
-    if isinstance(model, SlotVideo) or not sees_video(model):
-        return look(model, source, iterations, num_slots)
-    if iterations is not None or num_slots is not None:
-        raise ValueError("models that see motion take no other number of iterations or slots")
+    fit: Fit | None = None,
+) -> Iterator[Found]:
+    """`look`, or, for a model of motion fields, `look_at_motion`."""
+    if model.tracks or model.sees == "frame":
+        return look(model, source, iterations, num_slots, fit)
+    if (iterations, num_slots, fit) != (None, None, None):
+        raise ValueError("models that see motion take no other number of iterations or slots, and no `fit`")
     return look_at_motion(model, source)
 
 
-def look_at_motion(
-    model: SlotAutoencoder, source: FrameFolder | VideoFile
-) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Float[Tensor, "2 rows columns"], Tracks]]:
+def look_at_motion(model: SlotModel, source: FrameFolder | VideoFile) -> Iterator[Found]:
     """Every frame with masks of what does not move and of what does, as `runs/experiments/davis.py`
     measures them, and tracks.
 
     The source is read twice, so that of frames read ahead only small ones are kept.
     """
-    device, tracker = next(model.parameters()).device, Tracker()
+    device, tracker = model.device, Tracker()
     size = flow_size(source.size)
     masks = (
         mask
         for frames, inner in windows((resize_image(frame, size) for frame in source), WINDOW, MARGIN)
         for mask in moving_masks(model, frames)[inner]
     )
-    for (picture, small, following), moving in zip(
-        ahead(source, model.resolution, device), masks, strict=True
-    ):
+    for (picture, small, following, _), moving in zip(ahead(source, model, "squash"), masks, strict=True):
         both = torch.stack([1 - moving, moving])
         square = torch.nn.functional.interpolate(both[None], small.shape[-2:], mode="area")
         tracks = tracker.update(small, square.to(device), following)
-        yield picture, both, Tracks(*(part[0].cpu() for part in tracks))
+        yield picture, both, whole(source.size), Tracks(*(part[0].cpu() for part in tracks))
 
 
 @torch.no_grad()
 def moving_masks(
-    model: SlotAutoencoder, frames: list[UInt8[np.ndarray, "height width 3"]]
+    model: SlotModel, frames: list[UInt8[np.ndarray, "height width 3"]]
 ) -> Float[Tensor, "frames rows columns"]:
     """What moves in frames of one size, at half their size."""
     if len(frames) < 2:
         raise ValueError("the video has 1 frame; motion needs two")
-    device = next(model.parameters()).device
+    device = model.device
     fields = SequenceFields(*(part.to(device).float() for part in fields_of(frames)))
     size = fields.flow.shape[-2], fields.flow.shape[-1]
     pictures = torch.from_numpy(np.stack([resize_image(frame, size) for frame in frames]))
-    recipe = cast(MotionGrouping, model.recipe)
-    return recipe.objects(model, fields, pictures.to(device).permute(0, 3, 1, 2).float().div(255)).cpu()
+    images = pictures.to(device).permute(0, 3, 1, 2).float().div(255)
+    return model.recipe.objects(model, fields, images).cpu()
 
 
 def windows(items: Iterable[Any], length: int, margin: int) -> Iterator[tuple[list[Any], slice]]:
@@ -197,59 +203,57 @@ def windows(items: Iterable[Any], length: int, margin: int) -> Iterator[tuple[li
 
 
 def look(
-    model: SlotVideo | SlotAutoencoder,
+    model: SlotModel,
     source: Iterable[UInt8[np.ndarray, "height width 3"]],
     iterations: int | None = None,
     num_slots: int | None = None,
-) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Float[Tensor, "slots rows columns"], Tracks]]:
-    """Every frame with the model's masks and the tracks at its own resolution; one frame is read ahead."""
-    device = next(model.parameters()).device
+    fit: Fit | None = None,
+) -> Iterator[Found]:
+    """Every frame as `Found`; one frame is read ahead."""
     slots = model.num_slots if num_slots is None else num_slots
-    noise = torch.from_numpy(start_noise(np.zeros(1, np.int64), slots, model.slot_dim)).to(device)
+    noise = torch.from_numpy(start_noise(np.zeros(1, np.int64), slots, model.slot_dim)).to(model.device)
     tracker, state = Tracker(), None
-    for picture, small, following in ahead(source, model.resolution, device):
+    for picture, small, following, placement in ahead(source, model, fit):
         with torch.no_grad():
-            if isinstance(model, SlotVideo):
-                scene, state = first_or_next(model, small, state, following, iterations, noise)
-                masks = scene.masks
-            else:
-                masks = model(small, iterations=iterations, noise=noise).masks
-            tracks = tracker.update(small, masks.float(), following)
-        yield picture, masks[0].float().cpu(), Tracks(*(part[0].cpu() for part in tracks))
+            output, state = model.step(
+                small, state, following, num_slots=slots, iterations=iterations, noise=noise
+            )
+            masks = output.masks.float()
+            after = None if following is None else placement.crop(following)
+            tracks = tracker.update(placement.crop(small), placement.crop(masks), after)
+        tracks = Tracks(*(part[0].cpu() for part in tracks))
+        centre = within_frame(tracks.centre, model, placement)
+        yield picture, masks[0].cpu(), placement, tracks._replace(centre=centre)
 
 
-def first_or_next(
-    model: SlotVideo,
-    frame: Tensor,
-    state: State | None,
-    following: Tensor | None,
-    iterations: int | None,
-    noise: Tensor,
-) -> tuple[VideoScene, State]:
-    """`SlotVideo.step`, with what belongs to a first frame for the first frame."""
-    if state is not None:
-        return model.step(frame, state, following)
-    return model.step(frame, None, following, iterations=iterations, noise=noise)
+def within_frame(
+    centre: Float[Tensor, "slots 2"], model: SlotModel, placement: Placement
+) -> Float[Tensor, "slots 2"]:
+    """Centres (across, down; -1: not seen), counted from the frame's corner, not from that of its crop."""
+    (rows, columns), (top, left, height, width) = placement.shown(model.image_size), placement.box
+    corner = torch.tensor([left * columns / width, top * rows / height])
+    return torch.where(centre < 0, centre, centre + corner)
 
 
 def ahead(
-    source: Iterable[UInt8[np.ndarray, "height width 3"]], side: int, device: torch.device
-) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Tensor, Tensor | None]]:
-    """Every frame, as a model sees it [1, 3, side, side], and the same of the next one, None at the end."""
-    waiting: tuple[np.ndarray, Tensor] | None = None
+    source: Iterable[UInt8[np.ndarray, "height width 3"]], model: SlotModel, fit: Fit | None
+) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Tensor, Tensor | None, Placement]]:
+    """Every frame, the model's input of it [1, 3, rows, columns], that of the next one (None at the end), and
+    where the frame lies in it."""
+    waiting: tuple[np.ndarray, Tensor, Placement] | None = None
     for picture in source:
-        small = torch.from_numpy(resize_image(picture, (side, side))).permute(2, 0, 1)
-        view = small[None].to(device, torch.float32).div(255)
+        small, placement = model.preprocess(picture, fit)
+        view = small[None].to(model.device)
         if waiting:
-            yield *waiting, view
-        waiting = picture, view
+            yield *waiting[:2], view, waiting[2]
+        waiting = picture, view, placement
     if waiting:
-        yield *waiting, None
+        yield *waiting[:2], None, waiting[2]
 
 
 def draw(
     picture: UInt8[np.ndarray, "height width 3"],
-    labels: UInt8[Tensor, "height width"],
+    labels: Int16[Tensor, "height width"],
     tracks: Tracks,
     scale: tuple[float, float],
 ) -> UInt8[np.ndarray, "height width 3"]:
@@ -271,8 +275,8 @@ class Table:
         self._facts, self._frame, self._separator = facts, 0, "\n"
         self._slots: dict[int, dict[str, Any]] = {}
 
-    def add(self, tracks: Tracks, scale: tuple[float, float], side: int) -> None:
-        """The next frame."""
+    def add(self, tracks: Tracks, scale: tuple[float, float], pixels: int) -> None:
+        """The next frame: `pixels` of the model's input, each `scale` pixels of the video across and down."""
         across, down = scale
         for slot, ((x, y), area, velocity, moving) in enumerate(
             zip(*(part.tolist() for part in tracks), strict=True)
@@ -283,7 +287,7 @@ class Table:
             speed = (fast[0] ** 2 + fast[1] ** 2) ** 0.5
             places = ((x + 0.5) * across, (y + 0.5) * down, *fast, speed)
             seconds = round(self._frame / self._facts["rate"], 4)
-            row = [self._frame, seconds, slot, round(area / side**2, 5), *(round(n, 3) for n in places)]
+            row = [self._frame, seconds, slot, round(area / pixels, 5), *(round(n, 3) for n in places)]
             self._rows.writerow([*row, int(moving)])
             self._json.write(self._separator + json.dumps([*row, moving]))
             self._separator = ",\n"
@@ -322,7 +326,7 @@ def claim(out: Path) -> None:
 
 def sees_video(model: object) -> bool:
     """Whether a model needs frames that follow each other: of clips, or of motion."""
-    return isinstance(model, SlotVideo) or isinstance(getattr(model, "recipe", None), MotionGrouping)
+    return isinstance(model, SlotModel) and (model.tracks or model.sees == "motion")
 
 
 def are_videos(paths: Iterable[str], model: object) -> bool:

@@ -22,12 +22,14 @@ from torch import Tensor
 
 from objecthood.data.io.video_file import VideoWriter
 from objecthood.inference.result_folder import ResultFolder
+from objecthood.models.placement import Placement, whole
 from objecthood.runtime.files import remove_link
 from objecthood.visualize.animation import attention_frames, save_animation
 from objecthood.visualize.figures import attention_figure
 
 SHOWN_SIDE = 320
 """Pixels: the height of a picture in a notebook."""
+_NOWHERE = whole((0, 0))
 
 
 class Animation:
@@ -63,7 +65,9 @@ class Result:
             alone ("picture-1").
         relative: its path below the folder that was named, or its name.
         size: (height, width) of the picture in pixels; (0, 0) where it could not be read.
-        image: float32 [3, side, side] in [0, 1], the picture as the model saw it.
+        placement: where the picture lies in the model's input (`models.placement`); of masks,
+            `placement.restore(masks)` has the picture's own size.
+        image: float32 [3, rows, columns] in [0, 1], the model's input.
         error: why it was skipped, or "". What the model sees is then not there (ValueError).
         warning: says so where the picture is unlike what the weights were trained on, or "".
         files: what was written, by kind.
@@ -80,7 +84,7 @@ class Result:
         self,
         path: Path,
         relative: Path,
-        size: tuple[int, int] = (0, 0),
+        placement: Placement = _NOWHERE,
         read: Callable[[], UInt8[np.ndarray, "_ _ 3"]] | None = None,
         image: Tensor | None = None,
         seen: dict[str, Tensor] | None = None,
@@ -88,10 +92,14 @@ class Result:
         warning: str = "",
         error: str = "",
     ):
-        self.path, self.relative, self.size = path, relative, size
+        self.path, self.relative, self.placement = path, relative, placement
         self.warning, self.error = warning, error
         self.files: dict[str, Path] = {}
         self._read, self._image, self._seen = read, image, seen
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.placement.size
 
     @property
     def picture(self) -> UInt8[np.ndarray, "height width 3"]:
@@ -100,7 +108,7 @@ class Result:
         return self._read() if self._read is not None else self._missing()
 
     @property
-    def image(self) -> Float[Tensor, "3 side side"]:
+    def image(self) -> Float[Tensor, "3 rows columns"]:
         return self._image if self._image is not None else self._missing()
 
     @property
@@ -170,7 +178,11 @@ class Result:
         return "".join(f"<div>{line}</div>" for line in lines)
 
     def _part(self, name: str) -> Any:
-        return self._seen[name] if self._seen is not None else self._missing()
+        if self._seen is None:
+            return self._missing()
+        if name not in self._seen:
+            raise ValueError(f"the model gives no {name}; it gives {', '.join(self._seen)}")
+        return self._seen[name]
 
     def _missing(self) -> Any:
         raise ValueError(f"nothing was seen in {self.path}, which was skipped: {self.error}")

@@ -1,6 +1,7 @@
 """Papers: one file each, composed of `objecthood.nn`."""
 
 from objecthood.models.autoencoder import SlotAutoencoder
+from objecthood.models.base import SlotModel, SlotOutput
 from objecthood.models.video import SlotVideo
 
-__all__ = ["SlotAutoencoder", "SlotVideo"]
+__all__ = ["SlotAutoencoder", "SlotModel", "SlotOutput", "SlotVideo"]

@@ -18,13 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from objecthood.models.base import ExportStages, SlotModel, SlotOutput
 from objecthood.nn import (
     SLOT_MODULES,
     CompactPrior,
     ConvEncoder,
     GaussianSlots,
     Grouping,
-    GroupingModel,
     LearnedSlots,
     PatchDecoder,
     SlotModuleOptions,
@@ -53,7 +53,7 @@ class Discovery(NamedTuple):
     """Softmax over slots, of every iteration, on the encoder's grid."""
 
 
-class SlotAutoencoder(GroupingModel):
+class SlotAutoencoder(SlotModel):
     """Encoder, grouping and decoder; pictures in [0, 1] go in, a `Discovery` comes out.
 
     Args:
@@ -90,15 +90,11 @@ class SlotAutoencoder(GroupingModel):
         own_masks: bool = False,
     ):
         super().__init__()
+        self.image_size = decoder.resolution, decoder.resolution
+        self.feature_grid = encoder.grid(self.image_size)
         self.encoder, self.grouping, self.decoder, self.view = encoder, grouping, decoder, view
         self.reading, self.own_masks = reading, own_masks
-        self.starts = 1  # of `best_start`, in tests and predictions
         self.twins: dict[int, SlotAutoencoder] = {}  # by resolution; no part of this model's state
-
-    @property
-    def resolution(self) -> int:
-        """Side of the square pictures that go in and come out, in pixels."""
-        return self.decoder.resolution
 
     def forward(
         self,
@@ -142,21 +138,24 @@ class SlotAutoencoder(GroupingModel):
             slots = self.reading(slots, inputs, attention[:, -1])
         return self.decoder(slots, attention[:, -1]), slots, attention
 
-    def best_start(
+    def segment(
         self,
         images: Float[Tensor, "batch 3 height width"],
-        noise: Float[Tensor, "starts batch slots slot_dim"],
         num_slots: int | None = None,
         iterations: int | None = None,
-    ) -> Discovery:
-        """As `forward`, from several starts: of each picture that one whose `painting_error` is least."""
-        if len(noise) == 1:  # nothing to choose from
-            return self(images, num_slots, iterations, noise[0])
-        best: Discovery | None = None
+        restarts: int | None = None,
+        noise: Float[Tensor, "restarts batch slots slot_dim"] | None = None,
+    ) -> SlotOutput:
+        """As `SlotModel.segment`; the best restart is the one of lowest `painting_error`."""
+        starts = self._starts(restarts, noise)
         features = self.encode(images)
-        for start in noise:
+        best: Discovery | None = None
+        for start in starts:
             painting, slots, attention = self.paint(features, num_slots, iterations, start)
             scene = self.scene(painting, slots, attention)
+            if len(starts) == 1:
+                best = scene
+                break
             error = self.painting_error(images, painting, scene)
             if best is None:
                 best, least = scene, error
@@ -169,9 +168,17 @@ class SlotAutoencoder(GroupingModel):
                     for new, old in zip(scene, best, strict=True)
                 )
             )
-        if best is None:
-            raise ValueError("`noise` must be [starts, batch, slots, dim] of at least one start; got none")
-        return best
+        assert best is not None
+        return SlotOutput(**best._asdict())
+
+    @property
+    def restarts_differ(self) -> bool:
+        """Whether slots start from noise."""
+        initial = self.grouping.initial_slots
+        return isinstance(initial, GaussianSlots) or initial.spread > 0
+
+    def export_stages(self) -> ExportStages:
+        return ExportStages(self.view, self.encoder, self.grouping, self.reading, self.decoder)
 
     def painting_error(
         self, images: Float[Tensor, "batch 3 height width"], painting: Painting, scene: Discovery

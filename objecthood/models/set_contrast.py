@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from objecthood.models.base import ClipModel, SlotOutput
 from objecthood.nn import (
-    ClipModel,
     CompactPrior,
     ConvEncoder,
     PatchDecoder,
@@ -84,9 +84,21 @@ class SetContrast(ClipModel):
         sees: Sight = "frame",
         decoder: PatchDecoder | None = None,
     ):
-        super().__init__(encoder, grouping, later_iterations, sees)
-        self.transition, self.embed, self.resolution = transition, embed, resolution
-        self.decoder = decoder
+        super().__init__(encoder, grouping, resolution, later_iterations, sees)
+        self.transition, self.embed, self.decoder = transition, embed, decoder
+
+    def segment(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        restarts: int | None = None,
+        noise: Float[Tensor, "restarts batch slots slot_dim"] | None = None,
+    ) -> SlotOutput:
+        """As `SlotModel.segment`, every image for itself; means start far apart, without noise. The attention
+        is that of the last iteration."""
+        scene = self(images[:, None], num_slots, iterations)
+        return SlotOutput(scene.slots[:, 0], scene.attention, scene.masks[:, 0])
 
     def forward(
         self,

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from objecthood.nn import ConvEncoder, GaussianSlots, Grouping, GroupingModel, LearnedSlots, SlotAttention
+from objecthood.models.base import ExportStages, SlotModel, SlotOutput
+from objecthood.nn import ConvEncoder, GaussianSlots, Grouping, LearnedSlots, SlotAttention
 from objecthood.nn.color_transforms import symmetric
 from objecthood.nn.encoders import SameConv2d, check_pictures
 from objecthood.nn.initialization import glorot
@@ -34,7 +35,7 @@ class SetPrediction(NamedTuple):
     """Softmax over slots, of every iteration, on the encoder's grid."""
 
 
-class SetPredictor(GroupingModel):
+class SetPredictor(SlotModel):
     """Encoder, grouping, and a two-layer head with sigmoid shared by all slots.
 
     Args:
@@ -54,6 +55,7 @@ class SetPredictor(GroupingModel):
 
     encoder: ConvEncoder
     grouping: Grouping
+    result_kind = "objects"
 
     def __init__(
         self,
@@ -64,8 +66,9 @@ class SetPredictor(GroupingModel):
         feature_dim: int = 0,
     ):
         super().__init__()
-        self.encoder, self.grouping, self.resolution = encoder, grouping, resolution
-        self.starts = 1  # of `best_start`
+        self.encoder, self.grouping = encoder, grouping
+        self.image_size = resolution, resolution
+        self.feature_grid = encoder.grid(self.image_size)
         self.head = nn.Sequential(
             glorot(nn.Linear(self.slot_dim, self.slot_dim)),
             nn.ReLU(),
@@ -114,15 +117,21 @@ class SetPredictor(GroupingModel):
         found = at_places(features.permute(0, 3, 1, 2), places)
         return at_least_float32(self.feature_head(found.to(features.dtype))).sigmoid()
 
-    def best_start(
+    def segment(
         self,
         images: Float[Tensor, "batch 3 height width"],
-        noise: Float[Tensor, "starts batch slots slot_dim"],
         num_slots: int | None = None,
         iterations: int | None = None,
-    ) -> SetPrediction:
-        """As `forward`, from the first start: nothing tells which of several is the best."""
-        return self(images, num_slots, iterations, noise[0])
+        restarts: int | None = None,
+        noise: Float[Tensor, "restarts batch slots slot_dim"] | None = None,
+    ) -> SlotOutput:
+        """As `SlotModel.segment`, of the first restart: nothing tells which of several is the best. Slots are
+        not trained to segment, so there are no masks."""
+        found = self(images, num_slots, iterations, self._starts(restarts, noise)[0])
+        return SlotOutput(**found._asdict())
+
+    def export_stages(self) -> ExportStages:
+        return ExportStages(symmetric, self.encoder, self.grouping, head=self.head)
 
     def every_iteration(
         self, features: Float[Tensor, "batch grid_height grid_width feature_dim"]

@@ -45,9 +45,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from objecthood.models.base import ClipModel, SlotOutput
 from objecthood.nn import (
     SLOT_MODULES,
-    ClipModel,
     CompactPrior,
     ConditionedSlots,
     ConvEncoder,
@@ -116,8 +116,8 @@ class SlotVideo(ClipModel):
     """
 
     decoder: SpatialBroadcastDecoder | PatchDecoder
-
     grouping: Grouping
+    tracks = True
 
     def __init__(
         self,
@@ -130,16 +130,24 @@ class SlotVideo(ClipModel):
         sees: Sight = "frame",
         paints_next: bool = False,
     ):
-        super().__init__(encoder, grouping, later_iterations, sees)
+        super().__init__(encoder, grouping, decoder.resolution, later_iterations, sees)
         if paints_next and getattr(decoder, "attention_guided", False):
             raise ValueError("`paints_next` needs a decoder that is not guided by attention")
         self.decoder, self.predictor, self.condition = decoder, predictor, condition
         self.paints_next = paints_next
 
-    @property
-    def resolution(self) -> int:
-        """Side of the square frames that go in and come out, in pixels."""
-        return self.decoder.resolution
+    def segment(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        restarts: int | None = None,
+        noise: Float[Tensor, "restarts batch slots slot_dim"] | None = None,
+    ) -> SlotOutput:
+        """As `SlotModel.segment`, every image as the first frame of a clip; of the first restart."""
+        start = self._starts(restarts, noise)[0]
+        scene, _ = self.step(images, num_slots=num_slots, iterations=iterations, noise=start)
+        return SlotOutput(**scene._replace(attention=scene.attention[:, None])._asdict())
 
     def forward(
         self,

@@ -5,7 +5,7 @@ from objecthood.nn.background_merge import unite_grounds
 from objecthood.nn.decoders import PatchDecoder, SpatialBroadcastDecoder
 from objecthood.nn.dynamics import ResidualPredictor, TransformerPredictor
 from objecthood.nn.encoders import ConvEncoder
-from objecthood.nn.grouping import SLOT_MODULES, ClipModel, Grouping, GroupingModel, SlotModuleOptions
+from objecthood.nn.grouping import SLOT_MODULES, Grouping, SlotModuleOptions
 from objecthood.nn.initial_slots import ConditionedSlots, GaussianSlots, LearnedSlots
 from objecthood.nn.matching import assign
 from objecthood.nn.positions import PositionEmbedding
@@ -16,13 +16,11 @@ from objecthood.nn.soft_kmeans import SoftKMeans
 
 __all__ = [
     "SLOT_MODULES",
-    "ClipModel",
     "CompactPrior",
     "ConditionedSlots",
     "ConvEncoder",
     "GaussianSlots",
     "Grouping",
-    "GroupingModel",
     "LearnedSlots",
     "PatchDecoder",
     "PositionEmbedding",

@@ -74,11 +74,19 @@ class ConvEncoder(nn.Module):
             SameConv2d(size_in, size_out, side, stride)
             for size_in, size_out, side, stride in zip(sizes[:-1], sizes[1:], kernels, strides, strict=True)
         )
+        self.strides = tuple(strides)
         self.position = PositionEmbedding(channels) if places else None
         self.norm = nn.LayerNorm(channels, eps=1e-3)  # Keras' default
         self.mlp = nn.Sequential(
             glorot(nn.Linear(channels, feature_dim)), nn.ReLU(), glorot(nn.Linear(feature_dim, feature_dim))
         )
+
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the features of images of a size (height, width)."""
+        rows, columns = image_size
+        for stride in self.strides:
+            rows, columns = -(-rows // stride), -(-columns // stride)
+        return rows, columns
 
     def forward(
         self, image: Float[Tensor, "batch in_channels height width"]

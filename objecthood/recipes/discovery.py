@@ -27,7 +27,7 @@ from objecthood.models.autoencoder import SlotAutoencoder
 from objecthood.nn import SLOT_MODULES
 from objecthood.nn.attention_bias import grow_repulsion
 from objecthood.recipes.base import FAST, Recipe
-from objecthood.recipes.sources import Source, open_dataset, scenes_in_words
+from objecthood.recipes.sources import Source, fit_of, open_dataset, scenes_in_words
 from objecthood.visualize import animation, figures
 
 
@@ -116,7 +116,8 @@ class Discovery(Recipe):
         `starts` restarts (the recipe's, unless given) the one of lowest reconstruction error."""
         starts = self.starts if starts is None else starts
         noise = several_starts(np.asarray(indices), starts, model.num_slots, model.slot_dim)
-        return model.best_start(images, noise.to(images.device), iterations=self.test_iterations)
+        found = model.segment(images, iterations=self.test_iterations, noise=noise.to(images.device)).found()
+        return Output(**found)
 
     def picture(self, model: SlotAutoencoder, scenes: Scenes) -> Image.Image:
         images = scenes["image"]
@@ -133,7 +134,8 @@ class Discovery(Recipe):
         }
 
     def prepare_for_test(self, model: SlotAutoencoder) -> SlotAutoencoder:
-        model.grouping.iterations, model.starts = self.test_iterations, self.starts
+        model.grouping.iterations, model.restarts = self.test_iterations, self.starts
+        model.fit = fit_of(self.data)
         return model.eval()
 
     @property

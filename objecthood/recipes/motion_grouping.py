@@ -53,7 +53,9 @@ class MotionGrouping(Recipe):
     least = Recipe.least | {"resolution": 8, "num_slots": 2, "test_iterations": 1, "num_folds": 2}
 
     def build_model(self) -> SlotAutoencoder:
-        return autoencoder.fast_sprites(self.num_slots, self.resolution, compactness=0, repulsion=0)
+        model = autoencoder.fast_sprites(self.num_slots, self.resolution, compactness=0, repulsion=0)
+        model.sees = "motion"
+        return model
 
     def dataset(self, split: str) -> Dataset:
         if not self.data_path:

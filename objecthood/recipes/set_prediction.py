@@ -36,7 +36,7 @@ from objecthood.models.set_predictor import SetPredictor, at_places
 from objecthood.nn.matching import assign
 from objecthood.nn.randomness import per_picture
 from objecthood.recipes.base import FAST, Recipe
-from objecthood.recipes.sources import Source, open_dataset
+from objecthood.recipes.sources import Source, fit_of, open_dataset
 from objecthood.visualize import animation, figures
 
 THRESHOLDS = (math.inf, 1.0, 0.5, 0.25, 0.125)
@@ -115,7 +115,7 @@ class SetPrediction(Recipe):
         return {"attention": self.picture(model, scenes), "attention-animated": frames}
 
     def prepare_for_test(self, model: SetPredictor) -> SetPredictor:
-        model.grouping.iterations = self.test_iterations
+        model.grouping.iterations, model.fit = self.test_iterations, fit_of(self.data)
         return model.eval()
 
     @property

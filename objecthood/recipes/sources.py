@@ -21,6 +21,7 @@ from objecthood.data.published.clevrtex import ClevrTex
 from objecthood.data.published.coco import Coco
 from objecthood.data.published.multi_object_packed import Packed
 from objecthood.data.scene import Dataset, Scenes
+from objecthood.models.placement import Fit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,12 @@ def scenes_in_words(data: str, source: Source) -> str:
     return f"{data} scenes of {source.objects[0]} to {source.objects[1]} objects"
 
 
+def fit_of(data: str) -> Fit:
+    """How a model trained on that data is to fit images of another aspect ratio into its square: as in
+    training where that squashed them, else whole, with their aspect ratio kept."""
+    return "squash" if data in SQUASHED else "pad"
+
+
 class Untouched(Dataset):
     """The test scenes from `FIRST_TEST_SCENE` on: some settings were once chosen on those before."""
 
@@ -79,6 +86,8 @@ def _generated(make: Callable[[Source], Dataset]) -> Callable[[Source], Dataset]
 
 
 FIRST_TEST_SCENE = 1000
+SQUASHED = ("folder", "clevr")
+"""Data whose images are resized whole to a square for training, whatever their aspect ratio."""
 MADE_HERE: dict[str, Callable[[Source], Dataset]] = {
     "tetrominoes": _generated(lambda s: Tetrominoes(s.split, s.seed)),
     "sprites": _generated(lambda s: Sprites(s.split, s.seed, s.background, s.resolution)),

@@ -323,7 +323,7 @@ def _label_map(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _borders(labels: Tensor, reach: int) -> Tensor:
     """True where another label lies within reach, in pixels."""
-    values = labels.short() if labels.dtype == torch.uint8 else labels.int()
+    values = labels.short() if labels.dtype in (torch.uint8, torch.int16) else labels.int()
     return _highest(values, reach) != -_highest(-values, reach)
 
 
