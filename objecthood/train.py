@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from objecthood.runtime.files import (
     write_json,
 )
 from objecthood.runtime.progress import RunProgress
-from objecthood.runtime.signals import StopRequest, nobody_else
+from objecthood.runtime.signals import TOLD, StopRequest, command, nobody_else
 from objecthood.training import report
 from objecthood.training.nonfinite import Guard, accuse, keep
 from objecthood.training.run_log import Log, Stopwatch, check_trackers
@@ -132,6 +133,11 @@ def take_steps(
     )
     log = Log(out / "metrics.jsonl", first_step, processes.first, trackers)  # now the folder holds a run
 
+    if processes.first and not (out / "latest.png").exists():
+        clock.pause()
+        draw_latest(recipe, average.module, shown, out)
+        clock.start()
+
     def save_state() -> None:
         clock.pause()
         if processes.first:
@@ -225,9 +231,10 @@ def told_how_to_go_on(out: Path) -> Iterator[None]:
     """A line for whoever stops a run."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         with contextlib.suppress(OSError):  # a terminal that was closed
-            print(f"stopped; go on with: objecthood train --resume {out}", flush=True)
+            print(f"stopped; go on with: {command()} train --resume {shlex.quote(str(out))}", flush=True)
+            stop.args = (TOLD,)
         raise
 
 

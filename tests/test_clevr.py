@@ -162,3 +162,52 @@ def test_a_damaged_picture_is_named(folder):
     dataset.paths[1].write_bytes(b"no picture")
     with pytest.raises(ImageError, match="CLEVR_val_000001.png"):
         dataset[[0, 1]]
+
+
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        None,
+        5,
+        {},
+        [None],
+        [[]],
+        {"image_filename": None},
+        {"image_filename": 7},
+        {"image_filename": "../secret.png"},
+        {"image_filename": ".."},
+        {"objects": None},
+        {"objects": {}},
+        {"objects": "ab"},
+        {"objects": [None]},
+        {"objects": [3]},
+        {"3d_coords": None},
+        {"3d_coords": {"x": 1, "y": 2, "z": 3}},
+        {"3d_coords": [1, None, 3]},
+        {"3d_coords": [1, float("nan"), 3]},
+        {"3d_coords": [1, 10**400, 3]},
+        {"3d_coords": "far"},
+        {"shape": None},
+        {"shape": {}},
+        NESTED,
+    ],
+    ids=lambda change: str(change)[:30],
+)
+def test_json_of_other_types_is_one_line(folder, change):
+    """null, or a dictionary for a list, anywhere; the file is named."""
+    file = folder / "scenes" / "CLEVR_val_scenes.json"
+    content = json.loads(file.read_text())
+    scene = content["scenes"][1]
+    if not isinstance(change, dict) or not change:
+        content["scenes"] = change
+    elif change.keys() <= scene.keys():
+        scene |= change
+    else:
+        scene["objects"][0] |= change
+    file.write_text(NESTED if change is NESTED else json.dumps(content))
+    with pytest.raises(ClevrError) as caught:
+        Clevr(folder, 8, "test")
+    assert "CLEVR_val_scenes.json" in str(caught.value) and "\n" not in str(caught.value)

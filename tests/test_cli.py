@@ -5,6 +5,8 @@ import json
 import os
 import random
 import re
+import shlex
+import shutil
 import signal
 import statistics
 import subprocess
@@ -20,7 +22,9 @@ from objecthood.cli import doctor
 from objecthood.cli.commands import COMMANDS
 from objecthood.cli.main import main
 from objecthood.runtime.signals import Preempted
+from objecthood.runtime.signals import command as typed_here
 from objecthood.runtime.spelling import nearest
+from objecthood.training.nonfinite import Guard
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--steps", "4", "--validation-scenes", "4", "--test-scenes", "4"]
@@ -91,6 +95,77 @@ def test_help_names_commands_and_exit_codes(capsys):
 def test_help_of_a_command(capsys, name):
     code, said, complaints = run(capsys, name, "--help")
     assert code == 0 and not complaints and f"usage: objecthood {name}" in said
+
+
+@pytest.mark.parametrize("words", ["predict", "evaluate", "export", "train sprites", "demo", "sweep"])
+def test_help_says_nothing_that_only_python_needs(capsys, words):
+    words = words.split()
+    said = " ".join(run(capsys, *words, "--help")[1].split())
+    for noise in ("{None}", "None)", "(default: '')", "(default: )", "[STR", "tuple"):
+        assert noise not in said, noise
+    if words == ["predict"]:
+        assert "[IMAGE ...]" in said and "--iterations INT" in said and "--out STR" in said
+        assert "(default: predictions)" in said, "defaults that are something stay"
+    # The options themselves are as before.
+    assert run(capsys, "predict", "--slots", "many")[0] == 2
+
+
+def test_words_that_look_like_options(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 20)).save("-x.png")
+    common = ["--weights", "tetrominoes", "--no-animation", "--out"]
+    code, _, complaints = run(capsys, "predict", "-x.png", *common, "a")
+    assert code == 2 and "the file of that name is ./-x.png" in complaints[0]
+    assert run(capsys, "predict", *common, "b", "--", "-x.png")[0] == 0
+    assert run(capsys, "predict", "./-x.png", *common, "c")[0] == 0
+    assert Path("b/-x-overlay.png").is_file() and Path("c/-x-overlay.png").is_file()
+    assert "no option --sluts" in run(capsys, "predict", "--sluts", "4", "--", "-x.png")[2][0]
+
+
+def test_images_of_another_kind_are_counted(capsys, tmp_path):
+    """One warning, and how many there are; not the same long line again and again."""
+    for number in range(15):
+        pixels = np.random.default_rng(number).integers(0, 256, (35, 35, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number:02d}.png")
+    command = ["predict", tmp_path, "--weights", "tetrominoes", "--no-animation", "--out", tmp_path / "out"]
+    code, said, complaints = run(capsys, *command)
+    warnings = [line for line in complaints if line.startswith("warning: ")]
+    assert code == 0 and len(warnings) == 2 and "00.png is " in warnings[0]
+    assert re.fullmatch(r"warning: 1[0-5] of 15 pictures are unlike the training data", warnings[1])
+    assert said.count("for pictures of another kind") == 1
+    code, said, complaints = run(capsys, "predict", tmp_path / "00.png", *command[2:])
+    assert len([line for line in complaints if line.startswith("warning: ")]) == 1
+
+
+def test_dark_images_are_counted(capsys, tmp_path):
+    for number in range(4):
+        Image.new("I;16", (20, 20), 900 + number).save(tmp_path / f"{number}.png")
+    command = ["predict", tmp_path, "--weights", "tetrominoes", "--no-animation", "--out", tmp_path / "out"]
+    complaints = run(capsys, *command)[2]
+    dark = [line for line in complaints if "almost black" in line]
+    assert len(dark) == 2 and "0.png" in dark[0] and dark[1].startswith("warning: 3 more: almost black")
+
+
+def test_a_stopped_run_is_told_once(capsys, tmp_path, monkeypatch):
+    """In one line, with a command that can be typed as it stands; other commands say that they stopped."""
+    out = tmp_path / "a run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Guard, "passes", refusing_to_go_on)
+        code = main(["train", "tetrominoes", *map(str, TINY), "--out", str(out)])
+    said = capsys.readouterr()
+    lines = [line for line in (said.out + said.err).splitlines() if "stopped" in line]
+    assert code == 130 and len(lines) == 1 and lines[0].startswith("stopped; go on with: ")
+    assert (out / "latest.png").is_file(), "there is something to look at from the beginning"
+    typed = shlex.split(lines[0].partition("go on with: ")[2])
+    assert typed[-3:] == ["train", "--resume", str(out)] and shutil.which(typed[0])
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert shlex.split(typed_here()) == [sys.executable, "-m", "objecthood"]
+    monkeypatch.setattr(main, "run", refusing_to_go_on)
+    assert main(["list"]) == 130 and capsys.readouterr().err == "stopped\n"
+
+
+def refusing_to_go_on(*arguments):
+    raise KeyboardInterrupt
 
 
 def test_help_of_a_recipe_shows_its_fields(capsys):

@@ -16,7 +16,7 @@ pytest.importorskip("pycocotools", reason="needs the extra `coco`")
 
 from pycocotools import mask as tools
 
-from objecthood.data.io.images import ImageError
+from objecthood.data.io.images import ImageError, ImageWarning
 from objecthood.data.published import coco
 from objecthood.data.published.coco import Coco, CocoError
 from objecthood.data.randomness import SPLITS
@@ -225,3 +225,76 @@ def test_a_part_that_is_empty_or_unknown(tmp_path):
         Coco(*paths, split="test")
     with pytest.raises(ValueError, match="`split` .='val'. must be one of train, validation, test"):
         Coco(*paths, split="val")
+
+
+@pytest.mark.parametrize("part", ["images", "categories"])
+def test_ids_are_of_one_each(tmp_path, part):
+    """Two images of one id would each get the annotations of both."""
+    folder, file = write(tmp_path, [thing(1, [rectangle(0, 0, 5, 5)])], 3)
+    content = json.loads(file.read_text())
+    content[part][-1]["id"] = content[part][0]["id"]
+    file.write_text(json.dumps(content))
+    last = len(content[part]) - 1
+    with pytest.raises(CocoError, match=f"`{part}` 0 and {last} have one id, {content[part][0]['id']};"):
+        Coco(folder, file)
+
+
+def corner(size: tuple[int, int], orientation: int, path: Path) -> None:
+    """An image whose corner is white as it is stored, up to 10 pixels along and 5 down, and that says how it
+    is turned."""
+    image = Image.new("RGB", size)
+    image.paste("white", (0, 0, 10, 5))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif)
+
+
+def iou(dataset: Coco) -> float:
+    """Of what is white and what is annotated."""
+    batch = dataset[[0]]
+    white, object_ = batch["image"][0].mean(0) > 0.5, batch["masks"][0] > 0
+    return ((white & object_).sum() / (white | object_).sum()).item()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_orientation_is_that_of_the_annotations(tmp_path, orientation, suffix):
+    """Annotated as stored, the white corner is found where the annotation is, whatever EXIF says."""
+    folder, file = write(tmp_path, [thing(1, [rectangle(0, 0, 10, 5)])])
+    content = json.loads(file.read_text())
+    content["images"][0]["file_name"] = f"turned.{suffix}"
+    file.write_text(json.dumps(content))
+    corner((30, 20), orientation, tmp_path / f"turned.{suffix}")
+    settings = {"resolution": 20, "crop": False}
+    assert iou(Coco(folder, file, **settings, orientation="stored")) > 0.8
+    if orientation > 4:  # the size tells
+        with pytest.raises(CocoError, match=rf"EXIF orientation \({orientation}\): orientation='stored'"):
+            Coco(folder, file, **settings)[[0]]
+    else:
+        with pytest.warns(ImageWarning, match="has an EXIF orientation, and its annotations may be"):
+            assert iou(Coco(folder, file, **settings)) < 0.2
+        assert iou(Coco(folder, file, **settings, orientation="upright")) < 0.2
+
+
+def test_images_annotated_upright(tmp_path):
+    folder, file = write(tmp_path, [thing(1, [rectangle(15, 0, 20, 10)])])
+    content = json.loads(file.read_text())
+    content["images"][0] |= {"width": 20, "height": 30}
+    file.write_text(json.dumps(content))
+    corner((30, 20), 6, tmp_path / "1.png")  # a quarter with the clock: the corner goes to the upper right
+    assert iou(Coco(folder, file, 30, crop=False)) > 0.8, "of another size when turned: no doubt, no warning"
+    with pytest.raises(CocoError, match=r"is 30 x 20, not 20 x 30 as .*orientation='upright'"):
+        Coco(folder, file, 30, crop=False, orientation="stored")[[0]]
+    corner((25, 20), 6, tmp_path / "1.png")
+    with pytest.raises(CocoError, match=r"is 20 x 25, not 20 x 30 as .*instances.json' says$"):
+        Coco(folder, file, 30, crop=False)[[0]]
+
+
+def test_square_images_in_doubt(tmp_path):
+    folder, file = write(tmp_path, [])
+    content = json.loads(file.read_text())
+    content["images"][0] |= {"width": 20, "height": 20}
+    file.write_text(json.dumps(content))
+    corner((20, 20), 6, tmp_path / "1.png")
+    with pytest.warns(ImageWarning, match="EXIF"):
+        Coco(folder, file)[[0]]

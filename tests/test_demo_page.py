@@ -317,6 +317,31 @@ def test_a_new_scene_in_one_picture(visit):
     assert visit.pixels(f"{A} .picture") != before[0] and visit.pixels(f"{B} .picture") == before[1]
 
 
+def test_the_slider_says_what_is_seen_while_a_picture_is_computed(browser, served):
+    """An upload that the server has not answered yet still shows the iteration before, and says so; then it
+    walks from the first to the last."""
+    with Visit(browser, served, reduced_motion="no-preference") as visit:
+        visit.page.wait_for_selector("body:not([data-playing])")
+        before, held = visit.pixels(f"{A} .picture"), []
+        visit.page.route("**/api/look*", held.append)
+        visit.page.set_input_files(
+            f"{A} input[type=file]", {"name": "a.png", "mimeType": "image/png", "buffer": png()}
+        )
+        visit.page.wait_for_selector("body[data-state=busy]")
+        for _ in range(50):
+            if not held:
+                visit.page.wait_for_timeout(100)
+        assert visit.pixels(f"{A} .picture") == before
+        assert visit.page.inner_text("#iteration-value") == f"{LAST} of {LAST}"
+        assert visit.page.input_value("#iteration") == str(LAST)
+        held[0].continue_()
+        visit.page.unroute("**/api/look*")
+        visit.page.wait_for_selector("body[data-playing]")
+        visit.page.wait_for_selector("body:not([data-playing])")
+        assert visit.page.inner_text("#iteration-value") == f"{LAST} of {LAST}"
+        assert visit.pixels(f"{A} .picture") != before
+
+
 def test_play_walks_to_the_end(browser, port):
     with Visit(browser, port, reduced_motion="no-preference") as visit:
         visit.page.wait_for_selector("body:not([data-playing])")  # the first walk

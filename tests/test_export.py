@@ -58,6 +58,21 @@ def test_batch_and_number_of_slots_are_open(guided, files, batch, num_slots):
     assert compare_parts(guided, parts, batch, num_slots) <= 1e-4
 
 
+def test_every_stage_is_told_when_it_begins(guided, tmp_path, monkeypatch):
+    """It takes minutes: what is done now is said before it is done."""
+    said = []
+    monkeypatch.setattr(
+        export_module, "whole_graph", lambda model: said.append("traced") or onnx.ModelProto()
+    )
+    monkeypatch.setattr(export_module, "describe", lambda graph, model: None)
+    monkeypatch.setattr(export_module, "compare_whole", lambda *_: said.append("compared"))
+    export_onnx(guided, tmp_path / "a.onnx", report=said.append)
+    assert said[:2] == ["tracing the model", "traced"] and said[3::2] == ["compared"] * 3
+    assert said[2::2] == [
+        f"comparing with PyTorch: batch {b}, {s} slots" for b, s in ((1, 4), (4, 4), (2, 6))
+    ]
+
+
 @pytest.mark.parametrize("steady, asked", [(torch.inf, [32]), (0.0, [32, 96])])
 def test_more_pictures_are_looked_at_where_few_are_steady(guided, monkeypatch, steady, asked):
     counts = []

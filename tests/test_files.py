@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -223,7 +222,8 @@ def test_the_report_embeds_no_linked_file(tmp_path, elsewhere):
 
 
 def test_predictions_are_not_written_through_links(tmp_path, elsewhere):
-    picture, out = np.zeros((40, 40, 3), np.uint8), tmp_path / "out"
+    picture, out = tmp_path / "a.png", tmp_path / "out"
+    Image.new("RGB", (40, 40)).save(picture)
     oh.predict("tetrominoes", picture, out, animate=False)
     for ending in ("-overlay.png", "-masks.png", "-masks.json"):
         file = next(out.glob(f"*{ending}"))

@@ -163,7 +163,7 @@ def test_cache_spares_reading_up_to_its_limit(many, monkeypatch):
     monkeypatch.setattr(module, "CACHE_BYTES", 100 * 3 * 4 * 4 + 1)
     partly = Folder(many, resolution=4)
     calls = []
-    monkeypatch.setattr(module, "read_image", lambda path: calls.append(path) or read_image(path))
+    monkeypatch.setattr(module, "read_image", lambda path, warn: calls.append(path) or read_image(path))
     everything = range(len(whole))
     expected = whole[everything]["image"]
     assert calls == []

@@ -2,8 +2,9 @@
 
 import io
 import itertools
+import struct
 import sys
-from types import SimpleNamespace
+import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 from objecthood.data.io import frames
 from objecthood.data.io.frames import count_frames, read_camera, read_frames
-from objecthood.data.io.images import ImageError
+from objecthood.data.io.images import ImageError, ImageWarning, read_image, read_pillow
 from objecthood.data.io.user_images import find_pictures, open_frames
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
@@ -74,6 +75,113 @@ def test_what_is_no_picture(source, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("image, gray", [
+    (Image.new("I;16", (4, 4), 65535 // 2), 127), (Image.new("F", (4, 4), 0.5), 128),
+    (Image.new("I", (4, 4), 65535 // 4), 64), (Image.new("RGBA", (4, 4), (0, 0, 0, 0)), 255),
+    (Image.new("LA", (4, 4), (0, 127)), 128), (Image.new("1", (4, 4), 1), 255),
+    (Image.new("CMYK", (4, 4), (0, 0, 0, 128)), 127),
+], ids=lambda value: getattr(value, "mode", None))  # fmt: skip
+def test_pillow_images_of_every_mode(image, gray):
+    before = image.tobytes(), image.mode, dict(image.info)
+    (found,) = find_pictures(image)
+    assert np.abs(found.read().astype(int) - gray).max() <= 1 and found.read().shape == (4, 4, 3)
+    assert (image.tobytes(), image.mode, image.info) == before
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_pillow_images_are_read_as_their_files(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(PIXELS).save(path, exif=exif)
+    expected = read_image(path)
+    for is_loaded in (False, True):
+        with Image.open(path) as image:
+            if is_loaded:
+                image.load()
+            (found,) = find_pictures(image)
+        np.testing.assert_array_equal(found.read(), expected)
+
+
+def test_pillow_images_that_cannot_be_read(tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    path.write_bytes(encoded()[:-900])
+    with Image.open(path) as cut, pytest.raises(ImageError, match="Pillow image: damaged picture"):
+        find_pictures(cut)
+    with pytest.raises(ImageError, match="has no pixels .0 x 5."):
+        find_pictures(Image.new("RGB", (0, 5)))
+    with pytest.raises(ImageError, match="12 x 12 = 144 pixels; at most 100 are allowed"):
+        read_pillow(Image.new("1", (12, 12)), max_pixels=100)
+
+
+def chunked(depth: int, kind: int, rows: bytes, transparent: bytes) -> bytes:
+    """A PNG of 3 x 1 pixels whose tRNS chunk names a transparent colour (PNG specification, 11.3.2.1)."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        length, check = struct.pack(">I", len(content)), struct.pack(">I", zlib.crc32(name + content))
+        return length + name + content + check
+
+    header = struct.pack(">2I5B", 3, 1, depth, kind, 0, 0, 0)
+    data = zlib.compress(b"\0" + rows)
+    chunks = (b"IHDR", header), (b"tRNS", transparent), (b"IDAT", data), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+
+
+TRANSPARENT = {
+    "grey 16": chunked(16, 0, struct.pack(">3H", 0, 30000, 20000), struct.pack(">H", 30000)),
+    "grey 8": chunked(8, 0, bytes([0, 7, 9]), struct.pack(">H", 7)),
+    "grey 4": chunked(4, 0, bytes([0x01, 0x20]), struct.pack(">H", 1)),
+    "grey 2": chunked(2, 0, bytes([0b00011000]), struct.pack(">H", 1)),
+    "grey 1": chunked(1, 0, bytes([0b01000000]), struct.pack(">H", 1)),
+    "colour 16": chunked(16, 2, struct.pack(">9H", 0, 0, 0, 30000, 100, 65535, 1, 2, 3),
+                         struct.pack(">3H", 30000, 100, 65535)),
+    "colour 8": chunked(8, 2, bytes([0, 0, 0, 7, 8, 9, 1, 1, 1]), struct.pack(">3H", 7, 8, 9)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+@pytest.mark.parametrize("form", ["bytes", "Pillow"])
+def test_one_transparent_colour_lies_on_white(name, form):
+    """The middle pixel is of the transparent colour, at whatever depth; the others are darker than white."""
+    content = TRANSPARENT[name]
+    pixels = read_image(content) if form == "bytes" else read_pillow(Image.open(io.BytesIO(content)))
+    assert pixels[0, 1].tolist() == [255] * 3 and pixels[0, 0].max() == 0 and pixels[0, 2].max() < 255
+
+
+@pytest.mark.parametrize("mode, value", [("I;16", 4000), ("I", 3000), ("F", 0.05)])
+def test_grey_that_uses_little_of_its_range_is_told_once(tmp_path, mode, value):
+    """12 bits in a file of 16, as of medical images: almost black, but not without a word."""
+    path, bright = tmp_path / "x.tif", tmp_path / "y.tif"
+    Image.new(mode, (4, 4), value).save(path)
+    Image.new(mode, (4, 4), 8 * value).save(bright)
+    (found,) = find_pictures(path)
+    with pytest.warns(ImageWarning, match="x.tif': almost black"):
+        dark = found.read()
+    assert 0 < dark.max() <= 16
+    assert found.read().max() <= 16 and find_pictures(bright)[0].read().max() > 90, "no more warnings"
+    for source in (Image.new(mode, (4, 4), value), path.read_bytes()):
+        with pytest.warns(ImageWarning, match="almost black"):
+            find_pictures(source)
+
+
+@pytest.mark.parametrize("name, said", [
+    ("https://example.org/a.png", "addresses are not opened; download it"),
+    ("HTTP://example.org/a.mp4", "addresses are not opened; download it"),
+    ("none.png", "check the spelling"),
+])  # fmt: skip
+def test_names_that_lead_nowhere(name, said):
+    with pytest.raises(ImageError, match=said):
+        find_pictures(name)
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".3gp", ".WMV", ".flv"])
+def test_videos_of_other_kinds_are_called_videos(tmp_path, suffix):
+    (tmp_path / f"a{suffix}").write_bytes(b"G" * 400)
+    with pytest.raises(ImageError, match="a video of a kind that is not read; allowed are .avi .*convert it"):
+        find_pictures(tmp_path / f"a{suffix}")
+
+
 def write_video(path, count=7, size=(64, 48), rate=5):
     """Frame k is a white bar at column 8 k on black."""
     av = pytest.importorskip("av", reason="needs the extra: pip install 'objecthood[video]'")
@@ -104,19 +212,6 @@ def test_frames_of_a_video(tmp_path, suffix):
     np.testing.assert_array_equal(second.read(), seen[1])
     (found,) = find_pictures(str(tmp_path / f"*{suffix}"))
     assert found.path == path
-
-
-@pytest.mark.parametrize(("degrees", "corner"), [(0, (0, 0)), (-90, (0, -1)), (90, (-1, 0)), (180, (-1, -1))])
-def test_frames_are_turned_upright(degrees, corner):
-    """As a player does: by so many degrees against the clock (FFmpeg's `av_display_rotation_get`)."""
-    pytest.importorskip("av", reason="needs the extra: pip install 'objecthood[video]'")
-    picture = np.zeros((4, 6, 3), np.uint8)
-    picture[0, 0] = 255
-    frame = SimpleNamespace(width=6, height=4, rotation=degrees, to_ndarray=lambda format: picture)
-    stream = SimpleNamespace(codec_context=frame)
-    container = SimpleNamespace(streams=SimpleNamespace(video=[stream]), decode=lambda stream: [frame])
-    (upright,) = frames.decode(container, "x", 100)
-    assert upright[corner].min() == 255 and upright.sum() == 3 * 255
 
 
 def test_what_is_no_video(tmp_path):

@@ -218,7 +218,7 @@ def test_own_results_are_no_pictures_to_look_at(model, tmp_path):
         assert [result.path.name for result in results] == ["x.png"]
     checkered(30, 30).save(tmp_path / "out" / "y.png")
     with pytest.raises(ValueError, match="lies in the folder to write to"):
-        oh.predict(model, tmp_path, tmp_path / "out")
+        oh.predict(model, tmp_path / "out" / "y.png", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

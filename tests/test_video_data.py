@@ -108,6 +108,81 @@ def test_davis_layout(tmp_path):
         Davis2016(tmp_path / "JPEGImages")
 
 
+@pytest.mark.parametrize("missing", ["00001-of-00003", "00002-of-00003"])
+def test_shards_that_are_missing_are_told(tmp_path, clip, missing):
+    for split in ("train", "validation"):
+        for number in range(3):
+            name = f"movi_c-{split}.tfrecord-{number:05d}-of-00003"
+            (tmp_path / name).write_bytes(record(clip[3]))
+    assert len(list(Movi(tmp_path))) == 6
+    (tmp_path / f"movi_c-validation.tfrecord-{missing}").unlink()
+    for paths in (tmp_path, f"{tmp_path}/movi_c*", f"{tmp_path}/movi_c-validation*"):
+        with pytest.raises(RecordError, match=f"2 of 3 shards, number {int(missing[:5])} is missing"):
+            Movi(paths)
+    assert len(list(Movi(f"{tmp_path}/movi_c-train*"))) == 3
+    assert len(list(Movi(tmp_path / "movi_c-validation.tfrecord-00000-of-00003"))) == 1, "named itself"
+
+
+@pytest.mark.parametrize("feature", ["video", "segmentations"])
+def test_frames_and_segmentations_fit(tmp_path, clip, feature):
+    short, narrow = dict(clip[3]), dict(clip[3])
+    short[feature] = short[feature][:2]
+    narrow[feature] = [png(np.zeros((16, 11), np.uint8))] * 3
+    for features in (short, narrow):
+        (tmp_path / "a.tfrecord").write_bytes(record(features))
+        with pytest.raises(RecordError, match="record 0: not a MOVi clip .*frames with .* segmentations"):
+            list(Movi(tmp_path))
+
+
+def davis_copy(folder, annotations: list[Image.Image]) -> Davis2016:
+    """A sequence of as many frames of 20 x 10."""
+    for kind in ("JPEGImages", "Annotations"):
+        (folder / kind / "480p" / "goat").mkdir(parents=True)
+    for number, annotation in enumerate(annotations):
+        Image.new("RGB", (20, 10)).save(folder / "JPEGImages" / "480p" / "goat" / f"{number:05d}.jpg")
+        annotation.save(folder / "Annotations" / "480p" / "goat" / f"{number:05d}.png")
+    return Davis2016(folder)
+
+
+def test_whatever_is_annotated_is_foreground(tmp_path):
+    """0 and 1, numbers of objects in a palette (where DAVIS 2017 makes number 8 dark), colours, 16 bits."""
+    labels = np.zeros((10, 20), np.uint8)
+    labels[2:5, 3:9] = 1
+    palette = Image.fromarray(8 * labels).convert("P")
+    palette.putpalette([0, 0, 0] * 8 + [64, 0, 0] + [0] * 720)
+    white_ground = Image.fromarray(labels).convert("P")
+    white_ground.putpalette([255, 255, 255, 0, 0, 0] + [0] * 762)
+    annotations = [
+        Image.fromarray(labels),
+        Image.fromarray(255 * labels),
+        palette,
+        white_ground,
+        Image.fromarray(np.stack([0 * labels, 0 * labels, 3 * labels], -1)),
+        Image.fromarray(np.stack([labels, 0 * labels, 0 * labels, 0 * labels + 255], -1)),
+        Image.fromarray(labels.astype(np.uint16) * 256),
+        Image.fromarray(labels > 0),
+    ]
+    truth = davis_copy(tmp_path, annotations).truth("goat")
+    for number, mask in enumerate(truth):
+        np.testing.assert_array_equal(mask, labels > 0, err_msg=f"annotation {number}")
+
+
+def test_frames_and_annotations_are_of_each_other(tmp_path):
+    davis = davis_copy(tmp_path, [Image.new("L", (20, 10))] * 3)
+    assert not davis.truth("goat").any()
+    annotations = davis.annotations / "goat"
+    Image.new("L", (19, 10)).save(annotations / "00001.png")
+    with pytest.raises(ImageError, match=r"00001.png': is 19 x 10, its frame 20 x 10"):
+        davis.truth("goat")
+    (annotations / "00001.png").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"00001.png': damaged annotation"):
+        davis.truth("goat")
+    Image.new("L", (20, 10)).save(annotations / "00001.png")
+    (davis.images / "goat" / "00002.jpg").unlink()
+    with pytest.raises(ImageError, match=r"00002.png': this annotation has no frame"):
+        davis.truth("goat")
+
+
 def test_folds_hold_every_sequence_out_once():
     names = [f"s{number:02d}" for number in range(12)]
     three = folds(names)

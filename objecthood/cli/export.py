@@ -51,7 +51,8 @@ def export(arguments: list[str]) -> int:
     path = Path(options.weights)  # of a run folder, the folder's name
     name = path.name if path.is_dir() else path.stem
     write = export_parts if options.parts else export_onnx
-    written = write(model, options.out or (f"{name}-parts" if options.parts else f"{name}.onnx"))
+    out = options.out or (f"{name}-parts" if options.parts else f"{name}.onnx")
+    written = write(model, out, report=lambda what: print(f"export   {what}", flush=True))
     print(f"{written}: as PyTorch to 1e-4, for batches of 1 and 4")
     return 0
 

@@ -6,13 +6,14 @@ Nothing heavy is imported until a command needs it, so that help and mistakes ar
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from objecthood.cli.commands import COMMANDS
 from objecthood.cli.options import UsageError, is_option
-from objecthood.runtime.signals import INTERRUPTED, PREEMPTED, Preempted, StartingUp
+from objecthood.runtime.signals import INTERRUPTED, PREEMPTED, TOLD, Preempted, StartingUp
 from objecthood.runtime.spelling import did_you_mean
 
 EXIT_CODES = """\
@@ -28,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads of OpenMP that wait by spinning take a busy machine's cores from each other: several times the
     # CPU seconds. It is read when torch is imported, so this comes first; a choice of the user's own stands.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):  # names that the terminal's encoding lacks are escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     typed = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in typed
     try:
@@ -35,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run([word for word in typed if word != "--debug"])
     except KeyboardInterrupt as stop:
         try:
-            print("stopped", file=sys.stderr, flush=True)
+            if TOLD not in stop.args:
+                print("stopped", file=sys.stderr, flush=True)
         except OSError:  # the terminal was closed, which is why we were stopped
             nothing_more_is_said()
         return PREEMPTED if isinstance(stop, Preempted) else INTERRUPTED

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from objecthood.runtime.spelling import did_you_mean, plain
@@ -46,7 +47,8 @@ def parse(
         options.__annotations__[name] = tyro.conf.Positional[tuple[str, ...]]
     settings: dict[str, Any] = {"prog": f"objecthood {command}", "description": about, "config": config}
     if {"-h", "--help"} & set(arguments):
-        tyro.cli(options, args=["--help"], **settings)
+        with _plain_help(options):
+            tyro.cli(options, args=["--help"], **settings)
     kinds, positional = _fields(options)
     words, values = _sort(arguments, kinds, positional, command, flags, optional)
     said = io.StringIO()
@@ -55,6 +57,47 @@ def parse(
             return tyro.cli(options, args=words + list(values.values()), **settings)
     except SystemExit:
         raise UsageError(_explain(said.getvalue(), kinds, values, command)) from None
+
+
+@contextlib.contextmanager
+def _plain_help(options: type) -> Iterator[None]:
+    """Help without what only says how Python writes it: None among the values, defaults that are nothing,
+    "STR" for what has a name. Annotations are as before afterwards."""
+    import tyro
+
+    before: list[tuple[type, dict[str, Any]]] = []
+    waiting = [options]
+    try:
+        while waiting:
+            owner = waiting.pop()
+            before.append((owner, dict(owner.__annotations__)))
+            hints = typing.get_type_hints(owner)
+            for field in dataclasses.fields(owner):
+                kind, settings = hints[field.name], dict[str, Any]()
+                if dataclasses.is_dataclass(kind):
+                    waiting.append(typing.cast(type, kind))
+                    continue
+                if field.default in ("", None, ()):
+                    settings["help_behavior_hint"] = ""
+                name = field.metadata.get("metavar", field.name.upper())
+                if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                    settings["metavar"] = name
+                elif field.default == ():
+                    settings["metavar"] = f"[{name} ...]"
+                elif type(None) in _members(kind):
+                    names = (member.__name__.upper() for member in _members(kind) if member is not type(None))
+                    settings["metavar"] = "|".join(names)
+                if settings:
+                    marks: list[Any] = [tyro.conf.arg(**settings)]
+                    marks += [tyro.conf.Positional] if field.default == () else []
+                    for mark in marks:
+                        kind = mark[kind] if mark is tyro.conf.Positional else typing.Annotated[kind, mark]
+                    owner.__annotations__[field.name] = kind
+        yield
+    finally:
+        for owner, annotations in before:
+            owner.__annotations__.clear()
+            owner.__annotations__.update(annotations)
 
 
 def several(name: str, typed: str, known: Sequence[str]) -> list[str]:
@@ -113,6 +156,9 @@ def _sort(
     values: dict[str, str] = {}
     tokens = iter(arguments)
     for token in tokens:
+        if token == "--":  # whatever follows is a word; ./ keeps tyro from taking it for an option
+            words += [f"./{word}" if is_option(word) else word for word in tokens]
+            break
         if not is_option(token):
             words.append(token)
             continue
@@ -147,6 +193,8 @@ def _find(typed: str, kinds: dict[str, Any], command: str, flags: bool) -> tuple
     known = {name: name for name in kinds} | {f"no-{name}": name for name in switches}
     if not typed.startswith("--") or name not in known:
         question = did_you_mean(name, list(known), "--")
+        if os.path.exists(typed):
+            question = f"the file of that name is ./{typed}; {question}"
         raise UsageError(f"{command} has no option {typed}; {question} objecthood {command} --help lists all")
     return known[name], f"--{name}" if known[name] in switches else ""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ if typing.TYPE_CHECKING:
 class PredictOptions:
     """What is looked at."""
 
-    pictures: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = dataclasses.field(default=(), metadata={"metavar": "IMAGE"})
     """Pictures, folders, patterns, videos, "camera", or - for a picture from stdin; the weights' own picture
     unless named."""
     weights: str = "clevr"
@@ -81,11 +82,18 @@ def predict(arguments: list[str]) -> int:
     model = load_model(options.weights, find_recipe(options.recipe) if options.recipe else None)
     model = model.to(choose_device(options.device))
     from objecthood.inference.predict_video import are_videos
+    from objecthood.runtime.progress import warnings_in_lines
 
-    if options.pictures and are_videos(options.pictures, model):
-        if options.also:
-            raise UsageError(f"--also (={options.also}) is for pictures, not for videos; leave it away")
-        return predict_videos(model, options)
+    with warnings_in_lines():
+        if options.pictures and are_videos(options.pictures, model):
+            if options.also:
+                raise UsageError(f"--also (={options.also}) is for pictures, not for videos; leave it away")
+            return predict_videos(model, options)
+        return _predict_pictures(model, options)
+
+
+def _predict_pictures(model: SlotModel, options: PredictOptions) -> int:
+    """Look at every picture of `options`, and say what became of it; the exit code."""
     from objecthood.inference.predict import RESULTS
 
     also = several("also", options.also, RESULTS[model.result_kind].extras)
@@ -100,12 +108,15 @@ def predict(arguments: list[str]) -> int:
             _print_objects(last)
         if last.warning:
             strange += 1
-            print(f"warning: {last.path} is {last.warning}", file=sys.stderr)
+            if strange == 1:  # the others are counted
+                print(f"warning: {last.path} is {last.warning}", file=sys.stderr)
     if last is not None and done == 1 and not last.error:
         if "objects" not in last.files:
             print(f"{last.path}: {last.summary}")
         for what, file in last.files.items():
             print(f"{what:<10}{file}")
+    if strange > 1:
+        print(f"warning: {strange} of {done} pictures are unlike the training data", file=sys.stderr)
     if strange:
         print("for pictures of another kind: objecthood train folder --data-path FOLDER")
     missing = f", {skipped} skipped" if skipped else ""
@@ -115,6 +126,8 @@ def predict(arguments: list[str]) -> int:
 
 def _predict_with_progress(model: SlotModel, options: PredictOptions, also: list[str]) -> Iterator[Result]:
     """Result after result, with none kept, so that any number of pictures finds room."""
+    from objecthood.data.io.frames import is_video
+    from objecthood.data.io.images import ImageError
     from objecthood.hub.pretrained import PRETRAINED
     from objecthood.inference.predict import stream
     from objecthood.runtime.progress import RunProgress
@@ -130,7 +143,7 @@ def _predict_with_progress(model: SlotModel, options: PredictOptions, also: list
             progress.bar.update(progress.task, total=total)
             progress.update(done, result.path.name)
 
-        yield from stream(
+        results = stream(
             model,
             pictures or PRETRAINED[options.weights].picture,
             options.out,
@@ -144,6 +157,14 @@ def _predict_with_progress(model: SlotModel, options: PredictOptions, also: list
             also=also,
             report=report,
         )
+        try:
+            yield from results
+        except ImageError as error:
+            if len(pictures) == 1 and isinstance(pictures[0], bytes):
+                raise
+            if len(pictures) == 1 and os.path.isfile(pictures[0]) and not is_video(pictures[0]):
+                raise  # there is nothing to go on with
+            raise ImageError(f"{error}; to go on after such a picture, add --skip-bad") from error
 
 
 def _print_objects(result: Result) -> None:
@@ -167,7 +188,7 @@ def predict_videos(model: SlotModel, options: PredictOptions) -> int:
         raise UsageError("--one-ground unites slots of pictures, not of videos; leave it away")
     if not sees_video(model):
         print("weights of a picture model: every frame is taken for itself, slots may change objects")
-    for path in options.pictures:
+    for path in _without_results(options.pictures, options.out):
         with RunProgress(Path(path).name, 0) as progress:
 
             def report(done: int, total: int, progress: RunProgress = progress) -> None:
@@ -188,3 +209,17 @@ def predict_videos(model: SlotModel, options: PredictOptions) -> int:
         for what, file in result.files.items():
             print(f"{what:<9}{file}")
     return 0
+
+
+def _without_results(paths: Iterable[str], out: str) -> list[str]:
+    """Videos without those that an earlier call wrote into `out`; ValueError where another lies there."""
+    inside, kept = os.path.join(os.path.realpath(out), ""), []
+    for path in paths:
+        place = os.path.realpath(path)
+        if not place.startswith(inside):
+            kept.append(path)
+        elif not place.endswith(("-overlay.mp4", "-masks")):
+            raise ValueError(f"{path} lies in the folder to write to, {out}; name another folder")
+    if not kept:
+        raise ValueError(f"no video to look at but results in {out}; name videos")
+    return kept

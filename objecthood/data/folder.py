@@ -93,7 +93,7 @@ class Folder(Dataset):
         return {"image": torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous().float().div_(255)}
 
     def _read(self, path: Path) -> UInt8[np.ndarray, "height width 3"]:
-        return resize_image(read_image(path), (self.resolution, self.resolution))
+        return resize_image(read_image(path, warn=True), (self.resolution, self.resolution))
 
     def _read_all(self, members: list[Path], skip_bad: bool) -> None:
         capacity = CACHE_BYTES // (3 * self.resolution**2)

@@ -40,7 +40,10 @@ _STEADY = 3e-5
 PARTS = ("start", "encode", "step", "paint")
 
 
-def export_onnx(model: SlotModel, path: str | Path) -> Path:
+Report = Callable[[str], None]
+
+
+def export_onnx(model: SlotModel, path: str | Path, *, report: Report | None = None) -> Path:
     """Write `model` as one ONNX graph to a new file.
 
     Inputs: `image` [batch, 3, height, width] in [0, 1]; `noise` [batch, slots, slot_dim], standard normal
@@ -63,19 +66,31 @@ def export_onnx(model: SlotModel, path: str | Path) -> Path:
     path = _new(Path(path), ".onnx")
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
+        tell(report, "tracing the model")
         graph = whole_graph(model)
         describe(graph, model)
         staged.write_bytes(graph.SerializeToString())
-        for batch in BATCHES:
-            compare_whole(model, staged, batch, model.num_slots)
-        compare_whole(model, staged, 2, model.num_slots + 2)
+        for batch, num_slots in _comparisons(model):
+            tell(report, f"comparing with PyTorch: batch {batch}, {num_slots} slots")
+            compare_whole(model, staged, batch, num_slots)
         os.replace(staged, path)
     finally:
         staged.unlink(missing_ok=True)
     return path
 
 
-def export_parts(model: SlotModel, folder: str | Path) -> Path:
+def tell(report: Report | None, what: str) -> None:
+    """Say what is done now, where somebody listens."""
+    if report:
+        report(what)
+
+
+def _comparisons(model: SlotModel) -> list[tuple[int, int]]:
+    """Batches and numbers of slots."""
+    return [*((batch, model.num_slots) for batch in BATCHES), (2, model.num_slots + 2)]
+
+
+def export_parts(model: SlotModel, folder: str | Path, *, report: Report | None = None) -> Path:
     """Write the parts of a discovery model as ONNX graphs into a new folder, with `model.json` beside them.
 
     The graphs are `start` (noise, spread -> slots), `encode` (image -> inputs), `step` (slots, inputs, bias
@@ -92,13 +107,14 @@ def export_parts(model: SlotModel, folder: str | Path) -> Path:
     staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     staged.mkdir(parents=True)
     try:
+        tell(report, "tracing the parts of the model")
         for name, graph in part_graphs(model).items():
             describe(graph, model)
             (staged / f"{name}.onnx").write_bytes(graph.SerializeToString())
         (staged / "model.json").write_text(json.dumps(facts(model), indent=1) + "\n")
-        for batch in BATCHES:
-            compare_parts(model, staged, batch, model.num_slots)
-        compare_parts(model, staged, 2, model.num_slots + 2)
+        for batch, num_slots in _comparisons(model):
+            tell(report, f"comparing with PyTorch: batch {batch}, {num_slots} slots")
+            compare_parts(model, staged, batch, num_slots)
         os.rename(staged, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

@@ -107,7 +107,8 @@ class PredictedMasks(Result):
             return super()._write_extra(extra, stem)
         folder = real_folder(Path(f"{stem}{CUTOUTS}"))
         for old in folder.glob("slot-*.png"):
-            old.unlink()
+            if old.stem.removeprefix("slot-").isdecimal():  # a result of another image may lie beside
+                old.unlink()
         for slot in seen_slots(self.labels):
             self.cutout(slot).save(folder / f"slot-{slot}.png")
         return folder

@@ -182,12 +182,13 @@ def stream(
     _check_range("batch_size", batch_size)
     check_extras(also, RESULTS[model.result_kind].extras)
     folder = None if out is None else ResultFolder(out)
-    found = find_pictures(pictures)
+    found = find_pictures(pictures, skip_bad=skip_bad)
     names: dict[Path, str] = {}
     if folder:
         found = _without_results(found, folder.path)
-        names = folder.choose({picture.path: picture.relative for picture in found})
         folder.open()
+        new = {picture.path for picture in found if picture.in_memory}
+        names = folder.choose({picture.path: picture.relative for picture in found}, new)
 
     def save(result: Result, picture: Picture) -> None:
         if folder is None or result.error:
@@ -197,7 +198,8 @@ def stream(
         stem = folder.place(f"{place}/{picture.relative.name}" if is_frame else place)
         result.write(stem, animate=animate and not is_frame, also=also)
 
-    return _run(model, found, how, batch_size, skip_bad, save, report)
+    results = _run(model, found, how, batch_size, skip_bad, save, report)
+    return results if folder is None else folder.closing(results)
 
 
 class _Looks(NamedTuple):
@@ -227,6 +229,7 @@ def _run(
             for picture, content, error in group:
                 failed = Result(picture.path, picture.relative, error=error)
                 result = failed if content is None else next(results)
+                result.in_memory = picture.in_memory
                 save(result, picture)
                 if report:
                     report(result, total)

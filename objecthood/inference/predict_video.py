@@ -25,11 +25,12 @@ from objecthood.data.io.images import resize_image
 from objecthood.data.io.video_file import VideoFile, VideoWriter
 from objecthood.data.randomness import start_noise
 from objecthood.inference.masks import NO_SLOT, enlarge_labels
+from objecthood.inference.result_folder import VIDEO_RECORD, ResultFolder
 from objecthood.models import SlotModel
 from objecthood.models.placement import Fit, Placement, whole
 from objecthood.motion.fields import SequenceFields, fields_of, flow_size
 from objecthood.motion.tracking import Tracker, Tracks
-from objecthood.runtime.files import plain_part, plain_stem, real_folder, remove_link, write_json
+from objecthood.runtime.files import plain_part, real_folder, remove_link
 from objecthood.visualize import figures
 from objecthood.visualize.video import mark_motion
 
@@ -39,7 +40,6 @@ background, in pixels of the video per frame."""
 WINDOW, MARGIN = 64, 24
 """How many frames a model that sees motion looks at together, and how many more before and after: what is
 averaged along paths counts 5 / 6 of it a frame on, a hundredth after 25."""
-_RECORD, _FORMAT = "video-predictions.json", "objecthood-video-predictions-1"
 
 
 Found: TypeAlias = tuple[
@@ -71,7 +71,7 @@ def predict_video(
 ) -> VideoResult:
     """Find the objects of a video file, or of a folder of frames, and follow them.
 
-    Of a video NAME.mp4 the folder `out` gets `NAME-overlay.mp4` (as many frames, as large, at the same rate;
+    Of a video NAME.mp4 the folder `out` gets `NAME-overlay.mp4` (as many frames, as large, at the same times;
     a slot keeps its colour; an arrow on slots that move, a dot on slots that stand still), the folder
     `NAME-masks` (palette pictures, slot k is index k), `NAME-tracks.csv` (a line for each slot in each frame)
     and `NAME-tracks.json` (the same, with size, rate and a summary of each slot). A model for pictures
@@ -93,10 +93,34 @@ def predict_video(
         raise ValueError(
             f"a {type(model).__name__} cannot look at videos; take weights of moving-sprites or sprites"
         )
-    path, out = Path(path), Path(out)
-    claim(out)
+    path, folder = Path(path), ResultFolder(out, VIDEO_RECORD)
     source = FrameFolder(path) if path.is_dir() else VideoFile(path)
-    stem = out / (plain_part(os.path.basename(os.path.abspath(path))) if path.is_dir() else plain_stem(path))
+    folder.open()
+    try:
+        (name,) = folder.choose({path: _named(path)}).values()
+        return _predict_into(model, source, folder.place(name), iterations, num_slots, fit, report)
+    finally:
+        folder.close()
+
+
+def _named(path: Path) -> Path:
+    """The name of a file, or of a folder of frames its name, all of which stands before the ending."""
+    if path.is_dir():
+        return Path(plain_part(os.path.basename(os.path.abspath(path))) + ".frames")
+    return Path(path.name)
+
+
+def _predict_into(
+    model: SlotModel,
+    source: FrameFolder | VideoFile,
+    stem: Path,
+    iterations: int | None,
+    num_slots: int | None,
+    fit: Fit | None,
+    report: Callable[[int, int], None] | None,
+) -> VideoResult:
+    """Everything that `predict_video` writes, beside `stem`."""
+    path = source.path
     files = {
         "video": stem.with_name(f"{stem.name}-overlay.mp4"),
         "masks": stem.with_name(f"{stem.name}-masks"),
@@ -123,8 +147,9 @@ def predict_video(
                 figures.indexed_png(labels.where(labels >= 0, NO_SLOT), files["masks"] / f"{done:06d}.png")
                 rows, columns = placement.shown(model.image_size)
                 scale = placement.box[3] / columns, placement.box[2] / rows
-                writer.write(draw(picture, labels, tracks, scale))
-                table.add(tracks, scale, rows * columns)
+                seconds = source.seconds(done)
+                writer.write(draw(picture, labels, tracks, scale), seconds)
+                table.add(tracks, scale, rows * columns, seconds)
                 done += 1
                 if report:
                     report(done, source.num_frames)
@@ -275,8 +300,12 @@ class Table:
         self._facts, self._frame, self._separator = facts, 0, "\n"
         self._slots: dict[int, dict[str, Any]] = {}
 
-    def add(self, tracks: Tracks, scale: tuple[float, float], pixels: int) -> None:
-        """The next frame: `pixels` of the model's input, each `scale` pixels of the video across and down."""
+    def add(
+        self, tracks: Tracks, scale: tuple[float, float], pixels: int, seconds: float | None = None
+    ) -> None:
+        """The next frame, shown at `seconds` (unless given, as the rate says): `pixels` of the model's input,
+        each `scale` pixels of the video across and down."""
+        seconds = round(self._frame / self._facts["rate"] if seconds is None else seconds, 4)
         across, down = scale
         for slot, ((x, y), area, velocity, moving) in enumerate(
             zip(*(part.tolist() for part in tracks), strict=True)
@@ -286,7 +315,6 @@ class Table:
             fast = velocity[0] * across, velocity[1] * down
             speed = (fast[0] ** 2 + fast[1] ** 2) ** 0.5
             places = ((x + 0.5) * across, (y + 0.5) * down, *fast, speed)
-            seconds = round(self._frame / self._facts["rate"], 4)
             row = [self._frame, seconds, slot, round(area / pixels, 5), *(round(n, 3) for n in places)]
             self._rows.writerow([*row, int(moving)])
             self._json.write(self._separator + json.dumps([*row, moving]))
@@ -306,22 +334,6 @@ class Table:
         self._json.write(f'\n], "frames": {self._frame}, "slots": {slots}}}\n')
         self._csv.close()
         self._json.close()
-
-
-def claim(out: Path) -> None:
-    """Make the folder `out` and mark it; ValueError where it holds files of others."""
-    file = out / _RECORD
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        try:
-            ours = json.loads(file.read_text())["format"] == _FORMAT
-        except (OSError, ValueError, KeyError, TypeError):
-            ours = False
-        if not ours:
-            raise ValueError(
-                f"{out} holds files that are not video predictions; name a new or an empty folder to write to"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"format": _FORMAT})
 
 
 def sees_video(model: object) -> bool:

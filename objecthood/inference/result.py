@@ -71,6 +71,8 @@ class Result:
         error: why it was skipped, or "". What the model sees is then not there (ValueError).
         warning: says so where the picture is unlike what the weights were trained on, or "".
         files: what was written, by kind.
+        in_memory: whether the picture has no file (an array, bytes, a camera): `save` then always gives it a
+            new name.
     """
 
     endings: ClassVar[dict[str, str]] = {}
@@ -96,6 +98,7 @@ class Result:
         self.warning, self.error = warning, error
         self.files: dict[str, Path] = {}
         self._read, self._image, self._seen = read, image, seen
+        self.in_memory = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -149,9 +152,13 @@ class Result:
             self._missing()
         check_extras(also, self.extras)
         folder = ResultFolder(out)
-        (name,) = folder.choose({self.path: self.relative}).values()
         folder.open()
-        return self.write(folder.place(name), animate=animate, also=also)
+        try:
+            new = [self.path] if self.in_memory else []
+            (name,) = folder.choose({self.path: self.relative}, new).values()
+            return self.write(folder.place(name), animate=animate, also=also)
+        finally:
+            folder.close()
 
     def write(self, stem: Path, *, animate: bool = True, also: Sequence[str] = ()) -> dict[str, Path]:
         """Write everything beside `stem`, whatever is there, and return the files by kind."""

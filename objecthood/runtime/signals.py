@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +17,15 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 PREEMPTED = 75
 """Exit code after any signal but Ctrl-C: saved, to be gone on with (EX_TEMPFAIL of sysexits.h)."""
+TOLD = "told"
+"""Of a KeyboardInterrupt: whoever stopped the command has been told what it means."""
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Ctrl-C; a scheduler or a shutdown; a closed terminal; SLURM's warning, by custom."""
+
+
+def command() -> str:
+    """How this command is typed here: `objecthood` where the shell finds it, else Python with the module."""
+    return "objecthood" if shutil.which("objecthood") else f"{shlex.quote(sys.executable)} -m objecthood"
 
 
 class Preempted(KeyboardInterrupt):
@@ -100,27 +110,35 @@ class StopRequest:
 @contextlib.contextmanager
 def nobody_else(folder: Path) -> Iterator[None]:
     """No other process of this machine trains into `folder` meanwhile; ValueError, which names it, where one
-    does.
+    does."""
+    descriptor = lock_folder(folder, "trained into", "wait for it, or stop it")
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def lock_folder(folder: Path, use: str, remedy: str) -> int | None:
+    """A descriptor that holds the lock of `folder` until it is closed; ValueError, which names the other
+    process, where it is held already.
 
     The lock is on the folder itself and ends with the process, however that ends; where a file system or
-    Windows has none, nothing is locked.
+    Windows has none, nothing is locked (None on Windows).
     """
     try:
         import fcntl
     except ImportError:
-        yield
-        return
+        return None
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # an old NFS
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                other = _holder(os.fstat(descriptor).st_ino)
-                raise ValueError(f"{folder} is trained into by {other}; wait for it, or stop it") from None
-        yield
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(OSError):  # an old NFS
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = _holder(os.fstat(descriptor).st_ino)
+            os.close(descriptor)
+            raise ValueError(f"{folder} is {use} by {other}; {remedy}") from None
+    return descriptor
 
 
 def _holder(inode: int) -> str:

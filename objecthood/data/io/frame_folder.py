@@ -53,6 +53,10 @@ class FrameFolder:
         self.num_frames = len(self.paths)
         self.size: tuple[int, int] = read_image(self.paths[0]).shape[:2]
 
+    def seconds(self, number: int) -> float:
+        """When a frame is shown, from the first one on."""
+        return float(number / self.rate)
+
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
         for path in self.paths:
             picture = read_image(path)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import glob
 import io
+import itertools
 import logging
 import os
+import re
 import stat
 import struct
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -37,7 +40,16 @@ SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .mpo .gif .webp .tif .tiff .bmp .dib "
     ".ppm .pgm .pbm .pnm .ico .jp2 .j2k .jpx .avif".split()
 )
-
+# Videos and image formats that are not read here; `find_images` says how many of them it leaves out.
+OTHER_SUFFIXES = frozenset(
+    ".heic .heif .hif .jxl .jxr .psd .xcf .svg .eps .pdf .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .exr .hdr "
+    ".tga .pcx .dcm .npy .mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ogv .ts .mts .m2ts .3gp .wmv .flv".split()
+)
+# Files that mark a folder of results, and the format that each begins with.
+RESULT_RECORDS = {
+    "predictions.json": "objecthood-predictions-1",
+    "video-predictions.json": "objecthood-video-predictions-1",
+}
 # EXIF 2.32, tag 0x0112: what to do to the stored picture to see it upright.
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -48,6 +60,10 @@ _UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
+}
+_BACK = {
+    Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
+    Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
 }
 # TIFF 6.0, tags 258 (bits per sample) and 262 (photometric interpretation; 0 = white is zero).
 _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
@@ -71,6 +87,17 @@ class ImageFormatError(ImageError):
     """No picture, or one in a format that is not opened here."""
 
 
+class NoImageError(ImageError):
+    """A folder or a pattern that is there and gives no image."""
+
+
+class ImageWarning(UserWarning):
+    """An image or a video that was read, and may not be what was meant: what it is of, and the problem."""
+
+    def __str__(self) -> str:
+        return ": ".join(map(str, self.args))
+
+
 @runtime_checkable
 class Readable(Protocol):
     """An open binary file, or anything else with its `read`: an upload, `sys.stdin.buffer`."""
@@ -80,7 +107,11 @@ class Readable(Protocol):
 
 
 def read_image(
-    source: str | os.PathLike[str] | bytes | Readable, *, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str] | bytes | Readable,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    upright: bool = True,
+    warn: bool = False,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Read one picture as 8-bit sRGB, the way a picture viewer shows it.
 
@@ -94,6 +125,9 @@ def read_image(
     Args:
         source: a path, the content itself as bytes, or a binary stream (read from where it stands).
         max_pixels: height x width allowed, checked from the file's header before anything is decoded.
+        upright: apply the EXIF orientation; without it pixels come as they are stored.
+        warn: give an `ImageWarning` of grey that is read by its range and uses less than a sixteenth of it
+            (12-bit values in a 16-bit file, as of many medical images): it comes out almost black.
 
     Returns:
         A new, writable array; values 0..255.
@@ -110,8 +144,7 @@ def read_image(
         warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             image = _read_header(stream, name, max_pixels)
-            image.load()
-            return np.array(_turn_upright(_flatten_to_srgb(image), image))
+            pixels, problem = _decoded(image, upright)
         except ImageError:
             raise
         except Image.DecompressionBombError as error:  # some plugins check before they tell the size
@@ -119,6 +152,55 @@ def read_image(
         except Exception as error:  # damaged data makes decoders raise nearly anything
             problem = _one_line(error) or type(error).__name__
             raise ImageError(f"{name}: damaged picture ({problem}); copy or download it again") from error
+    if problem and warn:
+        warnings.warn(ImageWarning(name, problem), stacklevel=2)
+    return pixels
+
+
+def read_orientation(source: str | os.PathLike[str] | bytes) -> int:
+    """The EXIF orientation of an image, 1 to 8: 1 where it is upright as stored, or does not say.
+
+    Raises:
+        ImageError: as `read_image`, of what its header shows.
+    """
+    name = _name_of(source)
+    with _open_stream(source, name) as stream, _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        try:
+            return _orientation(_read_header(stream, name, MAX_PIXELS))
+        except ImageError:
+            raise
+        except Exception as error:  # damaged data makes decoders raise nearly anything
+            problem = _one_line(error) or type(error).__name__
+            raise ImageError(f"{name}: damaged picture ({problem}); copy or download it again") from error
+
+
+def read_pillow(
+    image: Image.Image, name: str = "Pillow image", *, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "height width 3"]:
+    """8-bit sRGB of a Pillow image, as `read_image` of the file that it came from: upright, transparency over
+    white, colours converted, 16 bits and floats scaled; with its `ImageWarning`. The image is not changed.
+
+    Raises:
+        ImageError: too large, without pixels, damaged, or closed.
+
+    Example:
+        >>> read_pillow(Image.new("I;16", (1, 1), 65535)).tolist()
+        [[[255, 255, 255]]]
+    """
+    _check_size(*image.size, name, max_pixels)
+    if not image.width or not image.height:
+        raise ImageError(f"{name}: has no pixels ({image.width} x {image.height}); take another")
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        try:
+            pixels, problem = _decoded(image)
+        except Exception as error:  # damaged data makes decoders raise nearly anything
+            problem = _one_line(error) or type(error).__name__
+            raise ImageError(f"{name}: damaged picture ({problem}); open it again") from error
+    if problem:
+        warnings.warn(ImageWarning(name, problem), stacklevel=2)
+    return pixels
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
@@ -126,7 +208,9 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
 
     A file is taken as it is, whatever its name. A folder gives all pictures below it by suffix (`SUFFIXES`),
     sorted by path; hidden files and folders are left out, and linked folders are not entered. A name that
-    does not exist is taken as a glob pattern (`**` included) and gives its pictures by suffix, sorted.
+    does not exist is taken as a glob pattern (`**` included) and gives its pictures by suffix, sorted. Below
+    a folder or pattern, results of our own (folders with a `predictions.json` of `predict`, run folders of
+    `train`) are left out. An `ImageWarning` counts videos and images of formats that are not read here.
 
     Args:
         paths: file names, folder names or patterns, in any mix.
@@ -135,7 +219,8 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
         Paths in the order asked for; one that comes up twice stays where it came first.
 
     Raises:
-        ImageError: one of `paths` gives no picture, or a folder cannot be listed.
+        ImageError: one of `paths` does not exist, or a folder cannot be listed.
+        NoImageError: one of `paths` gives no picture.
 
     Example:
         >>> find_images(["none/*.png"])
@@ -265,37 +350,90 @@ def _largest_icon(stream: _Stream) -> tuple[int, int]:
     return max(sizes, key=lambda size: size[0] * size[1])
 
 
-def _flatten_to_srgb(image: Image.Image) -> Image.Image:
+def _decoded(image: Image.Image, upright: bool = True) -> tuple[UInt8[np.ndarray, "height width 3"], str]:
+    """An image of any mode, upright or as stored, as 8-bit sRGB; and what may be wrong with it, or ""."""
+    before = _orientation(image) if image.format == "TIFF" else 1  # of PNG, asking decodes
+    tiles = getattr(image, "tile", None)  # gone once it is decoded
+    rawmode = str(tiles[0][3]) if tiles else ""
+    image.load()
+    picture, after = _flatten_to_srgb(image, rawmode), _orientation(image)
+    if upright and after in _UPRIGHT:
+        picture = picture.transpose(_UPRIGHT[after])
+    if not upright and before != after and before in _UPRIGHT:  # Pillow turns TIFF by itself
+        turned = _UPRIGHT[before]
+        picture = picture.transpose(_BACK.get(turned, turned))
+    return np.array(picture), _problem(image)
+
+
+def _flatten_to_srgb(image: Image.Image, rawmode: str = "") -> Image.Image:
     """Decoded picture of any mode -> mode RGB in sRGB, transparency over white."""
     profile = image.info.get("icc_profile")
+    alpha = _opaque_but_one_colour(image, rawmode)
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(_scale_grey(image))
     if image.mode == "La":  # premultiplied grey: the only way out that Pillow knows
         image = image.convert("LA")
-    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    if alpha is None and image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
     colour = _convert_profile(image, profile) if profile else image.convert("RGB")
     if alpha is None:
         return colour
     return Image.composite(colour, Image.new("RGB", colour.size, "white"), alpha)
 
 
+def _opaque_but_one_colour(image: Image.Image, rawmode: str) -> Image.Image | None:
+    """Opacity of a PNG whose tRNS chunk names one transparent colour, as the file stores it.
+
+    Pillow compares that colour with pixels which it has brought to 8 bits, so that it finds none where the
+    file has 16, 2 or 4 bits. None where there is no such colour, or it is an index of a palette.
+    """
+    key = image.info.get("transparency")
+    if not isinstance(key, int | tuple) or image.mode not in ("I", "I;16", "I;16B", "L", "RGB"):
+        return None
+    if image.mode == "RGB" and isinstance(key, tuple) and ("16" in rawmode or max(key) > 255):
+        key = tuple(part >> 8 for part in key)
+    elif image.mode == "L" and isinstance(key, int):
+        key *= {"L;2": 85, "L;4": 17}.get(rawmode, 1)
+    differs = np.asarray(image) != np.asarray(key)
+    opaque = differs if differs.ndim == 2 else differs.any(axis=-1)
+    return Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
+
+
 def _scale_grey(image: Image.Image) -> UInt8[np.ndarray, "height width"]:
     """Grey of 16 bits, 32 bits or floats -> 8 bits; see `read_image` for the ranges."""
-    values, tags = np.asarray(image), getattr(image, "tag_v2", {})
-    full = 65535.0
-    if image.mode == "F":
-        values, full = np.where(np.isnan(values), -np.inf, values), 1.0
-    elif tags.get(_TIFF_BITS) == (12,):
-        full = 4095.0
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, full)
+    values, low, high, full = _range(image)
     if low >= 0 and high <= full:
         low, high = 0.0, full
     scaled = np.clip(values, low, high).astype(np.float64)
     scaled -= low
     scaled *= 255 / ((high - low) or 1.0)
     grey = np.rint(scaled, out=scaled).astype(np.uint8)
-    return 255 - grey if tags.get(_TIFF_PHOTOMETRIC) == 0 else grey  # Pillow inverts up to 8 bits only
+    return 255 - grey if _is_inverted(image) else grey  # Pillow inverts up to 8 bits only
+
+
+def _range(image: Image.Image) -> tuple[np.ndarray, float, float, float]:
+    """Values of grey of 16 or more bits, their least and greatest, and the greatest of their kind."""
+    values, full = np.asarray(image), 65535.0
+    if image.mode == "F":
+        values, full = np.where(np.isnan(values), -np.inf, values), 1.0
+    elif getattr(image, "tag_v2", {}).get(_TIFF_BITS) == (12,):
+        full = 4095.0
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, full)
+    return values, low, high, full
+
+
+def _is_inverted(image: Image.Image) -> bool:
+    return getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0
+
+
+def _problem(image: Image.Image) -> str:
+    """What may be wrong with a decoded image, or ""."""
+    if (image.mode == "F" or image.mode.startswith("I")) and not _is_inverted(image):
+        _, low, high, full = _range(image)
+        if low >= 0 and 0 < high < full / 16:
+            return f"almost black: less than a sixteenth of the range 0 to {full:g} is used; rescale it"
+    return ""
 
 
 def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
@@ -314,34 +452,79 @@ def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
         return image.convert("RGB")
 
 
-def _turn_upright(picture: Image.Image, original: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation of `original`. (For TIFF Pillow has done so, and taken the tag away.)"""
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation. (Of TIFF, Pillow applies it while decoding, and takes the tag away.)"""
     try:
-        orientation = original.getexif().get(_ORIENTATION_TAG)
+        orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # damaged EXIF raises nearly anything; the pixels may still be whole
-        return picture
-    return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
 
 
 def _expand(path: str) -> list[Path]:
     """One file, folder or pattern -> its pictures, sorted."""
     if os.path.isfile(path):
         return [Path(path)]
-    matches = [path] if os.path.isdir(path) else sorted(glob.glob(path, recursive=True))
+    if os.path.isdir(path) and holds_results(path):
+        raise NoImageError(f"{path!r}: holds results of an earlier run, no pictures to look at; name another")
+    matches = [path] if os.path.isdir(path) else glob.glob(path, recursive=True)
     found = []
-    for match in matches:
+    for match in matches if os.path.isdir(path) else without_results(matches, path):
         found += _walk(match) if os.path.isdir(match) else [Path(match)]
     pictures = [match for match in found if match.suffix.lower() in SUFFIXES]
+    others = Counter(match.suffix.lower() for match in found if match.suffix.lower() in OTHER_SUFFIXES)
+    counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
     if pictures:
+        if counts:
+            warnings.warn(ImageWarning(repr(path), f"left out {counts}, not read here"), stacklevel=3)
         return pictures
     if not matches:
-        raise ImageError(f"{path!r}: no such file, folder or pattern; check the spelling")
+        raise ImageError(f"{path!r}: no such file, folder or pattern; {what_to_do(path)}")
     suffixes = " ".join(sorted(SUFFIXES))
-    raise ImageError(f"{path!r}: no picture among {len(found)} files; pictures end in {suffixes}")
+    among = f"{len(found)} files" + (f" ({counts})" if counts else "")
+    raise NoImageError(f"{path!r}: no picture among {among}; pictures end in {suffixes}")
+
+
+def what_to_do(path: str) -> str:
+    """About a name that leads to no file."""
+    if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
+        return "addresses are not opened; download it and name the file"
+    return "check the spelling"
+
+
+def holds_results(folder: str | os.PathLike[str]) -> bool:
+    """Whether `predict` or `train` wrote this folder; what lies in it is not taken for images."""
+    for name, kind in RESULT_RECORDS.items():
+        try:
+            with open(os.path.join(folder, name), "rb") as file:
+                beginning = file.read(200)
+        except OSError:
+            continue
+        if re.match(rb'\s*\{\s*"format":\s*"%b"' % re.escape(kind.encode()), beginning):
+            return True
+    return all(os.path.isfile(os.path.join(folder, name)) for name in ("recipe.json", "metrics.jsonl"))
+
+
+def without_results(matches: list[str], pattern: str) -> list[str]:
+    """Matches of a pattern, sorted, less those in folders of results (`holds_results`) below its fixed
+    beginning."""
+    root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
+    known: dict[Path, bool] = {}
+
+    def is_result(match: Path) -> bool:
+        for folder in itertools.takewhile(lambda folder: folder != root, [match, *match.parents]):
+            if folder not in known:
+                known[folder] = folder.is_dir() and holds_results(folder)
+            if known[folder]:
+                return True
+        return False
+
+    return [match for match in sorted(matches) if not is_result(Path(match))]
 
 
 def _walk(folder: str) -> list[Path]:
-    """All files below a folder, sorted, without hidden ones (as `._photo.jpg`, which is no picture)."""
+    """All files below a folder, sorted, without hidden ones (as `._photo.jpg`, which is no picture) and
+    without results of our own."""
 
     def refuse(error: OSError) -> None:  # by default `os.walk` leaves out the folder without a word
         problem = f"{error.filename!r}: cannot be listed ({error.strerror})"
@@ -349,6 +532,10 @@ def _walk(folder: str) -> list[Path]:
 
     found = []
     for place, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not holds_results(os.path.join(place, name))
+        ]
         found += [Path(place, name) for name in names if not name.startswith(".")]
     return sorted(found)

@@ -7,6 +7,7 @@ import functools
 import glob
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,16 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from objecthood.data.io import frames
-from objecthood.data.io.images import ImageError, find_images, read_image
+from objecthood.data.io.images import (
+    ImageError,
+    ImageWarning,
+    NoImageError,
+    find_images,
+    read_image,
+    read_pillow,
+    what_to_do,
+    without_results,
+)
 
 _CAMERA = re.compile(r"camera(?::(\d+))?")
 _NUMERIC = ("float", "bfloat", "int", "uint", "bool", "complex")
@@ -32,17 +42,21 @@ class Picture(NamedTuple):
     read: Callable[[], UInt8[np.ndarray, "_ _ 3"]]
     source: Path
     """The file; of a frame, that of its video."""
+    in_memory: bool = False
+    """Whether there is no file to come back to: an array, bytes, a picture of a camera."""
 
 
-def find_pictures(sources: Any) -> list[Picture]:
+def find_pictures(sources: Any, *, skip_bad: bool = False) -> list[Picture]:
     """What `sources` (one, or an iterable) stand for; a video is one entry, to be opened by `open_frames`.
 
     Text is a file, folder or pattern as in `images.find_images`, a video, or "camera" ("camera:1" for the
     second); bytes are an encoded picture; arrays are uint8 [height, width, 3], tensors float [3, height,
-    width] in [0, 1]. A file that comes up twice is taken once.
+    width] in [0, 1]; Pillow images are read as their files would be (`images.read_pillow`). A file that comes
+    up twice is taken once. An `ImageWarning` tells of a folder or pattern without pictures where others have
+    some. With `skip_bad` what gives no picture raises not here but where it is read.
 
     Raises:
-        ImageError: one that gives no picture, or none at all.
+        ImageError: one that does not exist or cannot be read, or no picture at all.
         ValueError: an array or tensor of another form.
 
     Example:
@@ -50,16 +64,28 @@ def find_pictures(sources: Any) -> list[Picture]:
         (4, 6, 3)
     """
     found: dict[str, Picture] = {}
+    empty: list[NoImageError] = []
     for number, source in enumerate(_listed(sources), start=1):
-        if isinstance(source, str | os.PathLike):
-            for picture in _from_name(os.fspath(source)):
-                found.setdefault(os.path.realpath(picture.path), picture)
-        else:
-            name = Path(f"picture-{number}")
-            array = _as_array(source)
-            found[f"picture {number}"] = Picture(name, name, functools.partial(np.copy, array), name)
+        place = Path(source if isinstance(source, str | os.PathLike) else f"picture-{number}")
+        try:
+            if isinstance(source, str | os.PathLike):
+                for picture in _from_name(os.fspath(source)):
+                    found.setdefault(os.path.realpath(picture.path), picture)
+            else:
+                read = functools.partial(np.copy, _as_array(source))
+                found[f"picture {number}"] = Picture(place, place, read, place, in_memory=True)
+        except NoImageError as problem:
+            empty.append(problem)
+        except ImageError as problem:
+            if not skip_bad:
+                raise
+            refused = Picture(place, Path(place.name or "unnamed"), _Refusal(problem), place)
+            found.setdefault(f"refused {number}", refused)
     if not found:
-        raise ImageError("no picture to look at; name pictures, folders or patterns")
+        raise empty[0] if empty else ImageError("no picture to look at; name pictures, folders or patterns")
+    for left_out in empty:
+        name, _, what = str(left_out).partition(": ")
+        warnings.warn(ImageWarning(name, what), stacklevel=2)
     return list(found.values())
 
 
@@ -76,6 +102,27 @@ def open_frames(video: Picture) -> Iterator[Picture]:
         yield Picture(path, stem / f"{number:06d}", functools.partial(np.copy, frame), video.path)
 
 
+class _Refusal:
+    """In place of a reader: why there is nothing to read."""
+
+    def __init__(self, problem: ImageError):
+        self.problem = problem
+
+    def __call__(self) -> UInt8[np.ndarray, "_ _ 3"]:
+        raise self.problem
+
+
+class _Reader:
+    """Reads a file, now and later; of what may be wrong with it warns the first time."""
+
+    def __init__(self, file: Path):
+        self.file, self.is_new = file, True
+
+    def __call__(self) -> UInt8[np.ndarray, "_ _ 3"]:
+        is_new, self.is_new = self.is_new, False
+        return read_image(self.file, warn=is_new)
+
+
 def _listed(sources: Any) -> Iterable[Any]:
     one = isinstance(sources, str | os.PathLike | bytes | Image.Image) or not isinstance(sources, Iterable)
     # Of numbers, only 4 axes are several images; anything else is one, or is refused with its whole shape.
@@ -88,26 +135,30 @@ def _from_name(name: str) -> Iterator[Picture]:
     camera = _CAMERA.fullmatch(name)
     if camera and not os.path.exists(name):
         array = frames.read_camera(int(camera[1] or 0))
-        yield Picture(Path(name), Path(name.replace(":", "-")), functools.partial(np.copy, array), Path(name))
+        place, relative = Path(name), Path(name.replace(":", "-"))
+        yield Picture(place, relative, functools.partial(np.copy, array), place, True)
         return
     if is_video(Path(name)) and not os.path.isdir(name):
-        videos = [name] if os.path.isfile(name) else sorted(glob.glob(name, recursive=True))
+        videos = [name] if os.path.isfile(name) else without_results(glob.glob(name, recursive=True), name)
         if not videos:
-            raise ImageError(f"{name!r}: no such file, folder or pattern; check the spelling")
+            raise ImageError(f"{name!r}: no such file, folder or pattern; {what_to_do(name)}")
         files = [Path(video) for video in videos]
+    elif os.path.isfile(name) and Path(name).suffix.lower() in frames.OTHER_SUFFIXES:
+        allowed = " ".join(sorted(frames.SUFFIXES))
+        raise ImageError(f"{name!r}: a video of a kind that is not read; allowed are {allowed}; convert it")
     else:
         files = find_images([name])
     for file in files:
         relative = file.relative_to(name) if os.path.isdir(name) else Path(file.name)
-        yield Picture(file, relative, functools.partial(read_image, file), file)
+        yield Picture(file, relative, _Reader(file), file)
 
 
 def _as_array(source: Any) -> UInt8[np.ndarray, "height width 3"]:
     """8-bit RGB of a picture in memory."""
     if isinstance(source, bytes):
-        return read_image(source)
-    if isinstance(source, Image.Image) and source.width and source.height:
-        return np.array(source.convert("RGB"))
+        return read_image(source, warn=True)
+    if isinstance(source, Image.Image):
+        return read_pillow(source)
     shape, kind = tuple(getattr(source, "shape", ())), str(getattr(source, "dtype", type(source).__name__))
     if kind == "uint8" and len(shape) == 3 and shape[2] == 3 and min(shape) > 0:
         return np.array(source)

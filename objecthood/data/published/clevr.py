@@ -114,11 +114,18 @@ def _read_scenes(file: Path) -> list[dict[str, Any]]:
         scenes = json.loads(file.read_bytes())["scenes"]
     except OSError as error:
         raise ClevrError(f"'{file}': cannot be read ({error.strerror}); {layout}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ClevrError(f"'{file}': is damaged, or not CLEVR's ({error!r}); download it again") from error
+    if not isinstance(scenes, list):
+        raise ClevrError(f"'{file}': its scenes are no list but {type(scenes).__name__}; download it again")
     for number, scene in enumerate(scenes):
         if not isinstance(scene, dict) or not {"image_filename", "objects"} <= scene.keys():
             raise ClevrError(f"'{file}': scene {number} has no image_filename or no objects; {layout}")
+        name, objects = scene["image_filename"], scene["objects"]
+        if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+            raise ClevrError(f"'{file}': scene {number} has image_filename {name!r:.60}, no name of a file")
+        if not isinstance(objects, list) or not all(isinstance(thing, dict) for thing in objects):
+            raise ClevrError(f"'{file}': the objects of scene {number} are no list of objects; {layout}")
     return scenes
 
 
@@ -136,7 +143,9 @@ def _properties(scene: dict[str, Any], file: Path) -> Float[np.ndarray, "10 19"]
             group: np.array([names.index(thing[group]) for thing in objects], int)
             for group, names in clevr_properties.NAMES.items()
         }
-    except (KeyError, ValueError, TypeError) as error:
+        if not np.isfinite(places).all():
+            raise ValueError("3d_coords that are no numbers")
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         problem = f"an object of {scene['image_filename']!r} is not CLEVR's ({error!r})"
         raise ClevrError(f"'{file}': {problem}; download it again") from error
     return clevr_properties.encode(places, classes)

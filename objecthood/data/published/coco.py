@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,13 +22,14 @@ import torch
 from jaxtyping import Bool, Int16
 
 from objecthood.data.io.cache import Cache, Decoded
-from objecthood.data.io.images import read_image, resize_image
+from objecthood.data.io.images import ImageWarning, read_image, read_orientation, resize_image
 from objecthood.data.io.rle import decode
 from objecthood.data.randomness import SPLITS, split_of
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.data.transforms import as_images, central_square, resize_nearest
 
 Labels = Literal["instance", "class"]
+Orientation = Literal["stored", "upright"]
 IGNORED = -1
 MAX_COORDINATE = 100_000
 """Of a polygon, in pixels: pycocotools takes memory for every step along its outline."""
@@ -53,6 +55,9 @@ class Coco(Dataset):
         crop: keep the square in the middle before resizing; without it pictures are squashed to a square.
         keep_empty: keep pictures without any annotation but crowds.
         split: "train", "validation" or "test" of the file; None: the whole file.
+        orientation: of images that carry an EXIF orientation, which pixels the annotations are of: "stored"
+            in the file, as tools see them that ignore EXIF, or "upright". None: upright, with an
+            `ImageWarning` where the size in the file does not show whether that is right.
 
     Attributes:
         paths: the pictures, in the order of the indices.
@@ -74,7 +79,10 @@ class Coco(Dataset):
         crop: bool = True,
         keep_empty: bool = True,
         split: str | None = None,
+        orientation: Orientation | None = None,
     ):
+        if orientation is not None and orientation not in get_args(Orientation):
+            raise ValueError(f"`orientation` (={orientation!r}) must be stored, upright or None")
         if labels not in get_args(Labels):
             raise ValueError(f"`labels` (={labels!r}) must be one of {', '.join(get_args(Labels))}")
         if resolution < 1:
@@ -85,6 +93,7 @@ class Coco(Dataset):
             )
         _pycocotools()
         self.resolution, self.labels, self.crop = resolution, labels, crop
+        self.orientation = orientation
         self.name = f"'{os.fspath(annotations)}'"
         content = _read(Path(annotations), self.name)
         categories = sorted(content["categories"], key=lambda category: category["id"])
@@ -145,15 +154,31 @@ class Coco(Dataset):
         return mask
 
     def _decode(self, number: int) -> Decoded:
-        picture, labels = read_image(self.paths[number]), self.label_map(number)
-        if picture.shape[:2] != labels.shape:
-            shapes = f"{picture.shape[1]} x {picture.shape[0]}, not {labels.shape[1]} x {labels.shape[0]}"
-            raise CocoError(f"'{self.paths[number]}': is {shapes} as {self.name} says")
+        picture = read_image(self.paths[number], upright=self.orientation != "stored")
+        labels = self.label_map(number)
+        self._check_size(self.paths[number], (picture.shape[0], picture.shape[1]), labels.shape)
         if self.crop:
             window = central_square(*labels.shape)
             picture, labels = picture[window], labels[window]
         picture = resize_image(np.ascontiguousarray(picture), (self.resolution, self.resolution))
         return Decoded(picture, resize_nearest(labels, self.resolution))
+
+    def _check_size(self, path: Path, size: tuple[int, int], wanted: tuple[int, ...]) -> None:
+        """CocoError where an image is of another size than its annotations; a warning where an orientation
+        was noted in it, nobody said what is annotated, and its size does not show it."""
+        turned = read_orientation(path) if self.orientation is None or size != wanted else 1
+        if size != wanted:
+            shapes = f"{size[1]} x {size[0]}, not {wanted[1]} x {wanted[0]}"
+            other = "upright" if self.orientation == "stored" else "stored"
+            hint = f"; with its EXIF orientation ({turned}): orientation={other!r}"
+            hint = hint if turned > 4 and size == wanted[::-1] else ""
+            raise CocoError(f"'{path}': is {shapes} as {self.name} says{hint}")
+        if turned > 1 and (turned < 5 or size[0] == size[1]):
+            problem = (
+                "has an EXIF orientation, and its annotations may be of the pixels as stored; taken upright; "
+                "say which with orientation='stored' or 'upright'"
+            )
+            warnings.warn(ImageWarning(f"'{path}'", problem), stacklevel=2)
 
 
 def _pycocotools() -> Any:
@@ -201,10 +226,24 @@ def _read(path: Path, name: str) -> dict[str, Any]:
     return content
 
 
+def _refuse_repeated(rows: list[dict[str, Any]], part: str, name: str) -> None:
+    """CocoError where two images, or two categories, have one id: annotations are then of both."""
+    seen: dict[Any, int] = {}
+    for place, row in enumerate(rows):
+        if row["id"] in seen:
+            raise CocoError(
+                f"{name}: `{part}` {seen[row['id']]} and {place} have one id, {row['id']!r}; number them "
+                "anew, and what is of them"
+            )
+        seen[row["id"]] = place
+
+
 def _by_picture(
     content: dict[str, Any], keep_empty: bool, split: str | None, name: str
 ) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
     """Pictures of the split in the order of the file, and the annotations with a segmentation of each."""
+    for part in ("images", "categories"):
+        _refuse_repeated(content[part], part, name)
     things: dict[Any, list[dict[str, Any]]] = {picture["id"]: [] for picture in content["images"]}
     for thing in content["annotations"]:
         if thing["image_id"] not in things:

@@ -1,7 +1,8 @@
 """DAVIS-2016 as it is published: JPEGImages/480p/SEQUENCE/00000.jpg and Annotations/480p/SEQUENCE/00000.png.
 
 Perazzi et al. 2016, "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation". One
-foreground a sequence: annotations are 0 or 255. Sequences are listed by what is there; the published lists of
+foreground a sequence: whatever is annotated above 0 (0 or 255 as published; 0 or 1, and numbers of objects,
+as other tools save it). Sequences are listed by what is there; the published lists of
 training and validation sequences are not needed.
 """
 
@@ -13,12 +14,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
+from PIL import Image
 
 from objecthood.data.io.frame_folder import FrameFolder
-from objecthood.data.io.images import ImageError, read_image
-
-FOREGROUND = 128
-"""Grey level from which an annotated pixel is foreground."""
+from objecthood.data.io.images import MAX_PIXELS, ImageError
 
 
 class Davis2016:
@@ -45,14 +44,38 @@ class Davis2016:
         return FrameFolder(self.images / sequence)
 
     def truth(self, sequence: str) -> Bool[np.ndarray, "frames height width"]:
-        """Where the foreground is in every frame; ImageError where a frame has no annotation."""
-        masks = []
-        for frame in self.frames(sequence).paths:
-            file = self.annotations / sequence / f"{frame.stem}.png"
+        """Where the foreground is in every frame; ImageError where a frame has no annotation, or an
+        annotation no frame, or another size."""
+        frames, folder = self.frames(sequence), self.annotations / sequence
+        files = [folder / f"{frame.stem}.png" for frame in frames.paths]
+        for file in files:
             if not file.is_file():
                 raise ImageError(f"{str(file)!r}: this frame has no annotation; complete the copy")
-            masks.append(read_image(file).max(axis=-1) >= FOREGROUND)
-        return np.stack(masks)
+        for file in sorted({*folder.glob("*.png")} - {*files}):
+            raise ImageError(f"{str(file)!r}: this annotation has no frame; complete the copy")
+        return np.stack([read_foreground(file, frames.size) for file in files])
+
+
+def read_foreground(file: Path, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+    """Where an annotation is above 0, in the numbers that it stores: grey, indices of a palette, or colours.
+
+    ImageError where it cannot be read, or is not of `size`, (height, width).
+    """
+    try:
+        with Image.open(file, formats=("PNG",)) as image:
+            if image.size != size[::-1] or image.width * image.height > MAX_PIXELS:
+                raise ImageError(
+                    f"{str(file)!r}: is {image.width} x {image.height}, its frame {size[1]} x {size[0]}; "
+                    "complete the copy"
+                )
+            bands = len(image.getbands())
+            values = np.asarray(image).reshape(*size, bands)
+            opaque = bands - ("A" in image.getbands())  # whatever is transparent is as opaque as the rest
+            return np.asarray((values[..., :opaque] > 0).any(axis=-1))
+    except ImageError:
+        raise
+    except Exception as error:  # damaged data makes decoders raise nearly anything
+        raise ImageError(f"{str(file)!r}: damaged annotation ({error}); copy it again") from error
 
 
 def folds(sequences: Sequence[str], count: int = 3) -> list[tuple[list[str], list[str]]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -33,7 +34,8 @@ class Movi:
         with_flow: whether "forward_flow" is decoded as well.
 
     Raises:
-        RecordError: no file, a damaged record, or one without a feature of MOVi's.
+        RecordError: no file, a folder or pattern with some of the shards alone (name-00000-of-00002), a
+            damaged record, or one without a feature of MOVi's, or whose frames and segmentations differ.
     """
 
     def __init__(self, paths: str | os.PathLike[str], *, with_flow: bool = False):
@@ -43,6 +45,8 @@ class Movi:
         self.with_flow = with_flow
         if not self.files:
             raise RecordError(f"{name!r}: no TFRecord file; name a file, a folder or a pattern")
+        if self.files != [name]:
+            _refuse_missing_shards(self.files)
 
     def __iter__(self) -> Iterator[Scenes]:
         """image [1, time, 3, H, W] in [0, 1], masks [1, time, H, W], 0 background; flow if asked for."""
@@ -54,10 +58,29 @@ class Movi:
                     raise RecordError(f"{file!r}, record {number}: not a MOVi clip ({error})") from error
 
 
+def _refuse_missing_shards(files: list[str]) -> None:
+    """RecordError where of files that number themselves (-00000-of-00002) some are not there."""
+    found: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        match = re.fullmatch(r"(.*)-(\d{5,})-of-(\d{5,})(.*)", file)
+        if match:
+            found.setdefault((f"{match[1]}*{match[4]}", int(match[3])), set()).add(int(match[2]))
+    for (name, count), numbers in found.items():
+        missing = next((number for number in range(count) if number not in numbers), None)
+        if missing is not None:
+            raise RecordError(
+                f"{name!r}: {len(numbers)} of {count} shards, number {missing} is missing; complete the copy "
+                "or name single files"
+            )
+
+
 def clip_of(features: dict[str, Feature], with_flow: bool) -> Scenes:
     """One clip from the features of its record."""
     frames = np.stack([read_image(bytes(picture)) for picture in features["video"]])
     labels = np.stack([read_labels(bytes(picture)) for picture in features["segmentations"]])
+    if frames.shape[:3] != labels.shape:
+        sizes = (" x ".join(map(str, part.shape[:3])) for part in (frames, labels))
+        raise ValueError("{} frames with {} segmentations (number, height, width)".format(*sizes))
     image = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(255)
     clip: Scenes = {"image": image[None], "masks": torch.from_numpy(labels.astype(np.int64))[None]}
     if with_flow:

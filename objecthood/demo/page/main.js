@@ -10,7 +10,7 @@ const isCalm = matchMedia("(prefers-reduced-motion: reduce)");
 
 const get = (id) => document.getElementById(id);
 const state = { model: null, view: "look", iteration: 10, numSlots: 6, iterations: 10, seed: 0, spread: 0 };
-let engine, config, timer = 0, running = false, isStale = false, sceneSeed = Math.floor(Math.random() * 1e6);
+let engine, config, timer = 0, running = null, isStale = false, sceneSeed = Math.floor(Math.random() * 1e6);
 
 const asks = { newScene, take, toggle, move };
 const benches = ["A", "B"].map((name) => new Bench(name, asks));
@@ -18,11 +18,14 @@ const otherOf = (bench) => benches[1 - benches.indexOf(bench)];
 
 // What is computed and shown
 
-/** Bring everything up to date; calls that come meanwhile are answered by one more round. */
-async function refresh() {
+/** Bring everything up to date; calls that come meanwhile are answered by one more round, and wait for it. */
+function refresh() {
   isStale = true;
-  if (running) return;
-  running = true;
+  running ??= rounds().finally(() => { running = null; });
+  return running;
+}
+
+async function rounds() {
   document.body.dataset.state = "busy";
   try {
     while (isStale) {
@@ -34,8 +37,6 @@ async function refresh() {
   } catch (error) {
     document.body.dataset.state = "failed";
     say(error.message);
-  } finally {
-    running = false;
   }
 }
 
@@ -66,6 +67,7 @@ function render() {
     const guests = other.ownLayers(at).filter(({ index }) => other.away.has(index));
     bench.render({ view, iteration: at, iterations, model, guests, other });
   }
+  showIteration(at);
 }
 
 function say(text) {
@@ -152,8 +154,12 @@ function stop() {
   get("play").firstElementChild.textContent = "▶";
 }
 
+/** The next to be shown; the slider follows when it is, so that it never says another than is seen. */
 function setIteration(value) {
   state.iteration = value;
+}
+
+function showIteration(value) {
   get("iteration").value = value;
   get("iteration-value").textContent = `${value} of ${state.iterations}`;
 }
