@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
 import os
 import sys
 import typing
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,9 +84,8 @@ def predict(arguments: list[str]) -> int:
     model = load_model(options.weights, find_recipe(options.recipe) if options.recipe else None)
     model = model.to(choose_device(options.device))
     from objecthood.inference.predict_video import are_videos
-    from objecthood.runtime.progress import warnings_in_lines
 
-    with warnings_in_lines():
+    with _warnings_in_lines():
         if options.pictures and are_videos(options.pictures, model):
             if options.also:
                 raise UsageError(f"--also (={options.also}) is for pictures, not for videos; leave it away")
@@ -223,3 +224,31 @@ def _without_results(paths: Iterable[str], out: str) -> list[str]:
     if not kept:
         raise ValueError(f"no video to look at but results in {out}; name videos")
     return kept
+
+
+@contextlib.contextmanager
+def _warnings_in_lines() -> Iterator[None]:
+    """The first `ImageWarning` of a kind as a line on stderr; at the end, how many more files it was given
+    of."""
+    from objecthood.data.io.images import ImageWarning
+
+    told: dict[str, set[str]] = {}
+
+    def show(message: Warning | str, *rest: Any, **more: Any) -> None:
+        if not isinstance(message, ImageWarning):
+            return others(message, *rest, **more)
+        name, problem = map(str, message.args)
+        if problem not in told:
+            print(f"warning: {message}", file=sys.stderr)
+        told.setdefault(problem, set()).add(name)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ImageWarning)
+        others = warnings.showwarning
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            for problem, names in told.items():
+                if len(names) > 1:
+                    print(f"warning: {len(names) - 1} more: {problem}", file=sys.stderr)

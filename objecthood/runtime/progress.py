@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
-import warnings
-from collections.abc import Iterator
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from objecthood.data.io.images import ImageWarning
 
 
 class RunProgress:
@@ -66,29 +60,3 @@ class RunProgress:
             self.bar.console.print(text, highlight=False, markup=False)
         else:
             print(text, flush=True)
-
-
-@contextlib.contextmanager
-def warnings_in_lines() -> Iterator[None]:
-    """The first `ImageWarning` of a kind as a line on stderr; at the end, how many more files it was given
-    of."""
-    told: dict[str, set[str]] = {}
-
-    def show(message: Warning | str, *rest: Any, **more: Any) -> None:
-        if not isinstance(message, ImageWarning):
-            return others(message, *rest, **more)
-        name, problem = map(str, message.args)
-        if problem not in told:
-            print(f"warning: {message}", file=sys.stderr)
-        told.setdefault(problem, set()).add(name)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", ImageWarning)
-        others = warnings.showwarning
-        warnings.showwarning = show
-        try:
-            yield
-        finally:
-            for problem, names in told.items():
-                if len(names) > 1:
-                    print(f"warning: {len(names) - 1} more: {problem}", file=sys.stderr)
