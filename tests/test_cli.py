@@ -298,7 +298,7 @@ NOT_POSSIBLE = [
     ("evaluate none", "no weight file at none"),
     ("evaluate NEW", "no weight file|not a run folder"),
     ("evaluate FILE", "not a weight file"),
-    ("evaluate RUN --recipe sprites --num-scenes 1", "Resize them first"),
+    ("evaluate RUN --recipe sprites --num-scenes 1", "Resize with"),
     ("predict none.png --weights RUN --out NEW", "no such file"),
     ("predict FILE --weights RUN --out NEW", "not a readable picture"),
     ("predict FILE --weights RUN --out RUN", "name a new or an empty folder"),

@@ -123,12 +123,14 @@ def train(arguments: list[str]) -> int:
     with contextlib.nullcontext() if distributed.is_first() else distributed.silence():
         device = choose_device(chosen.device, recipe)
 
+    from objecthood.cli.predict import warnings_in_lines
     from objecthood.train import train as train_recipe
     from objecthood.training.run_log import TRACKERS
 
     settings: dict[str, Any] = {"resume": bool(chosen.resume), "compile": chosen.compile}
     settings["log"] = several("log", chosen.log, TRACKERS)
-    result = distributed.reporting(train_recipe)(recipe, out, device=str(device), **settings)
+    with warnings_in_lines():
+        result = distributed.reporting(train_recipe)(recipe, out, device=str(device), **settings)
     if not distributed.is_first():
         return 0
     _print_scores(

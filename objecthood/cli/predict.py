@@ -85,7 +85,7 @@ def predict(arguments: list[str]) -> int:
     model = model.to(choose_device(options.device))
     from objecthood.inference.predict_video import are_videos
 
-    with _warnings_in_lines():
+    with warnings_in_lines():
         if options.pictures and are_videos(options.pictures, model):
             if options.also:
                 raise UsageError(f"--also (={options.also}) is for pictures, not for videos; leave it away")
@@ -227,7 +227,7 @@ def _without_results(paths: Iterable[str], out: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _warnings_in_lines() -> Iterator[None]:
+def warnings_in_lines() -> Iterator[None]:
     """The first `ImageWarning` of a kind as a line on stderr; at the end, how many more files it was given
     of."""
     from objecthood.data.io.images import ImageWarning
