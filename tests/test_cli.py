@@ -160,7 +160,7 @@ def test_a_stopped_run_is_told_once(capsys, tmp_path, monkeypatch):
     assert typed[-3:] == ["train", "--resume", str(out)] and shutil.which(typed[0])
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert shlex.split(typed_here()) == [sys.executable, "-m", "objecthood"]
-    monkeypatch.setattr(main, "run", refusing_to_go_on)
+    monkeypatch.setattr("objecthood.cli.main.run", refusing_to_go_on)
     assert main(["list"]) == 130 and capsys.readouterr().err == "stopped\n"
 
 
