@@ -35,8 +35,8 @@ def test_slots_may_be_handed_on():
     alone, handed = (model(CLIPS["image"], handed_on=on) for on in (False, True))
     torch.testing.assert_close(alone.slots[:, 0], handed.slots[:, 0], rtol=1e-4, atol=1e-5)
     first, second = (model.features(CLIPS["image"][:, time]).flatten(1, 2) for time in (0, 1))
-    found = model.grouping(first)
-    again = model.grouping(second, None, 1, found.means, found.attention)
+    found = model.grouping.cluster(first)
+    again = model.grouping.cluster(second, None, 1, found.means, found.attention)
     torch.testing.assert_close(again.slots, handed.slots[:, 1], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(alone.slots[:, 1], handed.slots[:, 1])
 
