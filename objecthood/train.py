@@ -104,6 +104,12 @@ def take_steps(
     torch.manual_seed(recipe.seed)
     model = recipe.build_model().to(place)
     model.to(memory_format=torch.channels_last)
+    frozen = checkpoint.frozen_facts(model)
+    if not processes.agree(json.dumps(frozen)):
+        raise ValueError(
+            f"processes restored different frozen weights ({frozen} in process {processes.rank}); name a "
+            "revision in the recipe, and have every machine find the same files"
+        )
     optimizers = recipe.build_optimizers(model)
     average = AveragedModel(model, multi_avg_fn=averaging(recipe.average))
     both = nn.ModuleList([model, average])
@@ -222,6 +228,7 @@ def take_steps(
     if processes.first:
         facts: dict[str, Any] = {"processes": processes.count, "compile": compile}
         facts |= {"skipped_steps": guard.skipped, "machine": describe(place)}
+        facts |= {"frozen": frozen} if frozen else {}
         with StopRequest() as stop, told_how_to_go_on(out), stop.at_once():
             finish(recipe, average.module, shown, out, clock, log, facts)
 

@@ -14,14 +14,15 @@ from typing import Any
 from objecthood.runtime.limits import HEADER_BYTES
 
 FORMAT = "objecthood-weights-1"
-_IN_JSON = ("recipe", "scores", "usual")
+_IN_JSON = ("recipe", "scores", "usual", "frozen")
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
     """Recipe, version, commit, scores and what is `usual` (`familiarity`), without reading a tensor.
 
-    "parameters" is the number of all weights. Raises ValueError, in one line, where there is no such file, it
-    is cut short, or is not one of ours.
+    "parameters" is the number of all weights in the file. "frozen" names the parts of the model whose weights
+    are not in it (`nn.frozen.Identity`), by where they are in the model. Raises ValueError, in one line,
+    where there is no such file, it is cut short, or is not one of ours.
 
     Example:
         >>> from objecthood.hub import PRETRAINED
@@ -37,6 +38,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
         if metadata.get("format") != FORMAT:
             raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
         metadata.setdefault("usual", "{}")  # not in files of version 0.1.0
+        metadata.setdefault("frozen", "{}")  # only in files of models with frozen parts
         facts = metadata | {key: json.loads(metadata[key]) for key in _IN_JSON}
         parameters = sum(_product(tensor["shape"]) for tensor in tensors.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

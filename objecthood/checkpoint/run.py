@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import objecthood
 from objecthood.checkpoint.header import FORMAT, read_description
 from objecthood.checkpoint.reference import load_reference
+from objecthood.nn import frozen
 from objecthood.recipes import Recipe, from_dict
 from objecthood.runtime import limits
 from objecthood.runtime.environment import commit
@@ -52,8 +53,13 @@ def save(
     usual: dict[str, Any] | None = None,
 ) -> Path:
     """Write weights with recipe, version, commit, scores and what is `usual` (`familiarity.usual`) in the
-    metadata, as safetensors; atomically. The same weights and facts give the same bytes."""
+    metadata, as safetensors; atomically. The same weights and facts give the same bytes.
+
+    Frozen parts (`nn.frozen`) are named in the metadata, and their weights left out. Raises NotSaved where
+    the file cannot be written; ValueError where the weights of a frozen part were changed.
+    """
     path = Path(path)
+    frozen.check_unchanged(model)
     metadata = {
         "format": FORMAT,
         "recipe": json.dumps(recipe.to_dict()),
@@ -62,6 +68,8 @@ def save(
         "scores": json.dumps(scores or {}),
         "usual": json.dumps(usual or {}),
     }
+    if parts := frozen_facts(model):
+        metadata["frozen"] = json.dumps(parts)
     staged = staged_name(path)
     try:
         _write_tensors(model.state_dict(), staged, metadata)
@@ -80,8 +88,9 @@ def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
     """The model of a weight file, ready for use; its recipe is at `model.recipe`, and what is
     usual for it (`familiarity`) at `model.usual`. `hub.load` takes names as well.
 
-    A file made by a recipe class of your own needs that `recipe`. Raises ValueError where the file is
-    missing, is not ours, or does not fit the recipe.
+    A file made by a recipe class of your own needs that `recipe`. Frozen parts (`nn.frozen`), whose weights
+    are not in the file, are restored from what it names. Raises ValueError where the file is missing, is not
+    ours, or does not fit the recipe, or a frozen part cannot be found or has other weights.
 
     Example:
         >>> import tempfile
@@ -96,10 +105,14 @@ def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
     if recipe is None:
         recipe = described_recipe(path)
     try:
-        with no_more_weights_than(description["parameters"]):
+        parts = frozen.from_json(description["frozen"])
+        with no_more_weights_than(description["parameters"]), frozen.only(parts):
             check_buffers(recipe)
             tensors = load_file(path)
             model = recipe.build_model()
+        frozen.compare(parts, frozen.identities(model))
+    except frozen.FrozenPartError as error:
+        raise ValueError(f"{path} cannot be loaded: {error}") from error
     except Exception as error:  # a crafted recipe makes anything fail
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} cannot be loaded as {recipe.name!r}: {reason}; train anew") from error
@@ -145,13 +158,20 @@ def no_more_weights_than(count: int) -> Iterator[None]:
     them.
 
     The recipe of a stranger's file says how large a model to build; the file says how many weights it holds.
-    Twice as many pass, and a million: modules that are built and replaced count as well.
+    Twice as many pass, and a million: modules that are built and replaced count as well. Weights of frozen
+    parts, which no file holds, are counted apart, up to `limits.FROZEN_WEIGHTS`.
     """
-    thread, found = threading.get_ident(), 0
+    thread, found, restored = threading.get_ident(), 0, 0
 
     def add(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal found
-        if threading.get_ident() == thread and parameter is not None:
+        nonlocal found, restored
+        if threading.get_ident() != thread or parameter is None:
+            return
+        if frozen.is_restoring():
+            restored += parameter.numel()
+            if restored > limits.FROZEN_WEIGHTS:
+                raise ValueError(f"more than {limits.FROZEN_WEIGHTS:,} weights in frozen parts")
+        else:
             found += parameter.numel()
             if found > 2 * count + 1_000_000:
                 raise ValueError(f"its recipe asks for more weights than the {count:,} it holds")
@@ -161,6 +181,11 @@ def no_more_weights_than(count: int) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def frozen_facts(model: nn.Module) -> dict[str, dict[str, str]]:
+    """The identities of a model's frozen parts, as JSON values; empty without any."""
+    return frozen.to_json(frozen.identities(model))
 
 
 def check_space(folder: Path, model: nn.Module) -> None:
@@ -178,11 +203,14 @@ def save_checkpoint(
     folder: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], facts: dict[str, Any]
 ) -> Path:
     """Write `folder/step_NNNNNNNN` and remove what is older than the newest `KEPT` whole checkpoints; `facts`
-    are JSON values kept beside it.
+    are JSON values kept beside it. Frozen parts (`nn.frozen`) are named there, and their weights left out.
 
     Raises NotSaved where that cannot be done; what was saved before is then whole. ValueError where `folder`
-    is a symbolic link.
+    is a symbolic link, or the weights of a frozen part were changed.
     """
+    frozen.check_unchanged(model)
+    if parts := frozen_facts(model):
+        facts = facts | {"frozen": parts}
     staged, final = folder / f".tmp-{uuid.uuid4().hex}", folder / f"step_{step:08d}"
     try:
         real_folder(folder)
@@ -242,7 +270,8 @@ def restore(
     """Fill model and optimizers from the newest whole checkpoint of `folder` and return its facts; None
     without any.
 
-    Raises ValueError where it is whole and not of this model, or `folder` is a symbolic link.
+    Raises ValueError where it is whole and not of this model, or was made with other frozen weights, or
+    `folder` is a symbolic link.
     """
     for checkpoint in _checkpoints(refuse_link(folder)):
         fault = _fault(checkpoint)
@@ -255,6 +284,7 @@ def restore(
             facts = json.loads((checkpoint / "state.json").read_text())
             if type(facts["step"]) is not int or facts["step"] < 0:
                 raise ValueError(f"its step is {facts['step']!r}")
+            frozen.compare(frozen.from_json(facts.get("frozen", {})), frozen.identities(model))
             differences = _differences(model.state_dict(), tensors)
             if not differences:
                 model.load_state_dict(tensors)

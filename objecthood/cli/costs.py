@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from objecthood.nn.frozen import frozen_parts
 from objecthood.recipes import Recipe
 from objecthood.train import step_seed
 
@@ -18,8 +19,9 @@ FEW = 8
 def costs(recipe: Recipe) -> dict[str, Any]:
     """Facts of `recipe`, ready for JSON, from its model and the loss of a few scenes in float32.
 
-    "parameters" by part and in all; "training_scenes", or "endless"; "weights_bytes": weights, gradients,
-    averages and what optimisers keep, at most; "activations_bytes": what the backward pass of a whole batch
+    "parameters" by part and in all; "frozen_parameters", which are neither trained nor stored, where the
+    model has any; "training_scenes", or "endless"; "weights_bytes": weights, gradients, averages and what
+    optimisers keep, at most, and frozen weights; "activations_bytes": what the backward pass of a whole batch
     needs, weights not counted. The global generator is left as it was. Raises ValueError where its data is
     not there.
 
@@ -50,9 +52,12 @@ def costs(recipe: Recipe) -> dict[str, Any]:
         name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()
     }
     every = sum(weight.numel() for weight in model.parameters())
-    return {
-        "parameters": parts | {"all": every},
+    frozen = frozen_parts(model)
+    facts: dict[str, Any] = {"parameters": parts | {"all": every}}
+    if frozen:
+        facts["frozen_parameters"] = {path: part.num_weights for path, part in frozen.items()}
+    return facts | {
         "training_scenes": "endless" if dataset.endless else len(dataset),
-        "weights_bytes": 4 * every * 5,
+        "weights_bytes": 4 * every * 5 + sum(part.num_bytes for part in frozen.values()),
         "activations_bytes": round(sum(kept.values()) * recipe.batch_size / few.batch_size),
     }

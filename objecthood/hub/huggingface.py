@@ -186,6 +186,8 @@ def _facts(source: str | Path, told: Mapping[str, Any]) -> tuple[Path, dict[str,
         "bytes": file.stat().st_size,
         "sha256": hub.sha256_of(file),
     }
+    if description["frozen"]:
+        facts["frozen"] = description["frozen"]
     return file, facts | told
 
 

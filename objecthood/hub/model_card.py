@@ -147,6 +147,12 @@ def _file(facts: Mapping[str, Any]) -> str:
     lines = [f"- SHA-256 `{facts['sha256']}`"]
     if "bytes" in facts:
         lines.append(f"- {facts['parameters']:,} parameters, {facts['bytes']:,} bytes, safetensors")
+    for part in facts.get("frozen", {}).values():
+        revision = f", revision `{part['revision']}`" if part["revision"] else ""
+        lines.append(
+            f"- frozen weights `{part['name']}`{revision} are not in the file; loading restores them and "
+            f"compares the SHA-256 of their tensors, `{part['sha256']}`"
+        )
     lines.append(f"- licence {facts['licence']}")
     if trained:
         cpu, wall, machine = (trained[key] for key in ("cpu_seconds", "wall_seconds", "machine"))

@@ -37,7 +37,8 @@ class Pretrained:
     """All that is published: "recipe" (name), "settings", "seed", "chosen" (how the seed was), "parameters",
     "bytes", "sha256", "licence", "data", "limits", "scores" and "protocol" (test scenes), "validation" and
     "test_by_seed", "usual" and "warnings" (share of pictures, by kind, that are told to be unlike what was
-    trained on), "trained" (costs, machine, commit), "picture"."""
+    trained on), "trained" (costs, machine, commit), "picture", and "frozen" (identities by place) where parts
+    of the model are not in the file."""
     folder: Path = WEIGHTS
 
     @property

@@ -33,6 +33,7 @@ from objecthood.nn import (
 from objecthood.nn.color_transforms import shading_free, symmetric, with_and_without_shading
 from objecthood.nn.decoders import Painting
 from objecthood.nn.encoders import check_pictures
+from objecthood.nn.frozen import share_weights
 from objecthood.nn.precision import at_least_float32
 from objecthood.nn.slot_frames import CentredPatchDecoder, OwnFrame
 
@@ -211,7 +212,8 @@ class SlotAutoencoder(SlotModel):
         return self.compose(painting.appearance, painting.mask_logits)[0]
 
     def twin(self, resolution: int, build: Callable[[int], SlotAutoencoder]) -> SlotAutoencoder:
-        """This model for pictures of another side: all weights and buffers are the same tensors.
+        """This model for pictures of another side: all weights and buffers are the same tensors, those of
+        frozen parts included.
 
         `build` makes it for a resolution, with weights of the same shapes; it is asked once.
 
@@ -228,6 +230,7 @@ class SlotAutoencoder(SlotModel):
             with torch.random.fork_rng(devices=[]):
                 twin = build(resolution).to(next(self.parameters()).device)
             twin.load_state_dict(self.state_dict(keep_vars=True), assign=True)
+            share_weights(self, twin)
             self.twins[resolution] = twin
         return self.twins[resolution]
 

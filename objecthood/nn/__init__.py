@@ -5,6 +5,7 @@ from objecthood.nn.background_merge import unite_grounds
 from objecthood.nn.decoders import PatchDecoder, SpatialBroadcastDecoder
 from objecthood.nn.dynamics import ResidualPredictor, TransformerPredictor
 from objecthood.nn.encoders import ConvEncoder
+from objecthood.nn.frozen import Frozen
 from objecthood.nn.grouping import SLOT_MODULES, Grouping, SlotModuleOptions
 from objecthood.nn.initial_slots import ConditionedSlots, GaussianSlots, LearnedSlots
 from objecthood.nn.matching import assign
@@ -19,6 +20,7 @@ __all__ = [
     "CompactPrior",
     "ConditionedSlots",
     "ConvEncoder",
+    "Frozen",
     "GaussianSlots",
     "Grouping",
     "LearnedSlots",

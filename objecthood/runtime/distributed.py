@@ -8,6 +8,7 @@ these and the loop: who am I, on which device, and what do the others say?
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import signal
@@ -70,6 +71,12 @@ class Processes:
     def largest(self, *values: float) -> list[float]:
         """The largest of each over processes; all must ask."""
         return self._reduce(values, dist.ReduceOp.MAX)
+
+    def agree(self, text: str) -> bool:
+        """Whether `text` is the same in all processes; all must ask."""
+        number = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)  # 48 bits: exact as a float64
+        least, most = self.largest(-number, number)
+        return -least == most
 
     def wait(self) -> None:
         """Until all have come here."""

@@ -26,6 +26,8 @@ HEADER_BYTES = 1_000_000
 """Size of a weight file's header, enough for ten thousand tensors (the format allows 100 MB)."""
 BUFFER_BYTES = 2**28
 """Size of the tables that a model computes from its recipe and that no weight file holds."""
+FROZEN_WEIGHTS = 2**32
+"""Weights of the frozen parts of a model from a file (DINOv2's largest, ViT-g, has 1.1 billion)."""
 RESOLUTION = 2048
 """Side of a model's images, in pixels."""
 SLOTS = 256
@@ -50,6 +52,7 @@ TABLE: dict[str, str] = {
     f"{ARCHIVE_ARRAYS:,} arrays",
     "largest weight header": f"{HEADER_BYTES:,} bytes",
     "largest model tables": f"{BUFFER_BYTES:,} bytes beside the weights",
+    "largest frozen parts": f"{FROZEN_WEIGHTS:,} weights, which no file of ours holds",
     "largest resolution": f"{RESOLUTION:,} pixels a side",
     "most slots": f"{SLOTS:,}",
     "most iterations": f"{ITERATIONS:,} of Slot Attention",

@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.nn import functional
 
 import objecthood as oh
-from objecthood.analysis import out_of_distribution
-from objecthood import hub
+from objecthood import checkpoint, hub
 from objecthood.visualize import figures
+from objecthood.analysis import out_of_distribution
 from objecthood.data.clevr_render.clevr_like import SAMPLES, ClevrLike
 from objecthood.data.io.images import resize_image
 from objecthood.data.generated.sprites import Sprites
@@ -175,6 +175,8 @@ def publish(name: str, runs: list[Path], data_path: str | None) -> None:
         "trained": {key: result[key] for key in ("cpu_seconds", "wall_seconds", "machine")},
         "parameters": sum(parameter.numel() for parameter in model.state_dict().values()),
     } | describe_file(hub.WEIGHTS / f"{name}.safetensors")
+    if frozen := checkpoint.frozen_facts(model):
+        facts["frozen"] = frozen
     (hub.WEIGHTS / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -206,6 +208,8 @@ def write_weights(
     """The same tensors and metadata, with what is usual (and other scores), without where scenes lay."""
     description = read_description(source)
     description.pop("parameters")
+    if not description["frozen"]:
+        description.pop("frozen")
     if description["recipe"].get("data_path"):
         description["recipe"]["data_path"] = Path(description["recipe"]["data_path"]).name
     description |= {"usual": usual} | ({"scores": scores} if scores else {})

@@ -1,0 +1,354 @@
+"""Frozen parts of a model: pretrained weights that it uses, does not train, and does not store.
+
+A model may contain a pretrained network (a backbone) that is far larger than what is trained. Its weights are
+published elsewhere, so checkpoints and weight files name them by `Identity` (name, revision, SHA-256) instead
+of holding a copy, and loading restores them from there and compares the SHA-256.
+
+An identity comes from files of others. Its name and revision must therefore match strict patterns, and its
+kind must be a key of the table `RESTORERS`: nothing in a file is imported or run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+Restorer: TypeAlias = Callable[[str, str], tuple[nn.Module, str]]
+"""Takes a name without its kind, and a revision ("": the newest, or the only one); returns the module and its
+exact revision."""
+
+RESTORERS: dict[str, Restorer] = {}
+"""Function by kind, the part of a name before the colon: "hf" restores "hf:facebook/dinov2-small"."""
+
+_NAME = re.compile(
+    r"[a-z][a-z0-9]{0,19}:[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(?:/[A-Za-z0-9][A-Za-z0-9_.-]{0,99})?"
+)
+_REVISION = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9_.-]{0,99})?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+NO_VALUES = "0" * 64
+"""Stands for the SHA-256 of a part on PyTorch's meta device, whose tensors have no values."""
+
+
+class FrozenPartError(ValueError):
+    """A frozen part cannot be restored, or its weights differ from those that were used. One line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """Which weights a frozen part has; equal identities mean equal tensors.
+
+    Attributes:
+        name: "KIND:NAME" or "KIND:OWNER/NAME", with a kind of `RESTORERS`.
+        revision: version or commit of the published weights; "" where there is only one.
+        sha256: of the tensors (`sha256_of`), in hexadecimal.
+
+    Raises:
+        FrozenPartError: one of them does not match its pattern, or the kind is unknown.
+    """
+
+    name: str
+    revision: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.revision)
+        if not _SHA256.fullmatch(self.sha256):
+            raise FrozenPartError(
+                f"the SHA-256 of frozen part {self.name!r} (={self.sha256!r:.80}) must be 64 hexadecimal "
+                "digits"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.revision}" if self.revision else self.name
+
+
+def _check(name: str, revision: str) -> None:
+    """FrozenPartError where a name or a revision is not one that can be restored."""
+    if not _NAME.fullmatch(name):
+        raise FrozenPartError(
+            f"frozen part {name!r:.80} must be named KIND:NAME or KIND:OWNER/NAME, in letters, digits, '_', "
+            "'.' and '-'"
+        )
+    kind = name.partition(":")[0]
+    if kind not in RESTORERS:
+        known = ", ".join(sorted(RESTORERS)) or "none here"
+        raise FrozenPartError(
+            f"frozen part {name!r} has an unknown kind {kind!r}, not one of: {known}; update objecthood, or "
+            "import the module that defines this kind"
+        )
+    if not _REVISION.fullmatch(revision):
+        raise FrozenPartError(
+            f"the revision of frozen part {name!r} (={revision!r:.80}) must consist of letters, digits, '_', "
+            "'.' and '-'"
+        )
+
+
+class Frozen(nn.Module):
+    """A module in evaluation mode, whose weights are neither trained nor part of the model's state.
+
+    `parameters()`, `buffers()` and `state_dict()` of a model do not contain its tensors, so that optimisers,
+    averaged weights, DistributedDataParallel, checkpoints and weight files leave them out; `train()` does not
+    change its mode. `to()` and its relatives move it. A deep copy shares its tensors until one of the two is
+    moved. Modules inside are not reached by `modules()` or hooks of the model; they are at `module`.
+
+    Recipes build one with `restore`, which finds the module by its name.
+
+    Args:
+        module: the part; its parameters no longer require a gradient.
+        name: "KIND:NAME" or "KIND:OWNER/NAME", from which `RESTORERS[KIND]` restores `module`.
+        revision: which version of it; "" where there is only one.
+
+    Raises:
+        FrozenPartError: `RESTORERS` cannot restore a part of that name or revision.
+    """
+
+    def __init__(self, module: nn.Module, name: str, revision: str = ""):
+        super().__init__()
+        _check(name, revision)
+        self._held = (module.eval().requires_grad_(False),)  # in a tuple, which nn.Module does not register
+        self.identity = Identity(name, revision, sha256_of(module))
+        """Name, revision and SHA-256 of the weights at construction."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The part itself."""
+        return self._held[0]
+
+    @property
+    def num_weights(self) -> int:
+        """How many numbers its parameters hold."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of its parameters and buffers."""
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @torch.no_grad()
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """What the part gives, without a gradient."""
+        return self.module(*inputs, **options)
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    def extra_repr(self) -> str:
+        return f"{self.identity}, {type(self.module).__name__}, {self.num_weights:,} parameters, not stored"
+
+    @torch.no_grad()
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
+        """What `to()`, `cuda()`, `half()` and others call. A copy takes the place of a module that is moved:
+        deep copies of this part may hold it as well."""
+        old = [*self.module.parameters(), *self.module.buffers()]
+        new = [fn(tensor) for tensor in old]
+        if any(one is not other for one, other in zip(old, new, strict=True)):
+            memo: dict[int, Any] = {}
+            for one, other in zip(old, new, strict=True):
+                is_new_parameter = isinstance(one, nn.Parameter) and one is not other
+                memo[id(one)] = nn.Parameter(other, requires_grad=False) if is_new_parameter else other
+            self._held = (copy.deepcopy(self.module, memo),)
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Frozen:
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        own = {name: value for name, value in self.__dict__.items() if name != "_held"}
+        copied.__dict__ = copy.deepcopy(own, memo) | {"_held": self._held}
+        return copied
+
+
+def sha256_of(module: nn.Module) -> str:
+    """SHA-256 over the tensors of a module's state, in hexadecimal; `NO_VALUES` on the meta device.
+
+    Tensors come in the order of their names. Of each, a line of JSON ([name, dtype, shape]) is hashed, then
+    its values in row-major order, as little-endian bytes.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if tensor.is_meta:
+            return NO_VALUES
+        kind = str(tensor.dtype).removeprefix("torch.")
+        digest.update(json.dumps([name, kind, list(tensor.shape)]).encode() + b"\n")
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(memoryview(values.view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def frozen_parts(model: nn.Module) -> dict[str, Frozen]:
+    """The frozen parts of a model, by where they are in it ("encoder.backbone")."""
+    return {path: part for path, part in model.named_modules() if isinstance(part, Frozen)}
+
+
+def identities(model: nn.Module) -> dict[str, Identity]:
+    """The identities of a model's frozen parts, by where they are in it."""
+    return {path: part.identity for path, part in frozen_parts(model).items()}
+
+
+def to_json(found: Mapping[str, Identity]) -> dict[str, dict[str, str]]:
+    """Identities as JSON values, as `from_json` reads them."""
+    return {path: dataclasses.asdict(identity) for path, identity in found.items()}
+
+
+def from_json(facts: object) -> dict[str, Identity]:
+    """Identities from JSON values of a file, which may be anything.
+
+    Raises:
+        FrozenPartError: they are not what `to_json` writes, or name what cannot be restored.
+    """
+    if not isinstance(facts, dict):
+        raise FrozenPartError(f"frozen parts must be listed by place; got {facts!r:.60}")
+    fields = {field.name for field in dataclasses.fields(Identity)}
+    for path, one in facts.items():
+        if not isinstance(one, dict) or one.keys() != fields or not all(type(v) is str for v in one.values()):
+            raise FrozenPartError(
+                f"frozen part at {path!r:.60} must have the texts {', '.join(sorted(fields))}; got "
+                f"{one!r:.60}"
+            )
+    return {path: Identity(**one) for path, one in facts.items()}
+
+
+def check_unchanged(model: nn.Module) -> None:
+    """Hash the frozen parts of a model anew: what is written next leaves their weights out.
+
+    Raises:
+        FrozenPartError: weights are no longer those that were restored.
+    """
+    hashed: dict[int, str] = {}
+    for path, part in frozen_parts(model).items():
+        place = id(part.module)  # copies share it
+        hashed[place] = found = hashed.get(place) or sha256_of(part.module)
+        if found != part.identity.sha256:
+            raise FrozenPartError(
+                f"the weights of frozen part {path!r} ({part.identity}) were changed: their SHA-256 was "
+                f"{part.identity.sha256} and is {found}, and files do not hold them; leave weights and dtype "
+                "as they were restored, or make the part trainable instead of `Frozen`"
+            )
+
+
+def compare(wanted: Mapping[str, Identity], found: Mapping[str, Identity]) -> None:
+    """Whether frozen parts are the same, place by place.
+
+    Args:
+        wanted: what was used when a file was written.
+        found: what the model has now.
+
+    Raises:
+        FrozenPartError: a part is missing, is too many, or has other weights.
+    """
+    for path in sorted(wanted.keys() | found.keys()):
+        one, other = wanted.get(path), found.get(path)
+        if one is None or other is None:
+            raise FrozenPartError(
+                f"the model has {other or 'no frozen part'} at {path!r}, and the file names {one or 'none'}; "
+                "take the recipe that the file was made with"
+            )
+        if one != other:
+            raise FrozenPartError(
+                f"frozen part {path!r} is {other} with SHA-256 {other.sha256}, and the file was made with "
+                f"{one} with SHA-256 {one.sha256}; restore those weights, for the trained ones fit no others"
+            )
+
+
+def share_weights(model: nn.Module, twin: nn.Module) -> None:
+    """Have the frozen parts of `twin` hold the tensors of those of `model`, a model of the same weights.
+
+    Raises:
+        FrozenPartError: they do not have the same frozen parts.
+    """
+    compare(identities(model), identities(twin))
+    own = frozen_parts(model)
+    for path, part in frozen_parts(twin).items():
+        part.module.load_state_dict(own[path].module.state_dict(keep_vars=True), assign=True)
+
+
+@dataclasses.dataclass
+class _Allowed:
+    """What `restore` may restore while a file is loaded, and what it has."""
+
+    identities: tuple[Identity, ...]
+    restored: dict[tuple[str, str], Frozen] = dataclasses.field(default_factory=dict)
+
+
+_allowed: ContextVar[_Allowed | None] = ContextVar("allowed", default=None)
+_restoring: ContextVar[bool] = ContextVar("restoring", default=False)
+
+
+def is_restoring() -> bool:
+    """Whether a `Restorer` is at work: weights that are made now are those of a frozen part."""
+    return _restoring.get()
+
+
+@contextlib.contextmanager
+def only(wanted: Mapping[str, Identity]) -> Iterator[None]:
+    """Within, `restore` takes the revisions of these identities, restores each once, and refuses all others:
+    a recipe from someone else's file gets the parts that the file names."""
+    token = _allowed.set(_Allowed(tuple(wanted.values())))
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def restore(name: str, revision: str = "") -> Frozen:
+    """The frozen part of that name, from where `RESTORERS` finds it.
+
+    Random numbers of the global generator are not used up, so that the weights of the rest of the model do
+    not depend on how a part is built.
+
+    Args:
+        name: "KIND:NAME" or "KIND:OWNER/NAME".
+        revision: which version of it; "": the one that a file names while it is loaded, else the restorer's
+            choice.
+
+    Raises:
+        FrozenPartError: the name is malformed, its kind is unknown, or the part cannot be found.
+
+    Example:
+        >>> RESTORERS["example"] = lambda name, revision: (nn.Linear(3, int(name)), "1")
+        >>> part = restore("example:2")
+        >>> part.identity.name, part.identity.revision, list(part.parameters())
+        ('example:2', '1', [])
+        >>> _ = RESTORERS.pop("example")
+    """
+    _check(name, revision)
+    allowed = _allowed.get()
+    if allowed is None:
+        return _restore(name, revision)
+    for one in allowed.identities:
+        if one.name == name and revision in ("", one.revision):
+            key = (name, one.revision)
+            if key not in allowed.restored:
+                allowed.restored[key] = _restore(*key)
+            return copy.deepcopy(allowed.restored[key])
+    named = ", ".join(sorted({str(one) for one in allowed.identities})) or "none"
+    wanted = f"{name}@{revision}" if revision else name
+    raise FrozenPartError(f"the recipe needs frozen part {wanted}, and the file names {named}")
+
+
+def _restore(name: str, revision: str) -> Frozen:
+    kind, _, rest = name.partition(":")
+    token = _restoring.set(True)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            module, exact = RESTORERS[kind](rest, revision)
+    except Exception as error:  # what a network and foreign libraries may raise is no short list
+        reason = " ".join(str(error).split()) or type(error).__name__
+        wanted = f"{name}@{revision}" if revision else name
+        raise FrozenPartError(f"frozen part {wanted} cannot be found ({reason})") from error
+    finally:
+        _restoring.reset(token)
+    part = Frozen(module, name, exact)
+    place = torch.empty(0).device  # of a surrounding `with torch.device(...)`; meta only counts what is built
+    return part if place.type == "meta" else part.to(place)
