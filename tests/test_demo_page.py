@@ -2,6 +2,7 @@
 themselves."""
 
 import io
+import itertools
 from pathlib import Path
 
 import jaxtyping
@@ -17,11 +18,11 @@ from browser import DONE, Visit, chromium, serving_folder
 from serving import serving
 
 import objecthood as oh
-from objecthood.data.io.images import resize_image
 from objecthood.demo.server import build_app
 from objecthood.demo.shown import load_shown
 from objecthood.demo.site import RUNTIME, build_site
 from objecthood.models import SlotOutput
+from objecthood.models.placement import FITS, place
 
 WEB = Path(__file__).resolve().parents[1] / "web" / "node_modules" / "onnxruntime-web" / "dist"
 A, B = ".bench:nth-of-type(1)", ".bench:nth-of-type(2)"
@@ -406,15 +407,18 @@ def test_the_page_doubts_and_resizes_as_the_package_does(browser, served):
     rgba = np.concatenate([picture, np.full((97, 150, 1), 255, np.uint8)], axis=-1)
     painted, planes = torch.rand(1, 3, 35, 35), torch.rand(1, 3, 35, 35)
     with Visit(browser, served) as visit:
-        for side in (64, 35, 128):
+        for side, fit in itertools.product((64, 35, 128), FITS):
             found = visit.page.evaluate(
-                """async ([pixels, side]) => {
-                  const { toPlanes } = await import("./resize.js");
-                  return [...toPlanes(Uint8ClampedArray.from(pixels), 150, 97, side)];
+                """async ([pixels, side, fit]) => {
+                  const { readPlanes } = await import("./resize.js");
+                  const canvas = new OffscreenCanvas(150, 97);
+                  const image = new ImageData(Uint8ClampedArray.from(pixels), 150, 97);
+                  canvas.getContext("2d").putImageData(image, 0, 0);
+                  return [...await readPlanes(await canvas.convertToBlob(), side, fit)];
                 }""",
-                [rgba.flatten().tolist(), side],
+                [rgba.flatten().tolist(), side, fit],
             )
-            wanted = resize_image(picture, (side, side)).transpose(2, 0, 1)
+            wanted = place(picture, (side, side), fit)[0].transpose(2, 0, 1)
             assert np.abs(255 * np.array(found).reshape(3, side, side) - wanted).max() < 1.01
         measures = visit.page.evaluate(
             """async ([painted, planes]) => {

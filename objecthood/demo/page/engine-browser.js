@@ -22,7 +22,7 @@ const sessions = new Map();
 export async function look(model, blob, options) {
   let planes;
   try {
-    planes = await readPlanes(blob, model.resolution);
+    planes = await readPlanes(blob, model.resolution, model.fit);
   } catch {
     throw new Error("This browser cannot read that file as a picture; PNG, JPEG, WebP and GIF always work.");
   }

@@ -82,7 +82,7 @@ async function nextPicture() {
   const { model } = state, seed = sceneSeed++;
   if (model.scenes === "sprites") return fromScene(drawSprites(seed, model.background), model.resolution);
   const answer = await fetch(model.examples[seed % model.examples.length]);
-  return fromBlob(await answer.blob());
+  return fromBlob(await answer.blob(), model.fit);
 }
 
 async function newScene(bench) {
@@ -97,7 +97,7 @@ async function take(bench, file) {
   const before = bench.picture;
   if (file.size > config.max_bytes) return say(`That file is too large: at most ${config.max_bytes / 2 ** 20} MB.`);
   document.body.dataset.state = "busy";
-  bench.picture = await fromBlob(file);
+  bench.picture = await fromBlob(file, state.model.fit);
   say("");
   bench.forget();
   await walk();

@@ -1,14 +1,16 @@
 // A picture as the page holds it: the file that the model is given, and its pixels at the sizes that are shown.
 
+import { placeIn } from "./resize.js";
+
 export const SHOWN = 320, SMALL = 96; // pixels a side of the stage and of a slot's card
 const BLOCKS = 64; // pixels a side below which a picture is shown in blocks, as it is
 
 /** A picture from a file or blob; `shown` stays empty where this browser cannot decode it, though a server may. */
-export async function fromBlob(blob) {
+export async function fromBlob(blob, fit) {
   const picture = { blob, shown: null, small: null };
   try {
     const bitmap = await createImageBitmap(blob);
-    show(picture, bitmap);
+    show(picture, bitmap, fit);
     bitmap.close();
   } catch { /* the model may know it all the same */ }
   return picture;
@@ -33,18 +35,27 @@ export function showPlanes(picture, planes) {
   show(picture, toCanvas(pixels, side));
 }
 
-function show(picture, source) {
-  picture.shown = read(source, SHOWN);
-  picture.small = read(source, SMALL);
+function show(picture, source, fit) {
+  picture.shown = read(source, SHOWN, fit);
+  picture.small = read(source, SMALL, fit);
 }
 
-function read(source, side) {
+/** The pixels of a square, in which the source lies as in the model's. */
+function read(source, side, fit) {
   const canvas = new OffscreenCanvas(side, side), context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";
   context.fillRect(0, 0, side, side);
   context.imageSmoothingEnabled = source.width >= BLOCKS;
   context.imageSmoothingQuality = "high";
-  context.drawImage(source, 0, 0, side, side);
+  const { box, shown } = placeIn(source.width, source.height, side, fit), [left, top, width, height] = shown;
+  context.drawImage(source, ...box, ...shown);
+  context.imageSmoothingEnabled = false; // the border is repeated around it
+  for (const [from, to, size] of [[left, 0, left], [left + width - 1, left + width, side - left - width]]) {
+    if (size) context.drawImage(canvas, from, top, 1, height, to, top, size, height);
+  }
+  for (const [from, to, size] of [[top, 0, top], [top + height - 1, top + height, side - top - height]]) {
+    if (size) context.drawImage(canvas, 0, from, side, 1, 0, to, side, size);
+  }
   return context.getImageData(0, 0, side, side).data;
 }
 

@@ -1,42 +1,64 @@
-// Pictures to the size that a model sees, as objecthood/data/io/images.py does it: whole, bilinear, antialiased.
+// Images to a model's square, as objecthood/models/placement.py does it: bilinear, antialiased, in their aspect ratio.
 
-const MOST = 2048; // pixels a side that are read out of a canvas; larger pictures are halved by the browser first
+const MOST = 2048; // pixels a side that are read out of a canvas; larger images are halved by the browser first
 
-/** A picture file as planes [3, side, side] in [0, 1]; transparency lies over white, proportions are not kept. */
-export async function readPlanes(blob, side) {
+/** A file as planes [3, side, side] in [0, 1]; transparency lies over white, `fit` is the model's. */
+export async function readPlanes(blob, side, fit) {
   const bitmap = await createImageBitmap(blob);
-  const width = Math.min(bitmap.width, MOST), height = Math.min(bitmap.height, MOST);
+  const { box, shown } = placeIn(bitmap.width, bitmap.height, side, fit);
+  const width = Math.min(box[2], MOST), height = Math.min(box[3], MOST);
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";
   context.fillRect(0, 0, width, height);
   context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, width, height);
+  context.drawImage(bitmap, ...box, 0, 0, width, height);
   bitmap.close();
-  return toPlanes(context.getImageData(0, 0, width, height).data, width, height, side);
+  return toPlanes(context.getImageData(0, 0, width, height).data, width, height, side, shown);
 }
 
-/** RGBA bytes of width * height as planes [3, side, side] in [0, 1], rounded to 256 steps as Pillow does. */
-export function toPlanes(pixels, width, height, side) {
-  const across = taps(width, side), down = taps(height, side);
-  const rows = new Float32Array(3 * height * side), planes = new Float32Array(3 * side * side);
+/** Left, top, width and height of the `box` of an image that a square shows, and of where it is `shown` there. */
+export function placeIn(width, height, side, fit) {
+  const inside = (size, ratio) => { // the largest [width, height] of an aspect ratio within a size
+    const [w, h] = ratio, isTall = h * size[0] >= w * size[1];
+    if (isTall) return [Math.max(1, Math.floor((2 * size[1] * w + h) / (2 * h))), size[1]];
+    return [size[0], Math.max(1, Math.floor((2 * size[0] * h + w) / (2 * w)))];
+  };
+  const middle = (size, part) => [Math.floor((size[0] - part[0]) / 2), Math.floor((size[1] - part[1]) / 2), ...part];
+  const image = [width, height], square = [side, side];
+  return {
+    box: middle(image, fit === "crop" ? inside(image, square) : image),
+    shown: middle(square, fit === "pad" ? inside(square, image) : square),
+  };
+}
+
+/**
+ * RGBA bytes of width * height as planes [3, side, side] in [0, 1], rounded to 256 steps as Pillow does.
+ *
+ * They are resized to the part `shown` of the square, [left, top, width, height]; around it their border is repeated.
+ */
+export function toPlanes(pixels, width, height, side, shown = [0, 0, side, side]) {
+  const [left, top, columns, numRows] = shown, nearest = (at, size) => Math.min(Math.max(at, 0), size - 1);
+  const across = taps(width, columns), down = taps(height, numRows);
+  const rows = new Float32Array(3 * height * columns), planes = new Float32Array(3 * side * side);
   for (let channel = 0; channel < 3; channel++) {
     for (let y = 0; y < height; y++) {
-      for (let x = 0; x < side; x++) {
+      for (let x = 0; x < columns; x++) {
         const { first, weights } = across[x];
         let sum = 0;
         for (let tap = 0; tap < weights.length; tap++) {
           sum += weights[tap] * pixels[4 * (y * width + first + tap) + channel];
         }
-        rows[(channel * height + y) * side + x] = Math.round(sum);
+        rows[(channel * height + y) * columns + x] = Math.round(sum);
       }
     }
     for (let y = 0; y < side; y++) {
-      const { first, weights } = down[y];
+      const { first, weights } = down[nearest(y - top, numRows)];
       for (let x = 0; x < side; x++) {
+        const column = nearest(x - left, columns);
         let sum = 0;
         for (let tap = 0; tap < weights.length; tap++) {
-          sum += weights[tap] * rows[(channel * height + first + tap) * side + x];
+          sum += weights[tap] * rows[(channel * height + first + tap) * columns + column];
         }
         planes[(channel * side + y) * side + x] = Math.round(sum) / 255;
       }
