@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from objecthood import checkpoint
 from objecthood.analysis.diagnosis import alarms
 from objecthood.analysis.out_of_distribution import usual
+from objecthood.cli.lookup import read_json
 from objecthood.data.loader import batches, scene_indices
 from objecthood.data.scene import Scenes, to_device
 from objecthood.evaluate import evaluate
@@ -38,6 +39,7 @@ from objecthood.runtime.files import (
 )
 from objecthood.runtime.progress import RunProgress
 from objecthood.runtime.signals import TOLD, StopRequest, command, nobody_else
+from objecthood.runtime.terminal import echo
 from objecthood.training import report
 from objecthood.training.nonfinite import Guard, accuse, keep
 from objecthood.training.run_log import Log, Stopwatch, check_trackers
@@ -83,7 +85,7 @@ def train(
         if not (resume and is_finished(out)):
             take_steps(recipe, out, processes, resume, checkpoint_every, compile, log)
         processes.wait()
-    return json.loads((out / "result.json").read_text())
+    return read_json(out / "result.json")
 
 
 def take_steps(
@@ -116,7 +118,7 @@ def take_steps(
     state: dict[str, Any] = {"step": 0, "wall_seconds": 0.0, "cpu_seconds": 0.0}
     if processes.first:
         checkpoint.check_space(out, both)
-    recipe_sha256 = digest(json.loads((out / "recipe.json").read_text()))
+    recipe_sha256 = digest(read_json(out / "recipe.json"))
     if resume:
         state |= checkpoint.restore(out / "checkpoints", both, optimizers) or {}
         check_state(state, recipe_sha256, recipe.steps, out)
@@ -240,7 +242,7 @@ def told_how_to_go_on(out: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         with contextlib.suppress(OSError):  # a terminal that was closed
-            print(f"stopped; go on with: {command()} train --resume {shlex.quote(str(out))}", flush=True)
+            echo(f"stopped; go on with: {command()} train --resume {shlex.quote(str(out))}", flush=True)
             stop.args = (TOLD,)
         raise
 
@@ -320,7 +322,7 @@ def prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
             raise ValueError(
                 f"{out} holds a run already; go on with --resume {out}, or name another folder with --out"
             )
-        before = json.loads(settings.read_text())
+        before = read_json(settings)
         changed = {
             key: (before.get(key), value)
             for key, value in recipe.to_dict().items()

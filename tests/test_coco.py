@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -182,6 +183,108 @@ def test_pictures_missing_or_of_another_size(tmp_path):
     (tmp_path / "1.png").unlink()
     with pytest.raises(ImageError, match=r"1\.png"):
         Coco(*paths)[[0]]
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("images", "height", 10**7), ("images", "height", -1), ("images", "width", 0),
+        ("images", "width", "30"),
+        ("images", "width", True), ("images", "height", 20.0), ("images", "height", None),
+        ("images", "width", HUGE), ("images", "id", [1]), ("images", "id", {}), ("images", "id", None),
+        ("images", "id", 1.5), ("images", "file_name", 7), ("images", "file_name", ""),
+        ("images", "file_name", "../1.png"), ("images", "file_name", "/etc/hostname"),
+        ("images", "file_name", "a/../../1.png"), ("images", "file_name", "..\\1.png"),
+        ("images", "file_name", "C:\\1.png"), ("images", "file_name", "a\0b.png"),
+        ("images", "file_name", "."),
+        ("images", "file_name", "\ud800.png"), ("images", "file_name", ["1.png"]),
+        ("annotations", "id", {"a": 1}), ("annotations", "image_id", [1]), ("annotations", "image_id", None),
+        ("annotations", "category_id", []), ("categories", "id", [7]), ("categories", "id", False),
+        ("categories", "id", "7"), ("categories", "name", 3), ("categories", "name", None),
+    ],
+)  # fmt: skip
+def test_values_of_the_wrong_kind_or_size(tmp_path, part, field, value):
+    """Refused when the file is read, with the place; nothing outside the folder is opened."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "1.png")
+    folder, file = write(tmp_path / "images", [thing(4, [rectangle(0, 0, 5, 5)])])
+    content = json.loads(file.read_text())
+    content[part][0][field] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(CocoError) as caught:
+        Coco(folder, file)
+    assert "\n" not in str(caught.value) and str(file) in str(caught.value) and len(str(caught.value)) < 500
+    assert part in str(caught.value) or "pixels" in str(caught.value)
+
+
+def test_names_below_the_folder_are_read(tmp_path):
+    """COCO's own file names may hold folders; ids may be texts."""
+    (tmp_path / "val..2017").mkdir()
+    folder, file = write(tmp_path, [thing(4, [rectangle(0, 0, 5, 5)])])
+    (tmp_path / "1.png").rename(tmp_path / "val..2017" / "..1.png")
+    content = json.loads(file.read_text())
+    content["images"][0] |= {"file_name": "val..2017/..1.png", "id": "one"}
+    content["annotations"][0] |= {"id": "a\nb", "image_id": "one", "category_id": "cat"}
+    content["categories"] = [{"id": "cat", "name": "cat"}]
+    file.write_text(json.dumps(content))
+    assert Coco(folder, file, labels="class", crop=False)[[0]]["masks"].unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("segmentations", "problem"),
+    [
+        ([[[0, 0, 90_000, 0, 90_000, 90_000, 0, 90_000]]] * 200, "more than 20000000 pixels of outline"),
+        ([[[0, 0, HUGE, 0, 5, 5]]], "cannot be drawn"),
+        ([[["a", 0, 1, 0, 5, 5]]], "cannot be drawn"),
+        ([[{"x": 1}]], "cannot be drawn"),
+        (["text"], "cannot be drawn"),
+        ([7], "cannot be drawn"),
+        ([{"size": [20, 30], "counts": [HUGE]}], "cannot be drawn"),
+        ([{"size": ["20", 30], "counts": [600]}], "cannot be drawn"),
+        ([{"size": [20, 30], "counts": {"a": 1}}], "cannot be drawn"),
+        ([{"size": [20, 30], "counts": [0, 600]}] * 3, "annotation 2 cannot be drawn .more than 1500 pixels"),
+    ],
+)
+def test_segmentations_that_ask_for_too_much(tmp_path, monkeypatch, segmentations, problem):
+    monkeypatch.setattr(coco.limits, "MASK_WORK", 1500)
+    paths = write(tmp_path, [thing(number, one) for number, one in enumerate(segmentations)])
+    begun = time.process_time()
+    with pytest.raises(CocoError, match=problem) as caught:
+        Coco(*paths)[[0]]
+    assert time.process_time() - begun < 1 and "\n" not in str(caught.value)
+
+
+def test_more_objects_than_labels(tmp_path, monkeypatch):
+    assert np.iinfo(np.int16).max == coco.limits.OBJECTS
+    monkeypatch.setattr(coco.limits, "OBJECTS", 50)
+    paths = write(tmp_path, [thing(number, [rectangle(0, 0, 5, 5)]) for number in range(51)])
+    with pytest.raises(CocoError, match="picture 1 has 51 objects; at most 50 are allowed"):
+        Coco(*paths)
+    content = json.loads(paths[1].read_text())
+    content["annotations"] = content["annotations"][1:]
+    paths[1].write_text(json.dumps(content))
+    assert Coco(*paths).label_map(0).max() == 50
+    content["categories"] = [{"id": number, "name": "x"} for number in range(51)]
+    paths[1].write_text(json.dumps(content))
+    with pytest.raises(CocoError, match="has 51 classes"):
+        Coco(*paths)
+
+
+def test_masks_of_many_objects_are_not_held_at_once(tmp_path):
+    """The size in the file is compared with the image's before anything is drawn."""
+    paths = write(tmp_path, [thing(number, [rectangle(0, 0, 5, 5)]) for number in range(200)])
+    content = json.loads(paths[1].read_text())
+    content["images"][0] |= {"width": 5000, "height": 5000}
+    paths[1].write_text(json.dumps(content))
+    begun = time.process_time()
+    with pytest.raises(CocoError, match="is 30 x 20, not 5000 x 5000 as"):
+        Coco(*paths)[[0]]
+    assert time.process_time() - begun < 0.5
+    assert Coco(*paths).label_map(0).max() == 200
+    assert time.process_time() - begun < 3
 
 
 def test_without_pycocotools(tmp_path, monkeypatch):

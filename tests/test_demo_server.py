@@ -28,9 +28,10 @@ from serving import Answer, ask, message, raw, read_all, serving
 
 import objecthood as oh
 from objecthood.data.io.images import read_image, resize_image
-from objecthood.demo import limits, server
+from objecthood.demo import server
 from objecthood.demo.shown import MAX_BYTES, Shown, describe, example_files, load_shown
 from objecthood.demo.work import Settings, Work
+from objecthood.runtime import limits
 
 LOOK = "/api/look?model=tetrominoes&slots=4&iterations=3&seed=1&spread=0"
 SIZES = (3 * 35 * 35, 3 * 4 * 64, 3 * 4 * 18 * 18)
@@ -260,7 +261,7 @@ def test_a_length_that_promises_less_is_taken_at_its_word(port):
 
 
 def test_an_upload_that_takes_too_long_loses_its_place(port, monkeypatch):
-    monkeypatch.setattr(limits, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(limits, "UPLOAD_SECONDS", 0.3)
     answer = raw(port, message(port, LOOK, png()[:20], {"Content-Length": "1000"}))
     assert answer.status == 408
 
@@ -347,7 +348,7 @@ def test_what_goes_wrong_within_is_not_told_outside(shown, monkeypatch):
 def test_a_full_queue_says_so_at_once(shown, monkeypatch):
     held = threading.Event()
 
-    def wait(self, content, settings):
+    def wait(self, content, settings, left):
         held.wait(20)
         return b"done"
 

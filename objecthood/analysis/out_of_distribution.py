@@ -76,8 +76,11 @@ scenes); what was found may mean nothing'
         return ""
     times = {
         measure: strange[measure] / max(quantiles[BASE], 1e-12)
-        for measure, quantiles in known["quantiles"].items()
+        for measure, quantiles in known.get("quantiles", {}).items()
+        if measure in strange
     }
+    if not times:
+        return ""
     worst = max(times, key=lambda measure: times[measure] / FACTORS.get(measure, OTHER_FACTOR))
     if times[worst] <= FACTORS.get(worst, OTHER_FACTOR):
         return ""

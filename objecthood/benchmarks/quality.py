@@ -14,14 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from objecthood.training.run_log import read_log
+
 
 def curve_of(path: str | Path) -> list[dict[str, Any]]:
     """Evaluations of a run folder (its metrics.jsonl) or of a results/*.json; ValueError where there are
     none."""
     path = Path(path)
     if path.is_dir():
-        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-        curve = [line for line in lines if line["kind"] == "evaluate"]
+        curve = [line for line in read_log(path / "metrics.jsonl") if line["kind"] == "evaluate"]
     else:
         curve = json.loads(path.read_text()).get("curve", [])
     if not curve:

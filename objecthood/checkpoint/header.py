@@ -6,11 +6,11 @@ carries free text as `__metadata__`; the tensors follow (github.com/huggingface/
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 from typing import Any
 
+from objecthood.runtime.files import is_number, parse_json
 from objecthood.runtime.limits import HEADER_BYTES
 
 FORMAT = "objecthood-weights-1"
@@ -39,13 +39,32 @@ def read_description(path: str | Path) -> dict[str, Any]:
             raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
         metadata.setdefault("usual", "{}")  # not in files of version 0.1.0
         metadata.setdefault("frozen", "{}")  # only in files of models with frozen parts
-        facts = metadata | {key: json.loads(metadata[key]) for key in _IN_JSON}
+        facts = metadata | {key: parse_json(metadata[key]) for key in _IN_JSON}
+        _check_facts(facts)
         parameters = sum(_product(tensor["shape"]) for tensor in tensors.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a weight file of objecthood ({error}); train one or name another"
         ) from error
     return facts | {"parameters": parameters}
+
+
+def _check_facts(facts: dict[str, Any]) -> None:
+    """ValueError where a fact is of another form than what `checkpoint.save` writes."""
+    for key in _IN_JSON:
+        if not isinstance(facts[key], dict):
+            raise ValueError(f"its {key} is no object")
+    wrong = [name for name, score in facts["scores"].items() if not isinstance(score, int | float | None)]
+    if wrong:
+        raise ValueError(f"its score {wrong[0]!r:.60} is no number")
+    usual = facts["usual"]
+    quantiles = usual.get("quantiles", {})
+    fits = isinstance(quantiles, dict) and (not usual or type(usual.get("scenes")) is int)
+    if not fits or not all(
+        isinstance(shares, dict) and {"0.5", "0.95"} <= shares.keys() and all(map(is_number, shares.values()))
+        for shares in quantiles.values()
+    ):
+        raise ValueError("what is usual for it is no table of quantiles")
 
 
 def _read_header(path: Path) -> dict[str, Any]:
@@ -56,7 +75,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         (length,) = struct.unpack("<Q", start) if len(start) == 8 else (0,)
         if not 2 <= length <= min(HEADER_BYTES, size - 8):
             raise ValueError("no safetensors header")
-        header = json.loads(file.read(length))
+        header = parse_json(file.read(length))
     ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
     if 8 + length + max(ends, default=0) != size:
         raise ValueError(f"{size} bytes, its header promises {8 + length + max(ends, default=0)}")

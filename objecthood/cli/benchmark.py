@@ -11,6 +11,7 @@ from typing import Any
 
 from objecthood.cli.lookup import choose_device
 from objecthood.cli.options import UsageError, parse
+from objecthood.runtime.terminal import echo
 
 if typing.TYPE_CHECKING:
     from rich.table import Table
@@ -60,7 +61,7 @@ def benchmark(arguments: list[str]) -> int:
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     Path(options.out).write_text(json.dumps(results, indent=1) + "\n")
     show(results)
-    print(f"written to {options.out}")
+    echo(f"written to {options.out}")
     return 0
 
 

@@ -29,6 +29,7 @@ from objecthood.cli.options import UsageError, parse, several
 from objecthood.cli.predict import predict
 from objecthood.cli.sweep import sweep
 from objecthood.runtime.spelling import did_you_mean
+from objecthood.runtime.terminal import echo
 
 if typing.TYPE_CHECKING:
     from objecthood.analysis.diagnosis import Diagnosis
@@ -141,7 +142,7 @@ def train(arguments: list[str]) -> int:
         ("picture", "latest.png"),
         ("weights", "weights.safetensors"),
     ):
-        print(f"{what:<9}{out / file}")
+        echo(f"{what:<9}{out / file}")
     return 0
 
 
@@ -214,12 +215,12 @@ def evaluate(arguments: list[str]) -> int:
         facts |= {"floors": found} if found else {}
         facts |= {"diagnosis": diagnosis.to_dict()} if diagnosis else {}
         Path(options.json).write_text(json.dumps(facts, indent=1) + "\n")
-        print(f"written to {options.json}")
+        echo(f"written to {options.json}")
     if options.csv:
         lines = ["score,value", *(f"{name},{value}" for name, value in scores.items())]
         lines += [f"{floor}/{name},{value}" for floor, own in found.items() for name, value in own.items()]
         Path(options.csv).write_text("\n".join(lines) + "\n")
-        print(f"written to {options.csv}")
+        echo(f"written to {options.csv}")
     return 0
 
 
@@ -230,14 +231,14 @@ def doctor(arguments: list[str]) -> int:
 
     facts, problems = examine()
     width = max(map(len, facts)) + 2
-    print("```")
+    echo("```")
     for name, fact in facts.items():
-        print(f"{name:<{width}}{fact}".rstrip())
+        echo(f"{name:<{width}}{fact}".rstrip())
     for problem in problems:
-        print(f"{'PROBLEM':<{width}}{problem}")
-    print("```")
+        echo(f"{'PROBLEM':<{width}}{problem}")
+    echo("```")
     if not problems:
-        print("all in place")
+        echo("all in place")
     return 1 if problems else 0
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from objecthood.cli.options import UsageError, parse
 from objecthood.runtime.spelling import did_you_mean
+from objecthood.runtime.terminal import echo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ def data(arguments: list[str]) -> int:
     `objecthood data render --help` and `objecthood data convert --help` show the options.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: objecthood data {{{','.join(ACTIONS)}}} ...\n\n{data.__doc__}")
+        echo(f"usage: objecthood data {{{','.join(ACTIONS)}}} ...\n\n{data.__doc__}")
         return 0
     action, *rest = arguments
     if action not in ACTIONS:
@@ -88,7 +89,7 @@ def render(arguments: list[str]) -> int:
             progress=lambda done, total: progress.update(done, "scenes"),
             say=progress.say,
         )
-    print(f"{options.count} clevr-like scenes in {folder}")
+    echo(f"{options.count} clevr-like scenes in {folder}")
     return 0
 
 
@@ -110,7 +111,7 @@ def convert(arguments: list[str]) -> int:
             progress=lambda scenes, share: progress.update(int(100 * share), f"% read, {scenes} scenes"),
         )
     skipped = len(manifest["skipped"])
-    print(f"{manifest['num_scenes']} scenes of {manifest['variant']} in {options.out}, {skipped} skipped")
+    echo(f"{manifest['num_scenes']} scenes of {manifest['variant']} in {options.out}, {skipped} skipped")
     return 1 if skipped else 0
 
 

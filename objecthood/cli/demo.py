@@ -7,6 +7,7 @@ import inspect
 
 from objecthood.cli.export import NEEDED, require
 from objecthood.cli.options import UsageError, parse
+from objecthood.runtime.terminal import echo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,10 @@ class DemoOptions:
     """Names (objecthood list weights), weights files, or run folders of object discovery; all that come with
     the package unless named."""
     host: str = "127.0.0.1"
-    """Address to listen on; this machine's own unless named. Another one opens the demo to a network."""
+    """Address to listen on; this machine's own unless named. Another one (0.0.0.0, ::, a name) opens the
+    demo to a network."""
+    names: tuple[str, ...] = ()
+    """Further names by which browsers may ask for the page, such as a proxy's. Others are not answered."""
     port: int = 8765
     """Port to listen on; 0: any free one."""
     browser: bool = True
@@ -49,18 +53,18 @@ def demo(arguments: list[str]) -> int:
         from objecthood.demo.site import build_site
 
         written = build_site(shown, options.site, options.runtime)
-        print(f"{written}: open it with python -m http.server --directory {written}")
+        echo(f"{written}: open it with python -m http.server --directory {written}")
         return 0
     torch.set_num_threads(1)  # pictures are small: more threads cost more than they bring
 
     from objecthood.demo.server import serve
 
     def started(address: str) -> None:
-        print(f"the demo is at {address} (Ctrl-C ends it)", flush=True)
+        echo(f"the demo is at {address} (Ctrl-C ends it)", flush=True)
         if options.browser:
             import webbrowser
 
             webbrowser.open(address)
 
-    serve(shown, options.host, options.port, started)
+    serve(shown, options.host, options.port, started, options.names)
     return 0

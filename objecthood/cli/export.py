@@ -9,6 +9,7 @@ import inspect
 from objecthood.cli.lookup import find_recipe, load_model
 from objecthood.cli.options import UsageError, parse
 from objecthood.runtime.spelling import did_you_mean
+from objecthood.runtime.terminal import echo
 
 FORMATS = ("onnx",)
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -52,8 +53,8 @@ def export(arguments: list[str]) -> int:
     name = path.name if path.is_dir() else path.stem
     write = export_parts if options.parts else export_onnx
     out = options.out or (f"{name}-parts" if options.parts else f"{name}.onnx")
-    written = write(model, out, report=lambda what: print(f"export   {what}", flush=True))
-    print(f"{written}: as PyTorch to 1e-4, for batches of 1 and 4")
+    written = write(model, out, report=lambda what: echo(f"export   {what}", flush=True))
+    echo(f"{written}: as PyTorch to 1e-4, for batches of 1 and 4")
     return 0
 
 

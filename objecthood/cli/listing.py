@@ -11,6 +11,7 @@ from typing import Any
 
 from objecthood.cli.lookup import find_recipe, read_json
 from objecthood.cli.options import UsageError, parse
+from objecthood.runtime import terminal
 from objecthood.runtime.spelling import did_you_mean
 
 if typing.TYPE_CHECKING:
@@ -106,12 +107,9 @@ def _with_costs(recipe: Recipe, data_path: str) -> dict[str, Any]:
 
 def console() -> Console:
     """Where tables go: as wide as the terminal, or wide enough for pipes and files."""
-    from rich.console import Console
-
-    plain = Console(highlight=False, markup=False, emoji=False)
-    return (
-        plain if plain.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PLAIN_WIDTH)
-    )
+    plain = {"highlight": False, "markup": False, "emoji": False}
+    wide = terminal.console(**plain)
+    return wide if wide.is_terminal else terminal.console(**plain, width=PLAIN_WIDTH)
 
 
 def _list_recipes() -> None:

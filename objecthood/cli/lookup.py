@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 import typing
 from pathlib import Path
 from typing import Any
 
 from objecthood.cli.options import UsageError, is_option
+from objecthood.runtime.files import parse_json
 from objecthood.runtime.spelling import did_you_mean, nearest
+from objecthood.runtime.terminal import echo
 
 if typing.TYPE_CHECKING:
     import torch
@@ -39,7 +40,7 @@ def with_newest_run(arguments: list[str]) -> list[str]:
         if word == "--resume" and (not following or is_option(following[0])):
             name, _ = split_name(arguments[:place] + arguments[place + 1 :])
             run = newest_run(name)
-            print(f"resume   {run}", flush=True)
+            echo(f"resume   {run}", flush=True)
             return [*arguments[:place], f"--resume={run}", *arguments[place + 1 :]]
     return arguments
 
@@ -139,19 +140,19 @@ def choose_device(name: str, recipe: Recipe | None = None) -> torch.device:
         native = "native here" if precision == torch.bfloat16 else "bfloat16 is not native here"
         why = native if recipe.precision == "auto" else "asked for"
         line += f", {str(precision).removeprefix('torch.')} ({why})"
-    print(line, flush=True)
+    echo(line, flush=True)
     return device
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object of a run folder; ValueError where there is none."""
     try:
-        facts = json.loads(file.read_text())
+        facts = parse_json(file.read_bytes())
     except OSError as error:
         raise ValueError(
             f"{file.parent} is not a run folder (no {file.name}); name a folder that train wrote"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}); restore it, or train anew") from error
     if not isinstance(facts, dict):
         raise ValueError(f"{file} is damaged (not a JSON object); restore it, or train anew")

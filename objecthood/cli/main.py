@@ -15,6 +15,7 @@ from objecthood.cli.commands import COMMANDS
 from objecthood.cli.options import UsageError, is_option
 from objecthood.runtime.signals import INTERRUPTED, PREEMPTED, TOLD, Preempted, StartingUp
 from objecthood.runtime.spelling import did_you_mean
+from objecthood.runtime.terminal import echo
 
 EXIT_CODES = """\
   0    done
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import traceback
 
             traceback.print_exc()
-        print(f"error: {in_one_line(error)}", file=sys.stderr)
+        echo(f"error: {in_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 

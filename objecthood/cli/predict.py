@@ -17,6 +17,7 @@ from typing import Any
 from objecthood.cli.lookup import choose_device, find_recipe, load_model
 from objecthood.cli.options import UsageError, parse, several
 from objecthood.runtime import limits
+from objecthood.runtime.terminal import echo
 
 if typing.TYPE_CHECKING:
     from objecthood.inference.result import Result
@@ -104,24 +105,24 @@ def _predict_pictures(model: SlotModel, options: PredictOptions) -> int:
         done += 1
         if last.error:
             skipped += 1
-            print(f"skipped: {last.error}", file=sys.stderr)
+            echo(f"skipped: {last.error}", file=sys.stderr)
         elif "objects" in last.files:
             _print_objects(last)
         if last.warning:
             strange += 1
             if strange == 1:  # the others are counted
-                print(f"warning: {last.path} is {last.warning}", file=sys.stderr)
+                echo(f"warning: {last.path} is {last.warning}", file=sys.stderr)
     if last is not None and done == 1 and not last.error:
         if "objects" not in last.files:
-            print(f"{last.path}: {last.summary}")
+            echo(f"{last.path}: {last.summary}")
         for what, file in last.files.items():
-            print(f"{what:<10}{file}")
+            echo(f"{what:<10}{file}")
     if strange > 1:
-        print(f"warning: {strange} of {done} pictures are unlike the training data", file=sys.stderr)
+        echo(f"warning: {strange} of {done} pictures are unlike the training data", file=sys.stderr)
     if strange:
-        print("for pictures of another kind: objecthood train folder --data-path FOLDER")
+        echo("for pictures of another kind: objecthood train folder --data-path FOLDER")
     missing = f", {skipped} skipped" if skipped else ""
-    print(f"{done - skipped} of {done} pictures{missing}; written to {options.out}")
+    echo(f"{done - skipped} of {done} pictures{missing}; written to {options.out}")
     return 1 if skipped else 0
 
 
@@ -173,9 +174,9 @@ def _print_objects(result: Result) -> None:
     from objecthood.inference.objects import sentence
 
     objects = json.loads(result.files["objects"].read_text())["objects"]
-    print(f"{result.path}:" + ("" if objects else " nothing"))
+    echo(f"{result.path}:" + ("" if objects else " nothing"))
     for thing in objects:
-        print(f"  {sentence(thing)}")
+        echo(f"  {sentence(thing)}")
 
 
 def predict_videos(model: SlotModel, options: PredictOptions) -> int:
@@ -188,7 +189,7 @@ def predict_videos(model: SlotModel, options: PredictOptions) -> int:
     if options.one_ground:
         raise UsageError("--one-ground unites slots of pictures, not of videos; leave it away")
     if not sees_video(model):
-        print("weights of a picture model: every frame is taken for itself, slots may change objects")
+        echo("weights of a picture model: every frame is taken for itself, slots may change objects")
     for path in _without_results(options.pictures, options.out):
         with RunProgress(Path(path).name, 0) as progress:
 
@@ -206,9 +207,9 @@ def predict_videos(model: SlotModel, options: PredictOptions) -> int:
                 fit=options.fit,
                 report=report,
             )
-        print(f"{path}: {result.frames} frames")
+        echo(f"{path}: {result.frames} frames")
         for what, file in result.files.items():
-            print(f"{what:<9}{file}")
+            echo(f"{what:<9}{file}")
     return 0
 
 
@@ -239,7 +240,7 @@ def warnings_in_lines() -> Iterator[None]:
             return others(message, *rest, **more)
         name, problem = map(str, message.args)
         if problem not in told:
-            print(f"warning: {message}", file=sys.stderr)
+            echo(f"warning: {message}", file=sys.stderr)
         told.setdefault(problem, set()).add(name)
 
     with warnings.catch_warnings():
@@ -251,4 +252,4 @@ def warnings_in_lines() -> Iterator[None]:
         finally:
             for problem, names in told.items():
                 if len(names) > 1:
-                    print(f"warning: {len(names) - 1} more: {problem}", file=sys.stderr)
+                    echo(f"warning: {len(names) - 1} more: {problem}", file=sys.stderr)

@@ -17,6 +17,7 @@ from objecthood.cli.listing import console
 from objecthood.cli.lookup import choose_device, find_recipe, split_name
 from objecthood.cli.options import UsageError, is_option, parse
 from objecthood.runtime.files import replacing, write_json
+from objecthood.runtime.terminal import echo
 
 if typing.TYPE_CHECKING:
     from objecthood.recipes import Recipe
@@ -84,19 +85,19 @@ def sweep(arguments: list[str]) -> int:
 
     results: list[tuple[Member, dict[str, Any] | None]] = []
     for number, member in enumerate(members, start=1):
-        print(f"{number} of {len(members)}: {member.name}", flush=True)
+        echo(f"{number} of {len(members)}: {member.name}", flush=True)
         folder = out / member.name
         try:
             resume = (folder / "recipe.json").exists()
             results.append((member, train(member.recipe, folder, resume=resume, device=str(device))))
         except FloatingPointError as error:
-            print(f"failed: {error}", flush=True)
+            echo(f"failed: {error}", flush=True)
             results.append((member, None))
         rows = summary(results)
         write_json(out / "sweep.json", {"recipe": base.to_dict(), "rows": rows})
         write_csv(rows, out / "sweep.csv")
     print_table(base.name, rows)
-    print(f"written to {out / 'sweep.json'} and {out / 'sweep.csv'}")
+    echo(f"written to {out / 'sweep.json'} and {out / 'sweep.csv'}")
     return 0 if all(result for _, result in results) else 1
 
 

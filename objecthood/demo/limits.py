@@ -7,21 +7,23 @@ to it.
 from __future__ import annotations
 
 import contextlib
+import functools
+import ipaddress
+import re
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-Answer = TypeVar("Answer")
+from objecthood.runtime import limits
 
-READ_SECONDS = 20.0
-"""In which an upload must be complete."""
 _DISCARD_SECONDS = 1.0
 """For which too large an upload is read on without being kept, lest the answer get lost."""
 HEADERS = {
@@ -69,9 +71,64 @@ class Queue:
         finally:
             self.held -= 1
 
-    async def run(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
-        """What `function` returns, from the one thread at work."""
-        return await anyio.to_thread.run_sync(function, *arguments, limiter=self.worker)
+    async def run(
+        self, request: Request, function: Callable[..., bytes | Refused], *arguments: Any
+    ) -> bytes | Refused:
+        """What `function` returns, from the one thread at work.
+
+        It must not raise: an exception that passes from one thread to another stays in a reference cycle, and
+        with it all that its frames hold, such as a decoded image. It is called with `arguments` and one more,
+        a function that tells whether the client has left; then it may stop, and what it returns is dropped.
+
+        Raises ClientDisconnect where the client leaves.
+        """
+        left = threading.Event()
+        outcome: bytes | Refused | None = None
+
+        async def watch(scope: anyio.CancelScope) -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            left.set()
+            scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch, group.cancel_scope)
+            outcome = await anyio.to_thread.run_sync(
+                functools.partial(function, *arguments, left.is_set), limiter=self.worker
+            )
+            group.cancel_scope.cancel()
+        if outcome is None or left.is_set():
+            raise ClientDisconnect
+        return outcome
+
+
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]*)(:\d{1,5})?")
+
+
+class Names:
+    """The names by which the server may be asked for. Another one may be a stranger's, made to point here
+    ("DNS rebinding"): its pages would count as ours."""
+
+    def __init__(self, names: tuple[str, ...], any_address: bool = False):
+        self.names = {name.lower() for name in names}
+        self.any_address = any_address
+        """Whether addresses in numbers are answered to as well: no name can be made to look like one."""
+
+    def include(self, host: str) -> bool:
+        """Whether the header `Host` is one of the names, with any port."""
+        found = _HOST.fullmatch(host.lower())
+        if found is None:
+            return False
+        name = found[1].strip("[]")
+        return name in self.names or (self.any_address and _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 async def read_body(request: Request, most: int) -> bytes:
@@ -82,7 +139,7 @@ async def read_body(request: Request, most: int) -> bytes:
     said = request.headers.get("content-length", "")
     size = 0
     parts: list[bytes] = []
-    with anyio.move_on_after(READ_SECONDS) as waiting:
+    with anyio.move_on_after(limits.UPLOAD_SECONDS) as waiting:
         if said.isdigit() and int(said) > most:
             await _refuse_large(request, most)
         async for part in request.stream():
@@ -92,7 +149,7 @@ async def read_body(request: Request, most: int) -> bytes:
                 await _refuse_large(request, most)
             parts.append(part)
     if waiting.cancelled_caught:
-        raise Refused(408, f"the upload took more than {READ_SECONDS:.0f} seconds")
+        raise Refused(408, f"the upload took more than {limits.UPLOAD_SECONDS:.0f} seconds")
     return b"".join(parts)
 
 
@@ -103,8 +160,9 @@ async def _refuse_large(request: Request, most: int) -> None:
     raise Refused(413, f"that is too large; at most {most} bytes are taken")
 
 
-def guarded(app: ASGIApp) -> ASGIApp:
-    """`app`, with `HEADERS` on every answer, and no request that a page of another origin sent."""
+def guarded(app: ASGIApp, names: Names) -> ASGIApp:
+    """`app`, with `HEADERS` on every answer, and only requests for one of `names` that no page of another
+    origin sent."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -115,7 +173,11 @@ def guarded(app: ASGIApp) -> ASGIApp:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        if is_foreign(Headers(scope=scope)):
+        headers = Headers(scope=scope)
+        if not names.include(headers.get("host", "")):
+            refused = Refused(400, "that is no name of this server; --names adds one")
+            await refused.response()(scope, receive, send_with_headers)
+        elif is_foreign(headers):
             refused = Refused(403, "requests of pages of another origin are not answered")
             await refused.response()(scope, receive, send_with_headers)
         else:
@@ -125,9 +187,12 @@ def guarded(app: ASGIApp) -> ASGIApp:
 
 
 def is_foreign(headers: Headers) -> bool:
-    """Whether a browser says that the request comes from a page of another origin."""
-    origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-        return True
+    """Whether a browser says that the request comes from a page of another origin, or says it unreadably."""
+    for origin in headers.getlist("origin"):
+        try:
+            if urlsplit(origin).netloc != headers.get("host"):
+                return True
+        except ValueError:
+            return True
     is_page = headers.get("sec-fetch-mode") == "navigate"
     return headers.get("sec-fetch-site") in ("cross-site", "same-site") and not is_page

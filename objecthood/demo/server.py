@@ -9,6 +9,7 @@ queue is full).
 from __future__ import annotations
 
 import json
+import logging
 import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,27 +19,36 @@ import anyio
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from objecthood.data.io.images import ImageError, ImageFormatError, ImageTooLargeError
-from objecthood.demo.limits import Queue, Refused, guarded, read_body
+from objecthood.data.io.images import ImageFormatError, ImageTooLargeError
+from objecthood.demo.connections import BoundedProtocol
+from objecthood.demo.limits import Names, Queue, Refused, guarded, read_body
 from objecthood.demo.shown import MAX_BYTES, TYPES, Shown, config, example_files, page_files
 from objecthood.demo.work import Settings, Work
+from objecthood.runtime import limits
 
-CAPACITY = 16
+CAPACITY = limits.REQUESTS
+BACKLOG = 128
+"""Connections that are accepted at once, on top of those that are served."""
 SEND_SECONDS = 30.0
 """In which an answer must be taken; slower readers are cut off, so that they hold no place for ever."""
 MOST = {"slots": 32, "iterations": 30, "seed": 2**32 - 1}
 MOST_SPREAD = 4.0
 _CHUNK = 64 * 1024
+WRONG_HERE = "something went wrong here; the terminal says more"
 
 
-def build_app(shown: list[Shown], hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) -> ASGIApp:
-    """The whole server as an ASGI application, for requests that name one of `hosts`."""
+THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+"""Names by which a machine asks for itself."""
+
+
+def build_app(shown: list[Shown], names: Names | None = None) -> ASGIApp:
+    """The whole server as an ASGI application, for requests that name one of `names`; this machine's own
+    unless given."""
     files = {name: content for name, content in page_files().items() if name != "engine-browser.js"}
     for one in shown:
         files |= example_files(one)
@@ -51,7 +61,7 @@ def build_app(shown: list[Shown], hosts: tuple[str, ...] = ("127.0.0.1", "localh
         Route("/api/paint", Api(works, queue, paint), methods=["POST"]),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _plainly, Exception: _quietly})
-    return guarded(TrustedHostMiddleware(app, list(hosts), www_redirect=False))
+    return guarded(app, names or Names(THIS_MACHINE))
 
 
 class Api:
@@ -64,13 +74,17 @@ class Api:
         request = Request(scope, receive)
         try:
             with self.queue.place():
-                content = await self.answer(request, self._work(request), self.queue)
-                with anyio.move_on_after(SEND_SECONDS):
-                    await _stream(content)(scope, receive, send)
+                answer = await self.answer(request, self._work(request), self.queue)
+                if isinstance(answer, bytes):
+                    with anyio.move_on_after(SEND_SECONDS):
+                        await _stream(answer)(scope, receive, send)
+                    return
+            response = answer.response()
         except Refused as refused:
-            await refused.response()(scope, receive, send)
+            response = refused.response()
         except ClientDisconnect:
-            pass
+            return
+        await response(scope, receive, send)
 
     def _work(self, request: Request) -> Work:
         name = request.query_params.get("model", "")
@@ -79,7 +93,7 @@ class Api:
         return self.works[name]
 
 
-async def look(request: Request, work: Work, queue: Queue) -> bytes:
+async def look(request: Request, work: Work, queue: Queue) -> bytes | Refused:
     """The answer of `Work.look`."""
     settings = Settings(
         slots=_number(request, "slots", 1),
@@ -88,60 +102,81 @@ async def look(request: Request, work: Work, queue: Queue) -> bytes:
         spread=_spread(request),
     )
     content = await read_body(request, MAX_BYTES)
-    await _still_there(request)
-    try:
-        return await queue.run(work.look, content, settings)
-    except ImageTooLargeError as error:
-        raise Refused(413, str(error)) from error
-    except ImageFormatError as error:
-        raise Refused(415, str(error)) from error
-    except ImageError as error:
-        raise Refused(422, str(error)) from error
+    return await queue.run(request, answered, work.look, content, settings)
 
 
-async def paint(request: Request, work: Work, queue: Queue) -> bytes:
+async def paint(request: Request, work: Work, queue: Queue) -> bytes | Refused:
     """The answer of `Work.paint`."""
     num_slots = _number(request, "slots", 1)
     content = await read_body(request, work.paint_size(num_slots))
-    await _still_there(request)
-    try:
-        return await queue.run(work.paint, content, num_slots)
-    except ValueError as error:
-        raise Refused(422, str(error)) from error
+    return await queue.run(request, answered, work.paint, content, num_slots)
 
 
-def serve(shown: list[Shown], host: str, port: int, started: Callable[[str], None]) -> None:
-    """Serve until stopped; `started` is told the address. Raises ValueError where the port cannot be had."""
+def answered(function: Callable[..., bytes], *arguments: Any) -> bytes | Refused:
+    """What `function` returns, or, in place of each exception, what the client is told of it."""
     try:
-        listening = socket.create_server((host, port), backlog=128)
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"{host}:{port} cannot be listened on ({error}); name another --port") from error
-    app = build_app(shown, ("127.0.0.1", "localhost", host))
+        return function(*arguments)
+    except ImageTooLargeError as error:
+        return Refused(413, str(error))
+    except ImageFormatError as error:
+        return Refused(415, str(error))
+    except ValueError as error:  # ImageError among them
+        return Refused(422, str(error))
+    except Exception:
+        logging.getLogger("uvicorn.error").exception("a request could not be answered")
+        return Refused(500, WRONG_HERE)
+
+
+def serve(
+    shown: list[Shown], host: str, port: int, started: Callable[[str], None], names: tuple[str, ...] = ()
+) -> None:
+    """Serve until stopped; `started` is told the address.
+
+    Args:
+        host: address to listen on, of either family; 0.0.0.0 or :: for all of this machine's.
+        names: by which the server may be asked for, besides its own.
+
+    Raises ValueError where the address or the port cannot be had.
+    """
+    everywhere = host in ("0.0.0.0", "::")
+    listening = listen(host, port)
+    own = (socket.gethostname(), f"{socket.gethostname()}.local") if everywhere else (host,)
+    app = build_app(shown, Names((*THIS_MACHINE, *own, *names), any_address=everywhere))
     with listening:
-        started(f"http://{host}:{listening.getsockname()[1]}/")
+        said = "localhost" if everywhere else f"[{host}]" if ":" in host else host
+        started(f"http://{said}:{listening.getsockname()[1]}/")
         uvicorn.Server(settings_for(app)).run(sockets=[listening])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; ValueError, in one line, where there can be none."""
+    if not host.strip():
+        raise ValueError(
+            f"--host (={host!r}) names no address; 127.0.0.1 is this machine alone, 0.0.0.0 all networks"
+        )
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        both = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ValueError(f"{host}:{port} cannot be listened on ({error}); name another --port") from error
 
 
 def settings_for(app: ASGIApp) -> uvicorn.Config:
     """How uvicorn is to serve: plain HTTP, short heads, and nothing said of itself."""
     return uvicorn.Config(
         app,
-        log_level="warning",
+        log_level="error",
         access_log=False,
         lifespan="off",
         server_header=False,
         proxy_headers=False,
         ws="none",
-        http="h11",
-        h11_max_incomplete_event_size=16 * 1024,
+        http=BoundedProtocol,
+        backlog=BACKLOG,
+        h11_max_incomplete_event_size=limits.REQUEST_HEAD_BYTES,
         timeout_graceful_shutdown=2,
     )
-
-
-async def _still_there(request: Request) -> None:
-    """ClientDisconnect where nobody waits for the answer any more."""
-    if await request.is_disconnected():
-        raise ClientDisconnect
 
 
 def _stream(content: bytes) -> Response:
@@ -187,4 +222,4 @@ async def _plainly(request: Request, error: Exception) -> Response:
 
 
 async def _quietly(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "something went wrong here; the terminal says more"}, 500)
+    return JSONResponse({"error": WRONG_HERE}, 500)

@@ -6,6 +6,7 @@ Answers are float32, little-endian, one array after the other: what the page's o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,7 +17,11 @@ from objecthood.export.stages import take_apart
 from objecthood.runtime import limits
 
 MAX_PIXELS = limits.UPLOAD_PIXELS
-"""Of an uploaded picture: a phone's, and 100 MB while it is decoded."""
+"""Of an uploaded picture: a phone's. Decoding takes up to 12 bytes a pixel (transparent ones), 300 MB."""
+
+
+def never() -> bool:
+    return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,18 +43,22 @@ class Work:
         self.rows, self.columns = shown.model.feature_grid
 
     @torch.no_grad()
-    def look(self, content: bytes, settings: Settings) -> bytes:
+    def look(self, content: bytes, settings: Settings, left: Callable[[], bool] = never) -> bytes:
         """The picture as the model sees it [3, side, side], slots [iterations, slots, dim], and attention
-        [iterations, slots, rows * columns].
+        [iterations, slots, rows * columns]. Nothing (b"") once nobody waits for it, as `left` tells.
 
         Raises ImageError where `content` is no picture that is read here.
         """
+        if left():
+            return b""
         image = self.model.preprocess(read_image(content, max_pixels=MAX_PIXELS))[0][None]
         noise = torch.from_numpy(_normal(settings.seed, (1, settings.slots, self.model.slot_dim)))
         slots = self.parts.start(noise, torch.tensor(settings.spread))
         inputs = self.parts.encode(image)
         bias, all_slots, attention = torch.zeros(1, settings.slots, inputs.shape[1]), [], []
         for _ in range(settings.iterations):
+            if left():
+                return b""
             slots, shares, bias, seen = self.parts.step(slots, inputs, bias)
             all_slots.append(seen)
             attention.append(shares)
@@ -60,12 +69,14 @@ class Work:
         return 4 * num_slots * (self.model.slot_dim + self.rows * self.columns)
 
     @torch.no_grad()
-    def paint(self, content: bytes, num_slots: int) -> bytes:
+    def paint(self, content: bytes, num_slots: int, left: Callable[[], bool] = never) -> bytes:
         """Slots [slots, dim] and attention [slots, rows * columns] to appearance [slots, 3, side, side] and
-        mask logits [slots, side, side].
+        mask logits [slots, side, side]. Nothing (b"") where nobody waits for it.
 
         Raises ValueError where `content` is not so many finite numbers.
         """
+        if left():
+            return b""
         if len(content) != self.paint_size(num_slots):
             raise ValueError(f"{num_slots} slots are {self.paint_size(num_slots)} bytes; got {len(content)}")
         numbers = np.frombuffer(content, "<f4").astype(np.float32)

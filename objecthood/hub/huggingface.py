@@ -19,6 +19,8 @@ from typing import Any
 from objecthood import hub
 from objecthood.checkpoint.header import read_description
 from objecthood.hub.model_card import missing_facts, model_card
+from objecthood.runtime.files import parse_json
+from objecthood.runtime.limits import HEADER_BYTES
 
 if typing.TYPE_CHECKING:
     from PIL import Image
@@ -27,6 +29,7 @@ if typing.TYPE_CHECKING:
     from objecthood.recipes import Recipe
 
 WEIGHTS, FACTS, CARD, PICTURE = "weights.safetensors", "config.json", "README.md", "picture.png"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -52,14 +55,25 @@ def from_pretrained(
     if str(source) in hub.PRETRAINED or Path(source).exists() or not _REPOSITORY.fullmatch(str(source)):
         return hub.load(source, recipe)
     from_cache = _unreachable(str(source), revision, token)
-    facts = json.loads(_download(str(source), FACTS, revision, token, from_cache).read_text())
+    sha256 = _stated_sha256(_download(str(source), FACTS, revision, token, from_cache), str(source))
     file = _download(str(source), WEIGHTS, revision, token, from_cache)
-    if not isinstance(facts, dict) or "sha256" not in facts:
-        raise ValueError(
-            f"{source} was not published by objecthood ({FACTS} states no SHA-256); name another"
-        )
-    hub.check_sha256(file, facts["sha256"], f"weights of {source}", "remove that file and fetch them again")
+    hub.check_sha256(file, sha256, f"weights of {source}", "remove that file and fetch them again")
     return hub.load(file, recipe)
+
+
+def _stated_sha256(file: Path, source: str) -> str:
+    """What config.json says of the weights; ValueError where it says nothing, or is not ours."""
+    problem = "states no SHA-256"
+    try:
+        size = file.stat().st_size
+        facts = parse_json(file.read_bytes() if size <= HEADER_BYTES else b"")
+    except ValueError as error:
+        problem = f"is damaged: {_one_line(error)}"
+    else:
+        stated = facts.get("sha256") if isinstance(facts, dict) else None
+        if isinstance(stated, str) and _SHA256.fullmatch(stated):
+            return stated
+    raise ValueError(f"{source} was not published by objecthood ({FACTS} {problem}); name another")
 
 
 def push_to_hub(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import uuid
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from objecthood.runtime.limits import NAME_LENGTH
+from objecthood.runtime.limits import JSON_DEPTH, NAME_LENGTH
 
 _NAME = re.compile(r"[\w.-]+")
 _STAGED = re.compile(r"\.[0-9a-f]{32}\.part")
@@ -91,6 +92,48 @@ def read_plain(path: Path) -> bytes | None:
         return None
     with open(os.open(path, os.O_RDONLY | _NO_LINK | getattr(os, "O_BINARY", 0)), "rb") as file:
         return file.read()
+
+
+def parse_json(content: str | bytes) -> Any:
+    """The value of a JSON text; ValueError, in one line, also where it is no UTF-8, nests deeper than
+    `limits.JSON_DEPTH`, or holds a whole number beyond 18 digits.
+
+    >>> parse_json('{"step": 3}')
+    {'step': 3}
+    """
+    try:
+        value = json.loads(content, parse_int=_whole_number)
+    except RecursionError:
+        value = None
+        depth = JSON_DEPTH + 1
+    else:
+        depth = _depth(value)
+    if depth > JSON_DEPTH:
+        raise ValueError(f"more than {JSON_DEPTH} lists and objects inside each other")
+    return value
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > 19:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects lie inside each other, counted up to one more than is allowed."""
+    depth, inner = 0, [value]
+    while inner and depth <= JSON_DEPTH:
+        containers = [one for one in inner if isinstance(one, dict | list)]
+        inner = [part for one in containers for part in (one.values() if isinstance(one, dict) else one)]
+        depth += bool(containers)
+        if not containers:
+            break
+    return depth
+
+
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_name(name: object, what: str) -> str:

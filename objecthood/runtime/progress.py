@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from objecthood.runtime.terminal import console, echo
 
 
 class RunProgress:
@@ -20,7 +21,7 @@ class RunProgress:
     """
 
     def __init__(self, name: str, num_steps: int, first_step: int = 0, every: float = 15.0):
-        self.console = Console(stderr=True)
+        self.console = console(stderr=True)
         self.num_steps, self.every, self.name = num_steps, every, name
         self.started = self.spoken = time.monotonic()
         self.first_step, self.status = first_step, ""
@@ -52,11 +53,11 @@ class RunProgress:
         if not self.console.is_terminal and (now - self.spoken >= self.every or step == self.num_steps):
             self.spoken = now
             seconds_left = (now - self.started) / max(1, step - self.first_step) * (self.num_steps - step)
-            print(f"{self.name} {step}/{self.num_steps}  {status}  {seconds_left:.0f} s left", flush=True)
+            echo(f"{self.name} {step}/{self.num_steps}  {status}  {seconds_left:.0f} s left", flush=True)
 
     def say(self, text: str) -> None:
         """A line that stays."""
         if self.console.is_terminal:
             self.bar.console.print(text, highlight=False, markup=False)
         else:
-            print(text, flush=True)
+            echo(text, flush=True)

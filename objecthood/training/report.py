@@ -6,19 +6,20 @@ written while the run goes on: what is missing is left out, and a line still bei
 
 import base64
 import json
-import math
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from objecthood.recipes.score_names import title as title_of
-from objecthood.runtime.files import read_plain, write_text
+from objecthood.runtime.files import is_number, parse_json, read_plain, write_text
 from objecthood.visualize.charts import Number, line_chart, short_number
 
 Record = dict[str, Any]  # what a JSON file, or a line of one, says
 
 NOT_SCORES = {"kind", "step", "seconds", "cpu_seconds"}
+LARGEST = 1e100
+"""Numbers beyond it come from a damaged file, and the space between two ticks would be infinite."""
 FURTHER_CURVES = ("learning_rate", "gradient_norm", "images_per_second")
 PICTURE_TYPES = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp"}
 # The page may show data it carries and use its own style; a browser then refuses everything else.
@@ -91,7 +92,7 @@ def write_report(run_folder: Path) -> Path:
 def _read_object(path: Path) -> Record:
     """A JSON object, or {} where the file is missing, a link, torn or something else."""
     try:
-        value = json.loads(read_plain(path) or b"")
+        value = parse_json(read_plain(path) or b"")
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -102,24 +103,21 @@ def _read_lines(path: Path) -> list[Record]:
     records = []
     for line in (read_plain(path) or b"").splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and _is_finite(record.get("step")):
+        if isinstance(record, dict) and _is_drawn(record.get("step")):
             records.append(record)
     return sorted(records, key=lambda record: record["step"])
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Number) and not isinstance(value, bool)
-
-
-def _is_finite(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(value)
+def _is_drawn(value: Any) -> bool:
+    """Whether a value is a number that a chart and a sentence can show."""
+    return is_number(value) and abs(value) <= LARGEST
 
 
 def _scores(record: Mapping[str, Any]) -> dict[str, Number]:
-    return {key: value for key, value in record.items() if _is_number(value) and key not in NOT_SCORES}
+    return {key: value for key, value in record.items() if _is_drawn(value) and key not in NOT_SCORES}
 
 
 def _duration(seconds: Number) -> str:
@@ -175,7 +173,7 @@ def _verdict(
     if records:
         words += f" {records[-1]['step']} steps"
         seconds = result.get("wall_seconds", records[-1].get("seconds"))
-        words += f" in {_duration(float(seconds or 0))}." if _is_finite(seconds) else "."
+        words += f" in {_duration(float(seconds or 0))}." if _is_drawn(seconds) else "."
     return words
 
 
@@ -191,7 +189,7 @@ def _curves(trained: list[Record], evaluated: list[Record]) -> str:
 
 
 def _chart(records: list[Record], key: str, *, logarithmic: bool = False) -> str:
-    points = [(record["step"], record[key]) for record in records if _is_number(record.get(key))]
+    points = [(record["step"], record[key]) for record in records if _is_drawn(record.get(key))]
     drawing = line_chart(points, name=title_of(key), logarithmic=logarithmic)
     scale = ' <span class="soft">logarithmic</span>' if logarithmic else ""
     return f'<figure class="chart">{escape(title_of(key))}{scale}{drawing}</figure>' if drawing else ""

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from objecthood import checkpoint
-from objecthood.runtime.files import read_plain, write_text
+from objecthood.runtime.files import parse_json, read_plain, write_text
 
 TRACKERS = ("tensorboard",)
 
@@ -88,6 +88,29 @@ class Stopwatch:
         return self._cpu + self.others + running
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that are whole: objects with a text as "kind", a whole number as "step", and
+    numbers as all else. A line that was being written when a run was killed, or is damaged, is left out."""
+    lines = []
+    for text in (read_plain(path) or b"").splitlines():
+        try:
+            line = parse_json(text)
+        except ValueError:
+            continue
+        if (
+            isinstance(line, dict)
+            and isinstance(line.get("kind"), str)
+            and type(line.get("step")) is int
+            and all(isinstance(value, int | float) for name, value in line.items() if name != "kind")
+        ):
+            lines.append(line)
+    return lines
+
+
+def _is_before(line: dict[str, Any], step: int) -> bool:
+    return line["step"] < step or (line["step"] == step and line["kind"] == "train")
+
+
 class Log:
     """metrics.jsonl: one JSON object a line; lines that came after the checkpoint that a run resumes from are
     dropped, its step's own scores among them.
@@ -100,17 +123,11 @@ class Log:
         self.trackers: list[TensorBoard] = []
         if not written:
             return
-        lines = (read_plain(path) or b"").decode().splitlines() if first_step else []
-        whole = [line for line in lines if line.endswith("}")]
-        kept = [line for line in whole if self._is_before(json.loads(line), first_step)]
-        write_text(path, "".join(line + "\n" for line in kept))
+        lines = [line for line in read_log(path) if _is_before(line, first_step)] if first_step else []
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         # A tracker drops the first step's own lines with the later ones.
-        own = [line for line in map(json.loads, kept) if line["step"] == first_step]
+        own = [line for line in lines if line["step"] == first_step]
         self.trackers = [TensorBoard(path.parent / name, first_step, own) for name in trackers]
-
-    @staticmethod
-    def _is_before(line: dict[str, Any], step: int) -> bool:
-        return line["step"] < step or (line["step"] == step and line["kind"] == "train")
 
     def sync(self) -> None:
         """Have the system write all lines to disk before going on, and trackers what they hold."""

@@ -13,8 +13,8 @@ import logging
 import os
 import re
 import stat
-import struct
 import threading
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -23,8 +23,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
+from objecthood.data.io import coded_sizes
 from objecthood.runtime import limits
 
 # Decoded, 50 million pixels take 200 MB (Pillow holds four bytes a pixel). That covers full-frame cameras
@@ -70,7 +71,6 @@ _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
 # `warnings.catch_warnings` swaps state of the whole process: two threads leaving it in the wrong order would
 # switch Pillow's warnings off for good. Hence one picture at a time within a process; others are unaffected.
 _WARNINGS_LOCK = threading.Lock()
-_Stream = io.BytesIO | io.BufferedReader
 # Pillow logs some damage, which Python prints where logging is not set up. Where it is, logs still get it.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -144,12 +144,14 @@ def read_image(
         warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             image = _read_header(stream, name, max_pixels)
-            pixels, problem = _decoded(image, upright)
-        except ImageError:
-            raise
-        except Image.DecompressionBombError as error:  # some plugins check before they tell the size
-            raise _too_large(name, _one_line(error), max_pixels) from error
+            pixels, problem = _decoded(image, upright, name, max_pixels)
+            image.close()
         except Exception as error:  # damaged data makes decoders raise nearly anything
+            _release(error)
+            if isinstance(error, ImageError):
+                raise
+            if isinstance(error, Image.DecompressionBombError):  # of plugins that check before they open
+                raise _too_large(name, _one_line(error), max_pixels) from error
             problem = _one_line(error) or type(error).__name__
             raise ImageError(f"{name}: damaged picture ({problem}); copy or download it again") from error
     if problem and warn:
@@ -267,6 +269,16 @@ def _name_of(source: str | os.PathLike[str] | bytes | Readable) -> str:
     return f"stream {getattr(source, 'name', 'without a name')!r}"
 
 
+def _release(error: BaseException | None) -> None:
+    """Let go of what the frames of an error, and of those that led to it, hold: the decoded pixels.
+
+    Otherwise, whoever keeps the error (a list of what was skipped, a reference cycle) keeps the image.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
@@ -277,7 +289,7 @@ def _too_large(name: str, size: str, max_pixels: int) -> ImageError:
     )
 
 
-def _open_stream(source: str | os.PathLike[str] | bytes | Readable, name: str) -> _Stream:
+def _open_stream(source: str | os.PathLike[str] | bytes | Readable, name: str) -> coded_sizes.Stream:
     """Open a source as a seekable stream of known, allowed length; the caller closes it."""
     try:
         if isinstance(source, str | os.PathLike):
@@ -301,7 +313,7 @@ def _open_stream(source: str | os.PathLike[str] | bytes | Readable, name: str) -
     raise ImageTooLargeError(f"{name}: too many bytes; at most {MAX_FILE_BYTES} are allowed; save it smaller")
 
 
-def _read_header(stream: _Stream, name: str, max_pixels: int) -> Image.Image:
+def _read_header(stream: coded_sizes.Stream, name: str, max_pixels: int) -> Image.Image:
     """Open a picture without decoding it, and check its size.
 
     Does what `Image.open(formats=FORMATS)` does, less Pillow's own limit: that only warns up to twice its
@@ -314,11 +326,11 @@ def _read_header(stream: _Stream, name: str, max_pixels: int) -> Image.Image:
         factory, accepts = Image.OPEN[image_format]
         if accepts is None or accepts(prefix) is not True:  # a string: recognised, but this Pillow lacks it
             continue
-        if image_format == "ICO":
-            _check_size(*_largest_icon(stream), name, max_pixels)
+        _check_before(image_format, stream, name, max_pixels)
         stream.seek(0)
         image = factory(stream, "")
         _check_size(*image.size, name, max_pixels)
+        _check_after(image, stream, name, max_pixels)
         return image
     allowed = ", ".join(FORMATS)
     problem = f"not a readable picture, begins with {prefix!r}"
@@ -330,32 +342,49 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         raise _too_large(name, f"{width} x {height} = {width * height} pixels", max_pixels)
 
 
-def _largest_icon(stream: _Stream) -> tuple[int, int]:
-    """Width and height of the largest picture inside an icon, from the headers of the pictures themselves.
-
-    The icon's own table says at most 256 x 256, whatever it carries, and Pillow decodes while opening.
-    """
-    stream.seek(4)
-    (count,) = struct.unpack("<H", stream.read(2))
-    table = stream.read(16 * count)
-    sizes = [(1, 1)]
-    for (offset,) in struct.iter_unpack("<12xI", table[: len(table) // 16 * 16]):
-        stream.seek(offset)
-        header = stream.read(24).ljust(24, b"\0")
-        if header.startswith(b"\x89PNG"):
-            sizes.append(struct.unpack(">16x2I", header))
-        else:  # a bitmap; its height counts picture and mask, and is negative where stored top-down
-            width, height = struct.unpack("<4x2i12x", header)
-            sizes.append((abs(width), abs(height) // 2))
-    return max(sizes, key=lambda size: size[0] * size[1])
+def _check_before(image_format: str, stream: coded_sizes.Stream, name: str, max_pixels: int) -> None:
+    """Check sizes that a decoder would use and that Pillow does not tell, or tells after decoding."""
+    if image_format == "ICO":
+        _check_size(*coded_sizes.icon_size(stream), name, max_pixels)
+    elif image_format == "AVIF":
+        sizes = coded_sizes.coded_sizes(stream)
+        for size, largest in sizes:
+            _check_size(*size, name, max_pixels)
+            # Encoders state each side in as few bits as it needs, so at most twice as large a side fits.
+            _check_size(*largest, name, 4 * max_pixels)
+        if sum(width * height for (width, height), _ in sizes) > 4 * max_pixels:  # image, alpha, thumbnails
+            raise _too_large(name, f"{len(sizes)} coded images", max_pixels)
 
 
-def _decoded(image: Image.Image, upright: bool = True) -> tuple[UInt8[np.ndarray, "height width 3"], str]:
+def _check_after(image: Image.Image, stream: coded_sizes.Stream, name: str, max_pixels: int) -> None:
+    """Check what an opened file asks of its decoder beyond its size: tiles of a TIFF, scans of a JPEG."""
+    if image.format == "TIFF":
+        width, height = coded_sizes.tile_size(image) or (0, 0)
+        if width * height > limits.TILE_PIXELS:
+            raise ImageTooLargeError(
+                f"{name}: has tiles of {width} x {height} = {width * height} pixels; at most "
+                f"{limits.TILE_PIXELS} are allowed; save it with smaller tiles"
+            )
+    elif image.format in ("JPEG", "MPO"):
+        most = max(1, min(limits.JPEG_SCANS, limits.JPEG_SCAN_PIXELS // (image.width * image.height)))
+        place = stream.tell()
+        if coded_sizes.count_scans(stream, most) > most:
+            raise ImageTooLargeError(
+                f"{name}: has more than {most} scans of {image.width} x {image.height} pixels; at most "
+                f"{limits.JPEG_SCANS} and {limits.JPEG_SCAN_PIXELS} pixels in all are allowed; save it again"
+            )
+        stream.seek(place)
+
+
+def _decoded(
+    image: Image.Image, upright: bool = True, name: str = "", max_pixels: int = MAX_PIXELS
+) -> tuple[UInt8[np.ndarray, "height width 3"], str]:
     """An image of any mode, upright or as stored, as 8-bit sRGB; and what may be wrong with it, or ""."""
     before = _orientation(image) if image.format == "TIFF" else 1  # of PNG, asking decodes
     tiles = getattr(image, "tile", None)  # gone once it is decoded
     rawmode = str(tiles[0][3]) if tiles else ""
     image.load()
+    _check_size(*image.size, name, max_pixels)  # a decoder may have found another size than the header's
     picture, after = _flatten_to_srgb(image, rawmode), _orientation(image)
     if upright and after in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[after])
@@ -374,11 +403,12 @@ def _flatten_to_srgb(image: Image.Image, rawmode: str = "") -> Image.Image:
     if image.mode == "La":  # premultiplied grey: the only way out that Pillow knows
         image = image.convert("LA")
     if alpha is None and image.has_transparency_data:
-        alpha = image.convert("RGBA").getchannel("A")
+        whole = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
+        alpha = whole.getchannel("A")
     colour = _convert_profile(image, profile) if profile else image.convert("RGB")
-    if alpha is None:
-        return colour
-    return Image.composite(colour, Image.new("RGB", colour.size, "white"), alpha)
+    if alpha is not None:  # white is laid over what is transparent, in place: no further image is held
+        colour.paste((255, 255, 255), (0, 0), ImageChops.invert(alpha))
+    return colour
 
 
 def _opaque_but_one_colour(image: Image.Image, rawmode: str) -> Image.Image | None:

@@ -44,6 +44,18 @@ def decode(rle: Mapping[str, Any]) -> Bool[np.ndarray, "height width"]:
     >>> decode({"size": [2, 2], "counts": [2, 2]}).tolist()
     [[False, True], [False, True]]
     """
+    size, runs = read_runs(rle)
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F")
+
+
+def read_runs(rle: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray]:
+    """Height and width of a mask, and the lengths of its runs (int64, column by column, false first).
+
+    Raises: ValueError, as `decode`.
+
+    >>> read_runs({"size": [2, 2], "counts": "22"})[1].tolist()
+    [2, 2]
+    """
     height, width = _read_size(rle)
     counts = rle.get("counts")
     runs = _read_runs(counts) if isinstance(counts, str | bytes) else _read_plain_runs(counts)
@@ -51,8 +63,7 @@ def decode(rle: Mapping[str, Any]) -> Bool[np.ndarray, "height width"]:
     wild = len(runs) > 0 and (runs.min() < 0 or runs.max() > height * width)
     if wild or runs.sum() != height * width:
         raise ValueError(f"run-length mask: the runs must add up to {height} x {width} pixels, and do not")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape((height, width), order="F")
+    return (height, width), runs
 
 
 def bounding_box(mask: Bool[np.ndarray, "height width"]) -> list[int]:

@@ -13,20 +13,21 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int16
+from jaxtyping import Int16
 
 from objecthood.data.io.cache import Cache, Decoded
 from objecthood.data.io.images import ImageWarning, read_image, read_orientation, resize_image
-from objecthood.data.io.rle import decode
+from objecthood.data.io.rle import read_runs
 from objecthood.data.randomness import SPLITS, split_of
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.data.transforms import as_images, central_square, resize_nearest
+from objecthood.runtime import limits
 
 Labels = Literal["instance", "class"]
 Orientation = Literal["stored", "upright"]
@@ -94,7 +95,7 @@ class Coco(Dataset):
         _pycocotools()
         self.resolution, self.labels, self.crop = resolution, labels, crop
         self.orientation = orientation
-        self.name = f"'{os.fspath(annotations)}'"
+        self.name = repr(os.fspath(annotations))
         content = _read(Path(annotations), self.name)
         categories = sorted(content["categories"], key=lambda category: category["id"])
         self.classes = [category["name"] for category in categories]
@@ -122,36 +123,70 @@ class Coco(Dataset):
         }
 
     def label_map(self, number: int) -> Int16[np.ndarray, "height width"]:
-        """Labels of one picture at its full size."""
+        """Labels of one picture at its full size.
+
+        Raises CocoError where a segmentation makes no sense, or all together exceed `limits.MASK_WORK`.
+        """
         picture, things = self._pictures[number], self._things[number]
         size = (picture["height"], picture["width"])
-        objects = [thing for thing in things if not thing.get("iscrowd")]
-        masks = [self._draw(thing, size) for thing in objects]
-        labels = np.zeros(size, np.int16)
-        for thing in things:
+        outline = Budget(limits.OUTLINE_PIXELS, "pixels of outline")
+        codes = [self._runs(thing, size, outline) for thing in things]
+        work = Budget(limits.MASK_WORK, "pixels to draw")
+        labels = np.zeros(size[0] * size[1], np.int16)  # column by column, as the runs
+        for thing, runs in zip(things, codes, strict=True):
             if thing.get("iscrowd"):
-                labels[self._draw(thing, size)] = IGNORED
+                self._paint(labels, runs, IGNORED, work, thing)
+        objects = [
+            (thing, runs) for thing, runs in zip(things, codes, strict=True) if not thing.get("iscrowd")
+        ]
         # The largest is painted first. Python's sort keeps equals in the order of the file.
-        for place in sorted(range(len(objects)), key=lambda place: -int(masks[place].sum())):
-            label = place + 1 if self.labels == "instance" else self._class_label(objects[place])
-            labels[masks[place]] = label
-        return labels
+        for place in sorted(range(len(objects)), key=lambda place: -int(objects[place][1][1::2].sum())):
+            thing, runs = objects[place]
+            label = place + 1 if self.labels == "instance" else self._class_label(thing)
+            self._paint(labels, runs, label, work, thing)
+        return np.ascontiguousarray(labels.reshape(size, order="F"))
+
+    def _paint(
+        self, labels: np.ndarray, runs: np.ndarray, label: int, work: Budget, thing: dict[str, Any]
+    ) -> None:
+        """Set the true pixels of `runs`, from the first to the last alone."""
+        ends = np.cumsum(runs)
+        if len(runs) < 2:
+            return
+        start, stop = int(runs[0]), int(ends[1::2][-1])
+        try:
+            work.spend(stop - start)
+        except ValueError as error:
+            raise self._cannot_be_drawn(thing, error) from error
+        inner = runs[1 : 2 * (len(runs) // 2)]
+        labels[start:stop][np.repeat(np.arange(len(inner)) % 2 == 0, inner)] = label
 
     def _class_label(self, thing: dict[str, Any]) -> int:
         if thing["category_id"] not in self._class_labels:
-            raise CocoError(f"{self.name}: annotation {thing['id']} has unknown class {thing['category_id']}")
+            raise CocoError(
+                f"{self.name}: annotation {_named(thing['id'])} has unknown class "
+                f"{_named(thing['category_id'])}"
+            )
         return self._class_labels[thing["category_id"]]
 
-    def _draw(self, thing: dict[str, Any], size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+    def _runs(self, thing: dict[str, Any], size: tuple[int, int], outline: Budget) -> np.ndarray:
+        """The runs of an object's mask, as `rle.read_runs` gives them."""
+        codes = thing["segmentation"]
         try:
-            codes = thing["segmentation"]
-            mask = decode(_from_polygons(codes, size) if isinstance(codes, list) else codes)
-        except (ValueError, TypeError, KeyError) as error:
-            raise CocoError(f"{self.name}: annotation {thing['id']} cannot be drawn ({error})") from error
-        if mask.shape != size:
-            shapes = f"{mask.shape[1]} x {mask.shape[0]}, not {size[1]} x {size[0]}"
-            raise CocoError(f"{self.name}: annotation {thing['id']} is of {shapes} as its picture")
-        return mask
+            if not isinstance(codes, list | dict):
+                raise ValueError("a segmentation is a list of polygons or a run-length code")
+            found, runs = read_runs(
+                _from_polygons(codes, size, outline) if isinstance(codes, list) else codes
+            )
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise self._cannot_be_drawn(thing, error) from error
+        if found != size:
+            shapes = f"{found[1]} x {found[0]}, not {size[1]} x {size[0]}"
+            raise CocoError(f"{self.name}: annotation {_named(thing['id'])} is of {shapes} as its picture")
+        return runs
+
+    def _cannot_be_drawn(self, thing: dict[str, Any], error: Exception) -> CocoError:
+        return CocoError(f"{self.name}: annotation {_named(thing['id'])} cannot be drawn ({error})")
 
     def _decode(self, number: int) -> Decoded:
         picture = read_image(self.paths[number], upright=self.orientation != "stored")
@@ -191,16 +226,33 @@ def _pycocotools() -> Any:
     return mask
 
 
-def _from_polygons(polygons: list[list[float]], size: tuple[int, int]) -> dict[str, Any]:
+class Budget:
+    """How much of something the annotations of one image may ask for."""
+
+    def __init__(self, most: int, what: str):
+        self.left, self.most, self.what = most, most, what
+
+    def spend(self, amount: float) -> None:
+        """ValueError where more is asked for than is left."""
+        self.left -= int(amount)
+        if self.left < 0:
+            raise ValueError(f"more than {self.most} {self.what}, which is the most of one image")
+
+
+def _from_polygons(polygons: list[Any], size: tuple[int, int], outline: Budget) -> dict[str, Any]:
     """The run-length code of the union of polygons, each a flat list of x and y in pixels."""
+    flat = []
     for polygon in polygons:
         corners = np.array(polygon, float)
         if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2:
             raise ValueError("a polygon needs three corners or more, x and y of each")
         if not (np.abs(corners) <= MAX_COORDINATE).all():
             raise ValueError(f"a polygon has corners beyond {MAX_COORDINATE} pixels")
+        closed = np.append(corners, corners[:2]).reshape(-1, 2)
+        outline.spend(np.abs(np.diff(closed, axis=0)).max(1).sum())
+        flat.append(corners.tolist())
     tools = _pycocotools()
-    return tools.merge(tools.frPyObjects(polygons, *size))
+    return tools.merge(tools.frPyObjects(flat, *size))
 
 
 def _read(path: Path, name: str) -> dict[str, Any]:
@@ -209,20 +261,24 @@ def _read(path: Path, name: str) -> dict[str, Any]:
     except OSError as error:
         raise CocoError(f"{name}: cannot be read ({error.strerror}); name COCO's JSON file") from error
     except (ValueError, RecursionError) as error:
-        raise CocoError(f"{name}: is damaged ({error}); download it again") from error
-    wanted = {
-        "images": {"id", "file_name", "height", "width"},
-        "annotations": {"id", "image_id", "category_id"},
-        "categories": {"id", "name"},
-    }
-    for part, keys in wanted.items():
+        problem = f"{error!s:.200}" if isinstance(error, ValueError) else "nested too deeply"
+        raise CocoError(f"{name}: is damaged ({problem}); download it again") from error
+    for part, fields in _FIELDS.items():
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(
-            isinstance(row, dict) and keys <= row.keys() for row in rows
+            isinstance(row, dict) and fields.keys() <= row.keys() for row in rows
         ):
             raise CocoError(
-                f"{name}: has no list `{part}` of {', '.join(sorted(keys))}; name COCO's JSON file"
+                f"{name}: has no list `{part}` of {', '.join(sorted(fields))}; name COCO's JSON file"
             )
+        for place, row in enumerate(rows):
+            for field, (is_right, wanted) in fields.items():
+                if not is_right(row[field]):
+                    raise CocoError(
+                        f"{name}: `{part}[{place}].{field}` (={row[field]!r:.60}) must be {wanted}; "
+                        "correct it"
+                    )
+    _check_sizes(content, name)
     return content
 
 
@@ -238,6 +294,59 @@ def _refuse_repeated(rows: list[dict[str, Any]], part: str, name: str) -> None:
         seen[row["id"]] = place
 
 
+def _check_sizes(content: dict[str, Any], name: str) -> None:
+    for picture in content["images"]:
+        if picture["height"] * picture["width"] > limits.IMAGE_PIXELS:
+            raise CocoError(
+                f"{name}: picture {_named(picture['id'])} has {picture['width']} x {picture['height']} "
+                f"pixels; at most {limits.IMAGE_PIXELS} are allowed"
+            )
+    categories = content["categories"]
+    if len({type(category["id"]) for category in categories}) > 1:
+        raise CocoError(f"{name}: ids of `categories` are numbers and texts; make them all numbers")
+    if len(categories) > limits.OBJECTS:
+        raise CocoError(f"{name}: has {len(categories)} classes; at most {limits.OBJECTS} are allowed")
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def _is_side(value: object) -> bool:
+    return type(value) is int and 1 <= value <= limits.IMAGE_PIXELS
+
+
+def _is_inside(value: object) -> bool:
+    """Whether `value` names a file below a folder, as both Windows and other systems would read it."""
+    if not isinstance(value, str) or "\0" in value or not PurePosixPath(value).name:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a pair
+        return False
+    windows = PureWindowsPath(value)
+    return not (value.startswith("/") or windows.drive or windows.root or ".." in windows.parts)
+
+
+def _named(value: int | str) -> str:
+    """An id within a line: long and odd ones are cut and escaped."""
+    return f"{value!r:.60}"
+
+
+_ID = (_is_id, "a whole number or a text")
+_FIELDS: dict[str, dict[str, tuple[Callable[[object], bool], str]]] = {
+    "images": {
+        "id": _ID,
+        "file_name": (_is_inside, "the name of a file inside the folder of images"),
+        "height": (_is_side, f"a whole number from 1 to {limits.IMAGE_PIXELS}"),
+        "width": (_is_side, f"a whole number from 1 to {limits.IMAGE_PIXELS}"),
+    },
+    "annotations": {"id": _ID, "image_id": _ID, "category_id": _ID},
+    "categories": {"id": _ID, "name": (lambda value: isinstance(value, str), "a text")},
+}
+"""What every entry must have, whether a value of it is right, and what is."""
+
+
 def _by_picture(
     content: dict[str, Any], keep_empty: bool, split: str | None, name: str
 ) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
@@ -247,9 +356,17 @@ def _by_picture(
     things: dict[Any, list[dict[str, Any]]] = {picture["id"]: [] for picture in content["images"]}
     for thing in content["annotations"]:
         if thing["image_id"] not in things:
-            raise CocoError(f"{name}: annotation {thing['id']} is of unknown picture {thing['image_id']}")
+            raise CocoError(
+                f"{name}: annotation {_named(thing['id'])} is of unknown picture {_named(thing['image_id'])}"
+            )
         if thing.get("segmentation"):
             things[thing["image_id"]].append(thing)
+    for number, own in things.items():
+        if len(own) > limits.OBJECTS:
+            raise CocoError(
+                f"{name}: picture {_named(number)} has {len(own)} objects; at most {limits.OBJECTS} are "
+                "allowed"
+            )
     pictures = [
         picture
         for picture in content["images"]

@@ -1,0 +1,57 @@
+"""What is printed: names of files and recipes come from others, and must not steer the terminal.
+
+A name may hold escape sequences (clear the screen, retitle the window, type a reply) or characters that turn
+the direction of what follows (Boucher and Anderson 2021, "Trojan Source"). All of them are shown as escapes.
+"""
+
+from __future__ import annotations
+
+import typing
+import unicodedata
+from typing import Any
+
+if typing.TYPE_CHECKING:
+    from rich.console import Console
+
+_KEPT = "\n\t"
+_HIDDEN = frozenset(("Cc", "Cs", "Zl", "Zp"))
+"""Unicode's categories of control characters, halves of pairs, and separators of lines and paragraphs."""
+_DIRECTION = frozenset(map(chr, (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+
+
+def printable(text: str) -> str:
+    r"""`text`, with control characters, but for line breaks and tabs, and marks of direction as escapes.
+
+    >>> printable("a\x1b[2Jb é 猫")
+    'a\\x1b[2Jb é 猫'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character in _KEPT or not _is_hidden(character) else _escaped(character)
+        for character in text
+    )
+
+
+def _is_hidden(character: str) -> bool:
+    return unicodedata.category(character) in _HIDDEN or character in _DIRECTION
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def echo(text: object = "", *, file: Any = None, flush: bool = False) -> None:
+    """Print a line, `printable`."""
+    print(printable(str(text)), file=file, flush=flush)
+
+
+def console(**options: Any) -> Console:
+    """A console of rich that shows texts, those in tables too, `printable`."""
+    from rich.console import Console
+
+    class Printable(Console):
+        def render_str(self, text: str, **more: Any) -> Any:
+            return super().render_str(printable(text), **more)
+
+    return Printable(**options)
