@@ -1,7 +1,7 @@
 # `make run` and `make test` set up all they need in .venv on a machine with Python 3.10 or newer and make.
 PYTHON ?= python3
 BIN := .venv/bin
-OUT ?= runs/tetrominoes
+OUT ?= runs/sprites
 
 CORE := objecthood/checkpoint/run.py,objecthood/checkpoint/header.py,objecthood/data/io/images.py,objecthood/data/io/archives.py,objecthood/data/loader.py
 
@@ -10,8 +10,12 @@ CORE := objecthood/checkpoint/run.py,objecthood/checkpoint/header.py,objecthood/
 run: .venv/ready
 	@# A run that was stopped goes on; one that was finished shows its scores again.
 	@if [ -e $(OUT)/metrics.jsonl ]; then $(BIN)/objecthood train --resume $(OUT); \
-	else $(BIN)/objecthood train tetrominoes --out $(OUT); fi
-	@echo "Open $(OUT)/index.html to see what was found."
+	else $(BIN)/objecthood train sprites --out $(OUT); fi
+	@echo
+	@echo "Open $(OUT)/index.html for scores, curves and images. The command is $(BIN)/objecthood. Next:"
+	@echo "  $(BIN)/objecthood evaluate $(OUT) --floors            what needs no learning, beside the scores"
+	@echo "  $(BIN)/objecthood predict IMAGES --out found          your own images, with bundled weights"
+	@echo "  $(BIN)/objecthood demo                                a page on this machine"
 
 test: .venv/ready
 	$(BIN)/ruff check .

@@ -1,17 +1,17 @@
 """Train the rows of docs/ablations.md: results/ablation-ROW-seedS.json.
 
-    python runs/experiments/ablations.py --data-path FOLDER                              # every row, seeds 0 to 4
+    python runs/experiments/ablations.py --data-path FOLDER                    # every row, seeds 0 to 4
     python runs/experiments/ablations.py --data-path FOLDER --rows base no-gru --seeds 0
 
 FOLDER holds scenes of `objecthood data render clevr --objects 3-10`, splits "train", "validation" and "test".
-As with seeds.py, a seed whose JSON exists is skipped, and a run that was stopped resumes from its checkpoint. All rows of a seed are trained before the next seed begins.
+As with seeds.py, a seed whose JSON exists is skipped, and a run that was stopped resumes from its checkpoint.
+All rows of a seed are trained before the next seed begins.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-
 import typing
 
 import seeds

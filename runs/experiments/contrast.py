@@ -3,9 +3,9 @@
     python runs/experiments/contrast.py set clean --seeds 0 1 2
     python runs/experiments/contrast.py reconstruction textured
 
-Rows and data are those of `ROWS` and `DATA` below. As with runs/experiments/seeds.py, whose work this does, a seed whose
+Rows and data are those of `ROWS` and `DATA` below. As with seeds.py, whose work this does, a seed whose
 JSON is there is left alone. Properties are read out of the slots by least squares; for rows that paint
-nothing a decoder is trained on the slots of the finished model, gradients stopped (`objecthood.analysis.probes`).
+nothing a decoder is trained on the slots of the finished model, gradients stopped (`analysis.probes`).
 """
 
 from __future__ import annotations

@@ -27,14 +27,13 @@ from torch.nn import functional
 
 import objecthood as oh
 from objecthood import metrics
-from objecthood.visualize import figures
-from objecthood.motion import masks as motion_masks
-from objecthood.visualize import video
-from objecthood.data.published.davis import Davis2016
 from objecthood.data.io.images import resize_image
+from objecthood.data.published.davis import Davis2016
+from objecthood.motion import masks as motion_masks
 from objecthood.motion.fields import SequenceFields, sequence_fields
-from objecthood.runtime.environment import describe
 from objecthood.recipes.motion_grouping import MotionGrouping
+from objecthood.runtime.environment import describe
+from objecthood.visualize import figures, video
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = (

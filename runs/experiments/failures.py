@@ -1,6 +1,6 @@
 """Make slots fail on purpose, cheaply, and keep what `diagnose` says: results/failures.json and its pictures.
 
-    python runs/experiments/failures.py                   # every case, one after the other, about ten CPU minutes
+    python runs/experiments/failures.py             # every case, one after the other, about ten CPU minutes
     python runs/experiments/failures.py gaussian-start    # one of them, kept beside the others' results
 
 Each case is a short training on generated sprites that differs from the recipe `sprites` in what its name
@@ -19,9 +19,9 @@ import torch
 import objecthood as oh
 from objecthood import checkpoint
 from objecthood.analysis.diagnosis import diagnose
-from objecthood.runtime.environment import describe
 from objecthood.nn import GaussianSlots
 from objecthood.recipes.discovery import GuidedDiscovery
+from objecthood.runtime.environment import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "failures.json"

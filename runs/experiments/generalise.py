@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 import objecthood as oh
-from objecthood.visualize.charts import score_curves
 from objecthood.data.clevr_render.clevr_like import ClevrLike
 from objecthood.runtime.environment import describe
+from objecthood.visualize.charts import score_curves
 
 ROOT = Path(__file__).resolve().parents[2]
 

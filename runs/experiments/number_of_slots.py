@@ -4,7 +4,7 @@
 
 The run is one of `objecthood train sprites --background coloured`; three more are trained here for 300 steps
 each, with 3, 6 and 12 slots (two CPU minutes together). Written to results/number-of-slots.json, with
-docs/images/slots-asked.webp; the tables and curves of docs/how-many-slots.md are made by runs/pages/tables.py.
+docs/images/slots-asked.webp; the tables and curves of docs/how-many-slots.md are made by tables.py.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 import objecthood as oh
-from objecthood.visualize import figures
 from objecthood.analysis.diagnosis import diagnose
 from objecthood.runtime.environment import describe
+from objecthood.visualize import figures
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = (2, 3, 4, 5, 6, 7, 8, 10, 12)
@@ -85,9 +85,7 @@ def draw(model: torch.nn.Module) -> None:
         masks = model(image, num_slots=number, iterations=model.recipe.test_iterations, noise=noise).masks[0]
         masks = torch.cat([masks, torch.zeros(most - number, *masks.shape[1:])])
         alone = [figures.attention_cell(large, *pair) for pair in zip(masks, colors, strict=True)]
-        rows.append(
-            [figures.to_picture(large), figures.overlay_one(large, masks, figures.STRONG), *alone]
-        )
+        rows.append([figures.to_picture(large), figures.overlay_one(large, masks, figures.STRONG), *alone])
     names = [f"{number} slots" for number in DRAWN]
     figure = figures.grid(rows, ["picture", "segmentation"], num_slots=most, row_names=names)
     figure.save(ROOT / "docs" / "images" / "slots-asked.webp", quality=88, method=6)

@@ -1,6 +1,7 @@
 """Score discovery weights on rendered scenes of other kinds, and count what is wrong with their masks.
 
-    python runs/experiments/other_scenes.py clevr-like plain=clevr textured=RUN --scenes plain=FOLDER textured=FOLDER
+    python runs/experiments/other_scenes.py clevr-like plain=clevr textured=RUN \
+        --scenes plain=FOLDER textured=FOLDER
 
 Every weights (a name, a file or a run folder) on every folder of `objecthood data render`, split test, as
 they are and with slots that reach across the picture united (`nn.unite_grounds`). Written to
@@ -21,9 +22,9 @@ import torch
 
 import objecthood as oh
 from objecthood.analysis.diagnosis import diagnose
-from objecthood.runtime.environment import describe
 from objecthood.nn import unite_grounds
 from objecthood.recipes import Discovery
+from objecthood.runtime.environment import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"

@@ -15,12 +15,13 @@ import sys
 from pathlib import Path
 
 import objecthood as oh
-from objecthood.visualize.charts import score_curves
 from objecthood.runtime.environment import describe
+from objecthood.visualize.charts import score_curves
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "runs" / "pages"))
 from set_page import TITLES, mean  # noqa: E402
+
 ITERATIONS = range(1, 8)
 
 

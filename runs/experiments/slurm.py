@@ -1,6 +1,7 @@
 """Train a recipe on a SLURM cluster, through submitit; a job that is preempted saves, and goes on by itself.
 
-    python runs/experiments/slurm.py clevr6-paper --data-path CLEVR --out runs/clevr6 --nodes 2 --gpus 8 --hours 12
+    python runs/experiments/slurm.py clevr6-paper --data-path CLEVR --out runs/clevr6 \
+        --nodes 2 --gpus 8 --hours 12
 
 needs `pip install 'objecthood[slurm]'`. All that is not an option below is handed to `objecthood train`. The
 run folder must lie where all nodes see it. On one node the same command works without a cluster:

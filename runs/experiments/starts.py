@@ -3,7 +3,7 @@
     python runs/experiments/starts.py sprites-coloured runs/sprites-coloured-seed*
 
 On the recipe's test scenes, which guided no choice.
-Written to results/starts.json, one entry a name; the table of docs/results.md is made by runs/pages/tables.py.
+Written to results/starts.json, one entry a name; the table of docs/results.md is made by tables.py.
 """
 
 from __future__ import annotations

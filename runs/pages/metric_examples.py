@@ -1,6 +1,6 @@
 """Small made-up masks that each metric judges differently: pictures and the table of docs/metrics.md.
 
-python runs/pages/metric_examples.py     (--check: say by the exit code whether page and pictures are up to date)
+python runs/pages/metric_examples.py  (--check: say by the exit code whether page and pictures are up to date)
 """
 
 from __future__ import annotations

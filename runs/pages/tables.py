@@ -22,9 +22,9 @@ import speed_page
 import video_page
 from floors_page import floor_rows
 
-from objecthood.visualize.charts import score_curves
 from objecthood.hub import PRETRAINED
 from objecthood.recipes.score_names import by_restarts
+from objecthood.visualize.charts import score_curves
 
 ROOT = Path(__file__).resolve().parents[2]
 _COLUMNS = ("fg_ari", "ari", "mbo", "miou")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from objecthood.visualize import figures
 from objecthood.data.clevr_render.clevr_like import ClevrLike, render_dataset
+from objecthood.visualize import figures
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 

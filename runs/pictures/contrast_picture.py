@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import objecthood as oh
-from objecthood.visualize.video import label_columns
 from objecthood.visualize.figures import GAP, PAPER, STRONG, enlarge, overlay_one, to_picture
+from objecthood.visualize.video import label_columns
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = {

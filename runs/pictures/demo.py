@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from objecthood.runtime import environment
 from objecthood.demo.server import build_app
 from objecthood.demo.shown import load_shown, png_of
 from objecthood.demo.site import build_site
 from objecthood.export.examples import familiar_pictures
+from objecthood.runtime import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -1,7 +1,7 @@
 """Draw the pictures of docs/how-it-works.md: docs/images/how/*.webp, all from models trained here.
 
-    python runs/pictures/how_it_works.py features attention competition sum    # need weights and a sprites run
-    python runs/pictures/how_it_works.py learning                              # trains sprites once more, a minute
+    python runs/pictures/how_it_works.py features attention competition sum  # need weights and a sprites run
+    python runs/pictures/how_it_works.py learning                           # trains sprites once more, a minute
 
 `features`, `attention` and `competition` come from the weights `clevr` and a scene of the package, `sum` from
 the run runs/sprites-coloured (objecthood train sprites --background coloured).
@@ -18,12 +18,21 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 import objecthood as oh
-from objecthood.visualize import animation
 from objecthood import metrics
-from objecthood.visualize import figures
 from objecthood.data.clevr_render.clevr_like import ClevrLike
 from objecthood.recipes.discovery import GuidedDiscovery
-from objecthood.visualize.figures import GAP, INK, MARGIN, PAPER, STRONG, enlarge, slot_colors, to_picture, write
+from objecthood.visualize import animation, figures
+from objecthood.visualize.figures import (
+    GAP,
+    INK,
+    MARGIN,
+    PAPER,
+    STRONG,
+    enlarge,
+    slot_colors,
+    to_picture,
+    write,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images" / "how"

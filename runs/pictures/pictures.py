@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 
 import objecthood as oh
-from objecthood.visualize import animation
-from objecthood.visualize import figures
+from objecthood.visualize import animation, figures
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 
