@@ -1,6 +1,6 @@
 """CPU seconds of training until a foreground ARI is reached, over seeds, from the curves of results/*.json.
 
-    python runs/experiments/time_to_quality.py  # results/time-to-quality.json and a table (--check: table alone)
+    python runs/experiments/time_to_quality.py  # the JSON and a table (--check: only the table)
 
 Validation scores while training, and the test score at the last step, best of 8 restarts where the recipe has
 them (curves of before 2026-11-29 hold no other); thresholds are taken at the first

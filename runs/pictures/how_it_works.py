@@ -1,7 +1,7 @@
 """Draw the pictures of docs/how-it-works.md: docs/images/how/*.webp, all from models trained here.
 
     python runs/pictures/how_it_works.py features attention competition sum  # need weights and a sprites run
-    python runs/pictures/how_it_works.py learning                           # trains sprites once more, a minute
+    python runs/pictures/how_it_works.py learning                      # trains sprites once more, a minute
 
 `features`, `attention` and `competition` come from the weights `clevr` and a scene of the package, `sum` from
 the run runs/sprites-coloured (objecthood train sprites --background coloured).
