@@ -79,6 +79,15 @@ def test_looks_as_the_model_does(port, shown):
     assert np.allclose(attention, expected.attention.flatten().detach(), atol=1e-5)
 
 
+def test_a_wide_image_is_fitted_as_in_predict(port, shown):
+    file, model = io.BytesIO(), shown[0].model
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 90, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    planes = numbers(ask(port, LOOK, file.getvalue()))[0]
+    assert np.array_equal(planes, oh.predict(model, pixels)[0].image.flatten().numpy())
+    assert describe(shown[0])["fit"] == model.fit == "pad"
+
+
 def test_paints_what_it_looked_at(port, shown):
     planes, slots, attention = numbers(ask(port, LOOK, png()))
     body = np.concatenate([slots.reshape(3, -1)[-1], attention.reshape(3, -1)[-1]]).tobytes()
