@@ -151,6 +151,15 @@ def test_a_larger_resolution_within_limits_still_loads(tmp_path):
     assert oh.load(with_recipe(tmp_path, resolution=264)).resolution == 264
 
 
+def test_long_settings_are_not_repeated_in_messages(tmp_path):
+    """Of any field, its name too; the length that is allowed is."""
+    for changes in ({"task": "x" * 5000}, {"data": "x" * 5000}, {"background": ["x"] * 900}, {"y" * 5000: 1}):
+        with pytest.raises(ValueError, match="has [0-9]+ characters; at most 1000 are allowed") as caught:
+            oh.load(with_recipe(tmp_path, **changes))
+        assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+    assert oh.load(with_recipe(tmp_path, description="x" * 900)).recipe.description == "x" * 900
+
+
 def test_doctor_prints_every_limit():
     from objecthood.cli.doctor import examine
 

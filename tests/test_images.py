@@ -269,12 +269,149 @@ def test_honest_files_of_such_structure_are_read():
         assert found.shape == (90, 120, 3)
 
 
+def test_large_tiles_are_named():
+    """Here, where coverage is measured; what they would take is measured in a process of its own."""
+    content = crafted.tiled_tiff(16, 256)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images.limits, "TILE_PIXELS", 256 * 256 - 1)
+        with pytest.raises(ImageError, match="tiles of 256 x 256 = 65536 pixels; at most 65535 are allowed"):
+            read_image(content)
+    for sides in ((0, 16), (16, 0)):
+        tags = {256: (4, [16]), 257: (4, [16]), 322: (4, [sides[0]]), 323: (4, [sides[1]])}
+        with pytest.raises(ValueError, match="a tile of"):
+            coded_sizes.tile_size(Image.open(io.BytesIO(content)).__class__(io.BytesIO(
+                crafted.tiff(tags | {258: (3, [8]), 259: (3, [1]), 262: (3, [1]), 324: (4, [8])})
+            )))  # fmt: skip
+
+
+def bits(*fields: tuple[int, int]) -> bytes:
+    """Numbers as (value, bits), from the highest bit on, filled up to bytes."""
+    text = "".join(f"{value:0{count}b}" for value, count in fields)
+    text += "0" * (-len(text) % 8)
+    return bytes(int(text[start : start + 8], 2) for start in range(0, len(text), 8))
+
+
+def sequence(*middle: tuple[int, int], width: int = 640, height: int = 480, sides: int = 10) -> bytes:
+    """An open bitstream unit with a sequence header (AV1, 5.5.1); `middle` is what its size comes after."""
+    size = ((sides - 1, 4), (sides - 1, 4), (width - 1, sides), (height - 1, sides))
+    content = bits((0, 3), (1, 1), *middle, *size)
+    return b"\x12\x00" + bytes([0x0A, len(content)]) + content
+
+
+OPERATING_POINTS = {
+    "one": ((0, 1), (0, 1), (0, 1), (0, 5), (0, 12), (5, 5)),
+    "of a high level": ((0, 1), (0, 1), (0, 1), (0, 5), (0, 12), (9, 5), (1, 1)),
+    "timing": ((0, 1), (1, 1), (1, 32), (25, 32), (0, 1), (0, 1), (0, 1), (0, 5), (0, 12), (5, 5)),
+    "equal intervals, a decoder model, delays, two points": (
+        (0, 1), (1, 1), (1, 32), (25, 32), (1, 1), (0b00101, 5), (1, 1), (9, 5), (7, 32), (3, 5), (3, 5),
+        (1, 1), (1, 5), (0, 12), (5, 5), (1, 1), (99, 10), (98, 10), (0, 1), (1, 1), (7, 4),
+        (3, 12), (5, 5), (0, 1), (0, 1),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", OPERATING_POINTS.values(), ids=OPERATING_POINTS)
+def test_sizes_of_sequence_headers(fields):
+    """A frame may be as large as the bits of a side allow; a reduced header has the size of its only one."""
+    assert list(coded_sizes._sequence_sizes(sequence(*fields))) == [((640, 480), (1024, 1024))]
+    assert list(coded_sizes._sequence_sizes(sequence((1, 1), (5, 5)))) == [((640, 480), (640, 480))]
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "without a sequence header"), (b"\x12\x00", "without a sequence header"),
+        (sequence((1, 1), (5, 5))[:-2], "a damaged AV1 frame"), (b"\x0a\xff", "a damaged AV1 frame"),
+        (b"\x0a" + b"\xff" * 9, "a damaged AV1 frame"), (b"\x8a\x00", "a damaged AV1 frame"),
+        (b"\x0a\x01\x00", "a damaged AV1 sequence header"),
+        (b"\x08\x00\x00", "a damaged AV1 sequence header"),
+    ],
+)  # fmt: skip
+def test_damaged_sequence_headers(data, problem):
+    with pytest.raises(ValueError, match=problem):
+        list(coded_sizes._sequence_sizes(data))
+
+
+def wrapped(kind: bytes, content: bytes, long: bool = False) -> bytes:
+    """A box."""
+    if long:
+        return struct.pack(">I4sQ", 1, kind, 16 + len(content)) + content
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def container(data: bytes, version: int = 1, method: int = 1, wide: bool = False, extents: int = 1) -> bytes:
+    """A file of one coded item, in `idat` or (`method` 0) behind all boxes, in so many parts."""
+    number = ">I" if version == 2 else ">H"
+    named = struct.pack(">IH4s" if wide else ">HH4s", 7, 0, b"av01")
+    entry = wrapped(b"infe", bytes([3 if wide else 2, 0, 0, 0]) + named)
+    count = struct.pack(">I" if wide else ">H", 1)
+    items = wrapped(b"iinf", bytes([int(wide), 0, 0, 0]) + count + entry, long=wide)
+
+    def table(base: int) -> bytes:
+        item = struct.pack(number, 7) + (struct.pack(">H", method) if version else b"") + bytes(2)
+        part = len(data) // extents
+        item += struct.pack(">I", base) + struct.pack(">H", extents)
+        for place in range(extents):
+            size = part if place < extents - 1 else len(data) - part * (extents - 1)
+            item += (b"\0\0" if version else b"") + struct.pack(">II", part * place, size)
+        sizes = bytes([version, 0, 0, 0, 0x44, 0x42 if version else 0x40]) + struct.pack(number, 1)
+        return wrapped(b"iloc", sizes + item)
+
+    idat = wrapped(b"idat", data) if method else b""
+
+    def whole(base: int) -> bytes:
+        meta = wrapped(b"meta", bytes(4) + items + table(base) + idat)
+        return wrapped(b"ftyp", b"avif" + bytes(12)) + meta + wrapped(b"mdat", b"" if method else data)
+
+    return whole(0) if method else whole(whole(0).index(b"mdat") + 4)
+
+
+def test_sizes_of_coded_items_wherever_they_lie():
+    data = sequence((1, 1), (5, 5))
+    for version in (0, 1, 2):
+        for method in (0, 1) if version else (0,):
+            for wide in (False, True):
+                for extents in (1, 3):
+                    stream = io.BytesIO(container(data, version, method, wide, extents))
+                    assert coded_sizes.coded_sizes(stream) == [((640, 480), (640, 480))]
+    with pytest.raises(ImageError, match="640 x 480 = 307200 pixels; at most 307199 are allowed"):
+        read_image(container(data), max_pixels=307_199)
+    with pytest.raises(ImageError, match="1024 x 1024 = 1048576 pixels; at most 1048572"):
+        read_image(container(sequence(*OPERATING_POINTS["one"], width=500)), max_pixels=262_143)
+    with pytest.raises(ImageError, match="5 coded images; at most 307200 are allowed"):
+        read_image(container(data * 5), max_pixels=307_200)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[:-30],
+        lambda whole: whole.replace(b"meta", b"atem"),
+        lambda whole: whole.replace(b"iloc", b"coli"),
+        lambda whole: whole.replace(b"av01", b"hvc1"),
+        lambda whole: whole.replace(b"iloc\x01\0\0\0\x44\x42\0\1", b"iloc\x01\0\0\0\x44\x42\xff\xff"),
+        lambda whole: whole[:20] + struct.pack(">I4s", 4, b"free") + whole[20:],
+        lambda whole: whole[:20] + struct.pack(">I4s", 8, b"free") * 10_001 + whole[20:],
+    ],
+)
+def test_damaged_containers(damage):
+    whole = container(sequence((1, 1), (5, 5)))
+    coded_sizes.coded_sizes(io.BytesIO(whole))
+    with pytest.raises((ValueError, struct.error)):
+        coded_sizes.coded_sizes(io.BytesIO(damage(whole)))
+    assert isinstance(try_to_read(damage(whole)), ImageError)
+
+
 def test_scans_are_counted_to_the_end_of_the_image_alone():
     """What stands in segments (thumbnails, maps) or behind the image (a phone's video) is no scan."""
     marks = b"\xff\xda\x00\x04" * 5000
     image = encode(PICTURE, "JPEG", exif=b"Exif\0\0" + marks)
     assert read_image(image + marks).shape == PICTURE.shape
     assert coded_sizes.count_scans(io.BytesIO(image + marks), 99) == 1
+    scans = crafted.jpeg_of_scans(40, 95)
+    assert coded_sizes.count_scans(io.BytesIO(scans.replace(b"\xff\xda", b"\xff\xff\xff\xda")), 999) == 101
+    with pytest.raises(ImageError, match="more than 100 scans of 40 x 40 pixels"):
+        read_image(scans)
     large = encode(np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8), "JPEG", quality=98,
                    progressive=True, restart_marker_rows=1)  # fmt: skip
     assert len(large) > 2 * 65536  # over several blocks

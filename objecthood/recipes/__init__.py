@@ -34,6 +34,7 @@ from objecthood.recipes.set_prediction import (
     set_clevr_like,
 )
 from objecthood.recipes.video import Video, camouflage, moving_sprites
+from objecthood.runtime import limits
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -96,12 +97,20 @@ __all__ = [
 def from_dict(settings: Mapping[str, Any], task: type[Recipe] | None = None) -> Recipe:
     """The recipe that `Recipe.to_dict` wrote down; `task` is its class where that is one of your own.
 
-    Raises ValueError where the class is not known, or its fields are others than those of `settings`.
+    Raises ValueError where the class is not known, its fields are others than those of `settings`, or one is
+    longer than `limits.SETTING_LENGTH`.
 
     >>> from_dict(RECIPES["sprites"].to_dict()) == RECIPES["sprites"]
     True
     """
     fields = dict(settings)
+    for field, value in fields.items():
+        length = len(f"{field!r}{value!r}")
+        if length > limits.SETTING_LENGTH:
+            raise ValueError(
+                f"its setting {field!r:.60} has {length} characters; at most {limits.SETTING_LENGTH} are "
+                "allowed"
+            )
     name = fields.pop("task", None)
     task = TASKS.get(name) if task is None else task
     if task is None or task.__name__ != name:

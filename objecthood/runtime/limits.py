@@ -66,6 +66,8 @@ FRAMES = 10_000
 """Frames of a clip."""
 SCENES = 1_000_000
 """Scenes that are scored."""
+SETTING_LENGTH = 1000
+"""Characters of a recipe's setting, name and value, as it would stand in an error message."""
 JSON_DEPTH = 64
 """Lists and objects inside each other in a JSON file."""
 NAME_LENGTH = 100
@@ -77,7 +79,8 @@ TABLE: dict[str, str] = {
     "most scans": f"{JPEG_SCANS:,} of a JPEG, {JPEG_SCAN_PIXELS:,} pixels in all",
     "largest upload": f"{UPLOAD_PIXELS:,} pixels, {UPLOAD_BYTES:,} bytes, to the demo's server",
     "demo's server": f"{CONNECTIONS:,} connections, {REQUESTS:,} requests at a time, {CHUNKS:,} chunks, "
-    f"{HEAD_SECONDS:.0f} s for a head, {UPLOAD_SECONDS:.0f} s for an upload, {EXCHANGE_SECONDS:.0f} s in all",
+    f"{HEAD_SECONDS:.0f} s for a head of {REQUEST_HEAD_BYTES:,} bytes, "
+    f"{UPLOAD_SECONDS:.0f} s for an upload, {EXCHANGE_SECONDS:.0f} s in all",
     "largest mask": f"{MASK_PIXELS:,} pixels",
     "largest annotations": f"{OBJECTS:,} objects an image, {OUTLINE_PIXELS:,} pixels of outline, "
     f"{MASK_WORK:,} pixels to draw",
@@ -94,6 +97,7 @@ TABLE: dict[str, str] = {
     "most frames": f"{FRAMES:,} of a clip",
     "most scenes": f"{SCENES:,} scored",
     "deepest JSON": f"{JSON_DEPTH} lists and objects inside each other",
+    "longest setting": f"{SETTING_LENGTH:,} characters of a recipe's",
     "longest recipe name": f"{NAME_LENGTH:,} characters",
 }
 """The limits in words, for `objecthood doctor`."""
