@@ -22,7 +22,6 @@ from torch.optim.swa_utils import AveragedModel
 from objecthood import checkpoint
 from objecthood.analysis.diagnosis import alarms
 from objecthood.analysis.out_of_distribution import usual
-from objecthood.cli.lookup import read_json
 from objecthood.data.loader import batches, scene_indices
 from objecthood.data.scene import Scenes, to_device
 from objecthood.evaluate import evaluate
@@ -30,6 +29,7 @@ from objecthood.recipes import Recipe
 from objecthood.runtime.distributed import Processes, joined, restarted
 from objecthood.runtime.environment import choose_device, choose_precision, describe, keep_freed_memory
 from objecthood.runtime.files import (
+    read_json,
     real_folder,
     refuse_link,
     remove_link,

@@ -206,7 +206,7 @@ def check_objecthood(words: list[str], help_of) -> None:
 
 def check_command(words: list[str], help_of) -> None:
     """That what a line of a page calls is there."""
-    if "objecthood" in words:
+    if "objecthood" in words and words[0] != "pip":
         return check_objecthood(words[words.index("objecthood") + 1 :], help_of)
     program, *rest = words
     program = Path(program).name

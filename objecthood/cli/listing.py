@@ -9,9 +9,10 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from objecthood.cli.lookup import find_recipe, read_json
+from objecthood.cli.lookup import find_recipe
 from objecthood.cli.options import UsageError, parse
 from objecthood.runtime import terminal
+from objecthood.runtime.files import read_json
 from objecthood.runtime.spelling import did_you_mean
 
 if typing.TYPE_CHECKING:

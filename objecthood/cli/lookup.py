@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import typing
 from pathlib import Path
-from typing import Any
 
 from objecthood.cli.options import UsageError, is_option
-from objecthood.runtime.files import parse_json
+from objecthood.runtime.files import read_json
 from objecthood.runtime.spelling import did_you_mean, nearest
 from objecthood.runtime.terminal import echo
 
@@ -142,18 +141,3 @@ def choose_device(name: str, recipe: Recipe | None = None) -> torch.device:
         line += f", {str(precision).removeprefix('torch.')} ({why})"
     echo(line, flush=True)
     return device
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object of a run folder; ValueError where there is none."""
-    try:
-        facts = parse_json(file.read_bytes())
-    except OSError as error:
-        raise ValueError(
-            f"{file.parent} is not a run folder (no {file.name}); name a folder that train wrote"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}); restore it, or train anew") from error
-    if not isinstance(facts, dict):
-        raise ValueError(f"{file} is damaged (not a JSON object); restore it, or train anew")
-    return facts

@@ -21,6 +21,7 @@ MAX_PIXELS = limits.UPLOAD_PIXELS
 
 
 def never() -> bool:
+    """That nobody has left: for work that is not asked for over a network."""
     return False
 
 

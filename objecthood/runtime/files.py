@@ -165,3 +165,18 @@ def plain_stem(path: Path) -> str:
 def plain_part(name: str) -> str:
     """`name`, or "unnamed" where it is empty, "." or ".." and would lead to another folder."""
     return "unnamed" if name in ("", ".", "..") else name
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object of a run folder; ValueError where there is none."""
+    try:
+        facts = parse_json(file.read_bytes())
+    except OSError as error:
+        raise ValueError(
+            f"{file.parent} is not a run folder (no {file.name}); name a folder that train wrote"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}); restore it, or train anew") from error
+    if not isinstance(facts, dict):
+        raise ValueError(f"{file} is damaged (not a JSON object); restore it, or train anew")
+    return facts
