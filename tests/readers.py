@@ -16,7 +16,7 @@ import torch
 from peak import peak
 
 import objecthood as oh
-from objecthood import checkpoint
+from objecthood.checkpoint import run as checkpoint
 from objecthood.checkpoint.header import read_description
 from objecthood.cli.lookup import read_json
 from objecthood.cli.main import main

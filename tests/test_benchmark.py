@@ -174,7 +174,7 @@ def test_time_to_quality_is_the_first_evaluation_that_shows_it():
 
 
 def test_curves_come_from_run_folders_and_results(tmp_path):
-    rows = [{"kind": "train", "step": 1}, {"kind": "evaluate", "cpu_seconds": 3.0, "fg_ari": 0.5}]
+    rows = [{"kind": "train", "step": 1}, {"kind": "evaluate", "step": 2, "cpu_seconds": 3.0, "fg_ari": 0.5}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert curve_of(tmp_path) == rows[1:]
     (tmp_path / "a.json").write_text(json.dumps({"curve": rows[1:]}))

@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 import objecthood as oh
-from objecthood import checkpoint
+from objecthood.checkpoint import run as checkpoint
 from objecthood.checkpoint.run import KEPT, read_description, restore, save_checkpoint
 from objecthood.nn.muon import Muon
 
 RECIPE = oh.RECIPES["tetrominoes"]
+USUAL = {"scenes": 32, "quantiles": {"reconstruction error": {"0.5": 0.25, "0.95": 0.5}}}
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -39,7 +40,7 @@ torch.manual_seed(0)
 recipe = oh.RECIPES["tetrominoes"]
 model = recipe.build_model()
 for number in range(6):
-    oh.save(model, recipe, f"{sys.argv[1]}-{number}", {"fg_ari": 0.5}, {"name": "ü"})
+    oh.save(model, recipe, f"{sys.argv[1]}-{number}", {"fg_ari": 0.5}, {"ü": 1, "scenes": 20})
 """
 
 
@@ -49,7 +50,7 @@ def test_the_same_weights_are_the_same_file(tmp_path, scoreboard):
         subprocess.run([sys.executable, "-c", SAVE_OFTEN, tmp_path / name], check=True, cwd=ROOT)
     files = sorted(tmp_path.iterdir())
     assert len(files) == 12 and len({file.read_bytes() for file in files}) == 1
-    assert read_description(files[0])["usual"] == {"name": "ü"} and oh.load(files[0])
+    assert read_description(files[0])["usual"] == {"ü": 1, "scenes": 20} and oh.load(files[0])
     scoreboard("The same again", "the same weights, saved by other processes: the same bytes", len(files))
 
 
@@ -68,8 +69,8 @@ def test_channels_last_weights_are_saved_as_they_are(tmp_path):
 
 def test_what_is_usual_travels_with_the_weights(tmp_path):
     model = RECIPE.build_model()
-    told = oh.save(model, RECIPE, tmp_path / "told.safetensors", usual={"error": 0.25})
-    assert read_description(told)["usual"] == {"error": 0.25} and oh.load(told).usual == {"error": 0.25}
+    told = oh.save(model, RECIPE, tmp_path / "told.safetensors", usual=USUAL)
+    assert read_description(told)["usual"] == USUAL and oh.load(told).usual == USUAL
     silent = oh.save(model, RECIPE, tmp_path / "silent.safetensors")
     assert read_description(silent)["usual"] == {} and oh.load(silent).usual == {}
 

@@ -59,7 +59,9 @@ def test_bash_completes_commands_names_and_options(script):
 
 
 def test_every_command_and_option_is_there_and_no_other(capsys):
-    whole = completion.parser()
+    whole = completion.parser(
+        commands.COMMANDS, {"train": commands.TrainOptions, "evaluate": commands.EvaluateOptions}
+    )
     (words,) = (action.choices for action in whole._actions if action.choices)
     assert list(words) == list(commands.COMMANDS)
     for name, command in words.items():
@@ -80,5 +82,5 @@ def test_zsh_and_tcsh_are_there_and_others_refused(capsys):
     assert "#compdef objecthood" in said(capsys, "completion", "zsh")
     assert "complete objecthood" in said(capsys, "completion", "tcsh")
     with pytest.raises(UsageError, match="did you mean bash"):
-        completion.completion(["bsh"])
+        commands.completion(["bsh"])
     assert main.main(["completion", "fish"]) == 2

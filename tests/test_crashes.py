@@ -374,7 +374,7 @@ def test_ctrl_c_on_a_terminal(tmp_path, scoreboard):
     os.close(terminal)
     assert after == before and saved(tmp_path / "run") > 2
     assert said.rfind("\x1b[?25h") > said.rfind("\x1b[?25l") >= 0, "the cursor is back"
-    assert f"go on with: objecthood train --resume {tmp_path / 'run'}" in said and "Traceback" not in said
+    assert f"objecthood train --resume {tmp_path / 'run'}" in said and "Traceback" not in said
     scoreboard("Signals", "Ctrl-C on a terminal: saved, exit code 130, the terminal as it was", 1)
 
 

@@ -203,7 +203,7 @@ def test_saved_by_some_and_gone_on_with_by_others(before, after, calm, monkeypat
             return [f"{type(stop).__name__}: {stop}"]
 
     monkeypatch.setattr(Discovery, "loss", plain)  # and restore it afterwards
-    assert run(before, False) == ["Preempted: "] * before
+    assert run(before, False) == ["Preempted: told"] * before
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_00000004"]
     monkeypatch.setattr(Discovery, "loss", plain)
     assert [result["processes"] for result in run(after, True)] == [after] * after
@@ -296,7 +296,7 @@ def test_signal_and_killed_process(tmp_path, scoreboard):
     assert seconds <= 5
     scoreboard("Signals", "SIGTERM to a job of two processes: saved once, exit code 75", 1,
                measured=f"after {seconds:.1f} s")  # fmt: skip
-    assert f"go on with: objecthood train --resume {run}" in said
+    assert f"objecthood train --resume {run}" in said
 
     before = len(under_way(run)())
     job = begin("objecthood", "train", "--resume", run, "--processes", 2)

@@ -61,7 +61,8 @@ def workbench(tmp_path, monkeypatch):
         picture.paste((200, 10 * number, 20), (number, 8, number + 6, 20))
         picture.save(tmp_path / "PICTURES" / f"{number}.png")
     few = {"steps": 2, "evaluate_every": 2, "validation_scenes": 2, "test_scenes": 2, "batch_size": 2}
-    (tmp_path / "picture.png").write_bytes((tmp_path / "PICTURES" / "3.png").read_bytes())
+    for name in ("picture.png", "image.png"):
+        (tmp_path / name).write_bytes((tmp_path / "PICTURES" / "3.png").read_bytes())
     for name, recipe in oh.RECIPES.items():
         monkeypatch.setitem(oh.RECIPES, name, replace(recipe, **few))
     return tmp_path

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import objecthood as oh
-from objecthood import checkpoint
+from objecthood.checkpoint import run as checkpoint
 from objecthood.checkpoint.header import read_description
 from objecthood.cli.costs import costs
 from objecthood.hub.model_card import model_card

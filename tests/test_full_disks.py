@@ -15,7 +15,7 @@ from dying import begin, ended, fork_is_fine, needs_fork
 from torch import nn
 
 import objecthood as oh
-from objecthood import checkpoint
+from objecthood.checkpoint import run as checkpoint
 from objecthood.checkpoint.run import NotSaved, check_space, restore, save_checkpoint
 from objecthood.cli.main import main
 from objecthood.runtime.signals import nobody_else

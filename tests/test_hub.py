@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import objecthood as oh
-from objecthood import hub
 from objecthood.checkpoint.header import read_description
 from objecthood.cli.main import main
 from objecthood.data.clevr_render.clevr_like import SAMPLES
+from objecthood.hub import pretrained as hub
 from objecthood.hub.model_card import REQUIRED, missing_facts, model_card
 
 ROOT = Path(__file__).resolve().parents[1]

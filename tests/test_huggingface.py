@@ -11,8 +11,8 @@ import yaml
 from hub_server import serving
 
 import objecthood as oh
-from objecthood import hub
 from objecthood.hub import huggingface
+from objecthood.hub import pretrained as hub
 
 pytest.importorskip("huggingface_hub", reason="needs the extra: pip install 'objecthood[hub]'")
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,18 +1,27 @@
-"""Weights in and out: run checkpoints that survive a crash, and weight files that describe themselves."""
+"""Weights in and out: run checkpoints that survive a crash, and weight files that describe themselves.
 
-from objecthood.checkpoint.header import read_description
-from objecthood.checkpoint.reference import load_reference
-from objecthood.checkpoint.run import (
-    NotSaved,
-    check_space,
-    described_recipe,
-    frozen_facts,
-    load,
-    restore,
-    save,
-    save_checkpoint,
-    sync,
-)
+Names are imported on first use: what a weight file says of itself is read without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from objecthood.checkpoint.header import read_description
+    from objecthood.checkpoint.reference import load_reference
+    from objecthood.checkpoint.run import (
+        NotSaved,
+        check_space,
+        described_recipe,
+        frozen_facts,
+        load,
+        restore,
+        save,
+        save_checkpoint,
+        sync,
+    )
 
 __all__ = [
     "NotSaved",
@@ -27,3 +36,10 @@ __all__ = [
     "save_checkpoint",
     "sync",
 ]
+_WHERE = {"read_description": "header", "load_reference": "reference"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"objecthood.checkpoint has no {name!r}; public names are {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"objecthood.checkpoint.{_WHERE.get(name, 'run')}"), name)

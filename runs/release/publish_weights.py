@@ -26,13 +26,14 @@ from torch import Tensor
 from torch.nn import functional
 
 import objecthood as oh
-from objecthood import checkpoint, hub
+from objecthood import checkpoint
 from objecthood.analysis import out_of_distribution
 from objecthood.checkpoint.header import read_description
 from objecthood.data.clevr_render.clevr_like import SAMPLES, ClevrLike
 from objecthood.data.generated.sprites import Sprites
 from objecthood.data.generated.tetrominoes import Tetrominoes
 from objecthood.data.io.images import resize_image
+from objecthood.hub import pretrained as hub
 from objecthood.hub.model_card import model_card
 from objecthood.runtime.environment import describe as describe_machine
 from objecthood.visualize import figures
@@ -73,7 +74,8 @@ SCENE = (
 STARTS = "Scores are of 8 starts of each picture, of which the best painted counts."
 ENTRIES = {
     "tetrominoes": Entry(
-        data="Tetrominoes generated on the spot (`data.generated.tetrominoes`): three blocks of plain "
+        data="Tetrominoes generated on the spot (`objecthood.data.generated.tetrominoes`): three "
+        "blocks of plain "
         "colour on black, 35 x 35 pixels, without end. Not the published data set.",
         limits="Blocks of this size on black, and nothing else. The background often shares a slot with a "
         "block, which costs nothing in reconstruction: that is why plain ARI is low where foreground"
@@ -82,7 +84,8 @@ ENTRIES = {
         picture_says="The first test scene.",
     ),
     "tetrominoes-guided": Entry(
-        data="Tetrominoes generated on the spot (`data.generated.tetrominoes`): three blocks of plain "
+        data="Tetrominoes generated on the spot (`objecthood.data.generated.tetrominoes`): three "
+        "blocks of plain "
         "colour on black, 35 x 35 pixels, without end. Not the published data set.",
         limits="Blocks of this size on black, and nothing else. A variant of slot attention (compact, "
         "distinct slots, masks born from attention, slots seen and painted from their own centre), not the "
@@ -91,7 +94,8 @@ ENTRIES = {
         picture_says="The first test scene.",
     ),
     "sprites": Entry(
-        data="Sprites generated on the spot (`data.generated.sprites`): two to five overlapping shapes of "
+        data="Sprites generated on the spot (`objecthood.data.generated.sprites`): two to five "
+        "overlapping shapes of "
         "plain colour on grey, 64 x 64 pixels, without end. Not Multi-dSprites itself.",
         limits="Shapes of plain colour on a grey ground. A variant of slot attention (compact, distinct "
         "slots, masks born from attention), not the paper's method. Two sprites of nearly one colour"

@@ -143,9 +143,7 @@ def read_image(
     with _open_stream(source, name) as stream, _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
-            image = _read_header(stream, name, max_pixels)
-            pixels, problem = _decoded(image, upright, name, max_pixels)
-            image.close()
+            pixels, problem = _decode(stream, name, max_pixels, upright)
         except Exception as error:  # damaged data makes decoders raise nearly anything
             _release(error)
             if isinstance(error, ImageError):
@@ -196,7 +194,8 @@ def read_pillow(
     with _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
-            pixels, problem = _decoded(image)
+            picture, problem = _decoded(image)
+            pixels = np.array(picture)
         except Exception as error:  # damaged data makes decoders raise nearly anything
             problem = _one_line(error) or type(error).__name__
             raise ImageError(f"{name}: damaged picture ({problem}); open it again") from error
@@ -376,9 +375,19 @@ def _check_after(image: Image.Image, stream: coded_sizes.Stream, name: str, max_
         stream.seek(place)
 
 
+def _decode(
+    stream: coded_sizes.Stream, name: str, max_pixels: int, upright: bool
+) -> tuple[UInt8[np.ndarray, "height width 3"], str]:
+    """The image of a stream, and what may be wrong with it, or "". No frame above holds an image."""
+    image = _read_header(stream, name, max_pixels)
+    picture, problem = _decoded(image, upright, name, max_pixels)
+    image.close()
+    return np.array(picture), problem
+
+
 def _decoded(
     image: Image.Image, upright: bool = True, name: str = "", max_pixels: int = MAX_PIXELS
-) -> tuple[UInt8[np.ndarray, "height width 3"], str]:
+) -> tuple[Image.Image, str]:
     """An image of any mode, upright or as stored, as 8-bit sRGB; and what may be wrong with it, or ""."""
     before = _orientation(image) if image.format == "TIFF" else 1  # of PNG, asking decodes
     tiles = getattr(image, "tile", None)  # gone once it is decoded
@@ -391,7 +400,7 @@ def _decoded(
     if not upright and before != after and before in _UPRIGHT:  # Pillow turns TIFF by itself
         turned = _UPRIGHT[before]
         picture = picture.transpose(_BACK.get(turned, turned))
-    return np.array(picture), _problem(image)
+    return picture, _problem(image)
 
 
 def _flatten_to_srgb(image: Image.Image, rawmode: str = "") -> Image.Image:
