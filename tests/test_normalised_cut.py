@@ -198,7 +198,7 @@ def test_one_class_has_near_slots_in_two_images():
     outputs = []
     for edge in (48, 80):
         image = torch.where(column < edge, stripes, smooth)
-        output = segmenter.segment(image)
+        output = segmenter.divide(image)
         assert output.masks.shape == (2, 96, 128)
         left = output.masks[:, :, : edge - 12].mean(dim=(1, 2)).argmax()
         labels = output.masks.argmax(dim=0)
@@ -211,4 +211,4 @@ def test_one_class_has_near_slots_in_two_images():
 
 def test_anything_but_one_colour_image_is_refused():
     with pytest.raises(ValueError, match="must be one colour image"):
-        SpectralSegmenter(EfficientNetLite0()).segment(torch.zeros(1, 3, 32, 32))
+        SpectralSegmenter(EfficientNetLite0()).divide(torch.zeros(1, 3, 32, 32))

@@ -42,10 +42,10 @@ def parser(
 ) -> argparse.ArgumentParser:
     """Commands, the names they know and their options, for shtab alone: `options` reads what is typed."""
     from objecthood.cli import benchmark, data, demo, export, listing, predict, sweep
-    from objecthood.hub.pretrained import PRETRAINED
+    from objecthood.hub.pretrained import PRETRAINED, UNTRAINED
     from objecthood.recipes import RECIPES
 
-    recipes, weights = list(RECIPES), list(PRETRAINED)
+    recipes, weights = list(RECIPES), [*PRETRAINED, *UNTRAINED]
     # Every field of any recipe is suggested, as which recipe it is may be typed later.
     fields = {type(recipe) for recipe in RECIPES.values()}
     known: dict[str, tuple[set[type], list[str]]] = {

@@ -115,6 +115,8 @@ def load_model(weights: str, named: Recipe | None) -> Model:
         raise UsageError(
             f"{weights!r} is a recipe; train it, objecthood train {weights}, then name runs/{weights}-s0"
         )
+    if weights in hub.UNTRAINED:
+        return typing.cast("Model", hub.load(weights))
     path = hub.resolve(weights)
     ours = checkpoint.read_description(path)["recipe"].get("task") in TASKS
     return checkpoint.load(

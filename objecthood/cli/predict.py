@@ -31,8 +31,9 @@ class PredictOptions:
     pictures: tuple[str, ...] = dataclasses.field(default=(), metadata={"metavar": "IMAGE"})
     """Pictures, folders, patterns, videos, "camera", or - for a picture from stdin; the weights' own picture
     unless named."""
-    weights: str = "clevr"
-    """Name (objecthood list weights), weights file, or run folder."""
+    weights: str = ""
+    """Name (photos, or of objecthood list weights), weights file, or run folder; photos unless named, clevr where
+    no image is named or one is a video."""
     out: str = "predictions"
     """Folder to write to: a new or empty one, or one of earlier predictions."""
     iterations: int | None = None
@@ -69,8 +70,12 @@ def predict(arguments: list[str]) -> int:
     Without pictures, weights that come with the package look at a picture that comes with them.
     """
     options = parse(PredictOptions, arguments, "predict", inspect.getdoc(predict) or "")
-    from objecthood.hub.pretrained import PRETRAINED
+    from objecthood.data.io.frames import is_video
+    from objecthood.hub.pretrained import DEFAULT, PRETRAINED
 
+    if not options.weights:
+        still = options.pictures and not any(map(is_video, options.pictures))
+        options = dataclasses.replace(options, weights="photos" if still else DEFAULT)
     if not options.pictures and options.weights not in PRETRAINED:
         raise UsageError(
             f"PICTURES is missing; only {', '.join(PRETRAINED)} come with one; see objecthood predict --help"

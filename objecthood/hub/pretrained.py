@@ -24,6 +24,8 @@ if typing.TYPE_CHECKING:
     from objecthood.recipes import Recipe
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
+UNTRAINED = ("photos",)
+"""Models that `load` knows by name and whose grouping is not trained: they have no weight file."""
 DEFAULT = "clevr"
 """Whose weights look at pictures where none are named."""
 
@@ -112,6 +114,10 @@ def resolve(source: str | Path) -> Path:
     """
     if isinstance(source, str) and source in PRETRAINED:
         return PRETRAINED[source].check()
+    if source in UNTRAINED and not Path(source).exists():
+        raise ValueError(
+            f"{source} has no weight file, for its grouping is not trained; it serves predict, and oh.load"
+        )
     path = Path(source)
     if path.is_dir():
         if not (path / "recipe.json").exists() and not (path / "weights.safetensors").exists():
@@ -146,6 +152,10 @@ def load(source: str | Path, recipe: Recipe | None = None) -> nn.Module:
         >>> model.num_slots, model.recipe.data
         (6, 'sprites')
     """
+    if source in UNTRAINED:
+        from objecthood.models import spectral
+
+        return spectral.photos()
     from objecthood import checkpoint
 
     return checkpoint.load(resolve(source), recipe)

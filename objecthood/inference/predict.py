@@ -164,12 +164,13 @@ def stream(
         raise ValueError(f"`fit` (={fit!r}) must be one of {', '.join(FITS)}")
     how = _Looks(
         model.iterations if iterations is None else iterations,
-        model.num_slots if num_slots is None else num_slots,
+        num_slots,
         model.restarts if starts is None else starts,
         one_ground,
         fit,
     )
-    _check_range("num_slots", how.num_slots, limits.SLOTS)
+    if num_slots is not None:
+        _check_range("num_slots", num_slots, limits.SLOTS)
     _check_range("iterations", how.iterations, limits.ITERATIONS)
     _check_range("starts", how.starts, limits.RESTARTS)
     if how.starts > 1 and not model.restarts_differ:
@@ -198,13 +199,13 @@ def stream(
         stem = folder.place(f"{place}/{picture.relative.name}" if is_frame else place)
         result.write(stem, animate=animate and not is_frame, also=also)
 
-    results = _run(model, found, how, batch_size, skip_bad, save, report)
+    results = _run(model, found, how, 1 if model.any_size else batch_size, skip_bad, save, report)
     return results if folder is None else folder.closing(results)
 
 
 class _Looks(NamedTuple):
     iterations: int
-    num_slots: int
+    num_slots: int | None
     starts: int
     one_ground: bool
     fit: Fit | None
@@ -250,7 +251,8 @@ def _look(
     inputs, placements = zip(*(model.preprocess(content, how.fit) for content in contents), strict=True)
     images = torch.stack(inputs)
     same = np.zeros(len(images), np.int64)
-    noise = several_starts(same, how.starts, how.num_slots, model.slot_dim).to(model.device)
+    num_slots = model.num_slots if how.num_slots is None else how.num_slots
+    noise = several_starts(same, how.starts, num_slots, model.slot_dim).to(model.device)
     with torch.no_grad():
         output = model.segment(images.to(model.device), how.num_slots, how.iterations, noise=noise)
     if how.one_ground:

@@ -93,6 +93,11 @@ def predict_video(
         raise ValueError(
             f"a {type(model).__name__} cannot look at videos; take weights of moving-sprites or sprites"
         )
+    if model.any_size:
+        raise ValueError(
+            "these weights divide every image anew: segments do not persist over frames; take weights of "
+            "moving-sprites or sprites"
+        )
     path, folder = Path(path), ResultFolder(out, VIDEO_RECORD)
     source = FrameFolder(path) if path.is_dir() else VideoFile(path)
     folder.open()

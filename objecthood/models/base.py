@@ -70,6 +70,8 @@ class SlotModel(nn.Module, abc.ABC):
         fit: how `preprocess` treats images of another aspect ratio.
         result_kind: "masks" where the output has masks, "objects" where it has properties of CLEVR's objects.
         sees: "frame", or "motion" where the images are motion fields.
+        any_size: whether images of any size go in, one at a time where sizes differ; `image_size` is then
+            nominal.
         tracks: whether slots persist over the frames of a video (`step`).
         restarts: of `segment`, unless a call names a number.
         recipe, usual: of loaded weights, their recipe and what `familiarity.usual` measured.
@@ -94,6 +96,7 @@ class SlotModel(nn.Module, abc.ABC):
     fit: Fit = "pad"
     result_kind: Literal["masks", "objects"] = "masks"
     sees: Sight = "frame"
+    any_size = False
     tracks = False
     restarts = 1
     recipe: Any = None

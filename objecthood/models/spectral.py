@@ -7,16 +7,22 @@ one class in two photographs have near slots.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
+from objecthood.models.base import SlotModel, SlotOutput
+from objecthood.models.placement import Fit, Placement, place
 from objecthood.nn.backbones import EfficientNetLite0
 from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.guided_filter import masks_at_size
+
+LONGEST = 640
+"""Pixels of the longer side of what `preprocess` gives; larger images are divided at this size."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,8 @@ class SpectralOutput:
     attention: Float[Tensor, "slots rows columns"]
 
 
-class SpectralSegmenter(nn.Module):
-    """Divides one image at a time, into as many segments as it has; deterministic.
+class SpectralSegmenter(SlotModel):
+    """Divides images into as many segments as each has; deterministic, and of any size and aspect ratio.
 
     Args:
         backbone: frozen features, `EfficientNetLite0.bundled()` by default.
@@ -44,10 +50,14 @@ class SpectralSegmenter(nn.Module):
             side pixels of area, its aspect ratio kept to within half a grid cell.
 
     Example:
-        >>> output = SpectralSegmenter(sides=(128,)).segment(torch.rand(3, 60, 90))
+        >>> output = SpectralSegmenter(sides=(128,)).divide(torch.rand(3, 60, 90))
         >>> output.masks.shape[1:], output.attention.shape[1:]
         (torch.Size([60, 90]), torch.Size([7, 10]))
     """
+
+    any_size = True
+    num_slots = 14  # about as many segments as photographs have; `segment` finds how many
+    iterations = 1
 
     def __init__(
         self,
@@ -61,6 +71,48 @@ class SpectralSegmenter(nn.Module):
         self.backbone = EfficientNetLite0.bundled() if backbone is None else backbone
         self.cut = ConsensusCut() if cut is None else cut
         self.sides = tuple(sides)
+        self.image_size = (sides[0], sides[0])
+        self.feature_grid = (sides[0] // self.backbone.stride,) * 2
+
+    @property
+    def slot_dim(self) -> int:
+        """Channels of the backbone's features."""
+        return self.backbone.feature_dim
+
+    def preprocess(
+        self, image: UInt8[np.ndarray, "height width 3"], fit: Fit | None = None
+    ) -> tuple[Float[Tensor, "3 rows columns"], Placement]:
+        """The whole image at its own aspect ratio, its longer side at most `LONGEST` pixels; "crop" and
+        "squash" give a square."""
+        size = self.image_size
+        if fit in (None, "pad"):
+            height, width = image.shape[:2]
+            scale, fit = min(1.0, LONGEST / max(height, width)), "squash"  # to a size of its aspect ratio
+            size = max(1, round(height * scale)), max(1, round(width * scale))
+        pixels, placement = place(image, size, fit)
+        return torch.from_numpy(pixels).permute(2, 0, 1).float().div(255), placement
+
+    def segment(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        restarts: int | None = None,
+        noise: Tensor | None = None,
+    ) -> SlotOutput:
+        """Segments of `images` in [0, 1], of any size. The number of slots is that of the image with most
+        segments, unless given; masks, attention and slots beyond an image's own are 0. There are no
+        iterations, restarts or noise."""
+        found = [self.divide(image, num_slots) for image in images]
+        most = max(len(one.slots) for one in found)
+
+        def together(name: str) -> Tensor:
+            parts = [getattr(one, name) for one in found]
+            return torch.stack(
+                [F.pad(part, (0, 0) * (part.ndim - 1) + (0, most - len(part))) for part in parts]
+            )
+
+        return SlotOutput(together("slots"), together("attention")[:, None], together("masks"))
 
     def working_size(self, height: int, width: int, side: int) -> tuple[int, int]:
         """Height and width in pixels at which the backbone sees an image of `height` x `width`."""
@@ -86,13 +138,21 @@ class SpectralSegmenter(nn.Module):
         return [scales[0], together] if len(scales) > 1 else scales
 
     @torch.no_grad()
-    def segment(self, image: Tensor) -> SpectralOutput:
+    def divide(self, image: Tensor, num_segments: int | None = None) -> SpectralOutput:
         """Slots, soft masks of the image's size and attention on the grid, of [3, height, width] in [0, 1].
+
+        `num_segments` is the cut's own unless given.
 
         Raises:
             ValueError: not one colour image.
         """
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"`image` {list(image.shape)} must be one colour image [3, height, width]")
-        found = self.cut(self.embed(image))
+        cut = self.cut if num_segments is None else replace(self.cut, num_segments=num_segments)
+        found = cut(self.embed(image))
         return SpectralOutput(found.slots, masks_at_size(found.attention, image), found.attention)
+
+
+def photos() -> SpectralSegmenter:
+    """What `oh.load("photos")` gives: the bundled backbone and the consensus of cuts."""
+    return SpectralSegmenter().eval()

@@ -78,7 +78,7 @@ def cut_segments(side: int, guided: bool = True, **settings: float) -> Segmenter
 
 def consensus_segments(image: Tensor, seed: int) -> Tensor:
     """The consensus of cuts, as `SpectralSegmenter` has it; restarts of three seeds share no start."""
-    return SpectralSegmenter(BACKBONE, ConsensusCut(seed=100 * seed)).segment(image).masks.argmax(dim=0)
+    return SpectralSegmenter(BACKBONE, ConsensusCut(seed=100 * seed)).divide(image).masks.argmax(dim=0)
 
 
 ROWS: dict[str, tuple[str, Segmenter, bool]] = {
@@ -214,7 +214,7 @@ def slot_retrieval(scenes: list[tuple[Tensor, Tensor, Tensor]]) -> dict:
     """
     slots, classes, photographs = [], [], []
     for number, (image, instances, labels) in enumerate(scenes):
-        output = SpectralSegmenter(BACKBONE).segment(image)
+        output = SpectralSegmenter(BACKBONE).divide(image)
         segments = F.one_hot(output.masks.argmax(dim=0), len(output.slots)).movedim(-1, 0).bool()
         for label in instances[instances > 0].unique():
             thing = instances == label

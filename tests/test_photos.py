@@ -1,0 +1,75 @@
+"""`oh.predict("photos", ...)`: photographs of any size are divided, and masks come back at their own size."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import objecthood as oh
+from objecthood.cli.main import main
+from objecthood.inference.predict_video import predict_video
+from objecthood.models import spectral
+
+
+def drawn(width, height):
+    """A picture of two large objects, and which pixels are theirs."""
+    image, labels = Image.new("RGB", (width, height), (90, 140, 70)), Image.new("L", (width, height))
+    for number, (left, colour) in enumerate(((0.1, (200, 40, 40)), (0.6, (40, 60, 200))), 1):
+        box = (left * width, 0.25 * height, (left + 0.3) * width, 0.85 * height)
+        ImageDraw.Draw(image).ellipse(box, fill=colour)
+        ImageDraw.Draw(labels).ellipse(box, fill=number)
+    return np.asarray(image), np.asarray(labels)
+
+
+@pytest.fixture(scope="module")
+def seen():
+    images = [drawn(300, 160), drawn(120, 200)]
+    return [truth for _, truth in images], oh.predict("photos", [image for image, _ in images])
+
+
+def test_objects_are_found_at_the_own_size_of_every_image(seen):
+    for truth, result in zip(*seen, strict=True):
+        assert result.labels.shape == truth.shape and result.labels.min() >= 0
+        for number in (1, 2):
+            inside = result.labels[truth == number]
+            slot = np.bincount(inside).argmax()
+            overlap = ((result.labels == slot) & (truth == number)).sum()
+            assert overlap / ((result.labels == slot) | (truth == number)).sum() > 0.6
+
+
+def test_masks_sum_to_one_and_each_slot_has_a_vector_of_unit_length(seen):
+    for result in seen[1]:
+        torch.testing.assert_close(result.masks.sum(dim=0), torch.ones_like(result.masks[0]))
+        torch.testing.assert_close(result.slots.norm(dim=1), torch.ones(len(result.slots)))
+        assert len(result.slots) == len(result.masks) and not result.warning
+
+
+def test_the_number_of_slots_can_be_chosen_and_the_same_image_gives_the_same():
+    image, _ = drawn(200, 200)
+    one, other = (oh.predict("photos", image, num_slots=4)[0] for _ in range(2))
+    assert len(one.masks) == 4 and np.array_equal(one.labels, other.labels)
+
+
+def test_large_images_are_divided_small_and_labelled_large():
+    image, _ = drawn(900, 300)
+    (result,) = oh.predict("photos", image)
+    assert result.image.shape == (3, 213, spectral.LONGEST) and result.labels.shape == (300, 900)
+
+
+def test_the_command_writes_overlay_masks_and_cutouts(tmp_path, capsys):
+    Image.fromarray(drawn(160, 120)[0]).save(tmp_path / "street.png")
+    out = tmp_path / "out"
+    line = ["predict", str(tmp_path / "street.png"), "--weights", "photos", "--out", str(out)]
+    assert main([*line, "--also", "cutouts", "--no-animation"]) == 0
+    with Image.open(out / "street-masks.png") as masks:
+        assert masks.size == (160, 120)
+    assert (out / "street-overlay.png").is_file() and any((out / "street-cutouts").iterdir())
+
+
+def test_what_it_cannot_do_is_refused_in_one_line(tmp_path, capsys):
+    assert main(["export", "photos", "--out", str(tmp_path / "x.onnx")]) == 1
+    assert "cannot be exported" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="segments do not persist over frames"):
+        predict_video(oh.load("photos"), tmp_path / "clip.mp4", tmp_path / "out")
+    with pytest.raises(ValueError, match="must be 1 here"):
+        oh.predict("photos", drawn(64, 64)[0], starts=2)
