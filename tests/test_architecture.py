@@ -83,7 +83,7 @@ def test_ideas_stand_on_torch_alone(name):
 def test_papers_stand_on_ideas_alone(name):
     allowed = ["objecthood.models"] if name == "objecthood.models" else [*CONTRACT]
     assert not only(ours(name), "objecthood.nn", *allowed), "models import no other model"
-    assert foreign(name) <= {"torch", "jaxtyping"} | ({"numpy", "PIL"} if name in CONTRACT else set())
+    assert foreign(name) <= {"torch", "jaxtyping", "numpy"} | ({"PIL"} if name in CONTRACT else set())
 
 
 CONTRACT = ("objecthood.models.base", "objecthood.models.placement")

@@ -32,8 +32,8 @@ class PredictOptions:
     """Pictures, folders, patterns, videos, "camera", or - for a picture from stdin; the weights' own picture
     unless named."""
     weights: str = ""
-    """Name (photos, or of objecthood list weights), weights file, or run folder; photos unless named, clevr where
-    no image is named or one is a video."""
+    """Name (photos, or of objecthood list weights), weights file, or run folder; photos unless named, clevr
+    where no image is named or one is a video."""
     out: str = "predictions"
     """Folder to write to: a new or empty one, or one of earlier predictions."""
     iterations: int | None = None

@@ -153,9 +153,9 @@ def load(source: str | Path, recipe: Recipe | None = None) -> nn.Module:
         (6, 'sprites')
     """
     if source in UNTRAINED:
-        from objecthood.models import spectral
+        from objecthood.recipes.photos import photos
 
-        return spectral.photos()
+        return photos()
     from objecthood import checkpoint
 
     return checkpoint.load(resolve(source), recipe)

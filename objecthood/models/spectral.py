@@ -151,8 +151,3 @@ class SpectralSegmenter(SlotModel):
         cut = self.cut if num_segments is None else replace(self.cut, num_segments=num_segments)
         found = cut(self.embed(image))
         return SpectralOutput(found.slots, masks_at_size(found.attention, image), found.attention)
-
-
-def photos() -> SpectralSegmenter:
-    """What `oh.load("photos")` gives: the bundled backbone and the consensus of cuts."""
-    return SpectralSegmenter().eval()
