@@ -129,6 +129,30 @@ DATA_OF = {
 }
 
 
+def photographs() -> str:
+    """Scores of segments of photographs, on the part that settings were chosen on and on another."""
+    found = read("photographs.json")
+    parts = {"select": "chosen on", "report": "reported"}
+    head = ["", *(f"{score}, {words}" for words in parts.values() for score in ("FG-ARI", "mBO_i", "mBO_c"))]
+    rows = []
+    for name, row in found["select"]["rows"].items():
+        cells = [
+            f"{100 * found[part]['rows'][name][score]:.1f}"
+            for part in parts
+            for score in ("fg_ari", "mbo_i", "mbo_c")
+        ]
+        title = f"**{row['title']}** (`photos`)" if name == "consensus" else row["title"]
+        rows.append([title, *cells, f"{found['report']['rows'][name]['cpu_seconds']:.2f}"])
+    counts = " and ".join(f"{found[part]['photographs']} ({words})" for part, words in parts.items())
+    slots = found["report"]["slots"]
+    return (
+        as_table([*head, "CPU s an image"], rows)
+        + f"\nIn %. {counts} photographs of COCO; {found['report']['protocol']}. The nearest slot of another "
+        f"photograph has an object's class for {100 * slots['nearest']:.0f} % of {slots['objects']} objects "
+        f"(chance {100 * slots['chance']:.0f} %).\n"
+    )
+
+
 def generalisation() -> str:
     """What models make of more objects than they saw, without training: means over seeds."""
     lines = []
@@ -343,6 +367,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"weights": lambda: weights()},
     ROOT / "docs" / "results.md": {
         "results": lambda: tables(),
+        "photographs": photographs,
         "generalisation": generalisation,
         "starts": starts,
         "textured": other_scenes,
