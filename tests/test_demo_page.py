@@ -324,7 +324,7 @@ def test_the_slider_says_what_is_seen_while_a_picture_is_computed(browser, serve
     with Visit(browser, served, reduced_motion="no-preference") as visit:
         visit.page.wait_for_selector("body:not([data-playing])")
         before, held = visit.pixels(f"{A} .picture"), []
-        visit.page.route("**/api/look*", held.append)
+        visit.page.route("**/api/look*", lambda route: held.append(route))
         visit.page.set_input_files(
             f"{A} input[type=file]", {"name": "a.png", "mimeType": "image/png", "buffer": png()}
         )
