@@ -49,9 +49,8 @@ def test_the_warning_is_plain_and_in_every_form(tmp_path, capsys):
     from objecthood.cli.main import main
 
     result.plot("overlay").save(tmp_path / "strange.png")
-    assert (
-        main(["predict", str(tmp_path / "strange.png"), "--out", str(tmp_path / "o"), "--no-animation"]) == 0
-    )
+    line = ["predict", str(tmp_path / "strange.png"), "--weights", "clevr", "--out", str(tmp_path / "o")]
+    assert main([*line, "--no-animation"]) == 0
     said = capsys.readouterr()
     (line,) = said.err.splitlines()
     assert "objecthood train folder --data-path" in said.out
