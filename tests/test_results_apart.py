@@ -234,7 +234,8 @@ def test_an_empty_folder_among_others_is_left_out(tmp_path, capsys, weights, ski
     assert main(["predict", str(tmp_path / "b"), "--weights", weights, *skip]) == 1
 
 
-def test_bad_ones_can_be_skipped_and_the_message_says_how(model, tmp_path, capsys, weights):
+def test_bad_ones_can_be_skipped_and_the_message_says_how(model, tmp_path, capsys, monkeypatch, weights):
+    monkeypatch.chdir(tmp_path)
     plain(tmp_path / "in" / "x.png")
     (tmp_path / "in" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     command = ["predict", str(tmp_path / "in"), "--weights", weights, "--out", str(tmp_path / "out")]
