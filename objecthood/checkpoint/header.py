@@ -18,7 +18,7 @@ _IN_JSON = ("recipe", "scores", "usual", "frozen")
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """Recipe, version, commit, scores and what is `usual` (`familiarity`), without reading a tensor.
+    """Recipe, version, commit, scores and what is `usual` (`out_of_distribution`), without reading a tensor.
 
     "parameters" is the number of all weights in the file. "frozen" names the parts of the model whose weights
     are not in it (`nn.frozen.Identity`), by where they are in the model. Raises ValueError, in one line,

@@ -52,11 +52,11 @@ def save(
     scores: dict[str, float] | None = None,
     usual: dict[str, Any] | None = None,
 ) -> Path:
-    """Write weights with recipe, version, commit, scores and what is `usual` (`familiarity.usual`) in the
-    metadata, as safetensors; atomically. The same weights and facts give the same bytes.
+    """Write weights as safetensors; atomically, and the same weights and facts give the same bytes.
 
-    Frozen parts (`nn.frozen`) are named in the metadata, and their weights left out. Raises NotSaved where
-    the file cannot be written; ValueError where the weights of a frozen part were changed.
+    The metadata hold recipe, version, commit, scores, and what is `usual` (`out_of_distribution.usual`).
+    Frozen parts (`nn.frozen`) are named there, and their weights left out. Raises NotSaved where the file
+    cannot be written; ValueError where the weights of a frozen part were changed.
     """
     path = Path(path)
     frozen.check_unchanged(model)
@@ -86,7 +86,7 @@ def save(
 
 def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
     """The model of a weight file, ready for use; its recipe is at `model.recipe`, and what is
-    usual for it (`familiarity`) at `model.usual`. `hub.load` takes names as well.
+    usual for it (`out_of_distribution`) at `model.usual`. `hub.load` takes names as well.
 
     A file made by a recipe class of your own needs that `recipe`. Frozen parts (`nn.frozen`), whose weights
     are not in the file, are restored from what it names. Raises ValueError where the file is missing, is not

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from objecthood.demo.shown import Shown, config, example_files, page_files
-from objecthood.export.export import PARTS, export_parts
+from objecthood.export.export import export_parts
 
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 """Files of onnxruntime-web's `dist` that the page needs."""
@@ -59,8 +59,3 @@ def build_site(
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return folder
-
-
-def model_bytes(folder: Path, name: str) -> int:
-    """Bytes of one model's graphs in a built site."""
-    return sum((folder / "models" / name / f"{part}.onnx").stat().st_size for part in PARTS)

@@ -74,7 +74,7 @@ class SlotModel(nn.Module, abc.ABC):
             nominal.
         tracks: whether slots persist over the frames of a video (`step`).
         restarts: of `segment`, unless a call names a number.
-        recipe, usual: of loaded weights, their recipe and what `familiarity.usual` measured.
+        recipe, usual: of loaded weights, their recipe and what `out_of_distribution.usual` measured.
 
     Example:
         >>> class Brightness(SlotModel):

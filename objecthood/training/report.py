@@ -1,6 +1,6 @@
 """A run folder -> one self-contained HTML page: scores, curves, pictures, the recipe, the machine.
 
-The page loads nothing: no script, inline style, curves as SVG (`charts.py`), pictures as data. It can be
+The page loads nothing: no script, inline style, curves as SVG (`charts`), pictures as data. It can be
 written while the run goes on: what is missing is left out, and a line still being written is passed over.
 """
 

@@ -2,7 +2,7 @@
 
 Every function takes tensors in the shapes of the contract (images in [0, 1], channels first) and gives
 Pillow pictures. Slot k has the same colour in every one of them. The attention figure is Figure 3 of
-Locatello et al. 2020; its moving version is in `animate.py`.
+Locatello et al. 2020; its moving version is in `animation.py`.
 """
 
 import colorsys

@@ -3,7 +3,7 @@
 Johnson et al. 2017, "CLEVR: A Diagnostic Dataset for Compositional Language and Elementary Visual Reasoning",
 by the rules of its released generator (clevr-dataset-gen, `image_generation/render_images.py`). As there, an
 arrangement in which an object shows too few pixels is thrown away and drawn anew under the same camera.
-Differences: random numbers are a function of seed and index (`data/randomness.py`), and visibility is judged
+Differences: random numbers are a function of seed and index (`data.randomness`), and visibility is judged
 at half the generator's resolution (see `clevr_render/view.py`).
 """
 

@@ -83,7 +83,7 @@ def _lights(scene: ClevrScene, draw: Float[np.ndarray, " 8"]) -> dict[str, Any]:
 
 
 def _camera(scene: ClevrScene, resolution: int) -> dict[str, Any]:
-    """The camera of `clevr_view.py` in mitsuba's terms."""
+    """The camera of `view.py` in mitsuba's terms."""
     _, mi = clevr_light.libraries()
     film = {
         "type": "hdrfilm",
