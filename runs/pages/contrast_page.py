@@ -1,4 +1,4 @@
-"""The tables of docs/contrast.md, from results/contrast-*.json; `runs/pages/tables.py` writes them."""
+"""The tables of docs/methods/contrast.md, from results/contrast-*.json; `runs/pages/tables.py` writes them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FOUND = {
     "decoder FG-ARI": ("decoder_fg_ari", "frame_fg_ari"),
     "video FG-ARI": ("video_fg_ari",),
     "video ARI": ("video_ari",),
-    "id switches": ("id_switch_rate",),
+    "ID switches": ("id_switch_rate",),
 }
 KNOWN = {
     "position R2": ("position_r2",),

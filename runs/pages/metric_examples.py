@@ -1,6 +1,6 @@
-"""Small made-up masks that each metric judges differently: pictures and the table of docs/metrics.md.
+"""Small made-up masks that each metric judges differently: images and the table of docs/metrics.md.
 
-python runs/pages/metric_examples.py  (--check: say by the exit code whether page and pictures are up to date)
+python runs/pages/metric_examples.py  (--check: say by the exit code whether page and images are up to date)
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ def examples() -> dict[str, tuple[str, Tensor]]:
     )
     stripes = (ROWS * 4 // SIDE) * 4 + COLUMNS * 4 // SIDE
     return {
-        "perfect": ("every object has a slot, the background one", TRUTH),
+        "perfect": ("one slot for each object, one for the background", TRUTH),
         "shattered": ("objects perfect, background in four pieces", shattered),
         "spilled": (
-            "no background slot: each object's mask spills over all that is near",
+            "no background slot: each object's mask covers its surroundings",
             nearest.argmin(0) + 1,
         ),
-        "missed": ("a large object left to the background's slot", torch.where(TRUTH == 2, 0, TRUTH)),
-        "small-missed": ("the small object left to the background's slot", torch.where(TRUTH == 3, 0, TRUTH)),
+        "missed": ("a large object in the background slot", torch.where(TRUTH == 2, 0, TRUTH)),
+        "small-missed": ("the small object in the background slot", torch.where(TRUTH == 3, 0, TRUTH)),
         "shared": ("two large objects in one slot", torch.where(TRUTH == 2, 1, TRUTH)),
         "halved": (
-            "every object in two halves",
+            "every object split in two",
             torch.where((TRUTH > 0) & (COLUMNS % 32 >= 13), TRUTH + 3, TRUTH),
         ),
-        "thick": ("right, but 2 pixels too thick all round", scene(grow=2)),
+        "thick": ("correct, but 2 pixels too large on every side", scene(grow=2)),
         "one": ("one slot takes everything", torch.zeros_like(TRUTH)),
-        "squares": ("a chessboard of 16 squares that knows nothing", stripes),
+        "squares": ("16 equal squares, whatever the image", stripes),
     }
 
 
@@ -91,7 +91,7 @@ def picture(masks: Tensor) -> Image.Image:
 def table() -> str:
     """One row an example: picture, what it is, scores."""
     lines = [
-        "| masks | what they do | foreground ARI | ARI | mean best overlap | mean IoU |",
+        "| masks | description | FG-ARI | ARI | mBO | mIoU |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for name, (words, masks) in examples().items():

@@ -11,24 +11,25 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-AREAS = (
-    "A run that dies",
-    "Checkpoints",
-    "Disks and folders",
-    "Signals",
-    "The same again",
-    "What goes wrong inside",
-    "Several processes",
-    "Files of strangers",
-    "Data files",
-    "Pictures and videos",
-    "The demo's server",
-    "The command",
-    "The functions",
-    "The package",
-    "Fuzzing",
-    "The tests themselves",
-)
+AREAS = {
+    "A run that dies": "Crashes and resuming",
+    "Checkpoints": "Damaged checkpoints",
+    "Disks and folders": "Disks and folders",
+    "Signals": "Signals",
+    "The same again": "Reproducibility",
+    "What goes wrong inside": "Non-finite values, leaks",
+    "Several processes": "Several processes",
+    "Files of strangers": "Untrusted files",
+    "Data files": "Data files",
+    "Pictures and videos": "Images and videos",
+    "The demo's server": "Demo server",
+    "The command": "Command line",
+    "The functions": "Python functions",
+    "The package": "Package",
+    "Fuzzing": "Fuzzing",
+    "The tests themselves": "Mutation tests",
+}
+"""Areas as the tests name them, and their titles on the page."""
 
 
 def blocks() -> dict[str, Callable[[], str]]:
@@ -41,7 +42,7 @@ def blocks() -> dict[str, Callable[[], str]]:
 
 
 def conditions(facts: dict[str, Any]) -> str:
-    """Where the run took place, and how much it was."""
+    """Machine, commits and totals of the run."""
     here, tests = facts["environment"], facts["tests"].values()
     tried = sum(note["tried"] for test in tests for note in test["notes"])
     survived = sum(note["survived"] for test in tests for note in test["notes"])
@@ -51,33 +52,21 @@ def conditions(facts: dict[str, Any]) -> str:
     told = ", ".join(f"{name} ({count})" for name, count in commits.most_common())
     machine = f"{here['processor']}, {here['system']}, Python {here['python']}, torch {here['torch']}"
     return (
-        f"`results/reliability.json`: {len(tests)} tests, {tried:,} tries, {survived:,} of them ended as "
-        f"promised, {failed} tests failed (listed there), {again} were tried again. {machine}; tests by "
-        f"commit: {told}."
+        f"{len(tests)} tests with {tried:,} trials: {survived:,} passed, {failed} tests failed, {again} tests "
+        f"were repeated. {machine}; tests by commit: {told}."
     )
 
 
 def scoreboard(tests: dict[str, dict[str, Any]]) -> str:
-    """A table for every area: what was tried, how often, and how often it ended as promised."""
-    rows: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = {area: {} for area in AREAS}
-    for test in tests.values():
-        for note in test["notes"]:
-            rows[note["area"]].setdefault((note["what"], note["tier"]), []).append(note)
-    parts = []
-    for area, lines in rows.items():
-        if lines:
-            parts += [
-                f"### {area}",
-                "",
-                "| tried | how often | as promised | measured | when |",
-                "|---|---|---|---|---|",
-            ]
-            parts += [as_line(what, tier, notes) for (what, tier), notes in lines.items()] + [""]
-    return "\n".join(parts).rstrip()
-
-
-def as_line(what: str, tier: str, notes: list[dict[str, Any]]) -> str:
-    """One kind of try; what was measured in one of its tests is told, in several only the first."""
-    tried, survived = (sum(note[name] for note in notes) for name in ("tried", "survived"))
-    measured = next((note["measured"] for note in notes if note["measured"]), "")
-    return f"| {what} | {tried:,} | {survived:,} | {measured} | {tier} |"
+    """A row for every area: kinds of checks, trials, how many ended as promised, and of these in `make test`."""
+    notes = [note for test in tests.values() for note in test["notes"]]
+    lines = ["| area | checks | trials | passed | of the trials, in `make test` |", "|---|---:|---:|---:|---:|"]
+    for area in dict.fromkeys([*AREAS, *(note["area"] for note in notes)]):
+        here = [note for note in notes if note["area"] == area]
+        if not here:
+            continue
+        kinds = len({note["what"] for note in here})
+        tried, survived = (sum(note[name] for note in here) for name in ("tried", "survived"))
+        quick = sum(note["tried"] for note in here if note["tier"] == "every push")
+        lines.append(f"| {AREAS.get(area, area)} | {kinds} | {tried:,} | {survived:,} | {quick:,} |")
+    return "\n".join(lines)

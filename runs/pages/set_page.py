@@ -1,4 +1,4 @@
-"""The tables of docs/set-prediction.md, from results/set-*.json; `runs/pages/tables.py` writes them."""
+"""The tables of docs/methods/set-prediction.md, from results/set-*.json; `runs/pages/tables.py` writes them."""
 
 from __future__ import annotations
 

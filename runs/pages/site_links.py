@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -18,6 +19,12 @@ from mkdocs.structure.pages import Page
 
 _LINK = re.compile(r"\]\((?P<path>(?:\.\./)+[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 LANGUAGES = {".py": "python", ".json": "json", ".toml": "toml", "": "make"}
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """The site links to the repository, once it has a public address."""
+    release = Path(config.docs_dir).parent / "runs" / "release" / "address.py"
+    config.repo_url = runpy.run_path(str(release))["ADDRESS"] or None
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

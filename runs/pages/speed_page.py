@@ -21,7 +21,7 @@ def blocks() -> dict[str, Callable[[], str]]:
     return {
         "conditions": lambda: conditions(facts) + "\n",
         "costs": lambda: as_table(costs(resolutions)) + "\n",
-        "rooms": lambda: as_table(rooms(resolutions)) + "\n",
+        "profile": lambda: as_table(rooms(resolutions)) + "\n",
         "module": lambda: module(resolutions) + "\n",
         "quality": quality,
     }
@@ -30,26 +30,27 @@ def blocks() -> dict[str, Callable[[], str]]:
 def quality() -> str:
     """The table that `runs/experiments/time_to_quality.py` prints."""
     command = [sys.executable, ROOT / "runs" / "experiments" / "time_to_quality.py", *sys.argv[1:]]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() + "\n"
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return table.strip().replace("least to most", "fastest to slowest").replace("| never to never |", "| never |") + "\n"
 
 
 def conditions(facts: dict) -> str:
     machine, peaks = facts["machine"], facts["peaks"]
     return (
         f"`results/benchmark.json`: {machine['processor']}, {machine['threads']} thread, torch "
-        f"{machine['torch']}, commit {machine['commit']}, on a loaded machine. A large product runs at "
+        f"{machine['torch']}, commit {machine['commit']}, on a loaded machine. A large matrix product runs at "
         f"{peaks['float32'] / 1e9:.0f} Gflop/s in float32 and {peaks['bfloat16'] / 1e9:.1f} in bfloat16, "
         f"a copy at {peaks['copy'] / 1e9:.1f} GB/s."
     )
 
 
 def costs(resolutions: dict) -> list[list[str]]:
-    """Milliseconds of each contestant, and its ratio to the literal model."""
+    """Milliseconds of each implementation, and its ratio to the reference implementation."""
     head = [
         "pixels",
         "what",
         "batch",
-        "literal ms",
+        "reference ms",
         "exact ms",
         "ratio (quartiles)",
         "fast ms",
@@ -65,7 +66,7 @@ def costs(resolutions: dict) -> list[list[str]]:
             lines.append([side, what, str(literal["batch_size"]), timed(literal)[0], *cells])
         own = facts["training_step"].get("fast, its own batch")
         if own:
-            what = "training step, fast with its own batch"
+            what = "training step, fast with its own batch size"
             lines.append([side, what, str(own["batch_size"]), "", "", "", *timed(own)])
     return lines
 
@@ -78,18 +79,18 @@ def timed(row: dict) -> tuple[str, str]:
 
 
 def rooms(resolutions: dict) -> list[list[str]]:
-    """How near to the floor a training step is, what it takes, and where its time goes."""
-    head = ["pixels", "step of", "Gflop/s", "times floor", "peak memory, MB", *ROOMS]
+    """Profile of a training step by stage, and its time over the roofline."""
+    head = ["pixels", "step of", "Gflop/s", "times roofline", "peak memory, MB", *ROOMS]
     lines = [head, ["---"] * len(head)]
     for side, facts in resolutions.items():
-        for name in ("literal", "exact", "fast"):
+        for name, title in (("literal", "reference"), ("exact", "exact"), ("fast", "fast")):
             step, shares = facts["training_step"][name], facts["rooms"].get(name)
             rate = f"{step['floor']['operations_per_second'] / 1e9:.0f}"
             cells = (
                 [f"{100 * shares[room]['share']:.0f} %" for room in ROOMS] if shares else [""] * len(ROOMS)
             )
             memory = f"{step['peak_bytes'] / 1e6:.0f}"
-            lines.append([side, name, rate, f"{step['floor']['times_floor']:.2f}", memory, *cells])
+            lines.append([side, title, rate, f"{step['floor']['times_floor']:.2f}", memory, *cells])
     return lines
 
 
@@ -99,7 +100,7 @@ def module(resolutions: dict) -> str:
         for side, facts in resolutions.items()
         if "objecthood" in facts["module"]
     ]
-    against = "`SlotAttention` alone, forward and backward, beside `slot-attention` (lucidrains)"
+    against = "`SlotAttention` alone, forward and backward, against `slot-attention` (lucidrains)"
     return f"{against}, ratio of CPU seconds: {', '.join(ratios)}."
 
 

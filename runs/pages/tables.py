@@ -20,9 +20,9 @@ import reliability_page
 import set_page
 import speed_page
 import video_page
+import weights_page
 from floors_page import floor_rows
 
-from objecthood.hub import PRETRAINED
 from objecthood.recipes.score_names import by_restarts
 from objecthood.visualize.charts import score_curves
 
@@ -30,12 +30,12 @@ ROOT = Path(__file__).resolve().parents[2]
 _COLUMNS = ("fg_ari", "ari", "mbo", "miou")
 _TITLES = ("FG-ARI", "ARI", "mBO", "mIoU")
 _SIGNS = (
-    ("attention_entropy", "entropy of attention"),
+    ("attention_entropy", "attention entropy"),
     ("used_slots", "slots used"),
-    ("shared_objects", "objects that share a slot"),
-    ("split_objects", "in pieces"),
-    ("objects_in_background", "in the background"),
-    ("background_split", "pictures with a divided background"),
+    ("shared_objects", "objects sharing a slot"),
+    ("split_objects", "objects in pieces"),
+    ("objects_in_background", "objects in the background slot"),
+    ("background_split", "images with a split background"),
 )
 
 
@@ -95,44 +95,25 @@ def tables() -> str:
     return as_table(head, rows) + "\n" + "\n".join([*notes, ""])
 
 
-def weights() -> str:
-    """The weights that come with the package: one restart, beside the better of the floors of colour."""
+def summary() -> str:
+    """A row for every recipe of object discovery: one restart, the better floor of colour, costs."""
     floors = read("floors.json")
     rows = []
-    for name, entry in PRETRAINED.items():
-        facts, settings = entry.facts, entry.facts["settings"]
-        published = FLOORS_OF.get(name, facts["recipe"])
-        best = {
-            score: max(floors[published][floor][score] for floor in ("components", "kmeans"))
-            for score in ("fg_ari", "ari")
-            if "components" in floors.get(published, {})
-        }
-        cells = [f"{entry.scores[score]:.3f}" if score in entry.scores else "-" for score in _COLUMNS[:3]]
-        if "ap" in entry.scores:
-            cells = [f"AP {entry.scores['ap']:.3f}", "-", "-"]
-        floor = " / ".join(f"{value:.3f}" for value in best.values()) or "-"
-        pixels = f"{settings['resolution']} x {settings['resolution']}"
-        size = f"{facts['bytes'] / 1e6:.1f} MB"
-        rows.append([f"[`{name}`](docs/weights/{name}.md)", DATA_OF[name], pixels, *cells, floor, size])
-    head = ["", "data", "pixels", *_TITLES[:3], "floor: FG-ARI / ARI", "file"]
-    return as_table(head, rows, numbers=2)
-
-
-FLOORS_OF = {"clevr": "clevr6-like", "sprites": "sprites-grey"}
-"""Entry of results/floors.json of weights whose recipe has another name."""
-DATA_OF = {
-    "clevr": "CLEVR-like scenes, 3 to 6 objects",
-    "set-clevr": "CLEVR-like scenes, 3 to 10 objects, properties",
-    "sprites": "sprites on grey",
-    "tetrominoes": "Tetrominoes-like scenes",
-    "tetrominoes-guided": "Tetrominoes-like scenes",
-}
+    for name, results in by_recipe().items():
+        scores = [over_seeds(results, column, best=False) for column in _COLUMNS[:3]]
+        best = [
+            f"{max(floors[name][kind][column] for kind in ('components', 'kmeans')):.3f}"
+            for column in _COLUMNS[:2]
+        ]
+        cost = f"{statistics.median(result['cpu_seconds'] for result in results):.0f}"
+        rows.append([f"`{name}`", *scores, " / ".join(best), str(len(results)), cost])
+    return as_table(["", *_TITLES[:3], "floor: FG-ARI / ARI", "seeds", "CPU s"], rows)
 
 
 def photographs() -> str:
-    """Scores of segments of photographs, on the part that settings were chosen on and on another."""
+    """Scores on photographs: the part on which settings were chosen, and the part that guided no choice."""
     found = read("photographs.json")
-    parts = {"select": "chosen on", "report": "reported"}
+    parts = {"select": "selection part", "report": "report part"}
     head = ["", *(f"{score}, {words}" for words in parts.values() for score in ("FG-ARI", "mBO_i", "mBO_c"))]
     rows = []
     for name, row in found["select"]["rows"].items():
@@ -154,12 +135,12 @@ def photographs() -> str:
 
 
 def generalisation() -> str:
-    """What models make of more objects than they saw, without training: means over seeds."""
+    """Scores on more objects than in training: means over seeds."""
     lines = []
     for file in sorted((ROOT / "results").glob("*-generalisation.json")):
         rows = json.loads(file.read_text())["rows"]
         seeds, name = len({row["seed"] for row in rows}), file.stem.removesuffix("-generalisation")
-        lines += [f"`{name}`, {seeds} seed{'s' * (seeds > 1)}, on more objects than it saw:", ""]
+        lines += [f"`{name}`, {seeds} seed{'s' * (seeds > 1)}:", ""]
         lines += [
             "| test iterations | "
             + " | ".join(sorted({str(row["iterations"]) for row in rows}, key=int))
@@ -244,7 +225,7 @@ def seeds() -> str:
 
 
 def starts() -> str:
-    """FG-ARI over the number of restarts: of the lowest error, and of the truly best; mean over seeds."""
+    """FG-ARI over the number of restarts, best chosen by reconstruction error or by labels; mean over seeds."""
     entries = read("starts.json")
     counts = list(next(iter(entries.values()))["seeds"][0]["best_painted"])
     rows = [
@@ -256,10 +237,10 @@ def starts() -> str:
         for name, entry in entries.items()
         for key, title in (
             ("best_painted", "lowest reconstruction error"),
-            ("truly_best", "best by its labels"),
+            ("truly_best", "FG-ARI (needs labels)"),
         )
     ]
-    return as_table(["recipe", "taken", *(f"of {count}" for count in counts)], rows, numbers=2)
+    return as_table(["recipe", "chosen by", *(f"of {count}" for count in counts)], rows, numbers=2)
 
 
 def curves() -> dict[Path, str]:
@@ -283,10 +264,10 @@ def curves() -> dict[Path, str]:
 
 
 def other_scenes() -> str:
-    """Weights times kinds of scenes: scores, and what is wrong; means over seeds."""
+    """Weights times kinds of scenes: scores and failure rates; means over seeds."""
     rows: dict[tuple[str, str], list[dict]] = {}
     for row in read("clevr-like-scenes.json")["rows"]:
-        scenes = row["scenes"] + (", ground united" if row["one_ground"] else "")
+        scenes = row["scenes"] + (", merged background" if row["one_ground"] else "")
         rows.setdefault((row["weights"], scenes), []).append(row)
     cells = []
     for (weights, scenes), several in rows.items():
@@ -301,14 +282,14 @@ def other_scenes() -> str:
 
 def pictures_of_curves() -> str:
     return "".join(
-        f"**`{name}`**, mean of {len(results)} seeds over steps of training\n\n"
-        f"![scores of {name} while it trains](images/curves/{name}.svg)\n\n"
+        f"**`{name}`**, mean of {len(results)} seeds\n\n"
+        f"![Validation scores of {name} during training](images/curves/{name}.svg)\n\n"
         for name, results in by_recipe().items()
     )
 
 
 def number_of_slots() -> str:
-    """One model asked for other numbers of slots; then models trained with others."""
+    """One model run with other numbers of slots; then models trained with other numbers."""
     facts = read("number-of-slots.json")
     head = ["slots", *_TITLES[:3], *(title for _, title in _SIGNS[2:])]
     asked, trained = (
@@ -316,15 +297,15 @@ def number_of_slots() -> str:
         for rows in (facts["asked"], facts["trained"])
     )
     return (
-        f"Trained with {facts['trained_with']} slots for {facts['steps']:,} steps, then asked for other "
-        f"numbers ({facts['scenes']} test scenes, one seed):\n\n{asked}\nTrained with these numbers, "
-        f"{facts['short_steps']} steps each (one seed):\n\n{trained}"
+        f"One model, trained with {facts['trained_with']} slots for {facts['steps']:,} steps, run with other "
+        f"numbers of slots ({facts['scenes']} test scenes, one seed):\n\n{asked}\nModels trained with these "
+        f"numbers of slots, {facts['short_steps']} steps each (one seed):\n\n{trained}"
     )
 
 
 def failures() -> str:
-    """Scores and signs of the runs that were made to fail."""
-    head = ["run", "CPU s", "error", *_TITLES[:2], *(title for _, title in _SIGNS)]
+    """Scores and symptoms of the runs that were made to fail."""
+    head = ["run", "CPU s", "MSE", *_TITLES[:2], *(title for _, title in _SIGNS)]
     rows = []
     for name, found in read("failures.json")["cases"].items():
         facts = {"scores": found["scores"], "summary": found["diagnosis"]["summary"]}
@@ -344,10 +325,10 @@ def measured(row: dict, scores: tuple[str, ...], signs: tuple[tuple[str, str], .
 
 
 def browser() -> str:
-    """What a picture costs in the page of the demo."""
+    """Time of an image in the browser demo."""
     facts = read("demo.json")
     here = facts["environment"]
-    quantiles = ("least", "tenth", "median", "nine tenths")
+    quantiles = {"least": "minimum", "tenth": "10 %", "median": "median", "nine tenths": "90 %"}
     shown = ("visit", "threads", "resolution", "slots", "iterations")
     rows = [
         [f"`{name}`", *(str(row[key]) for key in shown)]
@@ -356,7 +337,7 @@ def browser() -> str:
         for name, measured_so in facts["models"].items()
         for row in measured_so
     ]
-    head = ["model", "visit", "threads", "pixels", *shown[3:], "wall: least", *quantiles[1:], "processor"]
+    head = ["model", "visit", "threads", "pixels", *shown[3:], *quantiles.values(), "CPU"]
     return (
         f"{here['browser']}, wasm with SIMD; {here['processor']}, {here['cores']} cores, load "
         f"{facts['load']:.1f}; commit {here['commit']}.\n\n" + as_table(head, rows)
@@ -364,7 +345,7 @@ def browser() -> str:
 
 
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
-    ROOT / "README.md": {"weights": lambda: weights()},
+    ROOT / "README.md": {"weights": weights_page.readme},
     ROOT / "docs" / "results.md": {
         "results": lambda: tables(),
         "photographs": photographs,
@@ -374,18 +355,25 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "curves": pictures_of_curves,
         "seeds": seeds,
     },
-    ROOT / "docs" / "set-prediction.md": set_page.blocks(),
+    ROOT / "docs" / "model-zoo.md": {
+        "weights": weights_page.zoo_table,
+        "zoo": weights_page.zoo,
+        "photos": weights_page.photographs,
+    },
+    ROOT / "docs" / "methods" / "autoencoder.md": {"scores": summary},
+    ROOT / "docs" / "methods" / "photographs.md": {"photos": weights_page.photographs},
+    ROOT / "docs" / "methods" / "set-prediction.md": set_page.blocks(),
     ROOT / "docs" / "speed.md": speed_page.blocks(),
     ROOT / "docs" / "demo.md": {"costs": browser},
-    ROOT / "docs" / "contrast.md": {
+    ROOT / "docs" / "methods" / "contrast.md": {
         "found": contrast_page.found,
         "slots": contrast_page.slots,
         "known": contrast_page.known,
     },
     ROOT / "docs" / "ablations.md": {"ablations": ablations_page.ablations},
     ROOT / "docs" / "reliability.md": reliability_page.blocks(),
-    ROOT / "docs" / "video.md": {
-        "generated": video_page.generated,
+    ROOT / "docs" / "methods" / "video.md": {"generated": video_page.generated},
+    ROOT / "docs" / "methods" / "motion-grouping.md": {
         "verdict": video_page.verdict,
         "stages": video_page.stages,
         "sequences": video_page.sequences,

@@ -1,4 +1,6 @@
-"""The tables of docs/video.md, from results/*.json; `runs/pages/tables.py` writes them."""
+"""The tables of docs/methods/video.md and docs/methods/motion-grouping.md, from results/*.json;
+`runs/pages/tables.py` writes them.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,15 @@ TITLES = {
     "video_ari": "video ARI",
     "frame_fg_ari": "frame FG-ARI",
     "frame_ari": "frame ARI",
-    "id_switch_rate": "id switches",
-    "motion_accuracy": "moving or static",
+    "id_switch_rate": "ID switches",
+    "motion_accuracy": "moving/static accuracy",
 }
 TOOLKIT = "mean J without first and last frames (DAVIS's toolkit)"
 
 
 def generated() -> str:
     """Clips made here: every run, and the same weights frame by frame."""
-    rows = [["what", "seeds", *TITLES.values(), "CPU s"], ["---"] * (len(TITLES) + 3)]
+    rows = [["", "seeds", *TITLES.values(), "CPU s"], ["---"] * (len(TITLES) + 3)]
     runs: dict[str, list[dict]] = {}
     for file in sorted((ROOT / "results").glob("*-seed*.json")):
         result = json.loads(file.read_text())
@@ -34,7 +36,7 @@ def generated() -> str:
         alone = ROOT / "results" / f"{name}-frame-by-frame.json"
         if alone.exists():
             scores = list(json.loads(alone.read_text())["scores"].values())
-            rows.append([f"`{name}`, the same weights, every frame alone", *spread(scores), "-"])
+            rows.append([f"`{name}`, the same weights frame by frame", *spread(scores), "-"])
         for floor, *scores in floor_rows(name, list(TITLES)):
             rows.append([floor, "-", *scores, "-"])
     notes = [f"- `{name}`: {results[0]['protocol'].split(';')[0]}." for name, results in runs.items()]
@@ -56,7 +58,7 @@ def davis() -> dict:
 
 
 def verdict() -> str:
-    """What slots add to the best baseline that is given the same finishing steps."""
+    """What slots add to the best baseline with the same finishing steps."""
     result = davis()
     mean = result["mean"]
     baselines = [name for name in mean if name.startswith("affine") and name.endswith("finished")]

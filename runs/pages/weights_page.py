@@ -1,0 +1,100 @@
+"""The table of weights in README.md and the pages docs/model-zoo.md and docs/methods/autoencoder.md, from the
+facts of objecthood/weights/*.json, results/floors.json and results/photographs.json; `runs/pages/tables.py`
+writes them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from objecthood.hub import PRETRAINED
+from objecthood.hub.pretrained import Pretrained
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+SCORES = {"fg_ari": "FG-ARI", "ari": "ARI", "mbo": "mBO"}
+FLOORS_OF = {"clevr": "clevr6-like", "sprites": "sprites-grey"}
+"""Entry of results/floors.json of weights whose recipe has another name."""
+DATA_OF = {
+    "clevr": "CLEVR-like scenes, 3 to 6 objects",
+    "set-clevr": "CLEVR-like scenes, 3 to 10 objects, properties",
+    "sprites": "sprites on grey",
+    "tetrominoes": "Tetrominoes-like scenes",
+    "tetrominoes-guided": "Tetrominoes-like scenes",
+}
+RENDER = "objecthood data render clevr --objects 3-10 --seed 7 --count 5000 --out scenes"
+"""Makes the training scenes of weights for CLEVR-like scenes, as their cards say."""
+HEAD = ("", "data", "pixels", *SCORES.values(), "floor: FG-ARI / ARI", "training, CPU s", "file")
+
+
+def readme() -> str:
+    """A row for each bundled weight file, in README.md."""
+    return table(lambda name: f"docs/weights/{name}.md")
+
+
+def zoo_table() -> str:
+    """The same rows in docs/model-zoo.md, each a link to its section."""
+    return table(lambda name: f"#{name}")
+
+
+def table(link: Callable[[str], str]) -> str:
+    """Scores of one restart beside the better colour floor, costs and sizes."""
+    rows = [[f"[`{name}`]({link(name)})", *cells(name, one)] for name, one in PRETRAINED.items()]
+    rule = ["---", "---", *["---:"] * (len(HEAD) - 2)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in [list(HEAD), rule, *rows])
+
+
+def cells(name: str, one: Pretrained) -> list[str]:
+    """What stands beside the name of a weight file."""
+    scores = [f"{one.scores[score]:.3f}" if score in one.scores else "-" for score in SCORES]
+    if "ap" in one.scores:
+        scores = [f"AP {one.scores['ap']:.3f}", "-", "-"]
+    side, trained = one.facts["settings"]["resolution"], one.facts["trained"]
+    costs = [f"{trained['cpu_seconds']:.0f}", f"{one.facts['bytes'] / 1e6:.1f} MB"]
+    return [DATA_OF[name], f"{side} x {side}", *scores, floor(name, one), *costs]
+
+
+def floor(name: str, one: Pretrained) -> str:
+    """FG-ARI and ARI of colour components or colour k-means, whichever is better; "-" if not measured."""
+    found = json.loads((RESULTS / "floors.json").read_text()).get(FLOORS_OF.get(name, one.facts["recipe"]), {})
+    if "components" not in found:
+        return "-"
+    best = (max(found[kind][score] for kind in ("components", "kmeans")) for score in ("fg_ari", "ari"))
+    return " / ".join(f"{value:.3f}" for value in best)
+
+
+def zoo() -> str:
+    """A section for each bundled weight file: image, what it is, how to use it, how to train it."""
+    return "\n".join(section(name, one) for name, one in PRETRAINED.items())
+
+
+def section(name: str, one: Pretrained) -> str:
+    recipe, seed = one.facts["recipe"], one.facts["seed"]
+    rendered = one.facts["settings"]["data"] == "clevr-like" if "data" in one.facts["settings"] else False
+    train = f"objecthood train {recipe} --seed {seed}"
+    lines = [f"objecthood predict IMAGES --weights {name} --out found"]
+    lines += [RENDER, f"{train} --data-path scenes"] if rendered else [train]
+    code = "\n".join(lines)
+    return (
+        f"### {name}\n\n![Output of {name} on a held-out image](images/weights-{name}.png)\n\n"
+        f"*{one.facts['picture']}*\n\n"
+        f"{one.facts['data']} Recipe `{recipe}`, {one.facts['parameters']:,} parameters. "
+        f"[Model card](weights/{name}.md): all scores, limits and the recipe.\n\n```sh\n{code}\n```\n"
+    )
+
+
+def photographs() -> str:
+    """Scores of `photos` beside the best floor for each score, on the photographs that guided no choice."""
+    rows = json.loads((RESULTS / "photographs.json").read_text())["report"]["rows"]
+    keys = {"fg_ari": "FG-ARI", "mbo_i": "mBO (instances)", "mbo_c": "mBO (classes)"}
+    plain = [rows[name] for name in ("blocks", "colour-kmeans")]
+    lines = [
+        ["", *keys.values(), "CPU s an image"],
+        ["---", *["---:"] * 4],
+        ["`photos`", *(f"{rows['consensus'][key]:.3f}" for key in keys), f"{rows['consensus']['cpu_seconds']:.2f}"],
+        ["floor: best of equal blocks and k-means on colour and position"]
+        + [f"{max(row[key] for row in plain):.3f}" for key in keys]
+        + [f"{max(row['cpu_seconds'] for row in plain):.2f}"],
+    ]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
