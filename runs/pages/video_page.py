@@ -19,6 +19,13 @@ TITLES = {
     "id_switch_rate": "ID switches",
     "motion_accuracy": "moving/static accuracy",
 }
+TERMS = {
+    "frames seen": "input: frames",
+    "motion found by matching seen": "input: block-matched motion",
+    "in every frame, each alone": "in each frame, frames independent",
+    "start unconditional": "unconditional initial slots",
+}
+"""Words of stored protocols, and those of the page."""
 TOOLKIT = "mean J without first and last frames (DAVIS's toolkit)"
 
 
@@ -39,8 +46,16 @@ def generated() -> str:
             rows.append([f"`{name}`, the same weights frame by frame", *spread(scores), "-"])
         for floor, *scores in floor_rows(name, list(TITLES)):
             rows.append([floor, "-", *scores, "-"])
-    notes = [f"- `{name}`: {results[0]['protocol'].split(';')[0]}." for name, results in runs.items()]
+    notes = [f"- `{name}`: {protocol(results[0])}." for name, results in runs.items()]
     return "\n".join([*table(rows), "", *notes, ""])
+
+
+def protocol(result: dict) -> str:
+    """The part of the protocol that differs between recipes, in the field's terms."""
+    words = result["protocol"].split(";")[0]
+    for old, new in TERMS.items():
+        words = words.replace(old, new)
+    return words
 
 
 def spread(scores: list[dict[str, float]]) -> list[str]:

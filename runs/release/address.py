@@ -37,7 +37,7 @@ def main(address: str = ADDRESS, words: list[str] | None = None) -> int:
 def write(folder: Path, address: str) -> None:
     """All tracked files, README.md and pyproject.toml with the address."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in filter(None, tracked.stdout.split("\0")):
+    for name in filter(lambda name: (ROOT / name).is_file(), tracked.stdout.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     for name, change in (("README.md", absolute), ("pyproject.toml", with_urls)):
