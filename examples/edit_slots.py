@@ -1,8 +1,8 @@
-"""What slots are for: take a thing out of a picture, and put one of another picture in.
+"""Edit an image through its slots: remove an object, and insert one from another image.
 
-The decoder paints whatever slots it is given. These weights (`tetrominoes`) keep place and colour in the slot
-itself; those with attention-guided masks (`sprites`, `clevr`) keep places in the attention (see
-property_probe.py), which would have to be moved as well.
+The decoder takes any set of slots. With these weights (`tetrominoes`) a slot holds position and colour. With
+attention-conditioned masks (`sprites`, `clevr`) the position is in the attention (see property_probe.py), which
+would have to be moved as well.
 """
 
 import torch
@@ -20,19 +20,19 @@ light = (scene.masks[:, :, None] * scene.appearance).sum(dim=(2, 3, 4))  # the b
 brightest = light.argmax(dim=1)
 
 
-def paint(slots):
-    """The picture of a set of slots, in [0, 1]."""
+def decode(slots):
+    """The image of a set of slots, in [0, 1]."""
     with torch.no_grad():
-        painting = model.decoder(slots[None], scene.attention[:1, -1, : len(slots)])
-    masks = painting.mask_logits.softmax(dim=1)[:, :, None]
-    return ((masks * painting.appearance).sum(dim=1)[0] + 1) / 2
+        decoded = model.decoder(slots[None], scene.attention[:1, -1, : len(slots)])
+    masks = decoded.mask_logits.softmax(dim=1)[:, :, None]
+    return ((masks * decoded.appearance).sum(dim=1)[0] + 1) / 2
 
 
 kept = [slot for slot in range(model.num_slots) if slot != brightest[0]]
-without = paint(scene.slots[0, kept])
+without = decode(scene.slots[0, kept])
 guest = scene.slots[1, brightest[1]]
-exchanged = paint(torch.cat([scene.slots[0, kept], guest[None]]))
+exchanged = decode(torch.cat([scene.slots[0, kept], guest[None]]))
 
 sheet = torch.cat([images[0], images[1], scene.reconstruction[0], without, exchanged], dim=-1)
 figures.to_picture(figures.enlarge(sheet, 4)).save("edited.png")
-print("edited.png: two pictures, the first painted again, without a thing, with one of the second instead")
+print("edited.png: two images; the first reconstructed, without an object, with one of the second instead")

@@ -1,6 +1,6 @@
-"""Objects in a picture, in three lines; then what else the result knows.
+"""Find the objects of an image in three lines; then use everything else in the result.
 
-python examples/find_objects.py [picture.png]
+python examples/find_objects.py [image.png]
 """
 
 import json
@@ -10,14 +10,14 @@ import objecthood as oh
 
 (result,) = oh.predict("clevr", sys.argv[1] if len(sys.argv) > 1 else None)
 print(result)
-result.plot().save("slots.png")  # picture, reconstruction, segmentation, every slot alone
-result.plot("overlay").save("overlay.png")  # at the picture's own size
-result.animate("attention.webp")  # where every slot looks, iteration by iteration
+result.plot().save("slots.png")  # image, reconstruction, segmentation, every slot alone
+result.plot("overlay").save("overlay.png")  # at the size of the image
+result.animate("attention.webp")  # attention of every slot, iteration by iteration
 
 for mask in result.to_coco()["annotations"]:
     print(f"slot {mask['slot'] + 1}: {mask['area']} pixels, box {mask['bbox']}")
 with open("masks.json", "w") as file:
     json.dump(result.to_coco(), file)
 
-(words,) = oh.predict("set-clevr", result.picture)  # the same picture, in words
-print("seen:", words.summary)
+(words,) = oh.predict("set-clevr", result.picture)  # predicted properties of each object
+print("objects:", words.summary)

@@ -1,5 +1,5 @@
-"""`SlotAttention` inside a model of your own: how many things of three have red, green, blue in them?
-Every slot says yes or no three times; their sum is compared with the count, and nothing else is told.
+"""`SlotAttention` in your own model: count the objects that contain red, green and blue.
+Each slot predicts three probabilities; the loss compares their sums with the counts.
 """
 
 import torch
@@ -14,12 +14,12 @@ class Counter(nn.Module):
         super().__init__()
         self.encoder = ConvEncoder(channels=dim, feature_dim=dim, strides=(2, 2))
         self.start, self.group = LearnedSlots(num_slots, dim), SlotAttention(dim, dim)
-        self.says = nn.Linear(dim, 3)
+        self.head = nn.Linear(dim, 3)
 
     def forward(self, images):
         features = self.encoder(images * 2 - 1).flatten(1, 2)  # [batch, inputs, dim]
         found = self.group(features, self.start(len(images)))  # slots, and attention of every iteration
-        return self.says(found.slots).sigmoid().sum(dim=1)
+        return self.head(found.slots).sigmoid().sum(dim=1)
 
 
 def batch(scenes, indices):

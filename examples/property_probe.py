@@ -1,7 +1,7 @@
-"""What does a slot know? A linear probe reads colour and place of an object out of the slot that holds it.
+"""Linear probe: predict colour and position of an object from its slot.
 
-Slots were trained without labels. Every true object is given the slot that overlaps it best; least squares on
-400 scenes, R squared on 200 others, beside the same probe of the mean slot, which tells no objects apart.
+Slots were trained without labels. Each true object is matched to the slot with the largest overlap. Least
+squares on 400 scenes, R squared on 200 others; the mean slot, which is equal for all objects, for comparison.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Train a model of this package with Lightning: every data set here is a `torch.utils.data.Dataset`.
+"""Train a model of this package with Lightning: all data sets are `torch.utils.data.Dataset`s.
 
 pip install lightning; python examples/with_lightning.py [steps]     (accelerator="cuda" uses a GPU)
 """

@@ -1,4 +1,4 @@
-"""From a folder of your own pictures to a model, its weights and what it sees in new ones.
+"""Train on a folder of your own images, and segment them.
 
 python examples/your_pictures.py FOLDER [steps]
 """
@@ -13,7 +13,7 @@ recipe = dataclasses.replace(oh.RECIPES["folder"], data_path=folder, num_slots=6
 
 
 class Mirrored(type(recipe)):
-    """A recipe of your own: numbers are fields, structure is methods. Half of the pictures are mirrored."""
+    """A recipe of your own: numbers are fields, structure is methods. Half of the images are flipped."""
 
     def loss(self, model, scenes, step):
         images = scenes["image"]
@@ -26,9 +26,9 @@ class Mirrored(type(recipe)):
 fields = recipe.to_dict()
 del fields["task"]
 mine = Mirrored(**fields)
-result = oh.train(mine, "run")  # Ctrl-C any time; again with resume=True goes on
-print("error on pictures kept out of training:", round(result["scores"]["mse"], 4))
+result = oh.train(mine, "run")  # Ctrl-C stops it; resume=True continues
+print("MSE on held-out images:", round(result["scores"]["mse"], 4))
 
-model = oh.load("run", mine)  # weights of your own class need it
+model = oh.load("run", mine)  # a recipe class of your own must be passed
 for seen in oh.predict(model, folder, "seen", animate=False):
     print(seen.path.name, seen.summary, seen.warning)

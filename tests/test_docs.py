@@ -372,13 +372,3 @@ def test_public_names_are_in_the_api(site):
         where = getattr(oh, name)
         assert f'id="{where.__module__}.{where.__name__}"' in text, f"{name} is public and not on an API page"
     assert 'id="objecthood.nn.slot_attention.SlotAttention"' in text
-
-
-def test_the_page_of_modules_says_how_to_export_them():
-    """`torch.jit.script` fails on annotations; that `torch.export` works is tested with the module."""
-    (told,) = [
-        text
-        for text in (ROOT / "docs" / "api" / "nn.md").read_text().split("\n\n")
-        if "torch.jit.script" in text
-    ]
-    assert "torch.export.export" in told and "dynamic_shapes" in told

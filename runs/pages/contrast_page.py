@@ -1,4 +1,7 @@
-"""The tables of docs/methods/contrast.md, from results/contrast-*.json; `runs/pages/tables.py` writes them."""
+"""The tables of docs/methods/contrast.md, from results/contrast-*.json.
+
+`runs/pages/tables.py` writes them.
+"""
 
 from __future__ import annotations
 

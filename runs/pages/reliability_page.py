@@ -60,7 +60,10 @@ def conditions(facts: dict[str, Any]) -> str:
 def scoreboard(tests: dict[str, dict[str, Any]]) -> str:
     """A row for every area: kinds of checks, trials, how many ended as promised, and of these in `make test`."""
     notes = [note for test in tests.values() for note in test["notes"]]
-    lines = ["| area | checks | trials | passed | of the trials, in `make test` |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| area | checks | trials | passed | of the trials, in `make test` |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for area in dict.fromkeys([*AREAS, *(note["area"] for note in notes)]):
         here = [note for note in notes if note["area"] == area]
         if not here:

@@ -38,7 +38,7 @@ def scores() -> str:
         )
     result = of_seeds("set-clevr-like")[0]
     machine = f"{result['machine']['processor']}, {result['machine']['threads']} thread"
-    return f"{as_markdown(lines)}\n{result['protocol'].capitalize().replace("pictures", "images")}. Trained on {machine}.\n"
+    return f"{as_markdown(lines)}\n{result['protocol'].capitalize().replace('pictures', 'images')}. Trained on {machine}.\n"
 
 
 def iterations() -> str:

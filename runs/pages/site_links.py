@@ -73,9 +73,9 @@ def page_of(source: str) -> str:
 
 
 def as_page(source: str, config: MkDocsConfig) -> str:
-    """Markdown as it is, code as a block."""
+    """Markdown as it is, code as a block that the search leaves out."""
     path = Path(config.docs_dir).parent / source
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return text
-    return f"# {source}\n\n`````{LANGUAGES.get(path.suffix, 'text')}\n{text}\n`````\n"
+    return f"---\nsearch:\n  exclude: true\n---\n\n# {source}\n\n`````{LANGUAGES.get(path.suffix, 'text')}\n{text}\n`````\n"

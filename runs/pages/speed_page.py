@@ -31,7 +31,12 @@ def quality() -> str:
     """The table that `runs/experiments/time_to_quality.py` prints."""
     command = [sys.executable, ROOT / "runs" / "experiments" / "time_to_quality.py", *sys.argv[1:]]
     table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return table.strip().replace("least to most", "fastest to slowest").replace("| never to never |", "| never |") + "\n"
+    return (
+        table.strip()
+        .replace("least to most", "fastest to slowest")
+        .replace("| never to never |", "| never |")
+        + "\n"
+    )
 
 
 def conditions(facts: dict) -> str:

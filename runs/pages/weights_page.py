@@ -57,7 +57,9 @@ def cells(name: str, one: Pretrained) -> list[str]:
 
 def floor(name: str, one: Pretrained) -> str:
     """FG-ARI and ARI of colour components or colour k-means, whichever is better; "-" if not measured."""
-    found = json.loads((RESULTS / "floors.json").read_text()).get(FLOORS_OF.get(name, one.facts["recipe"]), {})
+    found = json.loads((RESULTS / "floors.json").read_text()).get(
+        FLOORS_OF.get(name, one.facts["recipe"]), {}
+    )
     if "components" not in found:
         return "-"
     best = (max(found[kind][score] for kind in ("components", "kmeans")) for score in ("fg_ari", "ari"))
@@ -92,7 +94,11 @@ def photographs() -> str:
     lines = [
         ["", *keys.values(), "CPU s an image"],
         ["---", *["---:"] * 4],
-        ["`photos`", *(f"{rows['consensus'][key]:.3f}" for key in keys), f"{rows['consensus']['cpu_seconds']:.2f}"],
+        [
+            "`photos`",
+            *(f"{rows['consensus'][key]:.3f}" for key in keys),
+            f"{rows['consensus']['cpu_seconds']:.2f}",
+        ],
         ["floor: best of equal blocks and k-means on colour and position"]
         + [f"{max(row[key] for row in plain):.3f}" for key in keys]
         + [f"{max(row['cpu_seconds'] for row in plain):.2f}"],

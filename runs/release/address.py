@@ -25,7 +25,9 @@ def main(address: str = ADDRESS, words: list[str] | None = None) -> int:
     """Write the copy to the folder named; exit code 1 and one line if that is not possible."""
     words = sys.argv[1:] if words is None else words
     if not address:
-        print(f"ADDRESS in {Path(__file__).relative_to(ROOT)} is unset: set the public address", file=sys.stderr)
+        print(
+            f"ADDRESS in {Path(__file__).relative_to(ROOT)} is unset: set the public address", file=sys.stderr
+        )
         return 1
     if len(words) != 1 or Path(words[0]).exists():
         print(f"name one new folder to write to, not {' '.join(words) or 'none'}", file=sys.stderr)
