@@ -1,8 +1,8 @@
 """Edit an image through its slots: remove an object, and insert one from another image.
 
 The decoder takes any set of slots. With these weights (`tetrominoes`) a slot holds position and colour. With
-attention-conditioned masks (`sprites`, `clevr`) the position is in the attention (see property_probe.py), which
-would have to be moved as well.
+attention-conditioned masks (`sprites`, `clevr`) the position is in the attention (see property_probe.py),
+which would have to be moved as well.
 """
 
 import torch

@@ -52,16 +52,16 @@ def conditions(facts: dict[str, Any]) -> str:
     told = ", ".join(f"{name} ({count})" for name, count in commits.most_common())
     machine = f"{here['processor']}, {here['system']}, Python {here['python']}, torch {here['torch']}"
     return (
-        f"{len(tests)} tests with {tried:,} trials: {survived:,} passed, {failed} tests failed, {again} tests "
+        f"{len(tests)} tests with {tried:,} trials: {survived:,} passed, {failed} tests failed, {again} "
         f"were repeated. {machine}; tests by commit: {told}."
     )
 
 
 def scoreboard(tests: dict[str, dict[str, Any]]) -> str:
-    """A row for every area: kinds of checks, trials, how many ended as promised, and of these in `make test`."""
+    """A row for every area: checks, trials, trials that passed, and trials in `make test`."""
     notes = [note for test in tests.values() for note in test["notes"]]
     lines = [
-        "| area | checks | trials | passed | of the trials, in `make test` |",
+        "| area | checks | trials | passed | trials in `make test` |",
         "|---|---:|---:|---:|---:|",
     ]
     for area in dict.fromkeys([*AREAS, *(note["area"] for note in notes)]):

@@ -1,4 +1,7 @@
-"""The tables of docs/methods/set-prediction.md, from results/set-*.json; `runs/pages/tables.py` writes them."""
+"""The tables of docs/methods/set-prediction.md, from results/set-*.json.
+
+`runs/pages/tables.py` writes them.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,8 @@ def scores() -> str:
         )
     result = of_seeds("set-clevr-like")[0]
     machine = f"{result['machine']['processor']}, {result['machine']['threads']} thread"
-    return f"{as_markdown(lines)}\n{result['protocol'].capitalize().replace('pictures', 'images')}. Trained on {machine}.\n"
+    protocol = result["protocol"].capitalize().replace("pictures", "images")
+    return f"{as_markdown(lines)}\n{protocol}. Trained on {machine}.\n"
 
 
 def iterations() -> str:

@@ -78,4 +78,5 @@ def as_page(source: str, config: MkDocsConfig) -> str:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return text
-    return f"---\nsearch:\n  exclude: true\n---\n\n# {source}\n\n`````{LANGUAGES.get(path.suffix, 'text')}\n{text}\n`````\n"
+    head = f"---\nsearch:\n  exclude: true\n---\n\n# {source}"
+    return f"{head}\n\n`````{LANGUAGES.get(path.suffix, 'text')}\n{text}\n`````\n"

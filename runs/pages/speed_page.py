@@ -43,7 +43,7 @@ def conditions(facts: dict) -> str:
     machine, peaks = facts["machine"], facts["peaks"]
     return (
         f"`results/benchmark.json`: {machine['processor']}, {machine['threads']} thread, torch "
-        f"{machine['torch']}, commit {machine['commit']}, on a loaded machine. A large matrix product runs at "
+        f"{machine['torch']}, commit {machine['commit']}, on a loaded machine. Large matrix products run at "
         f"{peaks['float32'] / 1e9:.0f} Gflop/s in float32 and {peaks['bfloat16'] / 1e9:.1f} in bfloat16, "
         f"a copy at {peaks['copy'] / 1e9:.1f} GB/s."
     )

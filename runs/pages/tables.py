@@ -225,7 +225,7 @@ def seeds() -> str:
 
 
 def starts() -> str:
-    """FG-ARI over the number of restarts, best chosen by reconstruction error or by labels; mean over seeds."""
+    """FG-ARI over the number of restarts, best chosen by reconstruction error or labels; mean over seeds."""
     entries = read("starts.json")
     counts = list(next(iter(entries.values()))["seeds"][0]["best_painted"])
     rows = [

@@ -73,7 +73,7 @@ def zoo() -> str:
 
 def section(name: str, one: Pretrained) -> str:
     recipe, seed = one.facts["recipe"], one.facts["seed"]
-    rendered = one.facts["settings"]["data"] == "clevr-like" if "data" in one.facts["settings"] else False
+    rendered = one.facts["settings"].get("data") == "clevr-like"
     train = f"objecthood train {recipe} --seed {seed}"
     lines = [f"objecthood predict IMAGES --weights {name} --out found"]
     lines += [RENDER, f"{train} --data-path scenes"] if rendered else [train]
