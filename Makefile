@@ -42,7 +42,7 @@ results: .venv/ready
 
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "Open build/docs/index.html."
+	@echo "Open build/docs/index.html. Search needs a server: $(BIN)/python -m http.server --directory build/docs"
 
 demo: .venv/ready
 	$(BIN)/objecthood demo

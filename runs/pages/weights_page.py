@@ -76,7 +76,8 @@ def section(name: str, one: Pretrained) -> str:
     rendered = one.facts["settings"].get("data") == "clevr-like"
     train = f"objecthood train {recipe} --seed {seed}"
     lines = [f"objecthood predict IMAGES --weights {name} --out found"]
-    lines += [RENDER, f"{train} --data-path scenes"] if rendered else [train]
+    lines += [f"{RENDER}    # also --split validation, test"] if rendered else []
+    lines += [f"{train} --data-path scenes" if rendered else train]
     code = "\n".join(lines)
     return (
         f"### {name}\n\n![Output of {name} on a held-out image](images/weights-{name}.png)\n\n"
