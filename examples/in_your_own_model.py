@@ -24,8 +24,8 @@ class Counter(nn.Module):
 
 def batch(scenes, indices):
     got = scenes[indices]
-    things = [(got["masks"] == label)[:, None] * got["image"] for label in (1, 2, 3)]
-    return got["image"], sum((thing.amax(dim=(2, 3)) > 0.5).float() for thing in things)
+    objects = [(got["masks"] == label)[:, None] * got["image"] for label in (1, 2, 3)]
+    return got["image"], sum((one.amax(dim=(2, 3)) > 0.5).float() for one in objects)
 
 
 torch.manual_seed(0)

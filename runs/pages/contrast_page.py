@@ -57,7 +57,7 @@ def slots() -> str:
 
 
 def known() -> str:
-    """What probes read out of slots."""
+    """Scores of probes of the slots."""
     return table(SAME_MODEL, KNOWN, costs=False)
 
 

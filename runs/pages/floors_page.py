@@ -1,4 +1,4 @@
-"""Rows of tables from results/floors.json: scores of what needs no learning."""
+"""Rows of tables from results/floors.json: scores without training."""
 
 from __future__ import annotations
 

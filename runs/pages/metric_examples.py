@@ -1,4 +1,4 @@
-"""Small made-up masks that each metric judges differently: images and the table of docs/metrics.md.
+"""Synthetic masks that each metric scores differently: images and the table of docs/metrics.md.
 
 python runs/pages/metric_examples.py  (--check: say by the exit code whether page and images are up to date)
 """
@@ -39,7 +39,7 @@ TRUTH = scene()
 
 
 def examples() -> dict[str, tuple[str, Tensor]]:
-    """Name -> what the masks do, and the masks."""
+    """Description and masks by name."""
     quarters = 4 + (ROWS >= SIDE // 2) * 2 + (COLUMNS >= SIDE // 2)
     shattered = torch.where(TRUTH == 0, quarters, TRUTH)
     nearest = torch.stack(
@@ -70,7 +70,7 @@ def examples() -> dict[str, tuple[str, Tensor]]:
 
 
 def scores(masks: Tensor) -> list[float]:
-    """Foreground ARI, ARI, mean best overlap, mean IoU of one picture."""
+    """FG-ARI, ARI, mBO and mIoU of one image."""
     pair = TRUTH[None], masks[None]
     values = (
         metrics.adjusted_rand_index(*pair, ignore_background=True),
@@ -89,7 +89,7 @@ def picture(masks: Tensor) -> Image.Image:
 
 
 def table() -> str:
-    """One row an example: picture, what it is, scores."""
+    """A row for each example: image, description, scores."""
     lines = [
         "| masks | description | FG-ARI | ARI | mBO | mIoU |",
         "| --- | --- | ---: | ---: | ---: | ---: |",

@@ -33,7 +33,7 @@ AREAS = {
 
 
 def blocks() -> dict[str, Callable[[], str]]:
-    """What stands between which markers."""
+    """Content by marker."""
     facts = json.loads((ROOT / "results" / "reliability.json").read_text())
     return {
         "conditions": lambda: conditions(facts) + "\n",

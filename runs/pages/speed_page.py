@@ -15,7 +15,7 @@ ROOMS = ("encoder", "slot attention", "decoder", "optimiser", "data")
 
 
 def blocks() -> dict[str, Callable[[], str]]:
-    """What stands between which markers."""
+    """Content by marker."""
     facts = json.loads((ROOT / "results" / "benchmark.json").read_text())
     resolutions = facts["resolutions"]
     return {

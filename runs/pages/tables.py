@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def fill(page: Path, blocks: dict[str, Callable[[], str]]) -> str:
-    """The page with what stands between each pair of markers made anew."""
+    """The page with new content between each pair of markers."""
     text = page.read_text()
     for name, make in blocks.items():
         block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -196,7 +196,7 @@ def spread(values: list[float]) -> str:
 
 
 def taken(results: list[dict]) -> str:
-    """The part of the protocol that differs between recipes; what each score is stands in README.md."""
+    """The part of the protocol that differs between recipes; docs/metrics.md defines the scores."""
     words = results[0]["protocol"].split(";")[0]
     old = ", of 8 starts the one whose slots paint the picture best"
     if old in words and scored(results[0])[0]:  # scored once more, on scenes that guided no choice
@@ -381,7 +381,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "how-many-slots.md": {"slots": number_of_slots},
     ROOT / "docs" / "when-slots-fail.md": {"failures": failures},
 }
-"""Page -> marker -> what stands there."""
+"""Content by page and marker."""
 
 if __name__ == "__main__":
     sys.exit(main())

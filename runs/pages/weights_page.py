@@ -46,7 +46,7 @@ def table(link: Callable[[str], str]) -> str:
 
 
 def cells(name: str, one: Pretrained) -> list[str]:
-    """What stands beside the name of a weight file."""
+    """The row of a weight file after its name."""
     scores = [f"{one.scores[score]:.3f}" if score in one.scores else "-" for score in SCORES]
     if "ap" in one.scores:
         scores = [f"AP {one.scores['ap']:.3f}", "-", "-"]
@@ -67,7 +67,7 @@ def floor(name: str, one: Pretrained) -> str:
 
 
 def zoo() -> str:
-    """A section for each bundled weight file: image, what it is, how to use it, how to train it."""
+    """A section for each bundled weight file: image, data, and commands to use and to train it."""
     return "\n".join(section(name, one) for name, one in PRETRAINED.items())
 
 
