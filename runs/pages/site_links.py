@@ -76,7 +76,7 @@ def as_page(source: str, config: MkDocsConfig) -> str:
     """Markdown as it is, code as a block that the search leaves out."""
     path = Path(config.docs_dir).parent / source
     text = path.read_text(encoding="utf-8")
-    if path.suffix == ".md":
-        return text
+    if path.suffix == ".md":  # of the repository's root, its links to docs/ lead back to the site
+        return text.replace("](docs/", "](../")
     head = f"---\nsearch:\n  exclude: true\n---\n\n# {source}"
     return f"{head}\n\n`````{LANGUAGES.get(path.suffix, 'text')}\n{text}\n`````\n"
