@@ -122,7 +122,8 @@ def photographs() -> str:
             for part in parts
             for score in ("fg_ari", "mbo_i", "mbo_c")
         ]
-        title = f"**{row['title']}** (`photos`)" if name == "consensus" else row["title"]
+        title = row["title"].replace("and place", "and position")
+        title = f"**{title}** (`photos`)" if name == "consensus" else title
         rows.append([title, *cells, f"{found['report']['rows'][name]['cpu_seconds']:.2f}"])
     counts = " and ".join(f"{found[part]['photographs']} ({words})" for part, words in parts.items())
     slots = found["report"]["slots"]

@@ -51,8 +51,8 @@ def cells(name: str, one: Pretrained) -> list[str]:
     if "ap" in one.scores:
         scores = [f"AP {one.scores['ap']:.3f}", "-", "-"]
     side, trained = one.facts["settings"]["resolution"], one.facts["trained"]
-    costs = [f"{trained['cpu_seconds']:.0f}", f"{one.facts['bytes'] / 1e6:.1f} MB"]
-    return [DATA_OF[name], f"{side} x {side}", *scores, floor(name, one), *costs]
+    costs = [f"{trained['cpu_seconds']:.0f}", f"{one.facts['bytes'] / 1e6:.1f}\u00a0MB"]
+    return [DATA_OF[name], f"{side}\u00a0x\u00a0{side}", *scores, floor(name, one), *costs]
 
 
 def floor(name: str, one: Pretrained) -> str:
@@ -63,7 +63,7 @@ def floor(name: str, one: Pretrained) -> str:
     if "components" not in found:
         return "-"
     best = (max(found[kind][score] for kind in ("components", "kmeans")) for score in ("fg_ari", "ari"))
-    return " / ".join(f"{value:.3f}" for value in best)
+    return "\u00a0/\u00a0".join(f"{value:.3f}" for value in best)
 
 
 def zoo() -> str:
