@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from objecthood.hub import PRETRAINED
-from objecthood.hub.pretrained import Pretrained
+from objecthood.hub.pretrained import WEIGHTS, Pretrained
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 SCORES = {"fg_ari": "FG-ARI", "ari": "ARI", "mbo": "mBO"}
@@ -30,17 +30,18 @@ HEAD = ("", "data", "pixels", *SCORES.values(), "floor: FG-ARI / ARI", "training
 
 def readme() -> str:
     """A row for each bundled weight file, in README.md."""
-    return table(lambda name: f"docs/weights/{name}.md")
+    return table(lambda name: f"docs/weights/{name}.md", "docs/methods/photographs.md")
 
 
 def zoo_table() -> str:
     """The same rows in docs/model-zoo.md, each a link to its section."""
-    return table(lambda name: f"#{name}")
+    return table(lambda name: f"#{name}", "#photographs")
 
 
-def table(link: Callable[[str], str]) -> str:
-    """Scores of one restart beside the better colour floor, costs and sizes."""
-    rows = [[f"[`{name}`]({link(name)})", *cells(name, one)] for name, one in PRETRAINED.items()]
+def table(link: Callable[[str], str], photos: str) -> str:
+    """Scores of one restart, the better colour floor, costs and sizes; `photos` is the link of that row."""
+    rows = [[f"[`photos`]({photos})", *photos_cells()]]
+    rows += [[f"[`{name}`]({link(name)})", *cells(name, one)] for name, one in PRETRAINED.items()]
     rule = ["---", "---", *["---:"] * (len(HEAD) - 2)]
     return "".join("| " + " | ".join(row) + " |\n" for row in [list(HEAD), rule, *rows])
 
@@ -53,6 +54,21 @@ def cells(name: str, one: Pretrained) -> list[str]:
     side, trained = one.facts["settings"]["resolution"], one.facts["trained"]
     costs = [f"{trained['cpu_seconds']:.0f}", f"{one.facts['bytes'] / 1e6:.1f}\u00a0MB"]
     return [DATA_OF[name], f"{side}\u00a0x\u00a0{side}", *scores, floor(name, one), *costs]
+
+
+def photos_cells() -> list[str]:
+    """The row of `photos` after its name: mBO over instances, and nothing that is trained."""
+    photos, plain = on_photographs()
+    best = max(row["fg_ari"] for row in plain)
+    scores = [f"{photos['fg_ari']:.3f}", "-", f"{photos['mbo_i']:.3f}", f"{best:.3f}\u00a0/\u00a0-"]
+    size = (WEIGHTS / "efficientnet-lite0.safetensors").stat().st_size
+    return ["photographs (COCO)", "any", *scores, "-", f"{size / 1e6:.1f}\u00a0MB"]
+
+
+def on_photographs() -> tuple[dict, list[dict]]:
+    """Scores of `photos` and of its floors on the photographs that guided no choice."""
+    rows = json.loads((RESULTS / "photographs.json").read_text())["report"]["rows"]
+    return rows["consensus"], [rows[name] for name in ("blocks", "colour-kmeans")]
 
 
 def floor(name: str, one: Pretrained) -> str:
@@ -89,16 +105,15 @@ def section(name: str, one: Pretrained) -> str:
 
 def photographs() -> str:
     """Scores of `photos` beside the best floor for each score, on the photographs that guided no choice."""
-    rows = json.loads((RESULTS / "photographs.json").read_text())["report"]["rows"]
+    photos, plain = on_photographs()
     keys = {"fg_ari": "FG-ARI", "mbo_i": "mBO (instances)", "mbo_c": "mBO (classes)"}
-    plain = [rows[name] for name in ("blocks", "colour-kmeans")]
     lines = [
         ["", *keys.values(), "CPU s an image"],
         ["---", *["---:"] * 4],
         [
             "`photos`",
-            *(f"{rows['consensus'][key]:.3f}" for key in keys),
-            f"{rows['consensus']['cpu_seconds']:.2f}",
+            *(f"{photos[key]:.3f}" for key in keys),
+            f"{photos['cpu_seconds']:.2f}",
         ],
         ["floor: best of equal blocks and k-means on colour and position"]
         + [f"{max(row[key] for row in plain):.3f}" for key in keys]
