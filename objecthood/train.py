@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from objecthood import checkpoint
 from objecthood.analysis.diagnosis import alarms
-from objecthood.analysis.out_of_distribution import usual
+from objecthood.analysis.out_of_distribution import calibration
 from objecthood.data.loader import batches, scene_indices
 from objecthood.data.scene import Scenes, to_device
 from objecthood.evaluate import evaluate
@@ -41,7 +41,7 @@ from objecthood.runtime.progress import RunProgress
 from objecthood.runtime.signals import TOLD, StopRequest, command, nobody_else
 from objecthood.runtime.terminal import echo
 from objecthood.training import report
-from objecthood.training.nonfinite import Guard, accuse, keep
+from objecthood.training.nonfinite import Guard, keep, offending_samples
 from objecthood.training.run_log import Log, Stopwatch, check_trackers
 from objecthood.visualize.animation import save_animation
 
@@ -113,7 +113,7 @@ def take_steps(
             "revision in the recipe, and have every machine find the same files"
         )
     optimizers = recipe.build_optimizers(model)
-    average = AveragedModel(model, multi_avg_fn=averaging(recipe.average))
+    average = AveragedModel(model, multi_avg_fn=averaging(recipe.ema_decay))
     both = nn.ModuleList([model, average])
     state: dict[str, Any] = {"step": 0, "wall_seconds": 0.0, "cpu_seconds": 0.0}
     if processes.first:
@@ -203,7 +203,7 @@ def take_steps(
                 torch.manual_seed(step_seed(recipe.seed, step))
                 indices = scene_indices(dataset, recipe.batch_size, seed=recipe.seed, step=step)
                 kept = keep(out, scenes, indices.tolist(), processes)
-                told = accuse(recipe, model, scenes, indices.tolist(), step, processes)
+                told = offending_samples(recipe, model, scenes, indices.tolist(), step, processes)
                 raise FloatingPointError(f"{told}; {kept}")
             for optimizer in optimizers:
                 optimizer.zero_grad()
@@ -279,7 +279,7 @@ def finish(
         "cpu_seconds": round(clock.cpu, 2),
         "settings": recipe.to_dict(),
     } | facts
-    checkpoint.save(model, recipe, out / "weights.safetensors", scores, usual(model, recipe))
+    checkpoint.save(model, recipe, out / "weights.safetensors", scores, calibration(model, recipe))
     draw_latest(recipe, model, shown, out)
     log.show(recipe.steps, out / "latest.png")
     log.close()

@@ -169,8 +169,8 @@ def refusing_to_go_on(*arguments):
 
 
 def test_help_of_a_recipe_shows_its_fields(capsys):
-    assert "--repulsion" in run(capsys, "train", "sprites", "--help")[1]
-    assert "--repulsion" not in run(capsys, "train", "tetrominoes", "--help")[1]
+    assert "--merge_penalty" in run(capsys, "train", "sprites", "--help")[1]
+    assert "--merge_penalty" not in run(capsys, "train", "tetrominoes", "--help")[1]
 
 
 def mutations(name: str, count: int, seed: str) -> list[str]:
@@ -251,12 +251,12 @@ WRONGLY_TYPED = [
     ("train sprites --steps many", r"--steps \(='many'\) must be a whole number"),
     ("train sprites --steps 1.5", "must be a whole number"),
     ("train sprites --learning-rate fast", r"--learning-rate \(='fast'\) must be a number"),
-    ("train sprites --attention-guided maybe", "must be True or False"),
+    ("train sprites --attention-conditioned-masks maybe", "must be True or False"),
     ("train sprites --steps 0", r"`steps` \(=0\) must be at least 1"),
     ("train sprites --seed -1", r"`seed` \(=-1\) must be at least 0"),
     ("train sprites --num-slots 0", r"`num_slots` \(=0\) must be at least 1"),
     ("train sprites --learning-rate nan", "must be 0 or more, and finite"),
-    ("train sprites --average 1", "at least 0 and below 1"),
+    ("train sprites --ema-decay 1", "at least 0 and below 1"),
     ("train sprites --precision half", "one of auto, float32, bfloat16"),
     ("train sprites --device potato", "use auto, cpu, cuda"),
     ("train sprites -s 1", "has no option -s"),

@@ -175,7 +175,7 @@ def test_files_that_are_not_cocos(tmp_path, content, problem):
     assert str(file) in str(caught.value)
 
 
-def test_pictures_missing_or_of_another_size(tmp_path):
+def test_user_images_missing_or_of_another_size(tmp_path):
     paths = write(tmp_path, [])
     Image.new("RGB", (31, 20)).save(tmp_path / "1.png")
     with pytest.raises(CocoError, match=r"1.png': is 31 x 20, not 30 x 20 as"):

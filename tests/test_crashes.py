@@ -46,7 +46,7 @@ class Undrawn(Discovery):
 
 RECIPE = Undrawn(
     name="crash", data="sprites", resolution=16, num_slots=3, steps=12, batch_size=2, evaluate_every=5,
-    validation_scenes=2, test_scenes=2, warmup_steps=2, precision="float32", average=0.9,
+    validation_scenes=2, test_scenes=2, warmup_steps=2, precision="float32", ema_decay=0.9,
 )  # fmt: skip
 LAST = "checkpoints/step_00000012"
 TIMES = ("seconds", "cpu_seconds", "images_per_second")

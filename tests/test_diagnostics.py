@@ -187,7 +187,7 @@ def test_worst_scenes_come_first_and_batches_do_not_matter():
     assert found.picture(rows=2).height < found.picture(rows=3).height
 
 
-def test_pictures_without_truth_are_diagnosed_by_what_is_left(tmp_path):
+def test_user_images_without_truth_are_diagnosed_by_what_is_left(tmp_path):
     for number in range(20):
         Image.new("RGB", (16, 16), (40 * (number % 5), 99, 200)).save(tmp_path / f"{number}.png")
     recipe = replace(oh.RECIPES["folder"], data_path=str(tmp_path), resolution=16, num_slots=3)
@@ -232,7 +232,7 @@ def test_the_command_prints_writes_and_draws(tmp_path, capsys):
 def test_a_run_tells_what_is_wrong_once_and_from_half_its_steps_on(tmp_path, capsys):
     """After four steps nothing is found, which is told once of each kind; a good model has no alarm."""
     recipe = replace(
-        oh.RECIPES["sprites"], steps=4, coarse_steps=0, evaluate_every=1, batch_size=2, test_scenes=2
+        oh.RECIPES["sprites"], steps=4, low_resolution_steps=0, evaluate_every=1, batch_size=2, test_scenes=2
     )
     oh.train(replace(recipe, resolution=16, validation_scenes=2), tmp_path / "run")
     told = [line for line in capsys.readouterr().out.splitlines() if diagnostics.PAGE in line]

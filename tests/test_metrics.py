@@ -133,7 +133,7 @@ def test_soft_masks_count_as_their_largest(maps):
 
 @settings(max_examples=30, deadline=None)
 @given(label_maps())
-def test_pictures_of_a_batch_do_not_touch(maps):
+def test_user_images_of_a_batch_do_not_touch(maps):
     true, predicted = maps
     for score in SCORES.values():
         alone = torch.cat([score(t[None], p[None]) for t, p in zip(true, predicted, strict=True)])
@@ -152,13 +152,13 @@ def edge(true, predicted) -> dict[str, float]:
     }
 
 
-def test_pictures_without_objects():
+def test_user_images_without_objects():
     scores = edge([[0, 0, 0]], [[1, 1, 1]])
     assert scores["ari"] == 1.0 and all(math.isnan(scores[name]) for name in ("fg_ari", "mbo", "miou"))
     assert edge([[0, 0, 0]], [[1, 2, 1]])["ari"] == 0.0
 
 
-def test_pictures_with_every_pixel_ignored():
+def test_user_images_with_every_pixel_ignored():
     assert all(math.isnan(value) for value in edge([[-1, -1]], [[0, 1]]).values())
 
 

@@ -22,7 +22,7 @@ def drawn(width, height):
 
 
 @pytest.fixture(scope="module")
-def seen():
+def model_input():
     images = [drawn(300, 160), drawn(120, 200)]
     return [truth for _, truth in images], oh.predict("photos", [image for image, _ in images])
 
@@ -72,4 +72,4 @@ def test_what_it_cannot_do_is_refused_in_one_line(tmp_path, capsys):
     with pytest.raises(ValueError, match="segments do not persist over frames"):
         predict_video(oh.load("photos"), tmp_path / "clip.mp4", tmp_path / "out")
     with pytest.raises(ValueError, match="must be 1 here"):
-        oh.predict("photos", drawn(64, 64)[0], starts=2)
+        oh.predict("photos", drawn(64, 64)[0], restarts=2)

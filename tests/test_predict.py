@@ -235,13 +235,13 @@ def test_several_starts(model, tmp_path):
     torch.manual_seed(0)
     guided = oh.RECIPES["tetrominoes-guided"].build_model().eval()
     picture = np.asarray(checkered(35, 35))
-    one, two, by_default = (oh.predict(guided, picture, starts=starts)[0] for starts in (1, 8, None))
+    one, two, by_default = (oh.predict(guided, picture, restarts=restarts)[0] for restarts in (1, 8, None))
     assert torch.equal(one.masks, by_default.masks), "a model's own is 1 until a recipe says more"
     assert not torch.equal(one.masks, two.masks)
     guided.restarts = 8
     assert torch.equal(oh.predict(guided, picture)[0].masks, two.masks)
-    with pytest.raises(ValueError, match=r"`starts` \(=2\) must be 1 here: the slots .* begin the same"):
-        oh.predict(model, picture, starts=2)
+    with pytest.raises(ValueError, match=r"`restarts` \(=2\) must be 1 here: the slots .* begin the same"):
+        oh.predict(model, picture, restarts=2)
 
 
 def test_starts_on_the_command_line(capsys):
@@ -250,14 +250,14 @@ def test_starts_on_the_command_line(capsys):
         said = capsys.readouterr()
         return code, said.out + said.err
 
-    code, said = evaluate("tetrominoes-guided", "--starts", "2")
+    code, said = evaluate("tetrominoes-guided", "--restarts", "2")
     assert code == 0 and "of 2 restarts the one of lowest" in " ".join(said.split())
-    for weights, starts, reason in (
-        ("tetrominoes", "2", "--starts (=2) must be 1 here"),
-        ("tetrominoes-guided", "0", "--starts (=0) must be at least 1"),
-        ("set-clevr", "2", "--starts (=2) means nothing to set-clevr-like"),
+    for weights, restarts, reason in (
+        ("tetrominoes", "2", "--restarts (=2) must be 1 here"),
+        ("tetrominoes-guided", "0", "--restarts (=0) must be at least 1"),
+        ("set-clevr", "2", "--restarts (=2) means nothing to set-clevr-like"),
     ):
-        code, said = evaluate(weights, "--starts", starts)
+        code, said = evaluate(weights, "--restarts", restarts)
         assert code == 2 and reason in " ".join(said.split())
 
 

@@ -108,7 +108,7 @@ def test_everything_given_is_on_the_page(run):
     }
 
 
-def test_pictures_are_carried_whole_with_their_names(run):
+def test_user_images_are_carried_whole_with_their_names(run):
     page = Page(write_report(run))
     sources = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
     kinds, data = zip(*(source.split(",") for source in sources), strict=True)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_pictures import write_video
+from test_user_images import write_video
 
 import objecthood as oh
 from objecthood.cli.main import main
 from objecthood.data.io.images import ImageError, read_image
 from objecthood.data.io.video_file import VideoFile
-from objecthood.data.randomness import several_starts
+from objecthood.data.randomness import restart_noise
 from objecthood.inference.masks import PredictedMasks
 from objecthood.inference.objects import PredictedObjects
 from objecthood.inference.predict import stream
@@ -26,7 +26,7 @@ from objecthood.inference.result import Animation, Result
 
 
 @pytest.fixture(scope="module")
-def seen() -> PredictedMasks:
+def model_input() -> PredictedMasks:
     """The picture that comes with the weights of `clevr`."""
     (result,) = oh.predict("clevr")
     assert isinstance(result, PredictedMasks)
@@ -35,7 +35,7 @@ def seen() -> PredictedMasks:
 
 def test_it_is_the_models_own_output(seen):
     model = oh.load("clevr")
-    noise = several_starts(np.zeros(1, np.int64), model.restarts, 7, 64)
+    noise = restart_noise(np.zeros(1, np.int64), model.restarts, 7, 64)
     scene = model.segment(seen.image[None], noise=noise)
     for name in ("masks", "slots", "attention", "reconstruction", "appearance"):
         assert torch.equal(getattr(seen, name), getattr(scene, name)[0].detach()), name
@@ -91,7 +91,7 @@ def test_saved_alone_as_by_predict(tmp_path):
         alone.save(tmp_path / "theirs")
 
 
-def test_pictures_in_memory(tmp_path):
+def test_user_images_in_memory(tmp_path):
     picture = read_image(oh.PRETRAINED["sprites"].picture)
     results = oh.predict("sprites", [picture, Image.fromarray(picture)], tmp_path / "out", animate=False)
     assert [str(one.path) for one in results] == ["picture-1", "picture-2"]

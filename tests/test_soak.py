@@ -51,7 +51,7 @@ def test_predictions(unchecked, scoreboard):
     scoreboard(AREA, f"predictions: {SAME}", 1000, measured=f"{growth:+.2f} KB each")
 
 
-def test_pictures(scoreboard):
+def test_user_images(scoreboard):
     """Good ones and damaged ones in turn."""
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(stream, "PNG")

@@ -56,7 +56,7 @@ def test_every_scene_holds_three_whole_pieces():
     assert all((scene == label).numpy().tobytes() in known for scene in masks[:100] for label in (1, 2, 3))
 
 
-def test_pictures_have_the_colour_of_their_labels():
+def test_user_images_have_the_colour_of_their_labels():
     colors = torch.from_numpy(COLORS)
     for image, masks in zip(SCENES["image"], SCENES["masks"], strict=True):
         assert (image[:, masks == 0] == 0).all()

@@ -27,10 +27,10 @@ FAST = replace(oh.RECIPES["tetrominoes"], **SMALL)
 GUIDED = replace(
     oh.RECIPES["sprites"],
     **SMALL | {"resolution": 16, "precision": "bfloat16"},
-    repulsion_start=-100,
-    coarse_steps=2,
+    merge_penalty_start=-100,
+    low_resolution_steps=2,
 )
-GUARDED = replace(PAPER, gradient_clip=1.0, average=0.9, evaluate_every=100)
+GUARDED = replace(PAPER, gradient_clip=1.0, ema_decay=0.9, evaluate_every=100)
 RECIPES = {"paper": PAPER, "fast": FAST, "guided": GUIDED}
 
 
@@ -478,8 +478,8 @@ class FourTetrominoes(FastTetrominoes):
 
 def test_slots_learn_what_a_mean_picture_cannot_tell(quick, tmp_path):
     """Without gradient to the encoder or the slots, pictures come out too much alike for the bound."""
-    settings = FAST.to_dict() | {"steps": 150, "warmup_steps": 10, "evaluate_every": 200, "average": 0.0}
-    settings |= {"learning_rate": 3e-3, "matrix_learning_rate": 0.02, "test_iterations": 3}
+    settings = FAST.to_dict() | {"steps": 150, "warmup_steps": 10, "evaluate_every": 200, "ema_decay": 0.0}
+    settings |= {"learning_rate": 3e-3, "muon_learning_rate": 0.02, "test_iterations": 3}
     del settings["task"]
     recipe = FourTetrominoes(**settings)
     images = recipe.dataset("train")[range(4)]["image"]
@@ -491,7 +491,7 @@ def test_slots_learn_what_a_mean_picture_cannot_tell(quick, tmp_path):
 
 def test_every_weight_is_trained():
     """One step moves every weight of every model (those that start from a zero gradient aside: none)."""
-    for build in (lambda: autoencoder.small_picture(16, 3), lambda: autoencoder.fast_sprites(4, 16)):
+    for build in (lambda: autoencoder.small_image(16, 3), lambda: autoencoder.fast_sprites(4, 16)):
         model = build()
         scene = model(torch.rand(2, 3, 16, 16))
         (scene.reconstruction - 0.3).square().mean().backward()

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from objecthood.analysis import diagnostics
-from objecthood.data.randomness import several_starts
+from objecthood.data.randomness import restart_noise
 from objecthood.data.scene import to_device
 from objecthood.models import SlotModel, SlotOutput
 from objecthood.recipes import Recipe
@@ -73,8 +73,8 @@ def segment(
 ) -> SlotOutput:
     """The model's output for the recipe's images of these indices, with its test iterations and restarts."""
     settings: Any = recipe
-    noise = several_starts(
-        np.asarray(indices), getattr(settings, "starts", 1), model.num_slots, model.slot_dim
+    noise = restart_noise(
+        np.asarray(indices), getattr(settings, "restarts", 1), model.num_slots, model.slot_dim
     )
     iterations = getattr(settings, "test_iterations", model.iterations) + more_iterations
     return model.segment(images, iterations=iterations, noise=noise.to(images.device))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from objecthood.data.randomness import several_starts
+from objecthood.data.randomness import restart_noise
 from objecthood.models import SlotModel
 from objecthood.models.base import ATTENTION, MOST, WHOLE
 
@@ -32,7 +32,7 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
 
 
 @torch.no_grad()
-def usual(model: Any, recipe: Any, batch_size: int = 32) -> dict[str, Any]:
+def calibration(model: Any, recipe: Any, batch_size: int = 32) -> dict[str, Any]:
     """The distribution of `SlotModel.anomaly_score` over a recipe's validation scenes, as JSON values: their
     number, "scenes", and "quantiles" by measure and share; empty for a model of another kind, or of clips."""
     if not isinstance(model, SlotModel):
@@ -47,7 +47,7 @@ def usual(model: Any, recipe: Any, batch_size: int = 32) -> dict[str, Any]:
         if images.dim() != 4:  # clips, or several motion fields of every frame: no images
             break
         same = np.zeros(len(images), np.int64)  # noise for every picture, as in `predict`
-        noise = several_starts(same, getattr(recipe, "starts", 1), model.num_slots, model.slot_dim)
+        noise = restart_noise(same, getattr(recipe, "restarts", 1), model.num_slots, model.slot_dim)
         output = model.segment(images, iterations=recipe.test_iterations, noise=noise.to(device))
         for measure, values in model.anomaly_score(images, output).items():
             found.setdefault(measure, []).append(values.double().cpu())
@@ -61,14 +61,14 @@ def usual(model: Any, recipe: Any, batch_size: int = 32) -> dict[str, Any]:
     return {"scenes": count, "quantiles": quantiles}
 
 
-def warn_of(strange: dict[str, float], known: Mapping[str, Any]) -> str:
-    """A plain warning where a measure lies far above what `usual` gave for validation scenes, else "".
+def warning_for(strange: dict[str, float], known: Mapping[str, Any]) -> str:
+    """A plain warning where a measure lies far above what `calibration` gave for validation scenes, else "".
 
     Example:
         >>> known = {"scenes": 128, "quantiles": {WHOLE: {"0.95": 0.01}}}
-        >>> warn_of({WHOLE: 0.02}, known)
+        >>> warning_for({WHOLE: 0.02}, known)
         ''
-        >>> warn_of({WHOLE: 0.5}, known)
+        >>> warning_for({WHOLE: 0.5}, known)
         'unlike what these weights were trained on (reconstruction error 50 times that of 95 % of validation \
 scenes); what was found may mean nothing'
     """

@@ -91,11 +91,11 @@ def property_scores(train: Objects, test: Objects) -> dict[str, float]:
     """R2 of position and of colour (1 - squared error over variance, mean over their numbers) and accuracy of
     kind, on `test`, by ridge regression fitted on `train`; a third of the kinds is right by guess."""
     kinds = F.one_hot(train.kind, KINDS).double()
-    said = [predict(train.slots, wanted, test.slots) for wanted in (train.position, train.colour, kinds)]
+    project = [predict(train.slots, wanted, test.slots) for wanted in (train.position, train.colour, kinds)]
     return {
-        "position_r2": r2(said[0], test.position),
-        "colour_r2": r2(said[1], test.colour),
-        "kind_accuracy": (said[2].argmax(dim=1) == test.kind).double().mean().item(),
+        "position_r2": r2(project[0], test.position),
+        "colour_r2": r2(project[1], test.colour),
+        "kind_accuracy": (project[2].argmax(dim=1) == test.kind).double().mean().item(),
     }
 
 
@@ -117,13 +117,13 @@ def predict(
     return asked @ torch.linalg.solve(gram, inputs.T @ (wanted - middle) / len(inputs)) + middle
 
 
-def r2(said: Float[Tensor, "samples numbers"], true: Float[Tensor, "samples numbers"]) -> float:
+def r2(project: Float[Tensor, "samples numbers"], true: Float[Tensor, "samples numbers"]) -> float:
     """1 - mean squared error / variance of each number, then the mean over numbers.
 
     >>> r2(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [2.0]]))
     1.0
     """
-    return (1 - (said - true).square().mean(dim=0) / true.var(dim=0, correction=0)).mean().item()
+    return (1 - (project - true).square().mean(dim=0) / true.var(dim=0, correction=0)).mean().item()
 
 
 class DecoderProbe(nn.Module):

@@ -102,7 +102,7 @@ class RecipeStep:
         self.model = recipe.build_model().to(device)
         self.model.to(memory_format=torch.channels_last)
         self.optimizers = recipe.build_optimizers(self.model)
-        self.average = AveragedModel(self.model, multi_avg_fn=averaging(recipe.average))
+        self.average = AveragedModel(self.model, multi_avg_fn=averaging(recipe.ema_decay))
 
     def __call__(self) -> None:
         with self.autocast():

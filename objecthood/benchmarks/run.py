@@ -133,7 +133,7 @@ def row(turns: dict[str, Turns], name: str, other: str, sizes: dict[str, int], c
     """CPU and wall milliseconds per picture, and the ratio to `other`'s per picture."""
     size = sizes[name]
 
-    def per_picture(seconds: list[float]) -> dict[str, float]:
+    def per_image(seconds: list[float]) -> dict[str, float]:
         return Spread.of([1000 * value / size for value in seconds]).to_dict()
 
     ratio = turns[name].ratio(turns[other], clock)
@@ -141,8 +141,8 @@ def row(turns: dict[str, Turns], name: str, other: str, sizes: dict[str, int], c
     ratio = Spread(ratio.median * share, ratio.low * share, ratio.high * share, ratio.count)
     return {
         "batch_size": size,
-        "cpu_ms_per_picture": per_picture(turns[name].cpu),
-        "wall_ms_per_picture": per_picture(turns[name].wall),
+        "cpu_ms_per_picture": per_image(turns[name].cpu),
+        "wall_ms_per_picture": per_image(turns[name].wall),
         "ratio": ratio.to_dict(),
     }
 

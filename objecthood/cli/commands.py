@@ -70,7 +70,7 @@ class EvaluateOptions:
     """How many scenes; the recipe's test_scenes unless named."""
     iterations: int | None = None
     """Iterations of slot attention; the recipe's test_iterations unless named."""
-    starts: int | None = None
+    restarts: int | None = None
     """Starts of each picture, of which the best painted counts; the recipe's unless named."""
     data_path: str = ""
     """Where the recipe's scenes lie; its own data_path unless named."""
@@ -157,7 +157,11 @@ def evaluate(arguments: list[str]) -> int:
 
     if options.split not in SPLITS:
         raise UsageError(f"--split (={options.split!r}) is not one; {did_you_mean(options.split, SPLITS)}")
-    counted = {"num-scenes": options.num_scenes, "iterations": options.iterations, "starts": options.starts}
+    counted = {
+        "num-scenes": options.num_scenes,
+        "iterations": options.iterations,
+        "restarts": options.restarts,
+    }
     for name, value in counted.items():
         if value is not None and value < 1:
             raise UsageError(f"--{name} (={value}) must be at least 1")
@@ -173,15 +177,17 @@ def evaluate(arguments: list[str]) -> int:
         raise UsageError(f"--data-path (={options.data_path}) means nothing to {recipe.name}; leave it away")
     changes: dict[str, Any] = {"test_scenes": options.num_scenes, "test_iterations": options.iterations}
     changes["data_path"] = options.data_path or None
-    if options.starts is not None:
-        if not hasattr(recipe, "starts"):
-            raise UsageError(f"--starts (={options.starts}) means nothing to {recipe.name}; leave it away")
-        if options.starts > 1 and not model.restarts_differ:
+    if options.restarts is not None:
+        if not hasattr(recipe, "restarts"):
             raise UsageError(
-                f"--starts (={options.starts}) must be 1 here: the slots of these weights begin the same "
+                f"--restarts (={options.restarts}) means nothing to {recipe.name}; leave it away"
+            )
+        if options.restarts > 1 and not model.restarts_differ:
+            raise UsageError(
+                f"--restarts (={options.restarts}) must be 1 here: the slots of these weights begin the same "
                 "every time; leave it away"
             )
-        changes["starts"] = options.starts
+        changes["restarts"] = options.restarts
     changes["num_slots"] = model.num_slots  # what the protocol speaks of
     recipe = dataclasses.replace(
         recipe, **{name: value for name, value in changes.items() if value is not None}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from objecthood.cli.commands import COMMANDS
 from objecthood.cli.options import UsageError, is_option
+from objecthood.runtime import renamed
 from objecthood.runtime.signals import INTERRUPTED, PREEMPTED, TOLD, Preempted, StartingUp
 from objecthood.runtime.spelling import did_you_mean
 from objecthood.runtime.terminal import echo
@@ -37,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in typed
     try:
         with StartingUp() if typed[:1] in (["train"], ["sweep"]) else contextlib.nullcontext():
-            return run([word for word in typed if word != "--debug"])
+            words, hints = renamed.options([word for word in typed if word != "--debug"])
+            for hint in hints:
+                echo(hint, file=sys.stderr)
+            return run(words)
     except KeyboardInterrupt as stop:
         try:
             if TOLD not in stop.args:

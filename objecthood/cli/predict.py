@@ -40,9 +40,9 @@ class PredictOptions:
     """Iterations of slot attention; those of the weights unless named."""
     slots: int | None = None
     """Number of slots; that of the weights unless named."""
-    starts: int | None = None
+    restarts: int | None = None
     """How often slots begin anew; what paints the picture best is kept. That of the weights unless named."""
-    one_ground: bool = False
+    merge_background: bool = False
     """Unite slots that reach across the whole picture, as one ground of several colours."""
     fit: typing.Literal["pad", "crop", "squash"] | None = None
     """Of pictures that are not square: pad keeps the whole, crop the central square, squash distorts. As the
@@ -83,7 +83,7 @@ def predict(arguments: list[str]) -> int:
     for name, value, most in (
         ("slots", options.slots, limits.SLOTS),
         ("iterations", options.iterations, limits.ITERATIONS),
-        ("starts", options.starts, limits.RESTARTS),
+        ("restarts", options.restarts, limits.RESTARTS),
     ):
         if value is not None and not 1 <= value <= most:
             raise UsageError(f"--{name} (={value}) must be at least 1 and at most {most}")
@@ -156,8 +156,8 @@ def _predict_with_progress(model: SlotModel, options: PredictOptions, also: list
             options.out,
             iterations=options.iterations,
             num_slots=options.slots,
-            starts=options.starts,
-            one_ground=options.one_ground,
+            restarts=options.restarts,
+            merge_background=options.merge_background,
             fit=options.fit,
             skip_bad=options.skip_bad,
             animate=options.animation,
@@ -189,10 +189,10 @@ def predict_videos(model: SlotModel, options: PredictOptions) -> int:
     from objecthood.inference.predict_video import predict_video, sees_video
     from objecthood.runtime.progress import RunProgress
 
-    if options.starts is not None:
-        raise UsageError("--starts begins pictures anew, not videos, where slots go on; leave it away")
-    if options.one_ground:
-        raise UsageError("--one-ground unites slots of pictures, not of videos; leave it away")
+    if options.restarts is not None:
+        raise UsageError("--restarts begins pictures anew, not videos, where slots go on; leave it away")
+    if options.merge_background:
+        raise UsageError("--merge-background unites slots of pictures, not of videos; leave it away")
     if not sees_video(model):
         echo("weights of a picture model: every frame is taken for itself, slots may change objects")
     for path in _without_results(options.pictures, options.out):

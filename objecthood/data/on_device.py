@@ -1,7 +1,7 @@
 """Scenes of another data set, decoded once and kept as bytes where the model is: no batch crosses to the GPU.
 
 At 128 pixels a scene takes 66 KB, pictures and masks together: the 70,000 of CLEVR 4.6 GB. Picking and
-dividing a batch then costs less than sending it would.
+splitting a batch then costs less than sending it would.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ async def look(request: Request, work: Work, queue: Queue) -> bytes | Refused:
         slots=_number(request, "slots", 1),
         iterations=_number(request, "iterations", 1),
         seed=_number(request, "seed", 0),
-        spread=_spread(request),
+        noise_scale=_noise_scale(request),
     )
     content = await read_body(request, MAX_BYTES)
     return await queue.run(request, answered, work.look, content, settings)
@@ -206,7 +206,7 @@ def _number(request: Request, name: str, least: int) -> int:
     return int(text)
 
 
-def _spread(request: Request) -> float:
+def _noise_scale(request: Request) -> float:
     try:
         value = float(request.query_params.get("spread", "0"))
     except ValueError:

@@ -13,7 +13,7 @@ import torch
 
 from objecthood.data.io.images import read_image
 from objecthood.demo.shown import Shown
-from objecthood.export.stages import take_apart
+from objecthood.export.stages import stages_of_discovery
 from objecthood.runtime import limits
 
 MAX_PIXELS = limits.UPLOAD_PIXELS
@@ -32,7 +32,7 @@ class Settings:
     slots: int
     iterations: int
     seed: int
-    spread: float
+    noise_scale: float
 
 
 class Work:
@@ -40,7 +40,7 @@ class Work:
 
     def __init__(self, shown: Shown):
         self.model = shown.model
-        self.parts = take_apart(shown.model)
+        self.parts = stages_of_discovery(shown.model)
         self.rows, self.columns = shown.model.feature_grid
 
     @torch.no_grad()
@@ -54,7 +54,7 @@ class Work:
             return b""
         image = self.model.preprocess(read_image(content, max_pixels=MAX_PIXELS))[0][None]
         noise = torch.from_numpy(_normal(settings.seed, (1, settings.slots, self.model.slot_dim)))
-        slots = self.parts.start(noise, torch.tensor(settings.spread))
+        slots = self.parts.start(noise, torch.tensor(settings.noise_scale))
         inputs = self.parts.encode(image)
         bias, all_slots, attention = torch.zeros(1, settings.slots, inputs.shape[1]), [], []
         for _ in range(settings.iterations):

@@ -17,7 +17,7 @@ from objecthood.data.generated.tetrominoes import Tetrominoes
 RENDERED = "clevr-like"
 
 
-def familiar_pictures(
+def example_images(
     model: Any, number: int, resolution: int | None = None
 ) -> Float[Tensor, "number 3 height width"]:
     """The first test pictures of the data that `model.recipe` names, in [0, 1].
@@ -30,7 +30,7 @@ def familiar_pictures(
 
     Example:
         >>> from objecthood.models import autoencoder
-        >>> familiar_pictures(autoencoder.fast_sprites(), 4).shape
+        >>> example_images(autoencoder.fast_sprites(), 4).shape
         torch.Size([4, 3, 64, 64])
     """
     recipe: Any = getattr(model, "recipe", None)

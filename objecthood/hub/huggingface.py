@@ -174,7 +174,7 @@ def _save(model: object, recipe: Recipe | None, folder: Path, scores: Mapping[st
             f"this {type(model).__name__} does not state its recipe, from which it is built again; name it: "
             "push_to_hub(model, ..., recipe=oh.RECIPES['...'])"
         )
-    return save(model, recipe, folder / WEIGHTS, dict(scores or {}), getattr(model, "usual", None))
+    return save(model, recipe, folder / WEIGHTS, dict(scores or {}), getattr(model, "calibration", None))
 
 
 def _facts(source: str | Path, told: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
@@ -195,7 +195,7 @@ def _facts(source: str | Path, told: Mapping[str, Any]) -> tuple[Path, dict[str,
         "seed": settings["seed"],
         "scores": description["scores"],
         "protocol": from_dict(settings).protocol,
-        "usual": description["usual"],
+        "calibration": description["calibration"],
         "parameters": description["parameters"],
         "bytes": file.stat().st_size,
         "sha256": hub.sha256_of(file),

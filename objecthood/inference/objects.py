@@ -39,7 +39,7 @@ class PredictedObjects(Result):
 
     @property
     def properties(self) -> Float[Tensor, "slots 19"]:
-        """What each slot says, in [0, 1] (`models.set_predictor.SetPrediction`)."""
+        """What each slot says, in [0, 1] (`models.set_predictor.SetPredictorOutput`)."""
         return self._part("properties")
 
     @property

@@ -21,15 +21,15 @@ from objecthood.analysis import out_of_distribution
 from objecthood.data.io.frames import count_frames
 from objecthood.data.io.images import MAX_PIXELS, ImageError
 from objecthood.data.io.user_images import Picture, find_pictures, is_video, open_frames
-from objecthood.data.randomness import several_starts
+from objecthood.data.randomness import restart_noise
 from objecthood.inference.masks import CUTOUTS, PredictedMasks
 from objecthood.inference.objects import PredictedObjects
 from objecthood.inference.result import Result, check_extras
 from objecthood.inference.result_folder import ResultFolder
 from objecthood.models import SlotModel
 from objecthood.models.placement import FITS, Fit
-from objecthood.nn import unite_grounds
-from objecthood.runtime import limits
+from objecthood.nn import merge_background
+from objecthood.runtime import limits, renamed
 
 _OURS = (*PredictedMasks.endings.values(), *PredictedObjects.endings.values(), "-attention.gif")
 RESULTS: dict[str, type[Result]] = {"masks": PredictedMasks, "objects": PredictedObjects}
@@ -37,6 +37,7 @@ RESULTS: dict[str, type[Result]] = {"masks": PredictedMasks, "objects": Predicte
 Report = Callable[[Result, int], None]
 
 
+@renamed.arguments
 def predict(
     model: SlotModel | str | Path = hub.DEFAULT,
     pictures: Any = None,
@@ -44,8 +45,8 @@ def predict(
     *,
     iterations: int | None = None,
     num_slots: int | None = None,
-    starts: int | None = None,
-    one_ground: bool = False,
+    restarts: int | None = None,
+    merge_background: bool = False,
     fit: Fit | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
@@ -75,10 +76,10 @@ def predict(
             picture that comes with the named weights.
         out: a new or empty folder, or one that an earlier call wrote; names it gave are kept, files replaced.
         iterations, num_slots: the model's own unless given; at least 1, slots at most 256.
-        starts: how often slots begin anew, from other noise; kept is what paints the picture best. The
+        restarts: how often slots begin anew, from other noise; kept is what paints the picture best. The
             model's own unless given: 1 in most, and no other where slots begin the same every time.
-        one_ground: whether slots that reach across the picture are united, as one ground of several colours
-            (`nn.unite_grounds`); of discovery models.
+        merge_background: whether slots that reach across the picture are united, as one ground of several colours
+            (`nn.merge_background`); of discovery models.
         fit: "pad" (the whole picture, its border repeated around it), "crop" (its central square; outside of
             it, no slot is seen: label -1) or "squash" (the whole picture, its aspect ratio not kept). The
             model's own unless given: "squash" where it was trained on squashed pictures (`folder`), else
@@ -113,8 +114,8 @@ def predict(
             out,
             iterations=iterations,
             num_slots=num_slots,
-            starts=starts,
-            one_ground=one_ground,
+            restarts=restarts,
+            merge_background=merge_background,
             fit=fit,
             batch_size=batch_size,
             skip_bad=skip_bad,
@@ -132,8 +133,8 @@ def stream(
     *,
     iterations: int | None = None,
     num_slots: int | None = None,
-    starts: int | None = None,
-    one_ground: bool = False,
+    restarts: int | None = None,
+    merge_background: bool = False,
     fit: Fit | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
@@ -156,7 +157,7 @@ def stream(
             f"a {type(model).__name__} is no model to predict with; take weights of a recipe of `objecthood "
             "list`"
         )
-    if model.sees == "motion":
+    if model.modality == "motion":
         raise ValueError(
             "these weights see motion, and one picture has none; take `predict_video` of a video"
         )
@@ -165,21 +166,23 @@ def stream(
     how = _Looks(
         model.iterations if iterations is None else iterations,
         num_slots,
-        model.restarts if starts is None else starts,
-        one_ground,
+        model.restarts if restarts is None else restarts,
+        merge_background,
         fit,
     )
     if num_slots is not None:
         _check_range("num_slots", num_slots, limits.SLOTS)
     _check_range("iterations", how.iterations, limits.ITERATIONS)
-    _check_range("starts", how.starts, limits.RESTARTS)
-    if how.starts > 1 and not model.restarts_differ:
+    _check_range("restarts", how.restarts, limits.RESTARTS)
+    if how.restarts > 1 and not model.restarts_differ:
         raise ValueError(
-            f"`starts` (={how.starts}) must be 1 here: the slots of these weights begin the same every time; "
+            f"`restarts` (={how.restarts}) must be 1 here: the slots of these weights begin the same every time; "
             "leave it away"
         )
-    if one_ground and model.result_kind != "masks":
-        raise ValueError("`one_ground` (=True) unites masks, and these weights give none; leave it away")
+    if merge_background and model.result_kind != "masks":
+        raise ValueError(
+            "`merge_background` (=True) unites masks, and these weights give none; leave it away"
+        )
     _check_range("batch_size", batch_size)
     check_extras(also, RESULTS[model.result_kind].extras)
     folder = None if out is None else ResultFolder(out)
@@ -206,8 +209,8 @@ def stream(
 class _Looks(NamedTuple):
     iterations: int
     num_slots: int | None
-    starts: int
-    one_ground: bool
+    restarts: int
+    merge_background: bool
     fit: Fit | None
 
 
@@ -252,15 +255,15 @@ def _look(
     images = torch.stack(inputs)
     same = np.zeros(len(images), np.int64)
     num_slots = model.num_slots if how.num_slots is None else how.num_slots
-    noise = several_starts(same, how.starts, num_slots, model.slot_dim).to(model.device)
+    noise = restart_noise(same, how.restarts, num_slots, model.slot_dim).to(model.device)
     with torch.no_grad():
         output = model.segment(images.to(model.device), how.num_slots, how.iterations, noise=noise)
-    if how.one_ground:
+    if how.merge_background:
         if output.masks is None or output.appearance is None:
             raise ValueError(
-                "`one_ground` (=True) unites what slots decode, and these weights decode nothing"
+                "`merge_background` (=True) unites what slots decode, and these weights decode nothing"
             )
-        masks, appearance = unite_grounds(output.masks, output.appearance)
+        masks, appearance = merge_background(output.masks, output.appearance)
         output = output._replace(masks=masks, appearance=appearance)
     output = output._replace(**{name: values.float().cpu() for name, values in output.found().items()})
     strange = model.anomaly_score(images, output)
@@ -272,8 +275,8 @@ def _look(
             picture.read,
             images[index].clone(),
             {name: values[index].clone() for name, values in output.found().items()},
-            warning=out_of_distribution.warn_of(
-                {measure: values[index].item() for measure, values in strange.items()}, model.usual
+            warning=out_of_distribution.warning_for(
+                {measure: values[index].item() for measure, values in strange.items()}, model.calibration
             ),
         )
 

@@ -171,7 +171,7 @@ def seen(
     fit: Fit | None = None,
 ) -> Iterator[Found]:
     """`look`, or, for a model of motion fields, `look_at_motion`."""
-    if model.tracks or model.sees == "frame":
+    if model.tracks or model.modality == "frame":
         return look(model, source, iterations, num_slots, fit)
     if (iterations, num_slots, fit) != (None, None, None):
         raise ValueError("models that see motion take no other number of iterations or slots, and no `fit`")
@@ -343,7 +343,7 @@ class Table:
 
 def sees_video(model: object) -> bool:
     """Whether a model needs frames that follow each other: of clips, or of motion."""
-    return isinstance(model, SlotModel) and (model.tracks or model.sees == "motion")
+    return isinstance(model, SlotModel) and (model.tracks or model.modality == "motion")
 
 
 def are_videos(paths: Iterable[str], model: object) -> bool:

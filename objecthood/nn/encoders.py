@@ -124,7 +124,7 @@ def _has_avx512() -> bool:
     return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
-def check_pictures(images: Tensor, side: int, *, has_time: bool = False) -> None:
+def check_images(images: Tensor, side: int, *, has_time: bool = False) -> None:
     """ValueError where `images` are not floats [batch, 3, side, side], with `has_time` [batch, time, 3, side,
     side]; its one line says how to convert them."""
     name, axes = ("frames", "batch, time") if has_time else ("images", "batch")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def per_picture(draw: Callable[[int], Tensor], batch_size: int) -> Tensor:
+def per_image(draw: Callable[[int], Tensor], batch_size: int) -> Tensor:
     """What `draw` gives for `batch_size` pictures, from the global generator.
 
     Processes that share a batch (`torch.distributed`) each draw for all of it, and keep what belongs to their
@@ -16,7 +16,7 @@ def per_picture(draw: Callable[[int], Tensor], batch_size: int) -> Tensor:
     those that one process alone would draw.
 
     Example:
-        >>> per_picture(torch.rand, 4).shape
+        >>> per_image(torch.rand, 4).shape
         torch.Size([4])
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):

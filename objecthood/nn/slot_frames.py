@@ -14,17 +14,19 @@ at p, to the pixel. To draw a shape is then learned once, and not for every plac
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from objecthood.nn.decoders import Painting, as_painting, guided, join_patches
+from objecthood.nn.decoders import DecoderOutput, as_output, guided, join_patches
 from objecthood.nn.precision import at_least_float32, without_autocast
+from objecthood.runtime import renamed
 
 
-class OwnFrame(nn.Module):
+class SlotFrameReadout(nn.Module):
     """Slots, told what they hold as seen from their own centre.
 
     Args:
@@ -35,7 +37,7 @@ class OwnFrame(nn.Module):
         finest: the highest of them, in waves per side of the picture.
 
     Example:
-        >>> read = OwnFrame(input_dim=64, slot_dim=64, resolution=35)
+        >>> read = SlotFrameReadout(input_dim=64, slot_dim=64, resolution=35)
         >>> inputs, attention = torch.randn(2, 324, 64), torch.rand(2, 4, 18, 18).softmax(dim=1)
         >>> read(torch.randn(2, 4, 64), inputs, attention).shape
         torch.Size([2, 4, 64])
@@ -81,7 +83,7 @@ class OwnFrame(nn.Module):
         return told
 
 
-class CentredPatchDecoder(nn.Module):
+class SlotCentredPatchDecoder(nn.Module):
     """`PatchDecoder` with independent cells, on a canvas that begins at each slot's centre, to the pixel.
 
     Only the cells that may be seen are painted, and cut to the picture.
@@ -97,8 +99,8 @@ class CentredPatchDecoder(nn.Module):
     Masks are guided by the attention, as `PatchDecoder`'s can be.
 
     Example:
-        >>> paint = CentredPatchDecoder(slot_dim=64, resolution=35, patch=5)
-        >>> paint(torch.randn(2, 4, 64), torch.rand(2, 4, 18, 18).softmax(dim=1)).own_logits.shape
+        >>> paint = SlotCentredPatchDecoder(slot_dim=64, resolution=35, patch=5)
+        >>> paint(torch.randn(2, 4, 64), torch.rand(2, 4, 18, 18).softmax(dim=1)).unconditioned_logits.shape
         torch.Size([2, 4, 35, 35])
     """
 
@@ -126,7 +128,7 @@ class CentredPatchDecoder(nn.Module):
         self,
         slots: Float[Tensor, "batch slots slot_dim"],
         attention: Float[Tensor, "batch slots rows columns"],
-    ) -> Painting:
+    ) -> DecoderOutput:
         """Paint every slot where `attention`, that of the last iteration, says that it lies."""
         centre = centres(attention, self.resolution).flatten(0, 1)
         # On a slot's canvas pixel 0 is its centre: the picture reaches from -centre on.
@@ -137,7 +139,7 @@ class CentredPatchDecoder(nn.Module):
         visible = self._visible
         canvas = self.output(canvas.relu()).unflatten(1, (visible, visible)).permute(0, 3, 1, 2)
         canvas = cut(join_patches(canvas, self.patch), -centre - first_cell * self.patch, self.resolution)
-        return guided(as_painting(canvas, slots.shape[1]), attention)
+        return guided(as_output(canvas, slots.shape[1]), attention)
 
     @property
     def _visible(self) -> int:
@@ -202,3 +204,7 @@ def cut(
     channels, width = canvas.shape[1], canvas.shape[3]
     canvas = canvas.gather(2, rows[:, None, :, None].expand(-1, channels, -1, width))
     return canvas.gather(3, columns[:, None, None].expand(-1, channels, side, -1))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed.attributes(__name__)

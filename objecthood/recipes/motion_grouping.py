@@ -22,7 +22,7 @@ from objecthood import metrics
 from objecthood.data.randomness import start_noise
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.models import autoencoder
-from objecthood.models.autoencoder import Discovery as Scene
+from objecthood.models.autoencoder import AutoencoderOutput as Scene
 from objecthood.models.autoencoder import SlotAutoencoder
 from objecthood.motion import fields as motion_fields
 from objecthood.motion import masks as motion_masks
@@ -50,11 +50,11 @@ class MotionGrouping(Recipe):
     """Weight of the entropy of masks, per pixel."""
 
     main_score = "j"
-    least = Recipe.least | {"resolution": 8, "num_slots": 2, "test_iterations": 1, "num_folds": 2}
+    minimums = Recipe.minimums | {"resolution": 8, "num_slots": 2, "test_iterations": 1, "num_folds": 2}
 
     def build_model(self) -> SlotAutoencoder:
-        model = autoencoder.fast_sprites(self.num_slots, self.resolution, compactness=0, repulsion=0)
-        model.sees = "motion"
+        model = autoencoder.fast_sprites(self.num_slots, self.resolution, spatial_bias=0, merge_penalty=0)
+        model.modality = "motion"
         return model
 
     def dataset(self, split: str) -> Dataset:
@@ -146,6 +146,6 @@ motion_grouping = MotionGrouping(
     description="What moves in DAVIS-2016, from optical flow alone: --data-path DAVIS; a minute on one core",
     steps=300,
     **FAST
-    | {"batch_size": 6, "warmup_steps": 50, "average": 0.99, "evaluate_every": 100, "test_scenes": 400},
+    | {"batch_size": 6, "warmup_steps": 50, "ema_decay": 0.99, "evaluate_every": 100, "test_scenes": 400},
 )
 """Slots on the motion of real video: `objecthood train motion-grouping --data-path DAVIS`."""

@@ -43,7 +43,7 @@ class Guard:
         return self.in_a_row >= IN_A_ROW
 
 
-def accuse(
+def offending_samples(
     recipe: Recipe, model: nn.Module, scenes: Scenes, indices: Sequence[int], step: int, processes: Processes
 ) -> str:
     """Who is to blame for a step, in one line: pictures that alone give no finite loss or gradient, and

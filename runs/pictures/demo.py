@@ -27,7 +27,7 @@ from PIL import Image
 from objecthood.demo.server import build_app
 from objecthood.demo.shown import load_shown, png_of
 from objecthood.demo.site import build_site
-from objecthood.export.examples import familiar_pictures
+from objecthood.export.examples import example_images
 from objecthood.runtime import environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,7 +113,7 @@ def take_pictures(shown: list) -> None:
 
 def measure(browser, port: int, one, again: bool, iterations: int) -> dict:
     """Milliseconds a picture, at the first visit or at the next; `iterations` are the model's own where 0."""
-    planes = familiar_pictures(one.model, PICTURES).permute(0, 2, 3, 1).numpy()
+    planes = example_images(one.model, PICTURES).permute(0, 2, 3, 1).numpy()
     files = [png_of(np.rint(255 * pixels).astype(np.uint8)) for pixels in planes]
     pictures = [base64.b64encode(file).decode() for file in files]
     given = [one.name, pictures, iterations]

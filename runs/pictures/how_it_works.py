@@ -20,7 +20,7 @@ from torch import Tensor
 import objecthood as oh
 from objecthood import metrics
 from objecthood.data.clevr_render.clevr_like import ClevrLike
-from objecthood.recipes.discovery import GuidedDiscovery
+from objecthood.recipes.discovery import SpatialBiasDiscovery
 from objecthood.visualize import animation, figures
 from objecthood.visualize.figures import (
     GAP,
@@ -70,7 +70,7 @@ def look() -> tuple[oh.SlotAutoencoder, Tensor, Tensor]:
 def features() -> None:
     """A picture, and its features as colours: their three principal components, at every place."""
     model, images, _ = look()
-    grid = model.encoder(model.view(images).contiguous(memory_format=torch.channels_last))[0]
+    grid = model.encoder(model.input_transform(images).contiguous(memory_format=torch.channels_last))[0]
     flat = grid.flatten(0, 1) - grid.mean(dim=(0, 1))
     main_axes = torch.pca_lowrank(flat, q=3, center=False)[2]
     colors = (flat @ main_axes).unflatten(0, grid.shape[:2]).permute(2, 0, 1)
@@ -188,7 +188,7 @@ def _canvas(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Watched(GuidedDiscovery):
+class Watched(SpatialBiasDiscovery):
     """Training on sprites that keeps what it sees of the same scenes at every evaluation."""
 
     def picture(self, model, scenes):

@@ -160,8 +160,8 @@ def publish(name: str, runs: list[Path], data_path: str | None) -> None:
     print(f"{score} on validation scenes: {validation}; taken: seed {seed}", flush=True)
     file, result = next((file, result) for file, result in results if result["seed"] == seed)
     model = models[seed]
-    model.usual = out_of_distribution.usual(model, recipe)
-    write_weights(file, hub.WEIGHTS / f"{name}.safetensors", model.usual)
+    model.calibration = out_of_distribution.calibration(model, recipe)
+    write_weights(file, hub.WEIGHTS / f"{name}.safetensors", model.calibration)
     many = len(validation) > 1
     facts = {
         "recipe": result["recipe"],
@@ -174,7 +174,7 @@ def publish(name: str, runs: list[Path], data_path: str | None) -> None:
         "protocol": result["protocol"],
         "validation": {"score": score, "scenes": recipe.test_scenes, "seeds": validation},
         "test_by_seed": {one["seed"]: one["scores"][score] for _, one in results},
-        "usual": model.usual,
+        "calibration": model.calibration,
         "warnings": count_warnings(model, recipe),
         "trained": {key: result[key] for key in ("cpu_seconds", "wall_seconds", "machine")},
         "parameters": sum(parameter.numel() for parameter in model.state_dict().values()),
@@ -192,7 +192,7 @@ def rescore(name: str, data_path: str | None) -> None:
     if data_path:
         recipe = dataclasses.replace(recipe, data_path=data_path)
     weights, scores = hub.WEIGHTS / f"{name}.safetensors", oh.evaluate(model, recipe)
-    write_weights(weights, weights, facts["usual"], scores)
+    write_weights(weights, weights, facts["calibration"], scores)
     facts |= {"scores": scores, "protocol": recipe.protocol, "scored": describe_machine()}
     facts |= describe_file(weights)
     facts.pop("test_by_seed", None)  # of another protocol, and those weights were not kept
@@ -207,7 +207,7 @@ def read_run(run: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def write_weights(
-    source: Path, target: Path, usual: dict[str, Any], scores: dict[str, float] | None = None
+    source: Path, target: Path, calibration: dict[str, Any], scores: dict[str, float] | None = None
 ) -> None:
     """The same tensors and metadata, with what is usual (and other scores), without where scenes lay."""
     description = read_description(source)
@@ -216,7 +216,7 @@ def write_weights(
         description.pop("frozen")
     if description["recipe"].get("data_path"):
         description["recipe"]["data_path"] = Path(description["recipe"]["data_path"]).name
-    description |= {"usual": usual} | ({"scores": scores} if scores else {})
+    description |= {"calibration": calibration} | ({"scores": scores} if scores else {})
     metadata = {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()
     }

@@ -36,7 +36,7 @@ def encoded() -> bytes:
     ],
     ids=["array", "bytes", "Pillow", "tensor", "floats"],
 )
-def test_pictures_in_memory(source):
+def test_user_images_in_memory(source):
     for sources in (source, [source, source]):
         found = find_pictures(sources)
         assert [str(one.path) for one in found] == ["picture-1", "picture-2"][: len(found)]
