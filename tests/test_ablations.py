@@ -250,7 +250,7 @@ def test_every_change_is_made_to_the_model():
     assert isinstance(kinds["slot-mlp"], SlotMLP)
 
 
-@pytest.mark.parametrize("field", ["ablation", "slots"])
+@pytest.mark.parametrize("field", ["ablation", "initial_slots"])
 def test_unknown_changes_are_refused_by_name(unchecked, field):
     with pytest.raises(ValueError, match=rf"`{field}` \(='other'\) must be one of ") as caught:
         dataclasses.replace(BASE, **{field: "other"})

@@ -202,7 +202,7 @@ def test_a_part_of_the_background_is_left_to_the_background_whatever_its_shape()
 
 @pytest.mark.parametrize("split_slots", [False, True])
 def test_prior_is_the_weighted_sum_of_its_terms(split_slots):
-    attention_bias = SpatialBias((SIDE, SIDE), spatial_bias=0.5, merge_penalty=3.0, split_slots=split_slots)
+    attention_bias = SpatialBias((SIDE, SIDE), weight=0.5, merge_penalty=3.0, split_slots=split_slots)
     attention_bias.ramp.fill_(0.25)
     attention = attention_of(disc(8, 8, 5) | disc(24, 24, 4)) * 0.9 + 0.1 / 3
     contents = random_attention(1, 3, SIDE * SIDE).float()
@@ -215,7 +215,7 @@ def test_prior_is_the_weighted_sum_of_its_terms(split_slots):
 
 
 def test_what_an_empty_slot_is_handed_it_gets_wherever_its_gaussian_lies():
-    attention_bias = SpatialBias((SIDE, SIDE), spatial_bias=1.5, split_slots=True)
+    attention_bias = SpatialBias((SIDE, SIDE), weight=1.5, split_slots=True)
     attention = attention_of(disc(6, 6, 4) | disc(26, 26, 3))
     attention[:, 2, -1] = 0.5  # the empty slot's one place, and so its Gaussian
     bias = attention_bias(attention, attention)

@@ -54,7 +54,7 @@ def with_recipe(folder: Path, **changes: object) -> Path:
         for key, value in read_description(source).items()
         if key != "parameters"
     }
-    metadata["recipe"] = json.dumps(read_description(source)["recipe"] | changes)
+    metadata["recipe"] = json.dumps(described_recipe(source).to_dict() | changes)
     save_file(load_file(source), folder / "w.safetensors", metadata)
     return folder / "w.safetensors"
 
@@ -107,12 +107,12 @@ def test_fields_of_another_type_are_refused_in_one_line():
 @pytest.mark.parametrize("name", RECIPES)
 def test_counts_have_a_largest_value(name):
     recipe, fields = RECIPES[name], {field.name for field in dataclasses.fields(RECIPES[name])}
-    assert {"resolution", "num_slots", "test_iterations"} <= fields & recipe.most.keys()
-    for field in fields & recipe.most.keys():
+    assert {"resolution", "num_slots", "test_iterations"} <= fields & recipe.maximums.keys()
+    for field in fields & recipe.maximums.keys():
         one_line(
-            lambda field=field: dataclasses.replace(recipe, **{field: recipe.most[field] + 1}),
+            lambda field=field: dataclasses.replace(recipe, **{field: recipe.maximums[field] + 1}),
             f"`{field}`",
-            f"at most {recipe.most[field]}",
+            f"at most {recipe.maximums[field]}",
         )
 
 

@@ -156,7 +156,7 @@ def test_scores_of_a_perfect_scene_are_perfect():
             assert noise.shape == (3, 4, 8) and iterations == recipe.test_iterations
             masks = nn.functional.one_hot(scenes["masks"], 4).permute(0, 3, 1, 2).float()
             appearance, attention = images[:, None].expand(-1, 4, -1, -1, -1), masks[:, None]
-            return autoencoder.Discovery(images, appearance, masks, noise, attention)
+            return autoencoder.AutoencoderOutput(images, appearance, masks, noise, attention)
 
     class Unchecked(type(recipe)):
         def discover(self, model, images, indices, restarts):
@@ -283,7 +283,7 @@ def test_the_early_prior_is_the_recipes(name):
     for early in (False, True):
         recipe = replace(RECIPES[name], bias_before_attention=early)
         attention = recipe.build_model().grouping.slot_attention
-        assert attention.bias_before_attention == attention.attention_bias.exchange == early
+        assert attention.bias_before_attention == attention.attention_bias.split_and_merge == early
         assert [recipe.train_iterations(step) for step in (0, 1, 2)] == ([2, 3, 2] if early else [None] * 3)
 
 
@@ -404,7 +404,7 @@ def test_the_spatial_bias_belongs_to_modules_with_logits(name):
     }
     assert priors.pop("slot-mlp") is None
     assert all(
-        attention_bias.spatial_bias == RECIPES[name].spatial_bias for attention_bias in priors.values()
+        attention_bias.weight == RECIPES[name].spatial_bias for attention_bias in priors.values()
     )
 
 

@@ -147,7 +147,7 @@ def test_both_work_in_double_precision():
 def test_of_several_starts_the_best_painted_counts(build):
     """By the slots' own masks where these are trained, else by the guided ones; pictures are encoded once."""
     torch.manual_seed(0)
-    model = build(num_slots=3, resolution=16, bias_before_attention=True, spread=0.5).eval()
+    model = build(num_slots=3, resolution=16, bias_before_attention=True, noise_scale=0.5).eval()
     assert model.unconditioned_masks == (build is autoencoder.fast_slot_frames)
     images, noise = torch.rand(4, 3, 16, 16), torch.randn(5, 4, 3, 64)
     encoded = []
@@ -192,7 +192,7 @@ def test_starts_are_the_recipes(name):
             assert torch.equal(model.segment(images, iterations=2, noise=noise).masks, scene.masks)
     assert torch.equal(restart_noise(indices, 3, 4, 64)[0], restart_noise(indices, 1, 4, 64)[0])
     assert not torch.equal(found[0].masks, found[1].masks)
-    assert model.grouping.initial_slots.spread == 0.5
-    assert replace(recipe, restarts=1).build_model().grouping.initial_slots.spread == 0
+    assert model.grouping.initial_slots.noise_scale == 0.5
+    assert replace(recipe, restarts=1).build_model().grouping.initial_slots.noise_scale == 0
     with pytest.raises(ValueError, match=r"`restarts` \(=0\) must be at least 1"):
         replace(recipe, restarts=0)

@@ -69,7 +69,7 @@ def test_gradient_reaches_the_first_frame_through_time():
 
 @pytest.mark.parametrize("start, size", [("boxes", 4), ("centres", 2)])
 def test_conditioned_start(start, size, unchecked):
-    model = video.moving_sprites(start=start)
+    model = video.moving_sprites(conditioning=start)
     conditions = torch.rand(2, 6, size)
     scene = model(CLIPS, conditions)
     order = [2, 0, 1, 5, 4, 3]

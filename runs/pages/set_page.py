@@ -12,7 +12,7 @@ TITLES = {"ap": "any", "ap_1": "1", "ap_0.5": "0.5", "ap_0.25": "0.25", "ap_0.12
 """Scores, and the largest distance that counts as right."""
 ROWS = {
     "set-clevr-like": "`set-clevr-like`",
-    "set-clevr-like-no-geometry": "without `position_loss` and `attention_loss`",
+    "set-clevr-like-no-geometry": "without `place_loss` and `attention_loss`",
 }
 
 

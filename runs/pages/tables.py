@@ -198,7 +198,7 @@ def scored(result: dict) -> tuple[dict, dict]:
     scenes that guided no choice, then stand in results/*-fresh.json where they were taken.
     """
     rows = by_restarts(result["scores"])
-    if "best of 8" in rows or result["settings"].get("restarts", 1) == 1:
+    if "best of 8" in rows or result["settings"].get("starts", 1) == 1:
         return rows["one restart"], rows.get("best of 8", {})
     recipe, run = result["name"].rsplit("-seed", 1)[0], result["name"]
     fresh = [ROOT / "results" / f"{recipe}{which}-fresh.json" for which in ("-one-start", "")]
@@ -243,7 +243,7 @@ def seeds() -> str:
     return as_table(["recipe", "seed", *_TITLES[:3], *best, "CPU s", "commit"], rows)
 
 
-def restarts() -> str:
+def starts() -> str:
     """FG-ARI over the number of restarts: of the lowest error, and of the truly best; mean over seeds."""
     entries = read("starts.json")
     counts = list(next(iter(entries.values()))["seeds"][0]["best_painted"])
@@ -286,7 +286,7 @@ def other_scenes() -> str:
     """Weights times kinds of scenes: scores, and what is wrong; means over seeds."""
     rows: dict[tuple[str, str], list[dict]] = {}
     for row in read("clevr-like-scenes.json")["rows"]:
-        scenes = row["scenes"] + (", ground united" if row["merge_background"] else "")
+        scenes = row["scenes"] + (", ground united" if row["one_ground"] else "")
         rows.setdefault((row["weights"], scenes), []).append(row)
     cells = []
     for (weights, scenes), several in rows.items():
@@ -369,7 +369,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "results": lambda: tables(),
         "photographs": photographs,
         "generalisation": generalisation,
-        "restarts": restarts,
+        "starts": starts,
         "textured": other_scenes,
         "curves": pictures_of_curves,
         "seeds": seeds,
