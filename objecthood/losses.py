@@ -19,9 +19,9 @@ def reconstruction_error(
     images: Float[Tensor, "batch 3 height width"],
     view: Callable[..., Tensor] = lambda image, reference=None: 2 * image - 1,
 ) -> Float[Tensor, ""]:
-    """Mean squared error over pixels, channels and batch, in the paper's units: pictures in [-1, 1].
+    """Mean squared error over pixels, channels and batch, in the paper's units: images in [-1, 1].
 
-    Both arguments are in [0, 1] units; `view` says in what they are compared, given the picture (see
+    Both arguments are in [0, 1] units; `view` says in what they are compared, given the image (see
     `nn.color_transforms`). Locatello et al. 2020 (arXiv 2006.15055), section 3.1.
     """
     return (view(reconstruction, images) - view(images)).square().mean()

@@ -69,7 +69,7 @@ def train(
     on its share of the batch.
 
     Raises ValueError where `out` holds a run and `resume` was not asked for, or another recipe's;
-    FloatingPointError, which names pictures and parameters, after three steps in a row without finite
+    FloatingPointError, which names images and parameters, after three steps in a row without finite
     gradient (a single one is skipped). On Ctrl-C (or SIGTERM, SIGUSR1, SIGHUP: then `Preempted`, a kind of
     it) the step in hand is finished and saved, and KeyboardInterrupt raised; a second Ctrl-C stops at once,
     and the run can go on from its last checkpoint. `checkpoint.NotSaved` where the disk is full, or cannot be
@@ -218,7 +218,7 @@ def take_steps(
                 values |= {"images_per_second": speed, "learning_rate": optimizers[0].param_groups[0]["lr"]}
                 values["skipped_steps"] = guard.skipped
                 log.write("train", step, clock, values)
-                progress.update(step, f"loss {values['loss']:.4f}  {score}{speed:.0f} pictures/s")
+                progress.update(step, f"loss {values['loss']:.4f}  {score}{speed:.0f} images/s")
             due = step % checkpoint_every == 0 or step % recipe.evaluate_every == 0
             if stopped or (due and step < recipe.steps):
                 save_state()
@@ -267,7 +267,7 @@ def finish(
     log: Log,
     facts: dict[str, Any],
 ) -> None:
-    """Score the held-out scenes; write result.json, weights, pictures and report."""
+    """Score the held-out scenes; write result.json, weights, images and report."""
     scores = evaluate(model, recipe)
     log.write("evaluate", recipe.steps, clock, scores)
     result = {
@@ -364,16 +364,16 @@ def check_state(state: dict[str, Any], settings: str, steps: int, out: Path) -> 
 
 
 def first_batch(recipe: Recipe, device: torch.device, num_scenes: int = 6) -> Scenes:
-    """The held-out scenes that pictures show."""
+    """The held-out scenes that images show."""
     dataset = recipe.dataset("validation")
     return to_device(dataset[range(min(num_scenes, len(dataset)))], device)
 
 
 @torch.no_grad()
 def draw_latest(recipe: Recipe, model: nn.Module, shown: Scenes, out: Path) -> None:
-    """Refresh latest.png: whoever looks at it sees a whole picture, old or new."""
+    """Refresh latest.png: whoever looks at it sees a whole image, old or new."""
     was_training = model.training
-    picture = recipe.picture(model.eval(), shown)
+    picture = recipe.preview(model.eval(), shown)
     model.train(was_training)
     with replacing(out / "latest.png") as file:
         picture.save(file, "PNG")

@@ -60,7 +60,7 @@ def test_gaussian_logits_of_an_empty_slot_are_finite():
 
 
 def attention_of(*masks: torch.Tensor, empty: int = 1) -> torch.Tensor:
-    """One picture: a background, a slot that holds each mask (outright), and empty slots."""
+    """One image: a background, a slot that holds each mask (outright), and empty slots."""
     background = ~torch.stack(masks).any(dim=0)
     maps = torch.stack([background, *masks, *[torch.zeros_like(background)] * empty]).flatten(1).float()
     return maps[None]

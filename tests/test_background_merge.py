@@ -1,4 +1,4 @@
-"""Slots that reach across the picture become one; what all paint together stays the same picture."""
+"""Slots that reach across the image become one; what all paint together stays the same image."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_where_nothing_is_wide_nothing_changes():
     assert torch.equal(united, squares) and torch.equal(colours, appearance)
 
 
-def test_each_picture_by_itself(scene):
+def test_each_image_by_itself(scene):
     masks, appearance = scene
     whole = torch.cat([masks, masks.flip(1)]), torch.cat([appearance, appearance.flip(1)])
     for parts, again in zip(merge_background(*whole), merge_background(masks, appearance), strict=True):
@@ -96,7 +96,7 @@ def test_videos_are_refused(tmp_path, capsys):
         )
         == 2
     )
-    assert "--merge-background unites slots of pictures, not of videos" in " ".join(
+    assert "--merge-background unites slots of images, not of videos" in " ".join(
         capsys.readouterr().err.split()
     )
     assert not (tmp_path / "o").exists()

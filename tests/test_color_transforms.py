@@ -1,4 +1,4 @@
-"""What of a picture matters: the views."""
+"""What of an image matters: the views."""
 
 import torch
 
@@ -42,15 +42,15 @@ def test_shading_is_not_seen_but_things_are():
             assert seen[picture][mask].abs().mean() > 0.1
 
 
-def test_a_reconstruction_is_seen_by_the_light_of_its_picture():
+def test_a_reconstruction_is_seen_by_the_light_of_its_image():
     picture, wrong = torch.rand(1, 3, 16, 16) * 0.2 + 0.4, torch.full((1, 3, 16, 16), 0.2)
     assert opponent_chromaticity(wrong)[:, 0].abs().max() < 0.01, (
-        "by its own light a flat picture shows nothing"
+        "by its own light a flat image shows nothing"
     )
     assert (opponent_chromaticity(wrong, picture)[:, 0] < -0.3).all()
 
 
-def test_gradients_flow_to_the_picture_and_not_through_the_light():
+def test_gradients_flow_to_the_image_and_not_through_the_light():
     image = (torch.rand(1, 3, 16, 16) * 0.5 + 0.2).requires_grad_()
     reference = torch.rand(1, 3, 16, 16).requires_grad_()
     opponent_chromaticity(image, reference).sum().backward()

@@ -35,12 +35,12 @@ pytestmark = [fork_is_fine, needs_fork]
 
 @dataclass(frozen=True)
 class Undrawn(Discovery):
-    """No pictures: they take longer than all else."""
+    """No images: they take longer than all else."""
 
     def figures(self, model, scenes):
         return {}
 
-    def picture(self, model, scenes):
+    def preview(self, model, scenes):
         return Image.new("RGB", (1, 1))
 
 

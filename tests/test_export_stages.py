@@ -45,7 +45,7 @@ def test_parts_in_a_row_are_the_model(build, num_slots):
 
 
 def test_slots_are_painted_alone():
-    """What lets the page leave a slot away, or show it in another picture, without asking the model again."""
+    """What lets the page leave a slot away, or show it in another image, without asking the model again."""
     model = guided().eval()
     paint = stages_of_discovery(model).paint
     slots, attention = torch.randn(1, 4, 64), torch.rand(1, 4, 8, 8)

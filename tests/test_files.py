@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import objecthood as oh
-from objecthood.checkpoint.run import read_description, restore, save_checkpoint
+from objecthood.checkpoint.run import described_recipe, read_description, restore, save_checkpoint
 from objecthood.demo.shown import Shown
 from objecthood.inference.result_folder import ResultFolder
 from objecthood.recipes import RECIPES, Discovery, from_dict
@@ -36,7 +36,7 @@ class Undrawn(Discovery):
     def figures(self, model, scenes):
         return {"one": Image.new("RGB", (1, 1))}
 
-    def picture(self, model, scenes):
+    def preview(self, model, scenes):
         return Image.new("RGB", (1, 1))
 
 

@@ -148,7 +148,7 @@ def test_weights_come_with_the_package():
     for one in oh.PRETRAINED.values():
         assert (
             one.file.exists()
-            and one.picture.exists()
+            and one.example.exists()
             and "/" not in one.facts["settings"].get("data_path", "")
         )
 

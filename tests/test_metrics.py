@@ -23,7 +23,7 @@ SCORES = {
 
 @st.composite
 def label_maps(draw, num_true: int = 5, num_predicted: int = 6, lowest: int = -1):
-    """True labels (-1 ignored) and predicted ones of a few small pictures; sometimes much alike."""
+    """True labels (-1 ignored) and predicted ones of a few small images; sometimes much alike."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 9)), draw(st.integers(1, 9)))
     true = random.integers(lowest, draw(st.integers(0, num_true)), shape, endpoint=True)
@@ -178,7 +178,7 @@ def test_one_mask_over_two_objects_serves_both_in_overlap_and_one_in_matching():
     assert scores["mbo"] == 0.5 and scores["miou"] == 0.25
 
 
-def test_scores_are_float64_and_exact_for_large_pictures():
+def test_scores_are_float64_and_exact_for_large_images():
     true = torch.zeros(1, 2048, 2048, dtype=torch.int64)
     true[:, :1024] = 1
     predicted = true.clone()

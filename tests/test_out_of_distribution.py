@@ -1,4 +1,4 @@
-"""Pictures unlike the training data are told of, others left alone; what is usual travels with weights."""
+"""Images unlike the training data are told of, others left alone; what is usual travels with weights."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from objecthood.data.generated.tetrominoes import Tetrominoes
 
 
 def warned(model, images) -> float:
-    """Share of pictures with a warning."""
+    """Share of images with a warning."""
     images = torch.nn.functional.interpolate(images, (model.resolution,) * 2, mode="area")
     return float(np.mean([bool(result.warning) for result in oh.predict(model, images)]))
 
@@ -31,7 +31,7 @@ def pictures(kind: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["clevr", "sprites", "tetrominoes"])
 @pytest.mark.parametrize("kind", ["clevr", "sprites", "tetrominoes", "noise"])
-def test_strange_pictures_are_told_of(name, kind):
+def test_strange_images_are_told_of(name, kind):
     share = warned(oh.load(name), pictures(kind))
     assert share <= 0.1 if name == kind else share >= 0.9, share
 

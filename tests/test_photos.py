@@ -12,7 +12,7 @@ from objecthood.models import spectral
 
 
 def drawn(width, height):
-    """A picture of two large objects, and which pixels are theirs."""
+    """An image of two large objects, and which pixels are theirs."""
     image, labels = Image.new("RGB", (width, height), (90, 140, 70)), Image.new("L", (width, height))
     for number, (left, colour) in enumerate(((0.1, (200, 40, 40)), (0.6, (40, 60, 200))), 1):
         box = (left * width, 0.25 * height, (left + 0.3) * width, 0.85 * height)

@@ -244,7 +244,7 @@ def test_a_recipe_of_ones_own(tmp_path):
 
 
 def test_masks_painted_by_slots_alone_count():
-    """The loss is the guided picture's error plus that of the same paintings with the slots' own masks."""
+    """The loss is the guided image's error plus that of the same paintings with the slots' own masks."""
     recipe = replace(RECIPES["clevr6-like"], restarts=1)  # slots begin the same at every look
     torch.manual_seed(0)
     model, step = recipe.build_model(), recipe.low_resolution_steps
@@ -264,7 +264,7 @@ def test_masks_painted_by_slots_alone_count():
 
 
 def test_steps_take_two_and_three_iterations_in_turn():
-    """On whole and on coarse pictures; trained with one number alone, slots may swing between two states."""
+    """On whole and on coarse images; trained with one number alone, slots may swing between two states."""
     recipe = replace(RECIPES["clevr6-like"], low_resolution_steps=2, restarts=1)
     torch.manual_seed(0)
     model = recipe.build_model()
@@ -288,7 +288,7 @@ def test_the_early_prior_is_the_recipes(name):
 
 
 def test_slots_of_the_weights_stand_still():
-    """A further iteration changes next to nothing of most pictures; slots that swing paint another one."""
+    """A further iteration changes next to nothing of most images; slots that swing paint another one."""
     model, images = oh.load("clevr"), ClevrLike(resolution=64, objects=(3, 6), count=16)[range(16)]["image"]
     noise = torch.randn(16, 7, 64, generator=torch.Generator().manual_seed(0))
     errors = []
@@ -403,9 +403,7 @@ def test_the_spatial_bias_belongs_to_modules_with_logits(name):
         for module in SLOT_MODULES
     }
     assert priors.pop("slot-mlp") is None
-    assert all(
-        attention_bias.weight == RECIPES[name].spatial_bias for attention_bias in priors.values()
-    )
+    assert all(attention_bias.weight == RECIPES[name].spatial_bias for attention_bias in priors.values())
 
 
 def test_low_resolution_warm_up_shares_the_weights_of_soft_kmeans():

@@ -205,7 +205,7 @@ def test_features_learn_what_is_seen_at_their_place():
     assert torch.equal(features.grad[0].abs().sum(dim=-1) > 1e-7, expected)
 
 
-def test_places_are_not_learned_from_uncut_pictures():
+def test_places_are_not_learned_from_uncut_images():
     with pytest.raises(ValueError, match="set --position-loss 0"):
         dataclasses.replace(oh.RECIPES["set-clevr-like"], data="clevr")
     plain = {"position_loss": 0.0, "attention_loss": 0.0}
@@ -213,7 +213,9 @@ def test_places_are_not_learned_from_uncut_pictures():
     assert recipe.build_model().feature_head is None
 
 
-def answer_of(properties: torch.Tensor, attention: torch.Tensor | None = None) -> set_predictor.SetPredictorOutput:
+def answer_of(
+    properties: torch.Tensor, attention: torch.Tensor | None = None
+) -> set_predictor.SetPredictorOutput:
     slots = torch.zeros(*properties.shape[:2], 64)
     if attention is None:
         attention = torch.full((*properties.shape[:2], 8, 8), 0.1)

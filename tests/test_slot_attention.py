@@ -315,7 +315,7 @@ WRONG = {
     "slots of another size": ((2, 11, 6), (2, 4, 6), 3, None),
     "no slots": ((2, 11, 6), (2, 0, 8), 3, None),
     "another batch": ((2, 11, 6), (3, 4, 8), 3, None),
-    "slots for one picture": ((2, 11, 6), (1, 4, 8), 3, None),
+    "slots for one image": ((2, 11, 6), (1, 4, 8), 3, None),
     "no iterations": ((2, 11, 6), (2, 4, 8), 0, None),
     "negative iterations": ((2, 11, 6), (2, 4, 8), -1, None),
     "mask of another length": ((2, 11, 6), (2, 4, 8), 3, (2, 10)),

@@ -114,7 +114,7 @@ def test_a_slot_that_holds_nothing_lies_in_the_middle():
 
 
 @pytest.mark.parametrize("off", [-1e-6, 0.0, 1e-6])
-def test_the_middle_of_an_odd_picture_is_one_pixel_whatever_sums_round_to(off):
+def test_the_middle_of_an_odd_image_is_one_pixel_whatever_sums_round_to(off):
     held = torch.zeros(1, 1, 18, 18)
     held[..., :9], held[..., 9:] = 0.75, 0.75 + off
     assert centres(held, 35)[0, 0].tolist() == [18, 18] == centres(held.mT, 35)[0, 0].tolist()
@@ -145,7 +145,7 @@ def test_both_work_in_double_precision():
 
 @pytest.mark.parametrize("build", [autoencoder.fast_slot_frames, autoencoder.fast_sprites])
 def test_of_several_starts_the_best_painted_counts(build):
-    """By the slots' own masks where these are trained, else by the guided ones; pictures are encoded once."""
+    """By the slots' own masks where these are trained, else by the guided ones; images are encoded once."""
     torch.manual_seed(0)
     model = build(num_slots=3, resolution=16, bias_before_attention=True, noise_scale=0.5).eval()
     assert model.unconditioned_masks == (build is autoencoder.fast_slot_frames)

@@ -163,7 +163,7 @@ def test_it_is_diagnosed():
     found = diagnose(Colours(), recipe, num_scenes=3)
     assert {"attention_entropy", "objects", "used_slots"} <= found.summary.keys()
     assert "swing" not in found.summary, "it decodes nothing"
-    assert found.picture(rows=2).width > 100
+    assert found.figure(rows=2).width > 100
 
 
 def test_it_predicts_as_an_estimator():

@@ -23,7 +23,7 @@ def scene(batch=3, dim=8, things=3):
 
 
 def looped(model, keys, means, iterations):
-    """Of one picture: means and attention of the last iteration, number by number."""
+    """Of one image: means and attention of the last iteration, number by number."""
     keys, means = keys.tolist(), means.tolist()
     for _ in range(iterations):
         attention = []

@@ -181,7 +181,7 @@ def test_slot_motion_of_plain_things_is_that_of_their_outline():
     assert (slot_motion(clips["image"][:, 0], clips["image"][:, 1], torch.zeros(40, 1, 64, 64)) == 0).all()
 
 
-def test_motion_as_a_picture():
+def test_motion_as_a_image():
     flow = torch.randn(2, 2, 4, 4) * 3
     picture = motion_image(flow)
     assert picture.min() >= 0 and picture.max() <= 1

@@ -1,4 +1,4 @@
-"""What slots know: properties read out by least squares, and pictures by a decoder trained afterwards.
+"""What slots know: properties read out by least squares, and images by a decoder trained afterwards.
 
 No gradient reaches the model. Slots are matched with objects one to one by overlap of masks (Dittadi et al.
 2022, "Generalization and Robustness Implications in Object-Centric Learning", arXiv 2107.00637, there "mask
@@ -63,7 +63,7 @@ def matched_objects(
 def placed(
     slots: Float[Tensor, "*batch slots slot_dim"], masks: Float[Tensor, "*batch slots height width"]
 ) -> Float[Tensor, "*batch slots numbers"]:
-    """Slots with the place of their mask (across, down, root of its share of the picture) as 3 more numbers.
+    """Slots with the place of their mask (across, down, root of its share of the image) as 3 more numbers.
 
     >>> placed(torch.zeros(1, 2, 8), torch.full((1, 2, 4, 4), 0.5))[0, 0, 8:].round(decimals=4)
     tensor([0.5000, 0.5000, 0.7071])
@@ -129,13 +129,13 @@ def r2(project: Float[Tensor, "samples numbers"], true: Float[Tensor, "samples n
 class DecoderProbe(nn.Module):
     """A small decoder that learns to paint frames from slots as they are, masks from slots alone.
 
-    Slots are those of `placed`: the last three numbers say where a slot is, and every patch of the picture is
+    Slots are those of `placed`: the last three numbers say where a slot is, and every patch of the image is
     painted from where it lies as seen from there, in units of the slot's size, without a look at the frame.
 
     Example:
         >>> probe = DecoderProbe(slot_dim=67, resolution=32)
-        >>> picture, masks = probe(torch.rand(2, 4, 67))
-        >>> picture.shape, masks.shape
+        >>> image, masks = probe(torch.rand(2, 4, 67))
+        >>> image.shape, masks.shape
         (torch.Size([2, 3, 32, 32]), torch.Size([2, 4, 32, 32]))
     """
 
@@ -153,7 +153,7 @@ class DecoderProbe(nn.Module):
     def forward(
         self, slots: Float[Tensor, "frames slots slot_dim"]
     ) -> tuple[Float[Tensor, "frames 3 height width"], Float[Tensor, "frames slots height width"]]:
-        """Pictures in [0, 1] units (not clamped), and masks that sum to 1 over slots."""
+        """Images in [0, 1] units (not clamped), and masks that sum to 1 over slots."""
         slots = slots.detach()
         contents, middle, size = slots[..., None, :-3], slots[..., None, -3:-1], slots[..., None, -1:]
         line = (torch.arange(self.side, dtype=slots.dtype, device=slots.device) + 0.5) / self.side

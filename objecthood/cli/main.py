@@ -20,7 +20,7 @@ from objecthood.runtime.terminal import echo
 
 EXIT_CODES = """\
   0    done
-  1    could not be done, or not for all pictures; the reason is one line on stderr
+  1    could not be done, or not for all images; the reason is one line on stderr
   2    typed wrongly: unknown command, recipe or option, or a value that does not fit
   75   stopped by a signal (SIGTERM, SIGUSR1, SIGHUP) and saved; train --resume RUN goes on
   130  stopped with Ctrl-C"""
@@ -94,7 +94,7 @@ def help_text() -> str:
         [
             "usage: objecthood COMMAND ...",
             "",
-            "Objects in pictures, found without labels.",
+            "Objects in images, found without labels.",
             "",
             "commands:",
             *lines,

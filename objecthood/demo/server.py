@@ -1,8 +1,8 @@
 """The page with PyTorch behind it: two questions, and files that were read before the first request came.
 
-`POST api/look` takes a picture, `POST api/paint` slots (see `work.Work`). Nothing is written to disk, no name
+`POST api/look` takes an image, `POST api/paint` slots (see `work.Work`). Nothing is written to disk, no name
 in a request reaches the file system, and what is refused is told in one line of JSON: 403 (a page of another
-origin), 404, 405, 408, 413 (too large), 415 (no picture), 422 (damaged, or a number out of range), 503 (the
+origin), 404, 405, 408, 413 (too large), 415 (no image), 422 (damaged, or a number out of range), 503 (the
 queue is full).
 """
 

@@ -1,4 +1,4 @@
-"""What the page is told of the models that it shows: `config.json`, and example pictures as files."""
+"""What the page is told of the models that it shows: `config.json`, and example images as files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from objecthood.runtime import limits
 from objecthood.runtime.files import check_name
 
 MAX_BYTES = limits.UPLOAD_BYTES
-"""Of an uploaded picture."""
+"""Of an uploaded image."""
 NUM_EXAMPLES = 12
 EXAMPLE_SIDE = 128
 """Pixels a side of examples, where the data has them finer than the model's own size."""
@@ -117,7 +117,7 @@ def page_files() -> dict[str, bytes]:
 
 
 def example_files(one: Shown) -> dict[str, bytes]:
-    """Pictures that the model is at home with, as PNG, by the names that `describe` gives."""
+    """Images that the model is at home with, as PNG, by the names that `describe` gives."""
     names = describe(one)["examples"]
     if not names:
         return {}

@@ -17,7 +17,7 @@ from objecthood.export.stages import stages_of_discovery
 from objecthood.runtime import limits
 
 MAX_PIXELS = limits.UPLOAD_PIXELS
-"""Of an uploaded picture: a phone's. Decoding takes up to 12 bytes a pixel (transparent ones), 300 MB."""
+"""Of an uploaded image: a phone's. Decoding takes up to 12 bytes a pixel (transparent ones), 300 MB."""
 
 
 def never() -> bool:
@@ -27,7 +27,7 @@ def never() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How slots are to look at a picture."""
+    """How slots are to look at an image."""
 
     slots: int
     iterations: int
@@ -45,10 +45,10 @@ class Work:
 
     @torch.no_grad()
     def look(self, content: bytes, settings: Settings, left: Callable[[], bool] = never) -> bytes:
-        """The picture as the model sees it [3, side, side], slots [iterations, slots, dim], and attention
+        """The image as the model sees it [3, side, side], slots [iterations, slots, dim], and attention
         [iterations, slots, rows * columns]. Nothing (b"") once nobody waits for it, as `left` tells.
 
-        Raises ImageError where `content` is no picture that is read here.
+        Raises ImageError where `content` is no image that is read here.
         """
         if left():
             return b""

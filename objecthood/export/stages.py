@@ -42,7 +42,7 @@ class Start(nn.Module):
 
     @property
     def own_noise_scale(self) -> float:
-        """The model's own `noise_scale`: 0 where slots begin the same in every picture, or are Gaussian."""
+        """The model's own `noise_scale`: 0 where slots begin the same in every image, or are Gaussian."""
         return self.initial_slots.noise_scale if isinstance(self.initial_slots, LearnedSlots) else 0.0
 
     @property
@@ -68,7 +68,7 @@ class Start(nn.Module):
 
 
 class Encode(nn.Module):
-    """Pictures in [0, 1] to the normalised inputs that slots compete for."""
+    """Images in [0, 1] to the normalised inputs that slots compete for."""
 
     def __init__(self, model: SlotModel):
         super().__init__()
@@ -133,8 +133,8 @@ class Step(nn.Module):
 class Paint(nn.Module):
     """Slots and the attention that made them to what each paints, and how strongly it claims each pixel.
 
-    Every slot is painted alone: a softmax of the logits over any set of slots, of one picture or of several,
-    weighs their appearances into a picture.
+    Every slot is painted alone: a softmax of the logits over any set of slots, of one image or of several,
+    weighs their appearances into an image.
     """
 
     def __init__(self, model: SlotModel):
@@ -155,7 +155,7 @@ class Paint(nn.Module):
 
 
 class Begin(nn.Module):
-    """Pictures and start noise to all that the first iteration needs; `Start` and `Encode` together."""
+    """Images and start noise to all that the first iteration needs; `Start` and `Encode` together."""
 
     def __init__(self, model: SlotModel):
         super().__init__()
@@ -171,7 +171,7 @@ class Begin(nn.Module):
 
 
 class Finish(nn.Module):
-    """The last slots and their attention to what the model says: a painted picture, or properties."""
+    """The last slots and their attention to what the model says: a painted image, or properties."""
 
     def __init__(self, model: SlotModel):
         super().__init__()

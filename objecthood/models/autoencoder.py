@@ -1,7 +1,7 @@
-"""Object discovery: a picture is encoded, grouped into slots, and painted again slot by slot.
+"""Object discovery: an image is encoded, grouped into slots, and painted again slot by slot.
 
 Locatello et al., "Object-Centric Learning with Slot Attention", NeurIPS 2020 (arXiv 2006.15055), section 3.1
-and appendix E.3. The sum of what the slots paint, weighted by their masks, must equal the picture; nothing
+and appendix E.3. The sum of what the slots paint, weighted by their masks, must equal the image; nothing
 else is asked.
 
 Differences from the paper: none in `clevr`, `sprites` and `tetrominoes`. The `fast_` relatives have strided
@@ -42,7 +42,7 @@ Decoder: TypeAlias = SpatialBroadcastDecoder | PatchDecoder | SlotCentredPatchDe
 
 
 class AutoencoderOutput(NamedTuple):
-    """What a discovery model makes of a batch of pictures."""
+    """What a discovery model makes of a batch of images."""
 
     reconstruction: Float[Tensor, "batch 3 height width"]
     """Sum of masks * appearance, in [0, 1] units (not clamped)."""
@@ -56,14 +56,14 @@ class AutoencoderOutput(NamedTuple):
 
 
 class SlotAutoencoder(SlotModel):
-    """Encoder, grouping and decoder; pictures in [0, 1] go in, a `AutoencoderOutput` comes out.
+    """Encoder, grouping and decoder; images in [0, 1] go in, a `AutoencoderOutput` comes out.
 
     Args:
-        encoder: pictures in [-1, 1] to features on a grid (`ConvEncoder`).
+        encoder: images in [-1, 1] to features on a grid (`ConvEncoder`).
         grouping: features to slots (`Grouping`).
         decoder: slots and their last attention to a `DecoderOutput` in [-1, 1] units, as large as
             `decoder.resolution`.
-        view: what the encoder sees of a picture in [0, 1], and in which reconstructions are compared (see
+        view: what the encoder sees of an image in [0, 1], and in which reconstructions are compared (see
             `nn.color_transforms`; the paper's: [-1, 1] units).
         reading: what slots are told at the end of what they hold (`nn.slot_frames`; the paper's: nothing).
         unconditioned_masks: whether a guided decoder is trained to paint by the masks that slots know by themselves,
@@ -137,7 +137,7 @@ class SlotAutoencoder(SlotModel):
         Float[Tensor, "batch slots slot_dim"],
         Float[Tensor, "batch iterations slots grid_height grid_width"],
     ]:
-        """What slots paint of pictures that were encoded, in the decoder's units, with slots and attention;
+        """What slots paint of images that were encoded, in the decoder's units, with slots and attention;
         the other arguments as `forward`'s."""
         grid = features.shape[1:3]
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
@@ -215,12 +215,12 @@ class SlotAutoencoder(SlotModel):
     def reconstruct(
         self, images: Float[Tensor, "batch 3 height width"], iterations: int | None = None
     ) -> Float[Tensor, "batch 3 height width"]:
-        """The picture that slots paint together, in [0, 1] units: all that training looks at."""
+        """The image that slots paint together, in [0, 1] units: all that training looks at."""
         painting = self.decode(self.encode(images), iterations=iterations)[0]
         return self.composite(painting.appearance, painting.mask_logits)[0]
 
     def at_resolution(self, resolution: int, build: Callable[[int], SlotAutoencoder]) -> SlotAutoencoder:
-        """This model for pictures of another side: all weights and buffers are the same tensors, those of
+        """This model for images of another side: all weights and buffers are the same tensors, those of
         frozen parts included.
 
         `build` makes it for a resolution, with weights of the same shapes; it is asked once.
@@ -247,7 +247,7 @@ class SlotAutoencoder(SlotModel):
         appearance: Float[Tensor, "batch slots 3 height width"],
         mask_logits: Float[Tensor, "batch slots height width"],
     ) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch slots height width"]]:
-        """The picture, in [0, 1] units, that paintings make together, and the masks by which they do."""
+        """The image, in [0, 1] units, that paintings make together, and the masks by which they do."""
         masks = at_least_float32(mask_logits).softmax(dim=1)
         reconstruction = (masks[:, :, None] * at_least_float32(appearance)).sum(dim=1)
         return from_symmetric(reconstruction), masks
@@ -293,7 +293,7 @@ def tetrominoes(num_slots: int = 4) -> SlotAutoencoder:
 
 
 def small_image(resolution: int, num_slots: int, slot_module: str = "slot-attention") -> SlotAutoencoder:
-    """The paper's model for small pictures: 32 channels, slots broadcast to every pixel."""
+    """The paper's model for small images: 32 channels, slots broadcast to every pixel."""
     return SlotAutoencoder(
         ConvEncoder(channels=32, feature_dim=64, strides=(1, 1, 1, 1)),
         gaussian_grouping(num_slots, resolution, slot_module),
@@ -378,7 +378,7 @@ def fast_slot_frames(
     """A variant for things of one kind in many places, seen and painted from their own centre
     (`nn.slot_frames`), which know their masks by themselves, too. Arguments as `fast_sprites`'.
 
-    With `chromaticity` pictures are seen and compared both with their shading and without it.
+    With `chromaticity` images are seen and compared both with their shading and without it.
     """
     return SlotAutoencoder(
         ConvEncoder(

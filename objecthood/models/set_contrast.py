@@ -8,7 +8,7 @@ Nothing is painted; objects are read out of the attention.
 
 Differences from the paper: slots are means of features, begun far apart in each frame (`nn.SoftKMeans`), and
 have, unless left out, the prior of `models.autoencoder`. What a slot gives to its set has length 1. Features
-see a few pixels each and do not know where they are: slots that can ask for a place divide the picture into
+see a few pixels each and do not know where they are: slots that can ask for a place divide the image into
 tiles, which tell frames apart as well as objects do (results/tries.md). In training none is grouped from
 means handed on, which could carry a clip's mark from frame to frame without a look at it; after training they
 may be handed on (`propagate_slots`). `modality="motion"` groups motion found by matching, as in `models.video`.

@@ -1,4 +1,4 @@
-"""Set prediction: a picture is encoded, grouped into slots, and every slot says what object it stands for.
+"""Set prediction: an image is encoded, grouped into slots, and every slot says what object it stands for.
 
 Locatello et al., "Object-Centric Learning with Slot Attention", NeurIPS 2020 (arXiv 2006.15055), section 3.2
 and appendix E.3. Trained with properties as labels; which slot answers for which object is left to
@@ -27,7 +27,7 @@ from objecthood.runtime import renamed
 
 
 class SetPredictorOutput(NamedTuple):
-    """What a set predictor makes of a batch of pictures."""
+    """What a set predictor makes of a batch of images."""
 
     properties: Float[Tensor, "batch slots properties"]
     """In [0, 1]; CLEVR: 3 coordinates, one-hot size 2, material 2, shape 3, colour 8, real-object flag."""
@@ -40,10 +40,10 @@ class SetPredictor(SlotModel):
     """Encoder, grouping, and a two-layer head with sigmoid shared by all slots.
 
     Args:
-        encoder: pictures in [-1, 1] to features on a grid.
+        encoder: images in [-1, 1] to features on a grid.
         grouping: features to slots.
         num_properties: outputs of each slot (CLEVR: 19).
-        resolution: side of the pictures, in pixels.
+        resolution: side of the images, in pixels.
         feature_dim: size of a feature, where features are to be read as well (variant, for training alone:
             see `read_features`); 0: they are not.
 
@@ -180,7 +180,7 @@ def clevr(num_slots: int = 10, resolution: int = 128) -> SetPredictor:
 
 
 def fast_clevr(num_slots: int = 10, resolution: int = 128, read_features: bool = True) -> SetPredictor:
-    """A cheaper relative: features of an eighth of the picture's side, learned slots, and, with
+    """A cheaper relative: features of an eighth of the image's side, learned slots, and, with
     `read_features`, the head that trains features by what is seen at their places."""
     encoder = ConvEncoder(channels=64, feature_dim=64, strides=(4, 2, 1, 1), kernel=3)
     encoder.convolutions[0] = SameConv2d(3, 64, kernel=5, stride=4)  # one of 3 would skip every 4th pixel

@@ -21,7 +21,7 @@ from objecthood.runtime import renamed
 
 
 class SpatialBias(nn.Module):
-    """Slots as Gaussian blobs in the picture, united where two share one thing, divided where one holds two.
+    """Slots as Gaussian blobs in the image, united where two share one thing, divided where one holds two.
 
     With p the centroid of a slot's attention and v its mean variance per axis, position g of the grid gets
     `weight * (-|g - p|^2 / (2 v) - log v)`: the logarithm of an isotropic Gaussian, as in expectation
@@ -76,9 +76,9 @@ class SpatialBias(nn.Module):
         if attention.shape[-1] != len(self.places):
             raise ValueError(
                 f"SpatialBias was built for a grid of {self.grid[0]} x {self.grid[1]} inputs; got "
-                f"{attention.shape[-1]} inputs. Build it with the encoder's grid for this picture size"
+                f"{attention.shape[-1]} inputs. Build it with the encoder's grid for this image size"
             )
-        # All that is added is a polynomial of the position: written as such, the picture is passed once.
+        # All that is added is a polynomial of the position: written as such, the image is passed once.
         places, strips = (
             self.places.to(attention),
             self.strips.to(attention),
@@ -109,7 +109,7 @@ def gaussian_logits(
 ) -> Float[Tensor, "batch slots inputs"]:
     """log density, up to a constant, of each slot's isotropic Gaussian at each place.
 
-    `floor` is added to the variance (about the square of 1/16 of the picture's side) so that a slot that
+    `floor` is added to the variance (about the square of 1/16 of the image's side) so that a slot that
     holds a single place does not become infinitely sure of it.
     """
     return gaussian_polynomial(moments(attention, places), floor) @ position_terms(places).T
@@ -221,7 +221,7 @@ def handed(
     child: Int[Tensor, "batch 1"],
     part: Bool[Tensor, "batch slots inputs"],
 ) -> Bool[Tensor, "batch slots inputs"]:
-    """In the row of the `child` what is `part` of the `parent`, in pictures where it is `wanted`."""
+    """In the row of the `child` what is `part` of the `parent`, in images where it is `wanted`."""
 
     def at(slot: Tensor) -> Tensor:
         return slot[..., None].expand(-1, -1, part.shape[-1])
@@ -264,7 +264,7 @@ _TWO_THINGS = 0.5
 or a rectangle of 2 to 1, 0.6 for a small disc that touches a large one, 1 and more for two discs that
 touch."""
 _LARGEST_THING = 0.2
-"""Share of the picture above which a slot holds background, not things."""
+"""Share of the image above which a slot holds background, not things."""
 _SMALLEST_PART = 5.0
 """Inputs that a part must keep: less is noise."""
 _EMPTY = 3

@@ -1,8 +1,8 @@
 """The ground of a scene as one thing, whatever its pattern.
 
 Slots group by what they can paint, so that a ground of two colours is shared by two slots, each with a mask
-that reaches across the whole picture. Things do not: what lies everywhere is the ground. That is an
-assumption about pictures, so it is asked for by name and changes nothing unasked.
+that reaches across the whole image. Things do not: what lies everywhere is the ground. That is an
+assumption about images, so it is asked for by name and changes nothing unasked.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ def merge_background(
     appearance: Float[Tensor, "batch slots 3 height width"],
     max_object_extent: float = 0.25,
 ) -> tuple[Float[Tensor, "batch slots height width"], Float[Tensor, "batch slots 3 height width"]]:
-    """Masks and appearance with all slots that reach across the picture united in the heaviest of them.
+    """Masks and appearance with all slots that reach across the image united in the heaviest of them.
 
-    A mask's reach is the root of its variance in space: 0.41 of the picture's side for the whole picture,
-    0.18 for a disc half as wide as the picture, half the distance for two small things apart. Slots that
+    A mask's reach is the root of its variance in space: 0.41 of the image's side for the whole image,
+    0.18 for a disc half as wide as the image, half the distance for two small things apart. Slots that
     reach further than `max_object_extent` are ground; the others of them are left with empty masks. What all
-    slots paint together stays the same picture.
+    slots paint together stays the same image.
 
     Args:
         masks: shares of every pixel that sum to 1 over slots, as a `Discovery` has them.
         appearance: what each slot paints, in any units.
-        max_object_extent: the largest reach of a thing, in units of the picture's side.
+        max_object_extent: the largest reach of a thing, in units of the image's side.
 
     Example:
         >>> stripes = (torch.arange(8) % 2).float().expand(8, 8)
@@ -59,7 +59,7 @@ def merge_background(
 
 
 _SEEN = 0.005
-"""Share of the picture below which a slot is not seen: faint remains of a mask lie anywhere."""
+"""Share of the image below which a slot is not seen: faint remains of a mask lie anywhere."""
 
 
 if not TYPE_CHECKING:

@@ -89,7 +89,7 @@ def slot_motion(
 def motion_image(
     flow: Float[Tensor, "batch 2 height width"], largest: float = 3.0
 ) -> Float[Tensor, "batch 3 height width"]:
-    """A motion field as a picture in [0, 1]: across and down around 1/2, and the speed.
+    """A motion field as an image in [0, 1]: across and down around 1/2, and the speed.
 
     `largest` is the component, in pixels, that gets 0 or 1; what exceeds it is clipped.
 
@@ -105,7 +105,7 @@ def motion_image(
 def to_modality(
     frames: Float[Tensor, "batch time 3 height width"], modality: Modality
 ) -> Float[Tensor, "batch time 3 height width"]:
-    """What a model of video groups, in [0, 1]: the frames, or the motion of each as a picture."""
+    """What a model of video groups, in [0, 1]: the frames, or the motion of each as an image."""
     if modality == "frame":
         return frames
     every = frames.unbind(1)
@@ -118,7 +118,7 @@ def motion_of_frame(
     following: Float[Tensor, "batch 3 height width"] | None,
     previous: Float[Tensor, "batch 3 height width"] | None,
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Motion towards the following frame, or from the previous one, as a picture; of one alone, rest."""
+    """Motion towards the following frame, or from the previous one, as an image; of one alone, rest."""
     if following is not None:
         flow = block_flow(frame, following)
     elif previous is not None:

@@ -1,7 +1,7 @@
-"""What of a picture matters: the paper's [-1, 1] units, or colours from which shading is taken out.
+"""What of an image matters: the paper's [-1, 1] units, or colours from which shading is taken out.
 
-A view is applied to the picture before the encoder, and to picture and reconstruction before they are
-compared: `view(picture)`, `view(reconstruction, picture)`.
+A view is applied to the image before the encoder, and to image and reconstruction before they are
+compared: `view(image)`, `view(reconstruction, image)`.
 
 Illumination changes how bright a surface is far more than its chromaticity (the dichromatic reflection model,
 Shafer 1985): a model that must reproduce every brightness cuts a sphere into its light and its dark half, and
@@ -48,7 +48,7 @@ def color_and_chromaticity(
     image: Float[Tensor, "batch 3 height width"],
     reference: Float[Tensor, "batch 3 height width"] | None = None,
 ) -> Float[Tensor, "batch 6 height width"]:
-    """`opponent_chromaticity` first, then the picture as it is (`symmetric`).
+    """`opponent_chromaticity` first, then the image as it is (`symmetric`).
 
     Where slots must paint their masks themselves, shading no longer cuts objects, and tells like-coloured
     ones apart that `opponent_chromaticity` alone would not.

@@ -1,4 +1,4 @@
-"""Slots to pictures: every slot paints a picture and says where it should be seen.
+"""Slots to images: every slot paints an image and says where it should be seen.
 
 Spatial broadcast (Watters et al. 2019, arXiv 1901.07017) as in Locatello et al. 2020 (arXiv 2006.15055),
 appendix E.3: a slot is copied to every position of a grid, positions are added, convolutions paint.
@@ -41,7 +41,7 @@ class SpatialBroadcastDecoder(nn.Module):
 
     Args:
         slot_dim: size of a slot.
-        grid: side of the square grid that slots are copied to (paper: 8 for CLEVR, else the picture's side).
+        grid: side of the square grid that slots are copied to (paper: 8 for CLEVR, else the image's side).
         channels: output channels of every layer but the last, which paints 4: RGB and mask logit.
         strides: of every layer, the last included; their product enlarges the grid (paper, CLEVR: 2, 2, 2, 2,
             1, 1).
@@ -95,7 +95,7 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution cropped as TensorFlow's SAME: output size = input size * stride.
 
     The reference crops the smaller half at the top and left; PyTorch's `output_padding` crops the larger
-    there, which shifts the picture by a pixel per layer.
+    there, which shifts the image by a pixel per layer.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int):
@@ -177,7 +177,7 @@ class PatchDecoder(nn.Module):
     Args:
         slot_dim: size of a slot.
         grid: side of the coarse grid.
-        patch: side of the patch that a cell paints; the picture has side grid * patch.
+        patch: side of the patch that a cell paints; the image has side grid * patch.
         channels: of the hidden layers.
         depth: hidden convolutions after the first sum of slot and position.
         kernel: side of every convolution; with 1 cells are painted independently.

@@ -52,10 +52,10 @@ class GaussianSlots(nn.Module):
 
 
 class LearnedSlots(nn.Module):
-    """One learned query per slot, the same for every picture.
+    """One learned query per slot, the same for every image.
 
     With `noise_scale` above 0 they are moved by noise, in units of their deviation from each other, so that a
-    picture can be looked at from several starts.
+    image can be looked at from several starts.
 
     Asked for fewer slots than were learned, the first ones serve. Further slots are drawn from the Gaussian
     with the mean and deviation of the learned ones, so that a model can be tried on more objects than it was
@@ -78,7 +78,7 @@ class LearnedSlots(nn.Module):
         num_slots: int | None = None,
         noise: Float[Tensor, "batch slots dim"] | None = None,
     ) -> Float[Tensor, "batch slots dim"]:
-        """The queries, once per picture; `noise` (standard normal) shapes slots beyond the learned ones."""
+        """The queries, once per image; `noise` (standard normal) shapes slots beyond the learned ones."""
         num_slots = check_number(self.num_slots if num_slots is None else num_slots)
         slots = self.queries[:, :num_slots].expand(batch_size, -1, -1)
         num_learned = self.queries.shape[1]

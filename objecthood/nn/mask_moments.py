@@ -26,7 +26,7 @@ class Moments(NamedTuple):
     mass: Float[Tensor, "*masks"]
     """Sum of the weights: area, in places of the grid."""
     first: Float[Tensor, "*masks 2"]
-    """Weighted sum of positions, in units of the picture's sides."""
+    """Weighted sum of positions, in units of the image's sides."""
     second: Float[Tensor, "*masks"]
     """Weighted sum of squared positions."""
 
@@ -44,7 +44,7 @@ def position_terms(places: Float[Tensor, "inputs 2"]) -> Float[Tensor, "inputs 4
 
 
 def scatter(shape: Moments, num_places: int) -> Float[Tensor, "*masks"]:
-    """Variance in space over that of a disc of the same area, in a picture of `num_places` (0 for no mass).
+    """Variance in space over that of a disc of the same area, in an image of `num_places` (0 for no mass).
 
     Too large by a share of 2 / side, as a grid's positions reach from border to border.
 
@@ -71,7 +71,7 @@ def split_gain(one: Moments, other: Moments, num_places: int) -> Float[Tensor, "
 
 
 def strip_table(grid: tuple[int, int], num_directions: int = 8) -> Float[Tensor, "inputs directions strips"]:
-    """Which strip of the picture each place of a grid lies in, one-hot, for directions over half a turn.
+    """Which strip of the image each place of a grid lies in, one-hot, for directions over half a turn.
 
     Strips are one row of the grid wide.
     """

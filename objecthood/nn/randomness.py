@@ -1,4 +1,4 @@
-"""Random numbers of pictures that do not depend on how many processes share a batch."""
+"""Random numbers of images that do not depend on how many processes share a batch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def per_image(draw: Callable[[int], Tensor], batch_size: int) -> Tensor:
-    """What `draw` gives for `batch_size` pictures, from the global generator.
+    """What `draw` gives for `batch_size` images, from the global generator.
 
     Processes that share a batch (`torch.distributed`) each draw for all of it, and keep what belongs to their
-    own pictures, every n-th, as `data.loader` deals them out. With one seed for all, a picture's numbers are
+    own images, every n-th, as `data.loader` deals them out. With one seed for all, an image's numbers are
     those that one process alone would draw.
 
     Example:

@@ -12,7 +12,7 @@ section 2.1, on its kinship with soft k-means; Dhillon and Modha 2001 on means o
 so that nothing is learned but the features: the first mean is the input most like all others, each further
 one that which is least like the means so far (Gonzalez 1985). Where a decoder does not say what a slot should
 hold, learned slots share a thing or leave it to the background; these begin on different things, in every
-picture anew (results/tries.md).
+image anew (results/tries.md).
 
 Differences from Gonzalez: an input counts as far as the nearest of its 3 x 3 neighbours does, so that edges,
 which are like nothing around them, begin no slot.

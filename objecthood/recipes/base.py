@@ -156,15 +156,15 @@ class Recipe(metaclass=_Renamed):
         return scenes["image"]
 
     def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Scores of a whole set from what `scores` gave for its pictures: means, nan left out."""
+        """Scores of a whole set from what `scores` gave for its images: means, nan left out."""
         return {name: value.nanmean().item() for name, value in values.items()}
 
-    def picture(self, model: Model, scenes: Scenes) -> Image.Image:
+    def preview(self, model: Model, scenes: Scenes) -> Image.Image:
         """What is shown of a few scenes while training."""
         raise NotImplementedError
 
     def figures(self, model: Model, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
-        """Named pictures and animations (lists of frames) of a few scenes, for the end."""
+        """Named images and animations (lists of frames) of a few scenes, for the end."""
         raise NotImplementedError
 
     def prepare_for_test(self, model: Model) -> Model:

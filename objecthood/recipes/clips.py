@@ -103,7 +103,7 @@ class OnClips(Recipe):
                 shares[name] = part / max(all_there_were, 1)
         return super().summarize(values) | shares
 
-    def picture(self, model: Model, scenes: Scenes) -> Image.Image:
+    def preview(self, model: Model, scenes: Scenes) -> Image.Image:
         scene = self.discover(model, scenes, torch.arange(len(scenes["image"])))
         return video.clips_figure(scenes["image"][:4], scene.masks[:4])
 

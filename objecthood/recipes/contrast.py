@@ -2,7 +2,7 @@
 
 A step sees the first and the last frame of each clip, lighter or darker by chance: the slots of the first
 must tell the last one's, as a set, from those of other clips. Objects stay what they are in the meantime,
-while what a part of the picture shows does not.
+while what a part of the image shows does not.
 """
 
 from __future__ import annotations

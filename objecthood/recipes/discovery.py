@@ -1,4 +1,4 @@
-"""Object discovery (Locatello et al. 2020, section 4.1): reconstruct pictures, score the masks.
+"""Object discovery (Locatello et al. 2020, section 4.1): reconstruct images, score the masks.
 
 The exact recipes have the paper's model, optimiser, schedule and batch. The fast ones are for two CPU cores:
 Muon, learned slots with bi-level gradient, averaged weights, cheaper encoders and decoders; `sprites` also
@@ -35,7 +35,7 @@ class Discovery(Recipe):
     """The paper's model and training on one of the data sets below."""
 
     data: str
-    """"tetrominoes", "sprites" (made on the spot), or, in `data_path`, "folder" (pictures), "clevr-like"
+    """"tetrominoes", "sprites" (made on the spot), or, in `data_path`, "folder" (images), "clevr-like"
     (rendered here), "multi-object" (converted), "clevr", "clevrtex", "coco"."""
     data_path: str = ""
     min_objects: int = 0
@@ -69,7 +69,7 @@ class Discovery(Recipe):
         return Source(
             path=self.data_path,
             split=split,
-            # The test set is the same for every seed, so that seeds are compared on the same pictures.
+            # The test set is the same for every seed, so that seeds are compared on the same images.
             seed=self.seed if split == "train" else 0,
             resolution=self.resolution,
             background=self.background,
@@ -80,7 +80,7 @@ class Discovery(Recipe):
         return self.error(model, scenes["image"])
 
     def error(self, model: SlotAutoencoder, images: Tensor, iterations: int | None = None) -> Tensor:
-        """How far the picture that slots paint together is from `images`."""
+        """How far the image that slots paint together is from `images`."""
         return losses.reconstruction_error(
             model.reconstruct(images, iterations), images, model.input_transform
         )
@@ -120,7 +120,7 @@ class Discovery(Recipe):
         found = model.segment(images, iterations=self.test_iterations, noise=noise.to(images.device)).found()
         return AutoencoderOutput(**found)
 
-    def picture(self, model: SlotAutoencoder, scenes: Scenes) -> Image.Image:
+    def preview(self, model: SlotAutoencoder, scenes: Scenes) -> Image.Image:
         images = scenes["image"]
         scene = self.discover(model, images, torch.arange(len(images)))
         return figures.slots_figure(images, scene.reconstruction, scene.masks, scene.appearance)
@@ -129,7 +129,7 @@ class Discovery(Recipe):
         image = scenes["image"][:1]
         attention = self.discover(model, image, torch.arange(1)).attention[0]
         return {
-            "slots": self.picture(model, scenes),
+            "slots": self.preview(model, scenes),
             "attention": figures.attention_figure(image[0], attention),
             "attention-animated": animation.attention_frames(image[0], attention),
         }
@@ -235,7 +235,7 @@ class SpatialBiasDiscovery(LowResolutionWarmup):
     split_slots: bool = True
     """Whether an empty slot is handed one of two things that another holds."""
     chromaticity: bool = False
-    """Whether pictures are seen and compared by chromaticity (`nn.color_transforms.opponent_chromaticity`)."""
+    """Whether images are seen and compared by chromaticity (`nn.color_transforms.opponent_chromaticity`)."""
     attention_conditioned_masks: bool = True
     """Whether the logarithm of the last attention is added to mask logits."""
     second_kernel: int = 5
@@ -269,7 +269,7 @@ class SlotFrameDiscovery(SpatialBiasDiscovery):
     (`nn.slot_frames`), and must paint their masks by themselves, too.
 
     Masks guided by the attention may have any shape, so that two objects of one colour make one mask. Here
-    a second picture is made of the same paintings, with masks that a slot knows from itself alone, and its
+    a second image is made of the same paintings, with masks that a slot knows from itself alone, and its
     error counts too: what one slot cannot paint, it had better not hold.
     """
 
@@ -349,12 +349,12 @@ sprites = SpatialBiasDiscovery(
 
 folder = SpatialBiasDiscovery(
     name="folder",
-    description="Your own pictures: --data-path PICTURES; without labels the only score is the error",
+    description="Your own images: --data-path PICTURES; without labels the only score is the error",
     data="folder",
     resolution=64,
     num_slots=7,
     steps=2000,
-    **SEARCH | {"decay_half_life": 0},  # a cosine: what more steps are worth depends on the pictures
+    **SEARCH | {"decay_half_life": 0},  # a cosine: what more steps are worth depends on the images
 )
 
 PAPER: dict[str, Any] = dict(steps=500_000, evaluate_every=5000)

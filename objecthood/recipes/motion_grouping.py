@@ -89,7 +89,7 @@ class MotionGrouping(Recipe):
         return {"j": overlap, "mse": error.unflatten(0, fields.shape[:2]).mean(dim=1).double()}
 
     def discover(self, model: SlotAutoencoder, fields: Tensor) -> Scene:
-        """The model's view of motion pictures, with test iterations; learned slots need no noise."""
+        """The model's view of motion images, with test iterations; learned slots need no noise."""
         noise = torch.from_numpy(
             start_noise(np.zeros(len(fields), np.int64), model.num_slots, model.slot_dim)
         )
@@ -98,7 +98,7 @@ class MotionGrouping(Recipe):
     def objects(
         self, model: SlotAutoencoder, fields: SequenceFields, pictures: Tensor, colours: float = 0.6
     ) -> Tensor:
-        """What moves in a sequence, soft masks [frames, rows, columns] of its grid, on which `pictures`
+        """What moves in a sequence, soft masks [frames, rows, columns] of its grid, on which `images`
         [frames, 3, rows, columns] are as well: what is fast where the main slot is, finished."""
         _, main = self.moving(model, fields)
         fast = motion_masks.fast_near(main, fields.speed, fields.flow)
@@ -119,13 +119,13 @@ class MotionGrouping(Recipe):
         shape = fields.speed.shape[:2]
         return (1 - wide[rows, ground]).unflatten(0, shape), wide[rows, main].unflatten(0, shape)
 
-    def picture(self, model: SlotAutoencoder, scenes: Scenes) -> Image.Image:
+    def preview(self, model: SlotAutoencoder, scenes: Scenes) -> Image.Image:
         fields = scenes["image"]
         masks = self.discover(model, fields.flatten(0, 1)).masks.unflatten(0, fields.shape[:2])
         return video.clips_figure(fields, masks)
 
     def figures(self, model: SlotAutoencoder, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
-        return {"fields": self.picture(model, scenes)}
+        return {"fields": self.preview(model, scenes)}
 
     def prepare_for_test(self, model: SlotAutoencoder) -> SlotAutoencoder:
         model.grouping.iterations = self.test_iterations

@@ -1,8 +1,8 @@
-"""Set prediction (Locatello et al. 2020, section 4.2): say what is in a picture, scored by average precision.
+"""Set prediction (Locatello et al. 2020, section 4.2): say what is in an image, scored by average precision.
 
 The exact recipe has the paper's model, batch and schedule, at 128 x 128. The fast one, for two CPU cores, has
 a cheaper encoder, learned slots, Muon, averaged weights, losses on the slots of every iteration, mirrored
-pictures, and a loss that tells features what object is seen there: variants, not the paper's method.
+images, and a loss that tells features what object is seen there: variants, not the paper's method.
 """
 
 from __future__ import annotations
@@ -98,12 +98,12 @@ class SetPrediction(Recipe):
         return scores
 
     def predict(self, model: SetPredictor, images: Tensor, indices: Tensor) -> SetPredictorOutput:
-        """The model's answer for held-out pictures, with test iterations, from start noise fixed by the
+        """The model's answer for held-out images, with test iterations, from start noise fixed by the
         index."""
         noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
         return model(images, iterations=self.test_iterations, noise=noise.to(images.device))
 
-    def picture(self, model: SetPredictor, scenes: Scenes) -> Image.Image:
+    def preview(self, model: SetPredictor, scenes: Scenes) -> Image.Image:
         image = scenes["image"][:1]
         return figures.attention_figure(image[0], self.predict(model, image, torch.arange(1)).attention[0])
 
@@ -111,7 +111,7 @@ class SetPrediction(Recipe):
         image = scenes["image"][:1]
         attention = self.predict(model, image, torch.arange(1)).attention[0]
         frames = animation.attention_frames(image[0], attention)
-        return {"attention": self.picture(model, scenes), "attention-animated": frames}
+        return {"attention": self.preview(model, scenes), "attention-animated": frames}
 
     def prepare_for_test(self, model: SetPredictor) -> SetPredictor:
         model.grouping.iterations, model.fit = self.test_iterations, fit_of(self.data)
@@ -122,7 +122,7 @@ class SetPrediction(Recipe):
         return (
             f"{self.test_scenes} {self.data} scenes of {self.min_objects} to {self.max_objects} objects held "
             f"out, {self.test_iterations} iterations, {self.num_slots} slots; average precision over all "
-            "pictures together, size, material, shape and colour right and the position within any distance, "
+            "images together, size, material, shape and colour right and the position within any distance, "
             "1, 0.5, 0.25, 0.125"
         )
 
@@ -132,7 +132,7 @@ def flipped(
     properties: Float[Tensor, "batch objects 19"],
     chosen: Bool[Tensor, " batch"],
 ) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch objects 19"]]:
-    """`chosen` scenes as in a mirror: left and right of the picture change places, and positions with them.
+    """`chosen` scenes as in a mirror: left and right of the image change places, and positions with them.
 
     Positions are mirrored across the vertical plane through CLEVR's camera and what it looks at. The camera
     of a scene stands a little beside that (`arrangement.CAMERA_JITTER`), to either side alike, so a
@@ -155,7 +155,7 @@ def flipped(
 
 
 def projected_positions(properties: Float[Tensor, "batch objects 19"]) -> Float[Tensor, "batch objects 2"]:
-    """Where CLEVR's camera, without its jitter, sees positions in the paper's cut of the picture.
+    """Where CLEVR's camera, without its jitter, sees positions in the paper's cut of the image.
 
     Returns: across and down, -1 to 1 from border to border.
 
@@ -177,13 +177,13 @@ class FastSetPrediction(SetPrediction):
     """Coarser features, learned slots, and more to learn from each scene."""
 
     horizontal_flip: bool = True
-    """Whether half of the pictures, drawn by lot, are mirrored (`flipped`)."""
+    """Whether half of the images, drawn by lot, are mirrored (`flipped`)."""
     position_loss: float = 0.2
     """Weight of the cross entropy of what features say of the object that is seen there (`projected_positions`); 0: none.
-    For pictures in the paper's cut, as `clevr-like` has them."""
+    For images in the paper's cut, as `clevr-like` has them."""
     attention_loss: float = 0.02
     """Weight of the cross entropy of attention where a slot's object is seen: who should look there; 0:
-    none. For pictures in the same cut."""
+    none. For images in the same cut."""
     coordinate_scale: float = 2.0
     """What coordinates are multiplied with before sets are compared (paper: 1)."""
     loss_on_padding: bool = False

@@ -208,7 +208,7 @@ def hold_something(attention: Tensor) -> Tensor:
 
 
 def motion_batch(flow: Tensor) -> Tensor:
-    """Flow [batch, time, 2, height, width] as pictures."""
+    """Flow [batch, time, 2, height, width] as images."""
     return motion_image(flow.flatten(0, 1)).unflatten(0, flow.shape[:2])
 
 

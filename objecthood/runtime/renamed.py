@@ -47,9 +47,13 @@ METADATA = {"usual": "calibration"}
 """Metadata of weight files."""
 TENSORS = {".prior.": ".attention_bias.", "reading.": "readout."}
 """Parts of tensors' names in weight files and checkpoints."""
-OPTIONS = {"one_ground": "merge_background"}
+OPTIONS = {"one_ground": "merge_background", "picture": "figure"}
 """Options of commands that are no recipe fields."""
-ARGUMENTS = FIELDS | OPTIONS | {"prior": "attention_bias", "spread": "noise_scale", "compactness": "weight"}
+ARGUMENTS = (
+    FIELDS
+    | OPTIONS
+    | {"prior": "attention_bias", "spread": "noise_scale", "pictures": "images", "compactness": "weight"}
+)
 """Arguments of functions and classes."""
 ATTRIBUTES: dict[str, dict[str, str]] = {
     "objecthood.losses": {"set_error": "matching_loss", "single_slot_contrast": "slot_infonce"},

@@ -1,4 +1,4 @@
-"""Make slots fail on purpose, cheaply, and keep what `diagnose` says: results/failures.json and its pictures.
+"""Make slots fail on purpose, cheaply, and keep what `diagnose` says: results/failures.json and its images.
 
     python runs/experiments/failures.py             # every case, one after the other, about ten CPU minutes
     python runs/experiments/failures.py gaussian-start    # one of them, kept beside the others' results
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def run(name: str, recipe: SpatialBiasDiscovery) -> dict:
-    """Train, unless that is done, then score and diagnose; the picture of the worst scenes is written."""
+    """Train, unless that is done, then score and diagnose; the image of the worst scenes is written."""
     out = ROOT / "runs" / "failures" / name
     result = oh.train(recipe, out, resume=(out / "recipe.json").exists(), device="cpu")
     model = checkpoint.load(out / "weights.safetensors", recipe)

@@ -4,7 +4,7 @@
         --scenes plain=FOLDER textured=FOLDER
 
 Every weights (a name, a file or a run folder) on every folder of `objecthood data render`, split test, as
-they are and with slots that reach across the picture united (`nn.merge_background`). Written to
+they are and with slots that reach across the image united (`nn.merge_background`). Written to
 results/NAME-scenes.json; the first scenes of each folder, seen by the weights of the same title, are drawn
 into docs/images/NAME-TITLE-scenes.png, and with a united ground, where that changes anything, into
 docs/images/NAME-TITLE-one-ground-scenes.png.
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def looking_once(recipe: Discovery, united: bool, seen: dict[tuple[int, ...], Any]) -> Discovery:
-    """The recipe, which keeps in `seen` what a model makes of pictures; `united`: with one ground."""
+    """The recipe, which keeps in `seen` what a model makes of images; `united`: with one ground."""
 
     class LookingOnce(type(recipe)):
         def discover(self, model: Any, images: Any, indices: Any) -> Any:
