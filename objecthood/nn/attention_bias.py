@@ -1,9 +1,9 @@
-"""What a slot may prefer between iterations: to be compact in space, and to be one thing.
+"""Biases that are added to the attention logits between iterations: slots become compact, and hold one object.
 
-A prior looks at the attention of one iteration and at what contents alone would say, and returns what to add
-to the logits of the next. It is a variant, not part of the paper's method: plain attention compares contents
-only, so that surplus slots share objects and objects of one colour share a slot; see results/tries.md on how
-it came about. Nothing here carries gradient.
+A bias is a function of the attention of one iteration, and of the attention that contents alone would give, and
+is added to the logits of the next. This is a variant, not part of the paper's method: plain attention compares
+contents only, so that surplus slots share objects and objects of one colour share a slot (results/tries.md).
+Nothing here carries gradient.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from objecthood.runtime import renamed
 
 
 class SpatialBias(nn.Module):
-    """Slots as Gaussian blobs in the image, united where two share one thing, divided where one holds two.
+    """Slots as Gaussian blobs: merged where two share an object, split where one holds two.
 
     With p the centroid of a slot's attention and v its mean variance per axis, position g of the grid gets
     `weight * (-|g - p|^2 / (2 v) - log v)`: the logarithm of an isotropic Gaussian, as in expectation
-    maximisation; the heaviest slot, the background, gets a uniform density. A slot that looks like a heavier
-    one, and together with it makes one compact thing, loses up to `merge_penalty` everywhere (`merging`). Where
-    one slot holds two things while another holds nothing, the empty one is handed the lighter thing
+    maximisation; the heaviest slot, the background, gets a uniform density. A slot that resembles a heavier
+    one, and together with it makes one compact object, loses up to `merge_penalty` everywhere (`merging`). Where
+    one slot holds two things while another holds nothing, the empty one receives the lighter object
     (`splitting`), one per iteration. These are the steps of expectation maximisation with split and merge
     (Ueda et al. 2000).
 
