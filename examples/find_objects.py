@@ -1,6 +1,6 @@
 """Objects in an image, in three lines; then what else the result knows.
 
-python examples/find_objects.py [picture.png]
+python examples/find_objects.py [image.png]
 """
 
 import json
@@ -19,5 +19,5 @@ for mask in result.to_coco()["annotations"]:
 with open("masks.json", "w") as file:
     json.dump(result.to_coco(), file)
 
-(words,) = oh.predict("set-clevr", result.picture)  # the same image, in words
+(words,) = oh.predict("set-clevr", result.pixels)  # the same image, in words
 print("seen:", words.summary)

@@ -169,8 +169,8 @@ def refusing_to_go_on(*arguments):
 
 
 def test_help_of_a_recipe_shows_its_fields(capsys):
-    assert "--merge_penalty" in run(capsys, "train", "sprites", "--help")[1]
-    assert "--merge_penalty" not in run(capsys, "train", "tetrominoes", "--help")[1]
+    assert "--merge-penalty" in run(capsys, "train", "sprites", "--help")[1]
+    assert "--merge-penalty" not in run(capsys, "train", "tetrominoes", "--help")[1]
 
 
 def mutations(name: str, count: int, seed: str) -> list[str]:

@@ -184,7 +184,7 @@ def test_worst_scenes_come_first_and_batches_do_not_matter():
     assert found.summary == pytest.approx(batched.summary)
     trouble = found.signs.trouble[found.worst]
     assert (trouble[:-1] >= trouble[1:]).all()
-    assert found.picture(rows=2).height < found.picture(rows=3).height
+    assert found.figure(rows=2).height < found.figure(rows=3).height
 
 
 def test_user_images_without_truth_are_diagnosed_by_what_is_left(tmp_path):
@@ -198,7 +198,7 @@ def test_user_images_without_truth_are_diagnosed_by_what_is_left(tmp_path):
         "used_slots",
         "swing",
     }
-    assert found.picture(rows=2).mode == "RGB"
+    assert found.figure(rows=2).mode == "RGB"
 
 
 def test_a_recipe_without_masks_is_refused():

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from objecthood.runtime import renamed
 from objecthood.runtime.spelling import nearest
 
 if typing.TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Pretrained:
     def example(self) -> Path:
         """An image to try them on, held out of training."""
         return self.folder / f"{self.name}.png"
+
+    picture = renamed.attribute("picture", "example")
 
     @property
     def sha256(self) -> str:

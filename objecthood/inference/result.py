@@ -23,6 +23,7 @@ from torch import Tensor
 from objecthood.data.io.video_file import VideoWriter
 from objecthood.inference.result_folder import ResultFolder
 from objecthood.models.placement import Placement, whole
+from objecthood.runtime import renamed
 from objecthood.runtime.files import remove_link
 from objecthood.visualize.animation import attention_frames, save_animation
 from objecthood.visualize.figures import attention_figure
@@ -109,6 +110,8 @@ class Result:
         """The image at its own size, 0..255."""
         assert self._read is not None or self.error
         return self._read() if self._read is not None else self._missing()
+
+    picture = renamed.attribute("picture", "pixels")
 
     @property
     def image(self) -> Float[Tensor, "3 rows columns"]:

@@ -47,8 +47,8 @@ METADATA = {"usual": "calibration"}
 """Metadata of weight files."""
 TENSORS = {".prior.": ".attention_bias.", "reading.": "readout."}
 """Parts of tensors' names in weight files and checkpoints."""
-OPTIONS = {"one_ground": "merge_background", "picture": "figure"}
-"""Options of commands that are no recipe fields."""
+OPTIONS = {"one_ground": "merge_background", "picture": "figure", "starts": "restarts"}
+"""Options of commands other than `train` and `sweep`, whose options are recipe fields."""
 ARGUMENTS = (
     FIELDS
     | OPTIONS
@@ -126,6 +126,16 @@ def arguments(function: Callable[P, R]) -> Callable[P, R]:
     return renamed
 
 
+def attribute(old: str, new: str) -> property:
+    """The attribute `new` of an object, under its old name, with a DeprecationWarning."""
+
+    def get(instance: object) -> Any:
+        warnings.warn(f"`.{old}` is now `.{new}`", DeprecationWarning, stacklevel=2)
+        return getattr(instance, new)
+
+    return property(get)
+
+
 def attributes(module: str) -> Callable[[str], Any]:
     """A module's `__getattr__`: its attributes under their old names, with a DeprecationWarning."""
 
@@ -146,13 +156,15 @@ def options(words: list[str]) -> tuple[list[str], list[str]]:
         >>> options(["train", "sprites", "--average", "0.9", "--no-rehome"])[0]
         ['train', 'sprites', '--ema-decay', '0.9', '--no-split-slots']
     """
-    hints = []
+    table, hints = OPTIONS, []
+    if words[:1] in (["train"], ["sweep"]) and not any(word.endswith(".py") for word in words[1:2]):
+        table = FIELDS
     for index, word in enumerate(words):
         if word == "--":
             break
         name, equals, value = word.removeprefix("--").partition("=")
         no = "no-" if name.startswith("no-") else ""
-        new = (FIELDS | OPTIONS).get(name.removeprefix("no-").replace("-", "_"))
+        new = table.get(name.removeprefix("no-").replace("-", "_"))
         if word.startswith("--") and new:
             option = f"--{no}{new.replace('_', '-')}"
             words = [*words[:index], f"{option}{equals}{value}", *words[index + 1 :]]
