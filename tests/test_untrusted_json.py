@@ -154,9 +154,11 @@ def described(folder: Path, **changes: object) -> Path:
     [
         ("recipe", []), ("recipe", "x"), ("recipe", None), ("scores", []), ("scores", {"fg_ari": "high"}),
         ("scores", {"fg_ari": {}}), ("scores", 3), ("calibration", []), ("calibration", {"scenes": "many"}),
-        ("calibration", {"scenes": 99, "quantiles": []}), ("calibration", {"scenes": 99, "quantiles": {"a": 1}}),
+        ("calibration", {"scenes": 99, "quantiles": []}),
+        ("calibration", {"scenes": 99, "quantiles": {"a": 1}}),
         ("calibration", {"scenes": 99, "quantiles": {"reconstruction error": {"0.95": "x", "0.5": 1}}}),
-        ("calibration", {"scenes": 99, "quantiles": {"reconstruction error": {}}}), ("calibration", {"quantiles": {}}),
+        ("calibration", {"scenes": 99, "quantiles": {"reconstruction error": {}}}),
+        ("calibration", {"quantiles": {}}),
     ],
 )  # fmt: skip
 def test_facts_of_another_form(tmp_path, name, value):
