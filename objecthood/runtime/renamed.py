@@ -1,8 +1,8 @@
 """Names of version 0.1 beside those of today: what was stored or written with the old ones still works.
 
 Weight files, run folders and recipes hold names of fields, classes and tensors. They are read through the
-tables below, silently. Code that uses an old name gets a DeprecationWarning, a command a line on stderr, until
-version 0.3. Module paths that moved are in `objecthood._moved`.
+tables below, silently. Code that uses an old name gets a DeprecationWarning, a command a line on stderr,
+until version 0.3. Module paths that moved are in `objecthood._moved`.
 """
 
 from __future__ import annotations
