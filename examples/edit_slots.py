@@ -1,4 +1,4 @@
-"""What slots are for: take a thing out of a picture, and put one of another picture in.
+"""What slots are for: take a thing out of an image, and put one of another image in.
 
 The decoder paints whatever slots it is given. These weights (`tetrominoes`) keep place and colour in the slot
 itself; those with attention-guided masks (`sprites`, `clevr`) keep places in the attention (see
@@ -21,7 +21,7 @@ brightest = light.argmax(dim=1)
 
 
 def paint(slots):
-    """The picture of a set of slots, in [0, 1]."""
+    """The image of a set of slots, in [0, 1]."""
     with torch.no_grad():
         painting = model.decoder(slots[None], scene.attention[:1, -1, : len(slots)])
     masks = painting.mask_logits.softmax(dim=1)[:, :, None]
@@ -34,5 +34,5 @@ guest = scene.slots[1, brightest[1]]
 exchanged = paint(torch.cat([scene.slots[0, kept], guest[None]]))
 
 sheet = torch.cat([images[0], images[1], scene.reconstruction[0], without, exchanged], dim=-1)
-figures.to_picture(figures.enlarge(sheet, 4)).save("edited.png")
-print("edited.png: two pictures, the first painted again, without a thing, with one of the second instead")
+figures.to_image(figures.enlarge(sheet, 4)).save("edited.png")
+print("edited.png: two images, the first painted again, without a thing, with one of the second instead")

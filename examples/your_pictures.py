@@ -1,4 +1,4 @@
-"""From a folder of your own pictures to a model, its weights and what it sees in new ones.
+"""From a folder of your own images to a model, its weights and what it sees in new ones.
 
 python examples/your_pictures.py FOLDER [steps]
 """
@@ -13,7 +13,7 @@ recipe = dataclasses.replace(oh.RECIPES["folder"], data_path=folder, num_slots=6
 
 
 class Mirrored(type(recipe)):
-    """A recipe of your own: numbers are fields, structure is methods. Half of the pictures are mirrored."""
+    """A recipe of your own: numbers are fields, structure is methods. Half of the images are mirrored."""
 
     def loss(self, model, scenes, step):
         images = scenes["image"]
@@ -27,7 +27,7 @@ fields = recipe.to_dict()
 del fields["task"]
 mine = Mirrored(**fields)
 result = oh.train(mine, "run")  # Ctrl-C any time; again with resume=True goes on
-print("error on pictures kept out of training:", round(result["scores"]["mse"], 4))
+print("error on images kept out of training:", round(result["scores"]["mse"], 4))
 
 model = oh.load("run", mine)  # weights of your own class need it
 for seen in oh.predict(model, folder, "seen", animate=False):

@@ -26,7 +26,7 @@ from objecthood.analysis import probes
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"test_scenes": 40, "evaluate_every": 100}
-SPRITES = QUICK | {"steps": 200, "still_steps": 100, "warmup_steps": 50, "repulsion": 0.0}
+SPRITES = QUICK | {"steps": 200, "single_frame_steps": 100, "warmup_steps": 50, "merge_penalty": 0.0}
 SET, SINGLE = ({"contrast": kind, "temperature": 0.1} for kind in ("set", "single"))
 VIDEO, CONTRAST = "moving-sprites", "moving-sprites-contrast"
 ROWS: dict[str, tuple[str, dict]] = {
@@ -36,12 +36,12 @@ ROWS: dict[str, tuple[str, dict]] = {
     "set": (CONTRAST, QUICK | SET),
     "single": (CONTRAST, QUICK | SINGLE),
     "reconstruction-slots": (VIDEO, SPRITES | {"slot_contrast": 0.01}),
-    "untrained": (CONTRAST, QUICK | {"steps": 1, "learning_rate": 0.0, "matrix_learning_rate": 0.0}),
+    "untrained": (CONTRAST, QUICK | {"steps": 1, "learning_rate": 0.0, "muon_learning_rate": 0.0}),
 }
 DATA = {
     "clean": {},
     "textured": {"background": "textured"},
-    "camouflage": {"data": "camouflage", "sees": "motion", "num_slots": 4},
+    "camouflage": {"data": "camouflage", "modality": "motion", "num_slots": 4},
 }
 PROBED = (48, 48)
 """Clips of 4 frames that probes are fitted on (validation), and scored on (test)."""
@@ -99,7 +99,7 @@ def gather(
         )
         masks.append(attention.unflatten(0, scene.slots.shape[:2]))
         slots.append(probes.placed(scene.slots, masks[-1]))
-        seen.append(model.look(chosen["image"]))
+        seen.append(model.to_modality(chosen["image"]))
     return scenes, torch.cat(slots), torch.cat(masks), torch.cat(seen)
 
 
