@@ -34,5 +34,5 @@ guest = scene.slots[1, brightest[1]]
 exchanged = decode(torch.cat([scene.slots[0, kept], guest[None]]))
 
 sheet = torch.cat([images[0], images[1], scene.reconstruction[0], without, exchanged], dim=-1)
-figures.to_picture(figures.enlarge(sheet, 4)).save("edited.png")
+figures.to_image(figures.enlarge(sheet, 4)).save("edited.png")
 print("edited.png: two images; the first reconstructed, without an object, with one of the second instead")

@@ -19,5 +19,5 @@ for mask in result.to_coco()["annotations"]:
 with open("masks.json", "w") as file:
     json.dump(result.to_coco(), file)
 
-(words,) = oh.predict("set-clevr", result.picture)  # predicted properties of each object
+(words,) = oh.predict("set-clevr", result.pixels)  # predicted properties of each object
 print("objects:", words.summary)

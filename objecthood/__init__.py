@@ -1,4 +1,4 @@
-"""Objects in pictures, found without labels: slot models, their training and their measuring."""
+"""Objects in images, found without labels: slot models, their training and their measuring."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ MOVED = {
     "model_card": "hub.model_card",
     "motion_masks": "motion.masks",
     "nn.grounds": "nn.background_merge",
-    "nn.matching_motion": "nn.block_matching",
+    "nn.slot_motion_by_matching": "nn.block_matching",
     "nn.own_frame": "nn.slot_frames",
     "nn.priors": "nn.attention_bias",
     "nn.shapes": "nn.mask_moments",

@@ -20,7 +20,7 @@ def evaluate(
     """Mean scores of `model` on the first `num_scenes` scenes of a recipe's `split` (default: its test
     scenes).
 
-    Scores are accumulated in float64 over pictures; a picture for which a score is not defined (nan) is left
+    Scores are accumulated in float64 over images; an image for which a score is not defined (nan) is left
     out of that score. The result does not depend on `batch_size` beyond rounding. Raises ValueError for
     unknown recipes, and numbers below 1.
 

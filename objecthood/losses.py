@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from objecthood.nn.matching import assign
+from objecthood.runtime import renamed
 
 
 def reconstruction_error(
@@ -17,15 +19,15 @@ def reconstruction_error(
     images: Float[Tensor, "batch 3 height width"],
     view: Callable[..., Tensor] = lambda image, reference=None: 2 * image - 1,
 ) -> Float[Tensor, ""]:
-    """Mean squared error over pixels, channels and batch, in the paper's units: pictures in [-1, 1].
+    """Mean squared error over pixels, channels and batch, in the paper's units: images in [-1, 1].
 
-    Both arguments are in [0, 1] units; `view` says in what they are compared, given the picture (see
+    Both arguments are in [0, 1] units; `view` says in what they are compared, given the image (see
     `nn.color_transforms`). Locatello et al. 2020 (arXiv 2006.15055), section 3.1.
     """
     return (view(reconstruction, images) - view(images)).square().mean()
 
 
-def set_error(
+def matching_loss(
     predicted: Float[Tensor, "batch slots properties"], target: Float[Tensor, "batch objects properties"]
 ) -> Float[Tensor, ""]:
     """Huber cost of predicted and target sets, matched one to one where the sum is least; mean over batch.
@@ -71,7 +73,7 @@ def nearest_contrast(
     return F.cross_entropy(likeness / temperature, torch.arange(len(likeness), device=likeness.device))
 
 
-def single_slot_contrast(
+def slot_infonce(
     predicted: Float[Tensor, "frames slots dim"],
     found: Float[Tensor, "frames slots dim"],
     temperature: float = 0.1,
@@ -140,3 +142,7 @@ def _cosines(
         wide = (rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in (ours, theirs))
         one, other = (F.normalize(rows, dim=-1) for rows in wide)
         return one @ other.transpose(-1, -2)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed.attributes(__name__)

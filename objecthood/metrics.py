@@ -1,4 +1,4 @@
-"""How well masks match the truth: pure functions, float64, one value per picture, clip or frame.
+"""How well masks match the truth: pure functions, float64, one value per image, clip or frame.
 
 True masks are label maps: 0 is background, 1, 2, ... are objects, -1 is ignored everywhere. Predicted masks
 are label maps of any non-negative labels, or soft masks [batch, slots, height, width], of which the largest
@@ -227,7 +227,7 @@ def mean_best_overlap(
 
     Pont-Tuset et al. 2017, as used since Seitzer et al. 2023 (arXiv 2209.14860). The background is not an
     object here, but predicted masks pay for what they cover of it. One mask may serve several objects. nan
-    where a picture has no object.
+    where an image has no object.
 
     Example:
         >>> truth = torch.tensor([[[0, 1, 1], [0, 2, 2]]])
@@ -245,7 +245,7 @@ def mean_iou(
     one.
 
     The assignment of largest sum is found by the Hungarian method; objects beyond the number of masks count
-    0. The background is not an object. nan where a picture has no object.
+    0. The background is not an object. nan where an image has no object.
     """
     overlap, present = object_overlaps(true_masks, predicted_masks)
     if overlap.shape[1] == 0:
@@ -263,9 +263,9 @@ def average_precision(
     *,
     distance_threshold: float = math.inf,
 ) -> float:
-    """Area under the precision-recall curve of predicted CLEVR objects, over all pictures together.
+    """Area under the precision-recall curve of predicted CLEVR objects, over all images together.
 
-    Predictions are taken by falling real-object flag. One is right if, among the real objects of its picture
+    Predictions are taken by falling real-object flag. One is right if, among the real objects of its image
     that agree in size, material, shape and colour (each the largest of its group), the nearest lies closer
     than `distance_threshold` (in CLEVR's units: coordinates span 6) and was not found before. Precision is
     made monotone before summation. Zhang et al. 2019 (arXiv 1906.06565), as in Locatello et al. 2020,

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from objecthood import checkpoint
 from objecthood.analysis.diagnosis import alarms
-from objecthood.analysis.out_of_distribution import usual
+from objecthood.analysis.out_of_distribution import calibration
 from objecthood.data.loader import batches, scene_indices
 from objecthood.data.scene import Scenes, to_device
 from objecthood.evaluate import evaluate
@@ -41,7 +41,7 @@ from objecthood.runtime.progress import RunProgress
 from objecthood.runtime.signals import TOLD, StopRequest, command, nobody_else
 from objecthood.runtime.terminal import echo
 from objecthood.training import report
-from objecthood.training.nonfinite import Guard, accuse, keep
+from objecthood.training.nonfinite import Guard, keep, offending_samples
 from objecthood.training.run_log import Log, Stopwatch, check_trackers
 from objecthood.visualize.animation import save_animation
 
@@ -69,7 +69,7 @@ def train(
     on its share of the batch.
 
     Raises ValueError where `out` holds a run and `resume` was not asked for, or another recipe's;
-    FloatingPointError, which names pictures and parameters, after three steps in a row without finite
+    FloatingPointError, which names images and parameters, after three steps in a row without finite
     gradient (a single one is skipped). On Ctrl-C (or SIGTERM, SIGUSR1, SIGHUP: then `Preempted`, a kind of
     it) the step in hand is finished and saved, and KeyboardInterrupt raised; a second Ctrl-C stops at once,
     and the run can go on from its last checkpoint. `checkpoint.NotSaved` where the disk is full, or cannot be
@@ -113,7 +113,7 @@ def take_steps(
             "revision in the recipe, and have every machine find the same files"
         )
     optimizers = recipe.build_optimizers(model)
-    average = AveragedModel(model, multi_avg_fn=averaging(recipe.average))
+    average = AveragedModel(model, multi_avg_fn=averaging(recipe.ema_decay))
     both = nn.ModuleList([model, average])
     state: dict[str, Any] = {"step": 0, "wall_seconds": 0.0, "cpu_seconds": 0.0}
     if processes.first:
@@ -203,7 +203,7 @@ def take_steps(
                 torch.manual_seed(step_seed(recipe.seed, step))
                 indices = scene_indices(dataset, recipe.batch_size, seed=recipe.seed, step=step)
                 kept = keep(out, scenes, indices.tolist(), processes)
-                told = accuse(recipe, model, scenes, indices.tolist(), step, processes)
+                told = offending_samples(recipe, model, scenes, indices.tolist(), step, processes)
                 raise FloatingPointError(f"{told}; {kept}")
             for optimizer in optimizers:
                 optimizer.zero_grad()
@@ -218,7 +218,7 @@ def take_steps(
                 values |= {"images_per_second": speed, "learning_rate": optimizers[0].param_groups[0]["lr"]}
                 values["skipped_steps"] = guard.skipped
                 log.write("train", step, clock, values)
-                progress.update(step, f"loss {values['loss']:.4f}  {score}{speed:.0f} pictures/s")
+                progress.update(step, f"loss {values['loss']:.4f}  {score}{speed:.0f} images/s")
             due = step % checkpoint_every == 0 or step % recipe.evaluate_every == 0
             if stopped or (due and step < recipe.steps):
                 save_state()
@@ -267,7 +267,7 @@ def finish(
     log: Log,
     facts: dict[str, Any],
 ) -> None:
-    """Score the held-out scenes; write result.json, weights, pictures and report."""
+    """Score the held-out scenes; write result.json, weights, images and report."""
     scores = evaluate(model, recipe)
     log.write("evaluate", recipe.steps, clock, scores)
     result = {
@@ -279,7 +279,7 @@ def finish(
         "cpu_seconds": round(clock.cpu, 2),
         "settings": recipe.to_dict(),
     } | facts
-    checkpoint.save(model, recipe, out / "weights.safetensors", scores, usual(model, recipe))
+    checkpoint.save(model, recipe, out / "weights.safetensors", scores, calibration(model, recipe))
     draw_latest(recipe, model, shown, out)
     log.show(recipe.steps, out / "latest.png")
     log.close()
@@ -364,16 +364,16 @@ def check_state(state: dict[str, Any], settings: str, steps: int, out: Path) -> 
 
 
 def first_batch(recipe: Recipe, device: torch.device, num_scenes: int = 6) -> Scenes:
-    """The held-out scenes that pictures show."""
+    """The held-out scenes that images show."""
     dataset = recipe.dataset("validation")
     return to_device(dataset[range(min(num_scenes, len(dataset)))], device)
 
 
 @torch.no_grad()
 def draw_latest(recipe: Recipe, model: nn.Module, shown: Scenes, out: Path) -> None:
-    """Refresh latest.png: whoever looks at it sees a whole picture, old or new."""
+    """Refresh latest.png: whoever looks at it sees a whole image, old or new."""
     was_training = model.training
-    picture = recipe.picture(model.eval(), shown)
+    picture = recipe.preview(model.eval(), shown)
     model.train(was_training)
     with replacing(out / "latest.png") as file:
         picture.save(file, "PNG")

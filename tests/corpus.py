@@ -1,4 +1,4 @@
-"""Odd and damaged pictures, made on the spot, each with the pixels or the error that must come out of it.
+"""Odd and damaged images, made on the spot, each with the pixels or the error that must come out of it.
 
 Expected pixels come from formulas on the arrays that were stored, never from reading the file back.
 """
@@ -26,8 +26,8 @@ GREY = COLUMNS * 16 + ROWS * 4
 ALPHA = ROWS * 30
 FINE = {"quality": 95, "subsampling": 0}
 LOSSY = 5  # JPEG at quality 95 and without subsampling stays at 4 or below
-CUT = "damaged picture"
-FOREIGN = "not a readable picture, begins with"
+CUT = "damaged image"
+FOREIGN = "not a readable image, begins with"
 BOMB = "at most 50000000 are allowed|Decompressed data too large"
 
 
@@ -63,7 +63,7 @@ def write_corpus(folder: Path) -> list[Case]:
 
 
 def encode(array: np.ndarray | Image.Image, image_format: str, mode: str | None = None, **options) -> bytes:
-    """Write an array (or picture) with Pillow; `mode` reads its last axis as the bands of that mode."""
+    """Write an array (or image) with Pillow; `mode` reads its last axis as the bands of that mode."""
     image = array
     if isinstance(array, np.ndarray) and mode is None:
         image = Image.fromarray(array)
@@ -143,7 +143,7 @@ def _formats() -> Iterator[Draft]:
         yield f"{compression}.tif", encode(PICTURE, "TIFF", compression=compression), PICTURE, 0
     yield "plain.jpg", jpeg, PICTURE, LOSSY
     yield "progressive.jpg", encode(PICTURE, "JPEG", **FINE, progressive=True), PICTURE, LOSSY
-    yield "two pictures.mpo", encode(PICTURE, "MPO", **FINE), PICTURE, LOSSY
+    yield "two images.mpo", encode(PICTURE, "MPO", **FINE), PICTURE, LOSSY
     if features.check("avif"):
         yield "plain.avif", encode(PICTURE, "AVIF", quality=100, subsampling="4:4:4"), PICTURE, LOSSY
     icon = np.dstack([np.resize(PICTURE, (16, 16, 3)), np.resize(ALPHA, (16, 16))])

@@ -211,7 +211,7 @@ def crafted(metadata: dict[str, str]) -> Iterator[tuple[str, bytes]]:
     }.items():  # fmt: skip
         text = "[" * 100_000 if name == "deep" else json.dumps(recipe)
         yield f"recipe {name}", of({"a": entry()}, recipe=text)
-    for name in ("recipe", "scores", "usual"):
+    for name in ("recipe", "scores", "calibration"):
         yield f"{name} no JSON", of({"a": entry()}, **{name: "{'a': __import__('os').system('id')}"})
 
 

@@ -1,4 +1,4 @@
-"""How much memory pictures take to be read: run in a fresh process, whose peak is its own."""
+"""How much memory images take to be read: run in a fresh process, whose peak is its own."""
 
 from __future__ import annotations
 

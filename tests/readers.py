@@ -109,7 +109,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "run folder": run_folder,
     "run folder's JSON": lambda path: read_json(placed(path, "recipe.json") / "recipe.json"),
     "picture": read_image,
-    "folder of pictures": lambda path: Folder(placed(path, "a.png"), 16),
+    "folder of images": lambda path: Folder(placed(path, "a.png"), 16),
     "folder of frames": lambda path: list(FrameFolder(placed(path, "a.png"))),
     "video": lambda path: list(VideoFile(path)),
     "COCO": lambda path: Coco(path.parent, path),

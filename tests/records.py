@@ -83,7 +83,7 @@ def scene(name: str, seed: int, num_objects: int | None = None) -> tuple[dict[st
     for label in range(1, objects + 1):
         top, left = generator.integers(0, height - 12), generator.integers(0, width - 12)
         labels[top : top + 12, left : left + 12] = label
-    # Few grey levels and some noise: about as compressible as a rendered picture.
+    # Few grey levels and some noise: about as compressible as a rendered image.
     picture = 20 * labels[..., None] + generator.integers(0, 4, (height, width, channels), dtype=np.uint8)
     masks = np.where(labels == np.arange(entities)[:, None, None], 255, 0).astype(np.uint8)
     features = {"image": picture, "mask": masks.transpose(1, 2, 0) if entity_last else masks}

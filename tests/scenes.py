@@ -12,7 +12,7 @@ from objecthood.data.scene import DEFAULT_SIZE, Dataset, Scenes
 
 
 def fingerprint(scenes: Scenes) -> str:
-    """SHA-256 of pictures, in 8 bits so that the last bit of a float does not count, and of masks."""
+    """SHA-256 of images, in 8 bits so that the last bit of a float does not count, and of masks."""
     image = (scenes["image"] * 255).round().to(torch.uint8)
     return hashlib.sha256(image.numpy().tobytes() + scenes["masks"].numpy().tobytes()).hexdigest()
 

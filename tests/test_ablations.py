@@ -150,7 +150,7 @@ def test_a_prior_needs_softmax_over_slots():
     with pytest.raises(
         ValueError, match=r"`competition` \(='inputs'\) must be 'slots'.* leave out"
     ) as caught:
-        SlotAttention(6, 8, prior=lambda attention, alone: attention, competition="inputs")
+        SlotAttention(6, 8, attention_bias=lambda attention, alone: attention, competition="inputs")
     assert "\n" not in str(caught.value)
 
 
@@ -217,13 +217,13 @@ def test_a_model_without_iterations_is_not_taken_apart():
 def test_the_base_has_nothing_that_takes_over_the_work_of_attention():
     model = BASE.build_model()
     attention = model.grouping.slot_attention
-    assert (BASE.ablation, BASE.starts) == ("none", 1)
-    assert attention.prior is None and model.reading is None and not model.own_masks
-    assert model.decoder.attention_guided
+    assert (BASE.ablation, BASE.restarts) == ("none", 1)
+    assert attention.attention_bias is None and model.readout is None and not model.unconditioned_masks
+    assert model.decoder.attention_conditioned_masks
     plain = dataclasses.replace(BASE, ablation="unconditioned-masks").build_model()
-    assert not plain.decoder.attention_guided
+    assert not plain.decoder.attention_conditioned_masks
     assert attention.gradient == "bilevel" and attention.iterations == 3
-    gaussian = dataclasses.replace(BASE, slots="gaussian").build_model()
+    gaussian = dataclasses.replace(BASE, initial_slots="gaussian").build_model()
     assert gaussian.grouping.slot_attention.gradient == "full"
 
 
@@ -250,7 +250,7 @@ def test_every_change_is_made_to_the_model():
     assert isinstance(kinds["slot-mlp"], SlotMLP)
 
 
-@pytest.mark.parametrize("field", ["ablation", "slots"])
+@pytest.mark.parametrize("field", ["ablation", "initial_slots"])
 def test_unknown_changes_are_refused_by_name(unchecked, field):
     with pytest.raises(ValueError, match=rf"`{field}` \(='other'\) must be one of ") as caught:
         dataclasses.replace(BASE, **{field: "other"})
@@ -264,7 +264,7 @@ def small(change):
         ablation=change,
         resolution=32,
         steps=2,
-        coarse_steps=1,
+        low_resolution_steps=1,
         warmup_steps=0,
         batch_size=2,
         evaluate_every=2,
@@ -301,12 +301,16 @@ def test_coarse_steps_see_half_the_resolution():
     recipe, batch = small("none"), scenes()[[0, 1]]
     model, sides = recipe.build_model(), []
     model.encoder.register_forward_pre_hook(lambda _, arguments: sides.append(arguments[0].shape[-1]))
-    twin = model.twin(16, lambda side: dataclasses.replace(recipe, resolution=side).build_model())
-    twin.encoder.register_forward_pre_hook(lambda _, arguments: sides.append(arguments[0].shape[-1]))
+    at_resolution = model.at_resolution(
+        16, lambda side: dataclasses.replace(recipe, resolution=side).build_model()
+    )
+    at_resolution.encoder.register_forward_pre_hook(lambda _, arguments: sides.append(arguments[0].shape[-1]))
     for step in range(2):
         recipe.loss(model, batch, step)
     assert sides == [16, 32]
-    with pytest.raises(ValueError, match=r"`resolution` \(=36\) must be a multiple of 8.* coarse_steps at 0"):
+    with pytest.raises(
+        ValueError, match=r"`resolution` \(=36\) must be a multiple of 8.* low_resolution_steps at 0"
+    ):
         dataclasses.replace(recipe, resolution=36)
 
 

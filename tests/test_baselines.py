@@ -67,7 +67,7 @@ def test_blocks_are_equal_and_at_least_as_many(asked, made):
 
 def test_floors_of_sprites_beat_a_fresh_model():
     """Solid colours are solved by their colours: the reason why floors stand beside scores."""
-    found = floors(dataclasses.replace(RECIPES["sprites"], starts=1), num_scenes=16)
+    found = floors(dataclasses.replace(RECIPES["sprites"], restarts=1), num_scenes=16)
     assert list(found) == ["components", "kmeans", "blocks", "untrained", "untrained_no_bias"]
     assert found["components"]["fg_ari"] > 0.95 > 0.7 > found["blocks"]["fg_ari"] > 0.3
     assert found["untrained"]["fg_ari"] < 0.5
@@ -76,7 +76,7 @@ def test_floors_of_sprites_beat_a_fresh_model():
 def test_floors_see_what_the_model_sees():
     """Frames of random-dot motion show nothing; the motion between them does."""
     moving = dataclasses.replace(RECIPES["camouflage"], test_frames=4)
-    frames = dataclasses.replace(moving, sees="frame")
+    frames = dataclasses.replace(moving, modality="frame")
     assert floors(moving, num_scenes=2)["components"]["frame_fg_ari"] > 0.7
     assert floors(frames, num_scenes=2)["components"]["frame_fg_ari"] < 0.4
 
@@ -92,7 +92,7 @@ def test_an_untrained_model_is_that_of_the_seed_and_leaves_the_generator_alone()
 
 def test_evaluate_prints_floors_and_says_where_they_win(tmp_path, capsys):
     file, table = tmp_path / "scores.json", tmp_path / "scores.csv"
-    options = ["--floors", "--num-scenes", "8", "--starts", "2", "--json", str(file), "--csv", str(table)]
+    options = ["--floors", "--num-scenes", "8", "--restarts", "2", "--json", str(file), "--csv", str(table)]
     assert main.main(["evaluate", "sprites", *options]) == 0
     said = capsys.readouterr().out
     lines = {line.split("  ")[0]: line for line in said.splitlines()}

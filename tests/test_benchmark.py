@@ -40,7 +40,7 @@ def in_float64():
 
 
 def exact_and_literal(resolution):
-    """Both models with the same weights, pictures and noise."""
+    """Both models with the same weights, images and noise."""
     setting = settings()[resolution]
     exact = setting.exact.build_model()
     for parameter in exact.parameters():  # biases are born 0, which would hide a missing one
@@ -126,7 +126,7 @@ def test_steps_train(name):
 
 
 def test_the_literal_step_is_the_step_of_the_exact_recipe():
-    """Same weights, noise, pictures: Adam moves both to the same place in float32."""
+    """Same weights, noise, images: Adam moves both to the same place in float32."""
     setting = settings()[35]
     setting = dataclasses.replace(setting, exact=dataclasses.replace(setting.exact, precision="float32"))
     literal = LiteralStep(setting, 2, CPU)

@@ -50,7 +50,7 @@ def test_the_same_weights_are_the_same_file(tmp_path, scoreboard):
         subprocess.run([sys.executable, "-c", SAVE_OFTEN, tmp_path / name], check=True, cwd=ROOT)
     files = sorted(tmp_path.iterdir())
     assert len(files) == 12 and len({file.read_bytes() for file in files}) == 1
-    assert read_description(files[0])["usual"] == {"ü": 1, "scenes": 20} and oh.load(files[0])
+    assert read_description(files[0])["calibration"] == {"ü": 1, "scenes": 20} and oh.load(files[0])
     scoreboard("The same again", "the same weights, saved by other processes: the same bytes", len(files))
 
 
@@ -69,10 +69,10 @@ def test_channels_last_weights_are_saved_as_they_are(tmp_path):
 
 def test_what_is_usual_travels_with_the_weights(tmp_path):
     model = RECIPE.build_model()
-    told = oh.save(model, RECIPE, tmp_path / "told.safetensors", usual=USUAL)
-    assert read_description(told)["usual"] == USUAL and oh.load(told).usual == USUAL
+    told = oh.save(model, RECIPE, tmp_path / "told.safetensors", calibration=USUAL)
+    assert read_description(told)["calibration"] == USUAL and oh.load(told).calibration == USUAL
     silent = oh.save(model, RECIPE, tmp_path / "silent.safetensors")
-    assert read_description(silent)["usual"] == {} and oh.load(silent).usual == {}
+    assert read_description(silent)["calibration"] == {} and oh.load(silent).calibration == {}
 
 
 def test_description_is_read_without_tensors(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def write_split(folder: Path, split: str, counts: list[int], size: tuple[int, in
     for number, count in enumerate(counts):
         name = f"CLEVR_{split}_{number:06}.png"
         pixels = generator.integers(0, 256, (*size, 4), dtype=np.uint8)
-        pixels[..., 3] = 255  # the published pictures have an alpha channel
+        pixels[..., 3] = 255  # the published images have an alpha channel
         Image.fromarray(pixels).save(folder / "images" / split / name)
         objects = [make_object(generator) for _ in range(count)]
         scenes.append({"image_filename": name, "image_index": number, "objects": objects})
@@ -157,9 +157,9 @@ def test_bad_folders(folder, content, problem):
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_picture_is_named(folder):
+def test_a_damaged_image_is_named(folder):
     dataset = Clevr(folder, 8, "test")
-    dataset.paths[1].write_bytes(b"no picture")
+    dataset.paths[1].write_bytes(b"no image")
     with pytest.raises(ImageError, match="CLEVR_val_000001.png"):
         dataset[[0, 1]]
 

@@ -112,7 +112,7 @@ def test_a_sphere_covers_the_area_its_solid_angle_says():
     assert (crop_masks(scene, 512) > 0).sum() == pytest.approx(np.pi * pixels**2, rel=0.01)
 
 
-def test_shares_are_those_measured_on_published_pictures():
+def test_shares_are_those_measured_on_published_images():
     """rendering notes: 16 % of the pixels are objects with 3 to 6 of them, 28 % with 7 to 10."""
     for objects, share in (((3, 6), 0.16), ((7, 10), 0.28)):
         masks = np.stack([crop_masks(draw_scene(3, index, objects), 64) for index in range(60)])

@@ -131,8 +131,8 @@ def test_images_of_another_kind_are_counted(capsys, tmp_path):
     code, said, complaints = run(capsys, *command)
     warnings = [line for line in complaints if line.startswith("warning: ")]
     assert code == 0 and len(warnings) == 2 and "00.png is " in warnings[0]
-    assert re.fullmatch(r"warning: 1[0-5] of 15 pictures are unlike the training data", warnings[1])
-    assert said.count("for pictures of another kind") == 1
+    assert re.fullmatch(r"warning: 1[0-5] of 15 images are unlike the training data", warnings[1])
+    assert said.count("for images of another kind") == 1
     code, said, complaints = run(capsys, "predict", tmp_path / "00.png", *command[2:])
     assert len([line for line in complaints if line.startswith("warning: ")]) == 1
 
@@ -169,8 +169,8 @@ def refusing_to_go_on(*arguments):
 
 
 def test_help_of_a_recipe_shows_its_fields(capsys):
-    assert "--repulsion" in run(capsys, "train", "sprites", "--help")[1]
-    assert "--repulsion" not in run(capsys, "train", "tetrominoes", "--help")[1]
+    assert "--merge-penalty" in run(capsys, "train", "sprites", "--help")[1]
+    assert "--merge-penalty" not in run(capsys, "train", "tetrominoes", "--help")[1]
 
 
 def mutations(name: str, count: int, seed: str) -> list[str]:
@@ -251,12 +251,12 @@ WRONGLY_TYPED = [
     ("train sprites --steps many", r"--steps \(='many'\) must be a whole number"),
     ("train sprites --steps 1.5", "must be a whole number"),
     ("train sprites --learning-rate fast", r"--learning-rate \(='fast'\) must be a number"),
-    ("train sprites --attention-guided maybe", "must be True or False"),
+    ("train sprites --attention-conditioned-masks maybe", "must be True or False"),
     ("train sprites --steps 0", r"`steps` \(=0\) must be at least 1"),
     ("train sprites --seed -1", r"`seed` \(=-1\) must be at least 0"),
     ("train sprites --num-slots 0", r"`num_slots` \(=0\) must be at least 1"),
     ("train sprites --learning-rate nan", "must be 0 or more, and finite"),
-    ("train sprites --average 1", "at least 0 and below 1"),
+    ("train sprites --ema-decay 1", "at least 0 and below 1"),
     ("train sprites --precision half", "one of auto, float32, bfloat16"),
     ("train sprites --device potato", "use auto, cpu, cuda"),
     ("train sprites -s 1", "has no option -s"),
@@ -300,7 +300,7 @@ NOT_POSSIBLE = [
     ("evaluate FILE", "not a weight file"),
     ("evaluate RUN --recipe sprites --num-scenes 1", "Resize with"),
     ("predict none.png --weights RUN --out NEW", "no such file"),
-    ("predict FILE --weights RUN --out NEW", "not a readable picture"),
+    ("predict FILE --weights RUN --out NEW", "not a readable image"),
     ("predict FILE --weights RUN --out RUN", "name a new or an empty folder"),
     ("show FILE", "not a weight file"),
 ]
@@ -320,7 +320,7 @@ def test_not_possible(capsys, trained, tmp_path, typed, answer, code, unchecked,
 
 def check_error(capsys, trained, tmp_path, typed, answer, code):
     """Exactly one line on stderr that holds `answer`, and the exit code."""
-    (tmp_path / "FILE").write_text("no weights, no picture")
+    (tmp_path / "FILE").write_text("no weights, no image")
     (tmp_path / "BROKEN.py").write_text("recipe = 1 / 0")
     places = {"RUN": trained} | {name: tmp_path / name for name in ("FILE", "NEW", "BROKEN.py")}
     for name, place in places.items():
@@ -474,7 +474,7 @@ def test_predict(capsys, trained, tmp_path):
         Image.fromarray(values).save(folder / f"{index}.png")
     code, said, complaints = run(capsys, "predict", folder, "--weights", trained, "--out", out)
     assert code == 0 and not complaints
-    assert said.splitlines()[-1] == f"2 of 2 pictures; written to {out}"
+    assert said.splitlines()[-1] == f"2 of 2 images; written to {out}"
     (folder / "bad.png").write_bytes(b"\x89PNG")
     code, said, complaints = run(
         capsys,
@@ -488,7 +488,7 @@ def test_predict(capsys, trained, tmp_path):
         "--no-animation",
     )
     assert code == 1 and len(complaints) == 1 and "bad.png" in complaints[0]
-    assert said.splitlines()[-1].startswith("2 of 3 pictures, 1 skipped; written to ")
+    assert said.splitlines()[-1].startswith("2 of 3 images, 1 skipped; written to ")
     assert not list((tmp_path / "b").glob("*.gif")) and len(list((tmp_path / "b").glob("*.png"))) == 4
     code, _, complaints = run(
         capsys, "predict", folder / "bad.png", "--weights", trained, "--out", tmp_path / "c"

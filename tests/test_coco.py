@@ -160,10 +160,10 @@ def test_annotations_that_make_no_sense(tmp_path, annotation, problem):
         ("{", "is damaged"),
         ("[]", "has no list `images`"),
         ('{"images": [{"id": 1}]}', "has no list `images` of file_name, height, id, width"),
-        ('{"images": [], "annotations": [], "categories": []}', "has no picture"),
+        ('{"images": [], "annotations": [], "categories": []}', "has no image"),
         (
             '{"images": [], "annotations": [{"id": 1, "image_id": 2, "category_id": 3}], "categories": []}',
-            "annotation 1 is of unknown picture 2",
+            "annotation 1 is of unknown image 2",
         ),
     ],
 )
@@ -175,7 +175,7 @@ def test_files_that_are_not_cocos(tmp_path, content, problem):
     assert str(file) in str(caught.value)
 
 
-def test_pictures_missing_or_of_another_size(tmp_path):
+def test_user_images_missing_or_of_another_size(tmp_path):
     paths = write(tmp_path, [])
     Image.new("RGB", (31, 20)).save(tmp_path / "1.png")
     with pytest.raises(CocoError, match=r"1.png': is 31 x 20, not 30 x 20 as"):
@@ -261,7 +261,7 @@ def test_more_objects_than_labels(tmp_path, monkeypatch):
     assert np.iinfo(np.int16).max == coco.limits.OBJECTS
     monkeypatch.setattr(coco.limits, "OBJECTS", 50)
     paths = write(tmp_path, [thing(number, [rectangle(0, 0, 5, 5)]) for number in range(51)])
-    with pytest.raises(CocoError, match="picture 1 has 51 objects; at most 50 are allowed"):
+    with pytest.raises(CocoError, match="image 1 has 51 objects; at most 50 are allowed"):
         Coco(*paths)
     content = json.loads(paths[1].read_text())
     content["annotations"] = content["annotations"][1:]
@@ -324,7 +324,7 @@ def test_parts_of_one_file(tmp_path):
 def test_a_part_that_is_empty_or_unknown(tmp_path):
     paths = write(tmp_path, [], pictures=3)
     assert len(Coco(*paths, split="train")) == 3
-    with pytest.raises(CocoError, match="none of 3 pictures falls into the test split.*add pictures"):
+    with pytest.raises(CocoError, match="none of 3 images falls into the test split.*add images"):
         Coco(*paths, split="test")
     with pytest.raises(ValueError, match="`split` .='val'. must be one of train, validation, test"):
         Coco(*paths, split="val")

@@ -35,18 +35,18 @@ pytestmark = [fork_is_fine, needs_fork]
 
 @dataclass(frozen=True)
 class Undrawn(Discovery):
-    """No pictures: they take longer than all else."""
+    """No images: they take longer than all else."""
 
     def figures(self, model, scenes):
         return {}
 
-    def picture(self, model, scenes):
+    def preview(self, model, scenes):
         return Image.new("RGB", (1, 1))
 
 
 RECIPE = Undrawn(
     name="crash", data="sprites", resolution=16, num_slots=3, steps=12, batch_size=2, evaluate_every=5,
-    validation_scenes=2, test_scenes=2, warmup_steps=2, precision="float32", average=0.9,
+    validation_scenes=2, test_scenes=2, warmup_steps=2, precision="float32", ema_decay=0.9,
 )  # fmt: skip
 LAST = "checkpoints/step_00000012"
 TIMES = ("seconds", "cpu_seconds", "images_per_second")

@@ -9,7 +9,7 @@ from objecthood.nn.decoders import (
     BroadcastConv2d,
     PaintingConv2d,
     SameConvTranspose2d,
-    as_painting,
+    as_output,
     enlarge,
     join_patches,
     stretch_middle,
@@ -119,7 +119,7 @@ def test_broadcast_decoder_paints_every_slot_by_itself(strides, resolution):
 
 def test_painting_splits_colour_and_mask():
     canvas = torch.randn(6, 4, 5, 5)
-    painting = as_painting(canvas, 3)
+    painting = as_output(canvas, 3)
     assert torch.equal(painting.appearance[1, 2], canvas[5, :3])
     assert torch.equal(painting.mask_logits[0, 1], canvas[1, 3])
 
@@ -148,12 +148,12 @@ def test_cells_of_a_patch_decoder_with_kernel_one_are_independent():
 
 def test_attention_guides_masks_and_nothing_else():
     plain = PatchDecoder(8, grid=3, patch=4, channels=6)
-    guided = PatchDecoder(8, grid=3, patch=4, channels=6, attention_guided=True)
+    guided = PatchDecoder(8, grid=3, patch=4, channels=6, attention_conditioned_masks=True)
     guided.load_state_dict(plain.state_dict())
     slots, attention = torch.randn(2, 5, 8), torch.rand(2, 5, 6, 6).softmax(dim=1)
     ours, wanted = guided(slots, attention), plain(slots)
     assert torch.equal(ours.appearance, wanted.appearance)
-    assert torch.equal(ours.own_logits, wanted.mask_logits) and wanted.own_logits is None
+    assert torch.equal(ours.unconditioned_logits, wanted.mask_logits) and wanted.unconditioned_logits is None
     guide = F.interpolate((attention + 1e-4).log(), (12, 12), mode="bilinear")
     torch.testing.assert_close(ours.mask_logits - wanted.mask_logits, guide, rtol=0, atol=1e-5)
     lost = guided(slots, torch.zeros(2, 5, 6, 6))
@@ -162,7 +162,7 @@ def test_attention_guides_masks_and_nothing_else():
 
 
 def test_a_guided_decoder_without_attention_says_so():
-    guided = PatchDecoder(8, grid=3, patch=4, channels=6, attention_guided=True)
+    guided = PatchDecoder(8, grid=3, patch=4, channels=6, attention_conditioned_masks=True)
     with pytest.raises(ValueError, match="needs `attention`") as caught:
         guided(torch.randn(2, 5, 8))
     assert "\n" not in str(caught.value)

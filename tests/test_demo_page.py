@@ -150,7 +150,7 @@ def test_a_slot_is_switched_off_and_on(visit):
 
 
 def object_place(visit: Visit) -> tuple[int, dict[str, float]]:
-    """A slot of picture A that holds a thing, not the ground: its index, and where (in 0..1) it is seen."""
+    """A slot of image A that holds a thing, not the ground: its index, and where (in 0..1) it is seen."""
     return visit.page.evaluate(
         """async () => {
           const rows = [...document.querySelectorAll(".bench")[0].querySelectorAll(".slot")];
@@ -184,7 +184,7 @@ def test_a_click_on_a_thing_switches_its_slot(visit):
     )
 
 
-def test_a_thing_is_dragged_to_the_other_picture(visit):
+def test_a_thing_is_dragged_to_the_other_image(visit):
     _, place = object_place(visit)
     box, other = (visit.page.locator(f"{bench} .picture").bounding_box() for bench in (A, B))
     visit.page.mouse.move(box["x"] + place["x"] * box["width"], box["y"] + place["y"] * box["height"])
@@ -197,7 +197,7 @@ def test_a_thing_is_dragged_to_the_other_picture(visit):
     assert visit.page.locator(f"{A} .slot").count() == 5
 
 
-def test_a_slot_moves_to_the_other_picture_and_back_by_keyboard(visit):
+def test_a_slot_moves_to_the_other_image_and_back_by_keyboard(visit):
     before = [visit.pixels(f"{bench} .rebuilt") for bench in (A, B)]
     button = visit.page.locator(f"{A} .slot:not(.empty) .move").first
     button.focus()
@@ -230,7 +230,7 @@ def test_everything_is_reached_and_named_by_keyboard(visit):
     text = " | ".join(named)
     for wanted in (
         "Play the iterations", "Iteration", "Slots", "Iterations", "Roll the start again", "New scene",
-        "Your picture", "Slot 1 of picture A, shown", "Move slot 1 of picture A to picture B",
+        "Your image", "Slot 1 of image A, shown", "Move slot 1 of image A to image B",
         "where slots look",
     ):  # fmt: skip
         assert wanted in text, f"{wanted} cannot be reached; {text}"
@@ -263,7 +263,7 @@ def test_a_phone_is_wide_enough(browser, port):
         assert visit.problems == [] and visit.foreign == []
 
 
-def test_a_picture_of_ones_own_is_looked_at_and_doubted(visit):
+def test_a_image_of_ones_own_is_looked_at_and_doubted(visit):
     before = visit.pixels(f"{A} .picture")
     assert upload(visit, png(200)) == "ready"
     assert visit.pixels(f"{A} .picture") != before
@@ -272,7 +272,7 @@ def test_a_picture_of_ones_own_is_looked_at_and_doubted(visit):
 
 
 @pytest.mark.parametrize("port", ["static"], indirect=True)
-def test_what_is_no_picture_leaves_the_last_one(visit):
+def test_what_is_no_image_leaves_the_last_one(visit):
     before = visit.pixels(f"{A} .picture")
     upload(visit, b"<html>", "page.html", "image/png")
     visit.page.wait_for_selector("#status:not([hidden])")
@@ -281,13 +281,13 @@ def test_what_is_no_picture_leaves_the_last_one(visit):
     assert visit.pixels(f"{A} .picture") == before
 
 
-def test_what_is_no_picture_is_refused_by_the_server_too(browser, served):
+def test_what_is_no_image_is_refused_by_the_server_too(browser, served):
     with Visit(browser, served) as visit:
         before = visit.pixels(f"{A} .picture")
         upload(visit, b"<html>", "page.html", "image/png")
         visit.page.wait_for_selector("#status:not([hidden])")
         assert visit.settle() == "ready"
-        assert "not a readable picture" in visit.page.inner_text("#status")
+        assert "not a readable image" in visit.page.inner_text("#status")
         assert visit.pixels(f"{A} .picture") == before
         assert [line for line in visit.problems if "415" not in line] == []
         large = bytes(10 * 2**20 + 1)
@@ -311,14 +311,14 @@ def test_another_model(visit):
     assert visit.page.locator(f"{A} .slot").count() == visit.page.locator(f"{B} .slot").count() == 4
 
 
-def test_a_new_scene_in_one_picture(visit):
+def test_a_new_scene_in_one_image(visit):
     before = visit.pixels(f"{A} .picture"), visit.pixels(f"{B} .picture")
     visit.page.click(f"{A} .new")
     visit.settle()
     assert visit.pixels(f"{A} .picture") != before[0] and visit.pixels(f"{B} .picture") == before[1]
 
 
-def test_the_slider_says_what_is_seen_while_a_picture_is_computed(browser, served):
+def test_the_slider_says_what_is_seen_while_a_image_is_computed(browser, served):
     """An upload that the server has not answered yet still shows the iteration before, and says so; then it
     walks from the first to the last."""
     with Visit(browser, served, reduced_motion="no-preference") as visit:
@@ -369,7 +369,7 @@ def test_inline_scripts_do_not_run(browser, port):
 
 
 def test_the_browser_computes_what_pytorch_does(browser, static):
-    """Attention, masks and reconstruction, for pictures of the model's data."""
+    """Attention, masks and reconstruction, for images of the model's data."""
     model, name = oh.load("sprites"), "sprites"
     unmoved = torch.zeros(1, model.num_slots, model.slot_dim)
     with Visit(browser, static) as visit:

@@ -264,7 +264,7 @@ def test_too_large_an_upload_is_refused_as_it_comes(port, scoreboard):
 
 
 def test_a_length_that_promises_less_is_taken_at_its_word(port):
-    """What follows is no part of the upload: here it makes the picture a damaged one."""
+    """What follows is no part of the upload: here it makes the image a damaged one."""
     answer = raw(port, message(port, LOOK, png(), {"Content-Length": "60"}))
     assert answer.status == 422
 
@@ -302,7 +302,7 @@ def bomb() -> bytes:
     ],
     ids=["empty", "html", "svg", "polyglot", "zip", "pdf", "eps", "zeros", "cut", "bomb"],
 )
-def test_what_is_no_picture_is_refused_in_one_line(port, content, status, scoreboard):
+def test_what_is_no_image_is_refused_in_one_line(port, content, status, scoreboard):
     answer = ask(port, LOOK, content)
     assert answer.status == status
     assert (
@@ -313,7 +313,7 @@ def test_what_is_no_picture_is_refused_in_one_line(port, content, status, scoreb
     assert answer.headers["content-type"] == "application/json"
     scoreboard(
         "The demo's server",
-        "no pictures, polyglots, SVG and HTML with scripts, bombs: refused in one line",
+        "no images, polyglots, SVG and HTML with scripts, bombs: refused in one line",
         1,
     )
 
@@ -415,7 +415,7 @@ def ask_until_answered(port: int, number: int, slowly: bool) -> tuple[float, Ans
 
 @pytest.mark.timed
 def test_200_at_once_lose_nothing_and_leave_nothing(shown, scoreboard):
-    """50 go away, 20 read slowly; of the others every one is answered in the end, with its own picture."""
+    """50 go away, 20 read slowly; of the others every one is answered in the end, with its own image."""
     sys.addaudithook(watch)
     with serving(server.build_app(shown)) as port, concurrent.futures.ThreadPoolExecutor(200) as pool:
         single = min(ask_until_answered(port, 0, False)[0] for _ in range(5))
@@ -434,7 +434,7 @@ def test_200_at_once_lose_nothing_and_leave_nothing(shown, scoreboard):
         assert {status for _, _, refused in answers for status in refused} <= {503}
         for number, (_, answer, _) in enumerate(answers):
             image = read_image(png(seed=number)).transpose(2, 0, 1).astype(np.float32) / 255
-            assert np.array_equal(numbers(answer)[0], image.ravel()), "another's picture"
+            assert np.array_equal(numbers(answer)[0], image.ravel()), "another's image"
         seconds = sorted(seconds for seconds, _, _ in answers[20:])
         # A full queue is 16 turns long; beyond it one is told so at once.
         assert seconds[int(0.95 * len(seconds))] < 10 * server.CAPACITY * single + 1
@@ -456,7 +456,7 @@ def test_200_at_once_lose_nothing_and_leave_nothing(shown, scoreboard):
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_thousands_of_small_uploads_leave_nothing(shown, tmp_path, monkeypatch, scoreboard):
-    """No picture among them; nothing is written, nothing stays."""
+    """No image among them; nothing is written, nothing stays."""
     monkeypatch.chdir(tmp_path)
     sys.addaudithook(watch)
     with serving(server.build_app(shown)) as port:
@@ -470,7 +470,7 @@ def test_thousands_of_small_uploads_leave_nothing(shown, tmp_path, monkeypatch, 
         assert statuses <= {415, 422} and not WRITTEN and not list(tmp_path.iterdir())
         grown = resident() - before
         assert grown < 0.1 * before and len(os.listdir("/proc/self/fd")) <= descriptors
-    what = "small uploads that are no pictures: refused, nothing written, nothing kept"
+    what = "small uploads that are no images: refused, nothing written, nothing kept"
     scoreboard("The demo's server", what, 10_000, measured=f"memory grew by {grown:.0f} MB")
 
 

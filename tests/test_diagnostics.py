@@ -76,7 +76,7 @@ def test_soft_masks_and_labels_agree():
     assert diagnostics.used_slots(soft).tolist() == diagnostics.used_slots(PERFECT).tolist() == [4]
 
 
-def test_ignored_pixels_and_pictures_without_background_or_objects():
+def test_ignored_pixels_and_images_without_background_or_objects():
     truth = torch.full((3, 4, 4), -1)
     truth[0, :2], truth[0, 2:] = 1, 2  # no background: nothing can lie in its slot
     truth[1] = 0  # no object
@@ -118,7 +118,7 @@ def test_used_slots_leave_specks_out():
     assert diagnostics.used_slots(labels).tolist() == [2]
 
 
-def test_summary_counts_objects_over_all_pictures():
+def test_summary_counts_objects_over_all_images():
     truth = torch.cat([TRUTH, TRUTH.clamp_max(1)])  # 3 objects; then 1, for labels 2 and 3 become 1
     predicted = torch.cat([painted((2, ALL, ALL, 2)), torch.ones(1, SIDE, SIDE, dtype=torch.int64)])
     found = diagnostics.signs(truth, predicted)
@@ -158,7 +158,7 @@ HEALTHY = {
         ("shared_objects", 0.4, "40 % of objects share a slot"),
         ("split_objects", 0.4, "objects are in pieces"),
         ("objects_in_background", 0.4, "objects lie in the background's slot"),
-        ("background_split", 0.4, "pictures have a divided background"),
+        ("background_split", 0.4, "images have a divided background"),
     ],
 )
 def test_findings_name_what_stands_out_and_a_place_that_exists(sign, value, words):
@@ -184,10 +184,10 @@ def test_worst_scenes_come_first_and_batches_do_not_matter():
     assert found.summary == pytest.approx(batched.summary)
     trouble = found.signs.trouble[found.worst]
     assert (trouble[:-1] >= trouble[1:]).all()
-    assert found.picture(rows=2).height < found.picture(rows=3).height
+    assert found.figure(rows=2).height < found.figure(rows=3).height
 
 
-def test_pictures_without_truth_are_diagnosed_by_what_is_left(tmp_path):
+def test_user_images_without_truth_are_diagnosed_by_what_is_left(tmp_path):
     for number in range(20):
         Image.new("RGB", (16, 16), (40 * (number % 5), 99, 200)).save(tmp_path / f"{number}.png")
     recipe = replace(oh.RECIPES["folder"], data_path=str(tmp_path), resolution=16, num_slots=3)
@@ -198,13 +198,13 @@ def test_pictures_without_truth_are_diagnosed_by_what_is_left(tmp_path):
         "used_slots",
         "swing",
     }
-    assert found.picture(rows=2).mode == "RGB"
+    assert found.figure(rows=2).mode == "RGB"
 
 
 def test_a_recipe_without_masks_is_refused():
     recipe = oh.RECIPES["set-clevr-like"]
     with pytest.raises(
-        ValueError, match="finds no masks in pictures; a diagnosis needs a recipe of object discovery"
+        ValueError, match="finds no masks in images; a diagnosis needs a recipe of object discovery"
     ):
         diagnose(torch.nn.Linear(1, 1), recipe)
 
@@ -214,7 +214,7 @@ def test_the_command_prints_writes_and_draws(tmp_path, capsys):
     few = ["--steps", "2", "--validation-scenes", "4", "--test-scenes", "4", "--precision", "float32"]
     assert main(["train", "tetrominoes", *few, "--out", str(run)]) == 0
     words = ["evaluate", str(run), "--diagnose", "--json", str(file)]
-    assert main([*words, "--picture", str(drawn), "--num-scenes", "4"]) == 0
+    assert main([*words, "--figure", str(drawn), "--num-scenes", "4"]) == 0
     said = capsys.readouterr().out
     assert "objects in the background's slot" in said and "worst scenes:" in said
     facts = json.loads(file.read_text())["diagnosis"]
@@ -223,8 +223,8 @@ def test_the_command_prints_writes_and_draws(tmp_path, capsys):
         assert f"{finding['text']}; see {finding['page']}" in said
     with Image.open(drawn) as picture:
         assert picture.width > 500
-    assert main(["evaluate", str(run), "--picture", str(drawn)]) == 2
-    assert main([*words, "--picture", "worst.gif"]) == 2
+    assert main(["evaluate", str(run), "--figure", str(drawn)]) == 2
+    assert main([*words, "--figure", "worst.gif"]) == 2
     complaints = capsys.readouterr().err.splitlines()
     assert complaints[0].endswith("add --diagnose") and complaints[1].endswith("must end in .png or .webp")
 
@@ -232,7 +232,7 @@ def test_the_command_prints_writes_and_draws(tmp_path, capsys):
 def test_a_run_tells_what_is_wrong_once_and_from_half_its_steps_on(tmp_path, capsys):
     """After four steps nothing is found, which is told once of each kind; a good model has no alarm."""
     recipe = replace(
-        oh.RECIPES["sprites"], steps=4, coarse_steps=0, evaluate_every=1, batch_size=2, test_scenes=2
+        oh.RECIPES["sprites"], steps=4, low_resolution_steps=0, evaluate_every=1, batch_size=2, test_scenes=2
     )
     oh.train(replace(recipe, resolution=16, validation_scenes=2), tmp_path / "run")
     told = [line for line in capsys.readouterr().out.splitlines() if diagnostics.PAGE in line]
@@ -241,12 +241,12 @@ def test_a_run_tells_what_is_wrong_once_and_from_half_its_steps_on(tmp_path, cap
     assert alarms(oh.load("sprites"), oh.RECIPES["sprites"]) == []
 
 
-def test_recipes_without_masks_of_pictures_are_not_diagnosed(tmp_path, capsys):
+def test_recipes_without_masks_of_images_are_not_diagnosed(tmp_path, capsys):
     recipe = replace(oh.RECIPES["moving-sprites"], steps=1, batch_size=1, validation_scenes=1, test_scenes=1)
     assert alarms(recipe.build_model(), recipe) == []
     oh.train(recipe, tmp_path / "run")
     assert main(["evaluate", str(tmp_path / "run"), "--diagnose"]) == 1
-    assert "'moving-sprites' finds no masks in pictures" in capsys.readouterr().err
+    assert "'moving-sprites' finds no masks in images" in capsys.readouterr().err
 
 
 def test_slots_that_swing_are_told_of():

@@ -45,7 +45,7 @@ RECIPES = {
     "paper": Discovery(name="paper", data="sprites", resolution=16, num_slots=3, **SMALL),
     "fast": replace(oh.RECIPES["tetrominoes"], **SMALL),
     "guided": replace(
-        oh.RECIPES["sprites"], **SMALL | {"resolution": 16}, repulsion_start=-100, coarse_steps=2
+        oh.RECIPES["sprites"], **SMALL | {"resolution": 16}, merge_penalty_start=-100, low_resolution_steps=2
     ),
     "set": SampleSet(**SET | SMALL | {"resolution": 16, "data_path": str(SAMPLES)}),
 }
@@ -213,7 +213,7 @@ def test_saved_by_some_and_gone_on_with_by_others(before, after, calm, monkeypat
 
 
 def test_a_step_that_one_process_cannot_take_is_taken_by_none(tmp_path, scoreboard):
-    """And the third in a row ends all of them, with the picture named by its number in the data."""
+    """And the third in a row ends all of them, with the image named by its number in the data."""
     plain = Discovery.loss
 
     def work(bad_steps):
@@ -230,7 +230,7 @@ def test_a_step_that_one_process_cannot_take_is_taken_by_none(tmp_path, scoreboa
     assert all(value.isfinite().all() for value in load_file(tmp_path / "run-2/weights.safetensors").values())
     first, second = together(2, tmp_path, lambda: work([1, 2, 3]))
     assert first == second and first.startswith("FloatingPointError: ")
-    assert "step 3; pictures to blame (indices in the training data): 15;" in first
+    assert "step 3; images to blame (indices in the training data): 15;" in first
     assert "encoder" in first and "\n" not in first
     assert first.endswith("run-3/bad-batch-*.safetensors")
     kept = [load_file(tmp_path / f"run-3/bad-batch-{rank}.safetensors") for rank in (0, 1)]
@@ -412,8 +412,8 @@ def test_the_cause_is_told_from_what_follows_it():
     ended = Failure(-15, "Signal 15", 4)
     assert str(distributed.cause({0: ended, 1: Failure(1, {"message": "ValueError: bad"})}, 2)) == "bad"
     assert str(distributed.cause({0: Failure(-9, "", 35), 1: Failure(1, "ValueError: bad")}, 2)) == "bad"
-    own = Failure(1, {"message": "ValueError: no picture"})
-    assert str(distributed.cause({0: lost, 1: own}, 2)) == "no picture"
+    own = Failure(1, {"message": "ValueError: no image"})
+    assert str(distributed.cause({0: lost, 1: own}, 2)) == "no image"
     killed = distributed.cause({0: lost, 1: own, 2: Failure(-9, "Signal 9")}, 3)
     assert re.search(r"process 2 of 3 was killed \(SIGKILL\)", str(killed))
     assert isinstance(distributed.cause({0: Failure(130, "")}, 2), KeyboardInterrupt)

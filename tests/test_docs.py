@@ -273,14 +273,14 @@ def test_features_name_their_tests():
 
 
 def test_nothing_connects(workbench, monkeypatch):
-    """Training, scoring and looking at pictures ask no address and open no connection."""
+    """Training, scoring and looking at images ask no address and open no connection."""
 
     def refuse(*_, **__):
         raise AssertionError("something asked for the network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert main(["predict"]) == 0  # weights and picture of the package
+    assert main(["predict"]) == 0  # weights and image of the package
     assert main(["train", "sprites", "--out", "run", "--precision", "float32"]) == 0
     assert main(["evaluate", "run", "--diagnose"]) == 0
     assert main(["predict", "PICTURES/3.png", "--weights", "run", "--out", "found"]) == 0
@@ -343,7 +343,7 @@ def test_links_and_anchors_of_the_site_lead_somewhere(site):
                 assert unquote(anchor) in pages[target].anchors, f"{path.name} leads to {url}"
 
 
-def test_every_page_is_in_the_menu_and_every_picture_in_use(site):
+def test_every_page_is_in_the_menu_and_every_image_in_use(site):
     text = (ROOT / "mkdocs.yml").read_text()
     pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
     assert [page for page in pages if page not in text] == []

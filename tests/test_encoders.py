@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from objecthood.nn import ConvEncoder, encoders
-from objecthood.nn.encoders import SameConv2d, check_pictures, same_padding
+from objecthood.nn.encoders import SameConv2d, check_images, same_padding
 
 
 def convolve(image: np.ndarray, kernel: np.ndarray, bias: np.ndarray, stride: int) -> np.ndarray:
@@ -52,7 +52,7 @@ def test_padding_of_known_cases(size, kernel, stride, wanted):
 
 @pytest.mark.parametrize("size, stride", [(32, 1), (33, 2), (8, 1)])
 def test_layouts_change_no_number(size, stride, monkeypatch):
-    """With and without AVX-512, from pictures laid out either way: the same picture and gradients."""
+    """With and without AVX-512, from images laid out either way: the same image and gradients."""
     layer = SameConv2d(3, 4, 5, stride).double()
     image = torch.randn(2, 3, size, size, dtype=torch.float64)
     found = []
@@ -129,7 +129,7 @@ MISTAKES = {
 def test_images_that_do_not_fit_are_told_with_the_remedy(unchecked, images, remedies):
     has_time = any("frames" in remedy for remedy in remedies)
     with pytest.raises(ValueError) as caught:
-        check_pictures(images, 8, has_time=has_time)
+        check_images(images, 8, has_time=has_time)
     message = str(caught.value)
     assert "\n" not in message and all(remedy in message for remedy in remedies)
     if isinstance(images, torch.Tensor):
@@ -158,6 +158,6 @@ def test_each_remedy_does_what_it_promises(unchecked):
             flat = images.flatten(0, 1) if has_time else images
             images = torch.nn.functional.interpolate(flat, (8, 8), mode="bilinear", antialias=True)
             has_time = False
-        check_pictures(images, 8, has_time=has_time)
-    check_pictures(IMAGE, 8)
-    check_pictures(CLIP, 8, has_time=True)
+        check_images(images, 8, has_time=has_time)
+    check_images(IMAGE, 8)
+    check_images(CLIP, 8, has_time=True)

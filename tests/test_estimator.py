@@ -68,7 +68,7 @@ def test_a_run_is_kept_where_asked(tmp_path):
 @pytest.mark.parametrize(
     ("pictures", "answer"),
     [
-        (np.zeros((2, 3, 8, 8), np.uint8), r"uint8 \[2, 3, 8, 8\]\) must be \[pictures, height, width, 3\]"),
+        (np.zeros((2, 3, 8, 8), np.uint8), r"uint8 \[2, 3, 8, 8\]\) must be \[images, height, width, 3\]"),
         (np.zeros((8, 8, 3), np.uint8), "must be"),
         (np.zeros((0, 8, 8, 3), np.uint8), "must be"),
         (np.zeros((2, 8, 8, 3), np.int64), "int64"),

@@ -73,11 +73,11 @@ def test_edit_slots(tmp_path):
     assert came > 60 and (np.abs(second - (255, 0, 255)).sum(-1) < 100).sum() > came
 
 
-def test_your_pictures(tmp_path):
+def test_your_images(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number, image in enumerate(Sprites("train", 0, "grey", 64)[range(40)]["image"]):
-        figures.to_picture(image).save(folder / f"{number}.png")
+        figures.to_image(image).save(folder / f"{number}.png")
     said = run("your_pictures.py", tmp_path, str(folder), "20")
     assert re.search(r": 0\.\d+$", said, re.MULTILINE) and said.count("of 6 slots") == 40
     assert (tmp_path / "run" / "weights.safetensors").exists()

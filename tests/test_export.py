@@ -13,13 +13,13 @@ import torch
 import objecthood as oh
 from objecthood.cli import export, main
 from objecthood.export import export as export_module
-from objecthood.export.examples import familiar_pictures
+from objecthood.export.examples import example_images
 from objecthood.export.export import PARTS, compare_parts, compare_whole, export_onnx, export_parts, session
 from objecthood.export.graph import multiply_in_blocks, running_maximum, solve
 from objecthood.models import autoencoder
 from objecthood.models.set_predictor import fast_clevr
-from objecthood.nn import CompactPrior, ConvEncoder, Grouping, LearnedSlots, SlotAttention
-from objecthood.nn.slot_frames import CentredPatchDecoder, OwnFrame
+from objecthood.nn import ConvEncoder, Grouping, LearnedSlots, SlotAttention, SpatialBias
+from objecthood.nn.slot_frames import SlotCentredPatchDecoder, SlotFrameReadout
 
 pytestmark = [pytest.mark.xdist_group("export"), pytest.mark.timeout(600)]
 
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.xdist_group("export"), pytest.mark.timeout(600)]
 def guided():
     """All that our variants add: slots that unite and divide, a view without shading, guided masks."""
     torch.manual_seed(0)
-    return autoencoder.fast_sprites(4, resolution=16, rehome=True, without_shading=True).eval()
+    return autoencoder.fast_sprites(4, resolution=16, split_slots=True, chromaticity=True).eval()
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +74,14 @@ def test_every_stage_is_told_when_it_begins(guided, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("steady, asked", [(torch.inf, [32]), (0.0, [32, 96])])
-def test_more_pictures_are_looked_at_where_few_are_steady(guided, monkeypatch, steady, asked):
+def test_more_images_are_looked_at_where_few_are_steady(guided, monkeypatch, steady, asked):
     counts = []
     monkeypatch.setattr(export_module, "_STEADY", steady)
     monkeypatch.setattr(
-        export_module, "familiar_pictures", lambda model, n: counts.append(n) or familiar_pictures(model, n)
+        export_module, "example_images", lambda model, n: counts.append(n) or example_images(model, n)
     )
     with torch.no_grad():
-        assert len(export_module._steady_pictures(guided, 4, 4, 3)) == 4
+        assert len(export_module._steady_images(guided, 4, 4, 3)) == 4
     assert counts == asked
 
 
@@ -92,11 +92,14 @@ def test_the_number_of_iterations_is_an_input(guided, files, iterations):
 
 def test_what_the_prior_does_is_in_the_graph(guided, files):
     """Without the prior the second iteration's attention is another one, by far more than is allowed."""
-    images, noise = familiar_pictures(guided, 2), torch.zeros(2, 4, 64)
+    images, noise = example_images(guided, 2), torch.zeros(2, 4, 64)
     with torch.no_grad():
-        prior, guided.grouping.slot_attention.prior = guided.grouping.slot_attention.prior, None
+        attention_bias, guided.grouping.slot_attention.attention_bias = (
+            guided.grouping.slot_attention.attention_bias,
+            None,
+        )
         plain = guided(images, 4, 3, noise).attention.numpy()
-        guided.grouping.slot_attention.prior = prior
+        guided.grouping.slot_attention.attention_bias = attention_bias
     given = {"image": images, "noise": noise, "iterations": torch.tensor(3)}
     found = session(files[0])(given)["attention"]
     assert found.shape == (2, 3, 4, 8, 8)
@@ -104,7 +107,7 @@ def test_what_the_prior_does_is_in_the_graph(guided, files):
 
 
 def test_start_noise_matters_where_slots_are_not_learned(guided, files):
-    run, images = session(files[0]), familiar_pictures(guided, 1)
+    run, images = session(files[0]), example_images(guided, 1)
     given = {"image": images, "iterations": torch.tensor(1)}
     one, other = (run(given | {"noise": torch.full((1, 6, 64), value)})["slots"] for value in (0.0, 1.0))
     assert np.abs(one[:, 4:] - other[:, 4:]).max() > 0.01
@@ -113,12 +116,15 @@ def test_start_noise_matters_where_slots_are_not_learned(guided, files):
 def test_slots_told_what_they_hold_are_in_the_graph(tmp_path):
     """Slots seen and painted from their own centre, a prior that acts at once, a start that noise moves."""
     torch.manual_seed(0)
-    prior = CompactPrior((8, 8), repulsion=0.0, rehome=True, exchange=True)
+    attention_bias = SpatialBias((8, 8), merge_penalty=0.0, split_slots=True, split_and_merge=True)
     model = autoencoder.SlotAutoencoder(
         ConvEncoder(channels=8, feature_dim=16, strides=(2,), kernel=5),
-        Grouping(LearnedSlots(3, 16, spread=0.5), SlotAttention(16, 16, prior=prior, early_prior=True)),
-        CentredPatchDecoder(16, resolution=16, patch=4),
-        reading=OwnFrame(16, 16, resolution=16),
+        Grouping(
+            LearnedSlots(3, 16, noise_scale=0.5),
+            SlotAttention(16, 16, attention_bias=attention_bias, bias_before_attention=True),
+        ),
+        SlotCentredPatchDecoder(16, resolution=16, patch=4),
+        readout=SlotFrameReadout(16, 16, resolution=16),
     ).eval()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # sizes that stay open are no int
@@ -126,10 +132,10 @@ def test_slots_told_what_they_hold_are_in_the_graph(tmp_path):
         whole, parts = export_onnx(model, tmp_path / "m.onnx"), export_parts(model, tmp_path / "parts")
     for file in (whole, parts / "step.onnx"):
         assert onnx.load(file).graph.node, "compared with PyTorch before it was kept"
-    reading, model.reading = model.reading, None
+    reading, model.readout = model.readout, None
     with pytest.raises(ValueError, match="that differ"):
         compare_parts(model, parts, 1, 3)
-    model.reading, model.grouping.slot_attention.early_prior = reading, False
+    model.readout, model.grouping.slot_attention.bias_before_attention = reading, False
     with pytest.raises(ValueError, match="that differ"):
         compare_whole(model, whole, 1, 3)
 
@@ -196,7 +202,7 @@ def test_the_command_exports_published_weights(tmp_path, monkeypatch, capsys, un
     assert code == 0, capsys.readouterr().err
     assert "set-clevr.onnx: as PyTorch to 1e-4" in capsys.readouterr().out
     run, model = session(Path("set-clevr.onnx")), oh.load("set-clevr")
-    images, noise = familiar_pictures(model, 1), torch.zeros(1, 10, 64)
+    images, noise = example_images(model, 1), torch.zeros(1, 10, 64)
     found = run({"image": images, "noise": noise, "iterations": torch.tensor(3)})
     with torch.no_grad():
         expected = model(images, iterations=3, noise=noise)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import objecthood as oh
-from objecthood.checkpoint.run import read_description, restore, save_checkpoint
+from objecthood.checkpoint.run import described_recipe, read_description, restore, save_checkpoint
 from objecthood.demo.shown import Shown
 from objecthood.inference.result_folder import ResultFolder
 from objecthood.recipes import RECIPES, Discovery, from_dict
@@ -36,7 +36,7 @@ class Undrawn(Discovery):
     def figures(self, model, scenes):
         return {"one": Image.new("RGB", (1, 1))}
 
-    def picture(self, model, scenes):
+    def preview(self, model, scenes):
         return Image.new("RGB", (1, 1))
 
 
@@ -54,7 +54,7 @@ def with_recipe(folder: Path, **changes: object) -> Path:
         for key, value in read_description(source).items()
         if key != "parameters"
     }
-    metadata["recipe"] = json.dumps(read_description(source)["recipe"] | changes)
+    metadata["recipe"] = json.dumps(described_recipe(source).to_dict() | changes)
     save_file(load_file(source), folder / "w.safetensors", metadata)
     return folder / "w.safetensors"
 
@@ -107,12 +107,12 @@ def test_fields_of_another_type_are_refused_in_one_line():
 @pytest.mark.parametrize("name", RECIPES)
 def test_counts_have_a_largest_value(name):
     recipe, fields = RECIPES[name], {field.name for field in dataclasses.fields(RECIPES[name])}
-    assert {"resolution", "num_slots", "test_iterations"} <= fields & recipe.most.keys()
-    for field in fields & recipe.most.keys():
+    assert {"resolution", "num_slots", "test_iterations"} <= fields & recipe.maximums.keys()
+    for field in fields & recipe.maximums.keys():
         one_line(
-            lambda field=field: dataclasses.replace(recipe, **{field: recipe.most[field] + 1}),
+            lambda field=field: dataclasses.replace(recipe, **{field: recipe.maximums[field] + 1}),
             f"`{field}`",
-            f"at most {recipe.most[field]}",
+            f"at most {recipe.maximums[field]}",
         )
 
 
@@ -128,8 +128,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 CRAFTED = [
     {"resolution": 640}, {"resolution": 2000}, {"resolution": 10**9}, {"test_iterations": 10**9},
-    {"starts": 10**7}, {"num_slots": 10**9}, {"test_scenes": 10**12}, {"name": {"a": "b"}}, {"name": "../x"},
-    {"name": ["x"]}, {"seed": "{}"}, {"second_kernel": None}, {"rehome": 3},
+    {"restarts": 10**7}, {"num_slots": 10**9}, {"test_scenes": 10**12}, {"name": {"a": "b"}},
+    {"name": "../x"},    {"name": ["x"]}, {"seed": "{}"}, {"second_kernel": None}, {"split_slots": 3},
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A user's folder: which picture lands in which split, what a batch holds, and what bad files do."""
+"""A user's folder: which image lands in which split, what a batch holds, and what bad files do."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def names(folder: Path, split: str) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in Folder(folder, 2, split).paths}
 
 
-def test_batch_holds_the_pictures_asked_for_in_their_order(many):
+def test_batch_holds_the_images_asked_for_in_their_order(many):
     dataset = Folder(many, resolution=8)
     order = [5, 0, 5, len(dataset) - 1]
     batch = dataset[order]
@@ -81,7 +81,7 @@ def test_splits_depend_on_the_path_below_the_folder_only(many, tmp_path):
         assert names(many, split) == names(tmp_path / "elsewhere" / "copy", split)
 
 
-def test_splits_stay_when_pictures_are_added(many):
+def test_splits_stay_when_images_are_added(many):
     before = {split: names(many, split) for split in SPLITS}
     for number in range(100):
         write(many / f"a new {number}.png", number, size=(2, 2))
@@ -91,13 +91,13 @@ def test_splits_stay_when_pictures_are_added(many):
 
 
 def test_splits_stay_between_versions(many):
-    """Pinned: another hash would move test pictures into the training of those who resume or compare."""
+    """Pinned: another hash would move test images into the training of those who resume or compare."""
     listing = " ".join(f"{split}:{','.join(sorted(names(many, split)))}" for split in SPLITS[1:])
     assert hashlib.sha256(listing.encode()).hexdigest()[:16] == "a57c42c0997d7041"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_small_folders_reuse_their_last_pictures(tmp_path, count):
+def test_small_folders_reuse_their_last_images(tmp_path, count):
     for number in range(count):
         write(tmp_path / f"{number}.png", number)
     for split in SPLITS:
@@ -106,7 +106,7 @@ def test_small_folders_reuse_their_last_pictures(tmp_path, count):
     assert len(Folder(tmp_path, 4)) >= 1
 
 
-def test_reused_pictures_are_the_last(few, monkeypatch):
+def test_reused_images_are_the_last(few, monkeypatch):
     monkeypatch.setattr(module, "split_of", lambda relative: "train")
     assert [path.name for path in Folder(few, 4, "test").paths] == ["2.png"]
     assert [path.name for path in Folder(few, 4, "train").paths] == ["0.png", "1.png", "2.png"]
@@ -114,14 +114,14 @@ def test_reused_pictures_are_the_last(few, monkeypatch):
     assert [path.name for path in Folder(few, 4, "train").paths] == ["0.png", "1.png", "2.png"]
 
 
-def test_bad_picture_stops_with_its_name(few):
-    (few / "bad\nname.png").write_bytes(b"no picture")
-    with pytest.raises(ImageError, match=r"^'[^']*bad\\nname.png': not a readable picture"):
+def test_bad_image_stops_with_its_name(few):
+    (few / "bad\nname.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"^'[^']*bad\\nname.png': not a readable image"):
         for split in SPLITS:
             Folder(few, 4, split)
 
 
-def test_bad_pictures_are_skipped_and_listed(many):
+def test_bad_images_are_skipped_and_listed(many):
     good = {split: names(many, split) for split in SPLITS}
     for number in range(40):
         (many / f"bad {number}.jpg").write_bytes(b"\xff\xd8\xff cut")
@@ -135,10 +135,10 @@ def test_bad_pictures_are_skipped_and_listed(many):
     assert all(path.name in reason and "\n" not in reason for path, reason in skipped)
 
 
-def test_nothing_but_bad_pictures(tmp_path):
+def test_nothing_but_bad_images(tmp_path):
     for number in range(4):
         (tmp_path / f"{number}.png").write_bytes(b"")
-    with pytest.raises(ImageError, match="none of [1-4] pictures can be read; the first: .*0 bytes"):
+    with pytest.raises(ImageError, match="none of [1-4] images can be read; the first: .*0 bytes"):
         Folder(tmp_path, 4, skip_bad=True)
 
 
@@ -147,7 +147,7 @@ def test_nothing_but_bad_pictures(tmp_path):
     [
         (("nowhere", 4), ImageError, "nowhere': is not a folder; name a folder"),
         (("few/0.png", 4), ImageError, "0.png': is not a folder"),
-        (("empty", 4), ImageError, "empty': no picture among 0 files"),
+        (("empty", 4), ImageError, "empty': no image among 0 files"),
         (("few", 4, "val"), ValueError, "`split` .='val'. must be one of train, validation, test"),
         (("few", 0), ValueError, "`resolution` .=0. must be at least 1"),
     ],

@@ -81,8 +81,8 @@ RECIPE = OnFrozenFeatures(
     steps=4,
     batch_size=4,
     warmup_steps=1,
-    average=0.9,
-    matrix_learning_rate=0.01,
+    ema_decay=0.9,
+    muon_learning_rate=0.01,
     gradient_clip=1.0,
     evaluate_every=100,
     validation_scenes=4,
@@ -390,11 +390,11 @@ def test_twins_share_its_tensors():
         return model
 
     model = build(32)
-    twin = model.twin(16, build)
-    own, others = (one.encoder.backbone.module.state_dict(keep_vars=True) for one in (model, twin))
+    at_resolution = model.at_resolution(16, build)
+    own, others = (one.encoder.backbone.module.state_dict(keep_vars=True) for one in (model, at_resolution))
     assert own and all(own[name] is others[name] for name in own)
     with pytest.raises(FrozenPartError, match="'encoder.backbone' is test:other@1"):
-        model.twin(24, lambda side: build(side, "test:other"))
+        model.at_resolution(24, lambda side: build(side, "test:other"))
 
 
 def test_processes_with_other_frozen_weights_do_not_train_together(tmp_path, monkeypatch):

@@ -102,4 +102,4 @@ def test_trainings_resume_and_keep_finite_scenes_on_the_device(gpu, monkeypatch,
     fields = {"data_path": str(SAMPLES), "resolution": 16}
     recipe = gpu.on_device(dataclasses.replace(RECIPES["clevr6-like"], **fields), CPU)
     assert isinstance(recipe.dataset("test"), OnDevice) and recipe.dataset("test") is recipe.dataset("test")
-    assert recipe.to_dict()["task"] == "PaintedDiscovery"
+    assert recipe.to_dict()["task"] == "SlotFrameDiscovery"

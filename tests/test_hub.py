@@ -41,7 +41,7 @@ def test_facts_are_whole_and_true(name):
     facts, described = one.facts, read_description(one.check())
     assert not missing_facts(facts)
     assert facts["bytes"] == one.file.stat().st_size
-    for key in ("scores", "usual", "parameters"):
+    for key in ("scores", "calibration", "parameters"):
         assert facts[key] == described[key]
     assert facts["settings"] == described["recipe"] and facts["seed"] == described["recipe"]["seed"]
     validation = facts["validation"]["seeds"]
@@ -148,7 +148,7 @@ def test_weights_come_with_the_package():
     for one in oh.PRETRAINED.values():
         assert (
             one.file.exists()
-            and one.picture.exists()
+            and one.example.exists()
             and "/" not in one.facts["settings"].get("data_path", "")
         )
 
@@ -174,4 +174,4 @@ def test_publishing_chooses_by_validation(tmp_path, monkeypatch):
     assert facts["validation"]["seeds"] == pytest.approx(scores)
     assert facts["seed"] == int(max(scores, key=lambda seed: scores[seed]))
     assert facts["sha256"] == hub.sha256_of(tmp_path / "weights" / "tetrominoes.safetensors")
-    assert facts["usual"]["scenes"] == 4
+    assert facts["calibration"]["scenes"] == 4

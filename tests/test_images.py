@@ -1,4 +1,4 @@
-"""The gate: every odd picture comes out right, every bad one as one line, and no file is ever changed."""
+"""The gate: every odd image comes out right, every bad one as one line, and no file is ever changed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-AREA = "Pictures and videos"
+AREA = "Images and videos"
 
 
 def pick(corpus: list[Case], name: str) -> Case:
@@ -65,7 +65,7 @@ def test_corpus_is_large(corpus):
     assert sum(case.error is not None for case in corpus) >= 45
 
 
-def test_every_picture_has_the_expected_pixels(corpus, scoreboard):
+def test_every_image_has_the_expected_pixels(corpus, scoreboard):
     wrong: dict[str, object] = {}
     tried = sum(case.expected is not None for case in corpus)
     for case in corpus:
@@ -80,7 +80,7 @@ def test_every_picture_has_the_expected_pixels(corpus, scoreboard):
         if distance > case.tolerance:
             wrong[case.name] = distance
     assert not wrong
-    scoreboard(AREA, "odd pictures (modes, depths, profiles, turns, animations): the right pixels", tried)
+    scoreboard(AREA, "odd images (modes, depths, profiles, turns, animations): the right pixels", tried)
 
 
 def test_every_bad_file_gives_one_line_that_names_it(corpus, scoreboard):
@@ -229,7 +229,7 @@ def test_bombs_are_refused_early(corpus, scoreboard):
         growth, seconds, control = pool.apply(peak_growth, (bombs, honest))
     assert len(bombs) >= 15 and max(path.stat().st_size for path in bombs) < 1_000_000
     assert growth <= 50 and seconds <= 0.5
-    assert control > 50, "the gauge must see a decoded picture, or it shows nothing"
+    assert control > 50, "the gauge must see a decoded image, or it shows nothing"
     measured = f"memory grew by {growth:.0f} MB, slowest {seconds:.2f} s"
     scoreboard(AREA, "decompression bombs refused from their headers", len(bombs), measured=measured)
 
@@ -469,7 +469,7 @@ def test_pixel_limit_is_exact_and_adjustable(corpus):
 
 
 def bitmap_icon(*sizes: tuple[int, int]) -> bytes:
-    """An icon whose table says 16 x 16 of each picture, and whose bitmaps' own headers say `sizes`."""
+    """An icon whose table says 16 x 16 of each image, and whose bitmaps' own headers say `sizes`."""
     table, bitmaps = b"", b""
     for width, height in sizes:
         table += bytes([16, 16, 0, 0, 1, 0, 32, 0])
@@ -538,7 +538,7 @@ def test_file_size_is_limited(corpus, monkeypatch):
 
 @pytest.mark.parametrize("image_format", ["TGA", "PCX", "SGI", "DDS", "PDF", "EPS", "XBM"])
 def test_formats_off_the_list_are_not_opened(image_format):
-    with pytest.raises(ImageError, match="not a readable picture"):
+    with pytest.raises(ImageError, match="not a readable image"):
         read_image(encode(Image.new("1" if image_format == "XBM" else "RGB", (8, 8)), image_format))
 
 
@@ -562,13 +562,13 @@ def test_whatever_a_decoder_raises_is_one_line(corpus, monkeypatch, error, told)
     monkeypatch.setattr(images, "_flatten_to_srgb", fail)
     with pytest.raises(ImageError) as caught:
         read_image(pick(corpus, "plain.png").path)
-    assert f"damaged picture ({told})" in str(caught.value) and "\n" not in str(caught.value)
+    assert f"damaged image ({told})" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_format_that_this_pillow_lacks(corpus, monkeypatch):
     factory, _ = Image.OPEN["PNG"]
     monkeypatch.setitem(Image.OPEN, "PNG", (factory, lambda prefix: "PNG support not installed"))
-    with pytest.raises(ImageError, match="not a readable picture"):
+    with pytest.raises(ImageError, match="not a readable image"):
         read_image(pick(corpus, "plain.png").path)
 
 
@@ -580,7 +580,7 @@ def test_hue_saturation_value():
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A folder with pictures, other files and hidden ones; the pictures need no content to be found."""
+    """A folder with images, other files and hidden ones; the images need no content to be found."""
     for name in ("b.PNG", "a.jpg", "sub/c.webp", "sub/deep/Ü 猫.tif", "sub/line\nbreak.png", "x[1].png",
                  "notes.txt", "odd.xyz", ".hidden.png", ".git/d.png", "._a.jpg"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -627,8 +627,8 @@ def test_find_images_from_the_current_folder(tree, monkeypatch):
         ("none.png", "none.png': no such file, folder or pattern"),
         ("none*.png", "none*.png': no such file, folder or pattern"),
         ("no\nne.png", r"no\nne.png': no such file"),
-        ("*.txt", "*.txt': no picture among 1 files; pictures end in .apng"),
-        (".git/empty", "no picture among 0 files"),
+        ("*.txt", "*.txt': no image among 1 files; images end in .apng"),
+        (".git/empty", "no image among 0 files"),
     ],
 )
 def test_find_images_says_what_gave_nothing(tree, asked, problem):
@@ -658,11 +658,11 @@ def test_resize_gives_exactly_the_size_and_keeps_a_plain_colour(size):
     assert found.shape == (*size, 3) and found.dtype == np.uint8 and (found == plain[0, 0]).all()
 
 
-def test_resize_keeps_a_picture_of_the_same_size():
+def test_resize_keeps_a_image_of_the_same_size():
     np.testing.assert_array_equal(resize_image(PICTURE, PICTURE.shape[:2]), PICTURE)
 
 
-def test_resize_shows_the_whole_picture_without_proportions():
+def test_resize_shows_the_whole_image_without_proportions():
     halves = np.zeros((10, 100, 3), dtype=np.uint8)
     halves[:, 50:] = 200
     found = resize_image(halves, (10, 10))[..., 0]

@@ -12,7 +12,7 @@ from objecthood.data.scene import Dataset
 
 
 class Numbers(Dataset):
-    """Scene i is a picture of the number i."""
+    """Scene i is an image of the number i."""
 
     def __init__(self, length: int | None = None):
         self.length, self.endless = length or 5, length is None

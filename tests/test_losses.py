@@ -37,16 +37,16 @@ def test_set_error_is_the_least_sum_of_huber_costs():
             sum(cost(slots[slot], one) for slot, one in zip(order, objects, strict=True))
             for order in permutations(range(4))
         )
-    assert abs(float(losses.set_error(predicted, target)) - total / 3) < 1e-5
+    assert abs(float(losses.matching_loss(predicted, target)) - total / 3) < 1e-5
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(
-        losses.set_error(predicted[:, order], target), losses.set_error(predicted, target)
+        losses.matching_loss(predicted[:, order], target), losses.matching_loss(predicted, target)
     )
 
 
 def test_set_error_reaches_every_matched_property():
     predicted = torch.rand(2, 3, 19, requires_grad=True)
-    losses.set_error(predicted, torch.rand(2, 3, 19)).backward()
+    losses.matching_loss(predicted, torch.rand(2, 3, 19)).backward()
     assert (predicted.grad != 0).all()
 
 
@@ -108,7 +108,7 @@ def looped_slot_slot_contrast(slots, temperature, holds=None):
 PAIRS = {
     "set": (losses.set_contrast, looped_set_contrast),
     "nearest": (losses.nearest_contrast, looped_nearest_contrast),
-    "single": (losses.single_slot_contrast, looped_single_slot_contrast),
+    "single": (losses.slot_infonce, looped_single_slot_contrast),
 }
 
 
@@ -172,10 +172,10 @@ def test_contrast_does_not_ask_in_what_order_slots_come():
         close(of_sets(*mixed), of_sets(predicted, found))
     order = [2, 0, 3, 1]
     close(
-        losses.single_slot_contrast(predicted[:, order], found[:, order]),
-        losses.single_slot_contrast(predicted, found),
+        losses.slot_infonce(predicted[:, order], found[:, order]),
+        losses.slot_infonce(predicted, found),
     )
-    assert float(losses.single_slot_contrast(*mixed)) != float(losses.single_slot_contrast(predicted, found))
+    assert float(losses.slot_infonce(*mixed)) != float(losses.slot_infonce(predicted, found))
     clips = predicted.view(2, 3, 4, 5)
     close(losses.slot_slot_contrast(clips[:, :, order]), losses.slot_slot_contrast(clips))
 
@@ -183,7 +183,7 @@ def test_contrast_does_not_ask_in_what_order_slots_come():
 def test_single_slots_may_all_say_the_same_but_not_slots_against_slots():
     """The degenerate optimum: one code for a frame, in every slot."""
     codes = 10 * torch.eye(6)[:, None].expand(6, 4, 6)
-    assert losses.single_slot_contrast(codes, codes) < 1e-3
+    assert losses.slot_infonce(codes, codes) < 1e-3
     clips = codes[:, None].expand(6, 2, 4, 6)
     assert losses.slot_slot_contrast(clips) > math.log(4) - 1e-3
 
@@ -198,7 +198,7 @@ def test_a_mixed_slot_costs_more_by_the_nearest_than_by_the_mean():
 
 def test_contrast_has_a_gradient_and_is_least_where_all_is_told_apart():
     predicted, found = torch.randn(4, 3, 8, requires_grad=True), torch.randn(4, 3, 8)
-    for loss in (losses.set_contrast, losses.nearest_contrast, losses.single_slot_contrast):
+    for loss in (losses.set_contrast, losses.nearest_contrast, losses.slot_infonce):
         loss(predicted, found).backward()
         assert (predicted.grad != 0).all()
         predicted.grad = None

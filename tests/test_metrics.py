@@ -23,7 +23,7 @@ SCORES = {
 
 @st.composite
 def label_maps(draw, num_true: int = 5, num_predicted: int = 6, lowest: int = -1):
-    """True labels (-1 ignored) and predicted ones of a few small pictures; sometimes much alike."""
+    """True labels (-1 ignored) and predicted ones of a few small images; sometimes much alike."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 9)), draw(st.integers(1, 9)))
     true = random.integers(lowest, draw(st.integers(0, num_true)), shape, endpoint=True)
@@ -133,7 +133,7 @@ def test_soft_masks_count_as_their_largest(maps):
 
 @settings(max_examples=30, deadline=None)
 @given(label_maps())
-def test_pictures_of_a_batch_do_not_touch(maps):
+def test_user_images_of_a_batch_do_not_touch(maps):
     true, predicted = maps
     for score in SCORES.values():
         alone = torch.cat([score(t[None], p[None]) for t, p in zip(true, predicted, strict=True)])
@@ -152,13 +152,13 @@ def edge(true, predicted) -> dict[str, float]:
     }
 
 
-def test_pictures_without_objects():
+def test_user_images_without_objects():
     scores = edge([[0, 0, 0]], [[1, 1, 1]])
     assert scores["ari"] == 1.0 and all(math.isnan(scores[name]) for name in ("fg_ari", "mbo", "miou"))
     assert edge([[0, 0, 0]], [[1, 2, 1]])["ari"] == 0.0
 
 
-def test_pictures_with_every_pixel_ignored():
+def test_user_images_with_every_pixel_ignored():
     assert all(math.isnan(value) for value in edge([[-1, -1]], [[0, 1]]).values())
 
 
@@ -178,7 +178,7 @@ def test_one_mask_over_two_objects_serves_both_in_overlap_and_one_in_matching():
     assert scores["mbo"] == 0.5 and scores["miou"] == 0.25
 
 
-def test_scores_are_float64_and_exact_for_large_pictures():
+def test_scores_are_float64_and_exact_for_large_images():
     true = torch.zeros(1, 2048, 2048, dtype=torch.int64)
     true[:, :1024] = 1
     predicted = true.clone()

@@ -34,7 +34,7 @@ def of_models(model: torch.nn.Module) -> Iterator[Call]:
         "whole numbers": (image * 255).long(),
         "truth values": image > 0.5,
         "channels last": image.permute(0, 2, 3, 1),
-        "one picture": image[0],
+        "one image": image[0],
         "grey": image[:, :1],
         "other size": torch.rand(2, 3, 64, 64),
         "no time": image[None],
@@ -90,7 +90,7 @@ def of_metrics() -> Iterator[Call]:
     truth = torch.randint(0, 3, (2, 6, 6))
     for metric in (oh.metrics.mean_best_overlap, oh.metrics.mean_iou):
         yield f"{metric.__name__}: other size", lambda metric=metric: metric(truth, truth[:, :5])
-        yield f"{metric.__name__}: one picture", lambda metric=metric: metric(truth[0], truth[0])
+        yield f"{metric.__name__}: one image", lambda metric=metric: metric(truth[0], truth[0])
     ari = lambda *masks: oh.metrics.adjusted_rand_index(*masks, ignore_background=True)  # noqa: E731
     for name, masks in {
         "other batch": (truth, truth[:1]),
@@ -105,7 +105,7 @@ def of_metrics() -> Iterator[Call]:
     precision = lambda *sets: oh.metrics.average_precision(*sets, distance_threshold=1.0)  # noqa: E731
     yield "precision: 18 numbers", lambda: precision(torch.rand(2, 5, 18), torch.rand(2, 5, 18))
     yield "precision: other batch", lambda: precision(torch.rand(2, 5, 19), torch.rand(3, 5, 19))
-    yield "precision: one picture", lambda: precision(torch.rand(5, 19), torch.rand(5, 19))
+    yield "precision: one image", lambda: precision(torch.rand(5, 19), torch.rand(5, 19))
 
 
 def of_predict(model: torch.nn.Module, folder: Path) -> Iterator[Call]:
@@ -124,7 +124,7 @@ def of_predict(model: torch.nn.Module, folder: Path) -> Iterator[Call]:
         "no bytes": b"",
         "missing file": folder / "none.png",
         "list of nothing": [],
-        "empty picture": Image.new("RGB", (0, 0)),
+        "empty image": Image.new("RGB", (0, 0)),
         "dictionary": {"image": picture},
     }.items():
         yield f"predict: {name}", lambda pictures=pictures: oh.predict(model, pictures)

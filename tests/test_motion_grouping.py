@@ -206,7 +206,7 @@ def test_masks_are_carried_along_with_the_flow():
     torch.testing.assert_close(same, truth)
 
 
-def test_masks_are_drawn_to_edges_of_the_picture():
+def test_masks_are_drawn_to_edges_of_the_image():
     pictures = torch.zeros(1, 3, 40, 40)
     pictures[:, :, 10:30, 10:30] = torch.tensor([0.9, 0.3, 0.1])[:, None, None]
     truth = pictures[:, 0] > 0.5

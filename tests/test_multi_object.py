@@ -343,7 +343,7 @@ def test_convert_refuses_and_cleans_up(clevr_file, tmp_path):
 
 def test_convert_begins_anew_after_a_kill(clevr_file, tmp_path):
     (tmp_path / "pack.partial").mkdir()
-    (tmp_path / "pack.partial" / "images.npy").write_bytes(b"half a picture" * 1_000_000)
+    (tmp_path / "pack.partial" / "images.npy").write_bytes(b"half an image" * 1_000_000)
     (tmp_path / "pack.partial" / "manifest.json").write_text("{")
     convert(clevr_file, tmp_path / "pack", max_scenes=4)
     assert len(Packed(tmp_path / "pack")) == 3

@@ -13,7 +13,7 @@ from objecthood.data.io import video_file  # noqa: E402
 from objecthood.data.io.images import ImageError, ImageWarning  # noqa: E402
 from objecthood.data.io.video_file import VideoFile, VideoWriter  # noqa: E402
 
-AREA = "Pictures and videos"
+AREA = "Images and videos"
 
 
 def frames(count: int, height: int = 32, width: int = 48) -> np.ndarray:
@@ -41,7 +41,7 @@ def write(path: Path, count: int, codec: str = "mpeg4", pixels: str = "yuv420p",
 
 
 def sound(path: Path) -> Path:
-    """A file without a picture."""
+    """A file without an image."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")

@@ -40,7 +40,7 @@ def test_batches_are_copies():
     assert kept[[1]]["image"].max() > 0
 
 
-def test_pictures_made_here_are_rounded_to_bytes():
+def test_user_images_made_here_are_rounded_to_bytes():
     made = Sprites("train", 0, "coloured", 32)
     kept = OnDevice(made, "cpu", count=40)
     assert len(kept) == 40

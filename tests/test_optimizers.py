@@ -121,10 +121,10 @@ def test_every_weight_has_one_optimizer(recipe):
     assert sorted(given) == sorted(id(parameter) for parameter in model.parameters())
     for optimizer in optimizers:
         is_muon = isinstance(optimizer, Muon)
-        wanted = recipe.matrix_learning_rate if is_muon else recipe.learning_rate
+        wanted = recipe.muon_learning_rate if is_muon else recipe.learning_rate
         for group in optimizer.param_groups:
             assert group["lr"] == group["base_lr"] == wanted
-            if recipe.matrix_learning_rate:
+            if recipe.muon_learning_rate:
                 assert all(is_matrix(parameter) == is_muon for parameter in group["params"])
     assert optimizers[0].defaults["eps"] == 1e-8 and optimizers[0].defaults["weight_decay"] == 0
 
@@ -132,7 +132,7 @@ def test_every_weight_has_one_optimizer(recipe):
 PAPER = [name for name in RECIPES if name.endswith("-paper")]
 
 
-@pytest.mark.parametrize("name", [name for name in PAPER if RECIPES[name].halving_steps == 100_000])
+@pytest.mark.parametrize("name", [name for name in PAPER if RECIPES[name].decay_half_life == 100_000])
 def test_learning_rate_of_the_paper(name):
     recipe = RECIPES[name]
     for step in (0, 1, 5000, 10_000, 10_001, 100_000, 250_000, 500_000):
@@ -144,7 +144,7 @@ def test_learning_rate_of_the_paper(name):
 
 
 def test_learning_rate_without_halving_is_a_cosine_to_zero():
-    recipe = replace(RECIPES["tetrominoes"], steps=1200, warmup_steps=200, halving_steps=0)
+    recipe = replace(RECIPES["tetrominoes"], steps=1200, warmup_steps=200, decay_half_life=0)
     factor = recipe.learning_rate_factor
     assert [factor(0), factor(100), factor(200)] == [0, 0.5, 1]
     assert math.isclose(factor(700), 0.5) and math.isclose(factor(450), (1 + math.cos(math.pi / 4)) / 2)

@@ -56,7 +56,7 @@ def test_module_gives_the_reference_gradients(module_run):
         assert golden[name].abs().max() > 1e-4, f"{name} is so small that anything would be near it"
 
 
-def test_autoencoder_gives_the_reference_pictures(shared_data):
+def test_autoencoder_gives_the_reference_images(shared_data):
     path = shared_data / "parity" / "autoencoder_clevr.npz"
     golden, model = arrays(path), load_reference(path)
     image = (golden["image"].permute(0, 3, 1, 2) + 1) / 2
@@ -79,7 +79,7 @@ def test_metrics_give_the_reference_scores(shared_data):
         "fg_ari": metrics.adjusted_rand_index(true_masks, predicted, ignore_background=True),
         "mbo": metrics.mean_best_overlap(true_masks, predicted),
     }
-    assert golden["mbo"].isnan().any(), "the golden set holds pictures without objects"
+    assert golden["mbo"].isnan().any(), "the golden set holds images without objects"
     for name, scores in ours.items():
         assert scores.dtype == torch.float64
         torch.testing.assert_close(scores, golden[name], rtol=0, atol=1e-9, equal_nan=True)
@@ -98,7 +98,7 @@ def test_set_metrics_give_the_reference_scores(shared_data):
     target = golden["target"]
     for number in range(3):
         predicted = golden[f"prediction_{number}"]
-        close(losses.set_error(predicted.double(), target.double()), golden[f"loss_{number}"], 1e-6)
+        close(losses.matching_loss(predicted.double(), target.double()), golden[f"loss_{number}"], 1e-6)
         # Some flags are equal, and how NumPy's sort orders these depends on the processor: with all orders of
         # them tried, one must give the reference's scores.
         exact = [

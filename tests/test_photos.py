@@ -12,7 +12,7 @@ from objecthood.models import spectral
 
 
 def drawn(width, height):
-    """A picture of two large objects, and which pixels are theirs."""
+    """An image of two large objects, and which pixels are theirs."""
     image, labels = Image.new("RGB", (width, height), (90, 140, 70)), Image.new("L", (width, height))
     for number, (left, colour) in enumerate(((0.1, (200, 40, 40)), (0.6, (40, 60, 200))), 1):
         box = (left * width, 0.25 * height, (left + 0.3) * width, 0.85 * height)
@@ -22,7 +22,7 @@ def drawn(width, height):
 
 
 @pytest.fixture(scope="module")
-def seen():
+def model_input():
     images = [drawn(300, 160), drawn(120, 200)]
     return [truth for _, truth in images], oh.predict("photos", [image for image, _ in images])
 
@@ -72,4 +72,4 @@ def test_what_it_cannot_do_is_refused_in_one_line(tmp_path, capsys):
     with pytest.raises(ValueError, match="segments do not persist over frames"):
         predict_video(oh.load("photos"), tmp_path / "clip.mp4", tmp_path / "out")
     with pytest.raises(ValueError, match="must be 1 here"):
-        oh.predict("photos", drawn(64, 64)[0], starts=2)
+        oh.predict("photos", drawn(64, 64)[0], restarts=2)

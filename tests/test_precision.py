@@ -5,7 +5,6 @@ import torch
 
 from objecthood.models import autoencoder, set_contrast, set_predictor, video
 from objecthood.nn import (
-    CompactPrior,
     ConvEncoder,
     GaussianSlots,
     Grouping,
@@ -13,19 +12,20 @@ from objecthood.nn import (
     SlotAttention,
     SlotMLP,
     SoftKMeans,
+    SpatialBias,
 )
 from objecthood.nn.precision import at_least_float32, without_autocast
 
 MODELS = {
     "clevr": lambda: autoencoder.clevr(resolution=16),
-    "sprites": lambda: autoencoder.small_picture(16, 4),
+    "sprites": lambda: autoencoder.small_image(16, 4),
     "fast_sprites": lambda: autoencoder.fast_sprites(
-        resolution=16, rehome=True, without_shading=True, early_prior=True
+        resolution=16, split_slots=True, chromaticity=True, bias_before_attention=True
     ),
-    "fast_painted": lambda: autoencoder.fast_painted(resolution=16, without_shading=True),
+    "fast_slot_frames": lambda: autoencoder.fast_slot_frames(resolution=16, chromaticity=True),
     "set_predictor": lambda: set_predictor.fast_clevr(resolution=32),
     "video": lambda: video.moving_sprites(resolution=16),
-    "video of motion": lambda: video.moving_sprites(resolution=16, sees="motion", paints_next=True),
+    "video of motion": lambda: video.moving_sprites(resolution=16, modality="motion", decodes_next=True),
     "set_contrast": lambda: set_contrast.moving_sprites(resolution=16),
 }
 NARROW = [torch.bfloat16, torch.float16]
@@ -105,7 +105,9 @@ def test_slot_attention_of_16_bits_computes_in_float32(dtype, options):
 def test_the_other_groupings_of_16_bits(dtype):
     inputs = torch.randn(2, 144, 8)
     clusters = (
-        SoftKMeans(4, (12, 12), 8, 6, prior=CompactPrior((12, 12), rehome=True)).to(dtype).cluster(inputs)
+        SoftKMeans(4, (12, 12), 8, 6, attention_bias=SpatialBias((12, 12), split_slots=True))
+        .to(dtype)
+        .cluster(inputs)
     )
     assert clusters.slots.dtype == dtype and clusters.attention.dtype == torch.float32
     slots, attention = Grouping(LearnedSlots(4, 6), SlotMLP(4, (12, 12), 8, 6)).to(dtype)(inputs)

@@ -1,4 +1,4 @@
-"""Pictures in, results out: at the picture's own size, readable by others, nothing of the user's touched."""
+"""Images in, results out: at the image's own size, readable by others, nothing of the user's touched."""
 
 import contextlib
 import hashlib
@@ -45,7 +45,7 @@ def checkered(height: int, width: int, seed: int = 0) -> Image.Image:
 
 @pytest.fixture
 def pictures(tmp_path):
-    """A folder with odd pictures, one of them damaged."""
+    """A folder with odd images, one of them damaged."""
     folder = tmp_path / "pictures"
     (folder / "more").mkdir(parents=True)
     exif = Image.Exif()
@@ -64,7 +64,7 @@ def fingerprints(folder) -> dict[str, str]:
     return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() + str(f.stat().st_mtime_ns) for f in files}
 
 
-def test_odd_pictures(model, pictures, tmp_path):
+def test_odd_images(model, pictures, tmp_path):
     before, seen = fingerprints(pictures), []
     results = oh.predict(
         model, pictures, tmp_path / "out", skip_bad=True, report=lambda *told: seen.append(told)
@@ -88,7 +88,7 @@ def test_odd_pictures(model, pictures, tmp_path):
     assert results[[result.path.name for result in results].index("turned.jpg")].labels.shape == (60, 40)
 
 
-def test_damaged_picture_stops_unless_skipped(model, pictures, tmp_path):
+def test_damaged_image_stops_unless_skipped(model, pictures, tmp_path):
     with pytest.raises(ImageError, match="damaged"):
         oh.predict(model, pictures, tmp_path / "out", animate=False)
 
@@ -133,14 +133,14 @@ def test_arrays_and_cutouts(model, pictures, tmp_path):
     soft = result.placement.restore(result.masks)
     for slot, cut in cuts.items():
         pixels = np.asarray(cut)
-        assert cut.mode == "RGBA" and np.array_equal(pixels[..., :3], result.picture)
+        assert cut.mode == "RGBA" and np.array_equal(pixels[..., :3], result.pixels)
         assert np.abs(pixels[..., 3] - 255 * soft[slot].numpy()).max() < 0.51
-    # Cut-outs of slots that are no longer seen go; and none is taken for a picture to look at.
+    # Cut-outs of slots that are no longer seen go; and none is taken for an image to look at.
     stale = result.files["cutouts"] / "slot-99.png"
     stale.write_bytes(b"")
     (again,) = oh.predict(model, pictures / "turned.jpg", out, animate=False, also=["cutouts"])
     assert not stale.exists() and again.files["cutouts"] == result.files["cutouts"]
-    with pytest.raises(ImageError, match="no picture to look at"):
+    with pytest.raises(ImageError, match="no image to look at"):
         oh.predict(model, again.files["cutouts"], out)
     with pytest.raises(ValueError, match=r"`slot` \(=4\) must be from 0 to 3"):
         result.cutout(4)
@@ -163,7 +163,7 @@ def test_same_stems_do_not_collide(model, tmp_path):
     assert {r.path: r.files for r in again} == {r.path: r.files for r in results}
 
 
-def test_a_picture_that_comes_up_twice_is_seen_once(model, tmp_path):
+def test_a_image_that_comes_up_twice_is_seen_once(model, tmp_path):
     checkered(30, 30).save(tmp_path / "x.png")
     paths = [tmp_path / "x.png", str(tmp_path / "*.png"), tmp_path]
     assert len(oh.predict(model, paths, tmp_path / "out", animate=False)) == 1
@@ -211,7 +211,7 @@ def test_folder_of_others_is_not_written_to(model, tmp_path):
     assert os.listdir(theirs) == ["x-masks.png"] and sorted(os.listdir(tmp_path)) == ["theirs", "x.png"]
 
 
-def test_own_results_are_no_pictures_to_look_at(model, tmp_path):
+def test_own_results_are_no_images_to_look_at(model, tmp_path):
     checkered(30, 30).save(tmp_path / "x.png")
     for _ in range(2):
         results = oh.predict(model, tmp_path, tmp_path / "out")
@@ -235,13 +235,13 @@ def test_several_starts(model, tmp_path):
     torch.manual_seed(0)
     guided = oh.RECIPES["tetrominoes-guided"].build_model().eval()
     picture = np.asarray(checkered(35, 35))
-    one, two, by_default = (oh.predict(guided, picture, starts=starts)[0] for starts in (1, 8, None))
+    one, two, by_default = (oh.predict(guided, picture, restarts=restarts)[0] for restarts in (1, 8, None))
     assert torch.equal(one.masks, by_default.masks), "a model's own is 1 until a recipe says more"
     assert not torch.equal(one.masks, two.masks)
     guided.restarts = 8
     assert torch.equal(oh.predict(guided, picture)[0].masks, two.masks)
-    with pytest.raises(ValueError, match=r"`starts` \(=2\) must be 1 here: the slots .* begin the same"):
-        oh.predict(model, picture, starts=2)
+    with pytest.raises(ValueError, match=r"`restarts` \(=2\) must be 1 here: the slots .* begin the same"):
+        oh.predict(model, picture, restarts=2)
 
 
 def test_starts_on_the_command_line(capsys):
@@ -250,21 +250,21 @@ def test_starts_on_the_command_line(capsys):
         said = capsys.readouterr()
         return code, said.out + said.err
 
-    code, said = evaluate("tetrominoes-guided", "--starts", "2")
+    code, said = evaluate("tetrominoes-guided", "--restarts", "2")
     assert code == 0 and "of 2 restarts the one of lowest" in " ".join(said.split())
-    for weights, starts, reason in (
-        ("tetrominoes", "2", "--starts (=2) must be 1 here"),
-        ("tetrominoes-guided", "0", "--starts (=0) must be at least 1"),
-        ("set-clevr", "2", "--starts (=2) means nothing to set-clevr-like"),
+    for weights, restarts, reason in (
+        ("tetrominoes", "2", "--restarts (=2) must be 1 here"),
+        ("tetrominoes-guided", "0", "--restarts (=0) must be at least 1"),
+        ("set-clevr", "2", "--restarts (=2) means nothing to set-clevr-like"),
     ):
-        code, said = evaluate(weights, "--starts", starts)
+        code, said = evaluate(weights, "--restarts", restarts)
         assert code == 2 and reason in " ".join(said.split())
 
 
-def test_no_picture(model, tmp_path):
+def test_no_image(model, tmp_path):
     with pytest.raises(ImageError, match="no such file"):
         oh.predict(model, tmp_path / "none", tmp_path / "out")
-    with pytest.raises(ImageError, match="no picture"):
+    with pytest.raises(ImageError, match="no image"):
         oh.predict(model, [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -328,7 +328,7 @@ def test_objects_are_where_their_slots_look():
     assert sure["position"] == [-3.0, -3.0, -3.0] and sure["name"] == "large gray rubber cube"
 
 
-def test_a_picture_without_objects(tmp_path):
+def test_a_image_without_objects(tmp_path):
     model = set_predictor.fast_clevr(resolution=32)
     torch.nn.init.constant_(model.head[-1].bias, -20.0)
     checkered(40, 40).save(tmp_path / "x.png")
@@ -356,7 +356,7 @@ def test_the_command_says_what_it_sees(tmp_path, capsys):
     assert said[-7:-3] + said[-1:] == [
         f"{tmp_path / 'x.png'}:",
         *3 * ["  large red metal cube at (0.0, 0.0), confidence 1.00"],
-        f"1 of 1 pictures; written to {out}",
+        f"1 of 1 images; written to {out}",
     ]
     assert sorted(os.listdir(out)) == ["predictions.json", "x-objects.json", "x-objects.png"]
 
@@ -380,11 +380,11 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 @pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
-def test_the_largest_picture_in_two_gigabytes(tmp_path, scoreboard):
+def test_the_largest_image_in_two_gigabytes(tmp_path, scoreboard):
     """Of 49 million pixels, 50 are allowed; with overlay, masks and animation at its own size."""
     command = [sys.executable, "-c", LARGE, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(oh.__file__).parents[1])
     assert done.returncode == 0, done.stderr
-    what = "a picture of 7000 x 7000 pixels in two gigabytes of addresses: masks at its own size"
+    what = "an image of 7000 x 7000 pixels in two gigabytes of addresses: masks at its own size"
     measured = f"{int(done.stdout) / 1e6:.2f} GB of memory, PyTorch and all"
-    scoreboard("Pictures and videos", what, 1, measured=measured)
+    scoreboard("Images and videos", what, 1, measured=measured)

@@ -123,7 +123,7 @@ def test_the_command(tmp_path, capsys):
     assert "one kind at a time" in capsys.readouterr().err
 
 
-def test_a_picture_model_takes_frames_for_themselves(tmp_path, unchecked):
+def test_a_image_model_takes_frames_for_themselves(tmp_path, unchecked):
     model = autoencoder.fast_sprites(num_slots=3, resolution=32)
     clip = write_video(tmp_path / "clip.mp4", some_frames(3))
     assert predict_video(model, clip, tmp_path / "out").frames == 3
@@ -147,7 +147,7 @@ def run(count):
             table.add(tracks, (1.0, 1.0), 256)
 run(20)
 before = peak()
-run(400)  # 90 MB of pictures
+run(400)  # 90 MB of images
 print(peak() - before)
 """
 

@@ -1,4 +1,4 @@
-"""What was published: README's tables are those of results/*.json, its pictures and links are there, and what
+"""What was published: README's tables are those of results/*.json, its images and links are there, and what
 earlier releases wrote is still read.
 """
 

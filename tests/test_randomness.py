@@ -58,7 +58,7 @@ def test_splits_and_seeds_have_keys_of_their_own():
         split_key(0, "val")
 
 
-def test_start_noise_is_fixed_by_the_picture():
+def test_start_noise_is_fixed_by_the_image():
     together = start_noise(np.arange(10), 4, 8)
     assert together.shape == (10, 4, 8) and together.dtype == np.float32
     assert (start_noise(np.array([6]), 4, 8)[0] == together[6]).all()

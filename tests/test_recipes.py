@@ -15,7 +15,7 @@ from objecthood.data.clevr_render.clevr_like import ClevrLike
 from objecthood.data.generated.sprites import Sprites
 from objecthood.models import autoencoder
 from objecthood.nn import SLOT_MODULES, ConvEncoder, GaussianSlots, SpatialBroadcastDecoder
-from objecthood.nn.attention_bias import grow_repulsion
+from objecthood.nn.attention_bias import grow_merge_penalty
 from objecthood.recipes import RECIPES, TASKS, Discovery, PaperClevr, from_dict, from_file
 from objecthood.recipes.base import Recipe
 
@@ -66,7 +66,7 @@ def test_recipes_of_the_paper_hold_nothing_else(recipe):
     assert type(recipe) in (Discovery, PaperClevr)
     model = recipe.build_model()
     attention = model.grouping.slot_attention
-    assert attention.prior is None and attention.gradient == "full" and attention.iterations == 3
+    assert attention.attention_bias is None and attention.gradient == "full" and attention.iterations == 3
     assert (attention.epsilon, attention.norm_slots.eps) == (1e-8, 1e-3)
     assert isinstance(model.grouping.initial_slots, GaussianSlots)
     assert isinstance(model.decoder, SpatialBroadcastDecoder) and isinstance(model.encoder, ConvEncoder)
@@ -79,8 +79,8 @@ def test_recipes_of_the_paper_hold_nothing_else(recipe):
     assert type(adam) is torch.optim.Adam
     assert adam.defaults["eps"] == 1e-8 and adam.defaults["betas"] == (0.9, 0.999)
     assert (recipe.learning_rate, recipe.batch_size, recipe.steps) == (4e-4, 64, 500_000)
-    assert (recipe.gradient_clip, recipe.average, recipe.matrix_learning_rate) == (0, 0, 0)
-    assert (recipe.warmup_steps, recipe.halving_steps, recipe.test_iterations) == (10_000, 100_000, 3)
+    assert (recipe.gradient_clip, recipe.ema_decay, recipe.muon_learning_rate) == (0, 0, 0)
+    assert (recipe.warmup_steps, recipe.decay_half_life, recipe.test_iterations) == (10_000, 100_000, 3)
 
 
 def test_sizes_of_the_paper():
@@ -101,12 +101,12 @@ def test_the_papers_clevr_model_is_the_same_at_any_resolution(unchecked):
 
 
 def test_one_restart_is_scored_first_and_the_best_beside_it():
-    recipe = replace(RECIPES["sprites"], starts=3, test_iterations=2)
+    recipe = replace(RECIPES["sprites"], restarts=3, test_iterations=2)
     model, indices = recipe.prepare_for_test(recipe.build_model()), torch.arange(6)
     scenes = recipe.dataset("test")[indices.numpy()]
     with torch.no_grad():
         scores = recipe.scores(model, scenes, indices)
-        alone = replace(recipe, starts=1).scores(model, scenes, indices)
+        alone = replace(recipe, restarts=1).scores(model, scenes, indices)
     assert set(scores) == set(alone) | {f"{name}_best_of_3" for name in alone}
     assert all(torch.equal(scores[name], alone[name]) for name in alone)
     assert (scores["mse_best_of_3"] <= scores["mse"]).all()
@@ -137,7 +137,7 @@ def test_output_is_a_scene(name):
     torch.testing.assert_close(scene.reconstruction, painted, rtol=0, atol=1e-5)
 
 
-def test_pictures_of_another_size_are_refused_with_a_remedy(unchecked):
+def test_user_images_of_another_size_are_refused_with_a_remedy(unchecked):
     model = RECIPES["tetrominoes"].build_model()
     for shape in ((2, 3, 64, 64), (3, 35, 35), (2, 1, 35, 35), (2, 35, 35, 3)):
         with pytest.raises(ValueError, match=r"\[batch, 3, 35, 35\].*(Resize|Give [34] |permute)") as caught:
@@ -156,10 +156,10 @@ def test_scores_of_a_perfect_scene_are_perfect():
             assert noise.shape == (3, 4, 8) and iterations == recipe.test_iterations
             masks = nn.functional.one_hot(scenes["masks"], 4).permute(0, 3, 1, 2).float()
             appearance, attention = images[:, None].expand(-1, 4, -1, -1, -1), masks[:, None]
-            return autoencoder.Discovery(images, appearance, masks, noise, attention)
+            return autoencoder.AutoencoderOutput(images, appearance, masks, noise, attention)
 
     class Unchecked(type(recipe)):
-        def discover(self, model, images, indices, starts):
+        def discover(self, model, images, indices, restarts):
             noise = torch.zeros(3, 4, 8)
             return model(images, iterations=self.test_iterations, noise=noise)
 
@@ -189,7 +189,7 @@ BAD = [
     ("resolution", 4),
     ("test_iterations", 0),
 ]
-BAD += [("learning_rate", -1.0), ("learning_rate", math.nan), ("gradient_clip", math.inf), ("average", 1.0)]
+BAD += [("learning_rate", -1.0), ("learning_rate", math.nan), ("gradient_clip", math.inf), ("ema_decay", 1.0)]
 
 
 @pytest.mark.parametrize("field, value", BAD)
@@ -210,7 +210,7 @@ def test_foreign_settings_are_refused():
     settings = RECIPES["sprites"].to_dict()
     with pytest.raises(ValueError, match="recipe class 'Mine', not one of ours"):
         from_dict(settings | {"task": "Mine"})
-    with pytest.raises(ValueError, match="another version of recipe class 'GuidedDiscovery'.*colour"):
+    with pytest.raises(ValueError, match="another version of recipe class 'SpatialBiasDiscovery'.*colour"):
         from_dict(settings | {"colour": 1})
 
 
@@ -244,18 +244,19 @@ def test_a_recipe_of_ones_own(tmp_path):
 
 
 def test_masks_painted_by_slots_alone_count():
-    """The loss is the guided picture's error plus that of the same paintings with the slots' own masks."""
-    recipe = replace(RECIPES["clevr6-like"], starts=1)  # slots begin the same at every look
+    """The loss is the guided image's error plus that of the same paintings with the slots' own masks."""
+    recipe = replace(RECIPES["clevr6-like"], restarts=1)  # slots begin the same at every look
     torch.manual_seed(0)
-    model, step = recipe.build_model(), recipe.coarse_steps
-    grow_repulsion(model.grouping.slot_attention.prior, step, recipe.repulsion_start)
+    model, step = recipe.build_model(), recipe.low_resolution_steps
+    grow_merge_penalty(model.grouping.slot_attention.attention_bias, step, recipe.merge_penalty_start)
     images = ClevrLike(resolution=64, objects=(3, 6), count=2)[range(2)]["image"]
-    scene, painting = model(images, iterations=2), model.paint(model.encode(images), iterations=2)[0]
-    own = painting.own_logits.softmax(dim=1)
+    scene, painting = model(images, iterations=2), model.decode(model.encode(images), iterations=2)[0]
+    own = painting.unconditioned_logits.softmax(dim=1)
     alone = (own[:, :, None] * scene.appearance).sum(dim=1)
-    seen = model.view(images)
+    seen = model.input_transform(images)
     guided, of_own = (
-        (model.view(picture, images) - seen).square().mean() for picture in (scene.reconstruction, alone)
+        (model.input_transform(picture, images) - seen).square().mean()
+        for picture in (scene.reconstruction, alone)
     )
     assert not torch.allclose(guided, of_own)
     loss = recipe.loss(model, {"image": images}, step)
@@ -263,8 +264,8 @@ def test_masks_painted_by_slots_alone_count():
 
 
 def test_steps_take_two_and_three_iterations_in_turn():
-    """On whole and on coarse pictures; trained with one number alone, slots may swing between two states."""
-    recipe = replace(RECIPES["clevr6-like"], coarse_steps=2, starts=1)
+    """On whole and on coarse images; trained with one number alone, slots may swing between two states."""
+    recipe = replace(RECIPES["clevr6-like"], low_resolution_steps=2, restarts=1)
     torch.manual_seed(0)
     model = recipe.build_model()
     images = ClevrLike(resolution=64, objects=(3, 6), count=2)[range(2)]["image"]
@@ -280,14 +281,14 @@ def test_steps_take_two_and_three_iterations_in_turn():
 def test_the_early_prior_is_the_recipes(name):
     """It acts from the first iteration on, and exchanges slots where none is empty."""
     for early in (False, True):
-        recipe = replace(RECIPES[name], early_prior=early)
+        recipe = replace(RECIPES[name], bias_before_attention=early)
         attention = recipe.build_model().grouping.slot_attention
-        assert attention.early_prior == attention.prior.exchange == early
+        assert attention.bias_before_attention == attention.attention_bias.split_and_merge == early
         assert [recipe.train_iterations(step) for step in (0, 1, 2)] == ([2, 3, 2] if early else [None] * 3)
 
 
 def test_slots_of_the_weights_stand_still():
-    """A further iteration changes next to nothing of most pictures; slots that swing paint another one."""
+    """A further iteration changes next to nothing of most images; slots that swing paint another one."""
     model, images = oh.load("clevr"), ClevrLike(resolution=64, objects=(3, 6), count=16)[range(16)]["image"]
     noise = torch.randn(16, 7, 64, generator=torch.Generator().manual_seed(0))
     errors = []
@@ -300,22 +301,24 @@ def test_slots_of_the_weights_stand_still():
 
 
 def test_masks_painted_by_slots_alone_need_guided_ones():
-    with pytest.raises(ValueError, match=r"`attention_guided` \(=False\) must be True.*GuidedDiscovery"):
-        dataclasses.replace(RECIPES["clevr6-like"], attention_guided=False)
+    with pytest.raises(
+        ValueError, match=r"`attention_conditioned_masks` \(=False\) must be True.*SpatialBiasDiscovery"
+    ):
+        dataclasses.replace(RECIPES["clevr6-like"], attention_conditioned_masks=False)
 
 
 @pytest.mark.parametrize("name, start", [("sprites", 50), ("moving-sprites", 300)])
 def test_repulsion_grows_with_the_steps(name, start):
-    recipe = replace(RECIPES[name], repulsion=15.0)
+    recipe = replace(RECIPES[name], merge_penalty=15.0)
     model, scenes = recipe.build_model(), recipe.dataset("train")[range(4)]
-    ramp = model.grouping.slot_attention.prior.ramp
+    ramp = model.grouping.slot_attention.attention_bias.ramp
     for step, share in ((start, 0.0), (start + 100, 0.5), (start + 200, 1.0)):
         recipe.loss(model, scenes, step)
         assert ramp.item() == share
 
 
 def test_coarse_steps_see_half_the_resolution_with_the_same_weights():
-    recipe = replace(RECIPES["sprites"], coarse_steps=2, repulsion_start=-200, starts=1)
+    recipe = replace(RECIPES["sprites"], low_resolution_steps=2, merge_penalty_start=-200, restarts=1)
     torch.manual_seed(0)
     model, images = recipe.build_model(), recipe.dataset("train")[range(2)]["image"]
     half = torch.nn.functional.avg_pool2d(images, 2)
@@ -335,8 +338,10 @@ def test_coarse_steps_see_half_the_resolution_with_the_same_weights():
 
 
 def test_coarse_steps_need_a_resolution_that_can_be_halved():
-    with pytest.raises(ValueError, match=r"`resolution` \(=36\) must be a multiple of 8.*coarse_steps"):
-        replace(RECIPES["sprites"], coarse_steps=2, resolution=36)
+    with pytest.raises(
+        ValueError, match=r"`resolution` \(=36\) must be a multiple of 8.*low_resolution_steps"
+    ):
+        replace(RECIPES["sprites"], low_resolution_steps=2, resolution=36)
 
 
 @pytest.mark.parametrize("name", ["sprites", "clevr6-like", "tetrominoes-guided"])
@@ -354,11 +359,11 @@ def test_kernels_of_tetrominoes_are_the_recipes():
 
 SMALL = {
     "tetrominoes": {},
-    "sprites": {"resolution": 16, "starts": 1},
-    "clevr6-like": {"resolution": 16, "starts": 1, "coarse_steps": 0},
+    "sprites": {"resolution": 16, "restarts": 1},
+    "clevr6-like": {"resolution": 16, "restarts": 1, "low_resolution_steps": 0},
     "sprites-paper": {"resolution": 16},
     "clevr6-paper": {"resolution": 16},
-    "clevr6-ablation": {"resolution": 16, "coarse_steps": 0},
+    "clevr6-ablation": {"resolution": 16, "low_resolution_steps": 0},
     "moving-sprites": {"resolution": 16},
 }
 
@@ -392,15 +397,17 @@ def test_the_slot_module_is_the_recipes(name, module):
 def test_the_spatial_bias_belongs_to_modules_with_logits(name):
     """Soft k-means has it between iterations, as slot attention does; a Slot MLP has none."""
     priors = {
-        module: replace(RECIPES[name], slot_module=module).build_model().grouping.slot_attention.prior
+        module: replace(RECIPES[name], slot_module=module)
+        .build_model()
+        .grouping.slot_attention.attention_bias
         for module in SLOT_MODULES
     }
     assert priors.pop("slot-mlp") is None
-    assert all(prior.compactness == RECIPES[name].compactness for prior in priors.values())
+    assert all(attention_bias.weight == RECIPES[name].spatial_bias for attention_bias in priors.values())
 
 
 def test_low_resolution_warm_up_shares_the_weights_of_soft_kmeans():
-    recipe = replace(RECIPES["sprites"], coarse_steps=1, slot_module="soft-k-means", starts=1)
+    recipe = replace(RECIPES["sprites"], low_resolution_steps=1, slot_module="soft-k-means", restarts=1)
     model = recipe.build_model()
     recipe.loss(model, recipe.dataset("train")[range(2)], step=0).backward()
     half = recipe.coarse(model).grouping.slot_attention

@@ -1,4 +1,4 @@
-"""Pictures that fit their masks, the same every time; shards that outlive a kill; scenes in the package."""
+"""Images that fit their masks, the same every time; shards that outlive a kill; scenes in the package."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import torch
 from objecthood.data.clevr_render import clevr_like
 from objecthood.data.clevr_render.arrangement import draw_scene
 from objecthood.data.clevr_render.clevr_like import SAMPLES, ClevrLike, ClevrLikeError, render_dataset
-from objecthood.data.clevr_render.render import RenderError, choose_variant, encode, find_llvm, render_picture
+from objecthood.data.clevr_render.render import RenderError, choose_variant, encode, find_llvm, render_image
 from objecthood.data.clevr_render.view import crop_masks
 from objecthood.data.scene import Dataset
 
@@ -28,20 +28,20 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(clevr_like, "SHARD_SCENES", 3)
 
 
-def test_a_picture_is_the_same_every_time(renderer):
+def test_a_image_is_the_same_every_time(renderer):
     scene = draw_scene(0, 4, (3, 6))
-    first, other, again = (render_picture(scene, 0, index, 32) for index in (4, 5, 4))
+    first, other, again = (render_image(scene, 0, index, 32) for index in (4, 5, 4))
     assert first.shape == (32, 32, 3) and first.dtype == np.uint8
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)  # the same scene with other grain
     assert np.abs(first.astype(int) - other).mean() < 3
 
 
-def test_objects_in_the_picture_lie_where_the_masks_say(renderer):
+def test_objects_in_the_image_lie_where_the_masks_say(renderer):
     """The ground is grey: pixels of strong colour are objects, and coloured matt objects are such pixels."""
     for index in range(4):
         scene = draw_scene(5, index, (3, 6))
-        picture = render_picture(scene, 5, index, 64).astype(int)
+        picture = render_image(scene, 5, index, 64).astype(int)
         masks = crop_masks(scene, 64)
         colorful = np.ptp(picture, axis=2) > 40
         assert (masks[colorful] > 0).mean() > 0.93
@@ -50,9 +50,9 @@ def test_objects_in_the_picture_lie_where_the_masks_say(renderer):
             assert colorful[np.isin(masks, wanted)].mean() > 0.8
 
 
-def test_the_ground_has_the_levels_of_published_pictures(renderer):
+def test_the_ground_has_the_levels_of_published_images(renderer):
     """Mean levels of the corners: 106, 103, 122, 149 (top left, top right, bottom left, bottom right)."""
-    pictures = np.stack([render_picture(draw_scene(0, i, (3, 6)), 0, i, 32) for i in range(12)])
+    pictures = np.stack([render_image(draw_scene(0, i, (3, 6)), 0, i, 32) for i in range(12)])
     corners = [pictures[:, rows, columns].mean() for rows in (_HIGH, _LOW) for columns in (_HIGH, _LOW)]
     assert np.abs(np.array(corners) - [106, 103, 122, 149]).max() < 15
 
@@ -62,11 +62,11 @@ _HIGH, _LOW = slice(0, 3), slice(-3, None)
 
 def test_textures_change_ground_and_objects_but_nothing_else(renderer):
     scene = draw_scene(0, 1, (3, 6))
-    plain, textured = (render_picture(scene, 0, 1, 64, kind) for kind in ("plain", "textured"))
+    plain, textured = (render_image(scene, 0, 1, 64, kind) for kind in ("plain", "textured"))
     ground = crop_masks(scene, 64) == 0
     assert textured[ground].std(axis=0).max() > plain[ground].std(axis=0).max()
     with pytest.raises(ValueError, match="'stripy'.*plain, textured"):
-        render_picture(scene, 0, 1, 64, "stripy")
+        render_image(scene, 0, 1, 64, "stripy")
 
 
 SLOW = """
@@ -79,14 +79,14 @@ np.save(sys.argv[1], [render_picture(draw_scene(5, 1, (3, 6)), 5, 1, 32) for _ i
 """
 
 
-def test_the_slow_renderer_makes_nearly_the_same_picture(renderer, tmp_path):
+def test_the_slow_renderer_makes_nearly_the_same_image(renderer, tmp_path):
     """Mitsuba's variant is one per process in effect, so the slow one runs in its own."""
     file = tmp_path / "slow.npy"
     environment = os.environ | {"OBJECTHOOD_RENDERER": "scalar"}
     subprocess.run([sys.executable, "-c", SLOW, str(file)], env=environment, check=True)
     slow, again = np.load(file)
     assert np.array_equal(slow, again)
-    here = render_picture(draw_scene(5, 1, (3, 6)), 5, 1, 32)
+    here = render_image(draw_scene(5, 1, (3, 6)), 5, 1, 32)
     assert np.abs(slow.astype(int) - here).mean() < 10
 
 
@@ -221,7 +221,7 @@ def test_scenes_can_be_chosen_resized_and_counted(samples):
     assert torch.equal(few[[0]]["image"], scenes["image"][1:])
 
 
-def test_masks_stay_on_their_objects_when_the_picture_is_halved(samples):
+def test_masks_stay_on_their_objects_when_the_image_is_halved(samples):
     """At 2 to 1 the label nearest to a centre lies a quarter of a pixel off; a score would show it."""
     half = ClevrLike(resolution=64)[range(64)]["masks"]
     whole = samples[range(64)]["masks"]
@@ -229,7 +229,7 @@ def test_masks_stay_on_their_objects_when_the_picture_is_halved(samples):
     for small, large in zip(half, whole, strict=True):
         for label in range(1, int(large.max()) + 1):
             if (large == label).sum() >= 200 and (small == label).any():
-                # Centres of pixels in units of the small picture's pixels.
+                # Centres of pixels in units of the small image's pixels.
                 there = (torch.nonzero(large == label).double() + 0.5).mean(dim=0) / 2
                 here = (torch.nonzero(small == label).double() + 0.5).mean(dim=0)
                 shifts.append(here - there)

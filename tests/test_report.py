@@ -79,14 +79,14 @@ def run(tmp_path) -> Path:
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     result = {
         "scores": {"fg_ari": 0.8912},
-        "protocol": "320 pictures",
+        "protocol": "320 images",
         "commit": "3f2a9c1",
         "wall_seconds": 3725,
     }
     (folder / "result.json").write_text(json.dumps(result))
     for name in ("latest.png", "figures/attention_map.png", "figures/moving.webp", "figures/slots.gif"):
         (folder / name).write_bytes(PIXEL)
-    (folder / "figures" / "notes.txt").write_text("not a picture")
+    (folder / "figures" / "notes.txt").write_text("not an image")
     return folder
 
 
@@ -96,7 +96,7 @@ def test_everything_given_is_on_the_page(run):
     page = Page(path)
     assert page.text.startswith("tetrominoes · objecthood tetrominoes Three blocks.")
     assert "Final scores: FG-ARI 0.8912. 35 steps in 1 h 2 min." in page.text
-    assert "Protocol: 320 pictures" in page.text
+    assert "Protocol: 320 images" in page.text
     for pair in ("num_slots 4", "amp false", "note null", "commit 3f2a9c1", "wall_seconds 3725"):
         assert pair in page.text
     for last_value in ("0.01252", "0.8765", "4.1e-4", "431.5", "0.25"):
@@ -108,7 +108,7 @@ def test_everything_given_is_on_the_page(run):
     }
 
 
-def test_pictures_are_carried_whole_with_their_names(run):
+def test_user_images_are_carried_whole_with_their_names(run):
     page = Page(write_report(run))
     sources = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
     kinds, data = zip(*(source.split(",") for source in sources), strict=True)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_pictures import write_video
+from test_user_images import write_video
 
 import objecthood as oh
 from objecthood.cli.main import main
 from objecthood.data.io.images import ImageError, read_image
 from objecthood.data.io.video_file import VideoFile
-from objecthood.data.randomness import several_starts
+from objecthood.data.randomness import restart_noise
 from objecthood.inference.masks import PredictedMasks
 from objecthood.inference.objects import PredictedObjects
 from objecthood.inference.predict import stream
@@ -26,8 +26,8 @@ from objecthood.inference.result import Animation, Result
 
 
 @pytest.fixture(scope="module")
-def seen() -> PredictedMasks:
-    """The picture that comes with the weights of `clevr`."""
+def model_input() -> PredictedMasks:
+    """The image that comes with the weights of `clevr`."""
     (result,) = oh.predict("clevr")
     assert isinstance(result, PredictedMasks)
     return result
@@ -35,13 +35,13 @@ def seen() -> PredictedMasks:
 
 def test_it_is_the_models_own_output(seen):
     model = oh.load("clevr")
-    noise = several_starts(np.zeros(1, np.int64), model.restarts, 7, 64)
+    noise = restart_noise(np.zeros(1, np.int64), model.restarts, 7, 64)
     scene = model.segment(seen.image[None], noise=noise)
     for name in ("masks", "slots", "attention", "reconstruction", "appearance"):
         assert torch.equal(getattr(seen, name), getattr(scene, name)[0].detach()), name
     assert seen.masks.shape == (7, 64, 64) and seen.attention.shape == (5, 7, 32, 32)
     assert seen.size == (128, 128) and seen.picture.shape == (128, 128, 3)
-    assert seen.warning == seen.error == "" and seen.path == oh.PRETRAINED["clevr"].picture
+    assert seen.warning == seen.error == "" and seen.path == oh.PRETRAINED["clevr"].example
 
 
 def test_the_first_thing_anyone_sees_is_right(seen):
@@ -74,7 +74,7 @@ def test_an_animation_becomes_a_film(tmp_path, size):
 
 
 def test_saved_alone_as_by_predict(tmp_path):
-    path = oh.PRETRAINED["sprites"].picture
+    path = oh.PRETRAINED["sprites"].example
     (alone,) = oh.predict("sprites", path)
     assert alone.files == {}
     alone.save(tmp_path / "alone")
@@ -91,8 +91,8 @@ def test_saved_alone_as_by_predict(tmp_path):
         alone.save(tmp_path / "theirs")
 
 
-def test_pictures_in_memory(tmp_path):
-    picture = read_image(oh.PRETRAINED["sprites"].picture)
+def test_user_images_in_memory(tmp_path):
+    picture = read_image(oh.PRETRAINED["sprites"].example)
     results = oh.predict("sprites", [picture, Image.fromarray(picture)], tmp_path / "out", animate=False)
     assert [str(one.path) for one in results] == ["picture-1", "picture-2"]
     assert torch.equal(results[0].masks, results[1].masks) and (results[0].picture == picture).all()
@@ -129,7 +129,7 @@ def test_shown_in_a_notebook(seen):
     assert hostile.sources == [] and hostile.words == "<img src=x>: <b>no</b>"
 
 
-def test_of_a_skipped_picture_nothing_is_seen(tmp_path):
+def test_of_a_skipped_image_nothing_is_seen(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG")
     (result,) = oh.predict("sprites", tmp_path / "bad.png", skip_bad=True)
     assert "bad.png" in result.error and result.files == {}
@@ -160,7 +160,7 @@ def test_a_damaged_video_is_told_of(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ImageError, match="clip.mp4"):
         oh.predict("sprites", path)
-    results = oh.predict("sprites", [path, oh.PRETRAINED["sprites"].picture], skip_bad=True)
+    results = oh.predict("sprites", [path, oh.PRETRAINED["sprites"].example], skip_bad=True)
     assert [bool(one.error) for one in results] == [True, False]
 
 
@@ -181,12 +181,12 @@ def test_a_stream_keeps_nothing(tmp_path):
 def test_a_stream_checks_at_once(tmp_path):
     with pytest.raises(ValueError, match="`num_slots`"):
         stream("sprites", num_slots=0)
-    with pytest.raises(ValueError, match="come with no picture of their own"):
+    with pytest.raises(ValueError, match="come with no image of their own"):
         stream(oh.load("sprites"))
 
 
 def test_the_command_without_arguments(tmp_path):
-    """In a fresh process and folder, without network where that can be had: a picture, found and drawn."""
+    """In a fresh process and folder, without network where that can be had: an image, found and drawn."""
     alone = ["unshare", "--net", "--map-root-user"]
     if subprocess.run([*alone, "true"], capture_output=True).returncode:
         alone = []
@@ -211,12 +211,12 @@ def test_the_command_without_arguments(tmp_path):
         assert (tmp_path / "predictions" / f"clevr-{ending}").stat().st_size > 100
 
 
-def test_a_picture_from_stdin(tmp_path):
+def test_a_image_from_stdin(tmp_path):
     code = "import sys, objecthood.cli.main; sys.exit(objecthood.cli.main.main(sys.argv[1:]))"
     where = {"PYTHONPATH": os.path.dirname(os.path.dirname(oh.__file__)), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, "predict", "-", "--weights", "sprites", "--no-animation"],
-        input=oh.PRETRAINED["sprites"].picture.read_bytes(),
+        input=oh.PRETRAINED["sprites"].example.read_bytes(),
         cwd=tmp_path,
         env=os.environ | where,
         capture_output=True,

@@ -139,7 +139,7 @@ def test_images_in_memory_never_replace_each_other(model, tmp_path, monkeypatch,
         results[0].save(tmp_path / "out", animate=False)
     names = json.loads((tmp_path / "out" / "predictions.json").read_text())["names"]
     assert len(names) == 6 and len(list((tmp_path / "out").glob("*-overlay.png"))) == 6
-    # The same of standard input, beside a file that has the name by which the picture goes.
+    # The same of standard input, beside a file that has the name by which the image goes.
     monkeypatch.chdir(tmp_path)
     plain(tmp_path / "picture-1.png")
     for source, side in (("picture-1.png", 20), ("-", 30), ("-", 40)):
@@ -218,8 +218,8 @@ def test_what_a_folder_holds_beside_images_is_counted(model, tmp_path, capsys, w
     assert main([*command, "--no-animation"]) == 0
     said = capsys.readouterr()
     assert "left out 2 .heic, 1 .jxl, 1 .mp4, not read here" in said.err and said.err.count("left out") == 1
-    assert "1 of 1 pictures" in said.out
-    with pytest.raises(ImageError, match=r"no picture among 1 files \(1 .jxl\)"):
+    assert "1 of 1 images" in said.out
+    with pytest.raises(ImageError, match=r"no image among 1 files \(1 .jxl\)"):
         find_images([f"{tmp_path}/in/*.jxl"])
 
 
@@ -230,7 +230,7 @@ def test_an_empty_folder_among_others_is_left_out(tmp_path, capsys, weights, ski
     command = ["predict", str(tmp_path / "a"), str(tmp_path / "b"), "--weights", weights]
     assert main([*command, "--out", str(tmp_path / "out"), "--no-animation", *skip]) == 0
     said = capsys.readouterr()
-    assert "1 of 1 pictures" in said.out and "b': no picture among 0 files" in said.err
+    assert "1 of 1 images" in said.out and "b': no image among 0 files" in said.err
     assert main(["predict", str(tmp_path / "b"), "--weights", weights, *skip]) == 1
 
 
@@ -243,12 +243,12 @@ def test_bad_ones_can_be_skipped_and_the_message_says_how(model, tmp_path, capsy
     assert "add --skip-bad" in capsys.readouterr().err
     assert main([*command, str(tmp_path / "none.png"), "--no-animation", "--skip-bad"]) == 1
     said = capsys.readouterr()
-    assert "1 of 3 pictures, 2 skipped" in said.out
+    assert "1 of 3 images, 2 skipped" in said.out
     assert said.err.count("skipped: ") == 2 and "none.png': no such file" in said.err
     # Where there is nothing else, there is nothing to go on with.
     assert main(["predict", str(tmp_path / "in" / "broken.png"), "--weights", weights]) == 1
     assert "--skip-bad" not in capsys.readouterr().err
-    results = oh.predict(model, [b"no picture", tmp_path / "in" / "x.png"], skip_bad=True)
+    results = oh.predict(model, [b"no image", tmp_path / "in" / "x.png"], skip_bad=True)
     assert [bool(result.error) for result in results] == [True, False]
     with pytest.raises(ValueError, match="is not one; allowed are"):
         oh.predict(model, [np.zeros((2, 2))], skip_bad=True)
@@ -263,5 +263,5 @@ def test_names_that_the_terminal_cannot_write(tmp_path, weights):
     done = subprocess.run(
         [*command, "--no-animation", "--out", tmp_path / "ö-猫"], capture_output=True, env=environment
     )
-    assert done.returncode == 1 and b"1 of 2 pictures, 1 skipped" in done.stdout, done.stderr
+    assert done.returncode == 1 and b"1 of 2 images, 1 skipped" in done.stdout, done.stderr
     assert b"\xf6-\\u732b" in done.stdout and b"\\u732b-broken.png" in done.stderr

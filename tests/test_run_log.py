@@ -16,7 +16,7 @@ RECIPE = replace(oh.RECIPES["tetrominoes"], **SMALL, precision="float32")
 
 
 def told(folder):
-    """Scalars {tag: {step: value}} and steps of the pictures in event files."""
+    """Scalars {tag: {step: value}} and steps of the images in event files."""
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
     events.Reload()
     tags = events.Tags()

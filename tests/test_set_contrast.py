@@ -32,7 +32,7 @@ def test_frames_are_grouped_for_themselves():
 @torch.no_grad()
 def test_slots_may_be_handed_on():
     model = set_contrast.moving_sprites(later_iterations=1).eval()
-    alone, handed = (model(CLIPS["image"], handed_on=on) for on in (False, True))
+    alone, handed = (model(CLIPS["image"], propagate_slots=on) for on in (False, True))
     torch.testing.assert_close(alone.slots[:, 0], handed.slots[:, 0], rtol=1e-4, atol=1e-5)
     first, second = (model.features(CLIPS["image"][:, time]).flatten(1, 2) for time in (0, 1))
     found = model.grouping.cluster(first)
@@ -87,7 +87,7 @@ def test_impossible_settings_are_refused(changes, what):
 
 
 def test_slot_contrast_is_added_to_the_video_loss():
-    plain = replace(RECIPES["moving-sprites"], still_steps=1, batch_size=4, frames=2)
+    plain = replace(RECIPES["moving-sprites"], single_frame_steps=1, batch_size=4, frames=2)
     model, clips = plain.build_model(), plain.dataset("train")[range(4)]
     with torch.no_grad():
         both = replace(plain, slot_contrast=0.5)
@@ -150,7 +150,7 @@ def test_decoder_probe_gives_no_gradient_to_slots():
 
 def test_the_control_differs_in_nothing_but_its_loss():
     """Encoder and grouping are those of the contrast model; only decoding its frames teaches them."""
-    recipe = replace(SPRITES, contrast="reconstruction", light=0.0, batch_size=2)
+    recipe = replace(SPRITES, contrast="reconstruction", brightness_jitter=0.0, batch_size=2)
     shapes = []
     for one in (SPRITES, recipe):
         parts = one.build_model().state_dict()

@@ -15,7 +15,7 @@ from objecthood.data.clevr_render.view import project
 from objecthood.metrics import PROPERTY_GROUPS, average_precision
 from objecthood.models import set_predictor
 from objecthood.recipes.base import FAST
-from objecthood.recipes.set_prediction import mirrored, seen_at
+from objecthood.recipes.set_prediction import flipped, projected_positions
 
 
 def random_objects(generator: np.random.Generator, num_images: int, num_objects: int) -> torch.Tensor:
@@ -97,7 +97,7 @@ def test_the_model_answers_for_any_number_of_slots_and_iterations(build):
     assert answer.properties.min() >= 0 and answer.properties.max() <= 1
 
 
-def test_pictures_of_another_size_are_refused(unchecked):
+def test_user_images_of_another_size_are_refused(unchecked):
     with pytest.raises(ValueError, match=r"takes float tensors \[batch, 3, 128, 128\]"):
         set_predictor.clevr()(torch.rand(1, 3, 64, 64))
 
@@ -140,7 +140,7 @@ def test_intermediate_losses_are_the_mean_over_iterations():
     model = set_predictor.fast_clevr(resolution=32)
     with_all = dataclasses.replace(recipe, intermediate_losses=True).loss(model, scenes, 0)
     each = [
-        oh.losses.set_error(model(scenes["image"], iterations=number).properties, scenes["properties"])
+        oh.losses.matching_loss(model(scenes["image"], iterations=number).properties, scenes["properties"])
         for number in (1, 2, 3)
     ]
     assert with_all.item() == pytest.approx(sum(each).item() / 3, abs=1e-5)
@@ -152,7 +152,7 @@ def test_a_mirrored_scene_is_seen_by_a_mirrored_camera():
     """Where an object appears, seen from the camera without jitter, left and right change places."""
     scenes = ClevrLike(resolution=32)[range(40)]
     chosen = torch.arange(40) % 2 == 0
-    images, properties = mirrored(scenes["image"], scenes["properties"], chosen)
+    images, properties = flipped(scenes["image"], scenes["properties"], chosen)
     assert torch.equal(images[chosen], scenes["image"][chosen].flip(-1))
     assert torch.equal(images[~chosen], scenes["image"][~chosen])
     assert torch.equal(properties[~chosen], scenes["properties"][~chosen])
@@ -168,7 +168,9 @@ def test_a_mirrored_scene_is_seen_by_a_mirrored_camera():
 
 
 def test_the_recipe_mirrors_half_of_its_scenes():
-    recipe = oh.recipes.FastSetPrediction(name="x", data="clevr-like", resolution=32, steps=1, mirror=True)
+    recipe = oh.recipes.FastSetPrediction(
+        name="x", data="clevr-like", resolution=32, steps=1, horizontal_flip=True
+    )
     seen, model = [], recipe.build_model()
     encode = model.encode
     model.encode = lambda images: (seen.append(images), encode(images))[1]
@@ -182,7 +184,7 @@ def test_the_recipe_mirrors_half_of_its_scenes():
 def test_what_is_seen_where_is_the_projection_of_the_data():
     properties = ClevrLike(resolution=32)[range(5)]["properties"]
     scene = dataclasses.replace(draw_scene(0, 0, (3, 3)), camera=np.array(CAMERA))
-    for row, places in zip(properties, seen_at(properties), strict=True):
+    for row, places in zip(properties, projected_positions(properties), strict=True):
         expected = project(scene, 6 * row[:, :3].double().numpy() - 3, 2)  # rows and columns from 0 to 2
         np.testing.assert_allclose(places.numpy() + 1, expected[:, ::-1], atol=1e-4)
 
@@ -194,34 +196,38 @@ def test_features_learn_what_is_seen_at_their_place():
     properties[0, 0, [2, 3, 5, 7, 10, 18]] = torch.tensor([0.6, 1.0, 1.0, 1.0, 1.0, 1.0])
     properties[0, 0, :2] = torch.tensor([0.55, 0.5])
     features = torch.zeros(1, 9, 9, 64, requires_grad=True)
-    recipe.place_error(model, features, properties).backward()
-    column, row = ((seen_at(properties)[0, 0] + 1) / 2 * 9 - 0.5).tolist()  # between the middles of features
+    recipe.position_error(model, features, properties).backward()
+    column, row = (
+        (projected_positions(properties)[0, 0] + 1) / 2 * 9 - 0.5
+    ).tolist()  # between the middles of features
     expected = torch.zeros(9, 9, dtype=torch.bool)
     expected[math.floor(row) : math.floor(row) + 2, math.floor(column) : math.floor(column) + 2] = True
     assert torch.equal(features.grad[0].abs().sum(dim=-1) > 1e-7, expected)
 
 
-def test_places_are_not_learned_from_uncut_pictures():
-    with pytest.raises(ValueError, match="set --place-loss 0"):
+def test_places_are_not_learned_from_uncut_images():
+    with pytest.raises(ValueError, match="set --position-loss 0"):
         dataclasses.replace(oh.RECIPES["set-clevr-like"], data="clevr")
-    plain = {"place_loss": 0.0, "attention_loss": 0.0}
+    plain = {"position_loss": 0.0, "attention_loss": 0.0}
     recipe = dataclasses.replace(oh.RECIPES["set-clevr-like"], data="clevr", **plain)
     assert recipe.build_model().feature_head is None
 
 
-def answer_of(properties: torch.Tensor, attention: torch.Tensor | None = None) -> set_predictor.SetPrediction:
+def answer_of(
+    properties: torch.Tensor, attention: torch.Tensor | None = None
+) -> set_predictor.SetPredictorOutput:
     slots = torch.zeros(*properties.shape[:2], 64)
     if attention is None:
         attention = torch.full((*properties.shape[:2], 8, 8), 0.1)
-    return set_predictor.SetPrediction(properties, slots, attention[:, None])
+    return set_predictor.SetPredictorOutput(properties, slots, attention[:, None])
 
 
 def test_the_error_of_sets_is_the_papers_where_options_are_off():
     target = random_objects(np.random.default_rng(0), 4, 10)
     predicted = torch.rand(4, 10, 19, generator=torch.Generator().manual_seed(0))
-    plain = {"attention_loss": 0.0, "coordinate_scale": 1.0, "padding_counts": True}
+    plain = {"attention_loss": 0.0, "coordinate_scale": 1.0, "loss_on_padding": True}
     recipe = dataclasses.replace(oh.RECIPES["set-clevr-like"], **plain)
-    expected = oh.losses.set_error(predicted, target)
+    expected = oh.losses.matching_loss(predicted, target)
     assert recipe.error(answer_of(predicted), target).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
@@ -239,7 +245,7 @@ def test_of_padding_only_the_flag_counts():
 def test_slots_are_told_to_look_at_their_objects():
     scenes = ClevrLike(resolution=32)[range(2)]
     target, real = scenes["properties"], scenes["properties"][..., 18] > 0
-    places = ((seen_at(target) + 1) * 4).floor().long().clamp(0, 7)  # cells of 8 x 8
+    places = ((projected_positions(target) + 1) * 4).floor().long().clamp(0, 7)  # cells of 8 x 8
     right, wrong = torch.full((2, 10, 8, 8), 0.05), torch.full((2, 10, 8, 8), 0.05)
     for scene, slot in real.nonzero().tolist():
         column, row = places[scene, slot].tolist()

@@ -38,7 +38,7 @@ def test_order_of_inputs_moves_attention_only():
     torch.testing.assert_close(turned.attention, plain.attention[..., order], rtol=0, atol=1e-12)
 
 
-def test_pictures_of_a_batch_do_not_touch():
+def test_user_images_of_a_batch_do_not_touch():
     module, inputs, slots = example()
     together, alone = module(inputs, slots), module(inputs[1:], slots[1:])
     torch.testing.assert_close(together.slots[1:], alone.slots, rtol=0, atol=1e-12)
@@ -315,7 +315,7 @@ WRONG = {
     "slots of another size": ((2, 11, 6), (2, 4, 6), 3, None),
     "no slots": ((2, 11, 6), (2, 0, 8), 3, None),
     "another batch": ((2, 11, 6), (3, 4, 8), 3, None),
-    "slots for one picture": ((2, 11, 6), (1, 4, 8), 3, None),
+    "slots for one image": ((2, 11, 6), (1, 4, 8), 3, None),
     "no iterations": ((2, 11, 6), (2, 4, 8), 0, None),
     "negative iterations": ((2, 11, 6), (2, 4, 8), -1, None),
     "mask of another length": ((2, 11, 6), (2, 4, 8), 3, (2, 10)),
@@ -374,7 +374,7 @@ def test_learned_slots_are_the_queries_and_beyond_them_draws_like_them():
 
 
 def test_spread_moves_learned_slots_by_noise_in_units_of_their_deviation():
-    start = LearnedSlots(num_slots=3, dim=8, spread=0.5)
+    start = LearnedSlots(num_slots=3, dim=8, noise_scale=0.5)
     noise = torch.randn(2, 5, 8)
     moved = start(2, 5, noise)
     deviation = start.queries[0].std(dim=0)
@@ -401,14 +401,14 @@ def test_grouping_takes_the_number_of_slots_from_the_noise():
 def test_prior_sees_each_iteration_but_the_last_and_moves_the_next():
     calls, alone = [], []
 
-    def prior(attention, resemblance):
+    def attention_bias(attention, resemblance):
         calls.append(attention)
         alone.append(resemblance)
         bias = torch.zeros_like(attention)
         bias[:, 1] = 100.0
         return bias
 
-    module, inputs, slots = example(prior=prior)
+    module, inputs, slots = example(attention_bias=attention_bias)
     output = module(inputs, slots)
     assert len(calls) == 2 and not any(attention.requires_grad for attention in calls)
     assert torch.equal(calls[0], output.attention[:, 0])
@@ -420,11 +420,11 @@ def test_prior_sees_each_iteration_but_the_last_and_moves_the_next():
 def test_an_early_prior_acts_on_every_iteration_from_what_its_slots_attend_to():
     calls = []
 
-    def prior(attention, resemblance):
+    def attention_bias(attention, resemblance):
         calls.append((attention, resemblance))
         return -2 * attention
 
-    module, inputs, slots = example(prior=prior, early_prior=True)
+    module, inputs, slots = example(attention_bias=attention_bias, bias_before_attention=True)
     output = module(inputs, slots)
     normalised, now, bias = module.norm_inputs(inputs), slots, None
     assert len(calls) == output.attention.shape[1] == 3
@@ -442,5 +442,5 @@ def test_an_early_prior_acts_on_every_iteration_from_what_its_slots_attend_to():
 def test_without_a_prior_early_means_nothing():
     module, inputs, slots = example()
     expected = module(inputs, slots)
-    module.early_prior = True
+    module.bias_before_attention = True
     assert torch.equal(module(inputs, slots).slots, expected.slots)

@@ -163,7 +163,7 @@ def test_it_is_diagnosed():
     found = diagnose(Colours(), recipe, num_scenes=3)
     assert {"attention_entropy", "objects", "used_slots"} <= found.summary.keys()
     assert "swing" not in found.summary, "it decodes nothing"
-    assert found.picture(rows=2).width > 100
+    assert found.figure(rows=2).width > 100
 
 
 def test_it_predicts_as_an_estimator():
@@ -189,9 +189,9 @@ def test_it_predicts_as_an_estimator():
 def test_it_warns_of_strange_images():
     recipe = dataclasses.replace(oh.RECIPES["sprites"], resolution=32, validation_scenes=20)
     model = Colours()
-    model.usual = out_of_distribution.usual(model, recipe)
-    assert set(model.usual["quantiles"]) == {"doubt of attention"} and model.usual["scenes"] == 20
-    model.usual["quantiles"]["doubt of attention"]["0.95"] = 1e-3
+    model.calibration = out_of_distribution.calibration(model, recipe)
+    assert set(model.calibration["quantiles"]) == {"doubt of attention"} and model.calibration["scenes"] == 20
+    model.calibration["quantiles"]["doubt of attention"]["0.95"] = 1e-3
     assert "unlike what these weights were trained on" in oh.predict(model, wide() // 2)[0].warning
 
     class Own(Colours):
@@ -199,7 +199,7 @@ def test_it_warns_of_strange_images():
             return {"darkness": 1 - images.mean(dim=(1, 2, 3))}
 
     own = Own()
-    own.usual = {"scenes": 20, "quantiles": {"darkness": {"0.95": 0.1}}}
+    own.calibration = {"scenes": 20, "quantiles": {"darkness": {"0.95": 0.1}}}
     assert "darkness 10 times" in oh.predict(own, np.zeros((8, 8, 3), np.uint8))[0].warning
     assert oh.predict(own, np.full((8, 8, 3), 255, np.uint8))[0].warning == ""
 
@@ -208,10 +208,10 @@ def test_its_figures_and_files_need_no_decoder(tmp_path):
     (result,) = oh.predict(Colours(), wide(), tmp_path / "out")
     assert set(result.files) == {"overlay", "masks", "coco", "animation"}
     assert result.plot().width > 32 and "of 4 slots are seen" in result._repr_html_()
-    with pytest.raises(ValueError, match=r"`one_ground` \(=True\)"):
-        oh.predict(Colours(), wide(), one_ground=True)
-    with pytest.raises(ValueError, match=r"`starts` \(=2\) must be 1 here"):
-        oh.predict(Colours(), wide(), starts=2)
+    with pytest.raises(ValueError, match=r"`merge_background` \(=True\)"):
+        oh.predict(Colours(), wide(), merge_background=True)
+    with pytest.raises(ValueError, match=r"`restarts` \(=2\) must be 1 here"):
+        oh.predict(Colours(), wide(), restarts=2)
 
 
 @pytest.mark.parametrize("fit", FITS)
@@ -263,7 +263,7 @@ def test_every_model_says_what_it_is(build):
 
 
 def test_several_restarts_are_drawn_where_no_noise_is_given():
-    model = autoencoder.fast_painted(3, resolution=16, spread=0.5).eval()
+    model = autoencoder.fast_slot_frames(3, resolution=16, noise_scale=0.5).eval()
     images = torch.rand(2, 3, 16, 16)
     with torch.no_grad():
         torch.manual_seed(0)

@@ -9,7 +9,6 @@ import torch
 from objecthood.models.autoencoder import SlotAutoencoder
 from objecthood.nn import (
     SLOT_MODULES,
-    CompactPrior,
     ConvEncoder,
     GaussianSlots,
     Grouping,
@@ -18,6 +17,7 @@ from objecthood.nn import (
     SlotMLP,
     SlotModule,
     SlotModuleOptions,
+    SpatialBias,
 )
 
 NUM_SLOTS, GRID, INPUT_DIM, SLOT_DIM = 4, (6, 8), 7, 5
@@ -48,7 +48,7 @@ def test_the_call_is_the_contracts(name):
     assert inspect.signature(type(module).forward).parameters.keys() == wanted.parameters.keys()
     assert (module.input_dim, module.slot_dim, module.iterations) == (INPUT_DIM, SLOT_DIM, 3)
     inputs, _ = example()
-    assert module.norm_inputs(inputs).shape == inputs.shape and module.prior is None
+    assert module.norm_inputs(inputs).shape == inputs.shape and module.attention_bias is None
 
 
 @ALL
@@ -175,8 +175,8 @@ def test_numbers_of_slots_and_inputs_may_be_any(name):
 
 @ATTENTIVE
 def test_a_prior_acts_between_iterations_and_on_the_first_after_a_previous_frame(name):
-    prior = CompactPrior(GRID).double()
-    with_it, without = build(name, prior=prior), build(name)
+    attention_bias = SpatialBias(GRID).double()
+    with_it, without = build(name, attention_bias=attention_bias), build(name)
     without.load_state_dict(with_it.state_dict(), strict=False)
     inputs, slots = example()
     one, other = with_it(inputs, slots).attention, without(inputs, slots).attention
@@ -233,12 +233,12 @@ def test_sixteen_bits_give_slots_in_sixteen_bits_and_attention_in_thirty_two(nam
 def test_an_autoencoder_learns_with_it(name, initial):
     """Twenty steps on one batch lower the error, and every weight takes part."""
     torch.manual_seed(0)
-    options = SlotModuleOptions(3, (8, 8), 16, 12, prior=CompactPrior((8, 8)), gradient="bilevel")
+    options = SlotModuleOptions(3, (8, 8), 16, 12, attention_bias=SpatialBias((8, 8)), gradient="bilevel")
     grouping = Grouping(initial(3, 12), SLOT_MODULES[name](options))
     model = SlotAutoencoder(
         ConvEncoder(channels=8, feature_dim=16, strides=(2,), kernel=(3,)),
         grouping,
-        PatchDecoder(12, grid=4, patch=4, channels=16, kernel=1, attention_guided=True),
+        PatchDecoder(12, grid=4, patch=4, channels=16, kernel=1, attention_conditioned_masks=True),
     )
     images = torch.zeros(4, 3, 16, 16)
     for index in range(4):

@@ -51,11 +51,11 @@ def test_predictions(unchecked, scoreboard):
     scoreboard(AREA, f"predictions: {SAME}", 1000, measured=f"{growth:+.2f} KB each")
 
 
-def test_pictures(scoreboard):
+def test_user_images(scoreboard):
     """Good ones and damaged ones in turn."""
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(stream, "PNG")
-    contents = [stream.getvalue(), stream.getvalue()[:900], b"no picture"]
+    contents = [stream.getvalue(), stream.getvalue()[:900], b"no image"]
 
     def read(number: int) -> None:
         try:
@@ -65,4 +65,4 @@ def test_pictures(scoreboard):
 
     growth = soaked(read, 6000)
     assert growth < 1
-    scoreboard(AREA, f"pictures, two of three damaged: {SAME}", 6000, measured=f"{growth:+.3f} KB each")
+    scoreboard(AREA, f"images, two of three damaged: {SAME}", 6000, measured=f"{growth:+.3f} KB each")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from objecthood.nn import CompactPrior, SoftKMeans
+from objecthood.nn import SoftKMeans, SpatialBias
 from objecthood.nn.soft_kmeans import far_apart, unit
 
 GRID = (6, 5)
@@ -23,7 +23,7 @@ def scene(batch=3, dim=8, things=3):
 
 
 def looped(model, keys, means, iterations):
-    """Of one picture: means and attention of the last iteration, number by number."""
+    """Of one image: means and attention of the last iteration, number by number."""
     keys, means = keys.tolist(), means.tolist()
     for _ in range(iterations):
         attention = []
@@ -98,8 +98,10 @@ def test_means_go_on_from_where_they_were():
 @torch.no_grad()
 def test_a_prior_acts_from_the_second_iteration_or_from_before():
     inputs, _ = scene()
-    prior = CompactPrior((12, 12), rehome=True).double()
-    with_it, without = (SoftKMeans(4, (12, 12), 8, 6, prior=one).double() for one in (prior, None))
+    attention_bias = SpatialBias((12, 12), split_slots=True).double()
+    with_it, without = (
+        SoftKMeans(4, (12, 12), 8, 6, attention_bias=one).double() for one in (attention_bias, None)
+    )
     without.load_state_dict(with_it.state_dict(), strict=False)
     first = with_it.cluster(inputs, iterations=1)
     assert torch.equal(first.attention, without.cluster(inputs, iterations=1).attention)

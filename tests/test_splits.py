@@ -68,7 +68,7 @@ def multi_object(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def clevr_like_scenes(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The scenes that would be rendered, with noise for pictures, which is a function of the scene."""
+    """The scenes that would be rendered, with noise for images, which is a function of the scene."""
 
     def instead(key, index, objects, resolution, background):
         scene = draw_scene(key, index, objects)

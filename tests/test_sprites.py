@@ -119,5 +119,5 @@ def test_colours_of_known_hues(hsv, rgb):
     np.testing.assert_allclose(rgb_from_hsv(*np.array(hsv, np.float64)[:, None])[0], rgb, atol=1e-12)
 
 
-def test_two_thousand_pictures_a_second():
+def test_two_thousand_images_a_second():
     assert pictures_per_second(Sprites(), 1000) >= 2000

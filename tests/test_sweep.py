@@ -30,7 +30,7 @@ def sweep(out, *words: str) -> int:
 
 
 def test_every_combination_is_trained_once_and_summed_up(tmp_path, capsys):
-    words = ("--seed", "0..1", "--matrix-learning-rate=0.01,0.02")
+    words = ("--seed", "0..1", "--muon-learning-rate=0.01,0.02")
     assert sweep(tmp_path / "s", *words) == 0
     said = capsys.readouterr().out
     runs = sorted(folder.name for folder in (tmp_path / "s").iterdir() if folder.is_dir())
@@ -52,7 +52,7 @@ def test_every_combination_is_trained_once_and_summed_up(tmp_path, capsys):
             for seed in (0, 1)
         ]
         values = [result["scores"]["fg_ari"] for result in own]
-        assert [result["settings"]["matrix_learning_rate"] for result in own] == [float(rate)] * 2
+        assert [result["settings"]["muon_learning_rate"] for result in own] == [float(rate)] * 2
         assert row["scores"]["fg_ari"]["values"] == values and row["seeds"] == [0, 1] and row["failed"] == []
         assert row["scores"]["fg_ari"]["mean"] == statistics.mean(values)
         assert row["scores"]["fg_ari"]["deviation"] == statistics.stdev(values)

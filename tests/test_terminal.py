@@ -58,7 +58,7 @@ def test_names_of_files(name, tmp_path, monkeypatch, capsys):
     folder = Path("k")
     folder.mkdir()
     (folder / name).with_suffix(".png").write_bytes(encode(np.resize(PICTURE, (35, 35, 3)), "PNG"))
-    (folder / f"{name}x.png").write_bytes(b"no picture")
+    (folder / f"{name}x.png").write_bytes(b"no image")
     assert main.main(["predict", "k", "--weights", "tetrominoes", "--out", f"o{name}", "--skip-bad"]) == 1
     assert main.main(["predict", name]) == 1
     assert main.main([name]) == 2

@@ -56,7 +56,7 @@ def test_every_scene_holds_three_whole_pieces():
     assert all((scene == label).numpy().tobytes() in known for scene in masks[:100] for label in (1, 2, 3))
 
 
-def test_pictures_have_the_colour_of_their_labels():
+def test_user_images_have_the_colour_of_their_labels():
     colors = torch.from_numpy(COLORS)
     for image, masks in zip(SCENES["image"], SCENES["masks"], strict=True):
         assert (image[:, masks == 0] == 0).all()
@@ -66,7 +66,7 @@ def test_pictures_have_the_colour_of_their_labels():
             assert (piece[:, 0] == colors).all(dim=1).sum() == 1
 
 
-def test_every_colour_and_every_part_of_the_picture_is_used_evenly():
+def test_every_colour_and_every_part_of_the_image_is_used_evenly():
     scenes = Tetrominoes()[range(3000)]
     first = torch.stack([image[:, masks == 1][:, 0] for image, masks in zip(*scenes.values(), strict=True)])
     shares = [(first == color).all(dim=1).double().mean() for color in torch.from_numpy(COLORS)]
@@ -83,7 +83,7 @@ def test_there_are_nineteen_shapes_and_ten_thousand_placements():
     assert (pieces.sum(axis=(1, 2)) == 100).all()
 
 
-def test_thousands_of_pictures_a_second():
+def test_thousands_of_images_a_second():
     """21,800 were measured on a processor with AVX-512, 7,100 on a loaded one without; the floor has room for
     older ones."""
     assert pictures_per_second(Tetrominoes(), 4000) >= 4_000

@@ -27,10 +27,10 @@ FAST = replace(oh.RECIPES["tetrominoes"], **SMALL)
 GUIDED = replace(
     oh.RECIPES["sprites"],
     **SMALL | {"resolution": 16, "precision": "bfloat16"},
-    repulsion_start=-100,
-    coarse_steps=2,
+    merge_penalty_start=-100,
+    low_resolution_steps=2,
 )
-GUARDED = replace(PAPER, gradient_clip=1.0, average=0.9, evaluate_every=100)
+GUARDED = replace(PAPER, gradient_clip=1.0, ema_decay=0.9, evaluate_every=100)
 RECIPES = {"paper": PAPER, "fast": FAST, "guided": GUIDED}
 
 
@@ -117,7 +117,7 @@ def test_same_seed_same_weights_other_seed_others(run, quick, tmp_path, scoreboa
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Animations of one frame an iteration, where pictures are not what is looked at."""
+    """Animations of one frame an iteration, where images are not what is looked at."""
     frames = animation.attention_frames
     monkeypatch.setattr(animation, "attention_frames", partial(frames, hold=1, between=0))
 
@@ -249,7 +249,7 @@ def test_scoring_is_cut_short_by_a_signal(quick, monkeypatch, tmp_path, number, 
 
 
 def poisoned(monkeypatch, poison, steps):
-    """Have `poison` change the second picture, or what it costs, in some steps."""
+    """Have `poison` change the second image, or what it costs, in some steps."""
     plain = Discovery.loss
 
     def loss(self, model, scenes, step):
@@ -260,7 +260,7 @@ def poisoned(monkeypatch, poison, steps):
     monkeypatch.setattr(Discovery, "loss", loss)
 
 
-def nan_picture(plain, self, model, scenes, step):
+def nan_image(plain, self, model, scenes, step):
     scenes["image"][1, 0, 3, 4] = torch.nan
     return plain(self, model, scenes, step)
 
@@ -273,7 +273,7 @@ def exploding_gradient(plain, self, model, scenes, step):
     return plain(self, model, scenes, step) * 1e38 * 1e30
 
 
-@pytest.mark.parametrize("poison", [nan_picture, infinite_loss, exploding_gradient])
+@pytest.mark.parametrize("poison", [nan_image, infinite_loss, exploding_gradient])
 def test_a_step_without_finite_gradient_is_skipped_and_counted(
     quick, monkeypatch, tmp_path, poison, scoreboard
 ):
@@ -288,18 +288,18 @@ def test_a_step_without_finite_gradient_is_skipped_and_counted(
 
 def test_a_skipped_step_leaves_everything_as_it_was(quick, monkeypatch, tmp_path):
     with monkeypatch.context() as patched:
-        poisoned(patched, nan_picture, (1, 2))
+        poisoned(patched, nan_image, (1, 2))
         oh.train(replace(GUARDED, steps=3), tmp_path / "skipped")
     oh.train(replace(GUARDED, steps=1), tmp_path / "one")
     assert same(weights(tmp_path / "skipped"), weights(tmp_path / "one"))
 
 
 def test_three_skipped_steps_in_a_row_name_the_culprits(quick, monkeypatch, tmp_path, scoreboard):
-    poisoned(monkeypatch, nan_picture, (3, 4, 5))
+    poisoned(monkeypatch, nan_image, (3, 4, 5))
     with pytest.raises(FloatingPointError) as caught:
         oh.train(GUARDED, tmp_path / "run", checkpoint_every=3)
     told = str(caught.value)
-    assert "\n" not in told and "the last of them step 5; pictures to blame" in told
+    assert "\n" not in told and "the last of them step 5; images to blame" in told
     assert "(indices in the training data): 21;" in told, "the second of the fourth batch of four"
     assert "encoder.convolutions.0.weight" in told and told.count("and ") and "more" in told
     kept = load_file(tmp_path / "run" / "checkpoints" / "step_00000003" / "model.safetensors")
@@ -310,13 +310,13 @@ def test_three_skipped_steps_in_a_row_name_the_culprits(quick, monkeypatch, tmp_
     assert batch["image"].isfinite().flatten(1).all(1).tolist() == [True, False, True, True]
     scoreboard(
         "What goes wrong inside",
-        "three such batches in a row: stopped, pictures and parameters named, the batch kept",
+        "three such batches in a row: stopped, images and parameters named, the batch kept",
         1,
     )
 
 
 def test_a_batch_that_cannot_be_kept_hides_no_culprit(quick, monkeypatch, tmp_path):
-    poisoned(monkeypatch, nan_picture, (0, 1, 2))
+    poisoned(monkeypatch, nan_image, (0, 1, 2))
     (tmp_path / "run" / "bad-batch.safetensors").mkdir(parents=True)
     with pytest.raises(
         FloatingPointError, match=r"blame .*: 9; .*; the batch could not be kept \("
@@ -329,7 +329,7 @@ def test_skipped_steps_are_counted_on_after_a_stop(quick, monkeypatch, tmp_path)
     def poison_and_stop(plain, self, model, scenes, step):
         if step == 4:
             interrupt()
-        return nan_picture(plain, self, model, scenes, step)
+        return nan_image(plain, self, model, scenes, step)
 
     poisoned(monkeypatch, poison_and_stop, (1, 4, 6))
     with pytest.raises(KeyboardInterrupt):
@@ -443,8 +443,8 @@ def test_scores_do_not_depend_on_the_batch(recipe):
     assert model.training, "evaluation leaves the model as it was"
 
 
-def test_scores_depend_on_start_noise_of_each_picture():
-    """The noise that is fixed per picture is really used: the paper's slots start from it."""
+def test_scores_depend_on_start_noise_of_each_image():
+    """The noise that is fixed per image is really used: the paper's slots start from it."""
     model = PAPER.build_model()
     scenes = PAPER.dataset("test")[[0, 0]]
     first = PAPER.discover(model, scenes["image"], torch.tensor([0, 0]))
@@ -476,10 +476,10 @@ class FourTetrominoes(FastTetrominoes):
         return Four(super().dataset("train"))
 
 
-def test_slots_learn_what_a_mean_picture_cannot_tell(quick, tmp_path):
-    """Without gradient to the encoder or the slots, pictures come out too much alike for the bound."""
-    settings = FAST.to_dict() | {"steps": 150, "warmup_steps": 10, "evaluate_every": 200, "average": 0.0}
-    settings |= {"learning_rate": 3e-3, "matrix_learning_rate": 0.02, "test_iterations": 3}
+def test_slots_learn_what_a_mean_image_cannot_tell(quick, tmp_path):
+    """Without gradient to the encoder or the slots, images come out too much alike for the bound."""
+    settings = FAST.to_dict() | {"steps": 150, "warmup_steps": 10, "evaluate_every": 200, "ema_decay": 0.0}
+    settings |= {"learning_rate": 3e-3, "muon_learning_rate": 0.02, "test_iterations": 3}
     del settings["task"]
     recipe = FourTetrominoes(**settings)
     images = recipe.dataset("train")[range(4)]["image"]
@@ -491,7 +491,7 @@ def test_slots_learn_what_a_mean_picture_cannot_tell(quick, tmp_path):
 
 def test_every_weight_is_trained():
     """One step moves every weight of every model (those that start from a zero gradient aside: none)."""
-    for build in (lambda: autoencoder.small_picture(16, 3), lambda: autoencoder.fast_sprites(4, 16)):
+    for build in (lambda: autoencoder.small_image(16, 3), lambda: autoencoder.fast_sprites(4, 16)):
         model = build()
         scene = model(torch.rand(2, 3, 16, 16))
         (scene.reconstruction - 0.3).square().mean().backward()

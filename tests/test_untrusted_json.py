@@ -153,10 +153,12 @@ def described(folder: Path, **changes: object) -> Path:
     ("name", "value"),
     [
         ("recipe", []), ("recipe", "x"), ("recipe", None), ("scores", []), ("scores", {"fg_ari": "high"}),
-        ("scores", {"fg_ari": {}}), ("scores", 3), ("usual", []), ("usual", {"scenes": "many"}),
-        ("usual", {"scenes": 99, "quantiles": []}), ("usual", {"scenes": 99, "quantiles": {"a": 1}}),
-        ("usual", {"scenes": 99, "quantiles": {"reconstruction error": {"0.95": "x", "0.5": 1}}}),
-        ("usual", {"scenes": 99, "quantiles": {"reconstruction error": {}}}), ("usual", {"quantiles": {}}),
+        ("scores", {"fg_ari": {}}), ("scores", 3), ("calibration", []), ("calibration", {"scenes": "many"}),
+        ("calibration", {"scenes": 99, "quantiles": []}),
+        ("calibration", {"scenes": 99, "quantiles": {"a": 1}}),
+        ("calibration", {"scenes": 99, "quantiles": {"reconstruction error": {"0.95": "x", "0.5": 1}}}),
+        ("calibration", {"scenes": 99, "quantiles": {"reconstruction error": {}}}),
+        ("calibration", {"quantiles": {}}),
     ],
 )  # fmt: skip
 def test_facts_of_another_form(tmp_path, name, value):
@@ -170,6 +172,6 @@ def test_facts_of_another_form(tmp_path, name, value):
 def test_facts_of_measures_that_are_not_known(tmp_path):
     """A later version's: passed over."""
     known = {"scenes": 99, "quantiles": {"another": {"0.5": 1.0, "0.95": 2.0}}}
-    model = oh.load(described(tmp_path, usual=known))
+    model = oh.load(described(tmp_path, calibration=known))
     assert oh.predict(model, torch.rand(3, 35, 35))[0].warning == ""
-    assert out_of_distribution.warn_of({out_of_distribution.WHOLE: 9.0}, known) == ""
+    assert out_of_distribution.warning_for({out_of_distribution.WHOLE: 9.0}, known) == ""

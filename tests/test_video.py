@@ -8,14 +8,14 @@ from objecthood.data.generated.camouflage import Camouflage
 from objecthood.data.generated.moving_sprites import MovingSprites
 from objecthood.models import autoencoder, video
 from objecthood.nn import ConditionedSlots, ResidualPredictor, TransformerPredictor
-from objecthood.nn.block_matching import block_flow, matching_errors, motion_picture, slot_motion
+from objecthood.nn.block_matching import block_flow, matching_errors, motion_image, slot_motion
 
 CLIPS = MovingSprites("test", frames=5)[range(2)]["image"]
 
 
 @pytest.mark.parametrize("predictor", [TransformerPredictor(64), ResidualPredictor(64), nn.Identity()])
 def test_one_frame_is_what_the_image_model_makes_of_it(predictor):
-    image_model = autoencoder.fast_sprites(rehome=True)
+    image_model = autoencoder.fast_sprites(split_slots=True)
     model = video.SlotVideo(image_model.encoder, image_model.grouping, image_model.decoder, predictor)
     one = CLIPS[:, 0]
     scene, whole = image_model(one, iterations=4), model(one[:, None], iterations=4)
@@ -27,15 +27,15 @@ def test_one_frame_is_what_the_image_model_makes_of_it(predictor):
     assert {name for name in names if not name.startswith("predictor")} == image_model.state_dict().keys()
 
 
-@pytest.mark.parametrize("sees", ["frame", "motion"])
+@pytest.mark.parametrize("modality", ["frame", "motion"])
 @torch.no_grad()
-def test_a_stream_is_what_a_clip_is(sees):
-    model = video.moving_sprites(sees=sees)
+def test_a_stream_is_what_a_clip_is(modality):
+    model = video.moving_sprites(modality=modality)
     nn.init.normal_(model.predictor.project_out.weight, std=0.1)
     clip, state = model(CLIPS), None
     every = CLIPS.unbind(1)
     for time, frame in enumerate(every):
-        following = every[time + 1] if sees == "motion" and time < 4 else None
+        following = every[time + 1] if modality == "motion" and time < 4 else None
         scene, state = model.step(frame, state, following)
         for name, part in scene._asdict().items():
             torch.testing.assert_close(part, getattr(clip, name)[:, time], rtol=1e-4, atol=1e-5)
@@ -69,33 +69,33 @@ def test_gradient_reaches_the_first_frame_through_time():
 
 @pytest.mark.parametrize("start, size", [("boxes", 4), ("centres", 2)])
 def test_conditioned_start(start, size, unchecked):
-    model = video.moving_sprites(start=start)
-    hints = torch.rand(2, 6, size)
-    scene = model(CLIPS, hints)
+    model = video.moving_sprites(conditioning=start)
+    conditions = torch.rand(2, 6, size)
+    scene = model(CLIPS, conditions)
     order = [2, 0, 1, 5, 4, 3]
     torch.testing.assert_close(
-        model(CLIPS, hints[:, order]).masks, scene.masks[:, :, order], rtol=1e-3, atol=1e-4
+        model(CLIPS, conditions[:, order]).masks, scene.masks[:, :, order], rtol=1e-3, atol=1e-4
     )
     with pytest.raises(ValueError, match="starts from hints, and none were given"):
         model(CLIPS)
-    with pytest.raises(ValueError, match=rf"`hints` .shape \[2, 3, {size}\]"):
-        model(CLIPS, hints[:, :3])
+    with pytest.raises(ValueError, match=rf"`conditions` .shape \[2, 3, {size}\]"):
+        model(CLIPS, conditions[:, :3])
     with pytest.raises(ValueError, match="starts unconditioned, and it takes none"):
-        video.moving_sprites()(CLIPS, hints)
+        video.moving_sprites()(CLIPS, conditions)
 
 
 def hints_of_one_object(num_slots: int) -> torch.Tensor:
     """Boxes for two clips: the background, one object, and absent ones."""
-    hints = torch.full((2, num_slots, 4), -1.0)
-    hints[:, 0] = 0
-    hints[:, 1] = torch.tensor([0.1, 0.1, 0.4, 0.5])
-    return hints
+    conditions = torch.full((2, num_slots, 4), -1.0)
+    conditions[:, 0] = 0
+    conditions[:, 1] = torch.tensor([0.1, 0.1, 0.4, 0.5])
+    return conditions
 
 
 @torch.no_grad()
 def test_slots_of_absent_objects_have_equal_masks():
     """The measurement behind `ConditionedSlots`: attention alone does not separate equal slots."""
-    model = video.moving_sprites(start="boxes", compactness=0, repulsion=0)
+    model = video.moving_sprites(conditioning="boxes", spatial_bias=0, merge_penalty=0)
     nn.init.normal_(model.predictor.project_out.weight, std=0.1)
     scene = model(CLIPS, hints_of_one_object(6))
     for masks in (scene.masks, scene.attention):
@@ -103,7 +103,7 @@ def test_slots_of_absent_objects_have_equal_masks():
         torch.testing.assert_close(absent, absent[:, :, :1].expand_as(absent), rtol=1e-3, atol=1e-5)
         assert (masks[:, :, 0] - masks[:, :, 2]).abs().max() > 0.01, "the background is not one of them"
     # Four in place of one have four times the odds in the first softmax.
-    few = video.moving_sprites(num_slots=3, start="boxes", compactness=0, repulsion=0)
+    few = video.moving_sprites(num_slots=3, conditioning="boxes", spatial_bias=0, merge_penalty=0)
     few.load_state_dict(model.state_dict() | {"grouping.initial_slots.queries": torch.zeros(1, 3, 64)})
     odds = []
     for one, num_slots in ((model, 6), (few, 3)):
@@ -115,20 +115,24 @@ def test_slots_of_absent_objects_have_equal_masks():
 @torch.no_grad()
 def test_a_spatial_bias_can_separate_equal_slots():
     """Six equal slots: the first counts as the heaviest, and so as the background."""
-    masks = video.moving_sprites(start="boxes")(CLIPS, torch.full((2, 6, 4), -1.0)).masks
+    masks = video.moving_sprites(conditioning="boxes")(CLIPS, torch.full((2, 6, 4), -1.0)).masks
     assert (masks - masks[:, :, :1]).abs().amax() > 0.1
 
 
 @torch.no_grad()
 def test_painting_the_next_frame_uses_the_predicted_slots():
-    model = video.moving_sprites(paints_next=True)
+    model = video.moving_sprites(decodes_next=True)
     before = model(CLIPS).reconstruction
     nn.init.normal_(model.predictor.project_out.weight)
     nn.init.ones_(model.predictor.project_out.bias)
     assert not torch.allclose(before[:, 0], model(CLIPS).reconstruction[:, 0])
     with pytest.raises(ValueError, match="not guided by attention"):
         video.SlotVideo(
-            model.encoder, model.grouping, autoencoder.fast_sprites().decoder, nn.Identity(), paints_next=True
+            model.encoder,
+            model.grouping,
+            autoencoder.fast_sprites().decoder,
+            nn.Identity(),
+            decodes_next=True,
         )
 
 
@@ -177,9 +181,9 @@ def test_slot_motion_of_plain_things_is_that_of_their_outline():
     assert (slot_motion(clips["image"][:, 0], clips["image"][:, 1], torch.zeros(40, 1, 64, 64)) == 0).all()
 
 
-def test_motion_as_a_picture():
+def test_motion_as_a_image():
     flow = torch.randn(2, 2, 4, 4) * 3
-    picture = motion_picture(flow)
+    picture = motion_image(flow)
     assert picture.min() >= 0 and picture.max() <= 1
     torch.testing.assert_close(picture[:, :2] * 6 - 3, flow.clamp(-3, 3))
 

@@ -174,7 +174,7 @@ def test_frames_and_annotations_are_of_each_other(tmp_path):
     Image.new("L", (19, 10)).save(annotations / "00001.png")
     with pytest.raises(ImageError, match=r"00001.png': is 19 x 10, its frame 20 x 10"):
         davis.truth("goat")
-    (annotations / "00001.png").write_bytes(b"no picture")
+    (annotations / "00001.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"00001.png': damaged annotation"):
         davis.truth("goat")
     Image.new("L", (20, 10)).save(annotations / "00001.png")

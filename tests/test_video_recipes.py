@@ -8,7 +8,7 @@ import torch
 from objecthood.data.generated.camouflage import Camouflage
 from objecthood.evaluate import evaluate
 from objecthood.recipes import RECIPES
-from objecthood.recipes.video import object_hints
+from objecthood.recipes.video import object_conditions
 from objecthood.train import train
 from objecthood.visualize import animation
 
@@ -16,11 +16,13 @@ SPRITES, CAMOUFLAGE = RECIPES["moving-sprites"], RECIPES["camouflage"]
 SMALL = dict(num_slots=4, test_frames=3, test_iterations=2, test_scenes=4, validation_scenes=2)
 
 
-@pytest.mark.parametrize("target", ["seen", "next", "flow"])
-@pytest.mark.parametrize("sees", ["frame", "motion"])
+@pytest.mark.parametrize("target", ["input", "next", "flow"])
+@pytest.mark.parametrize("modality", ["frame", "motion"])
 @pytest.mark.parametrize("start", ["unconditional", "boxes", "centres"])
-def test_every_kind_of_step_has_a_gradient(target, sees, start):
-    recipe = replace(SPRITES, target=target, sees=sees, start=start, batch_size=4, frames=2, still_steps=1)
+def test_every_kind_of_step_has_a_gradient(target, modality, start):
+    recipe = replace(
+        SPRITES, target=target, modality=modality, start=start, batch_size=4, frames=2, single_frame_steps=1
+    )
     model, clips = recipe.build_model(), recipe.dataset("train")[range(4)]
     for step in (0, 1):
         loss = recipe.loss(model, clips, step)
@@ -31,11 +33,11 @@ def test_every_kind_of_step_has_a_gradient(target, sees, start):
 
 
 def test_a_step_sees_single_frames_first_and_clips_later(monkeypatch):
-    recipe, seen = replace(SPRITES, still_steps=2, batch_size=8), []
+    recipe, seen = replace(SPRITES, single_frame_steps=2, batch_size=8), []
     model = recipe.build_model()
     see = model.see
     monkeypatch.setattr(
-        model, "see", lambda frames, hints=None: seen.append(frames.shape[:2]) or see(frames, hints)
+        model, "see", lambda frames, conditions=None: seen.append(frames.shape[:2]) or see(frames, conditions)
     )
     clips = recipe.dataset("train")[range(8)]
     for step in (0, 1, 2):
@@ -63,27 +65,31 @@ def test_scores_are_counted_over_all_clips():
 def test_hints_are_boxes_around_objects():
     masks = torch.zeros(1, 8, 8, dtype=torch.int64)
     masks[0, 2:4, 4:8], masks[0, 7, 0] = 1, 3
-    boxes = object_hints(masks, 5, "boxes")
+    boxes = object_conditions(masks, 5, "boxes")
     assert boxes[0].tolist() == [[0] * 4, [0.25, 0.5, 0.5, 1.0], [-1] * 4, [0.875, 0, 1, 0.125], [-1] * 4]
-    centres = object_hints(masks, 5, "centres")
+    centres = object_conditions(masks, 5, "centres")
     assert centres[0].tolist() == [[0, 0], [0.375, 0.75], [-1, -1], [0.9375, 0.0625], [-1, -1]]
-    few = object_hints(masks, 2, "centres")
+    few = object_conditions(masks, 2, "centres")
     assert few.tolist() == [[[0, 0], [0.375, 0.75]]], "objects beyond the slots are left out"
-    assert object_hints(masks, 1, "boxes").tolist() == [[[0] * 4]]
+    assert object_conditions(masks, 1, "boxes").tolist() == [[[0] * 4]]
 
 
 @pytest.mark.parametrize("kind", ["boxes", "centres"])
 def test_the_background_begins_apart_from_absent_objects_and_from_objects(kind):
     masks = torch.zeros(1, 8, 8, dtype=torch.int64)
     masks[0, 0, 0] = 1  # the object nearest to the background's hint
-    slots = replace(SPRITES, start=kind, num_slots=4).build_model().condition(object_hints(masks, 4, kind))[0]
+    slots = (
+        replace(SPRITES, start=kind, num_slots=4)
+        .build_model()
+        .condition(object_conditions(masks, 4, kind))[0]
+    )
     apart = torch.cdist(slots, slots)
     assert apart[0, 1] > 0.01 and apart[0, 2] > 0.1 and apart[1, 2] > 0.1
     assert torch.equal(slots[2], slots[3]), "absent objects are equal"
 
 
 def test_the_protocol_names_hints_from_true_masks():
-    told = replace(SPRITES, start="boxes").protocol
+    told = replace(SPRITES, conditioning="boxes").protocol
     assert "start boxes of the first frame's true masks" in told and "true masks" not in SPRITES.protocol
 
 
@@ -92,10 +98,10 @@ def test_a_few_steps_find_camouflaged_things_by_their_motion(tmp_path):
     recipe = replace(
         CAMOUFLAGE,
         steps=60,
-        still_steps=60,
+        single_frame_steps=60,
         warmup_steps=10,
         batch_size=8,
-        average=0.9,
+        ema_decay=0.9,
         test_scenes=16,
         test_frames=4,
         validation_scenes=2,
@@ -111,7 +117,7 @@ def test_a_few_steps_find_camouflaged_things_by_their_motion(tmp_path):
     [
         ({"target": "depth"}, "`target`"),
         ({"predictor": "lstm"}, "`predictor`"),
-        ({"frames": 1, "sees": "motion"}, "`frames`"),
+        ({"frames": 1, "modality": "motion"}, "`frames`"),
         ({"frames": 0}, "`frames`"),
         ({"later_iterations": 0}, "`later_iterations`"),
     ],

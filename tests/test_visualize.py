@@ -1,4 +1,4 @@
-"""Pictures and animations: the right colour at the right place, the same colour for a slot everywhere."""
+"""Images and animations: the right colour at the right place, the same colour for a slot everywhere."""
 
 import doctest
 
@@ -65,15 +65,15 @@ def test_overlay_puts_each_color_on_its_slot(masks):
     assert corners == [BLUE, ORANGE, GREEN, RED]
 
 
-def test_overlay_mixes_picture_and_color():
+def test_overlay_mixes_image_and_color():
     white = torch.ones(3, 8, 8)
     none = torch.zeros(8, 8, dtype=torch.int64)
     assert overlay(white, none, opacity=0.0).getpixel((4, 4)) == (255, 255, 255)
     assert overlay(white, none, opacity=0.5).getpixel((4, 4)) == tuple(round((255 + c) / 2) for c in BLUE)
 
 
-def test_bands_of_a_large_picture_leave_no_seam(monkeypatch):
-    """A picture is tinted some rows at a time, whose contours must not know of it."""
+def test_bands_of_a_large_image_leave_no_seam(monkeypatch):
+    """An image is tinted some rows at a time, whose contours must not know of it."""
     generator = torch.Generator().manual_seed(0)
     picture = torch.rand(3, 700, 400, generator=generator)
     # Every band of 256 rows ends where labels change.
@@ -117,7 +117,7 @@ def test_gradients_half_precision_and_values_out_of_range_are_taken():
     image = (torch.rand(3, 8, 8) * 3 - 1).requires_grad_()
     assert overlay(image, torch.rand(4, 8, 8).bfloat16()).size == (8, 8)
     far = torch.full((3, 8, 8), 7.0)
-    assert figures.to_picture(far).getpixel((0, 0)) == (255, 255, 255)
+    assert figures.to_image(far).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_slots_figure_shows_each_slot_alone():
@@ -150,7 +150,7 @@ def test_slots_figure_shows_each_slot_alone():
 
 
 @pytest.mark.parametrize(("side", "cell"), [(35, 105), (64, 128), (96, 96), (128, 128)])
-def test_small_pictures_are_enlarged_until_they_can_be_read(side, cell):
+def test_small_images_are_enlarged_until_they_can_be_read(side, cell):
     image, masks = torch.rand(1, 3, side, side), torch.rand(1, 1, side, side)
     figure = slots_figure(image, image, masks, image[:, None])
     assert figure.width == 2 * figures.MARGIN + 4 * (cell + figures.GAP) - figures.GAP

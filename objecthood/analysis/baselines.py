@@ -1,7 +1,7 @@
 """Object masks without learning: the floors that a learned model has to beat.
 
 Connected components of one colour, k-means on colour, and equal blocks, of images or of whole
-clips. What they are given is what a model sees: frames, or motion shown as images (`nn.matching_motion`).
+clips. What they are given is what a model sees: frames, or motion shown as images (`nn.slot_motion_by_matching`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights times data gives signs of what is wrong, and pictures of the scenes where it is worst."""
+"""Weights times data gives signs of what is wrong, and images of the scenes where it is worst."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from objecthood.analysis import diagnostics
-from objecthood.data.randomness import several_starts
+from objecthood.data.randomness import restart_noise
 from objecthood.data.scene import to_device
 from objecthood.models import SlotModel, SlotOutput
 from objecthood.recipes import Recipe
@@ -20,18 +20,18 @@ from objecthood.visualize import figures
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What was found on a number of pictures."""
+    """What was found on a number of images."""
 
     model: SlotModel
     recipe: Recipe
     split: str
     summary: dict[str, float]
-    """See `diagnostics.summarize`; and "swing", the error of the pictures after one test iteration more over
+    """See `diagnostics.summarize`; and "swing", the error of the images after one test iteration more over
     that after as many as the recipe says, or the other way round: at least 1 (of models that decode)."""
     signs: diagnostics.Signs | None
-    """Counts for every picture; None where they have no true masks."""
+    """Counts for every image; None where they have no true masks."""
     worst: list[int]
-    """Indices of pictures by falling trouble; without true masks, by falling entropy of attention."""
+    """Indices of images by falling trouble; without true masks, by falling entropy of attention."""
 
     @property
     def findings(self) -> list[diagnostics.Finding]:
@@ -43,8 +43,8 @@ class Diagnosis:
         found = [finding._asdict() for finding in self.findings]
         return {"summary": self.summary, "findings": found, "worst_scenes": self.worst[:20]}
 
-    def picture(self, rows: int = 5) -> Image.Image:
-        """The worst scenes: what is wrong, picture, truth (where known), segmentation, every slot's mask."""
+    def figure(self, rows: int = 5) -> Image.Image:
+        """The worst scenes: what is wrong, image, truth (where known), segmentation, every slot's mask."""
         return scenes_figure(self.model, self.recipe, self.split, self.worst[:rows], self.signs)
 
 
@@ -55,12 +55,12 @@ def check(model: object, recipe: Recipe, split: str = "test") -> SlotModel:
         if images.dim() == 4:  # clips have a time axis
             return model
     raise ValueError(
-        f"recipe {recipe.name!r} finds no masks in pictures; a diagnosis needs a recipe of object discovery"
+        f"recipe {recipe.name!r} finds no masks in images; a diagnosis needs a recipe of object discovery"
     )
 
 
 def alarms(model: object, recipe: Recipe, num_scenes: int = 32) -> list[diagnostics.Finding]:
-    """What stands out on validation scenes; nothing where a recipe finds no masks in pictures."""
+    """What stands out on validation scenes; nothing where a recipe finds no masks in images."""
     try:
         finder = check(model, recipe, "validation")
     except ValueError:
@@ -73,8 +73,8 @@ def segment(
 ) -> SlotOutput:
     """The model's output for the recipe's images of these indices, with its test iterations and restarts."""
     settings: Any = recipe
-    noise = several_starts(
-        np.asarray(indices), getattr(settings, "starts", 1), model.num_slots, model.slot_dim
+    noise = restart_noise(
+        np.asarray(indices), getattr(settings, "restarts", 1), model.num_slots, model.slot_dim
     )
     iterations = getattr(settings, "test_iterations", model.iterations) + more_iterations
     return model.segment(images, iterations=iterations, noise=noise.to(images.device))
@@ -86,7 +86,7 @@ def diagnose(
 ) -> Diagnosis:
     """Signs of trouble on the first `num_scenes` scenes of a recipe's `split` (default: its test scenes).
 
-    Start noise is fixed by the index of the picture, as in `evaluate`. Raises ValueError for recipes whose
+    Start noise is fixed by the index of the image, as in `evaluate`. Raises ValueError for recipes whose
     models give no masks.
 
     Example:
@@ -143,7 +143,7 @@ def scenes_figure(
     rows = []
     for number, image in enumerate(scenes["image"]):
         large = figures.enlarge(image, scale)
-        cells = [figures.to_picture(large)]
+        cells = [figures.to_image(large)]
         if "masks" in scenes:
             cells.append(figures.overlay_one(large, scenes["masks"][number] - 1, figures.STRONG))
         masks = found[number]

@@ -1,4 +1,4 @@
-"""What is wrong with masks: signs that one score hides. Pure functions, one value per picture.
+"""What is wrong with masks: signs that one score hides. Pure functions, one value per image.
 
 Scores such as ARI say that something went wrong, not what. Slots fail in a few ways that call for different
 remedies: they stay alike, one takes everything, objects share one, an object or the background falls into
@@ -22,7 +22,7 @@ from torch import Tensor
 from objecthood.metrics import contingency, label_map, renumbered
 
 LEAST_AREA = 0.005
-"""Share of the picture from which a slot counts as used: 20 pixels of 64 x 64."""
+"""Share of the image from which a slot counts as used: 20 pixels of 64 x 64."""
 WHOLE = 0.8
 """Share of an object's pixels that its home must hold, or the object counts as split."""
 BACKGROUND_PIECE = 0.05
@@ -30,7 +30,7 @@ BACKGROUND_PIECE = 0.05
 
 
 class Signs(NamedTuple):
-    """How many objects of each picture are in trouble, and in which; an object may be split and shared."""
+    """How many objects of each image are in trouble, and in which; an object may be split and shared."""
 
     objects: Int[Tensor, " batch"]
     """Objects present."""
@@ -64,7 +64,7 @@ def attention_entropy(attention: Float[Tensor, "batch slots *inputs"]) -> Float[
 
 
 def used_slots(predicted_masks: Tensor, least_area: float = LEAST_AREA) -> Int[Tensor, " batch"]:
-    """Number of slots that are strongest on at least `least_area` of the picture (a share in [0, 1]).
+    """Number of slots that are strongest on at least `least_area` of the image (a share in [0, 1]).
 
     >>> used_slots(torch.tensor([[[0, 0, 1], [0, 0, 2]]]), least_area=0.1)
     tensor([3])
@@ -76,7 +76,7 @@ def used_slots(predicted_masks: Tensor, least_area: float = LEAST_AREA) -> Int[T
 
 
 def signs(true_masks: Int[Tensor, "batch height width"], predicted_masks: Tensor) -> Signs:
-    """Objects shared, split and in the background's slot, and pieces of the background, of every picture.
+    """Objects shared, split and in the background's slot, and pieces of the background, of every image.
 
     Raises ValueError where the masks do not fit each other.
 
@@ -113,11 +113,11 @@ def shared_homes(
 
 
 def summarize(
-    found: Signs | None, entropy: Float[Tensor, " pictures"], used: Int[Tensor, " pictures"], num_slots: int
+    found: Signs | None, entropy: Float[Tensor, " images"], used: Int[Tensor, " images"], num_slots: int
 ) -> dict[str, float]:
-    """Signs of a whole run: means over pictures, shares of all objects, and of pictures.
+    """Signs of a whole run: means over images, shares of all objects, and of images.
 
-    `found` is None where the pictures have no true masks; what needs them is then left out.
+    `found` is None where the images have no true masks; what needs them is then left out.
     """
     summary = {
         "num_slots": float(num_slots),
@@ -149,7 +149,7 @@ PAGE = "docs/when-slots-fail.md"
 NOTABLE = 0.1
 """Share of objects in one kind of trouble from which it is named."""
 NOTABLE_BACKGROUND = 0.3
-"""Share of pictures with a divided background from which it is named."""
+"""Share of images with a divided background from which it is named."""
 IN_USE = 0.6
 """Share of the slots needed (an object each and the background) below which too few are used."""
 SWINGING = 1.5
@@ -192,7 +192,7 @@ _SHARES = (
     (
         "background_split",
         NOTABLE_BACKGROUND,
-        "pictures have a divided background",
+        "images have a divided background",
         "the-background-in-pieces",
     ),
     ("shared_objects", NOTABLE, "objects share a slot with another", "objects-share-a-slot"),

@@ -36,7 +36,7 @@ def floors(recipe: Recipe, split: str = "test", num_scenes: int | None = None) -
     """
     found = of_labels(recipe, split, num_scenes)
     found["untrained"] = untrained(recipe, split, num_scenes)
-    bias = [field for field in ("compactness", "repulsion") if getattr(recipe, field, 0)]
+    bias = [field for field in ("spatial_bias", "merge_penalty") if getattr(recipe, field, 0)]
     if bias:
         plain: Any = recipe
         plain = dataclasses.replace(plain, **dict.fromkeys(bias, 0.0))
@@ -56,7 +56,7 @@ def of_labels(
         scenes = dataset[range(start, min(start + BATCH, num_scenes))]
         if not recipe.mask_scores(scenes, scenes.get("masks", scenes["image"])):
             break
-        seen = recipe.seen(scenes)
+        seen = recipe.model_input(scenes)
         labels = {
             "components": colour_components(seen),
             "kmeans": colour_kmeans(seen, slots, start),
@@ -77,6 +77,6 @@ def untrained(recipe: Recipe, split: str = "test", num_scenes: int | None = None
         torch.manual_seed(recipe.seed)
         model = recipe.prepare_for_test(recipe.build_model())
     scored: Any = recipe
-    if hasattr(recipe, "starts"):
-        scored = dataclasses.replace(scored, starts=1)
+    if hasattr(recipe, "restarts"):
+        scored = dataclasses.replace(scored, restarts=1)
     return evaluate(model, scored, split, num_scenes)

@@ -1,4 +1,4 @@
-"""What slots know: properties read out by least squares, and pictures by a decoder trained afterwards.
+"""What slots know: properties read out by least squares, and images by a decoder trained afterwards.
 
 No gradient reaches the model. Slots are matched with objects one to one by overlap of masks (Dittadi et al.
 2022, "Generalization and Robustness Implications in Object-Centric Learning", arXiv 2107.00637, there "mask
@@ -63,7 +63,7 @@ def matched_objects(
 def placed(
     slots: Float[Tensor, "*batch slots slot_dim"], masks: Float[Tensor, "*batch slots height width"]
 ) -> Float[Tensor, "*batch slots numbers"]:
-    """Slots with the place of their mask (across, down, root of its share of the picture) as 3 more numbers.
+    """Slots with the place of their mask (across, down, root of its share of the image) as 3 more numbers.
 
     >>> placed(torch.zeros(1, 2, 8), torch.full((1, 2, 4, 4), 0.5))[0, 0, 8:].round(decimals=4)
     tensor([0.5000, 0.5000, 0.7071])
@@ -91,11 +91,11 @@ def property_scores(train: Objects, test: Objects) -> dict[str, float]:
     """R2 of position and of colour (1 - squared error over variance, mean over their numbers) and accuracy of
     kind, on `test`, by ridge regression fitted on `train`; a third of the kinds is right by guess."""
     kinds = F.one_hot(train.kind, KINDS).double()
-    said = [predict(train.slots, wanted, test.slots) for wanted in (train.position, train.colour, kinds)]
+    project = [predict(train.slots, wanted, test.slots) for wanted in (train.position, train.colour, kinds)]
     return {
-        "position_r2": r2(said[0], test.position),
-        "colour_r2": r2(said[1], test.colour),
-        "kind_accuracy": (said[2].argmax(dim=1) == test.kind).double().mean().item(),
+        "position_r2": r2(project[0], test.position),
+        "colour_r2": r2(project[1], test.colour),
+        "kind_accuracy": (project[2].argmax(dim=1) == test.kind).double().mean().item(),
     }
 
 
@@ -117,25 +117,25 @@ def predict(
     return asked @ torch.linalg.solve(gram, inputs.T @ (wanted - middle) / len(inputs)) + middle
 
 
-def r2(said: Float[Tensor, "samples numbers"], true: Float[Tensor, "samples numbers"]) -> float:
+def r2(project: Float[Tensor, "samples numbers"], true: Float[Tensor, "samples numbers"]) -> float:
     """1 - mean squared error / variance of each number, then the mean over numbers.
 
     >>> r2(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [2.0]]))
     1.0
     """
-    return (1 - (said - true).square().mean(dim=0) / true.var(dim=0, correction=0)).mean().item()
+    return (1 - (project - true).square().mean(dim=0) / true.var(dim=0, correction=0)).mean().item()
 
 
 class DecoderProbe(nn.Module):
     """A small decoder that learns to paint frames from slots as they are, masks from slots alone.
 
-    Slots are those of `placed`: the last three numbers say where a slot is, and every patch of the picture is
+    Slots are those of `placed`: the last three numbers say where a slot is, and every patch of the image is
     painted from where it lies as seen from there, in units of the slot's size, without a look at the frame.
 
     Example:
         >>> probe = DecoderProbe(slot_dim=67, resolution=32)
-        >>> picture, masks = probe(torch.rand(2, 4, 67))
-        >>> picture.shape, masks.shape
+        >>> image, masks = probe(torch.rand(2, 4, 67))
+        >>> image.shape, masks.shape
         (torch.Size([2, 3, 32, 32]), torch.Size([2, 4, 32, 32]))
     """
 
@@ -153,7 +153,7 @@ class DecoderProbe(nn.Module):
     def forward(
         self, slots: Float[Tensor, "frames slots slot_dim"]
     ) -> tuple[Float[Tensor, "frames 3 height width"], Float[Tensor, "frames slots height width"]]:
-        """Pictures in [0, 1] units (not clamped), and masks that sum to 1 over slots."""
+        """Images in [0, 1] units (not clamped), and masks that sum to 1 over slots."""
         slots = slots.detach()
         contents, middle, size = slots[..., None, :-3], slots[..., None, -3:-1], slots[..., None, -1:]
         line = (torch.arange(self.side, dtype=slots.dtype, device=slots.device) + 0.5) / self.side

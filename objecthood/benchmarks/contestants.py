@@ -1,7 +1,7 @@
 """Who is timed at which size: the literal model, our exact one, our fast one, and what each does in a step.
 
 Steps are those of `train.py`: the recipe's model, optimisers, loss, precision, clipping and averaged weights.
-Pictures are generated sprites at every size but Tetrominoes' own, where they are tetrominoes.
+Images are generated sprites at every size but Tetrominoes' own, where they are tetrominoes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ iterations in turn it has the larger."""
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One size of picture, and what is run there."""
+    """One size of image, and what is run there."""
 
     resolution: int
     num_slots: int
@@ -69,7 +69,7 @@ class LiteralStep:
 
     Args:
         setting: size and slots.
-        batch_size: pictures of a step.
+        batch_size: images of a step.
         device: where it runs.
     """
 
@@ -91,7 +91,7 @@ class RecipeStep:
 
     Args:
         recipe: what is trained.
-        batch_size: pictures of a step.
+        batch_size: images of a step.
         device: where it runs.
     """
 
@@ -102,7 +102,7 @@ class RecipeStep:
         self.model = recipe.build_model().to(device)
         self.model.to(memory_format=torch.channels_last)
         self.optimizers = recipe.build_optimizers(self.model)
-        self.average = AveragedModel(self.model, multi_avg_fn=averaging(recipe.average))
+        self.average = AveragedModel(self.model, multi_avg_fn=averaging(recipe.ema_decay))
 
     def __call__(self) -> None:
         with self.autocast():

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 
 class LiteralAutoencoder(nn.Module):
-    """Object discovery: pictures in [0, 1] in, reconstruction in [-1, 1] and masks out.
+    """Object discovery: images in [0, 1] in, reconstruction in [-1, 1] and masks out.
 
     Args:
-        resolution: side of the pictures, in pixels. 128: the model for CLEVR, 64 channels and strided
-            decoder; anything else: the one for small pictures, 32 channels and slots copied to every pixel.
+        resolution: side of the images, in pixels. 128: the model for CLEVR, 64 channels and strided
+            decoder; anything else: the one for small images, 32 channels and slots copied to every pixel.
         num_slots: slots (paper: 7 at 128 pixels, 6 at 64, 4 at 35).
 
     Example:
@@ -81,7 +81,7 @@ class LiteralPosition(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The picture with positions in it."""
+        """The image with positions in it."""
         rows = torch.linspace(0, 1, image.shape[2], device=image.device)
         columns = torch.linspace(0, 1, image.shape[3], device=image.device)
         y, x = torch.meshgrid(rows, columns, indexing="ij")

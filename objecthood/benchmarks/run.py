@@ -70,7 +70,7 @@ def benchmark(
 def at_resolution(
     setting: Setting, seconds: float, device: torch.device, peak: dict[str, float], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Everything at one size of picture; `seconds` for each measurement."""
+    """Everything at one size of image; `seconds` for each measurement."""
     where = f"{setting.resolution} pixels"
     say(f"{where}: training steps")
     sizes = {LITERAL: setting.batch_size, EXACT: setting.batch_size, FAST: setting.batch_size}
@@ -110,7 +110,7 @@ def at_resolution(
 
 
 def inference_at(setting: Setting, batch_size: int, seconds: float, device: torch.device) -> dict[str, Any]:
-    """Finding the objects of `batch_size` pictures, all three models."""
+    """Finding the objects of `batch_size` images, all three models."""
     names = (LITERAL, EXACT, FAST)
     turns = take_turns(
         {name: inference(setting, name, batch_size, device) for name in names}, seconds, device
@@ -130,10 +130,10 @@ def module(setting: Setting, seconds: float, device: torch.device) -> dict[str, 
 
 
 def row(turns: dict[str, Turns], name: str, other: str, sizes: dict[str, int], clock: str) -> dict[str, Any]:
-    """CPU and wall milliseconds per picture, and the ratio to `other`'s per picture."""
+    """CPU and wall milliseconds per image, and the ratio to `other`'s per image."""
     size = sizes[name]
 
-    def per_picture(seconds: list[float]) -> dict[str, float]:
+    def per_image(seconds: list[float]) -> dict[str, float]:
         return Spread.of([1000 * value / size for value in seconds]).to_dict()
 
     ratio = turns[name].ratio(turns[other], clock)
@@ -141,8 +141,8 @@ def row(turns: dict[str, Turns], name: str, other: str, sizes: dict[str, int], c
     ratio = Spread(ratio.median * share, ratio.low * share, ratio.high * share, ratio.count)
     return {
         "batch_size": size,
-        "cpu_ms_per_picture": per_picture(turns[name].cpu),
-        "wall_ms_per_picture": per_picture(turns[name].wall),
+        "cpu_ms_per_picture": per_image(turns[name].cpu),
+        "wall_ms_per_picture": per_image(turns[name].wall),
         "ratio": ratio.to_dict(),
     }
 

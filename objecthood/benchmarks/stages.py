@@ -31,7 +31,7 @@ def rooms(step: RecipeStep) -> dict[str, Callable[[], None]]:
     """What runs in each room."""
     model, images = step.model, step.scenes["image"]
     with step.autocast(), torch.no_grad():
-        features = model.encoder(model.view(images)).flatten(1, 2)
+        features = model.encoder(model.input_transform(images)).flatten(1, 2)
         slots, attention = model.grouping(features)
         attention = attention[:, -1].unflatten(-1, (round(features.shape[1] ** 0.5), -1))
     features, slots, attention = (tensor.detach().requires_grad_() for tensor in (features, slots, attention))
@@ -46,7 +46,7 @@ def rooms(step: RecipeStep) -> dict[str, Callable[[], None]]:
 
     return {
         "data": lambda: void(scenes(step.recipe, len(images), step.device)),
-        "encoder": forward_and_backward(lambda: (model.encoder(model.view(images)),)),
+        "encoder": forward_and_backward(lambda: (model.encoder(model.input_transform(images)),)),
         "slot attention": forward_and_backward(lambda: tuple(model.grouping(features))),
         "decoder": forward_and_backward(lambda: tuple(model.decoder(slots, attention))),
         "optimiser": step.optimize,

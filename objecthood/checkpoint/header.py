@@ -12,13 +12,14 @@ from typing import Any
 
 from objecthood.runtime.files import is_number, parse_json
 from objecthood.runtime.limits import HEADER_BYTES
+from objecthood.runtime.renamed import METADATA
 
 FORMAT = "objecthood-weights-1"
-_IN_JSON = ("recipe", "scores", "usual", "frozen")
+_IN_JSON = ("recipe", "scores", "calibration", "frozen")
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """Recipe, version, commit, scores and what is `usual` (`out_of_distribution`), without reading a tensor.
+    """Recipe, version, commit, scores and what is `calibration` (`out_of_distribution`), without reading a tensor.
 
     "parameters" is the number of all weights in the file. "frozen" names the parts of the model whose weights
     are not in it (`nn.frozen.Identity`), by where they are in the model. Raises ValueError, in one line,
@@ -37,7 +38,8 @@ def read_description(path: str | Path) -> dict[str, Any]:
         metadata = tensors.pop("__metadata__", {})
         if metadata.get("format") != FORMAT:
             raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-        metadata.setdefault("usual", "{}")  # not in files of version 0.1.0
+        metadata |= {new: metadata.pop(old) for old, new in METADATA.items() if old in metadata}
+        metadata.setdefault("calibration", "{}")  # not in files of version 0.1.0
         metadata.setdefault("frozen", "{}")  # only in files of models with frozen parts
         facts = metadata | {key: parse_json(metadata[key]) for key in _IN_JSON}
         _check_facts(facts)
@@ -57,9 +59,9 @@ def _check_facts(facts: dict[str, Any]) -> None:
     wrong = [name for name, score in facts["scores"].items() if not isinstance(score, int | float | None)]
     if wrong:
         raise ValueError(f"its score {wrong[0]!r:.60} is no number")
-    usual = facts["usual"]
-    quantiles = usual.get("quantiles", {})
-    fits = isinstance(quantiles, dict) and (not usual or type(usual.get("scenes")) is int)
+    calibration = facts["calibration"]
+    quantiles = calibration.get("quantiles", {})
+    fits = isinstance(quantiles, dict) and (not calibration or type(calibration.get("scenes")) is int)
     if not fits or not all(
         isinstance(shares, dict) and {"0.5", "0.95"} <= shares.keys() and all(map(is_number, shares.values()))
         for shares in quantiles.values()

@@ -27,7 +27,7 @@ from objecthood.checkpoint.header import FORMAT, read_description
 from objecthood.checkpoint.reference import load_reference
 from objecthood.nn import frozen
 from objecthood.recipes import Recipe, from_dict
-from objecthood.runtime import limits
+from objecthood.runtime import limits, renamed
 from objecthood.runtime.environment import commit
 from objecthood.runtime.files import real_folder, refuse_link, staged_name
 
@@ -50,11 +50,11 @@ def save(
     recipe: Recipe,
     path: str | Path,
     scores: dict[str, float] | None = None,
-    usual: dict[str, Any] | None = None,
+    calibration: dict[str, Any] | None = None,
 ) -> Path:
     """Write weights as safetensors; atomically, and the same weights and facts give the same bytes.
 
-    The metadata hold recipe, version, commit, scores, and what is `usual` (`out_of_distribution.usual`).
+    The metadata hold recipe, version, commit, scores, and what is `calibration` (`out_of_distribution.calibration`).
     Frozen parts (`nn.frozen`) are named there, and their weights left out. Raises NotSaved where the file
     cannot be written; ValueError where the weights of a frozen part were changed.
     """
@@ -66,7 +66,7 @@ def save(
         "version": objecthood.__version__,
         "commit": commit(),
         "scores": json.dumps(scores or {}),
-        "usual": json.dumps(usual or {}),
+        "calibration": json.dumps(calibration or {}),
     }
     if parts := frozen_facts(model):
         metadata["frozen"] = json.dumps(parts)
@@ -86,7 +86,7 @@ def save(
 
 def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
     """The model of a weight file, ready for use; its recipe is at `model.recipe`, and what is
-    usual for it (`out_of_distribution`) at `model.usual`. `hub.load` takes names as well.
+    usual for it (`out_of_distribution`) at `model.calibration`. `hub.load` takes names as well.
 
     A file made by a recipe class of your own needs that `recipe`. Frozen parts (`nn.frozen`), whose weights
     are not in the file, are restored from what it names. Raises ValueError where the file is missing, is not
@@ -108,7 +108,7 @@ def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
         parts = frozen.from_json(description["frozen"])
         with no_more_weights_than(description["parameters"]), frozen.only(parts):
             check_buffers(recipe)
-            tensors = load_file(path)
+            tensors = renamed.tensors(load_file(path))
             model = recipe.build_model()
         frozen.compare(parts, frozen.identities(model))
     except frozen.FrozenPartError as error:
@@ -120,7 +120,7 @@ def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
     if differences:
         raise ValueError(f"{path} does not fit recipe {recipe.name!r}: {differences}; name its own recipe")
     model.load_state_dict(tensors)
-    model.recipe, model.usual = recipe, description["usual"]
+    model.recipe, model.calibration = recipe, description["calibration"]
     return recipe.prepare_for_test(model)
 
 
@@ -279,7 +279,7 @@ def restore(
             say(f"skipped checkpoint {checkpoint}: {fault}")
             continue
         try:
-            tensors = load_file(checkpoint / "model.safetensors")
+            tensors = renamed.tensors(load_file(checkpoint / "model.safetensors"))
             states = load_file(checkpoint / "optimizers.safetensors")
             facts = json.loads((checkpoint / "state.json").read_text())
             if type(facts["step"]) is not int or facts["step"] < 0:

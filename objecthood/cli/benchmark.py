@@ -22,7 +22,7 @@ class BenchmarkOptions:
     """What is measured."""
 
     resolutions: str = "35,64,128"
-    """Sides of the pictures, of 35 (4 slots), 64 (6) and 128 (7), with commas between."""
+    """Sides of the images, of 35 (4 slots), 64 (6) and 128 (7), with commas between."""
     seconds: float = 120.0
     """For each resolution, about; more gives narrower quartiles."""
     device: str = "auto"
@@ -37,7 +37,7 @@ def benchmark(arguments: list[str]) -> int:
     """Measure training steps and inference beside the paper's model written plainly.
 
     Contestants take turns in one process; medians, and quartiles in the file. A ratio below 1 is cheaper than
-    the paper's model in plain eager float32 PyTorch, per picture; on a CPU of CPU seconds, on a GPU of wall
+    the paper's model in plain eager float32 PyTorch, per image; on a CPU of CPU seconds, on a GPU of wall
     seconds.
     """
     about = inspect.getdoc(benchmark) or ""
@@ -78,7 +78,7 @@ def show(results: dict[str, Any]) -> None:
     )
     for resolution, found in results["resolutions"].items():
         console.print(
-            f"\n{resolution} pixels, {found['num_slots']} slots; milliseconds a picture", soft_wrap=True
+            f"\n{resolution} pixels, {found['num_slots']} slots; milliseconds an image", soft_wrap=True
         )
         console.print(_costs(found))
         for name, rooms in found["rooms"].items():

@@ -70,8 +70,8 @@ class EvaluateOptions:
     """How many scenes; the recipe's test_scenes unless named."""
     iterations: int | None = None
     """Iterations of slot attention; the recipe's test_iterations unless named."""
-    starts: int | None = None
-    """Starts of each picture, of which the best painted counts; the recipe's unless named."""
+    restarts: int | None = None
+    """Starts of each image, of which the best painted counts; the recipe's unless named."""
     data_path: str = ""
     """Where the recipe's scenes lie; its own data_path unless named."""
     device: str = "auto"
@@ -84,7 +84,7 @@ class EvaluateOptions:
     """Say what is wrong as well: slots shared, objects and background in pieces, and where to read on."""
     floors: bool = False
     """Score what needs no learning as well: colour components, colour k-means, blocks, an untrained model."""
-    picture: str = ""
+    figure: str = ""
     """With --diagnose: file (.png, .webp) to draw the worst scenes in."""
 
 
@@ -157,14 +157,18 @@ def evaluate(arguments: list[str]) -> int:
 
     if options.split not in SPLITS:
         raise UsageError(f"--split (={options.split!r}) is not one; {did_you_mean(options.split, SPLITS)}")
-    counted = {"num-scenes": options.num_scenes, "iterations": options.iterations, "starts": options.starts}
+    counted = {
+        "num-scenes": options.num_scenes,
+        "iterations": options.iterations,
+        "restarts": options.restarts,
+    }
     for name, value in counted.items():
         if value is not None and value < 1:
             raise UsageError(f"--{name} (={value}) must be at least 1")
-    if options.picture and not options.diagnose:
-        raise UsageError("--picture draws what --diagnose finds; add --diagnose")
-    if options.picture and Path(options.picture).suffix not in (".png", ".webp"):
-        raise UsageError(f"--picture (={options.picture!r}) must end in .png or .webp")
+    if options.figure and not options.diagnose:
+        raise UsageError("--figure draws what --diagnose finds; add --diagnose")
+    if options.figure and Path(options.figure).suffix not in (".png", ".webp"):
+        raise UsageError(f"--figure (={options.figure!r}) must end in .png or .webp")
     named = find_recipe(options.recipe) if options.recipe else None
     model = load_model(options.weights, named)
     # Weights of a recipe of one's own bring its numbers; the Python file then gave no more than its class.
@@ -173,15 +177,17 @@ def evaluate(arguments: list[str]) -> int:
         raise UsageError(f"--data-path (={options.data_path}) means nothing to {recipe.name}; leave it away")
     changes: dict[str, Any] = {"test_scenes": options.num_scenes, "test_iterations": options.iterations}
     changes["data_path"] = options.data_path or None
-    if options.starts is not None:
-        if not hasattr(recipe, "starts"):
-            raise UsageError(f"--starts (={options.starts}) means nothing to {recipe.name}; leave it away")
-        if options.starts > 1 and not model.restarts_differ:
+    if options.restarts is not None:
+        if not hasattr(recipe, "restarts"):
             raise UsageError(
-                f"--starts (={options.starts}) must be 1 here: the slots of these weights begin the same "
+                f"--restarts (={options.restarts}) means nothing to {recipe.name}; leave it away"
+            )
+        if options.restarts > 1 and not model.restarts_differ:
+            raise UsageError(
+                f"--restarts (={options.restarts}) must be 1 here: the slots of these weights begin the same "
                 "every time; leave it away"
             )
-        changes["starts"] = options.starts
+        changes["restarts"] = options.restarts
     changes["num_slots"] = model.num_slots  # what the protocol speaks of
     recipe = dataclasses.replace(
         recipe, **{name: value for name, value in changes.items() if value is not None}
@@ -210,7 +216,7 @@ def evaluate(arguments: list[str]) -> int:
             "split": options.split,
             "protocol": protocol,
         }
-        # JSON has no nan: a score that no picture defines is null.
+        # JSON has no nan: a score that no image defines is null.
         facts["scores"] = {name: None if value != value else value for name, value in scores.items()}
         facts |= {"floors": found} if found else {}
         facts |= {"diagnosis": diagnosis.to_dict()} if diagnosis else {}
@@ -279,7 +285,7 @@ def _diagnose(model: Model, recipe: Recipe, options: EvaluateOptions) -> Diagnos
     from objecthood.cli.diagnose import print_diagnosis
 
     diagnosis = diagnose(model, recipe, options.split)
-    print_diagnosis(diagnosis, console(), options.picture)
+    print_diagnosis(diagnosis, console(), options.figure)
     return diagnosis
 
 

@@ -12,7 +12,7 @@ from objecthood.cli.options import UsageError, parse
 from objecthood.runtime.spelling import did_you_mean
 
 SHELLS = ("bash", "zsh", "tcsh")
-_NAMES_FILES = frozenset("pictures weights what file out resume data_path json csv picture site".split())
+_NAMES_FILES = frozenset("images weights what file out resume data_path json csv image site".split())
 """Fields whose values may be files or folders."""
 
 

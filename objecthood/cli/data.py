@@ -28,7 +28,7 @@ class RenderOptions:
     split: Literal["train", "validation", "test"] = "train"
     """Splits are independent of one another."""
     resolution: int = 128
-    """Side of the pictures, in pixels."""
+    """Side of the images, in pixels."""
     background: Literal["plain", "textured"] = "plain"
     """textured: patterns on the ground and on the objects."""
 

@@ -35,7 +35,7 @@ class DemoOptions:
 def demo(arguments: list[str]) -> int:
     """Show slots at work, on a page: [WEIGHTS...].
 
-    Serves the page on this machine, with PyTorch behind it; Ctrl-C ends it. Pictures that are dropped on it
+    Serves the page on this machine, with PyTorch behind it; Ctrl-C ends it. Images that are dropped on it
     are kept in memory alone. With --site FOLDER the page is built as plain files for any web host: the
     exported model then runs in the visitor's browser.
     """
@@ -55,7 +55,7 @@ def demo(arguments: list[str]) -> int:
         written = build_site(shown, options.site, options.runtime)
         echo(f"{written}: open it with python -m http.server --directory {written}")
         return 0
-    torch.set_num_threads(1)  # pictures are small: more threads cost more than they bring
+    torch.set_num_threads(1)  # images are small: more threads cost more than they bring
 
     from objecthood.demo.server import serve
 

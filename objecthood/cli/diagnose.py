@@ -12,22 +12,22 @@ if typing.TYPE_CHECKING:
 
 WORDS = {
     "num_slots": "slots",
-    "used_slots": "slots used, mean over pictures",
-    "objects": "objects, mean over pictures",
+    "used_slots": "slots used, mean over images",
+    "objects": "objects, mean over images",
     "attention_entropy": "entropy of the last attention, 0 sure to 1 undecided",
     "shared_objects": "objects that share a slot with another",
     "split_objects": "objects in pieces",
     "objects_in_background": "objects in the background's slot",
-    "background_slots": "slots that hold the background, mean over pictures",
-    "background_split": "pictures with a divided background",
+    "background_slots": "slots that hold the background, mean over images",
+    "background_split": "images with a divided background",
     "swing": "larger error over smaller, after two neighbouring numbers of iterations",
 }
 """What each key of a summary means, in the order of the table."""
 PERCENT = ("shared_objects", "split_objects", "objects_in_background", "background_split")
 
 
-def print_diagnosis(diagnosis: Diagnosis, console: Console, picture: str = "") -> None:
-    """The signs as a table, what stands out, and the picture of the worst scenes if a file is named."""
+def print_diagnosis(diagnosis: Diagnosis, console: Console, figure: str = "") -> None:
+    """The signs as a table, what stands out, and the image of the worst scenes if a file is named."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -43,9 +43,9 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console, picture: str = "") -
     if not diagnosis.findings:
         console.print("nothing stands out")
     console.print(f"worst scenes: {', '.join(map(str, diagnosis.worst[:5]))}", soft_wrap=True)
-    if picture:
-        diagnosis.picture().save(Path(picture))
-        console.print(f"drawn in {picture}", soft_wrap=True)
+    if figure:
+        diagnosis.figure().save(Path(figure))
+        console.print(f"drawn in {figure}", soft_wrap=True)
 
 
 def in_units(name: str, value: float) -> str:

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 
 from objecthood.cli.commands import COMMANDS
 from objecthood.cli.options import UsageError, is_option
+from objecthood.runtime import renamed
 from objecthood.runtime.signals import INTERRUPTED, PREEMPTED, TOLD, Preempted, StartingUp
 from objecthood.runtime.spelling import did_you_mean
 from objecthood.runtime.terminal import echo
 
 EXIT_CODES = """\
   0    done
-  1    could not be done, or not for all pictures; the reason is one line on stderr
+  1    could not be done, or not for all images; the reason is one line on stderr
   2    typed wrongly: unknown command, recipe or option, or a value that does not fit
   75   stopped by a signal (SIGTERM, SIGUSR1, SIGHUP) and saved; train --resume RUN goes on
   130  stopped with Ctrl-C"""
@@ -37,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in typed
     try:
         with StartingUp() if typed[:1] in (["train"], ["sweep"]) else contextlib.nullcontext():
-            return run([word for word in typed if word != "--debug"])
+            words, hints = renamed.options([word for word in typed if word != "--debug"])
+            for hint in hints:
+                echo(hint, file=sys.stderr)
+            return run(words)
     except KeyboardInterrupt as stop:
         try:
             if TOLD not in stop.args:
@@ -90,7 +94,7 @@ def help_text() -> str:
         [
             "usage: objecthood COMMAND ...",
             "",
-            "Objects in pictures, found without labels.",
+            "Objects in images, found without labels.",
             "",
             "commands:",
             *lines,

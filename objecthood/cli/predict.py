@@ -1,4 +1,4 @@
-"""`objecthood predict`: what a model sees in pictures, written into a folder and said in a few lines."""
+"""`objecthood predict`: what a model sees in images, written into a folder and said in a few lines."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if typing.TYPE_CHECKING:
 class PredictOptions:
     """What is looked at."""
 
-    pictures: tuple[str, ...] = dataclasses.field(default=(), metadata={"metavar": "IMAGE"})
-    """Pictures, folders, patterns, videos, "camera", or - for a picture from stdin; the weights' own picture
+    images: tuple[str, ...] = dataclasses.field(default=(), metadata={"metavar": "IMAGE"})
+    """Images, folders, patterns, videos, "camera", or - for an image from stdin; the weights' own image
     unless named."""
     weights: str = ""
     """Name (photos, or of objecthood list weights), weights file, or run folder; photos unless named, clevr
@@ -40,15 +40,15 @@ class PredictOptions:
     """Iterations of slot attention; those of the weights unless named."""
     slots: int | None = None
     """Number of slots; that of the weights unless named."""
-    starts: int | None = None
-    """How often slots begin anew; what paints the picture best is kept. That of the weights unless named."""
-    one_ground: bool = False
-    """Unite slots that reach across the whole picture, as one ground of several colours."""
+    restarts: int | None = None
+    """How often slots begin anew; what paints the image best is kept. That of the weights unless named."""
+    merge_background: bool = False
+    """Unite slots that reach across the whole image, as one ground of several colours."""
     fit: typing.Literal["pad", "crop", "squash"] | None = None
-    """Of pictures that are not square: pad keeps the whole, crop the central square, squash distorts. As the
+    """Of images that are not square: pad keeps the whole, crop the central square, squash distorts. As the
     weights say unless named."""
     skip_bad: bool = False
-    """Go on after a picture that cannot be read."""
+    """Go on after an image that cannot be read."""
     animation: bool = True
     """Write the animation of attention, which takes most of the time."""
     also: str = ""
@@ -60,30 +60,30 @@ class PredictOptions:
 
 
 def predict(arguments: list[str]) -> int:
-    """Find the objects of your pictures or videos: [PICTURE or VIDEO...] --weights NAME_OR_RUN --out FOLDER.
+    """Find the objects of your images or videos: [PICTURE or VIDEO...] --weights NAME_OR_RUN --out FOLDER.
 
-    Writes for each picture an overlay, a palette picture of labels and COCO masks (JSON), or, with weights of
-    a set prediction, says what it sees and writes it on the picture and as JSON; and an animation of
-    attention. Nothing else is changed. Folders and patterns are taken with all their pictures. Of a video
+    Writes for each image an overlay, a palette image of labels and COCO masks (JSON), or, with weights of
+    a set prediction, says what it sees and writes it on the image and as JSON; and an animation of
+    attention. Nothing else is changed. Folders and patterns are taken with all their images. Of a video
     (with weights of a video model also of a folder of frames) it writes the video with its objects in stable
-    colours, label pictures, and the way of every slot as CSV and JSON; videos need the extra "video".
-    Without pictures, weights that come with the package look at a picture that comes with them.
+    colours, label images, and the way of every slot as CSV and JSON; videos need the extra "video".
+    Without images, weights that come with the package look at an image that comes with them.
     """
     options = parse(PredictOptions, arguments, "predict", inspect.getdoc(predict) or "")
     from objecthood.data.io.frames import is_video
     from objecthood.hub.pretrained import DEFAULT, PRETRAINED
 
     if not options.weights:
-        still = options.pictures and not any(map(is_video, options.pictures))
+        still = options.images and not any(map(is_video, options.images))
         options = dataclasses.replace(options, weights="photos" if still else DEFAULT)
-    if not options.pictures and options.weights not in PRETRAINED:
+    if not options.images and options.weights not in PRETRAINED:
         raise UsageError(
             f"PICTURES is missing; only {', '.join(PRETRAINED)} come with one; see objecthood predict --help"
         )
     for name, value, most in (
         ("slots", options.slots, limits.SLOTS),
         ("iterations", options.iterations, limits.ITERATIONS),
-        ("starts", options.starts, limits.RESTARTS),
+        ("restarts", options.restarts, limits.RESTARTS),
     ):
         if value is not None and not 1 <= value <= most:
             raise UsageError(f"--{name} (={value}) must be at least 1 and at most {most}")
@@ -92,15 +92,15 @@ def predict(arguments: list[str]) -> int:
     from objecthood.inference.predict_video import are_videos
 
     with warnings_in_lines():
-        if options.pictures and are_videos(options.pictures, model):
+        if options.images and are_videos(options.images, model):
             if options.also:
-                raise UsageError(f"--also (={options.also}) is for pictures, not for videos; leave it away")
+                raise UsageError(f"--also (={options.also}) is for images, not for videos; leave it away")
             return predict_videos(model, options)
-        return _predict_pictures(model, options)
+        return _predict_images(model, options)
 
 
-def _predict_pictures(model: SlotModel, options: PredictOptions) -> int:
-    """Look at every picture of `options`, and say what became of it; the exit code."""
+def _predict_images(model: SlotModel, options: PredictOptions) -> int:
+    """Look at every image of `options`, and say what became of it; the exit code."""
     from objecthood.inference.predict import RESULTS
 
     also = several("also", options.also, RESULTS[model.result_kind].extras)
@@ -123,23 +123,23 @@ def _predict_pictures(model: SlotModel, options: PredictOptions) -> int:
         for what, file in last.files.items():
             echo(f"{what:<10}{file}")
     if strange > 1:
-        echo(f"warning: {strange} of {done} pictures are unlike the training data", file=sys.stderr)
+        echo(f"warning: {strange} of {done} images are unlike the training data", file=sys.stderr)
     if strange:
-        echo("for pictures of another kind: objecthood train folder --data-path FOLDER")
+        echo("for images of another kind: objecthood train folder --data-path FOLDER")
     missing = f", {skipped} skipped" if skipped else ""
-    echo(f"{done - skipped} of {done} pictures{missing}; written to {options.out}")
+    echo(f"{done - skipped} of {done} images{missing}; written to {options.out}")
     return 1 if skipped else 0
 
 
 def _predict_with_progress(model: SlotModel, options: PredictOptions, also: list[str]) -> Iterator[Result]:
-    """Result after result, with none kept, so that any number of pictures finds room."""
+    """Result after result, with none kept, so that any number of images finds room."""
     from objecthood.data.io.frames import is_video
     from objecthood.data.io.images import ImageError
     from objecthood.hub.pretrained import PRETRAINED
     from objecthood.inference.predict import stream
     from objecthood.runtime.progress import RunProgress
 
-    pictures: Any = [sys.stdin.buffer.read() if name == "-" else name for name in options.pictures]
+    images: Any = [sys.stdin.buffer.read() if name == "-" else name for name in options.images]
     done = 0
     with RunProgress("predict", 0) as progress:
 
@@ -152,12 +152,12 @@ def _predict_with_progress(model: SlotModel, options: PredictOptions, also: list
 
         results = stream(
             model,
-            pictures or PRETRAINED[options.weights].picture,
+            images or PRETRAINED[options.weights].example,
             options.out,
             iterations=options.iterations,
             num_slots=options.slots,
-            starts=options.starts,
-            one_ground=options.one_ground,
+            restarts=options.restarts,
+            merge_background=options.merge_background,
             fit=options.fit,
             skip_bad=options.skip_bad,
             animate=options.animation,
@@ -167,15 +167,15 @@ def _predict_with_progress(model: SlotModel, options: PredictOptions, also: list
         try:
             yield from results
         except ImageError as error:
-            if len(pictures) == 1 and isinstance(pictures[0], bytes):
+            if len(images) == 1 and isinstance(images[0], bytes):
                 raise
-            if len(pictures) == 1 and os.path.isfile(pictures[0]) and not is_video(pictures[0]):
+            if len(images) == 1 and os.path.isfile(images[0]) and not is_video(images[0]):
                 raise  # there is nothing to go on with
-            raise ImageError(f"{error}; to go on after such a picture, add --skip-bad") from error
+            raise ImageError(f"{error}; to go on after such an image, add --skip-bad") from error
 
 
 def _print_objects(result: Result) -> None:
-    """What a set predictor saw in one picture, one line an object."""
+    """What a set predictor saw in one image, one line an object."""
     from objecthood.inference.objects import sentence
 
     objects = json.loads(result.files["objects"].read_text())["objects"]
@@ -189,13 +189,13 @@ def predict_videos(model: SlotModel, options: PredictOptions) -> int:
     from objecthood.inference.predict_video import predict_video, sees_video
     from objecthood.runtime.progress import RunProgress
 
-    if options.starts is not None:
-        raise UsageError("--starts begins pictures anew, not videos, where slots go on; leave it away")
-    if options.one_ground:
-        raise UsageError("--one-ground unites slots of pictures, not of videos; leave it away")
+    if options.restarts is not None:
+        raise UsageError("--restarts begins images anew, not videos, where slots go on; leave it away")
+    if options.merge_background:
+        raise UsageError("--merge-background unites slots of images, not of videos; leave it away")
     if not sees_video(model):
-        echo("weights of a picture model: every frame is taken for itself, slots may change objects")
-    for path in _without_results(options.pictures, options.out):
+        echo("weights of an image model: every frame is taken for itself, slots may change objects")
+    for path in _without_results(options.images, options.out):
         with RunProgress(Path(path).name, 0) as progress:
 
             def report(done: int, total: int, progress: RunProgress = progress) -> None:

@@ -1,6 +1,6 @@
-"""A user's folder of pictures as a data set: pictures only, no masks.
+"""A user's folder of images as a data set: images only, no masks.
 
-Every picture is decoded once when the data set is built, so that a damaged file shows at once and not after
+Every image is decoded once when the data set is built, so that a damaged file shows at once and not after
 hours of training.
 """
 
@@ -18,32 +18,32 @@ from objecthood.data.io.images import ImageError, find_images, read_image, resiz
 from objecthood.data.randomness import HELD_OUT, SPLITS, split_of
 from objecthood.data.scene import Dataset, Scenes
 
-# Resized pictures are kept in memory up to this many bytes (20,000 of 128 x 128), later ones are read anew at
+# Resized images are kept in memory up to this many bytes (20,000 of 128 x 128), later ones are read anew at
 # every use. It leaves room on a machine of 8 GB, where several processes may each hold a copy.
 CACHE_BYTES = 1_000_000_000
 
 
 class Folder(Dataset):
-    """All pictures below a folder, each resized whole to a square (proportions are not kept).
+    """All images below a folder, each resized whole to a square (proportions are not kept).
 
-    Which split a picture belongs to depends on its path below the folder and nothing else: about 90 % train,
-    5 % validation, 5 % test, the same on every machine, and unchanged for old pictures when new ones come.
-    Where a folder is so small that a split would be empty, "validation" and "test" reuse the last pictures
+    Which split an image belongs to depends on its path below the folder and nothing else: about 90 % train,
+    5 % validation, 5 % test, the same on every machine, and unchanged for old images when new ones come.
+    Where a folder is so small that a split would be empty, "validation" and "test" reuse the last images
     (5 %, at least one) and "train" takes all: `overlaps` is then true, and scores are not held-out scores.
 
     Args:
         path: the folder.
-        resolution: side of the pictures that come out, in pixels.
+        resolution: side of the images that come out, in pixels.
         split: "train", "validation" or "test".
-        skip_bad: leave out pictures that cannot be read and list them in `skipped`, instead of raising.
+        skip_bad: leave out images that cannot be read and list them in `skipped`, instead of raising.
 
     Attributes:
-        paths: the pictures, in the order of the indices.
-        skipped: (path, reason) of every picture left out.
-        overlaps: whether this split shares pictures with others because the folder is small.
+        paths: the images, in the order of the indices.
+        skipped: (path, reason) of every image left out.
+        overlaps: whether this split shares images with others because the folder is small.
 
     Raises:
-        ImageError: no such folder, no good picture in it, or, without `skip_bad`, a bad one.
+        ImageError: no such folder, no good image in it, or, without `skip_bad`, a bad one.
         ValueError: unknown split, or a resolution below 1.
 
     Example:
@@ -65,7 +65,7 @@ class Folder(Dataset):
             raise ValueError(f"`resolution` (={resolution}) must be at least 1 pixel")
         name = repr(os.fspath(path))
         if not os.path.isdir(path):
-            raise ImageError(f"{name}: is not a folder; name a folder of pictures")
+            raise ImageError(f"{name}: is not a folder; name a folder of images")
         everything = find_images([Path(path)])
         members, self.overlaps = _members(everything, Path(path), split)
         self.resolution = resolution
@@ -75,7 +75,7 @@ class Folder(Dataset):
         self._read_all(members, skip_bad)
         if not self.paths:
             count, reason = len(self.skipped), self.skipped[0][1]
-            raise ImageError(f"{name}: none of {count} pictures can be read; the first: {reason}")
+            raise ImageError(f"{name}: none of {count} images can be read; the first: {reason}")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -84,7 +84,7 @@ class Folder(Dataset):
         """A batch: `image` float32 [batch, 3, resolution, resolution] in [0, 1].
 
         Raises:
-            ImageError: a picture beyond the cache has gone or was damaged since the data set was built.
+            ImageError: an image beyond the cache has gone or was damaged since the data set was built.
         """
         batch = np.empty((len(indices), self.resolution, self.resolution, 3), dtype=np.uint8)
         for row, index in enumerate(indices):
@@ -111,7 +111,7 @@ class Folder(Dataset):
 
 
 def _members(everything: list[Path], folder: Path, split: str) -> tuple[list[Path], bool]:
-    """The pictures of a split, and whether it shares them with others."""
+    """The images of a split, and whether it shares them with others."""
     splits: dict[str, list[Path]] = {name: [] for name in SPLITS}
     for path in everything:
         splits[split_of(path.relative_to(folder).as_posix())].append(path)

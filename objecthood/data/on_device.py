@@ -1,7 +1,7 @@
 """Scenes of another data set, decoded once and kept as bytes where the model is: no batch crosses to the GPU.
 
-At 128 pixels a scene takes 66 KB, pictures and masks together: the 70,000 of CLEVR 4.6 GB. Picking and
-dividing a batch then costs less than sending it would.
+At 128 pixels a scene takes 66 KB, images and masks together: the 70,000 of CLEVR 4.6 GB. Picking and
+splitting a batch then costs less than sending it would.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from objecthood.data.scene import Dataset, Scenes
 class OnDevice(Dataset):
     """The scenes of `dataset`, batches of which are born on `device`.
 
-    Pictures are kept in 8 bits: those that come from files are so already, and are given back to the bit;
+    Images are kept in 8 bits: those that come from files are so already, and are given back to the bit;
     others are rounded, by 1/510 at most.
 
     Args:
@@ -79,7 +79,7 @@ def _read(dataset: Dataset, count: int, batch_size: int = 64) -> Iterator[tuple[
 
 
 def _pack(key: str, values: Tensor) -> Tensor:
-    """Pictures as bytes, labels (-1 to 127 at most) as signed bytes, the rest as it is."""
+    """Images as bytes, labels (-1 to 127 at most) as signed bytes, the rest as it is."""
     if key == "image":
         return values.mul(255).round_().to(torch.uint8)
     if key == "masks":

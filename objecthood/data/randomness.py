@@ -80,11 +80,11 @@ def start_noise(
     return draws.reshape(-1, num_slots, slot_dim).astype(np.float32)
 
 
-def several_starts(
-    indices: Integer[np.ndarray, " scenes"], starts: int, num_slots: int, slot_dim: int
+def restart_noise(
+    indices: Integer[np.ndarray, " scenes"], restarts: int, num_slots: int, slot_dim: int
 ) -> Float[Tensor, "starts scenes slots slot_dim"]:
     """`start_noise` of every start."""
-    noise = [start_noise(indices, num_slots, slot_dim, start) for start in range(starts)]
+    noise = [start_noise(indices, num_slots, slot_dim, start) for start in range(restarts)]
     return torch.from_numpy(np.stack(noise))
 
 

@@ -158,7 +158,7 @@ def to_device(scenes: Scenes, device: torch.device) -> Scenes:
 def paint_labels(
     labels: Integer[np.ndarray, "batch height width"], colors: Float[np.ndarray, "batch labels channels"]
 ) -> Float[np.ndarray, "batch channels height width"]:
-    """Pictures in which every label has the colour (or other values) its scene gives it."""
+    """Images in which every label has the colour (or other values) its scene gives it."""
     batch, height, width = labels.shape
     flat = labels.reshape(batch, 1, height * width).astype(np.intp)
     table = colors.transpose(0, 2, 1).astype(np.float32)

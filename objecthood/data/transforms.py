@@ -1,7 +1,7 @@
-"""Crops and resizes of pictures and their label maps together, as the papers' own code does them.
+"""Crops and resizes of images and their label maps together, as the papers' own code does them.
 
 `tf.image.resize` of TensorFlow 2, which the reference for Locatello et al. 2020 uses, does not antialias and
-takes pixels as areas (half-pixel centres): bilinear for pictures, nearest for label maps.
+takes pixels as areas (half-pixel centres): bilinear for images, nearest for label maps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-# Rows and columns of the 240 x 320 CLEVR picture that stay: slot_attention/data.py of the reference, after
+# Rows and columns of the 240 x 320 CLEVR image that stay: slot_attention/data.py of the reference, after
 # Greff et al. 2019.
 CLEVR_ROWS, CLEVR_COLUMNS = slice(29, 221), slice(64, 256)
 
@@ -53,7 +53,7 @@ def resize_majority(
 ) -> Integer[np.ndarray, "new_height new_width"]:
     """To a square of `resolution` pixels: of every new pixel, the label that covers most of it.
 
-    For label maps beside pictures that are averaged over area. At 2 to 1 the nearest label is that of a
+    For label maps beside images that are averaged over area. At 2 to 1 the nearest label is that of a
     corner, a quarter of a new pixel off. Where two labels cover as much, the smaller one (background first).
 
     Example:
@@ -81,5 +81,5 @@ def central_square(height: int, width: int, share: float = 1.0) -> tuple[slice, 
 
 
 def as_images(pictures: Integer[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
-    """8-bit pictures, 0..255, as the contract wants them: float32 in [0, 1], channels first."""
+    """8-bit images, 0..255, as the contract wants them: float32 in [0, 1], channels first."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float().div_(255)

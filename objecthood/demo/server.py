@@ -1,8 +1,8 @@
 """The page with PyTorch behind it: two questions, and files that were read before the first request came.
 
-`POST api/look` takes a picture, `POST api/paint` slots (see `work.Work`). Nothing is written to disk, no name
+`POST api/look` takes an image, `POST api/paint` slots (see `work.Work`). Nothing is written to disk, no name
 in a request reaches the file system, and what is refused is told in one line of JSON: 403 (a page of another
-origin), 404, 405, 408, 413 (too large), 415 (no picture), 422 (damaged, or a number out of range), 503 (the
+origin), 404, 405, 408, 413 (too large), 415 (no image), 422 (damaged, or a number out of range), 503 (the
 queue is full).
 """
 
@@ -99,7 +99,7 @@ async def look(request: Request, work: Work, queue: Queue) -> bytes | Refused:
         slots=_number(request, "slots", 1),
         iterations=_number(request, "iterations", 1),
         seed=_number(request, "seed", 0),
-        spread=_spread(request),
+        noise_scale=_noise_scale(request),
     )
     content = await read_body(request, MAX_BYTES)
     return await queue.run(request, answered, work.look, content, settings)
@@ -206,7 +206,7 @@ def _number(request: Request, name: str, least: int) -> int:
     return int(text)
 
 
-def _spread(request: Request) -> float:
+def _noise_scale(request: Request) -> float:
     try:
         value = float(request.query_params.get("spread", "0"))
     except ValueError:

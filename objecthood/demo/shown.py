@@ -1,4 +1,4 @@
-"""What the page is told of the models that it shows: `config.json`, and example pictures as files."""
+"""What the page is told of the models that it shows: `config.json`, and example images as files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from PIL import Image
 
 from objecthood import hub
 from objecthood.analysis import out_of_distribution
-from objecthood.export.examples import familiar_pictures
+from objecthood.export.examples import example_images
 from objecthood.export.export import facts
-from objecthood.export.stages import take_apart
+from objecthood.export.stages import stages_of_discovery
 from objecthood.models import SlotModel
 from objecthood.models.base import MOST, WHOLE
 from objecthood.recipes.base import Recipe
@@ -24,7 +24,7 @@ from objecthood.runtime import limits
 from objecthood.runtime.files import check_name
 
 MAX_BYTES = limits.UPLOAD_BYTES
-"""Of an uploaded picture."""
+"""Of an uploaded image."""
 NUM_EXAMPLES = 12
 EXAMPLE_SIDE = 128
 """Pixels a side of examples, where the data has them finer than the model's own size."""
@@ -62,7 +62,7 @@ def load_shown(names: list[str]) -> list[Shown]:
     for source in names or discovery_names():
         model: Any = hub.load(source)
         try:
-            take_apart(model)
+            stages_of_discovery(model)
         except ValueError as error:
             raise ValueError(
                 f"the demo cannot show {source!r}: {error}; take {', '.join(discovery_names())} or "
@@ -92,7 +92,7 @@ def describe(one: Shown) -> dict[str, Any]:
     """One model, as JSON values."""
     known = facts(one.model)
     recipe = known.pop("recipe") or {}
-    quantiles: Mapping[str, Any] = one.model.usual.get("quantiles", {})
+    quantiles: Mapping[str, Any] = one.model.calibration.get("quantiles", {})
     is_drawn = recipe.get("data") == "sprites"
     return known | {
         "name": one.name,
@@ -117,12 +117,12 @@ def page_files() -> dict[str, bytes]:
 
 
 def example_files(one: Shown) -> dict[str, bytes]:
-    """Pictures that the model is at home with, as PNG, by the names that `describe` gives."""
+    """Images that the model is at home with, as PNG, by the names that `describe` gives."""
     names = describe(one)["examples"]
     if not names:
         return {}
     side = EXAMPLE_SIDE if getattr(one.model.recipe, "data", "") == "clevr-like" else one.model.resolution
-    pictures = familiar_pictures(one.model, len(names), side).permute(0, 2, 3, 1)
+    pictures = example_images(one.model, len(names), side).permute(0, 2, 3, 1)
     pixels = np.rint(pictures.numpy() * 255).astype(np.uint8)
     return {name: png_of(picture) for name, picture in zip(names, pixels, strict=True)}
 

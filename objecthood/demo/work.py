@@ -13,11 +13,11 @@ import torch
 
 from objecthood.data.io.images import read_image
 from objecthood.demo.shown import Shown
-from objecthood.export.stages import take_apart
+from objecthood.export.stages import stages_of_discovery
 from objecthood.runtime import limits
 
 MAX_PIXELS = limits.UPLOAD_PIXELS
-"""Of an uploaded picture: a phone's. Decoding takes up to 12 bytes a pixel (transparent ones), 300 MB."""
+"""Of an uploaded image: a phone's. Decoding takes up to 12 bytes a pixel (transparent ones), 300 MB."""
 
 
 def never() -> bool:
@@ -27,12 +27,12 @@ def never() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How slots are to look at a picture."""
+    """How slots are to look at an image."""
 
     slots: int
     iterations: int
     seed: int
-    spread: float
+    noise_scale: float
 
 
 class Work:
@@ -40,21 +40,21 @@ class Work:
 
     def __init__(self, shown: Shown):
         self.model = shown.model
-        self.parts = take_apart(shown.model)
+        self.parts = stages_of_discovery(shown.model)
         self.rows, self.columns = shown.model.feature_grid
 
     @torch.no_grad()
     def look(self, content: bytes, settings: Settings, left: Callable[[], bool] = never) -> bytes:
-        """The picture as the model sees it [3, side, side], slots [iterations, slots, dim], and attention
+        """The image as the model sees it [3, side, side], slots [iterations, slots, dim], and attention
         [iterations, slots, rows * columns]. Nothing (b"") once nobody waits for it, as `left` tells.
 
-        Raises ImageError where `content` is no picture that is read here.
+        Raises ImageError where `content` is no image that is read here.
         """
         if left():
             return b""
         image = self.model.preprocess(read_image(content, max_pixels=MAX_PIXELS))[0][None]
         noise = torch.from_numpy(_normal(settings.seed, (1, settings.slots, self.model.slot_dim)))
-        slots = self.parts.start(noise, torch.tensor(settings.spread))
+        slots = self.parts.start(noise, torch.tensor(settings.noise_scale))
         inputs = self.parts.encode(image)
         bias, all_slots, attention = torch.zeros(1, settings.slots, inputs.shape[1]), [], []
         for _ in range(settings.iterations):

@@ -1,4 +1,4 @@
-"""Pictures that a model is at home with, wherever they can be had without a download.
+"""Images that a model is at home with, wherever they can be had without a download.
 
 For trying a model: what an exported graph is compared on, and what the demo shows first.
 """
@@ -17,10 +17,10 @@ from objecthood.data.generated.tetrominoes import Tetrominoes
 RENDERED = "clevr-like"
 
 
-def familiar_pictures(
+def example_images(
     model: Any, number: int, resolution: int | None = None
 ) -> Float[Tensor, "number 3 height width"]:
-    """The first test pictures of the data that `model.recipe` names, in [0, 1].
+    """The first test images of the data that `model.recipe` names, in [0, 1].
 
     Generated here, or of the rendered scenes that come with the package (at most 100 or so); of any other
     data, and for a model without a recipe, sprites take their place.
@@ -30,7 +30,7 @@ def familiar_pictures(
 
     Example:
         >>> from objecthood.models import autoencoder
-        >>> familiar_pictures(autoencoder.fast_sprites(), 4).shape
+        >>> example_images(autoencoder.fast_sprites(), 4).shape
         torch.Size([4, 3, 64, 64])
     """
     recipe: Any = getattr(model, "recipe", None)

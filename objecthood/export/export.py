@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 import objecthood
 from objecthood.data.randomness import start_noise
-from objecthood.export.examples import familiar_pictures
+from objecthood.export.examples import example_images
 from objecthood.export.graph import repeat, trace
-from objecthood.export.stages import Begin, Finish, Start, Step, stages_of, take_apart
+from objecthood.export.stages import Begin, Finish, Start, Step, stages_of, stages_of_discovery
 from objecthood.models import SlotModel
 from objecthood.runtime.environment import commit
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 """Largest difference from PyTorch, of any number of any output, over that output's largest value or 1,
-whichever is more: pictures, masks and attention reach to about 1, slots to about 10."""
+whichever is more: images, masks and attention reach to about 1, slots to about 10."""
 BATCHES = (1, 4)
 _CANDIDATES, _MORE, _TOUCHES = 32, 96, 3
 _STEADY = 3e-5
-"""Change by a touch of noise (of 1e-6) up to which a picture is steady."""
+"""Change by a touch of noise (of 1e-6) up to which an image is steady."""
 PARTS = ("start", "encode", "step", "paint")
 
 
@@ -102,7 +102,7 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report | None 
         ValueError: as `export_onnx`.
     """
     _check_kind(model)
-    take_apart(model)
+    stages_of_discovery(model)
     folder = _new(Path(folder), "")
     staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     staged.mkdir(parents=True)
@@ -167,11 +167,11 @@ def whole_graph(model: SlotModel) -> ModelProto:
 
 def part_graphs(model: SlotModel) -> dict[str, ModelProto]:
     """The graphs of `export_parts` by name, not yet compared."""
-    example, parts = _example(model), take_apart(model)
+    example, parts = _example(model), stages_of_discovery(model)
     return {
         "start": trace(
             parts.start.eval(),
-            {name: example[name] for name in ("noise", "spread")},
+            {name: example[name] for name in ("noise", "noise_scale")},
             {"noise": "bs"},
             ("slots",),
         ),
@@ -189,10 +189,10 @@ def part_graphs(model: SlotModel) -> dict[str, ModelProto]:
 def compare_whole(model: SlotModel, file: Path, batch: int, num_slots: int, iterations: int = 0) -> float:
     """The largest difference of the graph in `file` from `model`; ValueError above `TOLERANCE`.
 
-    `iterations` are the model's own where 0; pictures are those of `_steady_pictures`.
+    `iterations` are the model's own where 0; images are those of `_steady_pictures`.
     """
     iterations = iterations or model.iterations
-    images = _steady_pictures(model, batch, num_slots, iterations)
+    images = _steady_images(model, batch, num_slots, iterations)
     noise = _noise(model, batch, num_slots)
     with torch.no_grad():
         expected = model.segment(images, num_slots, iterations, noise=noise[None])
@@ -204,13 +204,13 @@ def compare_whole(model: SlotModel, file: Path, batch: int, num_slots: int, iter
 def compare_parts(model: SlotModel, folder: Path, batch: int, num_slots: int, iterations: int = 0) -> float:
     """The largest difference from `model` of what the graphs in `folder` give, one after the other."""
     iterations = iterations or model.iterations
-    images = _steady_pictures(model, batch, num_slots, iterations)
+    images = _steady_images(model, batch, num_slots, iterations)
     noise = _noise(model, batch, num_slots)
     run = {name: session(folder / f"{name}.onnx") for name in PARTS}
     with torch.no_grad():
         expected = model.segment(images, num_slots, iterations, noise=noise[None])
-    spread = torch.tensor(take_apart(model).start.usual_spread)
-    slots = run["start"]({"noise": noise, "spread": spread})["slots"]
+    noise_scale = torch.tensor(stages_of_discovery(model).start.own_noise_scale)
+    slots = run["start"]({"noise": noise, "noise_scale": noise_scale})["slots"]
     seen = run["encode"]({"image": images})
     bias, attention = np.zeros((batch, num_slots, seen["inputs"].shape[1]), np.float32), []
     for _ in range(iterations):
@@ -273,11 +273,11 @@ def _step(model: SlotModel) -> nn.Module:
 
 @torch.no_grad()
 def _example(model: SlotModel) -> dict[str, Tensor]:
-    """What the parts take: 3 pictures and 5 slots, sizes that nothing else has."""
-    image, noise = familiar_pictures(model, 3), _noise(model, 3, 5)
+    """What the parts take: 3 images and 5 slots, sizes that nothing else has."""
+    image, noise = example_images(model, 3), _noise(model, 3, 5)
     slots, inputs, bias = Begin(model)(image, noise)
     shares = bias.softmax(dim=1).unflatten(-1, model.feature_grid)
-    given = {"image": image, "noise": noise, "spread": torch.zeros(()), "shares": shares}
+    given = {"image": image, "noise": noise, "noise_scale": torch.zeros(()), "shares": shares}
     return given | {"slots": slots, "inputs": inputs, "bias": bias}
 
 
@@ -286,20 +286,20 @@ def _noise(model: SlotModel, batch: int, num_slots: int) -> Tensor:
 
 
 @torch.no_grad()
-def _steady_pictures(
+def _steady_images(
     model: SlotModel,
     batch: int,
     num_slots: int,
     iterations: int,
     candidates: int = _CANDIDATES,
 ) -> Tensor:
-    """Of some pictures that the model is at home with, those that change least by a touch of noise; of more
+    """Of some images that the model is at home with, those that change least by a touch of noise; of more
     where these are not steady.
 
-    Iterations make much of little: on some pictures PyTorch's own answers, rounded otherwise, differ by more
+    Iterations make much of little: on some images PyTorch's own answers, rounded otherwise, differ by more
     than `TOLERANCE`, and say nothing of a graph. A wrong one is wrong on the others too.
     """
-    images, noise = familiar_pictures(model, candidates), _noise(model, candidates, num_slots)
+    images, noise = example_images(model, candidates), _noise(model, candidates, num_slots)
     touches = torch.from_numpy(start_noise(np.arange(candidates), _TOUCHES, images[0].numel())).unbind(dim=1)
     still, *touched = (
         model.segment(images + 1e-6 * touch.view_as(images), num_slots, iterations, noise=noise[None]).found()
@@ -312,7 +312,7 @@ def _steady_pictures(
     ]
     change, order = torch.stack(changes).amax(dim=0).sort()
     if change[batch - 1] > _STEADY and candidates < _MORE:
-        return _steady_pictures(model, batch, num_slots, iterations, _MORE)
+        return _steady_images(model, batch, num_slots, iterations, _MORE)
     return images[order[:batch]]
 
 

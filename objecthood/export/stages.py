@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from objecthood.models import SlotModel
 from objecthood.models.base import ExportStages
-from objecthood.nn import LearnedSlots, SlotAttention
+from objecthood.nn import GaussianSlots, LearnedSlots, SlotAttention
 
 
 def stages_of(model: nn.Module) -> ExportStages:
@@ -29,19 +29,21 @@ def stages_of(model: nn.Module) -> ExportStages:
 class Start(nn.Module):
     """Start noise to the slots that a model begins with.
 
-    Learned queries stay as they are with `spread` 0; above it they are moved by noise, in units of their
-    deviation from each other, whatever the model's own `spread` is (in most models 0). Slots beyond the
-    learned ones, and Gaussian slots, are drawn with the trained deviation whatever `spread` says.
+    Learned queries stay as they are with `noise_scale` 0; above it they are moved by noise, in units of their
+    deviation from each other, whatever the model's own `noise_scale` is (in most models 0). Slots beyond the
+    learned ones, and Gaussian slots, are drawn with the trained deviation whatever `noise_scale` says.
     """
+
+    initial_slots: GaussianSlots | LearnedSlots
 
     def __init__(self, model: SlotModel):
         super().__init__()
         self.initial_slots = stages_of(model).grouping.initial_slots
 
     @property
-    def usual_spread(self) -> float:
-        """The model's own `spread`: 0 where slots begin the same in every picture, or are Gaussian."""
-        return self.initial_slots.spread if isinstance(self.initial_slots, LearnedSlots) else 0.0
+    def own_noise_scale(self) -> float:
+        """The model's own `noise_scale`: 0 where slots begin the same in every image, or are Gaussian."""
+        return self.initial_slots.noise_scale if isinstance(self.initial_slots, LearnedSlots) else 0.0
 
     @property
     def is_learned(self) -> bool:
@@ -49,11 +51,11 @@ class Start(nn.Module):
         return isinstance(self.initial_slots, LearnedSlots)
 
     def forward(
-        self, noise: Float[Tensor, "batch slots slot_dim"], spread: Float[Tensor, ""]
+        self, noise: Float[Tensor, "batch slots slot_dim"], noise_scale: Float[Tensor, ""]
     ) -> Float[Tensor, "batch slots slot_dim"]:
         """The slots, for standard normal `noise`."""
         initial = self.initial_slots
-        if not isinstance(initial, LearnedSlots):
+        if isinstance(initial, GaussianSlots):
             return initial.slots_mu + initial.slots_log_sigma.exp() * noise
         queries = initial.queries
         num_learned = queries.shape[1]
@@ -61,24 +63,26 @@ class Start(nn.Module):
         deviation = queries.std(dim=1, keepdim=True, correction=correction)
         further = queries.mean(dim=1, keepdim=True) + deviation * noise
         number = torch.arange(noise.shape[1], device=noise.device)
-        learned = queries[:, number.clamp(max=num_learned - 1)] + spread * deviation * noise
+        learned = queries[:, number.clamp(max=num_learned - 1)] + noise_scale * deviation * noise
         return torch.where((number < num_learned)[:, None], learned, further)
 
 
 class Encode(nn.Module):
-    """Pictures in [0, 1] to the normalised inputs that slots compete for."""
+    """Images in [0, 1] to the normalised inputs that slots compete for."""
 
     def __init__(self, model: SlotModel):
         super().__init__()
         stages = stages_of(model)
-        self.view, self.encoder = stages.view, stages.encoder
+        self.input_transform, self.encoder = stages.input_transform, stages.encoder
         self.slot_attention = stages.grouping.slot_attention
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch inputs input_dim"]:
         """The inputs."""
-        inputs: Tensor = self.slot_attention.norm_inputs(self.encoder(self.view(images)).flatten(1, 2))
+        inputs: Tensor = self.slot_attention.norm_inputs(
+            self.encoder(self.input_transform(images)).flatten(1, 2)
+        )
         return inputs
 
 
@@ -114,13 +118,13 @@ class Step(nn.Module):
     ]:
         """Slots, attention, the next `bias` (the first iteration's is 0), and the slots that are painted."""
         group = self.slot_attention
-        if group.prior is not None and group.early_prior:
+        if group.attention_bias is not None and group.bias_before_attention:
             bias = group.early_bias(slots, inputs, bias)
         after, attention = group.step(slots, inputs, bias)
-        if group.prior is None:
+        if group.attention_bias is None:
             bias = torch.zeros_like(bias)
-        elif not group.early_prior:
-            bias = group.prior(attention, group.resemblance(slots, inputs))
+        elif not group.bias_before_attention:
+            bias = group.attention_bias(attention, group.resemblance(slots, inputs))
         if self.readout is None:
             return after, attention, bias, after + 0  # an output of its own, when traced
         return after, attention, bias, self.readout(after, inputs, attention.unflatten(-1, self.grid))
@@ -129,8 +133,8 @@ class Step(nn.Module):
 class Paint(nn.Module):
     """Slots and the attention that made them to what each paints, and how strongly it claims each pixel.
 
-    Every slot is painted alone: a softmax of the logits over any set of slots, of one picture or of several,
-    weighs their appearances into a picture.
+    Every slot is painted alone: a softmax of the logits over any set of slots, of one image or of several,
+    weighs their appearances into an image.
     """
 
     def __init__(self, model: SlotModel):
@@ -151,7 +155,7 @@ class Paint(nn.Module):
 
 
 class Begin(nn.Module):
-    """Pictures and start noise to all that the first iteration needs; `Start` and `Encode` together."""
+    """Images and start noise to all that the first iteration needs; `Start` and `Encode` together."""
 
     def __init__(self, model: SlotModel):
         super().__init__()
@@ -162,12 +166,12 @@ class Begin(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Slots, inputs, and a bias of 0."""
         inputs = self.encode(images)
-        slots = self.start(noise, noise.new_full((), self.start.usual_spread))
+        slots = self.start(noise, noise.new_full((), self.start.own_noise_scale))
         return slots, inputs, torch.zeros_like(slots[..., :1] * inputs[:, None, :, 0])
 
 
 class Finish(nn.Module):
-    """The last slots and their attention to what the model says: a painted picture, or properties."""
+    """The last slots and their attention to what the model says: a painted image, or properties."""
 
     def __init__(self, model: SlotModel):
         super().__init__()
@@ -202,13 +206,13 @@ class Parts(NamedTuple):
     paint: Paint
 
 
-def take_apart(model: SlotModel) -> Parts:
+def stages_of_discovery(model: SlotModel) -> Parts:
     """The parts of a discovery model, in the state that the model is in.
 
     Example:
         >>> import torch
         >>> from objecthood.models import autoencoder
-        >>> start, encode, step, paint = take_apart(autoencoder.fast_tetrominoes().eval())
+        >>> start, encode, step, paint = stages_of_discovery(autoencoder.fast_tetrominoes().eval())
         >>> inputs = encode(torch.rand(2, 3, 35, 35))
         >>> slots = start(torch.randn(2, 5, 64), torch.tensor(0.0))
         >>> slots, attention, bias, seen = step(slots, inputs, torch.zeros(2, 5, 324))

@@ -98,11 +98,11 @@ def push_to_hub(
         scores: on test scenes, such as `oh.evaluate` returns; those that a weight file states unless given.
         licence, data, limits, chosen: what only you can tell of your own weights: the SPDX identifier of the
             licence, what was trained on, what they cannot do, and how the seed was chosen.
-        picture: shown in the card as the model sees it; of a run folder its latest.png unless named.
+        image: shown in the card as the model sees it; of a run folder its latest.png unless named.
         private: whether a repository that is not there yet is made private.
         token: of your account; unless given, the one that `hf auth login` stored.
 
-    Raises ValueError, in one line, where a fact or the picture is missing, or the Hub refuses.
+    Raises ValueError, in one line, where a fact or the image is missing, or the Hub refuses.
     """
     library = _library()
     if isinstance(source, str | Path):
@@ -174,7 +174,7 @@ def _save(model: object, recipe: Recipe | None, folder: Path, scores: Mapping[st
             f"this {type(model).__name__} does not state its recipe, from which it is built again; name it: "
             "push_to_hub(model, ..., recipe=oh.RECIPES['...'])"
         )
-    return save(model, recipe, folder / WEIGHTS, dict(scores or {}), getattr(model, "usual", None))
+    return save(model, recipe, folder / WEIGHTS, dict(scores or {}), getattr(model, "calibration", None))
 
 
 def _facts(source: str | Path, told: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
@@ -195,7 +195,7 @@ def _facts(source: str | Path, told: Mapping[str, Any]) -> tuple[Path, dict[str,
         "seed": settings["seed"],
         "scores": description["scores"],
         "protocol": from_dict(settings).protocol,
-        "usual": description["usual"],
+        "calibration": description["calibration"],
         "parameters": description["parameters"],
         "bytes": file.stat().st_size,
         "sha256": hub.sha256_of(file),
@@ -206,7 +206,7 @@ def _facts(source: str | Path, told: Mapping[str, Any]) -> tuple[Path, dict[str,
 
 
 def _drawn(source: str | Path, file: Path, picture: str | Path | None) -> Image.Image:
-    """What the model sees in the picture; without one, in the weights' own, or a run folder's latest."""
+    """What the model sees in the image; without one, in the weights' own, or a run folder's latest."""
     from PIL import Image
 
     from objecthood.inference.predict import predict
@@ -215,9 +215,9 @@ def _drawn(source: str | Path, file: Path, picture: str | Path | None) -> Image.
         with Image.open(Path(source) / "latest.png") as latest:
             return latest.copy()
     if picture is None and str(source) in hub.PRETRAINED:
-        picture = hub.PRETRAINED[str(source)].picture
+        picture = hub.PRETRAINED[str(source)].example
     if picture is None:
-        raise ValueError("a card needs a picture; name one: push_to_hub(..., picture='picture.png')")
+        raise ValueError("a card needs an image; name one: push_to_hub(..., image='picture.png')")
     return predict(file, picture)[0].plot()
 
 

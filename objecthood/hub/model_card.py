@@ -38,7 +38,7 @@ def model_card(name: str, facts: Mapping[str, Any], picture: str, load: str) -> 
     Args:
         name: heading.
         facts: as of `hub.Pretrained`.
-        picture: where the card finds its picture.
+        image: where the card finds its image.
         load: the line of Python that loads the weights.
 
     Raises ValueError where a required fact is missing.
@@ -55,7 +55,7 @@ def model_card(name: str, facts: Mapping[str, Any], picture: str, load: str) -> 
     parts = [
         _head(name, facts),
         f"# {name}\n\n{facts['settings'].get('description', '')}".strip() + ".",
-        f"![what the model sees in a held-out picture]({picture})",
+        f"![what the model sees in a held-out image]({picture})",
         f"*{facts['picture']}*" if facts.get("picture") else "",
         _use(load),
         f"## Scores\n\n{_scores(facts)}",
@@ -76,7 +76,7 @@ def _head(name: str, facts: Mapping[str, Any]) -> str:
         f"            value: {value:.4f}"
         for score, value in facts["scores"].items()
     ]
-    data = json.dumps(f"{facts['settings'].get('data', 'own')} (generated or own pictures)")
+    data = json.dumps(f"{facts['settings'].get('data', 'own')} (generated or own images)")
     return "\n".join(
         [
             "---",
@@ -136,8 +136,8 @@ def _warnings(facts: Mapping[str, Any]) -> str:
         return ""
     each = "; ".join(f"{kind}: {share:.0%}" for kind, share in shares.items())
     return (
-        f"`predict` warns of pictures unlike the training data by their "
-        f"{' and '.join(facts['usual']['quantiles'])}. Share of pictures it warned of, measured, on "
+        f"`predict` warns of images unlike the training data by their "
+        f"{' and '.join(facts['usual']['quantiles'])}. Share of images it warned of, measured, on "
         f"kinds that the thresholds were chosen on: {each}."
     )
 

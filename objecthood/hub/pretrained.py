@@ -1,7 +1,7 @@
 """Weights by name: what comes with the package, what is known of it, and how it is loaded.
 
 Every entry of `PRETRAINED` is three files in `weights/`: NAME.safetensors, NAME.json (SHA-256, licence, data,
-scores with protocol and seeds, limits), NAME.png (a held-out picture). `runs/release/publish_weights.py`
+scores with protocol and seeds, limits), NAME.png (a held-out image). `runs/release/publish_weights.py`
 writes all three; nothing else needs to change for weights to be added or replaced. Imports nothing heavy,
 so that what is known is told at once.
 """
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from objecthood.runtime import renamed
 from objecthood.runtime.spelling import nearest
 
 if typing.TYPE_CHECKING:
@@ -27,7 +28,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 UNTRAINED = ("photos",)
 """Models that `load` knows by name and whose grouping is not trained: they have no weight file."""
 DEFAULT = "clevr"
-"""Whose weights look at pictures where none are named."""
+"""Whose weights look at images where none are named."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Pretrained:
     facts: Mapping[str, Any]
     """All that is published: "recipe" (name), "settings", "seed", "chosen" (how the seed was), "parameters",
     "bytes", "sha256", "licence", "data", "limits", "scores" and "protocol" (test scenes), "validation" and
-    "test_by_seed", "usual" and "warnings" (share of pictures, by kind, that are told to be unlike what was
-    trained on), "trained" (costs, machine, commit), "picture", and "frozen" (identities by place) where parts
+    "test_by_seed", "usual" and "warnings" (share of images, by kind, that are told to be unlike what was
+    trained on), "trained" (costs, machine, commit), "image", and "frozen" (identities by place) where parts
     of the model are not in the file."""
     folder: Path = WEIGHTS
 
@@ -49,9 +50,11 @@ class Pretrained:
         return self.folder / f"{self.name}.safetensors"
 
     @property
-    def picture(self) -> Path:
-        """A picture to try them on, held out of training."""
+    def example(self) -> Path:
+        """An image to try them on, held out of training."""
         return self.folder / f"{self.name}.png"
+
+    picture = renamed.attribute("picture", "example")
 
     @property
     def sha256(self) -> str:

@@ -1,7 +1,7 @@
-"""`fit`, `predict`, `transform` and `score` on arrays of pictures, after the conventions of scikit-learn.
+"""`fit`, `predict`, `transform` and `score` on arrays of images, after the conventions of scikit-learn.
 
-The recipe is `folder`, the command's own for pictures without labels; this is the way to it for those whose
-pictures lie in an array. scikit-learn itself is not needed.
+The recipe is `folder`, the command's own for images without labels; this is the way to it for those whose
+images lie in an array. scikit-learn itself is not needed.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from objecthood.recipes import RECIPES
 from objecthood.runtime.environment import choose_device
 from objecthood.train import train
 
-Pictures = UInt8[np.ndarray, "pictures height width 3"] | Float[np.ndarray, "pictures height width 3"]
+Pictures = UInt8[np.ndarray, "images height width 3"] | Float[np.ndarray, "images height width 3"]
 
 
 class ObjectFinder:
-    """Slots that are trained on pictures, and what they then find in pictures.
+    """Slots that are trained on images, and what they then find in images.
 
     Args:
-        num_slots: objects a picture has at most, and one for the background.
+        num_slots: objects an image has at most, and one for the background.
         resolution: side, in pixels, of the squares that the model sees; a multiple of 4.
-        steps: of training, with 16 pictures each; the recipe's own (2,000) unless given.
-        seed: of weights and of the order of pictures.
+        steps: of training, with 16 images each; the recipe's own (2,000) unless given.
+        seed: of weights and of the order of images.
         iterations: of slot attention after training.
         out: run folder to keep (curves, checkpoints, weights, report); none is kept unless named. The
-            pictures are not kept with it, so that a `fit` that was stopped cannot be gone on with.
+            images are not kept with it, so that a `fit` that was stopped cannot be gone on with.
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Attributes:
         model_: after `fit`, the trained `SlotModel`.
-        scores_: after `fit`, its error on pictures kept out, mean square in [-1, 1] units, as {"mse": ...}.
+        scores_: after `fit`, its error on images kept out, mean square in [-1, 1] units, as {"mse": ...}.
 
     Example:
         >>> import numpy as np
-        >>> pictures = np.random.default_rng(0).integers(0, 256, (20, 32, 48, 3), dtype=np.uint8)
-        >>> finder = ObjectFinder(num_slots=3, resolution=16, steps=2).fit(pictures)  # doctest: +ELLIPSIS
+        >>> images = np.random.default_rng(0).integers(0, 256, (20, 32, 48, 3), dtype=np.uint8)
+        >>> finder = ObjectFinder(num_slots=3, resolution=16, steps=2).fit(images)  # doctest: +ELLIPSIS
         folder 2/2 ...
-        >>> finder.predict(pictures[:4]).shape, finder.transform(pictures[:4]).shape
+        >>> finder.predict(images[:4]).shape, finder.transform(images[:4]).shape
         ((4, 32, 48), (4, 3, 64))
     """
 
@@ -69,7 +69,7 @@ class ObjectFinder:
         self.iterations, self.out, self.device = iterations, out, device
 
     def fit(self, X: Pictures, y: object = None) -> ObjectFinder:
-        """Train on pictures [pictures, height, width, 3], uint8 or float in [0, 1]; `y` is not looked at.
+        """Train on images [images, height, width, 3], uint8 or float in [0, 1]; `y` is not looked at.
 
         ValueError for other arrays, for settings that do not fit, and where `out` holds a run already.
         """
@@ -94,29 +94,29 @@ class ObjectFinder:
             self.model_: Any = load(run / "weights.safetensors")
         return self
 
-    def predict(self, X: Pictures) -> Int16[np.ndarray, "pictures height width"]:
-        """The strongest slot of every pixel, 0 to num_slots - 1, at the pictures' own size; -1 where a model
+    def predict(self, X: Pictures) -> Int16[np.ndarray, "images height width"]:
+        """The strongest slot of every pixel, 0 to num_slots - 1, at the images' own size; -1 where a model
         whose `fit` is "crop" does not see it."""
         return np.stack([result.labels for result in self._look(X)])
 
-    def transform(self, X: Pictures) -> Float[np.ndarray, "pictures slots slot_dim"]:
-        """What each slot holds of each picture."""
+    def transform(self, X: Pictures) -> Float[np.ndarray, "images slots slot_dim"]:
+        """What each slot holds of each image."""
         return np.stack([result.slots.numpy() for result in self._look(X)])
 
-    def fit_transform(self, X: Pictures, y: object = None) -> Float[np.ndarray, "pictures slots slot_dim"]:
-        """`fit`, then `transform` of the same pictures."""
+    def fit_transform(self, X: Pictures, y: object = None) -> Float[np.ndarray, "images slots slot_dim"]:
+        """`fit`, then `transform` of the same images."""
         return self.fit(X).transform(X)
 
-    def score(self, X: Pictures, y: Int[np.ndarray, "pictures height width"] | None = None) -> float:
+    def score(self, X: Pictures, y: Int[np.ndarray, "images height width"] | None = None) -> float:
         """Higher is better: with true labels `y` (0: background) the mean foreground ARI of `predict`;
-        without, the error of the painted pictures (mean square in [-1, 1] units), negative."""
+        without, the error of the painted images (mean square in [-1, 1] units), negative."""
         if y is None:
             errors = [4 * (one.reconstruction - one.image).square().mean() for one in self._look(X)]
             return -torch.stack(errors).mean().item()
         found, truth = torch.from_numpy(self.predict(X)).long(), torch.from_numpy(np.asarray(y)).long()
         if found.shape != truth.shape:
             raise ValueError(
-                f"`y` {list(truth.shape)} must have the shape of the pictures, {list(found.shape)}"
+                f"`y` {list(truth.shape)} must have the shape of the images, {list(found.shape)}"
             )
         truth, found = truth.where(found >= 0, -1), found.clamp_min(0)  # what is not seen is not scored
         masks = torch.nn.functional.one_hot(found, self.model_.num_slots).movedim(-1, 1).float()
@@ -137,15 +137,15 @@ class ObjectFinder:
         return self
 
     def _look(self, X: Pictures) -> Any:
-        """A `Result` for every picture."""
+        """A `Result` for every image."""
         if not hasattr(self, "model_"):
-            raise ValueError("this ObjectFinder was not trained; call fit(pictures) first")
+            raise ValueError("this ObjectFinder was not trained; call fit(images) first")
         model = self.model_.to(choose_device(self.device))
         return stream(model, list(as_bytes(X)), iterations=self.iterations)
 
 
-def as_bytes(pictures: Any) -> UInt8[np.ndarray, "pictures height width 3"]:
-    """Pictures as uint8; ValueError, which says what they are, for any other array.
+def as_bytes(pictures: Any) -> UInt8[np.ndarray, "images height width 3"]:
+    """Images as uint8; ValueError, which says what they are, for any other array.
 
     >>> as_bytes(np.ones((1, 2, 2, 3))).max()
     np.uint8(255)
@@ -155,16 +155,16 @@ def as_bytes(pictures: Any) -> UInt8[np.ndarray, "pictures height width 3"]:
     shaped = array.ndim == 4 and array.shape[-1] == 3 and 0 not in array.shape
     if not shaped or not (array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)):
         raise ValueError(
-            f"pictures ({kind}) must be [pictures, height, width, 3], uint8 or float in [0, 1]; move "
+            f"images ({kind}) must be [images, height, width, 3], uint8 or float in [0, 1]; move "
             "channels last with np.moveaxis, and repeat a grey one three times"
         )
     if array.shape[1] * array.shape[2] > MAX_PIXELS:
-        raise ValueError(f"pictures ({kind}) must have at most {MAX_PIXELS} pixels each; make them smaller")
+        raise ValueError(f"images ({kind}) must have at most {MAX_PIXELS} pixels each; make them smaller")
     if array.dtype == np.uint8:
         return array
     if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
         raise ValueError(
-            f"pictures ({kind}) must lie in [0, 1], and go from {array.min():.4g} to {array.max():.4g}; "
+            f"images ({kind}) must lie in [0, 1], and go from {array.min():.4g} to {array.max():.4g}; "
             "divide by 255, say, or give uint8"
         )
     return (array * 255).round().astype(np.uint8)

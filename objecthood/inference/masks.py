@@ -1,4 +1,4 @@
-"""What a discovery model sees in a user's picture: soft masks, labels, COCO masks, files."""
+"""What a discovery model sees in a user's image: soft masks, labels, COCO masks, files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from objecthood.runtime.files import real_folder
 from objecthood.visualize import figures
 
 CUTOUTS = "-cutouts"
-"""How the folder of a picture's cut-outs is named after it."""
+"""How the folder of an image's cut-outs is named after it."""
 NO_SLOT = 255
-"""Index, in a palette picture, of pixels that the model did not see (label -1)."""
+"""Index, in a palette image, of pixels that the model did not see (label -1)."""
 
 
 class PredictedMasks(Result):
-    """Objects of one picture as masks, one for each slot; background takes a slot, too.
+    """Objects of one image as masks, one for each slot; background takes a slot, too.
 
     Example:
         >>> import objecthood as oh
@@ -55,23 +55,23 @@ class PredictedMasks(Result):
 
     @property
     def labels(self) -> Int16[np.ndarray, "height width"]:
-        """The strongest slot of every pixel at the picture's own size, 0 to slots - 1; -1 where the model did
-        not see the picture (cut off by `fit="crop"`)."""
+        """The strongest slot of every pixel at the image's own size, 0 to slots - 1; -1 where the model did
+        not see the image (cut off by `fit="crop"`)."""
         return enlarge_labels(self.masks, self.placement).numpy()
 
     def to_coco(self) -> dict[str, Any]:
-        """A COCO data set of this picture, ready for JSON (`coco_masks`)."""
+        """A COCO data set of this image, ready for JSON (`coco_masks`)."""
         return coco_masks(self.labels, self.relative.as_posix())
 
     def cutout(self, slot: int) -> Image.Image:
-        """The picture where `slot` is seen, at its own size: RGBA, as opaque as the slot's soft mask.
+        """The image where `slot` is seen, at its own size: RGBA, as opaque as the slot's soft mask.
 
         ValueError where there is no such slot.
         """
         if not 0 <= slot < len(self.masks):
             raise ValueError(f"`slot` (={slot}) must be from 0 to {len(self.masks) - 1}")
         soft = self.placement.restore(self.masks[slot]).clamp(0, 1).mul(255).round().to(torch.uint8)
-        cut = Image.fromarray(self.picture)
+        cut = Image.fromarray(self.pixels)
         cut.putalpha(Image.fromarray(soft.numpy()))
         return cut
 
@@ -86,7 +86,7 @@ class PredictedMasks(Result):
 
     def _draw(self, kind: str) -> Image.Image:
         if kind == "overlay":
-            return _tint(self.picture, torch.from_numpy(self.labels))
+            return _tint(self.pixels, torch.from_numpy(self.labels))
         if self._seen is not None and "appearance" not in self._seen:
             return figures.attention_figure(self.image, self.masks[None])
         parts = (self.image, self.reconstruction, self.masks, self.appearance)
@@ -96,13 +96,13 @@ class PredictedMasks(Result):
         labels = enlarge_labels(self.masks, self.placement)
         figures.indexed_png(labels.where(labels >= 0, NO_SLOT), files["masks"])
         files["coco"].write_text(json.dumps(coco_masks(labels.numpy(), self.relative.as_posix())))
-        _tint(self.picture, labels).save(files["overlay"])
+        _tint(self.pixels, labels).save(files["overlay"])
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return super()._arrays() | {"labels": self.labels}
 
     def _write_extra(self, extra: str, stem: Path) -> Path:
-        """Of cut-outs a folder, with one picture of every slot that is the strongest somewhere."""
+        """Of cut-outs a folder, with one image of every slot that is the strongest somewhere."""
         if extra != "cutouts":
             return super()._write_extra(extra, stem)
         folder = real_folder(Path(f"{stem}{CUTOUTS}"))
@@ -124,7 +124,7 @@ def enlarge_labels(
     """The strongest slot of every pixel of an image, after bilinear resizing of soft masks of the model's
     input; -1 where the input does not show the image.
 
-    Slot by slot, so that a large picture needs memory for two masks and not for all.
+    Slot by slot, so that a large image needs memory for two masks and not for all.
 
     >>> enlarge_labels(torch.eye(2)[:, None], Placement((1, 6), (0, 1, 1, 4))).tolist()
     [[-1, 0, 0, 1, 1, -1]]
@@ -144,7 +144,7 @@ def seen_slots(labels: Int16[np.ndarray, "height width"]) -> list[int]:
 
 
 def coco_masks(labels: Int16[np.ndarray, "height width"], file_name: str) -> dict[str, Any]:
-    """Labels as a COCO data set of one picture, ready for JSON; slots that no pixel belongs to are left out.
+    """Labels as a COCO data set of one image, ready for JSON; slots that no pixel belongs to are left out.
 
     >>> masks = coco_masks(np.array([[0, 0, 3]], np.int16), "a.png")["annotations"]
     >>> [(mask["slot"], mask["bbox"]) for mask in masks]

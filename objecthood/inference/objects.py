@@ -1,4 +1,4 @@
-"""What a set predictor sees in a user's picture: objects in words, written on the picture and as JSON.
+"""What a set predictor sees in a user's image: objects in words, written on the image and as JSON.
 
 An object is drawn where its slot looked last: the mean place of the attention's fourth power, which leaves
 out what all slots share, and needs no camera.
@@ -25,7 +25,7 @@ LEAST_CONFIDENCE = 0.5
 
 
 class PredictedObjects(Result):
-    """Objects of one picture in words.
+    """Objects of one image in words.
 
     Example:
         >>> import objecthood as oh
@@ -39,12 +39,12 @@ class PredictedObjects(Result):
 
     @property
     def properties(self) -> Float[Tensor, "slots 19"]:
-        """What each slot says, in [0, 1] (`models.set_predictor.SetPrediction`)."""
+        """What each slot says, in [0, 1] (`models.set_predictor.SetPredictorOutput`)."""
         return self._part("properties")
 
     @property
     def objects(self) -> list[dict[str, Any]]:
-        """What is seen, surest first (`describe`), with its "pixel" (across, down) in the picture."""
+        """What is seen, surest first (`describe`), with its "pixel" (across, down) in the image."""
         (height, width), (rows, columns) = self.size, self.image.shape[-2:]
         objects = describe(self.properties, self.attention[-1])
         for thing in objects:
@@ -62,7 +62,7 @@ class PredictedObjects(Result):
         places = [
             (thing["place"][0], thing["place"][1], thing["slot"], thing["name"]) for thing in self.objects
         ]
-        return figures.name_objects(torch.from_numpy(self.picture), places)
+        return figures.name_objects(torch.from_numpy(self.pixels), places)
 
     def _write(self, files: dict[str, Path]) -> None:
         height, width = self.size
@@ -83,7 +83,7 @@ def describe(
 
     Of each: "name", its "size", "material", "shape" and "color" in words, "position" (x, y, z in CLEVR's
     units, -3 to 3; the ground is z = 0), "confidence" (the real-object flag, above 0.5), "slot", and "place"
-    (across and down the picture, each from 0 to 1), where the slot looked.
+    (across and down the image, each from 0 to 1), where the slot looked.
 
     Example:
         >>> properties, attention = torch.zeros(2, 19), torch.zeros(2, 4, 4)

@@ -1,4 +1,4 @@
-"""A user's video -> the same video with what is found in it, label pictures, and the way of every slot.
+"""A user's video -> the same video with what is found in it, label images, and the way of every slot.
 
 Frames stream through: however long the video, a few frames are in memory. The video is only read; what is
 written lies in one folder of its own, which `video-predictions.json` marks as ours.
@@ -56,7 +56,7 @@ class VideoResult(NamedTuple):
     frames: int
     """How many frames were read, and written."""
     files: dict[str, Path]
-    """"video", "masks" (a folder of label pictures, one a frame), "csv" and "json" (tracks)."""
+    """"video", "masks" (a folder of label images, one a frame), "csv" and "json" (tracks)."""
 
 
 def predict_video(
@@ -73,14 +73,14 @@ def predict_video(
 
     Of a video NAME.mp4 the folder `out` gets `NAME-overlay.mp4` (as many frames, as large, at the same times;
     a slot keeps its colour; an arrow on slots that move, a dot on slots that stand still), the folder
-    `NAME-masks` (palette pictures, slot k is index k), `NAME-tracks.csv` (a line for each slot in each frame)
-    and `NAME-tracks.json` (the same, with size, rate and a summary of each slot). A model for pictures
+    `NAME-masks` (palette images, slot k is index k), `NAME-tracks.csv` (a line for each slot in each frame)
+    and `NAME-tracks.json` (the same, with size, rate and a summary of each slot). A model for images
     takes every frame for itself: its slots need not keep their objects. A model that sees motion
     (`motion-grouping`) gives two slots, what does not move and what does. Sound is not kept.
 
     Args:
         model: such as `oh.load` gives.
-        iterations: of the first frame, of every frame for a picture model; the model's own unless given.
+        iterations: of the first frame, of every frame for an image model; the model's own unless given.
         fit: "pad", "crop" or "squash" frames of another aspect ratio, as in `predict`; the model's own unless
             given.
         report: called with the number of frames done and of all frames (0 where the file does not say).
@@ -171,7 +171,7 @@ def seen(
     fit: Fit | None = None,
 ) -> Iterator[Found]:
     """`look`, or, for a model of motion fields, `look_at_motion`."""
-    if model.tracks or model.sees == "frame":
+    if model.tracks or model.modality == "frame":
         return look(model, source, iterations, num_slots, fit)
     if (iterations, num_slots, fit) != (None, None, None):
         raise ValueError("models that see motion take no other number of iterations or slots, and no `fit`")
@@ -343,14 +343,14 @@ class Table:
 
 def sees_video(model: object) -> bool:
     """Whether a model needs frames that follow each other: of clips, or of motion."""
-    return isinstance(model, SlotModel) and (model.tracks or model.sees == "motion")
+    return isinstance(model, SlotModel) and (model.tracks or model.modality == "motion")
 
 
 def are_videos(paths: Iterable[str], model: object) -> bool:
     """Whether `paths` are for `predict_video`: video files, or, for a video model, folders of frames."""
     kinds = [is_video(path) or (sees_video(model) and os.path.isdir(path)) for path in paths]
     if any(kinds) and not all(kinds):
-        raise ValueError("videos and pictures together; look at them one kind at a time")
+        raise ValueError("videos and images together; look at them one kind at a time")
     if sees_video(model) and not all(kinds):
         raise ValueError("these weights are of a video model; name video files or folders of frames")
     return bool(kinds) and all(kinds)

@@ -1,7 +1,7 @@
-"""What a model sees in one picture, to look at, to save and to hand on.
+"""What a model sees in one image, to look at, to save and to hand on.
 
 `predict` makes them: `PredictedMasks` of a discovery model, `PredictedObjects` of a set predictor. Tensors
-are the model's own output for this picture, on the CPU; the picture itself is read again from its file when
+are the model's own output for this image, on the CPU; the image itself is read again from its file when
 it is needed, so that many results find room in memory.
 """
 
@@ -23,12 +23,13 @@ from torch import Tensor
 from objecthood.data.io.video_file import VideoWriter
 from objecthood.inference.result_folder import ResultFolder
 from objecthood.models.placement import Placement, whole
+from objecthood.runtime import renamed
 from objecthood.runtime.files import remove_link
 from objecthood.visualize.animation import attention_frames, save_animation
 from objecthood.visualize.figures import attention_figure
 
 SHOWN_SIDE = 320
-"""Pixels: the height of a picture in a notebook."""
+"""Pixels: the height of an image in a notebook."""
 _NOWHERE = whole((0, 0))
 
 
@@ -58,20 +59,20 @@ class Animation:
 
 
 class Result:
-    """What became of one picture.
+    """What became of one image.
 
     Attributes:
-        path: the picture, as it was found; of a video's frame "VIDEO#NUMBER", of a picture in memory a name
-            alone ("picture-1").
+        path: the image, as it was found; of a video's frame "VIDEO#NUMBER", of an image in memory a name
+            alone ("image-1").
         relative: its path below the folder that was named, or its name.
-        size: (height, width) of the picture in pixels; (0, 0) where it could not be read.
-        placement: where the picture lies in the model's input (`models.placement`); of masks,
-            `placement.restore(masks)` has the picture's own size.
+        size: (height, width) of the image in pixels; (0, 0) where it could not be read.
+        placement: where the image lies in the model's input (`models.placement`); of masks,
+            `placement.restore(masks)` has the image's own size.
         image: float32 [3, rows, columns] in [0, 1], the model's input.
         error: why it was skipped, or "". What the model sees is then not there (ValueError).
-        warning: says so where the picture is unlike what the weights were trained on, or "".
+        warning: says so where the image is unlike what the weights were trained on, or "".
         files: what was written, by kind.
-        in_memory: whether the picture has no file (an array, bytes, a camera): `save` then always gives it a
+        in_memory: whether the image has no file (an array, bytes, a camera): `save` then always gives it a
             new name.
     """
 
@@ -105,10 +106,12 @@ class Result:
         return self.placement.size
 
     @property
-    def picture(self) -> UInt8[np.ndarray, "height width 3"]:
-        """The picture at its own size, 0..255."""
+    def pixels(self) -> UInt8[np.ndarray, "height width 3"]:
+        """The image at its own size, 0..255."""
         assert self._read is not None or self.error
         return self._read() if self._read is not None else self._missing()
+
+    picture = renamed.attribute("picture", "pixels")
 
     @property
     def image(self) -> Float[Tensor, "3 rows columns"]:
@@ -176,7 +179,7 @@ class Result:
         return f"<{type(self).__name__} of {self.path}: {what}{'; ' if self.warning else ''}{self.warning}>"
 
     def _repr_html_(self) -> str:
-        """For notebooks: what is seen, in words and in pictures, self-contained."""
+        """For notebooks: what is seen, in words and in images, self-contained."""
         lines = [f"<b>{html.escape(self.path.name)}</b>: {html.escape(self.error or self.summary)}"]
         if self.warning:
             lines.append(f"<b>Warning:</b> {html.escape(self.warning)}")
@@ -210,7 +213,7 @@ class Result:
         raise NotImplementedError
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        """All that the model gave for this picture, and the picture as it saw it."""
+        """All that the model gave for this image, and the image as it saw it."""
         assert self._seen is not None
         return {name: part.numpy() for name, part in self._seen.items()} | {"image": self.image.numpy()}
 

@@ -39,8 +39,8 @@ class ResultFolder:
         record: `RECORD` of images or `VIDEO_RECORD` of videos.
 
     Example:
-        >>> pictures = {Path("a/x.png"): Path("x.png"), Path("b/x.png"): Path("x.png")}
-        >>> list(ResultFolder("not there yet").choose(pictures).values())
+        >>> images = {Path("a/x.png"): Path("x.png"), Path("b/x.png"): Path("x.png")}
+        >>> list(ResultFolder("not there yet").choose(images).values())
         ['x', 'x-2']
     """
 
@@ -70,12 +70,12 @@ class ResultFolder:
             self.close()
 
     def choose(self, pictures: dict[Path, Path], new: Collection[Path] = ()) -> dict[Path, str]:
-        """A name for the results of each picture, given its path below what was asked for; recorded where the
+        """A name for the results of each image, given its path below what was asked for; recorded where the
         folder is open.
 
         Its own without suffix ("unnamed" where that leaves nothing, "." or ".."), shortened where the file
         system allows no name as long, with a number where another has it. Capitals make no difference, as on
-        some systems. Pictures of `new` have no file (arrays, standard input, a camera): nothing says that
+        some systems. Images of `new` have no file (arrays, standard input, a camera): nothing says that
         they are those of an earlier call, so their names are always new.
         """
         known: dict[str, str] = self._record["names"]

@@ -1,7 +1,7 @@
-"""Object discovery: a picture is encoded, grouped into slots, and painted again slot by slot.
+"""Object discovery: an image is encoded, grouped into slots, and painted again slot by slot.
 
 Locatello et al., "Object-Centric Learning with Slot Attention", NeurIPS 2020 (arXiv 2006.15055), section 3.1
-and appendix E.3. The sum of what the slots paint, weighted by their masks, must equal the picture; nothing
+and appendix E.3. The sum of what the slots paint, weighted by their masks, must equal the image; nothing
 else is asked.
 
 Differences from the paper: none in `clevr`, `sprites` and `tetrominoes`. The `fast_` relatives have strided
@@ -12,7 +12,7 @@ else they may switch on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -21,27 +21,28 @@ from torch import Tensor
 from objecthood.models.base import ExportStages, SlotModel, SlotOutput
 from objecthood.nn import (
     SLOT_MODULES,
-    CompactPrior,
     ConvEncoder,
     GaussianSlots,
     Grouping,
     LearnedSlots,
     PatchDecoder,
     SlotModuleOptions,
+    SpatialBias,
     SpatialBroadcastDecoder,
 )
-from objecthood.nn.color_transforms import shading_free, symmetric, with_and_without_shading
-from objecthood.nn.decoders import Painting
-from objecthood.nn.encoders import check_pictures
+from objecthood.nn.color_transforms import color_and_chromaticity, opponent_chromaticity, symmetric
+from objecthood.nn.decoders import DecoderOutput
+from objecthood.nn.encoders import check_images
 from objecthood.nn.frozen import share_weights
 from objecthood.nn.precision import at_least_float32
-from objecthood.nn.slot_frames import CentredPatchDecoder, OwnFrame
+from objecthood.nn.slot_frames import SlotCentredPatchDecoder, SlotFrameReadout
+from objecthood.runtime import renamed
 
-Decoder: TypeAlias = SpatialBroadcastDecoder | PatchDecoder | CentredPatchDecoder
+Decoder: TypeAlias = SpatialBroadcastDecoder | PatchDecoder | SlotCentredPatchDecoder
 
 
-class Discovery(NamedTuple):
-    """What a discovery model makes of a batch of pictures."""
+class AutoencoderOutput(NamedTuple):
+    """What a discovery model makes of a batch of images."""
 
     reconstruction: Float[Tensor, "batch 3 height width"]
     """Sum of masks * appearance, in [0, 1] units (not clamped)."""
@@ -55,17 +56,17 @@ class Discovery(NamedTuple):
 
 
 class SlotAutoencoder(SlotModel):
-    """Encoder, grouping and decoder; pictures in [0, 1] go in, a `Discovery` comes out.
+    """Encoder, grouping and decoder; images in [0, 1] go in, a `AutoencoderOutput` comes out.
 
     Args:
-        encoder: pictures in [-1, 1] to features on a grid (`ConvEncoder`).
+        encoder: images in [-1, 1] to features on a grid (`ConvEncoder`).
         grouping: features to slots (`Grouping`).
-        decoder: slots and their last attention to a `Painting` in [-1, 1] units, as large as
+        decoder: slots and their last attention to a `DecoderOutput` in [-1, 1] units, as large as
             `decoder.resolution`.
-        view: what the encoder sees of a picture in [0, 1], and in which reconstructions are compared (see
+        view: what the encoder sees of an image in [0, 1], and in which reconstructions are compared (see
             `nn.color_transforms`; the paper's: [-1, 1] units).
         reading: what slots are told at the end of what they hold (`nn.slot_frames`; the paper's: nothing).
-        own_masks: whether a guided decoder is trained to paint by the masks that slots know by themselves,
+        unconditioned_masks: whether a guided decoder is trained to paint by the masks that slots know by themselves,
             too: these then choose among starts.
 
     Example:
@@ -86,16 +87,21 @@ class SlotAutoencoder(SlotModel):
         encoder: ConvEncoder,
         grouping: Grouping,
         decoder: Decoder,
-        view: Callable[..., Tensor] = symmetric,
-        reading: OwnFrame | None = None,
-        own_masks: bool = False,
+        input_transform: Callable[..., Tensor] = symmetric,
+        readout: SlotFrameReadout | None = None,
+        unconditioned_masks: bool = False,
     ):
         super().__init__()
         self.image_size = decoder.resolution, decoder.resolution
         self.feature_grid = encoder.grid(self.image_size)
-        self.encoder, self.grouping, self.decoder, self.view = encoder, grouping, decoder, view
-        self.reading, self.own_masks = reading, own_masks
-        self.twins: dict[int, SlotAutoencoder] = {}  # by resolution; no part of this model's state
+        self.encoder, self.grouping, self.decoder, self.input_transform = (
+            encoder,
+            grouping,
+            decoder,
+            input_transform,
+        )
+        self.readout, self.unconditioned_masks = readout, unconditioned_masks
+        self.copies: dict[int, SlotAutoencoder] = {}  # by resolution; no part of this model's state
 
     def forward(
         self,
@@ -103,40 +109,42 @@ class SlotAutoencoder(SlotModel):
         num_slots: int | None = None,
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
-    ) -> Discovery:
+    ) -> AutoencoderOutput:
         """Find objects in `images` ([0, 1]); number of slots and iterations as built unless named.
 
         `noise` (standard normal) is what Gaussian slots start from; drawn unless given.
         """
-        return self.scene(*self.paint(self.encode(images), num_slots, iterations, noise))
+        return self.output(*self.decode(self.encode(images), num_slots, iterations, noise))
 
     def encode(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch grid_height grid_width feature_dim"]:
         """Features of `images` in [0, 1], for slots to compete for."""
-        check_pictures(images, self.resolution)
-        features: Tensor = self.encoder(self.view(images).contiguous(memory_format=torch.channels_last))
+        check_images(images, self.resolution)
+        features: Tensor = self.encoder(
+            self.input_transform(images).contiguous(memory_format=torch.channels_last)
+        )
         return features
 
-    def paint(
+    def decode(
         self,
         features: Float[Tensor, "batch grid_height grid_width feature_dim"],
         num_slots: int | None = None,
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
     ) -> tuple[
-        Painting,
+        DecoderOutput,
         Float[Tensor, "batch slots slot_dim"],
         Float[Tensor, "batch iterations slots grid_height grid_width"],
     ]:
-        """What slots paint of pictures that were encoded, in the decoder's units, with slots and attention;
+        """What slots paint of images that were encoded, in the decoder's units, with slots and attention;
         the other arguments as `forward`'s."""
         grid = features.shape[1:3]
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
         attention = attention.unflatten(-1, grid)
-        if self.reading is not None:
+        if self.readout is not None:
             inputs = self.grouping.slot_attention.norm_inputs(features.flatten(1, 2))
-            slots = self.reading(slots, inputs, attention[:, -1])
+            slots = self.readout(slots, inputs, attention[:, -1])
         return self.decoder(slots, attention[:, -1]), slots, attention
 
     def segment(
@@ -147,26 +155,26 @@ class SlotAutoencoder(SlotModel):
         restarts: int | None = None,
         noise: Float[Tensor, "restarts batch slots slot_dim"] | None = None,
     ) -> SlotOutput:
-        """As `SlotModel.segment`; the best restart is the one of lowest `painting_error`."""
-        starts = self._starts(restarts, noise)
+        """As `SlotModel.segment`; the best restart is the one of lowest `decoding_error`."""
+        noises = self._restart_noise(restarts, noise)
         features = self.encode(images)
-        best: Discovery | None = None
-        for start in starts:
-            painting, slots, attention = self.paint(features, num_slots, iterations, start)
-            scene = self.scene(painting, slots, attention)
-            if len(starts) == 1:
-                best = scene
+        best: AutoencoderOutput | None = None
+        for one in noises:
+            decoded, slots, attention = self.decode(features, num_slots, iterations, one)
+            found = self.output(decoded, slots, attention)
+            if len(noises) == 1:
+                best = found
                 break
-            error = self.painting_error(images, painting, scene)
+            error = self.decoding_error(images, decoded, found)
             if best is None:
-                best, least = scene, error
+                best, least = found, error
                 continue
             better = error < least
             least = torch.minimum(least, error)
-            best = Discovery(
+            best = AutoencoderOutput(
                 *(
                     torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
-                    for new, old in zip(scene, best, strict=True)
+                    for new, old in zip(found, best, strict=True)
                 )
             )
         assert best is not None
@@ -176,43 +184,43 @@ class SlotAutoencoder(SlotModel):
     def restarts_differ(self) -> bool:
         """Whether slots start from noise."""
         initial = self.grouping.initial_slots
-        return isinstance(initial, GaussianSlots) or initial.spread > 0
+        return isinstance(initial, GaussianSlots) or initial.noise_scale > 0
 
     def export_stages(self) -> ExportStages:
-        return ExportStages(self.view, self.encoder, self.grouping, self.reading, self.decoder)
+        return ExportStages(self.input_transform, self.encoder, self.grouping, self.readout, self.decoder)
 
-    def painting_error(
-        self, images: Float[Tensor, "batch 3 height width"], painting: Painting, scene: Discovery
+    def decoding_error(
+        self, images: Float[Tensor, "batch 3 height width"], painting: DecoderOutput, scene: AutoencoderOutput
     ) -> Float[Tensor, " batch"]:
         """How far what slots paint together is from `images`: mean squared error, in [0, 1] units.
 
-        By the masks that slots know by themselves where these are trained (`own_masks`): guided by attention,
+        By the masks that slots know by themselves where these are trained (`unconditioned_masks`): guided by attention,
         masks paint two things of one colour as well as one.
         """
-        own = painting.own_logits if self.own_masks else None
-        painted = scene.reconstruction if own is None else self.compose(painting.appearance, own)[0]
+        own = painting.unconditioned_logits if self.unconditioned_masks else None
+        painted = scene.reconstruction if own is None else self.composite(painting.appearance, own)[0]
         return (painted - images).square().mean(dim=(1, 2, 3))
 
-    def scene(
+    def output(
         self,
-        painting: Painting,
+        painting: DecoderOutput,
         slots: Float[Tensor, "batch slots slot_dim"],
         attention: Float[Tensor, "batch iterations slots grid_height grid_width"],
-    ) -> Discovery:
+    ) -> AutoencoderOutput:
         """What `paint` gives, as `forward` returns it."""
-        reconstruction, masks = self.compose(painting.appearance, painting.mask_logits)
+        reconstruction, masks = self.composite(painting.appearance, painting.mask_logits)
         appearance = from_symmetric(at_least_float32(painting.appearance))
-        return Discovery(reconstruction, appearance, masks, slots, attention)
+        return AutoencoderOutput(reconstruction, appearance, masks, slots, attention)
 
     def reconstruct(
         self, images: Float[Tensor, "batch 3 height width"], iterations: int | None = None
     ) -> Float[Tensor, "batch 3 height width"]:
-        """The picture that slots paint together, in [0, 1] units: all that training looks at."""
-        painting = self.paint(self.encode(images), iterations=iterations)[0]
-        return self.compose(painting.appearance, painting.mask_logits)[0]
+        """The image that slots paint together, in [0, 1] units: all that training looks at."""
+        painting = self.decode(self.encode(images), iterations=iterations)[0]
+        return self.composite(painting.appearance, painting.mask_logits)[0]
 
-    def twin(self, resolution: int, build: Callable[[int], SlotAutoencoder]) -> SlotAutoencoder:
-        """This model for pictures of another side: all weights and buffers are the same tensors, those of
+    def at_resolution(self, resolution: int, build: Callable[[int], SlotAutoencoder]) -> SlotAutoencoder:
+        """This model for images of another side: all weights and buffers are the same tensors, those of
         frozen parts included.
 
         `build` makes it for a resolution, with weights of the same shapes; it is asked once.
@@ -220,26 +228,26 @@ class SlotAutoencoder(SlotModel):
         Example:
             >>> import torch
             >>> model = fast_sprites(resolution=64)
-            >>> small = model.twin(32, lambda side: fast_sprites(resolution=side))
+            >>> small = model.at_resolution(32, lambda side: fast_sprites(resolution=side))
             >>> small(torch.rand(1, 3, 32, 32)).masks.shape
             torch.Size([1, 6, 32, 32])
             >>> small.encoder.convolutions[0].weight is model.encoder.convolutions[0].weight
             True
         """
-        if resolution not in self.twins:
+        if resolution not in self.copies:
             with torch.random.fork_rng(devices=[]):
-                twin = build(resolution).to(next(self.parameters()).device)
-            twin.load_state_dict(self.state_dict(keep_vars=True), assign=True)
-            share_weights(self, twin)
-            self.twins[resolution] = twin
-        return self.twins[resolution]
+                at_resolution = build(resolution).to(next(self.parameters()).device)
+            at_resolution.load_state_dict(self.state_dict(keep_vars=True), assign=True)
+            share_weights(self, at_resolution)
+            self.copies[resolution] = at_resolution
+        return self.copies[resolution]
 
-    def compose(
+    def composite(
         self,
         appearance: Float[Tensor, "batch slots 3 height width"],
         mask_logits: Float[Tensor, "batch slots height width"],
     ) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch slots height width"]]:
-        """The picture, in [0, 1] units, that paintings make together, and the masks by which they do."""
+        """The image, in [0, 1] units, that paintings make together, and the masks by which they do."""
         masks = at_least_float32(mask_logits).softmax(dim=1)
         reconstruction = (masks[:, :, None] * at_least_float32(appearance)).sum(dim=1)
         return from_symmetric(reconstruction), masks
@@ -276,16 +284,16 @@ def clevr(num_slots: int = 7, resolution: int = 128, slot_module: str = "slot-at
 
 def sprites(num_slots: int = 6) -> SlotAutoencoder:
     """The paper's model for Multi-dSprites at 64 x 64."""
-    return small_picture(64, num_slots)
+    return small_image(64, num_slots)
 
 
 def tetrominoes(num_slots: int = 4) -> SlotAutoencoder:
     """The paper's model for Tetrominoes at 35 x 35."""
-    return small_picture(35, num_slots)
+    return small_image(35, num_slots)
 
 
-def small_picture(resolution: int, num_slots: int, slot_module: str = "slot-attention") -> SlotAutoencoder:
-    """The paper's model for small pictures: 32 channels, slots broadcast to every pixel."""
+def small_image(resolution: int, num_slots: int, slot_module: str = "slot-attention") -> SlotAutoencoder:
+    """The paper's model for small images: 32 channels, slots broadcast to every pixel."""
     return SlotAutoencoder(
         ConvEncoder(channels=32, feature_dim=64, strides=(1, 1, 1, 1)),
         gaussian_grouping(num_slots, resolution, slot_module),
@@ -308,30 +316,38 @@ def fast_tetrominoes(
     )
 
 
+@renamed.arguments
 def fast_sprites(
     num_slots: int = 6,
     resolution: int = 64,
-    compactness: float = 1.0,
-    repulsion: float = 15.0,
-    rehome: bool = False,
-    attention_guided: bool = True,
-    without_shading: bool = False,
+    spatial_bias: float = 1.0,
+    merge_penalty: float = 15.0,
+    split_slots: bool = False,
+    attention_conditioned_masks: bool = True,
+    chromaticity: bool = False,
     second_kernel: int = 5,
-    early_prior: bool = False,
-    spread: float = 0.0,
+    bias_before_attention: bool = False,
+    noise_scale: float = 0.0,
     slot_module: str = "slot-attention",
 ) -> SlotAutoencoder:
     """A variant for things on a background: 32 x 32 features at 64 pixels, independent patches of 4 x 4.
 
-    `compactness`, `repulsion` and `rehome` are those of `CompactPrior` (all off: none), `early_prior` is that
-    of `SlotAttention`, `spread` that of `LearnedSlots`, `attention_guided` that of `PatchDecoder`,
-    `without_shading` chooses the view, `second_kernel` is the side of the encoder's second one, `slot_module`
+    `spatial_bias`, `merge_penalty` and `split_slots` are those of `SpatialBias` (all off: none), `bias_before_attention` is that
+    of `SlotAttention`, `noise_scale` that of `LearnedSlots`, `attention_conditioned_masks` that of `PatchDecoder`,
+    `chromaticity` chooses the view, `second_kernel` is the side of the encoder's second one, `slot_module`
     is one of `nn.SLOT_MODULES`. `resolution` is a multiple of 4.
     """
     return SlotAutoencoder(
         ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=(5, second_kernel)),
-        compact_grouping(
-            num_slots, resolution, compactness, repulsion, rehome, early_prior, spread, slot_module
+        biased_grouping(
+            num_slots,
+            resolution,
+            spatial_bias,
+            merge_penalty,
+            split_slots,
+            bias_before_attention,
+            noise_scale,
+            slot_module,
         ),
         PatchDecoder(
             64,
@@ -340,28 +356,29 @@ def fast_sprites(
             channels=48,
             depth=2,
             kernel=1,
-            attention_guided=attention_guided,
+            attention_conditioned_masks=attention_conditioned_masks,
         ),
-        shading_free if without_shading else symmetric,
+        opponent_chromaticity if chromaticity else symmetric,
     )
 
 
-def fast_painted(
+@renamed.arguments
+def fast_slot_frames(
     num_slots: int = 7,
     resolution: int = 64,
-    compactness: float = 1.0,
-    repulsion: float = 15.0,
-    rehome: bool = True,
-    without_shading: bool = False,
+    spatial_bias: float = 1.0,
+    merge_penalty: float = 15.0,
+    split_slots: bool = True,
+    chromaticity: bool = False,
     second_kernel: int = 3,
-    early_prior: bool = True,
-    spread: float = 0.5,
+    bias_before_attention: bool = True,
+    noise_scale: float = 0.5,
     slot_module: str = "slot-attention",
 ) -> SlotAutoencoder:
     """A variant for things of one kind in many places, seen and painted from their own centre
     (`nn.slot_frames`), which know their masks by themselves, too. Arguments as `fast_sprites`'.
 
-    With `without_shading` pictures are seen and compared both with their shading and without it.
+    With `chromaticity` images are seen and compared both with their shading and without it.
     """
     return SlotAutoencoder(
         ConvEncoder(
@@ -369,37 +386,48 @@ def fast_painted(
             feature_dim=64,
             strides=(2, 1),
             kernel=(5, second_kernel),
-            in_channels=6 if without_shading else 3,
+            in_channels=6 if chromaticity else 3,
         ),
-        compact_grouping(
-            num_slots, resolution, compactness, repulsion, rehome, early_prior, spread, slot_module
+        biased_grouping(
+            num_slots,
+            resolution,
+            spatial_bias,
+            merge_penalty,
+            split_slots,
+            bias_before_attention,
+            noise_scale,
+            slot_module,
         ),
-        CentredPatchDecoder(64, resolution=resolution, patch=4),
-        with_and_without_shading if without_shading else symmetric,
-        reading=OwnFrame(64, 64, resolution=resolution),
-        own_masks=True,
+        SlotCentredPatchDecoder(64, resolution=resolution, patch=4),
+        color_and_chromaticity if chromaticity else symmetric,
+        readout=SlotFrameReadout(64, 64, resolution=resolution),
+        unconditioned_masks=True,
     )
 
 
-def compact_grouping(
+def biased_grouping(
     num_slots: int,
     resolution: int,
-    compactness: float,
-    repulsion: float,
-    rehome: bool,
-    early_prior: bool = False,
-    spread: float = 0.0,
+    spatial_bias: float,
+    merge_penalty: float,
+    split_slots: bool,
+    bias_before_attention: bool = False,
+    noise_scale: float = 0.0,
     slot_module: str = "slot-attention",
 ) -> Grouping:
-    """Learned slots with `CompactPrior` over features at half the `resolution`, which are exchanged where it
+    """Learned slots with `SpatialBias` over features at half the `resolution`, which are exchanged where it
     is early and none is empty."""
     features = (-(-resolution // 2),) * 2
-    prior = None
-    if compactness or repulsion:
-        prior = CompactPrior(features, compactness, repulsion, rehome, exchange=early_prior)
-    options = SlotModuleOptions(num_slots, features, 64, 64, prior, early_prior, gradient="bilevel")
+    attention_bias = None
+    if spatial_bias or merge_penalty:
+        attention_bias = SpatialBias(
+            features, spatial_bias, merge_penalty, split_slots, split_and_merge=bias_before_attention
+        )
+    options = SlotModuleOptions(
+        num_slots, features, 64, 64, attention_bias, bias_before_attention, gradient="bilevel"
+    )
     module = SLOT_MODULES[slot_module](options)  # before the slots: a seed gives the weights it always gave
-    return Grouping(LearnedSlots(num_slots, 64, spread), module)
+    return Grouping(LearnedSlots(num_slots, 64, noise_scale), module)
 
 
 def gaussian_grouping(num_slots: int, side: int, slot_module: str) -> Grouping:
@@ -413,3 +441,7 @@ def patches_along(resolution: int, patch: int) -> int:
     if resolution % patch or resolution < 2 * patch:
         raise ValueError(f"`resolution` (={resolution}) must be a multiple of {patch}, at least {2 * patch}")
     return resolution // patch
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed.attributes(__name__)

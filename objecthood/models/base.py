@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from objecthood.models.placement import Fit, Placement, place
 from objecthood.nn import ConvEncoder, Grouping, SoftKMeans
-from objecthood.nn.block_matching import Sight, look
+from objecthood.nn.block_matching import Modality, to_modality
 
 WHOLE, MOST, ATTENTION = "reconstruction error", "error of most pixels", "doubt of attention"
 """Measures of `SlotModel.anomaly_score`."""
@@ -49,7 +49,7 @@ class SlotOutput(NamedTuple):
 class ExportStages(NamedTuple):
     """The modules of a model in the order in which they run (`objecthood.export.stages`)."""
 
-    view: Callable[[Tensor], Tensor]
+    input_transform: Callable[[Tensor], Tensor]
     """Images in [0, 1] to the encoder's input."""
     encoder: nn.Module
     grouping: Grouping
@@ -69,12 +69,12 @@ class SlotModel(nn.Module, abc.ABC):
         feature_grid: rows and columns of the features that slots compete for.
         fit: how `preprocess` treats images of another aspect ratio.
         result_kind: "masks" where the output has masks, "objects" where it has properties of CLEVR's objects.
-        sees: "frame", or "motion" where the images are motion fields.
+        modality: "frame", or "motion" where the images are motion fields.
         any_size: whether images of any size go in, one at a time where sizes differ; `image_size` is then
             nominal.
         tracks: whether slots persist over the frames of a video (`step`).
         restarts: of `segment`, unless a call names a number.
-        recipe, usual: of loaded weights, their recipe and what `out_of_distribution.usual` measured.
+        recipe, usual: of loaded weights, their recipe and what `out_of_distribution.calibration` measured.
 
     Example:
         >>> class Brightness(SlotModel):
@@ -95,12 +95,12 @@ class SlotModel(nn.Module, abc.ABC):
     grouping: Grouping | SoftKMeans
     fit: Fit = "pad"
     result_kind: Literal["masks", "objects"] = "masks"
-    sees: Sight = "frame"
+    modality: Modality = "frame"
     any_size = False
     tracks = False
     restarts = 1
     recipe: Any = None
-    usual: Mapping[str, Any] = MappingProxyType({})
+    calibration: Mapping[str, Any] = MappingProxyType({})
 
     @abc.abstractmethod
     def segment(
@@ -207,7 +207,7 @@ class SlotModel(nn.Module, abc.ABC):
             f"a {type(self).__name__} cannot be exported: it has no stages; take weights of `objecthood list`"
         )
 
-    def _starts(
+    def _restart_noise(
         self, restarts: int | None, noise: Float[Tensor, "restarts batch slots slot_dim"] | None
     ) -> Sequence[Tensor | None]:
         """The noise of each restart of `segment`, None where it is to be drawn."""
@@ -227,7 +227,7 @@ class ClipModel(SlotModel):
         grouping: features of the first frame to slots.
         resolution: side of the square frames, in pixels.
         later_iterations: of slot attention, in every frame but the first where slots are handed on.
-        sees: "frame", or "motion" found by matching.
+        modality: "frame", or "motion" found by matching.
     """
 
     encoder: ConvEncoder
@@ -238,7 +238,7 @@ class ClipModel(SlotModel):
         grouping: Grouping | SoftKMeans,
         resolution: int,
         later_iterations: int,
-        sees: Sight,
+        modality: Modality,
     ):
         super().__init__()
         if later_iterations < 1:
@@ -246,13 +246,13 @@ class ClipModel(SlotModel):
         self.image_size = resolution, resolution
         self.feature_grid = encoder.grid(self.image_size)
         self.encoder, self.grouping = encoder, grouping
-        self.later_iterations, self.sees = later_iterations, sees
+        self.later_iterations, self.modality = later_iterations, modality
 
-    def look(
+    def to_modality(
         self, frames: Float[Tensor, "batch time 3 height width"]
     ) -> Float[Tensor, "batch time 3 height width"]:
         """The encoder's input, in [0, 1]: the frames, or their motion as images."""
-        return look(frames, self.sees)
+        return to_modality(frames, self.modality)
 
     def features(
         self, seen: Float[Tensor, "frames 3 height width"]

@@ -3,20 +3,20 @@
 Löwe et al. 2020, "Learning Object-Centric Video Models by Contrasting Sets" (arXiv 2011.10287). Every frame
 is grouped for itself, a transition guesses the next frame's slots, and what is contrasted is the whole set,
 whatever its order (`losses.set_contrast`, `losses.nearest_contrast`): contrast of single slots, after C-SWM
-(Kipf et al. 2020, arXiv 1911.12247; `losses.single_slot_contrast`), is as content if all slots say the same.
+(Kipf et al. 2020, arXiv 1911.12247; `losses.slot_infonce`), is as content if all slots say the same.
 Nothing is painted; objects are read out of the attention.
 
 Differences from the paper: slots are means of features, begun far apart in each frame (`nn.SoftKMeans`), and
 have, unless left out, the prior of `models.autoencoder`. What a slot gives to its set has length 1. Features
-see a few pixels each and do not know where they are: slots that can ask for a place divide the picture into
+see a few pixels each and do not know where they are: slots that can ask for a place divide the image into
 tiles, which tell frames apart as well as objects do (results/tries.md). In training none is grouped from
 means handed on, which could carry a clip's mark from frame to frame without a look at it; after training they
-may be handed on (`handed_on`). `sees="motion"` groups motion found by matching, as in `models.video`.
+may be handed on (`propagate_slots`). `modality="motion"` groups motion found by matching, as in `models.video`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,20 +25,21 @@ from torch import Tensor, nn
 
 from objecthood.models.base import ClipModel, SlotOutput
 from objecthood.nn import (
-    CompactPrior,
     ConvEncoder,
     PatchDecoder,
     ResidualPredictor,
     SoftKMeans,
+    SpatialBias,
 )
-from objecthood.nn.block_matching import Sight
+from objecthood.nn.block_matching import Modality
 from objecthood.nn.decoders import enlarge
-from objecthood.nn.encoders import check_pictures
+from objecthood.nn.encoders import check_images
 from objecthood.nn.precision import at_least_float32
 from objecthood.nn.soft_kmeans import Clusters
+from objecthood.runtime import renamed
 
 
-class ContrastScene(NamedTuple):
+class ContrastOutput(NamedTuple):
     """What a contrast model makes of clips."""
 
     slots: Float[Tensor, "batch time slots slot_dim"]
@@ -51,7 +52,7 @@ class ContrastScene(NamedTuple):
 
 
 class SetContrast(ClipModel):
-    """Encoder, grouping and transition; frames in [0, 1] go in, a `ContrastScene` comes out.
+    """Encoder, grouping and transition; frames in [0, 1] go in, a `ContrastOutput` comes out.
 
     Args:
         encoder: as of `SlotAutoencoder`.
@@ -60,14 +61,14 @@ class SetContrast(ClipModel):
         embed: of each slot, found or predicted, to what is contrasted of it.
         resolution: side of the square frames, in pixels.
         later_iterations: of slot attention where slots are handed on, in every frame but the first.
-        sees: "frame", or "motion" found by matching.
+        modality: "frame", or "motion" found by matching.
         decoder: of slots and their attention to an image, for training by reconstruction in place of
             contrast: the control of a comparison in which only the loss differs.
 
     Example:
         >>> model = moving_sprites(num_slots=4, resolution=32)
         >>> scene = model(torch.rand(2, 3, 3, 32, 32))
-        >>> scene.masks.shape, model.said(scene.predicted).shape
+        >>> scene.masks.shape, model.project(scene.predicted).shape
         (torch.Size([2, 3, 4, 32, 32]), torch.Size([2, 3, 4, 128]))
     """
 
@@ -81,10 +82,10 @@ class SetContrast(ClipModel):
         embed: nn.Module,
         resolution: int,
         later_iterations: int = 2,
-        sees: Sight = "frame",
+        modality: Modality = "frame",
         decoder: PatchDecoder | None = None,
     ):
-        super().__init__(encoder, grouping, resolution, later_iterations, sees)
+        super().__init__(encoder, grouping, resolution, later_iterations, modality)
         self.transition, self.embed, self.decoder = transition, embed, decoder
 
     def segment(
@@ -105,35 +106,35 @@ class SetContrast(ClipModel):
         frames: Float[Tensor, "batch time 3 height width"],
         num_slots: int | None = None,
         iterations: int | None = None,
-        handed_on: bool = False,
-    ) -> ContrastScene:
+        propagate_slots: bool = False,
+    ) -> ContrastOutput:
         """Whole clips at once, every frame grouped for itself.
 
-        `handed_on`: each frame but the first begins from the means of the frame before, with
+        `propagate_slots`: each frame but the first begins from the means of the frame before, with
         `later_iterations`.
         """
-        check_pictures(frames, self.resolution, has_time=True)
-        return self.group(self.look(frames), num_slots, iterations, handed_on)
+        check_images(frames, self.resolution, has_time=True)
+        return self.group(self.to_modality(frames), num_slots, iterations, propagate_slots)
 
     def group(
         self,
         seen: Float[Tensor, "batch time 3 height width"],
         num_slots: int | None = None,
         iterations: int | None = None,
-        handed_on: bool = False,
-    ) -> ContrastScene:
-        """`forward` from what `look` gives."""
+        propagate_slots: bool = False,
+    ) -> ContrastOutput:
+        """`forward` from what `to_modality` gives."""
         batch, time = seen.shape[:2]
         features = self.features(seen.flatten(0, 1))
         inputs = features.flatten(1, 2)
-        if handed_on:
+        if propagate_slots:
             slots, weights = self._follow(inputs.unflatten(0, (batch, time)), num_slots, iterations)
         else:
             slots, _, weights = self.grouping.cluster(inputs, num_slots, iterations)
         attention = weights.unflatten(-1, features.shape[1:3])
         masks = enlarge(attention, self.resolution, self.resolution)
         parts = slots, self.transition(slots), attention, masks
-        return ContrastScene(*(part.unflatten(0, (batch, time)) for part in parts))
+        return ContrastOutput(*(part.unflatten(0, (batch, time)) for part in parts))
 
     def _follow(
         self,
@@ -152,7 +153,7 @@ class SetContrast(ClipModel):
         slots, _, weights = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*found, strict=True))
         return slots, weights
 
-    def reconstruct(self, scene: ContrastScene) -> Float[Tensor, "batch time 3 height width"]:
+    def reconstruct(self, scene: ContrastOutput) -> Float[Tensor, "batch time 3 height width"]:
         """What `decoder` makes of slots and attention, in [0, 1] units (not clamped)."""
         assert self.decoder is not None, "this model was built without a decoder"
         decoded = self.decoder(scene.slots.flatten(0, 1), scene.attention.flatten(0, 1))
@@ -160,7 +161,7 @@ class SetContrast(ClipModel):
         image = (masks[:, :, None] * at_least_float32(decoded.appearance)).sum(dim=1)
         return (0.5 + 0.5 * image).unflatten(0, scene.slots.shape[:2])
 
-    def said(self, slots: Float[Tensor, "*batch slots slot_dim"]) -> Float[Tensor, "*batch slots dim"]:
+    def project(self, slots: Float[Tensor, "*batch slots slot_dim"]) -> Float[Tensor, "*batch slots dim"]:
         """What each slot gives to its set: vectors of length 1, in 32 bits or more."""
         return F.normalize(at_least_float32(self.embed(slots)), dim=-1)
 
@@ -168,11 +169,11 @@ class SetContrast(ClipModel):
 def moving_sprites(
     num_slots: int = 6,
     resolution: int = 64,
-    compactness: float = 1.0,
-    repulsion: float = 6.0,
-    rehome: bool = True,
+    spatial_bias: float = 1.0,
+    merge_penalty: float = 6.0,
+    split_slots: bool = True,
     later_iterations: int = 2,
-    sees: Sight = "frame",
+    modality: Modality = "frame",
     reconstruction: bool = False,
 ) -> SetContrast:
     """Features of 3 x 3 pixels, means of them with the spatial bias of `video.moving_sprites`, each slot
@@ -180,17 +181,31 @@ def moving_sprites(
     if resolution % 4 or resolution < 8:
         raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")
     grid = (resolution // 2, resolution // 2)
-    prior = CompactPrior(grid, compactness, repulsion, rehome) if compactness or repulsion else None
+    attention_bias = (
+        SpatialBias(grid, spatial_bias, merge_penalty, split_slots) if spatial_bias or merge_penalty else None
+    )
     embed = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128))
     return SetContrast(
         ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=(3, 1), places=False),
-        SoftKMeans(num_slots, grid, 64, 64, prior=prior),
+        SoftKMeans(num_slots, grid, 64, 64, attention_bias=attention_bias),
         nn.Identity() if reconstruction else ResidualPredictor(64),
         nn.Identity() if reconstruction else embed,
         resolution,
         later_iterations,
-        sees,
-        PatchDecoder(64, grid=resolution // 4, patch=4, channels=48, depth=2, kernel=1, attention_guided=True)
+        modality,
+        PatchDecoder(
+            64,
+            grid=resolution // 4,
+            patch=4,
+            channels=48,
+            depth=2,
+            kernel=1,
+            attention_conditioned_masks=True,
+        )
         if reconstruction
         else None,
     )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed.attributes(__name__)

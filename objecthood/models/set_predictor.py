@@ -1,4 +1,4 @@
-"""Set prediction: a picture is encoded, grouped into slots, and every slot says what object it stands for.
+"""Set prediction: an image is encoded, grouped into slots, and every slot says what object it stands for.
 
 Locatello et al., "Object-Centric Learning with Slot Attention", NeurIPS 2020 (arXiv 2006.15055), section 3.2
 and appendix E.3. Trained with properties as labels; which slot answers for which object is left to
@@ -10,7 +10,7 @@ and a head for features.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from objecthood.models.base import ExportStages, SlotModel, SlotOutput
 from objecthood.nn import ConvEncoder, GaussianSlots, Grouping, LearnedSlots, SlotAttention
 from objecthood.nn.color_transforms import symmetric
-from objecthood.nn.encoders import SameConv2d, check_pictures
+from objecthood.nn.encoders import SameConv2d, check_images
 from objecthood.nn.initialization import glorot
 from objecthood.nn.precision import at_least_float32
+from objecthood.runtime import renamed
 
 
-class SetPrediction(NamedTuple):
-    """What a set predictor makes of a batch of pictures."""
+class SetPredictorOutput(NamedTuple):
+    """What a set predictor makes of a batch of images."""
 
     properties: Float[Tensor, "batch slots properties"]
     """In [0, 1]; CLEVR: 3 coordinates, one-hot size 2, material 2, shape 3, colour 8, real-object flag."""
@@ -39,10 +40,10 @@ class SetPredictor(SlotModel):
     """Encoder, grouping, and a two-layer head with sigmoid shared by all slots.
 
     Args:
-        encoder: pictures in [-1, 1] to features on a grid.
+        encoder: images in [-1, 1] to features on a grid.
         grouping: features to slots.
         num_properties: outputs of each slot (CLEVR: 19).
-        resolution: side of the pictures, in pixels.
+        resolution: side of the images, in pixels.
         feature_dim: size of a feature, where features are to be read as well (variant, for training alone:
             see `read_features`); 0: they are not.
 
@@ -82,7 +83,7 @@ class SetPredictor(SlotModel):
         num_slots: int | None = None,
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
-    ) -> SetPrediction:
+    ) -> SetPredictorOutput:
         """Say what is in `images` ([0, 1]); number of slots and iterations as built unless named.
 
         `noise` (standard normal) is what Gaussian slots start from; drawn unless given.
@@ -93,7 +94,7 @@ class SetPredictor(SlotModel):
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch grid_height grid_width feature_dim"]:
         """Features of `images` in [0, 1]."""
-        check_pictures(images, self.resolution)
+        check_images(images, self.resolution)
         return self.encoder(symmetric(images).contiguous(memory_format=torch.channels_last))
 
     def group(
@@ -102,19 +103,19 @@ class SetPredictor(SlotModel):
         num_slots: int | None = None,
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
-    ) -> SetPrediction:
+    ) -> SetPredictorOutput:
         """What slots make of features; arguments as in `forward`."""
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
-        return SetPrediction(self.read(slots), slots, attention.unflatten(-1, features.shape[1:3]))
+        return SetPredictorOutput(self.read(slots), slots, attention.unflatten(-1, features.shape[1:3]))
 
     def read_features(
         self,
         features: Float[Tensor, "batch grid_height grid_width feature_dim"],
         places: Float[Tensor, "batch objects 2"],
     ) -> Float[Tensor, "batch objects properties"]:
-        """What the features at `places` (see `at_places`) say is there, in [0, 1]."""
+        """What the features at `places` (see `sample_at`) say is there, in [0, 1]."""
         assert self.feature_head is not None, "built without `feature_dim`"
-        found = at_places(features.permute(0, 3, 1, 2), places)
+        found = sample_at(features.permute(0, 3, 1, 2), places)
         return at_least_float32(self.feature_head(found.to(features.dtype))).sigmoid()
 
     def segment(
@@ -127,7 +128,7 @@ class SetPredictor(SlotModel):
     ) -> SlotOutput:
         """As `SlotModel.segment`, of the first restart: nothing tells which of several is the best. Slots are
         not trained to segment, so there are no masks."""
-        found = self(images, num_slots, iterations, self._starts(restarts, noise)[0])
+        found = self(images, num_slots, iterations, self._restart_noise(restarts, noise)[0])
         return SlotOutput(**found._asdict())
 
     def export_stages(self) -> ExportStages:
@@ -135,7 +136,7 @@ class SetPredictor(SlotModel):
 
     def every_iteration(
         self, features: Float[Tensor, "batch grid_height grid_width feature_dim"]
-    ) -> list[SetPrediction]:
+    ) -> list[SetPredictorOutput]:
         """What the slots of each iteration make of features, with the gradient through all iterations.
 
         For losses on the way (variant; as the decoder layers of Carion et al. 2020, arXiv 2005.12872). Slot
@@ -145,7 +146,7 @@ class SetPredictor(SlotModel):
         slots, answers = self.grouping.initial_slots(len(inputs)), []
         for _ in range(self.grouping.slot_attention.iterations):
             slots, attention = self.grouping.slot_attention(inputs, slots, iterations=1)
-            answers.append(SetPrediction(self.read(slots), slots, attention.unflatten(-1, grid)))
+            answers.append(SetPredictorOutput(self.read(slots), slots, attention.unflatten(-1, grid)))
         return answers
 
     def read(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, "batch slots properties"]:
@@ -153,13 +154,13 @@ class SetPredictor(SlotModel):
         return at_least_float32(self.head(slots)).sigmoid()
 
 
-def at_places(
+def sample_at(
     maps: Float[Tensor, "batch channels rows columns"], places: Float[Tensor, "batch objects 2"]
 ) -> Float[Tensor, "batch objects channels"]:
     """What maps hold at `places` (across, down; -1 to 1 from border to border), bilinear.
 
     Example:
-        >>> at_places(torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[0.5, 0.0], [0.0, 0.0]]]))
+        >>> sample_at(torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[0.5, 0.0], [0.0, 0.0]]]))
         tensor([[[1.0000],
                  [0.5000]]])
     """
@@ -179,7 +180,7 @@ def clevr(num_slots: int = 10, resolution: int = 128) -> SetPredictor:
 
 
 def fast_clevr(num_slots: int = 10, resolution: int = 128, read_features: bool = True) -> SetPredictor:
-    """A cheaper relative: features of an eighth of the picture's side, learned slots, and, with
+    """A cheaper relative: features of an eighth of the image's side, learned slots, and, with
     `read_features`, the head that trains features by what is seen at their places."""
     encoder = ConvEncoder(channels=64, feature_dim=64, strides=(4, 2, 1, 1), kernel=3)
     encoder.convolutions[0] = SameConv2d(3, 64, kernel=5, stride=4)  # one of 3 would skip every 4th pixel
@@ -190,3 +191,7 @@ def fast_clevr(num_slots: int = 10, resolution: int = 128, read_features: bool =
         resolution=resolution,
         feature_dim=64 if read_features else 0,
     )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed.attributes(__name__)

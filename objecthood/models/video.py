@@ -22,7 +22,7 @@ google-research/slot-attention-video) in this:
   all). Both go back through time.
 - Start: learned slots, one each, if unconditional, as `ParamStateInit` there (`GaussianStateInit` is its
   other choice). Conditioned: an MLP of the same shape (256 hidden units, ReLU) of boxes or centres, the
-  background's hint first and 0. An absent object's hint is -1, there 0 (`recipes.video.object_hints`).
+  background's hint first and 0. An absent object's hint is -1, there 0 (`recipes.video.object_conditions`).
 - Predictor: a transformer block of 4 heads and 256 hidden units, as there. Norms come before attention and
   MLP, not after, and the block begins as identity (`nn.dynamics`).
 - Decoder: an attention-guided `PatchDecoder` on a grid of 16 x 16. SAVi-S: a spatial broadcast decoder that
@@ -30,8 +30,8 @@ google-research/slot-attention-video) in this:
   with masks that sum to 1 over slots is the same.
 - Layer norms have an epsilon of 1e-3 (Keras' default; there 1e-6, Flax's); weights begin as in Keras, those
   of the hint's MLP as in PyTorch.
-- What is decoded: corrected slots, as there; `paints_next` decodes the predicted ones.
-- `sees="motion"` groups a motion field, found by matching (`nn.block_matching`), in place of the frame,
+- What is decoded: corrected slots, as there; `decodes_next` decodes the predicted ones.
+- `modality="motion"` groups a motion field, found by matching (`nn.block_matching`), in place of the frame,
   after Yang et al. 2021 (arXiv 2104.07658). SAVi sees frames.
 
 Training and test differ as `recipes.video` lists.
@@ -39,7 +39,7 @@ Training and test differ as `recipes.video` lists.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -48,25 +48,26 @@ from torch import Tensor, nn
 from objecthood.models.base import ClipModel, SlotOutput
 from objecthood.nn import (
     SLOT_MODULES,
-    CompactPrior,
     ConditionedSlots,
     ConvEncoder,
     Grouping,
     LearnedSlots,
     PatchDecoder,
     SlotModuleOptions,
+    SpatialBias,
     TransformerPredictor,
 )
-from objecthood.nn.block_matching import Sight, motion_of_frame
+from objecthood.nn.block_matching import Modality, motion_of_frame
 from objecthood.nn.decoders import SpatialBroadcastDecoder
-from objecthood.nn.encoders import check_pictures
+from objecthood.nn.encoders import check_images
 from objecthood.nn.precision import at_least_float32
+from objecthood.runtime import renamed
 
-Start = Literal["unconditional", "boxes", "centres"]
-HINT_SIZES: dict[str, int] = {"boxes": 4, "centres": 2}
+Conditioning = Literal["unconditional", "boxes", "centres"]
+CONDITION_SIZES: dict[str, int] = {"boxes": 4, "centres": 2}
 
 
-class VideoScene(NamedTuple):
+class VideoOutput(NamedTuple):
     """What a video model makes of clips, or, without the time axis, of one frame of each."""
 
     reconstruction: Float[Tensor, "batch *time 3 height width"]
@@ -91,7 +92,7 @@ class State(NamedTuple):
 
 
 class SlotVideo(ClipModel):
-    """Encoder, grouping, decoder and predictor; frames in [0, 1] go in, a `VideoScene` comes out.
+    """Encoder, grouping, decoder and predictor; frames in [0, 1] go in, a `VideoOutput` comes out.
 
     Args:
         encoder, grouping, decoder: as of `SlotAutoencoder`; the first frame's start and iterations are the
@@ -99,8 +100,8 @@ class SlotVideo(ClipModel):
         predictor: slots of a frame to the first guess for the next (`nn.dynamics`, or `nn.Identity`).
         later_iterations: of slot attention, in every frame but the first (SAVi: 1, in the first as well).
         condition: first slots from hints, in place of the grouping's own start.
-        sees: "frame", or "motion" found by matching.
-        paints_next: whether each frame's painting comes from the slots predicted for the next one; for
+        modality: "frame", or "motion" found by matching.
+        decodes_next: whether each frame's painting comes from the slots predicted for the next one; for
             decoders that are not guided by attention, which no frame has before it is seen.
 
     Example:
@@ -127,14 +128,14 @@ class SlotVideo(ClipModel):
         predictor: nn.Module,
         later_iterations: int = 1,
         condition: ConditionedSlots | None = None,
-        sees: Sight = "frame",
-        paints_next: bool = False,
+        modality: Modality = "frame",
+        decodes_next: bool = False,
     ):
-        super().__init__(encoder, grouping, decoder.resolution, later_iterations, sees)
-        if paints_next and getattr(decoder, "attention_guided", False):
-            raise ValueError("`paints_next` needs a decoder that is not guided by attention")
+        super().__init__(encoder, grouping, decoder.resolution, later_iterations, modality)
+        if decodes_next and getattr(decoder, "attention_conditioned_masks", False):
+            raise ValueError("`decodes_next` needs a decoder that is not guided by attention")
         self.decoder, self.predictor, self.condition = decoder, predictor, condition
-        self.paints_next = paints_next
+        self.decodes_next = decodes_next
 
     def segment(
         self,
@@ -145,39 +146,39 @@ class SlotVideo(ClipModel):
         noise: Float[Tensor, "restarts batch slots slot_dim"] | None = None,
     ) -> SlotOutput:
         """As `SlotModel.segment`, every image as the first frame of a clip; of the first restart."""
-        start = self._starts(restarts, noise)[0]
+        start = self._restart_noise(restarts, noise)[0]
         scene, _ = self.step(images, num_slots=num_slots, iterations=iterations, noise=start)
         return SlotOutput(**scene._replace(attention=scene.attention[:, None])._asdict())
 
     def forward(
         self,
         frames: Float[Tensor, "batch time 3 height width"],
-        hints: Float[Tensor, "batch slots numbers"] | None = None,
+        conditions: Float[Tensor, "batch slots numbers"] | None = None,
         num_slots: int | None = None,
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
-    ) -> VideoScene:
-        """Whole clips at once; `hints`, `num_slots`, `iterations` and `noise` are for the first frame.
+    ) -> VideoOutput:
+        """Whole clips at once; `conditions`, `num_slots`, `iterations` and `noise` are for the first frame.
 
-        `hints` are boxes (top, left, bottom, right) or centres (down, across) in [0, 1], one for each slot:
+        `conditions` are boxes (top, left, bottom, right) or centres (down, across) in [0, 1], one for each slot:
         a row of 0 first, for the background, then the objects, and a row of -1 for a slot without one
-        (`recipes.video.object_hints` makes them of masks).
+        (`recipes.video.object_conditions` makes them of masks).
         """
-        check_pictures(frames, self.resolution, has_time=True)
-        return self.see(self.look(frames), hints, num_slots, iterations, noise)
+        check_images(frames, self.resolution, has_time=True)
+        return self.see(self.to_modality(frames), conditions, num_slots, iterations, noise)
 
     def see(
         self,
         seen: Float[Tensor, "batch time 3 height width"],
-        hints: Float[Tensor, "batch slots numbers"] | None = None,
+        conditions: Float[Tensor, "batch slots numbers"] | None = None,
         num_slots: int | None = None,
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
-    ) -> VideoScene:
-        """`forward` from what `look` gives."""
+    ) -> VideoOutput:
+        """`forward` from what `to_modality` gives."""
         batch, time = seen.shape[:2]
         features = self.features(seen.flatten(0, 1)).unflatten(0, (batch, time))
-        start = self._start(batch, hints, num_slots, noise)
+        start = self._start(batch, conditions, num_slots, noise)
         slots, painted, attention, before = [], [], [], None
         for now in range(time):
             rounds = iterations if now == 0 else self.later_iterations
@@ -186,7 +187,7 @@ class SlotVideo(ClipModel):
             before = weights[:, -1]
             start = self.predictor(found)
             slots.append(found)
-            painted.append(start if self.paints_next else found)
+            painted.append(start if self.decodes_next else found)
             attention.append(before.unflatten(-1, features.shape[2:4]))
         return self._paint(*(torch.stack(parts, dim=1) for parts in (slots, painted, attention)))
 
@@ -195,46 +196,46 @@ class SlotVideo(ClipModel):
         frame: Float[Tensor, "batch 3 height width"],
         state: State | None = None,
         following: Float[Tensor, "batch 3 height width"] | None = None,
-        hints: Float[Tensor, "batch slots numbers"] | None = None,
+        conditions: Float[Tensor, "batch slots numbers"] | None = None,
         num_slots: int | None = None,
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
-    ) -> tuple[VideoScene, State]:
+    ) -> tuple[VideoOutput, State]:
         """The next frame of a stream; without `state` the first one, to which the last arguments belong.
 
         A model that sees motion is shown the `following` frame as well; at the end of a stream, without one,
         it takes the motion from the frame before.
         """
-        check_pictures(frame, self.resolution)
+        check_images(frame, self.resolution)
         if state is None:
-            start, rounds, before = self._start(len(frame), hints, num_slots, noise), iterations, None
+            start, rounds, before = self._start(len(frame), conditions, num_slots, noise), iterations, None
         else:
             start, rounds, before = state.slots, self.later_iterations, state.attention
         seen = frame
-        if self.sees == "motion":
+        if self.modality == "motion":
             seen = motion_of_frame(frame, following, None if state is None else state.previous)
         features = self.features(seen)
         slots, weights = self.grouping.slot_attention(features.flatten(1, 2), start, rounds, previous=before)
         predicted = self.predictor(slots)
         attention = weights[:, -1].unflatten(-1, features.shape[1:3])
-        parts = slots, predicted if self.paints_next else slots, attention
+        parts = slots, predicted if self.decodes_next else slots, attention
         scene = self._paint(*(part[:, None] for part in parts))
-        return VideoScene(*(part[:, 0] for part in scene)), State(predicted, weights[:, -1], frame)
+        return VideoOutput(*(part[:, 0] for part in scene)), State(predicted, weights[:, -1], frame)
 
     def _start(
-        self, batch: int, hints: Tensor | None, num_slots: int | None, noise: Tensor | None
+        self, batch: int, conditions: Tensor | None, num_slots: int | None, noise: Tensor | None
     ) -> Float[Tensor, "batch slots slot_dim"]:
-        if (hints is None) != (self.condition is None):
-            problem = "none were given" if hints is None else "it takes none"
+        if (conditions is None) != (self.condition is None):
+            problem = "none were given" if conditions is None else "it takes none"
             wanted = "starts from hints" if self.condition else "starts unconditioned"
-            raise ValueError(f"this model {wanted}, and {problem}; see `start` of its recipe")
+            raise ValueError(f"this model {wanted}, and {problem}; see `conditioning` of its recipe")
         if self.condition is not None:
-            return self.condition(hints)
+            return self.condition(conditions)
         if num_slots is None and noise is not None:
             num_slots = noise.shape[1]
         return self.grouping.initial_slots(batch, num_slots, noise)
 
-    def _paint(self, slots: Tensor, painted: Tensor, attention: Tensor) -> VideoScene:
+    def _paint(self, slots: Tensor, painted: Tensor, attention: Tensor) -> VideoOutput:
         """Everything that is seen of slots [batch, time, slots, dim]."""
         shape = slots.shape[:2]
         painting = self.decoder(painted.flatten(0, 1), attention.flatten(0, 1))
@@ -244,32 +245,34 @@ class SlotVideo(ClipModel):
         reconstruction, appearance, masks = (
             part.unflatten(0, shape) for part in (0.5 + 0.5 * mixed, 0.5 + 0.5 * appearance, masks)
         )
-        return VideoScene(reconstruction, appearance, masks, slots, attention)
+        return VideoOutput(reconstruction, appearance, masks, slots, attention)
 
 
 def moving_sprites(
     num_slots: int = 6,
     resolution: int = 64,
-    compactness: float = 1.0,
-    repulsion: float = 15.0,
-    rehome: bool = True,
+    spatial_bias: float = 1.0,
+    merge_penalty: float = 15.0,
+    split_slots: bool = True,
     later_iterations: int = 2,
     predictor: nn.Module | None = None,
-    start: Start = "unconditional",
-    sees: Sight = "frame",
-    paints_next: bool = False,
+    conditioning: Conditioning = "unconditional",
+    modality: Modality = "frame",
+    decodes_next: bool = False,
     slot_module: str = "slot-attention",
 ) -> SlotVideo:
     """The blocks of `autoencoder.fast_sprites`, frame after frame; a `TransformerPredictor` unless given.
 
-    `start`: "unconditional" (learned slots), "boxes" or "centres". A model that paints the next frame is not
+    `conditioning`: "unconditional" (learned slots), "boxes" or "centres". A model that paints the next frame is not
     guided by attention. `slot_module` is one of `nn.SLOT_MODULES`.
     """
     if resolution % 4 or resolution < 8:
         raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")
     grid = (resolution // 2, resolution // 2)
-    prior = CompactPrior(grid, compactness, repulsion, rehome) if compactness or repulsion else None
-    options = SlotModuleOptions(num_slots, grid, 64, 64, prior, gradient="bilevel")
+    attention_bias = (
+        SpatialBias(grid, spatial_bias, merge_penalty, split_slots) if spatial_bias or merge_penalty else None
+    )
+    options = SlotModuleOptions(num_slots, grid, 64, 64, attention_bias, gradient="bilevel")
     return SlotVideo(
         ConvEncoder(channels=32, feature_dim=64, strides=(2, 1)),
         Grouping(LearnedSlots(num_slots, 64), SLOT_MODULES[slot_module](options)),
@@ -280,11 +283,17 @@ def moving_sprites(
             channels=48,
             depth=2,
             kernel=1,
-            attention_guided=not paints_next,
+            attention_conditioned_masks=not decodes_next,
         ),
         TransformerPredictor(64) if predictor is None else predictor,
         later_iterations,
-        None if start == "unconditional" else ConditionedSlots(num_slots, 64, HINT_SIZES[start]),
-        sees,
-        paints_next,
+        None
+        if conditioning == "unconditional"
+        else ConditionedSlots(num_slots, 64, CONDITION_SIZES[conditioning]),
+        modality,
+        decodes_next,
     )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed.attributes(__name__)

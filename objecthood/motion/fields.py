@@ -49,13 +49,13 @@ class SequenceFields(NamedTuple):
 
 
 class MotionFields(Dataset):
-    """The motion of DAVIS-2016 sequences as pictures: a finite data set of frames.
+    """The motion of DAVIS-2016 sequences as images: a finite data set of frames.
 
     Args:
         path: a copy of DAVIS-2016.
         split: "train": the sequences that fold `fold` trains on; "validation" and "test": those it holds out.
         fold, num_folds: see `data.published.davis.folds`.
-        resolution: side of the square pictures.
+        resolution: side of the square images.
     """
 
     def __init__(
@@ -83,17 +83,17 @@ class MotionFields(Dataset):
             truth = torch.from_numpy(davis.truth(name)).float()[:, None]
             small = functional.interpolate(truth, (resolution, resolution), mode="area")[:, 0]
             masks.append((small > 0.5).long())
-        self._pictures, self._masks = torch.cat(pictures), torch.cat(masks)
+        self._images, self._masks = torch.cat(pictures), torch.cat(masks)
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        """image [batch, directions, 3, side, side], motion as pictures; masks [batch, directions, side,
+        """image [batch, directions, 3, side, side], motion as images; masks [batch, directions, side,
         side]."""
         chosen = torch.as_tensor(np.asarray(indices, dtype=np.int64))
         masks = self._masks[chosen][:, None].expand(-1, DIRECTIONS, -1, -1)
-        return {"image": self._pictures[chosen], "masks": masks}
+        return {"image": self._images[chosen], "masks": masks}
 
 
 @lru_cache(maxsize=64)
@@ -165,7 +165,7 @@ def shown(
     speed: Float[Tensor, "fields rows columns"],
     resolution: int,
 ) -> Float[Tensor, "fields 3 side side"]:
-    """Motion fields as pictures in [0, 1]: across and down around 1/2, and the speed.
+    """Motion fields as images in [0, 1]: across and down around 1/2, and the speed.
 
     The scale of each is the speed that 98 % of its pixels do not exceed, at least 0.1 pixels.
     """
@@ -179,7 +179,7 @@ def scaled(
     speed: Float[Tensor, "fields 1 rows columns"],
     scale: Float[Tensor, "fields 1 1 1"],
 ) -> Float[Tensor, "fields 3 rows columns"]:
-    """Motion in units of `scale` as pictures in [0, 1]."""
+    """Motion in units of `scale` as images in [0, 1]."""
     return torch.cat([0.5 + 0.5 * (field / scale).clamp(-1, 1), (speed / scale).clamp_max(1)], dim=1)
 
 

@@ -14,7 +14,7 @@ from objecthood.motion.paths import warped
 
 
 def moving_mask(masks: Float[Tensor, "fields slots rows columns"]) -> Float[Tensor, "fields rows columns"]:
-    """What does not belong to the slot that has most of the picture's border, which is the background.
+    """What does not belong to the slot that has most of the image's border, which is the background.
 
     Example:
         >>> masks = torch.zeros(1, 2, 4, 4)
@@ -26,14 +26,14 @@ def moving_mask(masks: Float[Tensor, "fields slots rows columns"]) -> Float[Tens
 
 
 def ground_slot(masks: Float[Tensor, "fields slots rows columns"]) -> Int[Tensor, " fields"]:
-    """Which slot has most of the picture's border."""
+    """Which slot has most of the image's border."""
     return border_share(masks).argmax(dim=1)
 
 
 def border_share(
     masks: Float[Tensor, "fields slots rows columns"],
 ) -> Float[Tensor, "fields slots"]:
-    """The mean of each mask along the picture's border."""
+    """The mean of each mask along the image's border."""
     sides = (masks[..., 0, :], masks[..., -1, :], masks[..., 0], masks[..., -1])
     return torch.cat(sides, dim=-1).mean(dim=-1)
 
@@ -48,7 +48,7 @@ def sharpened(
     size = motion.shape[2:]
     painted = F.interpolate(appearance.flatten(0, 1), size, mode="bilinear", align_corners=False)
     wide = F.interpolate(masks, size, mode="bilinear", align_corners=False)
-    # Across and down span [-1, 1], the speed [0, 1]: four times the squared difference of their pictures.
+    # Across and down span [-1, 1], the speed [0, 1]: four times the squared difference of their images.
     units = torch.tensor([4.0, 4.0, 1.0], device=motion.device)[:, None, None]
     missed = ((motion[:, None] - painted.unflatten(0, masks.shape[:2])).square() * units).sum(dim=2)
     variance = (wide * missed).sum(dim=1).mean(dim=(-1, -2)).clamp_min(1e-4)[:, None, None, None]
@@ -176,7 +176,7 @@ def drawn_to_edges(
 ) -> Float[Tensor, "frames rows columns"]:
     """Masks as locally linear functions of colour: the guided filter (He et al. 2013, equations 19 to 21).
 
-    `radius` in pixels, `epsilon` in squared units of `pictures`, which are in [0, 1].
+    `radius` in pixels, `epsilon` in squared units of `images`, which are in [0, 1].
     """
 
     def mean(values: Tensor) -> Tensor:

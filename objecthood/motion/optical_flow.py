@@ -1,4 +1,4 @@
-"""Optical flow between pictures by OpenCV's DIS (extra `video`).
+"""Optical flow between images by OpenCV's DIS (extra `video`).
 
 Kroeger et al. 2016, "Fast Optical Flow using Dense Inverse Search" (ECCV). No training, one
 processor core, some 20 ms a pair at 240 rows; far from learned flow (RAFT) at thin and at fast things.

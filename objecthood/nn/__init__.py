@@ -1,7 +1,9 @@
 """Ideas: one file each, with its equation and citation. Imports torch (and SciPy for assignment) only."""
 
-from objecthood.nn.attention_bias import CompactPrior
-from objecthood.nn.background_merge import unite_grounds
+from typing import TYPE_CHECKING
+
+from objecthood.nn.attention_bias import SpatialBias
+from objecthood.nn.background_merge import merge_background
 from objecthood.nn.decoders import PatchDecoder, SpatialBroadcastDecoder
 from objecthood.nn.dynamics import ResidualPredictor, TransformerPredictor
 from objecthood.nn.encoders import ConvEncoder
@@ -14,10 +16,10 @@ from objecthood.nn.slot_attention import SlotAttention
 from objecthood.nn.slot_mlp import SlotMLP
 from objecthood.nn.slot_module import SlotAttentionOutput, SlotModule
 from objecthood.nn.soft_kmeans import SoftKMeans
+from objecthood.runtime import renamed
 
 __all__ = [
     "SLOT_MODULES",
-    "CompactPrior",
     "ConditionedSlots",
     "ConvEncoder",
     "Frozen",
@@ -33,8 +35,13 @@ __all__ = [
     "SlotModule",
     "SlotModuleOptions",
     "SoftKMeans",
+    "SpatialBias",
     "SpatialBroadcastDecoder",
     "TransformerPredictor",
     "assign",
-    "unite_grounds",
+    "merge_background",
 ]
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed.attributes(__name__)

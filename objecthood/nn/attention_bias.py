@@ -1,42 +1,45 @@
-"""What a slot may prefer between iterations: to be compact in space, and to be one thing.
+"""Biases that are added to the attention logits between iterations: slots become compact, and hold one object.
 
-A prior looks at the attention of one iteration and at what contents alone would say, and returns what to add
-to the logits of the next. It is a variant, not part of the paper's method: plain attention compares contents
-only, so that surplus slots share objects and objects of one colour share a slot; see results/tries.md on how
-it came about. Nothing here carries gradient.
+A bias is a function of the attention of one iteration, and of the attention that contents alone would give, and
+is added to the logits of the next. This is a variant, not part of the paper's method: plain attention compares
+contents only, so that surplus slots share objects and objects of one colour share a slot (results/tries.md).
+Nothing here carries gradient.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from objecthood.nn.mask_moments import Moments, best_cut, division_gain, moments, position_terms, strip_table
+from objecthood.nn.mask_moments import Moments, best_cut, moments, position_terms, split_gain, strip_table
 from objecthood.nn.positions import coordinate_grid
+from objecthood.runtime import renamed
 
 
-class CompactPrior(nn.Module):
-    """Slots as Gaussian blobs in the picture, united where two share one thing, divided where one holds two.
+class SpatialBias(nn.Module):
+    """Slots as Gaussian blobs: merged where two share an object, split where one holds two.
 
     With p the centroid of a slot's attention and v its mean variance per axis, position g of the grid gets
-    `compactness * (-|g - p|^2 / (2 v) - log v)`: the logarithm of an isotropic Gaussian, as in expectation
-    maximisation; the heaviest slot, the background, gets a uniform density. A slot that looks like a heavier
-    one, and together with it makes one compact thing, loses up to `repulsion` everywhere (`merging`). Where
-    one slot holds two things while another holds nothing, the empty one is handed the lighter thing
-    (`dividing`), one per iteration. These are the steps of expectation maximisation with split and merge
+    `weight * (-|g - p|^2 / (2 v) - log v)`: the logarithm of an isotropic Gaussian, as in expectation
+    maximisation; the heaviest slot, the background, gets a uniform density. A slot that resembles a heavier
+    one, and together with it makes one compact object, loses up to `merge_penalty` everywhere (`merging`). Where
+    one slot holds two things while another holds nothing, the empty one receives the lighter object
+    (`splitting`), one per iteration. These are the steps of expectation maximisation with split and merge
     (Ueda et al. 2000).
 
     Args:
         grid: rows and columns of the inputs that attention runs over.
-        compactness: weight of the Gaussian (0: none).
-        repulsion: what a slot loses that repeats a heavier one (0: none); `ramp`, in [0, 1], scales it so
+        weight: weight of the Gaussian (0: none).
+        merge_penalty: what a slot loses that repeats a heavier one (0: none); `ramp`, in [0, 1], scales it so
             that training can begin without.
-        rehome: whether empty slots are handed part of what another slot holds.
-        exchange: whether, where no slot is empty, two slots of one thing are united if a heavier slot holds
-            two things (`exchanging`).
-        one_thing: `division_gain` below which two parts are one thing: -0.3 for halves of a disc or a square,
+        split_slots: whether empty slots are handed part of what another slot holds.
+        split_and_merge: whether, where no slot is empty, two slots of one thing are united if a heavier slot holds
+            two things (`splitting_and_merging`).
+        same_object: `split_gain` below which two parts are one thing: -0.3 for halves of a disc or a square,
             -1 for two slots that share it, 0.04 for halves of a rectangle of 3 to 2, 0.5 for two discs that
             touch.
     """
@@ -45,18 +48,19 @@ class CompactPrior(nn.Module):
     places: Tensor
     strips: Tensor
 
+    @renamed.arguments
     def __init__(
         self,
         grid: tuple[int, int],
-        compactness: float = 1.0,
-        repulsion: float = 15.0,
-        rehome: bool = False,
-        exchange: bool = False,
-        one_thing: float = 0.1,
+        weight: float = 1.0,
+        merge_penalty: float = 15.0,
+        split_slots: bool = False,
+        split_and_merge: bool = False,
+        same_object: float = 0.1,
     ):
         super().__init__()
-        self.rehome, self.exchange, self.one_thing = rehome, exchange, one_thing
-        self.grid, self.compactness, self.repulsion = grid, compactness, repulsion
+        self.split_slots, self.split_and_merge, self.same_object = split_slots, split_and_merge, same_object
+        self.grid, self.weight, self.merge_penalty = grid, weight, merge_penalty
         self.register_buffer("places", coordinate_grid(*grid).flatten(0, 1), persistent=False)
         self.register_buffer("strips", strip_table(grid), persistent=False)
         self.register_buffer("ramp", torch.ones(()))
@@ -71,10 +75,10 @@ class CompactPrior(nn.Module):
         and the same without what was added to its logits."""
         if attention.shape[-1] != len(self.places):
             raise ValueError(
-                f"CompactPrior was built for a grid of {self.grid[0]} x {self.grid[1]} inputs; got "
-                f"{attention.shape[-1]} inputs. Build it with the encoder's grid for this picture size"
+                f"SpatialBias was built for a grid of {self.grid[0]} x {self.grid[1]} inputs; got "
+                f"{attention.shape[-1]} inputs. Build it with the encoder's grid for this image size"
             )
-        # All that is added is a polynomial of the position: written as such, the picture is passed once.
+        # All that is added is a polynomial of the position: written as such, the image is passed once.
         places, strips = (
             self.places.to(attention),
             self.strips.to(attention),
@@ -83,19 +87,19 @@ class CompactPrior(nn.Module):
         heaviest = shape.mass.argmax(dim=1)[:, None, None].expand(-1, 1, 4)
         uniform = F.pad(attention.new_full((1,), _EVERYWHERE), (0, 3))  # born on the device
         polynomial = gaussian_polynomial(shape).scatter(1, heaviest, uniform.expand_as(heaviest))
-        polynomial = self.compactness * polynomial
-        if self.repulsion:
-            loss = merging(attention, resemblance, places, self.one_thing)
-            loss = self.ramp * self.repulsion * loss
+        polynomial = self.weight * polynomial
+        if self.merge_penalty:
+            loss = merging(attention, resemblance, places, self.same_object)
+            loss = self.ramp * self.merge_penalty * loss
             polynomial = polynomial - torch.stack([loss, *[torch.zeros_like(loss)] * 3], dim=-1)
         bias = polynomial @ position_terms(places).T
-        if not self.rehome:
+        if not self.split_slots:
             return bias
         # In place of what else was said: an empty slot's Gaussian may lie far from what it is handed.
-        bias = bias.masked_fill(dividing(attention, places, strips), _CERTAIN)
-        if not self.exchange:
+        bias = bias.masked_fill(splitting(attention, places, strips), _CERTAIN)
+        if not self.split_and_merge:
             return bias
-        moved = exchanging(attention, resemblance, places, strips)
+        moved = splitting_and_merging(attention, resemblance, places, strips)
         bias = bias.masked_fill(moved.any(dim=-1, keepdim=True), -_CERTAIN)  # nothing else is its business
         return bias.masked_fill(moved, _CERTAIN)
 
@@ -105,7 +109,7 @@ def gaussian_logits(
 ) -> Float[Tensor, "batch slots inputs"]:
     """log density, up to a constant, of each slot's isotropic Gaussian at each place.
 
-    `floor` is added to the variance (about the square of 1/16 of the picture's side) so that a slot that
+    `floor` is added to the variance (about the square of 1/16 of the image's side) so that a slot that
     holds a single place does not become infinitely sure of it.
     """
     return gaussian_polynomial(moments(attention, places), floor) @ position_terms(places).T
@@ -127,18 +131,18 @@ def merging(
     attention: Float[Tensor, "batch slots inputs"],
     resemblance: Float[Tensor, "batch slots inputs"],
     places: Float[Tensor, "inputs 2"],
-    one_thing: float = 0.1,
+    same_object: float = 0.1,
 ) -> Float[Tensor, "batch slots"]:
     """How much, in [0, 1], each slot should leave what it holds to a heavier one, the largest over these.
 
     Slots look alike where contents alone leave them undecided: (cosine of their `resemblance` - 0.2) / 0.8.
     That counts with the background (the heaviest slot) in any case, and between two other slots if what they
-    hold makes one thing: its `division_gain` is small, and it is not as large as a background.
+    hold makes one thing: its `split_gain` is small, and it is not as large as a background.
     """
     alike = ((cosines(resemblance) - _ALIKE) / (1 - _ALIKE)).clamp(0, 1)
     shape = moments(attention * (attention > _SHARE), places)
     one, other = pairs_of(shape)
-    is_one_thing = division_gain(one, other, len(places)) < one_thing
+    is_one_thing = split_gain(one, other, len(places)) < same_object
     is_one_thing &= one.mass + other.mass < _LARGEST_THING * len(places)
     is_background = torch.zeros_like(shape.mass, dtype=torch.bool)
     is_background = is_background.scatter(1, shape.mass.argmax(dim=1, keepdim=True), True)
@@ -160,7 +164,7 @@ def pairs_of(shape: Moments) -> tuple[Moments, Moments]:
     return one, Moments(shape.mass[:, None], shape.first[:, None], shape.second[:, None])
 
 
-def dividing(
+def splitting(
     attention: Float[Tensor, "batch slots inputs"],
     places: Float[Tensor, "inputs 2"],
     strips: Float[Tensor, "inputs directions strips"],
@@ -176,12 +180,12 @@ def dividing(
     smallest_mass, child = mass.min(dim=1, keepdim=True)
     divisible = (mass <= _LARGEST_THING * len(places)) & (smallest_mass < _EMPTY)
     divisible = divisible.scatter(1, mass.argmax(dim=1, keepdim=True), False)
-    score, lighter_side = cuts_where(divisible, held, places, strips)
+    score, lighter_side = best_cuts(divisible, held, places, strips)
     highest, parent = score.max(dim=1, keepdim=True)
     return handed(highest > _TWO_THINGS, parent, child, lighter_side & (held > 0))
 
 
-def exchanging(
+def splitting_and_merging(
     attention: Float[Tensor, "batch slots inputs"],
     resemblance: Float[Tensor, "batch slots inputs"],
     places: Float[Tensor, "inputs 2"],
@@ -190,14 +194,14 @@ def exchanging(
     """Where a slot that repeats another is handed the lighter of two things that a third holds, and which.
 
     Of slots that contents cannot tell apart (cosine of their `resemblance` above 0.9) the pair with the least
-    `division_gain` counts. Its lighter slot is spent better elsewhere if a slot holds more than both
+    `split_gain` counts. Its lighter slot is spent better elsewhere if a slot holds more than both
     together, has a `best_cut` that says two things, and says so more clearly than the gain does of the pair.
-    Only where no slot is empty (else: `dividing`); the background is left out.
+    Only where no slot is empty (else: `splitting`); the background is left out.
     """
     held = attention * (attention > 0.5)
     mass, slots = held.sum(dim=-1), held.shape[1]
     is_thing = torch.ones_like(mass, dtype=torch.bool).scatter(1, mass.argmax(dim=1, keepdim=True), False)
-    gain = division_gain(*pairs_of(moments(attention * (attention > _SHARE), places)), len(places))
+    gain = split_gain(*pairs_of(moments(attention * (attention > _SHARE), places)), len(places))
     repeats = is_thing[:, :, None] & is_thing[:, None] & (cosines(resemblance) > _SAME)
     repeats &= (mass[:, :, None] <= mass[:, None]) & (mass.amin(dim=1) >= _EMPTY)[:, None, None]
     repeats &= ~torch.eye(slots, dtype=torch.bool, device=mass.device)
@@ -206,7 +210,7 @@ def exchanging(
     partner = partners.gather(1, child)
     together = mass.gather(1, child) + mass.gather(1, partner)
     divisible = is_thing & least.isfinite() & (mass > together) & (mass <= _LARGEST_THING * len(places))
-    score, lighter_side = cuts_where(divisible, held, places, strips)
+    score, lighter_side = best_cuts(divisible, held, places, strips)
     highest, parent = score.max(dim=1, keepdim=True)
     return handed((highest > _TWO_THINGS) & (highest > least), parent, child, lighter_side & (held > 0))
 
@@ -217,7 +221,7 @@ def handed(
     child: Int[Tensor, "batch 1"],
     part: Bool[Tensor, "batch slots inputs"],
 ) -> Bool[Tensor, "batch slots inputs"]:
-    """In the row of the `child` what is `part` of the `parent`, in pictures where it is `wanted`."""
+    """In the row of the `child` what is `part` of the `parent`, in images where it is `wanted`."""
 
     def at(slot: Tensor) -> Tensor:
         return slot[..., None].expand(-1, -1, part.shape[-1])
@@ -225,7 +229,7 @@ def handed(
     return torch.zeros_like(part).scatter(1, at(child), wanted[..., None] & part.gather(1, at(parent)))
 
 
-def cuts_where(
+def best_cuts(
     divisible: Bool[Tensor, "batch slots"],
     held: Float[Tensor, "batch slots inputs"],
     places: Float[Tensor, "inputs 2"],
@@ -260,7 +264,7 @@ _TWO_THINGS = 0.5
 or a rectangle of 2 to 1, 0.6 for a small disc that touches a large one, 1 and more for two discs that
 touch."""
 _LARGEST_THING = 0.2
-"""Share of the picture above which a slot holds background, not things."""
+"""Share of the image above which a slot holds background, not things."""
 _SMALLEST_PART = 5.0
 """Inputs that a part must keep: less is noise."""
 _EMPTY = 3
@@ -269,8 +273,12 @@ _CERTAIN = 50.0
 """A difference in logits that no content outweighs."""
 
 
-def grow_repulsion(prior: object, step: int, start: int) -> None:
-    """Let the repulsion of `prior`, if it is a `CompactPrior`, grow from step `start` on, to all of it 200
+def grow_merge_penalty(attention_bias: object, step: int, start: int) -> None:
+    """Let the merge_penalty of `attention_bias`, if it is a `SpatialBias`, grow from step `start` on, to all of it 200
     steps later."""
-    if isinstance(prior, CompactPrior):
-        prior.ramp.fill_(min(1.0, max(0.0, (step - start) / 200)))
+    if isinstance(attention_bias, SpatialBias):
+        attention_bias.ramp.fill_(min(1.0, max(0.0, (step - start) / 200)))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed.attributes(__name__)

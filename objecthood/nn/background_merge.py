@@ -1,11 +1,13 @@
 """The ground of a scene as one thing, whatever its pattern.
 
 Slots group by what they can paint, so that a ground of two colours is shared by two slots, each with a mask
-that reaches across the whole picture. Things do not: what lies everywhere is the ground. That is an
-assumption about pictures, so it is asked for by name and changes nothing unasked.
+that reaches across the whole image. Things do not: what lies everywhere is the ground. That is an
+assumption about images, so it is asked for by name and changes nothing unasked.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -13,29 +15,30 @@ from torch import Tensor
 
 from objecthood.nn.mask_moments import moments
 from objecthood.nn.positions import coordinate_grid
+from objecthood.runtime import renamed
 
 
-def unite_grounds(
+def merge_background(
     masks: Float[Tensor, "batch slots height width"],
     appearance: Float[Tensor, "batch slots 3 height width"],
-    widest_thing: float = 0.25,
+    max_object_extent: float = 0.25,
 ) -> tuple[Float[Tensor, "batch slots height width"], Float[Tensor, "batch slots 3 height width"]]:
-    """Masks and appearance with all slots that reach across the picture united in the heaviest of them.
+    """Masks and appearance with all slots that reach across the image united in the heaviest of them.
 
-    A mask's reach is the root of its variance in space: 0.41 of the picture's side for the whole picture,
-    0.18 for a disc half as wide as the picture, half the distance for two small things apart. Slots that
-    reach further than `widest_thing` are ground; the others of them are left with empty masks. What all
-    slots paint together stays the same picture.
+    A mask's reach is the root of its variance in space: 0.41 of the image's side for the whole image,
+    0.18 for a disc half as wide as the image, half the distance for two small things apart. Slots that
+    reach further than `max_object_extent` are ground; the others of them are left with empty masks. What all
+    slots paint together stays the same image.
 
     Args:
         masks: shares of every pixel that sum to 1 over slots, as a `Discovery` has them.
         appearance: what each slot paints, in any units.
-        widest_thing: the largest reach of a thing, in units of the picture's side.
+        max_object_extent: the largest reach of a thing, in units of the image's side.
 
     Example:
         >>> stripes = (torch.arange(8) % 2).float().expand(8, 8)
         >>> masks = torch.stack([stripes, 1 - stripes])[None]
-        >>> united, _ = unite_grounds(masks, torch.rand(1, 2, 3, 8, 8))
+        >>> united, _ = merge_background(masks, torch.rand(1, 2, 3, 8, 8))
         >>> united.mean(dim=(0, 2, 3)).tolist()
         [1.0, 0.0]
     """
@@ -43,7 +46,7 @@ def unite_grounds(
     shape = moments(masks.flatten(2), coordinate_grid(height, width, masks.device).flatten(0, 1))
     mass = shape.mass.clamp_min(1e-9)
     variance = shape.second / mass - (shape.first / mass[..., None]).square().sum(dim=-1)
-    is_ground = (variance.clamp_min(0).sqrt() > widest_thing) & (shape.mass > _SEEN * height * width)
+    is_ground = (variance.clamp_min(0).sqrt() > max_object_extent) & (shape.mass > _SEEN * height * width)
     heaviest = shape.mass.masked_fill(~is_ground, -1).argmax(dim=1, keepdim=True)
     is_home = torch.zeros_like(is_ground).scatter(1, heaviest, True) & is_ground
     of_ground = masks * is_ground[..., None, None]
@@ -56,4 +59,8 @@ def unite_grounds(
 
 
 _SEEN = 0.005
-"""Share of the picture below which a slot is not seen: faint remains of a mask lie anywhere."""
+"""Share of the image below which a slot is not seen: faint remains of a mask lie anywhere."""
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed.attributes(__name__)

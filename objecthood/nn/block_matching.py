@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-Sight = Literal["frame", "motion"]
+Modality = Literal["frame", "motion"]
 
 
 def matching_errors(
@@ -58,7 +58,7 @@ def block_flow(
     batch, side = len(errors), 2 * reach + 1
     flat = F.avg_pool2d(errors.flatten(1, 2), window, 1, window // 2, count_include_pad=False)
     flat = -F.max_pool2d(-flat, window, 1, window // 2)
-    best = least(flat.permute(0, 2, 3, 1).reshape(-1, side, side), reach)
+    best = best_displacement(flat.permute(0, 2, 3, 1).reshape(-1, side, side), reach)
     return best.view(batch, *frame.shape[-2:], 2).permute(0, 3, 1, 2)
 
 
@@ -82,19 +82,19 @@ def slot_motion(
     errors = matching_errors(frame, other, reach)
     mass = masks.sum(dim=(2, 3))
     sums = torch.einsum("bijhw,bshw->bsij", errors, masks) / mass.clamp_min(1e-6)[..., None, None]
-    best = least(sums.flatten(0, 1), reach).view(*mass.shape, 2)
+    best = best_displacement(sums.flatten(0, 1), reach).view(*mass.shape, 2)
     return best * (mass > 1)[..., None]
 
 
-def motion_picture(
+def motion_image(
     flow: Float[Tensor, "batch 2 height width"], largest: float = 3.0
 ) -> Float[Tensor, "batch 3 height width"]:
-    """A motion field as a picture in [0, 1]: across and down around 1/2, and the speed.
+    """A motion field as an image in [0, 1]: across and down around 1/2, and the speed.
 
     `largest` is the component, in pixels, that gets 0 or 1; what exceeds it is clipped.
 
     Example:
-        >>> motion_picture(torch.tensor([3.0, 0.0]).view(1, 2, 1, 1)).flatten().tolist()
+        >>> motion_image(torch.tensor([3.0, 0.0]).view(1, 2, 1, 1)).flatten().tolist()
         [1.0, 0.5, 1.0]
     """
     scaled = (flow / largest).clamp(-1, 1)
@@ -102,11 +102,11 @@ def motion_picture(
     return torch.cat([0.5 + 0.5 * scaled, speed], dim=1)
 
 
-def look(
-    frames: Float[Tensor, "batch time 3 height width"], sees: Sight
+def to_modality(
+    frames: Float[Tensor, "batch time 3 height width"], modality: Modality
 ) -> Float[Tensor, "batch time 3 height width"]:
-    """What a model of video groups, in [0, 1]: the frames, or the motion of each as a picture."""
-    if sees == "frame":
+    """What a model of video groups, in [0, 1]: the frames, or the motion of each as an image."""
+    if modality == "frame":
         return frames
     every = frames.unbind(1)
     around = zip(every, [*every[1:], None], [None, *every[:-1]], strict=True)
@@ -118,17 +118,17 @@ def motion_of_frame(
     following: Float[Tensor, "batch 3 height width"] | None,
     previous: Float[Tensor, "batch 3 height width"] | None,
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Motion towards the following frame, or from the previous one, as a picture; of one alone, rest."""
+    """Motion towards the following frame, or from the previous one, as an image; of one alone, rest."""
     if following is not None:
         flow = block_flow(frame, following)
     elif previous is not None:
         flow = -block_flow(frame, previous)
     else:
         flow = torch.zeros_like(frame[:, :2])
-    return motion_picture(flow)
+    return motion_image(flow)
 
 
-def least(errors: Float[Tensor, "places side side"], reach: int) -> Float[Tensor, "places 2"]:
+def best_displacement(errors: Float[Tensor, "places side side"], reach: int) -> Float[Tensor, "places 2"]:
     """The displacement (across, down) of least error, refined between whole pixels."""
     side = 2 * reach + 1
     steps = torch.arange(-reach, reach + 1, device=errors.device)

@@ -1,7 +1,7 @@
-"""What of a picture matters: the paper's [-1, 1] units, or colours from which shading is taken out.
+"""What of an image matters: the paper's [-1, 1] units, or colours from which shading is taken out.
 
-A view is applied to the picture before the encoder, and to picture and reconstruction before they are
-compared: `view(picture)`, `view(reconstruction, picture)`.
+A view is applied to the image before the encoder, and to image and reconstruction before they are
+compared: `view(image)`, `view(reconstruction, image)`.
 
 Illumination changes how bright a surface is far more than its chromaticity (the dichromatic reflection model,
 Shafer 1985): a model that must reproduce every brightness cuts a sphere into its light and its dark half, and
@@ -25,7 +25,7 @@ def symmetric(
     return image * 2 - 1
 
 
-def shading_free(
+def opponent_chromaticity(
     image: Float[Tensor, "batch 3 height width"],
     reference: Float[Tensor, "batch 3 height width"] | None = None,
 ) -> Float[Tensor, "batch 3 height width"]:
@@ -33,10 +33,10 @@ def shading_free(
 
     With s = red + green + blue + 0.2: 6 (red - green) / s, 6 (blue - (red + green) / 2) / s, and
     2.5 (luma - ground) exp(-(saturation / 0.2)^2), saturation = (max - min) / (max + 0.15), ground the
-    `ground_luma` of `reference` (the image itself unless given). Grey things on grey ground have nothing but
+    `background_luma` of `reference` (the image itself unless given). Grey things on grey ground have nothing but
     luma to tell them; coloured things have no luma to be cut by.
     """
-    ground = ground_luma(image if reference is None else reference)
+    ground = background_luma(image if reference is None else reference)
     image = image.clamp(0, 1)
     red, green, blue = image.unbind(dim=1)
     total = red + green + blue + 0.2
@@ -44,20 +44,20 @@ def shading_free(
     return torch.stack([grey, 6 * (red - green) / total, 6 * (blue - (red + green) / 2) / total], dim=1)
 
 
-def with_and_without_shading(
+def color_and_chromaticity(
     image: Float[Tensor, "batch 3 height width"],
     reference: Float[Tensor, "batch 3 height width"] | None = None,
 ) -> Float[Tensor, "batch 6 height width"]:
-    """`shading_free` first, then the picture as it is (`symmetric`).
+    """`opponent_chromaticity` first, then the image as it is (`symmetric`).
 
     Where slots must paint their masks themselves, shading no longer cuts objects, and tells like-coloured
-    ones apart that `shading_free` alone would not.
+    ones apart that `opponent_chromaticity` alone would not.
     """
-    return torch.cat([shading_free(image, reference), symmetric(image)], dim=1)
+    return torch.cat([opponent_chromaticity(image, reference), symmetric(image)], dim=1)
 
 
 @torch.no_grad()
-def ground_luma(
+def background_luma(
     image: Float[Tensor, "batch 3 height width"], rounds: int = 3
 ) -> Float[Tensor, "batch height width"]:
     """The luma of an evenly lit grey ground: a quadratic of the position, fitted to most of what is grey.
@@ -69,7 +69,7 @@ def ground_luma(
     Example:
         >>> light = torch.linspace(0.3, 0.6, 16).expand(1, 3, 16, 16).clone()
         >>> light[..., 4:7, 4:7] = 0.1
-        >>> (ground_luma(light)[0, 5] - light[0, 0, 0]).abs().max().item() < 0.01
+        >>> (background_luma(light)[0, 5] - light[0, 0, 0]).abs().max().item() < 0.01
         True
     """
     image = image.float().clamp(0, 1)

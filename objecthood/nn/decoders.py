@@ -1,11 +1,11 @@
-"""Slots to pictures: every slot paints a picture and says where it should be seen.
+"""Slots to images: every slot paints an image and says where it should be seen.
 
 Spatial broadcast (Watters et al. 2019, arXiv 1901.07017) as in Locatello et al. 2020 (arXiv 2006.15055),
 appendix E.3: a slot is copied to every position of a grid, positions are added, convolutions paint.
 `PatchDecoder` is the fast relative: a coarse grid whose every cell paints a whole patch (pixel shuffle). Both
-return `Painting`s.
+return `DecoderOutput`s.
 
-Differences from the paper: `PatchDecoder` throughout; `attention_guided`, off by default, adds the logarithm
+Differences from the paper: `PatchDecoder` throughout; `attention_conditioned_masks`, off by default, adds the logarithm
 of the last attention to the mask logits, so that masks are born where the attention already is.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +24,15 @@ from objecthood.nn.encoders import SameConv2d, convolution_format
 from objecthood.nn.initialization import glorot
 from objecthood.nn.positions import PositionEmbedding, border_distances
 from objecthood.nn.precision import without_autocast
+from objecthood.runtime import renamed
 
 
-class Painting(NamedTuple):
+class DecoderOutput(NamedTuple):
     """What every slot paints, in the units of the training target, and the logits of its mask."""
 
     appearance: Float[Tensor, "batch slots 3 height width"]
     mask_logits: Float[Tensor, "batch slots height width"]
-    own_logits: Float[Tensor, "batch slots height width"] | None = None
+    unconditioned_logits: Float[Tensor, "batch slots height width"] | None = None
     """Of a guided decoder: mask logits before the attention is added, what slots know by themselves."""
 
 
@@ -40,7 +41,7 @@ class SpatialBroadcastDecoder(nn.Module):
 
     Args:
         slot_dim: size of a slot.
-        grid: side of the square grid that slots are copied to (paper: 8 for CLEVR, else the picture's side).
+        grid: side of the square grid that slots are copied to (paper: 8 for CLEVR, else the image's side).
         channels: output channels of every layer but the last, which paints 4: RGB and mask logit.
         strides: of every layer, the last included; their product enlarges the grid (paper, CLEVR: 2, 2, 2, 2,
             1, 1).
@@ -76,7 +77,7 @@ class SpatialBroadcastDecoder(nn.Module):
 
     def forward(
         self, slots: Float[Tensor, "batch slots slot_dim"], attention: Tensor | None = None
-    ) -> Painting:
+    ) -> DecoderOutput:
         """Paint every slot; `attention` is not used."""
         flat = slots.flatten(0, 1)
         positions = self.position(self.grid, self.grid).permute(2, 0, 1)
@@ -87,14 +88,14 @@ class SpatialBroadcastDecoder(nn.Module):
             canvas = first((flat[:, :, None, None] + positions).contiguous(memory_format=torch.channels_last))
         for layer in others:
             canvas = layer(canvas.relu())
-        return as_painting(canvas, slots.shape[1])
+        return as_output(canvas, slots.shape[1])
 
 
 class SameConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution cropped as TensorFlow's SAME: output size = input size * stride.
 
     The reference crops the smaller half at the top and left; PyTorch's `output_padding` crops the larger
-    there, which shifts the picture by a pixel per layer.
+    there, which shifts the image by a pixel per layer.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int):
@@ -176,15 +177,16 @@ class PatchDecoder(nn.Module):
     Args:
         slot_dim: size of a slot.
         grid: side of the coarse grid.
-        patch: side of the patch that a cell paints; the picture has side grid * patch.
+        patch: side of the patch that a cell paints; the image has side grid * patch.
         channels: of the hidden layers.
         depth: hidden convolutions after the first sum of slot and position.
         kernel: side of every convolution; with 1 cells are painted independently.
         last_kernel: side of the last one, which paints; `kernel` unless given.
-        attention_guided: add log(last attention) to the mask logits, enlarged bilinearly (variant, not the
+        attention_conditioned_masks: add log(last attention) to the mask logits, enlarged bilinearly (variant, not the
             paper).
     """
 
+    @renamed.arguments
     def __init__(
         self,
         slot_dim: int,
@@ -193,15 +195,15 @@ class PatchDecoder(nn.Module):
         channels: int,
         depth: int = 2,
         kernel: int = 3,
-        attention_guided: bool = False,
+        attention_conditioned_masks: bool = False,
         last_kernel: int | None = None,
     ):
         super().__init__()
-        self.grid, self.patch, self.resolution, self.attention_guided = (
+        self.grid, self.patch, self.resolution, self.attention_conditioned_masks = (
             grid,
             patch,
             grid * patch,
-            attention_guided,
+            attention_conditioned_masks,
         )
         self.from_slot = nn.Linear(slot_dim, channels)
         self.from_position = nn.Sequential(nn.Linear(4, channels), nn.ReLU(), nn.Linear(channels, channels))
@@ -215,7 +217,7 @@ class PatchDecoder(nn.Module):
         self,
         slots: Float[Tensor, "batch slots slot_dim"],
         attention: Float[Tensor, "batch slots rows columns"] | None = None,
-    ) -> Painting:
+    ) -> DecoderOutput:
         """Paint every slot; `attention` of the last iteration is needed where the decoder is guided by it."""
         dtype = self.from_slot.weight.dtype
         positions = self.from_position(border_distances(self.grid, self.grid, slots.device, dtype))
@@ -223,11 +225,13 @@ class PatchDecoder(nn.Module):
         canvas = canvas.permute(0, 3, 1, 2)
         for layer in self.layers:
             canvas = layer(canvas.relu())
-        painting = as_painting(join_patches(canvas, self.patch), slots.shape[1])
-        return guided(painting, attention) if self.attention_guided else painting
+        painting = as_output(join_patches(canvas, self.patch), slots.shape[1])
+        return guided(painting, attention) if self.attention_conditioned_masks else painting
 
 
-def guided(painting: Painting, attention: Float[Tensor, "batch slots rows columns"] | None) -> Painting:
+def guided(
+    painting: DecoderOutput, attention: Float[Tensor, "batch slots rows columns"] | None
+) -> DecoderOutput:
     """The same with the logarithm of `attention`, enlarged bilinearly, added to the mask logits."""
     if attention is None:
         raise ValueError(
@@ -236,7 +240,7 @@ def guided(painting: Painting, attention: Float[Tensor, "batch slots rows column
     # 1e-4 bounds the logarithm: a slot that lost a position entirely can still be painted there.
     guide = enlarge((attention + 1e-4).log(), *painting.mask_logits.shape[-2:])
     own = painting.mask_logits
-    return painting._replace(mask_logits=own + guide, own_logits=own)
+    return painting._replace(mask_logits=own + guide, unconditioned_logits=own)
 
 
 def join_patches(
@@ -270,10 +274,10 @@ def interpolation(size: int, larger: int, like: Tensor) -> Float[Tensor, "larger
     return F.interpolate(identity[None], larger, mode="linear")[0].T
 
 
-def as_painting(canvas: Float[Tensor, "paintings 4 height width"], num_slots: int) -> Painting:
+def as_output(canvas: Float[Tensor, "paintings 4 height width"], num_slots: int) -> DecoderOutput:
     """RGB and mask logit of a decoder's four channels, for each slot."""
     appearance, mask_logits = canvas.unflatten(0, (-1, num_slots)).split([3, 1], dim=2)
-    return Painting(appearance, mask_logits.squeeze(2))
+    return DecoderOutput(appearance, mask_logits.squeeze(2))
 
 
 def visible_taps(side: int) -> Float[Tensor, "places taps"]:
@@ -297,3 +301,7 @@ def stretch_middle(tensor: Tensor, size: int, dim: int) -> Tensor:
     shape[dim] = size - 2 * radius
     middle = tensor.narrow(dim, radius, 1).expand(shape)
     return torch.cat([tensor.narrow(dim, 0, radius), middle, tensor.narrow(dim, radius + 1, radius)], dim=dim)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed.attributes(__name__)

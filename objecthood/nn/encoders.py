@@ -1,4 +1,4 @@
-"""Pictures to features: the paper's convolutions, a position for each feature, and an MLP shared by all.
+"""Images to features: the paper's convolutions, a position for each feature, and an MLP shared by all.
 
 Locatello et al. 2020 (arXiv 2006.15055), appendix E.3. With `strides=(1, 1, 1, 1)` this is the paper's
 encoder; strides above 1 and fewer layers make its fast relatives: fewer, coarser features.
@@ -23,7 +23,7 @@ class SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow's SAME: output size = ceil(input size / stride).
 
     Where the padding is odd the extra row and column lie at the bottom and right, as in the reference;
-    PyTorch's symmetric padding would shift the picture. Computed in `convolution_format`.
+    PyTorch's symmetric padding would shift the image. Computed in `convolution_format`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1):
@@ -45,11 +45,11 @@ class ConvEncoder(nn.Module):
     """Convolutions with ReLU, soft position embedding, then layer norm and a two-layer MLP at each position.
 
     Args:
-        channels: of every convolution (paper: 64 for CLEVR, 32 for smaller pictures).
+        channels: of every convolution (paper: 64 for CLEVR, 32 for smaller images).
         feature_dim: of the features given to slot attention (paper: 64).
         strides: one per convolution (paper: 1, 1, 1, 1; set prediction: 1, 2, 2, 1).
         kernel: side of every convolution (paper: 5), or of each.
-        in_channels: of the picture, as it is seen (paper: 3).
+        in_channels: of the image, as it is seen (paper: 3).
         places: whether features know where they are (paper: yes).
 
     Example:
@@ -91,9 +91,9 @@ class ConvEncoder(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch in_channels height width"]
     ) -> Float[Tensor, "batch grid_height grid_width feature_dim"]:
-        """Features of a picture in about [-1, 1], on a grid, in the dtype of the weights.
+        """Features of an image in about [-1, 1], on a grid, in the dtype of the weights.
 
-        Raises ValueError where the picture is float64 and the weights are not.
+        Raises ValueError where the image is float64 and the weights are not.
         """
         weights = self.norm.weight.dtype
         check_dtypes("ConvEncoder", weights, image=image)
@@ -124,7 +124,7 @@ def _has_avx512() -> bool:
     return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
-def check_pictures(images: Tensor, side: int, *, has_time: bool = False) -> None:
+def check_images(images: Tensor, side: int, *, has_time: bool = False) -> None:
     """ValueError where `images` are not floats [batch, 3, side, side], with `has_time` [batch, time, 3, side,
     side]; its one line says how to convert them."""
     name, axes = ("frames", "batch, time") if has_time else ("images", "batch")

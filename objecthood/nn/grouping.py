@@ -23,17 +23,22 @@ class SlotModuleOptions(NamedTuple):
     """Rows and columns of the inputs."""
     input_dim: int
     slot_dim: int
-    prior: Prior | None = None
-    early_prior: bool = False
+    attention_bias: Prior | None = None
+    bias_before_attention: bool = False
     gradient: Gradient = "full"
 
 
 SLOT_MODULES: dict[str, Callable[..., SlotModule]] = {
     "slot-attention": lambda o, **own: SlotAttention(
-        o.input_dim, o.slot_dim, gradient=o.gradient, prior=o.prior, early_prior=o.early_prior, **own
+        o.input_dim,
+        o.slot_dim,
+        gradient=o.gradient,
+        attention_bias=o.attention_bias,
+        bias_before_attention=o.bias_before_attention,
+        **own,
     ),
     "soft-k-means": lambda o, **own: SoftKMeans(
-        o.num_slots, o.grid, o.input_dim, o.slot_dim, prior=o.prior, **own
+        o.num_slots, o.grid, o.input_dim, o.slot_dim, attention_bias=o.attention_bias, **own
     ),
     "slot-mlp": lambda o, **own: SlotMLP(o.num_slots, o.grid, o.input_dim, o.slot_dim, **own),
 }

@@ -3,7 +3,7 @@
 Scatter is a mask's variance in space over that of a disc of the same area: 1 for a disc, 1.05 for a square,
 1.25 for an ellipse twice as long as wide, 1.5 for two equal discs that touch, more for things apart. Cutting
 a disc or a square leaves parts more scattered than it was; cutting two things apart leaves parts less
-scattered. The difference, `division_gain`, so tells one thing from two by shape alone. Moments of parts add
+scattered. The difference, `split_gain`, so tells one thing from two by shape alone. Moments of parts add
 up to those of the whole, so that no pixel is looked at twice.
 """
 
@@ -26,7 +26,7 @@ class Moments(NamedTuple):
     mass: Float[Tensor, "*masks"]
     """Sum of the weights: area, in places of the grid."""
     first: Float[Tensor, "*masks 2"]
-    """Weighted sum of positions, in units of the picture's sides."""
+    """Weighted sum of positions, in units of the image's sides."""
     second: Float[Tensor, "*masks"]
     """Weighted sum of squared positions."""
 
@@ -44,7 +44,7 @@ def position_terms(places: Float[Tensor, "inputs 2"]) -> Float[Tensor, "inputs 4
 
 
 def scatter(shape: Moments, num_places: int) -> Float[Tensor, "*masks"]:
-    """Variance in space over that of a disc of the same area, in a picture of `num_places` (0 for no mass).
+    """Variance in space over that of a disc of the same area, in an image of `num_places` (0 for no mass).
 
     Too large by a share of 2 / side, as a grid's positions reach from border to border.
 
@@ -60,7 +60,7 @@ def scatter(shape: Moments, num_places: int) -> Float[Tensor, "*masks"]:
     return variance.clamp_min(0) * 4 * math.pi * num_places / mass
 
 
-def division_gain(one: Moments, other: Moments, num_places: int) -> Float[Tensor, "*masks"]:
+def split_gain(one: Moments, other: Moments, num_places: int) -> Float[Tensor, "*masks"]:
     """Scatter of the whole minus the mean scatter of its two parts, weighted by mass.
 
     Above 0 the parts are better seen as two things, below 0 as one. Moments may broadcast.
@@ -71,7 +71,7 @@ def division_gain(one: Moments, other: Moments, num_places: int) -> Float[Tensor
 
 
 def strip_table(grid: tuple[int, int], num_directions: int = 8) -> Float[Tensor, "inputs directions strips"]:
-    """Which strip of the picture each place of a grid lies in, one-hot, for directions over half a turn.
+    """Which strip of the image each place of a grid lies in, one-hot, for directions over half a turn.
 
     Strips are one row of the grid wide.
     """
@@ -102,7 +102,7 @@ def best_cut(
 ) -> tuple[Float[Tensor, "*masks"], Bool[Tensor, "*masks inputs"]]:
     """How much the best straight cut through each mask says that it is two things, and its lighter side.
 
-    Every cut between the strips of `strip_table` is tried. It counts by its `division_gain`, plus 1 minus the
+    Every cut between the strips of `strip_table` is tried. It counts by its `split_gain`, plus 1 minus the
     ratio of the neck that it cuts to the narrower of the two parts at their widest: 1 for a gap, 0 for a
     shape without a waist. A part must keep `least_mass`; -inf where no cut does.
     """
@@ -119,7 +119,7 @@ def best_cut(
     widest_before = width.cummax(dim=-1).values[..., :-1]
     widest_after = width.flip(-1).cummax(dim=-1).values.flip(-1)[..., 1:]
     waist = 1 - neck / torch.minimum(widest_before, widest_after).clamp_min(1e-9)
-    score = division_gain(one, other, len(places)) + waist
+    score = split_gain(one, other, len(places)) + waist
     score = score.masked_fill((one.mass < least_mass) | (other.mass < least_mass), -torch.inf)
     best, cut = score.flatten(-2).max(dim=-1, keepdim=True)
     first_is_lighter = (one.mass < other.mass).flatten(-2).gather(-1, cut)

@@ -1,4 +1,4 @@
-"""Random numbers of pictures that do not depend on how many processes share a batch."""
+"""Random numbers of images that do not depend on how many processes share a batch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 
-def per_picture(draw: Callable[[int], Tensor], batch_size: int) -> Tensor:
-    """What `draw` gives for `batch_size` pictures, from the global generator.
+def per_image(draw: Callable[[int], Tensor], batch_size: int) -> Tensor:
+    """What `draw` gives for `batch_size` images, from the global generator.
 
     Processes that share a batch (`torch.distributed`) each draw for all of it, and keep what belongs to their
-    own pictures, every n-th, as `data.loader` deals them out. With one seed for all, a picture's numbers are
+    own images, every n-th, as `data.loader` deals them out. With one seed for all, an image's numbers are
     those that one process alone would draw.
 
     Example:
-        >>> per_picture(torch.rand, 4).shape
+        >>> per_image(torch.rand, 4).shape
         torch.Size([4])
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):

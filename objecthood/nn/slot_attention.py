@@ -28,7 +28,7 @@ against its output. Where other public versions differ from the paper, and what 
 | 16-bit training              | softmax over slots rounded to 16 bits            | float32 throughout   |
 | returned attention           | none, or the last iteration's                    | every iteration's    |
 
-Differences from the paper: none by default. `gradient` and `prior` are later ideas, off unless asked for.
+Differences from the paper: none by default. `gradient` and `attention_bias` are later ideas, off unless asked for.
 `update`, `mlp`, `normalize_inputs`, `normalize_slots`, `competition` and `aggregation` each take one part of
 the paper's method away, for ablations (docs/ablations.md).
 """
@@ -44,6 +44,7 @@ from torch import Tensor, nn
 from objecthood.nn.initialization import glorot
 from objecthood.nn.precision import at_least_float32, in_float32, wide, without_autocast
 from objecthood.nn.slot_module import Prior, SlotAttentionOutput, SlotModule, check_call
+from objecthood.runtime import renamed
 
 Gradient = Literal["full", "implicit", "bilevel"]
 Update = Literal["gru", "replace"]
@@ -63,10 +64,10 @@ class SlotAttention(SlotModule):
             first-order term of the implicit function theorem, Chang et al. 2022, arXiv 2207.00787); or
             through the last and straight through to the initial slots ("bilevel": Jia et al. 2023, BO-QSA,
             arXiv 2210.08990).
-        prior: what a slot may prefer between iterations (see `nn.attention_bias`): called with the detached
+        attention_bias: what a slot may prefer between iterations (see `nn.attention_bias`): called with the detached
             attention [batch, slots, inputs] of one iteration and the same without any prior, returns what to
             add to the logits of the next.
-        early_prior: ask the prior at the beginning of an iteration, the first included, what to add to its
+        bias_before_attention: ask the prior at the beginning of an iteration, the first included, what to add to its
             own logits, and not at its end for the next: fewer iterations are needed.
         epsilon: added to the attention before the weighted mean (reference: 1e-8).
         norm_epsilon: of the three layer norms (reference, Keras' default: 1e-3).
@@ -75,11 +76,11 @@ class SlotAttention(SlotModule):
         normalize_inputs: whether inputs pass a layer norm, once (paper: yes).
         normalize_slots: whether slots pass a layer norm before the queries (paper: yes).
         competition: axis of the softmax: over "slots" (the paper), or over "inputs", as in common
-            cross-attention; a `prior` needs the former.
+            cross-attention; a `attention_bias` needs the former.
         aggregation: of the values: "mean" weighted by the attention (the paper), or their weighted "sum",
             without `epsilon`.
 
-    Raises ValueError where one of these is not an allowed value, or `prior` meets softmax over inputs.
+    Raises ValueError where one of these is not an allowed value, or `attention_bias` meets softmax over inputs.
 
     Example:
         >>> import torch
@@ -91,6 +92,7 @@ class SlotAttention(SlotModule):
         (torch.Size([2, 7, 64]), torch.Size([2, 3, 7, 196]))
     """
 
+    @renamed.arguments
     def __init__(
         self,
         input_dim: int,
@@ -99,8 +101,8 @@ class SlotAttention(SlotModule):
         hidden_dim: int = 128,
         *,
         gradient: Gradient = "full",
-        prior: Prior | None = None,
-        early_prior: bool = False,
+        attention_bias: Prior | None = None,
+        bias_before_attention: bool = False,
         epsilon: float = 1e-8,
         norm_epsilon: float = 1e-3,
         update: Update = "gru",
@@ -119,14 +121,23 @@ class SlotAttention(SlotModule):
         ):
             if value not in allowed:
                 raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(allowed)}")
-        if prior is not None and competition != "slots":
+        if attention_bias is not None and competition != "slots":
             raise ValueError(
-                f"`competition` (={competition!r}) must be 'slots' where there is a `prior`, which reads a "
+                f"`competition` (={competition!r}) must be 'slots' where there is a `attention_bias`, which reads a "
                 "softmax over slots; leave out one of the two"
             )
         self.input_dim, self.slot_dim = input_dim, slot_dim
-        self.iterations, self.gradient, self.prior, self.epsilon = iterations, gradient, prior, epsilon
-        self.early_prior, self.competition, self.aggregation = early_prior, competition, aggregation
+        self.iterations, self.gradient, self.attention_bias, self.epsilon = (
+            iterations,
+            gradient,
+            attention_bias,
+            epsilon,
+        )
+        self.bias_before_attention, self.competition, self.aggregation = (
+            bias_before_attention,
+            competition,
+            aggregation,
+        )
         self.norm_inputs = nn.LayerNorm(input_dim, eps=norm_epsilon) if normalize_inputs else nn.Identity()
         self.norm_slots = nn.LayerNorm(slot_dim, eps=norm_epsilon) if normalize_slots else nn.Identity()
         self.norm_mlp = nn.LayerNorm(slot_dim, eps=norm_epsilon) if mlp else None
@@ -178,23 +189,23 @@ class SlotAttention(SlotModule):
             slots = slots.to(wide(weights))
             inputs = at_least_float32(inputs)
             initial, bias, attentions = slots, None, []
-            if self.prior is not None and previous is not None:
-                bias = self.prior(previous.detach(), self.resemblance(slots, inputs))
+            if self.attention_bias is not None and previous is not None:
+                bias = self.attention_bias(previous.detach(), self.resemblance(slots, inputs))
             for iteration in range(iterations):
                 is_last = iteration == iterations - 1
                 if is_last and self.gradient != "full":
                     slots = slots.detach()
                     if self.gradient == "bilevel":
                         slots = slots + (initial - initial.detach())  # adds 0: the same slots to the bit
-                if self.prior is not None and self.early_prior:
+                if self.attention_bias is not None and self.bias_before_attention:
                     bias = self.early_bias(slots, inputs, bias)
                 asked = slots
                 with torch.set_grad_enabled(torch.is_grad_enabled() and (is_last or self.gradient == "full")):
                     slots, attention = self.step(slots, inputs, bias, mask)
                 attentions.append(attention)
-                if self.prior is not None and not self.early_prior and not is_last:
+                if self.attention_bias is not None and not self.bias_before_attention and not is_last:
                     alone = attention if bias is None else self.resemblance(asked, inputs)
-                    bias = self.prior(attention.detach(), alone.detach())
+                    bias = self.attention_bias(attention.detach(), alone.detach())
         return SlotAttentionOutput(slots.to(weights), torch.stack(attentions, dim=1))
 
     def step(
@@ -279,11 +290,11 @@ class SlotAttention(SlotModule):
     ) -> Float[Tensor, "batch slots inputs"]:
         """What the prior adds to the logits of an iteration over `slots`; `bias` is what it added to the last
         one's."""
-        assert self.prior is not None
+        assert self.attention_bias is not None
         queries = self.queries(slots)
         logits = queries @ inputs.to(queries.dtype).transpose(1, 2)
         alone = logits.softmax(dim=1)
-        return self.prior(alone if bias is None else (logits + bias).softmax(dim=1), alone)
+        return self.attention_bias(alone if bias is None else (logits + bias).softmax(dim=1), alone)
 
 
 def keras_gru(dim: int) -> nn.GRUCell:

@@ -14,28 +14,30 @@ at p, to the pixel. To draw a shape is then learned once, and not for every plac
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from objecthood.nn.decoders import Painting, as_painting, guided, join_patches
+from objecthood.nn.decoders import DecoderOutput, as_output, guided, join_patches
 from objecthood.nn.precision import at_least_float32, without_autocast
+from objecthood.runtime import renamed
 
 
-class OwnFrame(nn.Module):
+class SlotFrameReadout(nn.Module):
     """Slots, told what they hold as seen from their own centre.
 
     Args:
         input_dim: size of an input.
         slot_dim: size of a slot.
-        resolution: side of the picture, to whose pixels centres are rounded, as they are to paint.
+        resolution: side of the image, to whose pixels centres are rounded, as they are to paint.
         waves: number of frequencies.
-        finest: the highest of them, in waves per side of the picture.
+        finest: the highest of them, in waves per side of the image.
 
     Example:
-        >>> read = OwnFrame(input_dim=64, slot_dim=64, resolution=35)
+        >>> read = SlotFrameReadout(input_dim=64, slot_dim=64, resolution=35)
         >>> inputs, attention = torch.randn(2, 324, 64), torch.rand(2, 4, 18, 18).softmax(dim=1)
         >>> read(torch.randn(2, 4, 64), inputs, attention).shape
         torch.Size([2, 4, 64])
@@ -72,7 +74,7 @@ class OwnFrame(nn.Module):
         )
         even_cosine, odd_cosine = (weights @ (amplitudes * cosine)).to(at_centre.dtype).chunk(2, dim=-1)
         even_sine, odd_sine = (weights @ (amplitudes * sine)).to(at_centre.dtype).chunk(2, dim=-1)
-        # cos(a - b) and sin(a - b): the sums above know only a, the place in the picture.
+        # cos(a - b) and sin(a - b): the sums above know only a, the place in the image.
         cosine, sine = at_centre.cos(), at_centre.sin()
         seen = torch.cat(
             [even_cosine * cosine + even_sine * sine, odd_sine * cosine - odd_cosine * sine], dim=-1
@@ -81,24 +83,24 @@ class OwnFrame(nn.Module):
         return told
 
 
-class CentredPatchDecoder(nn.Module):
+class SlotCentredPatchDecoder(nn.Module):
     """`PatchDecoder` with independent cells, on a canvas that begins at each slot's centre, to the pixel.
 
-    Only the cells that may be seen are painted, and cut to the picture.
+    Only the cells that may be seen are painted, and cut to the image.
 
     Args:
         slot_dim: size of a slot, and of the hidden layers.
-        resolution: side of the picture.
+        resolution: side of the image.
         patch: side of the patch that a cell paints.
         depth: hidden layers after the first sum of slot and position.
         waves: number of frequencies by which a cell knows where it lies.
-        finest: the highest of them, in waves per side of the picture.
+        finest: the highest of them, in waves per side of the image.
 
     Masks are guided by the attention, as `PatchDecoder`'s can be.
 
     Example:
-        >>> paint = CentredPatchDecoder(slot_dim=64, resolution=35, patch=5)
-        >>> paint(torch.randn(2, 4, 64), torch.rand(2, 4, 18, 18).softmax(dim=1)).own_logits.shape
+        >>> paint = SlotCentredPatchDecoder(slot_dim=64, resolution=35, patch=5)
+        >>> paint(torch.randn(2, 4, 64), torch.rand(2, 4, 18, 18).softmax(dim=1)).unconditioned_logits.shape
         torch.Size([2, 4, 35, 35])
     """
 
@@ -126,10 +128,10 @@ class CentredPatchDecoder(nn.Module):
         self,
         slots: Float[Tensor, "batch slots slot_dim"],
         attention: Float[Tensor, "batch slots rows columns"],
-    ) -> Painting:
+    ) -> DecoderOutput:
         """Paint every slot where `attention`, that of the last iteration, says that it lies."""
         centre = centres(attention, self.resolution).flatten(0, 1)
-        # On a slot's canvas pixel 0 is its centre: the picture reaches from -centre on.
+        # On a slot's canvas pixel 0 is its centre: the image reaches from -centre on.
         first_cell = -centre.div(self.patch, rounding_mode="floor") - 1
         canvas = slots.flatten(0, 1)[:, None] + self._positions(first_cell)
         for layer in self.layers:
@@ -137,11 +139,11 @@ class CentredPatchDecoder(nn.Module):
         visible = self._visible
         canvas = self.output(canvas.relu()).unflatten(1, (visible, visible)).permute(0, 3, 1, 2)
         canvas = cut(join_patches(canvas, self.patch), -centre - first_cell * self.patch, self.resolution)
-        return guided(as_painting(canvas, slots.shape[1]), attention)
+        return guided(as_output(canvas, slots.shape[1]), attention)
 
     @property
     def _visible(self) -> int:
-        """Cells along an axis of which a picture may show a part."""
+        """Cells along an axis of which an image may show a part."""
         return -(-self.resolution // self.patch) + 1
 
     def _positions(self, first_cell: Int[Tensor, "paintings 2"]) -> Float[Tensor, "paintings cells slot_dim"]:
@@ -160,9 +162,9 @@ class CentredPatchDecoder(nn.Module):
 def centres(
     attention: Float[Tensor, "batch slots rows columns"], resolution: int
 ) -> Int[Tensor, "batch slots 2"]:
-    """The pixel (y, x), of a picture of side `resolution`, amid what each slot has more than half of.
+    """The pixel (y, x), of an image of side `resolution`, amid what each slot has more than half of.
 
-    Of a slot that has more than half of nothing it is the middle of the picture.
+    Of a slot that has more than half of nothing it is the middle of the image.
 
     Example:
         >>> attention = torch.zeros(1, 1, 4, 4)
@@ -185,7 +187,7 @@ def cell_centres(maps: Float[Tensor, "*maps rows columns"]) -> Float[Tensor, "ce
 
 
 def spiral(number: int, finest: float) -> Float[Tensor, "number 2"]:
-    """Frequencies (y, x), in radians per side of the picture, spread evenly over the disc of radius `finest`
+    """Frequencies (y, x), in radians per side of the image, spread evenly over the disc of radius `finest`
     waves: a Fermat spiral, each a golden angle on (Vogel 1979)."""
     step = torch.arange(number) + 0.5
     radius, angle = 2 * math.pi * finest * (step / number).sqrt(), step * math.pi * (3 - math.sqrt(5))
@@ -202,3 +204,7 @@ def cut(
     channels, width = canvas.shape[1], canvas.shape[3]
     canvas = canvas.gather(2, rows[:, None, :, None].expand(-1, channels, -1, width))
     return canvas.gather(3, columns[:, None, None].expand(-1, channels, side, -1))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed.attributes(__name__)

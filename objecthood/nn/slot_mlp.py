@@ -43,7 +43,7 @@ class SlotMLP(SlotModule):
     """
 
     norm_inputs: nn.LayerNorm
-    prior = None
+    attention_bias = None
     """No logits, so no bias of them."""
 
     def __init__(

@@ -54,7 +54,7 @@ class SlotModule(nn.Module):
     """Iterations when a call names none; may be set."""
     norm_inputs: nn.Module
     """Normalises inputs, once; other readers of the same features use it, too."""
-    prior: Prior | None
+    attention_bias: Prior | None
     """Spatial bias of the attention logits (see `nn.attention_bias`); None: none."""
 
     def forward(
@@ -69,7 +69,7 @@ class SlotModule(nn.Module):
 
         `mask` is True where an input is real, False where it is padding. Masked inputs may hold anything, NaN
         included; their attention is 0. An image whose inputs are all masked gets finite slots. `previous` is
-        what the same slots attended to in the frame before this one: where there is a `prior`, it then acts
+        what the same slots attended to in the frame before this one: where there is a `attention_bias`, it then acts
         on the first iteration as well.
 
         Raises ValueError, naming the shapes, where the arguments do not fit together, and where they are

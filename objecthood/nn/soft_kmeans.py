@@ -12,7 +12,7 @@ section 2.1, on its kinship with soft k-means; Dhillon and Modha 2001 on means o
 so that nothing is learned but the features: the first mean is the input most like all others, each further
 one that which is least like the means so far (Gonzalez 1985). Where a decoder does not say what a slot should
 hold, learned slots share a thing or leave it to the background; these begin on different things, in every
-picture anew (results/tries.md).
+image anew (results/tries.md).
 
 Differences from Gonzalez: an input counts as far as the nearest of its 3 x 3 neighbours does, so that edges,
 which are like nothing around them, begin no slot.
@@ -53,7 +53,7 @@ class SoftKMeans(SlotModule):
         slot_dim: size of a slot, and of keys and means.
         iterations: when a call names none.
         temperature: by which cosines are divided.
-        prior: as of `SlotAttention`; it acts from the second iteration on.
+        attention_bias: as of `SlotAttention`; it acts from the second iteration on.
 
     Example:
         >>> group = SoftKMeans(num_slots=4, grid=(8, 8), input_dim=32, slot_dim=16)
@@ -73,14 +73,14 @@ class SoftKMeans(SlotModule):
         iterations: int = 3,
         temperature: float = 0.1,
         hidden_dim: int = 128,
-        prior: Prior | None = None,
+        attention_bias: Prior | None = None,
     ):
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"`temperature` (={temperature}) must be above 0")
         self.num_slots, self.grid = num_slots, grid
         self.input_dim, self.slot_dim = input_dim, slot_dim
-        self.iterations, self.temperature, self.prior = iterations, temperature, prior
+        self.iterations, self.temperature, self.attention_bias = iterations, temperature, attention_bias
         self.norm_inputs = nn.LayerNorm(input_dim, eps=1e-3)
         self.norm_mlp = nn.LayerNorm(slot_dim, eps=1e-3)
         self.project_k = glorot(nn.Linear(input_dim, slot_dim, bias=False))
@@ -202,9 +202,9 @@ class SoftKMeans(SlotModule):
         return means @ keys.transpose(1, 2) / self.temperature
 
     def _prior(self, attention: Tensor, cosines: Tensor) -> Tensor | None:
-        if self.prior is None:
+        if self.attention_bias is None:
             return None
-        return self.prior(attention.detach(), cosines.detach().softmax(dim=1))
+        return self.attention_bias(attention.detach(), cosines.detach().softmax(dim=1))
 
 
 def unit(vectors: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:

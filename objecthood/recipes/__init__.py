@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from objecthood.recipes.ablations import Ablation, clevr6_ablation
 from objecthood.recipes.base import Recipe
@@ -14,9 +14,9 @@ from objecthood.recipes.contrast import Contrast, camouflage_contrast, moving_sp
 from objecthood.recipes.discovery import (
     Discovery,
     FastTetrominoes,
-    GuidedDiscovery,
-    PaintedDiscovery,
     PaperClevr,
+    SlotFrameDiscovery,
+    SpatialBiasDiscovery,
     clevr6_like,
     clevr6_paper,
     folder,
@@ -34,7 +34,7 @@ from objecthood.recipes.set_prediction import (
     set_clevr_like,
 )
 from objecthood.recipes.video import Video, camouflage, moving_sprites
-from objecthood.runtime import limits
+from objecthood.runtime import limits, renamed
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -62,8 +62,8 @@ TASKS: dict[str, type[Recipe]] = {
     for task in (
         Discovery,
         FastTetrominoes,
-        GuidedDiscovery,
-        PaintedDiscovery,
+        SpatialBiasDiscovery,
+        SlotFrameDiscovery,
         PaperClevr,
         SetPrediction,
         FastSetPrediction,
@@ -82,16 +82,20 @@ __all__ = [
     "Discovery",
     "FastSetPrediction",
     "FastTetrominoes",
-    "GuidedDiscovery",
     "MotionGrouping",
-    "PaintedDiscovery",
     "PaperClevr",
     "Recipe",
     "SetPrediction",
+    "SlotFrameDiscovery",
+    "SpatialBiasDiscovery",
     "Video",
     "from_dict",
     "from_file",
 ]
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed.attributes(__name__)
 
 
 def from_dict(settings: Mapping[str, Any], task: type[Recipe] | None = None) -> Recipe:
@@ -112,6 +116,7 @@ def from_dict(settings: Mapping[str, Any], task: type[Recipe] | None = None) -> 
                 "allowed"
             )
     name = fields.pop("task", None)
+    name = renamed.TASKS.get(name, name) if isinstance(name, str) else name
     task = TASKS.get(name) if task is None else task
     if task is None or task.__name__ != name:
         wanted = "one of ours" if task is None else f"{task.__name__!r}"

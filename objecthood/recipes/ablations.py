@@ -6,7 +6,7 @@ that these do not take over the work of the part that is missing. Its masks are 
 without that (a row of its own), seeds of minutes differ by more than most ablations do.
 
 Differences from the paper: a strided encoder, a patch decoder with attention-conditioned masks, learned slots
-with bi-level gradient (or, with `slots="gaussian"`, the paper's), and minutes of training on one core.
+with bi-level gradient (or, with `initial_slots="gaussian"`, the paper's), and minutes of training on one core.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Ablation(LowResolutionWarmup):
     ablation: Change = "none"
     """What is changed: "none", "no-gru", "no-mlp", "no-input-norm", "no-slot-norm", "softmax-over-inputs",
     "weighted-sum", "no-positions", "slot-mlp" or "unconditioned-masks"."""
-    slots: Literal["learned", "gaussian"] = "learned"
+    initial_slots: Literal["learned", "gaussian"] = "learned"
     """Initial slots: learned queries with bi-level gradient, or the paper's Gaussian with the full one."""
 
     choices: ClassVar = LowResolutionWarmup.choices | {
         "ablation": get_args(Change),
-        "slots": ("learned", "gaussian"),
+        "initial_slots": ("learned", "gaussian"),
     }
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class Ablation(LowResolutionWarmup):
             patch=4,
             channels=64,
             kernel=1,
-            attention_guided=self.ablation != "unconditioned-masks",
+            attention_conditioned_masks=self.ablation != "unconditioned-masks",
         )
         encoder = ConvEncoder(
             channels=32,
@@ -91,12 +91,12 @@ class Ablation(LowResolutionWarmup):
             places=self.ablation != "no-positions",
         )
         initial: GaussianSlots | LearnedSlots
-        if self.slots == "learned":
+        if self.initial_slots == "learned":
             initial = LearnedSlots(self.num_slots, 64)
         else:
             initial = GaussianSlots(self.num_slots, 64)
         side = -(-self.resolution // 2)
-        gradient: Gradient = "bilevel" if self.slots == "learned" else "full"
+        gradient: Gradient = "bilevel" if self.initial_slots == "learned" else "full"
         options = SlotModuleOptions(self.num_slots, (side, side), 64, 64, gradient=gradient)
         name = "slot-mlp" if self.ablation == "slot-mlp" else self.slot_module
         group = SLOT_MODULES[name](options, **SWITCHES.get(self.ablation, {}))
@@ -112,8 +112,8 @@ clevr6_ablation = Ablation(
     resolution=64,
     num_slots=7,
     steps=1200,
-    coarse_steps=600,
-    **FAST | {"matrix_learning_rate": 0.02, "warmup_steps": 50, "average": 0.99, "evaluate_every": 300},
+    low_resolution_steps=600,
+    **FAST | {"muon_learning_rate": 0.02, "warmup_steps": 50, "ema_decay": 0.99, "evaluate_every": 300},
 )
 """Rendered scenes: `objecthood data render clevr --out FOLDER`, `objecthood train clevr6-ablation --data-path
 FOLDER --ablation no-gru`."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from PIL import Image
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.nn.muon import Muon, is_matrix
-from objecthood.runtime import limits
+from objecthood.runtime import limits, renamed
 from objecthood.runtime.files import check_name
 from objecthood.runtime.spelling import nearest
 
@@ -26,8 +27,15 @@ Model: TypeAlias = Any
 """What a recipe's own `build_model` returns, a `torch.nn.Module`; recipes know theirs, the loop need not."""
 
 
+class _Renamed(type):
+    """The type of recipe classes, which take fields under their old names as well (`runtime.renamed`)."""
+
+    def __call__(cls, *arguments: Any, **fields: Any) -> Any:
+        return super().__call__(*arguments, **renamed.fields(fields, cls.__dataclass_fields__))  # type: ignore[attr-defined]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(metaclass=_Renamed):
     """Fields and methods that every task shares."""
 
     name: str
@@ -38,14 +46,14 @@ class Recipe:
     steps: int
     batch_size: int = 64
     learning_rate: float = 4e-4
-    matrix_learning_rate: float = 0.0
+    muon_learning_rate: float = 0.0
     """Muon's, for matrices and convolutions; 0: Adam for all weights."""
     warmup_steps: int = 10_000
-    halving_steps: int = 100_000
+    decay_half_life: int = 100_000
     """Steps in which the learning rate halves (the paper's schedule); 0: cosine to zero at the last step."""
     gradient_clip: float = 0.0
     """Largest norm of the gradient; 0: no clipping."""
-    average: float = 0.0
+    ema_decay: float = 0.0
     """Decay of the exponential moving average of the weights that is scored and saved; 0: the weights
     themselves."""
     precision: str = "auto"
@@ -57,7 +65,7 @@ class Recipe:
 
     main_score = "loss"
     """The score that is shown while training (a class attribute, not a field)."""
-    least = {
+    minimums = {
         "steps": 1,
         "batch_size": 1,
         "evaluate_every": 1,
@@ -66,12 +74,12 @@ class Recipe:
         "seed": 0,
     }
     """The least value of each counted field (a class attribute, not a field)."""
-    most = {
+    maximums = {
         "resolution": limits.RESOLUTION,
         "num_slots": limits.SLOTS,
         "test_iterations": limits.ITERATIONS,
         "later_iterations": limits.ITERATIONS,
-        "starts": limits.RESTARTS,
+        "restarts": limits.RESTARTS,
         "frames": limits.FRAMES,
         "test_frames": limits.FRAMES,
         "validation_scenes": limits.SCENES,
@@ -80,6 +88,15 @@ class Recipe:
     """The largest value of counted fields, for those that a recipe has (a class attribute, not a field)."""
     choices: ClassVar[Mapping[str, Collection[str]]] = {}
     """The allowed values of fields that name one of several (a class attribute, not a field)."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            new = renamed.FIELDS.get(name, "")
+            if new not in type(self).__dataclass_fields__:
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+            warnings.warn(f"`{name}` is now `{new}`", DeprecationWarning, stacklevel=2)
+            return getattr(self, new)
 
     def __post_init__(self) -> None:
         """ValueError, in one line, where a field has another type than it is declared with, or is out of
@@ -92,26 +109,26 @@ class Recipe:
                 near = nearest(str(name), allowed)
                 hint = f"; did you mean {near}?" if near else ""
                 raise ValueError(f"`{field}` (={name!r}) must be one of {', '.join(allowed)}{hint}")
-        for field, least in self.least.items():
+        for field, least in self.minimums.items():
             value = getattr(self, field)
             if value < least:
                 raise ValueError(f"`{field}` (={value}) must be at least {least}")
-        for field, most in self.most.items():
+        for field, most in self.maximums.items():
             value = getattr(self, field, 0)
             if value > most:
                 raise ValueError(f"`{field}` (={value}) must be at most {most}")
         for field in (
             "learning_rate",
-            "matrix_learning_rate",
+            "muon_learning_rate",
             "warmup_steps",
-            "halving_steps",
+            "decay_half_life",
             "gradient_clip",
         ):
             value = getattr(self, field)
             if not 0 <= value < math.inf:
                 raise ValueError(f"`{field}` (={value}) must be 0 or more, and finite")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"`average` (={self.average}) must be at least 0 and below 1")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` (={self.ema_decay}) must be at least 0 and below 1")
 
     def build_model(self) -> Model:
         """The model, with fresh weights from the global generator."""
@@ -134,20 +151,20 @@ class Recipe:
         """Scores of masks or label maps, whatever made them; none where the task or the scenes have none."""
         return {}
 
-    def seen(self, scenes: Scenes) -> Tensor:
+    def model_input(self, scenes: Scenes) -> Tensor:
         """What the model groups, as images in [0, 1]."""
         return scenes["image"]
 
     def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Scores of a whole set from what `scores` gave for its pictures: means, nan left out."""
+        """Scores of a whole set from what `scores` gave for its images: means, nan left out."""
         return {name: value.nanmean().item() for name, value in values.items()}
 
-    def picture(self, model: Model, scenes: Scenes) -> Image.Image:
+    def preview(self, model: Model, scenes: Scenes) -> Image.Image:
         """What is shown of a few scenes while training."""
         raise NotImplementedError
 
     def figures(self, model: Model, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
-        """Named pictures and animations (lists of frames) of a few scenes, for the end."""
+        """Named images and animations (lists of frames) of a few scenes, for the end."""
         raise NotImplementedError
 
     def prepare_for_test(self, model: Model) -> Model:
@@ -163,9 +180,7 @@ class Recipe:
         """Adam (epsilon 1e-8), with Muon for matrices where it has a learning rate."""
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         matrices = (
-            [parameter for parameter in parameters if is_matrix(parameter)]
-            if self.matrix_learning_rate
-            else []
+            [parameter for parameter in parameters if is_matrix(parameter)] if self.muon_learning_rate else []
         )
         chosen = {id(parameter) for parameter in matrices}
         others = [parameter for parameter in parameters if id(parameter) not in chosen]
@@ -173,7 +188,7 @@ class Recipe:
             torch.optim.Adam(others, lr=self.learning_rate, eps=1e-8, fused=True)
         ]
         if matrices:
-            optimizers.append(Muon(matrices, lr=self.matrix_learning_rate))
+            optimizers.append(Muon(matrices, lr=self.muon_learning_rate))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["base_lr"] = group["lr"]
@@ -187,8 +202,8 @@ class Recipe:
         E).
         """
         warmup = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
-        if self.halving_steps:
-            return warmup * 0.5 ** (step / self.halving_steps)
+        if self.decay_half_life:
+            return warmup * 0.5 ** (step / self.decay_half_life)
         progress = max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
@@ -216,10 +231,10 @@ def _check_type(field: dataclasses.Field[Any], value: object) -> None:
 FAST: dict[str, Any] = dict(
     batch_size=16,
     learning_rate=1e-3,
-    matrix_learning_rate=0.01,
+    muon_learning_rate=0.01,
     warmup_steps=200,
-    halving_steps=0,
+    decay_half_life=0,
     gradient_clip=1.0,
-    average=0.995,
+    ema_decay=0.995,
 )
 """What the fast recipes share: Muon beside Adam, a cosine, averaged weights."""

@@ -13,7 +13,7 @@ from objecthood.data.generated.camouflage import Camouflage
 from objecthood.data.generated.moving_sprites import Backdrop, MovingSprites
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.motion import tracking as motion
-from objecthood.nn.block_matching import Sight, look
+from objecthood.nn.block_matching import Modality, to_modality
 from objecthood.recipes.base import Model, Recipe
 from objecthood.visualize import video
 
@@ -41,12 +41,12 @@ class OnClips(Recipe):
     test_iterations: int = 10
     """Of the first frame; later ones take `later_iterations` where slots are handed on."""
     later_iterations: int = 2
-    sees: Sight = "frame"
+    modality: Modality = "frame"
     """"frame", or "motion", found by matching frames."""
-    compactness: float = 1.0
+    spatial_bias: float = 1.0
     """Weight of each slot's Gaussian between iterations; 0: none."""
 
-    least = Recipe.least | {
+    minimums = Recipe.minimums | {
         "resolution": 8,
         "num_slots": 1,
         "test_frames": 1,
@@ -91,8 +91,8 @@ class OnClips(Recipe):
             "id_chances": chances,
         }
 
-    def seen(self, scenes: Scenes) -> Tensor:
-        return look(scenes["image"], self.sees)
+    def model_input(self, scenes: Scenes) -> Tensor:
+        return to_modality(scenes["image"], self.modality)
 
     def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
         """Means over clips; `SHARES` of what there was in all of them."""
@@ -103,7 +103,7 @@ class OnClips(Recipe):
                 shares[name] = part / max(all_there_were, 1)
         return super().summarize(values) | shares
 
-    def picture(self, model: Model, scenes: Scenes) -> Image.Image:
+    def preview(self, model: Model, scenes: Scenes) -> Image.Image:
         scene = self.discover(model, scenes, torch.arange(len(scenes["image"])))
         return video.clips_figure(scenes["image"][:4], scene.masks[:4])
 

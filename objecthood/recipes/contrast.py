@@ -2,7 +2,7 @@
 
 A step sees the first and the last frame of each clip, lighter or darker by chance: the slots of the first
 must tell the last one's, as a set, from those of other clips. Objects stay what they are in the meantime,
-while what a part of the picture shows does not.
+while what a part of the image shows does not.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch import Tensor
 from objecthood import losses
 from objecthood.data.scene import Scenes
 from objecthood.models import set_contrast
-from objecthood.models.set_contrast import ContrastScene, SetContrast
+from objecthood.models.set_contrast import ContrastOutput, SetContrast
 from objecthood.recipes.base import FAST
 from objecthood.recipes.clips import OnClips
 
 QUICK = {
     "batch_size": 32,
     "learning_rate": 2e-3,
-    "matrix_learning_rate": 0.02,
+    "muon_learning_rate": 0.02,
     "warmup_steps": 30,
-    "average": 0.98,
+    "ema_decay": 0.98,
 }
 CONTRASTS = {
     "nearest": losses.nearest_contrast,
     "set": losses.set_contrast,
-    "single": losses.single_slot_contrast,
+    "single": losses.slot_infonce,
 }
 RECONSTRUCTION = "reconstruction"
 
@@ -45,13 +45,13 @@ class Contrast(OnClips):
     temperature: float = 0.03
     lag: int = 4
     """Frames from the one seen to the one that it must tell."""
-    light: float = 0.2
+    brightness_jitter: float = 0.2
     """A frame is lighter or darker by up to this much; 0: as it is."""
-    repulsion: float = 6.0
+    merge_penalty: float = 6.0
     """What a slot loses that shares one thing with a heavier one; 0: none."""
 
     main_score = "attention_fg_ari"
-    least = OnClips.least | {"batch_size": 2, "lag": 1}
+    minimums = OnClips.minimums | {"batch_size": 2, "lag": 1}
     choices: ClassVar = {"contrast": (*CONTRASTS, RECONSTRUCTION)}
 
     def __post_init__(self) -> None:
@@ -63,34 +63,34 @@ class Contrast(OnClips):
         return set_contrast.moving_sprites(
             self.num_slots,
             self.resolution,
-            self.compactness,
-            self.repulsion,
+            self.spatial_bias,
+            self.merge_penalty,
             True,
             self.later_iterations,
-            self.sees,
+            self.modality,
             self.contrast == RECONSTRUCTION,
         )
 
     @property
     def train_frames(self) -> int:
-        return self.lag + 1 + (self.sees == "motion")
+        return self.lag + 1 + (self.modality == "motion")
 
     def loss(self, model: SetContrast, scenes: Scenes, step: int) -> Tensor:
         seen = self.pair(model, scenes["image"])
         scene = model.group(seen)
         if self.contrast == RECONSTRUCTION:
             return 4 * (model.reconstruct(scene) - seen).square().mean()
-        said, found = model.said(scene.predicted[:, 0]), model.said(scene.slots[:, 1])
-        return CONTRASTS[self.contrast](said, found, self.temperature)
+        project, found = model.project(scene.predicted[:, 0]), model.project(scene.slots[:, 1])
+        return CONTRASTS[self.contrast](project, found, self.temperature)
 
     def pair(self, model: SetContrast, frames: Tensor) -> Tensor:
         """What is seen of the first frame and of that `lag` later [batch, 2, 3, height, width]."""
-        if self.sees == "motion":  # light is no part of it
+        if self.modality == "motion":  # light is no part of it
             pairs = (frames[:, first : first + 2] for first in (0, self.lag))
-            return torch.stack([model.look(pair)[:, 0] for pair in pairs], dim=1)
+            return torch.stack([model.to_modality(pair)[:, 0] for pair in pairs], dim=1)
         frames = frames[:, [0, self.lag]]
         change = torch.rand(*frames.shape[:2], 1, 1, 1, device=frames.device) * 2 - 1
-        return (frames + self.light * change).clamp(0, 1)
+        return (frames + self.brightness_jitter * change).clamp(0, 1)
 
     def scores(self, model: SetContrast, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
         return self.mask_scores(scenes, self.discover(model, scenes, indices).masks)
@@ -100,13 +100,13 @@ class Contrast(OnClips):
         scores = super().mask_scores(scenes, masks)
         return {name.replace("frame_", "attention_"): value for name, value in scores.items()}
 
-    def discover(self, model: SetContrast, scenes: Scenes, indices: Tensor) -> ContrastScene:
+    def discover(self, model: SetContrast, scenes: Scenes, indices: Tensor) -> ContrastOutput:
         """The model's view of held-out clips, with test iterations."""
-        return model(scenes["image"], iterations=self.test_iterations, handed_on=True)
+        return model(scenes["image"], iterations=self.test_iterations, propagate_slots=True)
 
     @property
     def protocol(self) -> str:
-        sight = "frames" if self.sees == "frame" else "motion found by matching"
+        sight = "frames" if self.modality == "frame" else "motion found by matching"
         return (
             f"{self.test_scenes} {self.data} clips of {self.test_frames} frames held out, {sight} seen, "
             f"{self.test_iterations} iterations in the first frame, {self.later_iterations} in later ones, "
@@ -136,7 +136,7 @@ camouflage_contrast = Contrast(
     name="camouflage-contrast",
     description="Camouflaged things told apart by their motion as sets of slots, nothing painted; minutes",
     data="camouflage",
-    sees="motion",
+    modality="motion",
     num_slots=4,
     steps=100,
     **FAST | QUICK,

@@ -1,4 +1,4 @@
-"""Object discovery (Locatello et al. 2020, section 4.1): reconstruct pictures, score the masks.
+"""Object discovery (Locatello et al. 2020, section 4.1): reconstruct images, score the masks.
 
 The exact recipes have the paper's model, optimiser, schedule and batch. The fast ones are for two CPU cores:
 Muon, learned slots with bi-level gradient, averaged weights, cheaper encoders and decoders; `sprites` also
@@ -19,13 +19,12 @@ from torch import Tensor
 
 from objecthood import losses, metrics
 from objecthood.data.generated.sprites import Background
-from objecthood.data.randomness import several_starts
+from objecthood.data.randomness import restart_noise
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.models import autoencoder
-from objecthood.models.autoencoder import Discovery as Output
-from objecthood.models.autoencoder import SlotAutoencoder
+from objecthood.models.autoencoder import AutoencoderOutput, SlotAutoencoder
 from objecthood.nn import SLOT_MODULES
-from objecthood.nn.attention_bias import grow_repulsion
+from objecthood.nn.attention_bias import grow_merge_penalty
 from objecthood.recipes.base import FAST, Recipe
 from objecthood.recipes.sources import Source, fit_of, open_dataset, scenes_in_words
 from objecthood.visualize import animation, figures
@@ -36,7 +35,7 @@ class Discovery(Recipe):
     """The paper's model and training on one of the data sets below."""
 
     data: str
-    """"tetrominoes", "sprites" (made on the spot), or, in `data_path`, "folder" (pictures), "clevr-like"
+    """"tetrominoes", "sprites" (made on the spot), or, in `data_path`, "folder" (images), "clevr-like"
     (rendered here), "multi-object" (converted), "clevr", "clevrtex", "coco"."""
     data_path: str = ""
     min_objects: int = 0
@@ -49,18 +48,18 @@ class Discovery(Recipe):
     """What groups features into slots: "slot-attention", "soft-k-means" or "slot-mlp"."""
     num_slots: int
     test_iterations: int = 3
-    starts: int = 1
+    restarts: int = 1
     """Restarts of each test image, of which the one of lowest reconstruction error is scored too, beside the
     first. With more than one, noise is added to learned slots, in training too."""
 
     main_score = "fg_ari"
-    least = Recipe.least | {"resolution": 8, "num_slots": 1, "test_iterations": 1, "starts": 1}
+    minimums = Recipe.minimums | {"resolution": 8, "num_slots": 1, "test_iterations": 1, "restarts": 1}
     choices: ClassVar = {"slot_module": SLOT_MODULES}
 
     def build_model(self) -> SlotAutoencoder:
         if self.resolution == 128:
             return autoencoder.clevr(self.num_slots, 128, self.slot_module)
-        return autoencoder.small_picture(self.resolution, self.num_slots, self.slot_module)
+        return autoencoder.small_image(self.resolution, self.num_slots, self.slot_module)
 
     def dataset(self, split: str) -> Dataset:
         return open_dataset(self.data, self.source(split))
@@ -70,7 +69,7 @@ class Discovery(Recipe):
         return Source(
             path=self.data_path,
             split=split,
-            # The test set is the same for every seed, so that seeds are compared on the same pictures.
+            # The test set is the same for every seed, so that seeds are compared on the same images.
             seed=self.seed if split == "train" else 0,
             resolution=self.resolution,
             background=self.background,
@@ -81,19 +80,21 @@ class Discovery(Recipe):
         return self.error(model, scenes["image"])
 
     def error(self, model: SlotAutoencoder, images: Tensor, iterations: int | None = None) -> Tensor:
-        """How far the picture that slots paint together is from `images`."""
-        return losses.reconstruction_error(model.reconstruct(images, iterations), images, model.view)
+        """How far the image that slots paint together is from `images`."""
+        return losses.reconstruction_error(
+            model.reconstruct(images, iterations), images, model.input_transform
+        )
 
     def scores(self, model: SlotAutoencoder, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
-        """Scores of one restart; with several `starts`, of the best of them as well: `fg_ari_best_of_8`."""
+        """Scores of one restart; with several `restarts`, of the best of them as well: `fg_ari_best_of_8`."""
         images = scenes["image"]
-        scores = self.scores_of(self.discover(model, images, indices, starts=1), scenes)
-        if self.starts > 1:
+        scores = self.scores_of(self.discover(model, images, indices, restarts=1), scenes)
+        if self.restarts > 1:
             best = self.scores_of(self.discover(model, images, indices), scenes)
-            scores |= {f"{name}_best_of_{self.starts}": value for name, value in best.items()}
+            scores |= {f"{name}_best_of_{self.restarts}": value for name, value in best.items()}
         return scores
 
-    def scores_of(self, output: Output, scenes: Scenes) -> dict[str, Tensor]:
+    def scores_of(self, output: AutoencoderOutput, scenes: Scenes) -> dict[str, Tensor]:
         """Mean squared error, and the scores of masks where the scenes have true ones."""
         error = 4 * (output.reconstruction - scenes["image"]).square().mean(dim=(1, 2, 3))
         return {"mse": error.double()} | self.mask_scores(scenes, output.masks)
@@ -110,16 +111,16 @@ class Discovery(Recipe):
         }
 
     def discover(
-        self, model: SlotAutoencoder, images: Tensor, indices: Tensor, starts: int | None = None
-    ) -> Output:
+        self, model: SlotAutoencoder, images: Tensor, indices: Tensor, restarts: int | None = None
+    ) -> AutoencoderOutput:
         """The model's output for held-out images, with test iterations, from noise fixed by the index: of
-        `starts` restarts (the recipe's, unless given) the one of lowest reconstruction error."""
-        starts = self.starts if starts is None else starts
-        noise = several_starts(np.asarray(indices), starts, model.num_slots, model.slot_dim)
+        `restarts` restarts (the recipe's, unless given) the one of lowest reconstruction error."""
+        restarts = self.restarts if restarts is None else restarts
+        noise = restart_noise(np.asarray(indices), restarts, model.num_slots, model.slot_dim)
         found = model.segment(images, iterations=self.test_iterations, noise=noise.to(images.device)).found()
-        return Output(**found)
+        return AutoencoderOutput(**found)
 
-    def picture(self, model: SlotAutoencoder, scenes: Scenes) -> Image.Image:
+    def preview(self, model: SlotAutoencoder, scenes: Scenes) -> Image.Image:
         images = scenes["image"]
         scene = self.discover(model, images, torch.arange(len(images)))
         return figures.slots_figure(images, scene.reconstruction, scene.masks, scene.appearance)
@@ -128,20 +129,20 @@ class Discovery(Recipe):
         image = scenes["image"][:1]
         attention = self.discover(model, image, torch.arange(1)).attention[0]
         return {
-            "slots": self.picture(model, scenes),
+            "slots": self.preview(model, scenes),
             "attention": figures.attention_figure(image[0], attention),
             "attention-animated": animation.attention_frames(image[0], attention),
         }
 
     def prepare_for_test(self, model: SlotAutoencoder) -> SlotAutoencoder:
-        model.grouping.iterations, model.restarts = self.test_iterations, self.starts
+        model.grouping.iterations, model.restarts = self.test_iterations, self.restarts
         model.fit = fit_of(self.data)
         return model.eval()
 
     @property
     def protocol(self) -> str:
         how = f"{self.test_iterations} iterations, {self.num_slots} slots, one restart"
-        n = self.starts
+        n = self.restarts
         best = f"best_of_{n}: of {n} restarts the one of lowest reconstruction error; " if n > 1 else ""
         units = "mse in [-1, 1] units; mean over images"
         if self.data == "folder":
@@ -186,20 +187,20 @@ class FastTetrominoes(Discovery):
 class LowResolutionWarmup(Discovery):
     """A variant whose training begins at half the resolution, with the same weights."""
 
-    coarse_steps: int = 0
+    low_resolution_steps: int = 0
     """Steps at the beginning that see images at half the resolution, at a quarter to half of the cost."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.coarse_steps and self.resolution % 8:
+        if self.low_resolution_steps and self.resolution % 8:
             raise ValueError(
                 f"`resolution` (={self.resolution}) must be a multiple of 8, to be halved; or leave "
-                "coarse_steps at 0"
+                "low_resolution_steps at 0"
             )
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
         images = scenes["image"]
-        if step < self.coarse_steps:
+        if step < self.low_resolution_steps:
             model, images = self.coarse(model), F.avg_pool2d(images, 2)
         return self.error(model, images, self.train_iterations(step))
 
@@ -209,84 +210,88 @@ class LowResolutionWarmup(Discovery):
 
     def coarse(self, model: SlotAutoencoder) -> SlotAutoencoder:
         """The model at half the resolution, all weights shared."""
-        half = dataclasses.replace(self, resolution=self.resolution // 2, coarse_steps=0)
-        return model.twin(half.resolution, lambda _: half.build_model())
+        half = dataclasses.replace(self, resolution=self.resolution // 2, low_resolution_steps=0)
+        return model.at_resolution(half.resolution, lambda _: half.build_model())
 
 
 MODEL_FIELDS = (
-    *("num_slots", "resolution", "slot_module", "compactness", "repulsion"),
-    *("rehome", "without_shading", "second_kernel", "early_prior"),
+    *("num_slots", "resolution", "slot_module", "spatial_bias", "merge_penalty"),
+    *("split_slots", "chromaticity", "second_kernel", "bias_before_attention"),
 )
-"""Fields of `GuidedDiscovery` that are arguments of its model, of the same name."""
+"""Fields of `SpatialBiasDiscovery` that are arguments of its model, of the same name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GuidedDiscovery(LowResolutionWarmup):
+class SpatialBiasDiscovery(LowResolutionWarmup):
     """A variant for coloured things on a background: slots that are compact and distinct, masks born from
     attention."""
 
-    compactness: float = 1.0
+    spatial_bias: float = 1.0
     """Weight of each slot's Gaussian between iterations; 0: none."""
-    repulsion: float = 15.0
+    merge_penalty: float = 15.0
     """What a slot loses that shares one thing with a heavier one; 0: none."""
-    repulsion_start: int = 300
-    """Step from which repulsion grows, to its full weight 200 steps later."""
-    rehome: bool = True
+    merge_penalty_start: int = 300
+    """Step from which merge_penalty grows, to its full weight 200 steps later."""
+    split_slots: bool = True
     """Whether an empty slot is handed one of two things that another holds."""
-    without_shading: bool = False
-    """Whether pictures are seen and compared by chromaticity (`nn.color_transforms.shading_free`)."""
-    attention_guided: bool = True
+    chromaticity: bool = False
+    """Whether images are seen and compared by chromaticity (`nn.color_transforms.opponent_chromaticity`)."""
+    attention_conditioned_masks: bool = True
     """Whether the logarithm of the last attention is added to mask logits."""
     second_kernel: int = 5
     """Side of the encoder's second convolution."""
-    early_prior: bool = False
+    bias_before_attention: bool = False
     """Whether slots are compact and distinct from the beginning of an iteration on, the first included, and
     exchanged where none is empty; steps then take 2 and 3 iterations in turn."""
 
     def build_model(self) -> SlotAutoencoder:
-        return autoencoder.fast_sprites(attention_guided=self.attention_guided, **self.model_options)
+        return autoencoder.fast_sprites(
+            attention_conditioned_masks=self.attention_conditioned_masks, **self.model_options
+        )
 
     @property
     def model_options(self) -> dict[str, Any]:
-        """Arguments of `fast_sprites` and `fast_painted` alike."""
+        """Arguments of `fast_sprites` and `fast_slot_frames` alike."""
         named = {name: getattr(self, name) for name in MODEL_FIELDS}
-        return named | {"spread": 0.5 if self.starts > 1 else 0.0}  # one restart needs no noise
+        return named | {"noise_scale": 0.5 if self.restarts > 1 else 0.0}  # one restart needs no noise
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
-        grow_repulsion(model.grouping.slot_attention.prior, step, self.repulsion_start)
+        grow_merge_penalty(model.grouping.slot_attention.attention_bias, step, self.merge_penalty_start)
         return super().loss(model, scenes, step)
 
     def train_iterations(self, step: int) -> int | None:
-        return 2 + step % 2 if self.early_prior else None
+        return 2 + step % 2 if self.bias_before_attention else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PaintedDiscovery(GuidedDiscovery):
+class SlotFrameDiscovery(SpatialBiasDiscovery):
     """A variant for things of one kind in many places: slots are seen and painted from their own centre
     (`nn.slot_frames`), and must paint their masks by themselves, too.
 
     Masks guided by the attention may have any shape, so that two objects of one colour make one mask. Here
-    a second picture is made of the same paintings, with masks that a slot knows from itself alone, and its
+    a second image is made of the same paintings, with masks that a slot knows from itself alone, and its
     error counts too: what one slot cannot paint, it had better not hold.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.attention_guided:
+        if not self.attention_conditioned_masks:
             raise ValueError(
-                "`attention_guided` (=False) must be True here, where masks are painted both ways; for masks "
-                "without attention take a recipe of class GuidedDiscovery"
+                "`attention_conditioned_masks` (=False) must be True here, where masks are painted both ways; for masks "
+                "without attention take a recipe of class SpatialBiasDiscovery"
             )
 
     def build_model(self) -> SlotAutoencoder:
-        return autoencoder.fast_painted(**self.model_options)
+        return autoencoder.fast_slot_frames(**self.model_options)
 
     def error(self, model: SlotAutoencoder, images: Tensor, iterations: int | None = None) -> Tensor:
-        painting = model.paint(model.encode(images), iterations=iterations)[0]
-        assert painting.own_logits is not None  # the decoder is a guided one
+        painting = model.decode(model.encode(images), iterations=iterations)[0]
+        assert painting.unconditioned_logits is not None  # the decoder is a guided one
         error, of_own = (
-            losses.reconstruction_error(model.compose(painting.appearance, logits)[0], images, model.view)
-            for logits in (painting.mask_logits, painting.own_logits)
+            losses.reconstruction_error(
+                model.composite(painting.appearance, logits)[0], images, model.input_transform
+            )
+            for logits in (painting.mask_logits, painting.unconditioned_logits)
         )
         return error + of_own
 
@@ -307,18 +312,18 @@ tetrominoes = FastTetrominoes(
 
 SEARCH: dict[str, Any] = FAST | dict(
     warmup_steps=50,
-    matrix_learning_rate=0.02,
-    halving_steps=300,
-    repulsion_start=50,
+    muon_learning_rate=0.02,
+    decay_half_life=300,
+    merge_penalty_start=50,
     second_kernel=3,
-    early_prior=True,
+    bias_before_attention=True,
     test_iterations=5,
-    starts=8,
+    restarts=8,
     evaluate_every=200,
 )
 """What the recipes that follow share: all but the data, how long they learn, and what is known of shapes."""
 
-tetrominoes_guided = PaintedDiscovery(
+tetrominoes_guided = SlotFrameDiscovery(
     name="tetrominoes-guided",
     description="Tetrominoes and background, by a variant that learns shapes; two minutes on two CPU cores",
     expected="FG-ARI 0.978 ± 0.001, best of 8 restarts 0.989; colour components 0.967 (5 seeds, results/)",
@@ -326,11 +331,11 @@ tetrominoes_guided = PaintedDiscovery(
     resolution=35,
     num_slots=4,
     steps=2000,
-    repulsion=0.0,
-    **SEARCH | {"halving_steps": 0, "average": 0.998},  # the last half of a per cent needs a smooth end
+    merge_penalty=0.0,
+    **SEARCH | {"decay_half_life": 0, "ema_decay": 0.998},  # the last half of a per cent needs a smooth end
 )
 
-sprites = GuidedDiscovery(
+sprites = SpatialBiasDiscovery(
     name="sprites",
     description="Overlapping coloured sprites, made on the spot; two minutes on two CPU cores",
     expected="FG-ARI 0.935 ± 0.006, best of 8 restarts 0.962; colour components 0.996 (5 seeds, results/)",
@@ -338,18 +343,18 @@ sprites = GuidedDiscovery(
     resolution=64,
     num_slots=6,
     steps=1200,
-    coarse_steps=100,
+    low_resolution_steps=100,
     **SEARCH,
 )
 
-folder = GuidedDiscovery(
+folder = SpatialBiasDiscovery(
     name="folder",
-    description="Your own pictures: --data-path PICTURES; without labels the only score is the error",
+    description="Your own images: --data-path PICTURES; without labels the only score is the error",
     data="folder",
     resolution=64,
     num_slots=7,
     steps=2000,
-    **SEARCH | {"halving_steps": 0},  # a cosine: what more steps are worth depends on the pictures
+    **SEARCH | {"decay_half_life": 0},  # a cosine: what more steps are worth depends on the images
 )
 
 PAPER: dict[str, Any] = dict(steps=500_000, evaluate_every=5000)
@@ -373,7 +378,7 @@ sprites_paper = Discovery(
     **PAPER,
 )
 
-clevr6_like = PaintedDiscovery(
+clevr6_like = SlotFrameDiscovery(
     name="clevr6-like",
     description="CLEVR-like scenes of 3 to 6 objects, rendered here: --data-path FOLDER; on two CPU cores",
     expected="FG-ARI 0.938 ± 0.002, best of 8 restarts 0.950; colour components 0.851 (5 seeds, results/)",
@@ -383,9 +388,9 @@ clevr6_like = PaintedDiscovery(
     resolution=64,
     num_slots=7,
     steps=1200,
-    coarse_steps=600,
-    without_shading=True,
-    compactness=1.5,
+    low_resolution_steps=600,
+    chromaticity=True,
+    spatial_bias=1.5,
     **SEARCH,
 )
 """Rendered scenes: `objecthood data render clevr --out FOLDER`, `objecthood train clevr6-like --data-path

@@ -22,7 +22,7 @@ from objecthood import metrics
 from objecthood.data.randomness import start_noise
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.models import autoencoder
-from objecthood.models.autoencoder import Discovery as Scene
+from objecthood.models.autoencoder import AutoencoderOutput as Scene
 from objecthood.models.autoencoder import SlotAutoencoder
 from objecthood.motion import fields as motion_fields
 from objecthood.motion import masks as motion_masks
@@ -50,11 +50,11 @@ class MotionGrouping(Recipe):
     """Weight of the entropy of masks, per pixel."""
 
     main_score = "j"
-    least = Recipe.least | {"resolution": 8, "num_slots": 2, "test_iterations": 1, "num_folds": 2}
+    minimums = Recipe.minimums | {"resolution": 8, "num_slots": 2, "test_iterations": 1, "num_folds": 2}
 
     def build_model(self) -> SlotAutoencoder:
-        model = autoencoder.fast_sprites(self.num_slots, self.resolution, compactness=0, repulsion=0)
-        model.sees = "motion"
+        model = autoencoder.fast_sprites(self.num_slots, self.resolution, spatial_bias=0, merge_penalty=0)
+        model.modality = "motion"
         return model
 
     def dataset(self, split: str) -> Dataset:
@@ -89,7 +89,7 @@ class MotionGrouping(Recipe):
         return {"j": overlap, "mse": error.unflatten(0, fields.shape[:2]).mean(dim=1).double()}
 
     def discover(self, model: SlotAutoencoder, fields: Tensor) -> Scene:
-        """The model's view of motion pictures, with test iterations; learned slots need no noise."""
+        """The model's view of motion images, with test iterations; learned slots need no noise."""
         noise = torch.from_numpy(
             start_noise(np.zeros(len(fields), np.int64), model.num_slots, model.slot_dim)
         )
@@ -98,7 +98,7 @@ class MotionGrouping(Recipe):
     def objects(
         self, model: SlotAutoencoder, fields: SequenceFields, pictures: Tensor, colours: float = 0.6
     ) -> Tensor:
-        """What moves in a sequence, soft masks [frames, rows, columns] of its grid, on which `pictures`
+        """What moves in a sequence, soft masks [frames, rows, columns] of its grid, on which `images`
         [frames, 3, rows, columns] are as well: what is fast where the main slot is, finished."""
         _, main = self.moving(model, fields)
         fast = motion_masks.fast_near(main, fields.speed, fields.flow)
@@ -119,13 +119,13 @@ class MotionGrouping(Recipe):
         shape = fields.speed.shape[:2]
         return (1 - wide[rows, ground]).unflatten(0, shape), wide[rows, main].unflatten(0, shape)
 
-    def picture(self, model: SlotAutoencoder, scenes: Scenes) -> Image.Image:
+    def preview(self, model: SlotAutoencoder, scenes: Scenes) -> Image.Image:
         fields = scenes["image"]
         masks = self.discover(model, fields.flatten(0, 1)).masks.unflatten(0, fields.shape[:2])
         return video.clips_figure(fields, masks)
 
     def figures(self, model: SlotAutoencoder, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
-        return {"fields": self.picture(model, scenes)}
+        return {"fields": self.preview(model, scenes)}
 
     def prepare_for_test(self, model: SlotAutoencoder) -> SlotAutoencoder:
         model.grouping.iterations = self.test_iterations
@@ -146,6 +146,6 @@ motion_grouping = MotionGrouping(
     description="What moves in DAVIS-2016, from optical flow alone: --data-path DAVIS; a minute on one core",
     steps=300,
     **FAST
-    | {"batch_size": 6, "warmup_steps": 50, "average": 0.99, "evaluate_every": 100, "test_scenes": 400},
+    | {"batch_size": 6, "warmup_steps": 50, "ema_decay": 0.99, "evaluate_every": 100, "test_scenes": 400},
 )
 """Slots on the motion of real video: `objecthood train motion-grouping --data-path DAVIS`."""

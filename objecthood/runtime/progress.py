@@ -11,7 +11,7 @@ from objecthood.runtime.terminal import console, echo
 
 
 class RunProgress:
-    """A bar with loss, score, pictures per second and time left; use as a context manager.
+    """A bar with loss, score, images per second and time left; use as a context manager.
 
     Args:
         name: of the run, shown in front.

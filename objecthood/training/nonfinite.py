@@ -1,6 +1,6 @@
 """Steps whose loss or gradient is not finite are not taken; three in a row end the run and name the culprits.
 
-One such step may be a picture in ten thousand; without the guard it would make every weight nan for good.
+One such step may be an image in ten thousand; without the guard it would make every weight nan for good.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Guard:
         return self.in_a_row >= IN_A_ROW
 
 
-def accuse(
+def offending_samples(
     recipe: Recipe, model: nn.Module, scenes: Scenes, indices: Sequence[int], step: int, processes: Processes
 ) -> str:
-    """Who is to blame for a step, in one line: pictures that alone give no finite loss or gradient, and
+    """Who is to blame for a step, in one line: images that alone give no finite loss or gradient, and
     parameters.
 
     `scenes` are this process's share of the batch; `indices` are those of the whole batch in its data set.
-    Gradients are computed anew, one picture at a time.
+    Gradients are computed anew, one image at a time.
     """
     guilty = [0.0] * len(indices)
     names = [name for name, _ in model.named_parameters()]
@@ -67,8 +67,8 @@ def accuse(
     parameters = [name for name, bad in zip(names, processes.total(*broken), strict=True) if bad]
     return (
         f"loss or gradient was not finite in {IN_A_ROW} steps in a row, the last of them step {step}; "
-        f"pictures to blame (indices in the training data): {_listed(pictures)}; parameters without finite "
-        f"gradient: {_listed(parameters)}; look at these pictures, or lower --learning-rate; "
+        f"images to blame (indices in the training data): {_listed(pictures)}; parameters without finite "
+        f"gradient: {_listed(parameters)}; look at these images, or lower --learning-rate; "
         "the weights of the last checkpoint are whole"
     )
 

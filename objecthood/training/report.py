@@ -1,6 +1,6 @@
-"""A run folder -> one self-contained HTML page: scores, curves, pictures, the recipe, the machine.
+"""A run folder -> one self-contained HTML page: scores, curves, images, the recipe, the machine.
 
-The page loads nothing: no script, inline style, curves as SVG (`charts`), pictures as data. It can be
+The page loads nothing: no script, inline style, curves as SVG (`charts`), images as data. It can be
 written while the run goes on: what is missing is left out, and a line still being written is passed over.
 """
 
@@ -63,7 +63,7 @@ summary { margin-top: .75rem; color: var(--soft); cursor: pointer; }
 def write_report(run_folder: Path) -> Path:
     """Write `index.html` into a run folder and return its path.
 
-    Read, where they are there: `recipe.json`, `metrics.jsonl`, `result.json`, `latest.png` and the pictures
+    Read, where they are there: `recipe.json`, `metrics.jsonl`, `result.json`, `latest.png` and the images
     in `figures/`. The page replaces its predecessor in one step, so that a reader never meets half of it.
 
     Raises: FileNotFoundError where the folder itself does not exist.
@@ -80,7 +80,7 @@ def write_report(run_folder: Path) -> Path:
     sections = [
         _head(title, recipe, result, evaluated, records),
         _curves(trained, evaluated),
-        _pictures(run_folder),
+        _images(run_folder),
         _table("Recipe", {key: value for key, value in recipe.items() if key != "description"}),
         _table("Result and environment", {key: value for key, value in result.items() if key != "scores"}),
     ]
@@ -195,7 +195,7 @@ def _chart(records: list[Record], key: str, *, logarithmic: bool = False) -> str
     return f'<figure class="chart">{escape(title_of(key))}{scale}{drawing}</figure>' if drawing else ""
 
 
-def _pictures(run_folder: Path) -> str:
+def _images(run_folder: Path) -> str:
     """`latest.png`, then `figures/` by name; the name is the caption. Symbolic links are left out: they may
     point to images that are nobody else's concern."""
     folder = run_folder / "figures"
@@ -209,7 +209,7 @@ def _pictures(run_folder: Path) -> str:
         data = base64.b64encode(content).decode("ascii")
         caption = escape(path.stem.replace("_", " "))
         image = f'<img src="data:{kind};base64,{data}" alt="{caption}">'
-        figures.append(f'<figure class="picture">{image}<figcaption>{caption}</figcaption></figure>')
+        figures.append(f'<figure class="image">{image}<figcaption>{caption}</figcaption></figure>')
     return f"<section><h2>Pictures</h2>{''.join(figures)}</section>" if figures else ""
 
 

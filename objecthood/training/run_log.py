@@ -21,7 +21,7 @@ class TensorBoard:
     """Event files below `folder`, to be read by `tensorboard --logdir`.
 
     Tags are "train/loss", "evaluate/fg_ari" and so on, the keys of metrics.jsonl, over steps; "latest" is the
-    picture that is shown while training. A run that is gone on with hides what it had told from `first_step`
+    image that is shown while training. A run that is gone on with hides what it had told from `first_step`
     on, but for the `lines` of that step.
     """
 
@@ -64,7 +64,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Stopwatch:
-    """Wall and CPU seconds spent training: evaluation, pictures and checkpoints are paused for."""
+    """Wall and CPU seconds spent training: evaluation, images and checkpoints are paused for."""
 
     def __init__(self, wall: float = 0.0, cpu: float = 0.0):
         self._wall, self._cpu = wall, cpu
@@ -151,7 +151,7 @@ class Log:
             tracker.write(line | values)
 
     def show(self, step: int, picture: Path) -> None:
-        """Hand the picture of a step to the trackers."""
+        """Hand the image of a step to the trackers."""
         for tracker in self.trackers:
             tracker.show(step, picture)
 

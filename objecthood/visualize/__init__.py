@@ -7,7 +7,7 @@ from objecthood.visualize.figures import (
     overlay,
     slot_colors,
     slots_figure,
-    to_picture,
+    to_image,
     write,
 )
 
@@ -18,6 +18,6 @@ __all__ = [
     "overlay",
     "slot_colors",
     "slots_figure",
-    "to_picture",
+    "to_image",
     "write",
 ]

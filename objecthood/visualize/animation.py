@@ -1,7 +1,7 @@
 """Slot attention in motion: where each slot looks, from the first iteration to the last.
 
 The still version is `visualize.attention_figure` (Locatello et al. 2020, Figure 3). Frames are plain Pillow
-pictures, so they can also be joined, cropped or captioned before they are saved.
+images, so they can also be joined, cropped or captioned before they are saved.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from objecthood.visualize.figures import (
     legible_scale,
     overlay_one,
     slot_colors,
-    to_picture,
+    to_image,
     write,
 )
 
@@ -41,7 +41,7 @@ def attention_frames(
     between: int = 10,
     scale: int | None = None,
 ) -> list[Image.Image]:
-    """The picture, the strongest slot everywhere, and every slot's attention, iteration after iteration.
+    """The image, the strongest slot everywhere, and every slot's attention, iteration after iteration.
 
     Args:
         image: values in [0, 1].
@@ -75,7 +75,7 @@ def save_animation(frames: Sequence[Image.Image], path: str | Path, milliseconds
     """Write frames as an endless animation: .webp (best), .png (APNG, exact) or .gif (256 colours).
 
     Args:
-        frames: pictures of one size.
+        frames: images of one size.
         milliseconds: how long each frame is shown; .gif counts in steps of 10.
 
     Raises: ValueError where the name ends otherwise.
@@ -124,7 +124,7 @@ def _frame(small: Tensor, large: Tensor, weights: Tensor, now: float, total: int
         bar = (x, y + height + 3, x + width - 1, y + height + 2 + BAR)
         ImageDraw.Draw(frame).rectangle(bar, fill=tuple(color.tolist()))
         write(frame, (x + width / 2, y + height + CAPTION - 7), f"slot {index + 1}")
-    for column, picture in enumerate((to_picture(large), overlay_one(large, weights, STRONG))):
+    for column, picture in enumerate((to_image(large), overlay_one(large, weights, STRONG))):
         frame.paste(picture, (MARGIN + column * (2 * width + GAP), MARGIN))
     middle = MARGIN + 2 * height + 32
     write(frame, (MARGIN + width, middle), "picture", 16)

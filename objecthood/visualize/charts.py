@@ -2,7 +2,7 @@
 
 `line_chart` is for a page and has no style of its own: colours come from the page through CSS classes
 (`grid`, `axis`, `band`, `line`, `last`), so that one chart reads well on a dark page and on a light one.
-`score_curves` is a picture that stands alone.
+`score_curves` is an image that stands alone.
 """
 
 import itertools

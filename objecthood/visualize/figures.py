@@ -1,7 +1,7 @@
-"""Pictures of what a model sees: overlays, the slot figure, the attention figure, indexed masks.
+"""Images of what a model sees: overlays, the slot figure, the attention figure, indexed masks.
 
 Every function takes tensors in the shapes of the contract (images in [0, 1], channels first) and gives
-Pillow pictures. Slot k has the same colour in every one of them. The attention figure is Figure 3 of
+Pillow images. Slot k has the same colour in every one of them. The attention figure is Figure 3 of
 Locatello et al. 2020; its moving version is in `animation.py`.
 """
 
@@ -35,9 +35,9 @@ INK = (0xD7, 0xDA, 0xE0)
 CHEQUER = (0x2F, 0x24)  # the two greys that stand for "nothing here"
 MARGIN, GAP, BAR = 20, 8, 3  # pixels: around a figure, between its cells, thickness of a colour bar
 TEXT_SIZE = 13  # pixels
-STRONG = 0.7  # opacity of a segmentation in figures, where the plain picture stands beside it
-BAND = 256  # rows of a large picture that are tinted at once: all at once would take gigabytes
-NAMED = 640  # pixels: the smallest side of a picture on which ten names find room
+STRONG = 0.7  # opacity of a segmentation in figures, where the plain image stands beside it
+BAND = 256  # rows of a large image that are tinted at once: all at once would take gigabytes
+NAMED = 640  # pixels: the smallest side of an image on which ten names find room
 LEGIBLE = 96  # pixels: the smallest side of a cell in which shapes are still told apart
 
 
@@ -70,16 +70,16 @@ def overlay(
     """Tint every pixel with the colour of its slot and draw the borders between slots.
 
     Args:
-        image: values in [0, 1]; one picture, or a batch.
+        image: values in [0, 1]; one image, or a batch.
         masks: soft masks, enlarged bilinearly and then given to the strongest slot; or integer labels,
             of which negative ones (ignore) stay untinted. Any resolution.
         opacity: strength of the tint, 0 (none) to 1 (flat colour).
         contours: whether to draw the borders, in full colour.
 
-    Returns: one picture of the image's size, or a list of them where `image` is a batch.
+    Returns: one image of the image's size, or a list of them where `image` is a batch.
 
-    >>> picture = overlay(torch.zeros(3, 8, 8), torch.ones(8, 8, dtype=torch.int64), opacity=1.0)
-    >>> picture.size, picture.getpixel((4, 4))
+    >>> image = overlay(torch.zeros(3, 8, 8), torch.ones(8, 8, dtype=torch.int64), opacity=1.0)
+    >>> image.size, image.getpixel((4, 4))
     ((8, 8), (232, 136, 26))
     """
     if image.ndim == 4:
@@ -89,10 +89,10 @@ def overlay(
 
 
 def overlay_one(image: Tensor, masks: Tensor, opacity: float, contours: bool = True) -> Image.Image:
-    """`overlay` of a single picture, whose values may also be bytes: a large one takes less memory so."""
+    """`overlay` of a single image, whose values may also be bytes: a large one takes less memory so."""
     labels = _label_map(masks, (image.shape[-2], image.shape[-1]))
     colors = torch.from_numpy(slot_colors(max(int(labels.max()) + 1, 1)) / 255.0).float()
-    reach = max(1, round(min(labels.shape) / 160))  # contours are wider in large pictures
+    reach = max(1, round(min(labels.shape) / 160))  # contours are wider in large images
     picture = Image.new("RGB", (labels.shape[1], labels.shape[0]))
     for top in range(0, len(labels), BAND):
         rows = slice(top, top + BAND)
@@ -105,7 +105,7 @@ def overlay_one(image: Tensor, masks: Tensor, opacity: float, contours: bool = T
         tint = colors[labels[rows].clamp(min=0).long()].permute(2, 0, 1)
         band = image[:, rows].detach().cpu()
         band = band.float() / 255 if band.dtype == torch.uint8 else band.float()
-        picture.paste(to_picture(torch.lerp(band, tint, strength)), (0, top))
+        picture.paste(to_image(torch.lerp(band, tint, strength)), (0, top))
     return picture
 
 
@@ -115,7 +115,7 @@ def name_objects(
     """Mark objects in the colours of their slots and write their names below the marks.
 
     Args:
-        image: 0..255; a small picture is enlarged, its shorter side to 640 pixels or its longer to at most
+        image: 0..255; a small image is enlarged, its shorter side to 640 pixels or its longer to at most
             2560, so that names can be read.
         objects: of each the place (across and down, in [0, 1]), its slot, and its name, which gets a line for
             each two words. Names move down where they would cover another.
@@ -152,7 +152,7 @@ def slots_figure(
     *,
     scale: int | None = None,
 ) -> Image.Image:
-    """One row per picture: picture, reconstruction, segmentation, then every slot alone.
+    """One row per image: image, reconstruction, segmentation, then every slot alone.
 
     A slot alone is its appearance where its mask is, over a grey chequer where it is not.
 
@@ -161,8 +161,8 @@ def slots_figure(
         masks: sum to 1 over slots.
         scale: each pixel becomes `scale` x `scale`; by default so many that a cell reaches 96 pixels.
 
-    >>> pictures, masks = torch.rand(2, 3, 35, 35), torch.rand(2, 4, 35, 35).softmax(1)
-    >>> slots_figure(pictures, pictures, masks, pictures[:, None].expand(-1, 4, -1, -1, -1)).size
+    >>> images, masks = torch.rand(2, 3, 35, 35), torch.rand(2, 4, 35, 35).softmax(1)
+    >>> slots_figure(images, images, masks, images[:, None].expand(-1, 4, -1, -1, -1)).size
     (823, 287)
     """
     scale = scale or legible_scale(images)
@@ -188,16 +188,16 @@ def attention_figure(
     Args:
         image: values in [0, 1].
         attention: the softmax over slots, in [0, 1], of every iteration; any resolution.
-        reconstruction: shown beside the picture where given.
+        reconstruction: shown beside the image where given.
 
     >>> attention_figure(torch.rand(3, 64, 64), torch.rand(3, 4, 32, 32).softmax(1)).mode
     'RGB'
     """
     scale = legible_scale(image)
     large = enlarge(image, scale)
-    once = {"picture": to_picture(large)}
+    once = {"picture": to_image(large)}
     if reconstruction is not None:
-        once["reconstruction"] = to_picture(enlarge(reconstruction, scale))
+        once["reconstruction"] = to_image(enlarge(reconstruction, scale))
     colors = slot_colors(attention.shape[1])
     rows = []
     for weights in attention:
@@ -210,7 +210,7 @@ def attention_figure(
 def indexed_png(
     labels: Integer[Tensor, "height width"] | Integer[np.ndarray, "height width"], path: str | Path
 ) -> None:
-    """Write labels as a palette PNG: it opens as a coloured picture and reads back as the labels.
+    """Write labels as a palette PNG: it opens as a coloured image and reads back as the labels.
 
     Raises: ValueError where a label lies outside 0..255, as an index is one byte.
 
@@ -231,10 +231,10 @@ def indexed_png(
     picture.save(path, format="PNG")
 
 
-def to_picture(image: Float[Tensor, "3 height width"]) -> Image.Image:
-    """A tensor with values in [0, 1] (clipped) as an 8-bit picture.
+def to_image(image: Float[Tensor, "3 height width"]) -> Image.Image:
+    """A tensor with values in [0, 1] (clipped) as an 8-bit image.
 
-    >>> to_picture(torch.ones(3, 2, 2)).getpixel((0, 0))
+    >>> to_image(torch.ones(3, 2, 2)).getpixel((0, 0))
     (255, 255, 255)
     """
     values = image.detach().cpu().float().clamp(0.0, 1.0).mul(255.0).round()
@@ -242,7 +242,7 @@ def to_picture(image: Float[Tensor, "3 height width"]) -> Image.Image:
 
 
 def enlarge(image: Float[Tensor, "*any height width"], scale: int) -> Float[Tensor, "*any tall wide"]:
-    """Each pixel becomes a square of `scale` x `scale` pixels: small pictures stay honest, not blurred.
+    """Each pixel becomes a square of `scale` x `scale` pixels: small images stay honest, not blurred.
 
     >>> enlarge(torch.rand(3, 35, 35), 3).shape
     torch.Size([3, 105, 105])
@@ -265,7 +265,7 @@ def attention_cell(
     weight: Float[Tensor, "rows columns"],
     color: UInt8[np.ndarray, "3"],
 ) -> Image.Image:
-    """One slot's attention as light: its colour where it looks, a dim ghost of the picture where not.
+    """One slot's attention as light: its colour where it looks, a dim ghost of the image where not.
 
     `weight` in [0, 1], any resolution; the result has the size of `image`.
 
@@ -275,14 +275,14 @@ def attention_cell(
     weight = _resize(weight[None], (image.shape[-2], image.shape[-1]))[0].clamp(0.0, 1.0)
     grey = image.detach().cpu().float().mean(0)
     light = torch.from_numpy(color / 255.0).float()[:, None, None] * weight
-    # The picture's own light and shade shows through: a little, so that the colour stays the slot's own.
-    return to_picture(light + (0.06 + 0.22 * grey) * (1.0 - weight) + 0.12 * grey * weight)
+    # The image's own light and shade shows through: a little, so that the colour stays the slot's own.
+    return to_image(light + (0.06 + 0.22 * grey) * (1.0 - weight) + 0.12 * grey * weight)
 
 
 def write(
     picture: Image.Image, center: tuple[int | float, int | float], text: str, size: int = TEXT_SIZE
 ) -> None:
-    """Write `text` around the point `center` (x, y) of `picture`, in the font that Pillow brings along.
+    """Write `text` around the point `center` (x, y) of `image`, in the font that Pillow brings along.
 
     >>> write(Image.new("RGB", (96, 20)), (48, 10), "slot 1")
     """
@@ -345,7 +345,7 @@ def _highest(values: Tensor, reach: int) -> Tensor:
 
 
 def _cell(image: Tensor, scale: int) -> Image.Image:
-    return to_picture(enlarge(image, scale))
+    return to_image(enlarge(image, scale))
 
 
 def on_chequer(appearance: Tensor, mask: Tensor, scale: int) -> Image.Image:
@@ -353,7 +353,7 @@ def on_chequer(appearance: Tensor, mask: Tensor, scale: int) -> Image.Image:
     appearance, mask = enlarge(appearance, scale), enlarge(mask, scale)
     down, across = (torch.arange(side) // 8 for side in mask.shape)
     nothing = torch.tensor(CHEQUER)[(down[:, None] + across) % 2] / 255.0
-    return to_picture(torch.lerp(nothing.expand_as(appearance), appearance.clamp(0.0, 1.0), mask))
+    return to_image(torch.lerp(nothing.expand_as(appearance), appearance.clamp(0.0, 1.0), mask))
 
 
 def grid(
@@ -366,7 +366,7 @@ def grid(
 ) -> Image.Image:
     """Cells of one size under headings; the last `num_slots` columns are slots, with their colour bars.
 
-    Row names may have several lines. Pictures in `once` belong to all rows: they stand left of the row names,
+    Row names may have several lines. Images in `once` belong to all rows: they stand left of the row names,
     in the middle of the height.
     """
     width, height = rows[0][0].size

@@ -1,4 +1,4 @@
-"""Pictures of clips: frames above what is found in them, still and animated; arrows show which slots move."""
+"""Images of clips: frames above what is found in them, still and animated; arrows show which slots move."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from objecthood.visualize.figures import (
     legible_scale,
     overlay_one,
     slot_colors,
-    to_picture,
+    to_image,
     write,
 )
 
@@ -44,7 +44,7 @@ def clips_figure(
     rows = []
     for clip, its_masks in zip(frames, masks, strict=True):
         large = enlarge(clip[chosen], scale)
-        rows.append([to_picture(frame) for frame in large])
+        rows.append([to_image(frame) for frame in large])
         rows.append([overlay_one(*pair, STRONG) for pair in zip(large, its_masks[chosen], strict=True)])
     return _sheet(rows)
 
@@ -54,7 +54,7 @@ def clips_frames(
     masks: Float[Tensor, "batch time slots height width"],
     tracks: Tracks,
 ) -> list[Image.Image]:
-    """One picture per time: every clip's frame above its slots, an arrow where a slot moves, a dot where one
+    """One image per time: every clip's frame above its slots, an arrow where a slot moves, a dot where one
     stands still.
 
     >>> import torch
@@ -70,14 +70,14 @@ def clips_frames(
         found = [overlay_one(*pair, STRONG) for pair in zip(large, masks[:, now], strict=True)]
         for clip, picture in enumerate(found):
             mark_motion(picture, Tracks(*(part[clip, now] for part in tracks)), scale)
-        pictures.append(_sheet([[to_picture(frame) for frame in large], found]))
+        pictures.append(_sheet([[to_image(frame) for frame in large], found]))
     return pictures
 
 
 def mark_motion(picture: Image.Image, tracks: Tracks, scale: float | tuple[float, float]) -> None:
-    """Draw on `picture` an arrow for each slot that moves and a dot for each that stands still.
+    """Draw on `image` an arrow for each slot that moves and a dot for each that stands still.
 
-    `tracks` are of one frame of one clip (no batch axis); `scale` is picture pixels per pixel of theirs,
+    `tracks` are of one frame of one clip (no batch axis); `scale` is image pixels per pixel of theirs,
     across and down where they differ. The slot that holds most, the background, is left out.
     """
     across, down = (scale, scale) if isinstance(scale, int | float) else scale

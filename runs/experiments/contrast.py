@@ -16,7 +16,6 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import seeds
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ from objecthood.analysis import probes
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"test_scenes": 40, "evaluate_every": 100}
-SPRITES = QUICK | {"steps": 200, "still_steps": 100, "warmup_steps": 50, "repulsion": 0.0}
+SPRITES = QUICK | {"steps": 200, "single_frame_steps": 100, "warmup_steps": 50, "merge_penalty": 0.0}
 SET, SINGLE = ({"contrast": kind, "temperature": 0.1} for kind in ("set", "single"))
 VIDEO, CONTRAST = "moving-sprites", "moving-sprites-contrast"
 ROWS: dict[str, tuple[str, dict]] = {
@@ -37,15 +36,15 @@ ROWS: dict[str, tuple[str, dict]] = {
     "set": (CONTRAST, QUICK | SET),
     "single": (CONTRAST, QUICK | SINGLE),
     "reconstruction-slots": (VIDEO, SPRITES | {"slot_contrast": 0.01}),
-    "untrained": (CONTRAST, QUICK | {"steps": 1, "learning_rate": 0.0, "matrix_learning_rate": 0.0}),
+    "untrained": (CONTRAST, QUICK | {"steps": 1, "learning_rate": 0.0, "muon_learning_rate": 0.0}),
 }
 DATA = {
     "clean": {},
     "textured": {"background": "textured"},
-    "camouflage": {"data": "camouflage", "sees": "motion", "num_slots": 4},
+    "camouflage": {"data": "camouflage", "modality": "motion", "num_slots": 4},
 }
 PROBED = (48, 48)
-"""Clips of 4 frames that probes are fitted on (training clips never trained on), and scored on (test)."""
+"""Clips of 4 frames that probes are fitted on (validation), and scored on (test)."""
 
 
 def main() -> None:
@@ -73,7 +72,8 @@ def main() -> None:
 def probe(model: oh.recipes.base.Model, recipe: oh.recipes.Recipe) -> dict[str, float]:
     """R2 of position and colour, accuracy of kind; of a decoder trained afterwards ARI and error."""
     parts = [
-        gather(model, recipe, split, count) for split, count in zip(("train", "test"), PROBED, strict=True)
+        gather(model, recipe, split, count)
+        for split, count in zip(("validation", "test"), PROBED, strict=True)
     ]
     objects = [probes.matched_objects(scenes, slots, masks) for scenes, slots, masks, _ in parts]
     scores = probes.property_scores(*objects)
@@ -86,9 +86,9 @@ def gather(
     """Clips of 4 frames, their slots, attention masks, and what the model saw."""
     field = "lag" if hasattr(recipe, "lag") else "frames"
     longer = dataclasses.replace(recipe, test_frames=4, **{field: 3 if field == "lag" else 4})
-    indices = np.arange(count) + (10**9 if split == "train" else 0)
     scenes = {
-        key: part[:, :4] if key != "kind" else part for key, part in longer.dataset(split)[indices].items()
+        key: part[:, :4] if key != "kind" else part
+        for key, part in longer.dataset(split)[range(count)].items()
     }
     slots, masks, seen = [], [], []
     for first in range(0, count, 16):
@@ -99,7 +99,7 @@ def gather(
         )
         masks.append(attention.unflatten(0, scene.slots.shape[:2]))
         slots.append(probes.placed(scene.slots, masks[-1]))
-        seen.append(model.look(chosen["image"]))
+        seen.append(model.to_modality(chosen["image"]))
     return scenes, torch.cat(slots), torch.cat(masks), torch.cat(seen)
 
 

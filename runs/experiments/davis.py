@@ -3,7 +3,7 @@
     python runs/experiments/davis.py ../shared/data/davis2016
 
 Writes results/davis2016.json (J of every sequence, of each stage, and of simple baselines on the same flow,
-of every seed; learning curves) and the picture docs/images/davis.png. No step sees labels but the last, which
+of every seed; learning curves) and the image docs/images/davis.png. No step sees labels but the last, which
 scores. How much colours count in finished masks is chosen for each method and fold by J on the sequences of
 the other folds; the other constants of `objecthood.motion.masks` and `objecthood.motion.paths` were
 chosen on these sequences, which results/tries.md tells of.
@@ -110,7 +110,7 @@ def trained(recipe: MotionGrouping) -> tuple[torch.nn.Module, dict[str, Any]]:
 
 
 class Sequence:
-    """One sequence of DAVIS: its motion, its small pictures, and what its annotations say of masks."""
+    """One sequence of DAVIS: its motion, its small images, and what its annotations say of masks."""
 
     def __init__(self, davis: Davis2016, path: str, name: str):
         self.name, self.truth = name, torch.from_numpy(davis.truth(name))

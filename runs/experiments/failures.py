@@ -1,4 +1,4 @@
-"""Make slots fail on purpose, cheaply, and keep what `diagnose` says: results/failures.json and its pictures.
+"""Make slots fail on purpose, cheaply, and keep what `diagnose` says: results/failures.json and its images.
 
     python runs/experiments/failures.py             # every case, one after the other, about ten CPU minutes
     python runs/experiments/failures.py gaussian-start    # one of them, kept beside the others' results
@@ -20,7 +20,7 @@ import objecthood as oh
 from objecthood import checkpoint
 from objecthood.analysis.diagnosis import diagnose
 from objecthood.nn import GaussianSlots
-from objecthood.recipes.discovery import GuidedDiscovery
+from objecthood.recipes.discovery import SpatialBiasDiscovery
 from objecthood.runtime.environment import describe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ SCENES = 160
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GaussianStart(GuidedDiscovery):
+class GaussianStart(SpatialBiasDiscovery):
     """Slots that start from one Gaussian and are trained through all iterations, as in the paper."""
 
     def build_model(self):
@@ -40,22 +40,24 @@ class GaussianStart(GuidedDiscovery):
         return model
 
 
-def case(task: type[GuidedDiscovery] = GuidedDiscovery, **changes) -> GuidedDiscovery:
+def case(task: type[SpatialBiasDiscovery] = SpatialBiasDiscovery, **changes) -> SpatialBiasDiscovery:
     """The recipe `sprites` on coloured backgrounds with these changes."""
     fields = dataclasses.asdict(oh.RECIPES["sprites"]) | {"background": "coloured", "seed": 0} | changes
     fields |= {"evaluate_every": fields["steps"], "test_scenes": SCENES, "expected": ""}
     return task(**fields)
 
 
-PLAIN = {"compactness": 0.0, "repulsion": 0.0, "rehome": False}
+PLAIN = {"spatial_bias": 0.0, "merge_penalty": 0.0, "split_slots": False}
 """Neither compact nor distinct: attention compares contents alone."""
 CASES = {
     "healthy": case(steps=1000),
     "stopped-early": case(steps=60),
-    "too-fast": case(steps=300, learning_rate=0.03, matrix_learning_rate=0.3, gradient_clip=0.0),
-    "gaussian-start": case(GaussianStart, **PLAIN, attention_guided=False, steps=500, test_iterations=3),
+    "too-fast": case(steps=300, learning_rate=0.03, muon_learning_rate=0.3, gradient_clip=0.0),
+    "gaussian-start": case(
+        GaussianStart, **PLAIN, attention_conditioned_masks=False, steps=500, test_iterations=3
+    ),
     "no-prior": case(**PLAIN, steps=500),
-    "compact-only": case(repulsion=0.0, rehome=False, compactness=2.0, steps=500),
+    "compact-only": case(merge_penalty=0.0, split_slots=False, spatial_bias=2.0, steps=500),
     "few-slots": case(num_slots=3, steps=500),
     "many-slots": case(**PLAIN, num_slots=12, steps=500),
 }
@@ -78,8 +80,8 @@ def main() -> None:
         print(name, found["cpu_seconds"], found["scores"], found["diagnosis"]["summary"], flush=True)
 
 
-def run(name: str, recipe: GuidedDiscovery) -> dict:
-    """Train, unless that is done, then score and diagnose; the picture of the worst scenes is written."""
+def run(name: str, recipe: SpatialBiasDiscovery) -> dict:
+    """Train, unless that is done, then score and diagnose; the image of the worst scenes is written."""
     out = ROOT / "runs" / "failures" / name
     result = oh.train(recipe, out, resume=(out / "recipe.json").exists(), device="cpu")
     model = checkpoint.load(out / "weights.safetensors", recipe)

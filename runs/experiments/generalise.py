@@ -40,7 +40,7 @@ def main() -> None:
     rows = []
     for weights in arguments.weights:
         model = oh.load(weights)
-        known = dataclasses.replace(model.recipe, data_path=str(arguments.scenes), starts=1)
+        known = dataclasses.replace(model.recipe, data_path=str(arguments.scenes), restarts=1)
         more = ClevrLike(arguments.scenes, "test", model.resolution, objects=(7, 10), count=320)
         for iterations in arguments.iterations:
             recipe = dataclasses.replace(known, test_iterations=iterations)

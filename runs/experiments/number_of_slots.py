@@ -85,7 +85,7 @@ def draw(model: torch.nn.Module) -> None:
         masks = model(image, num_slots=number, iterations=model.recipe.test_iterations, noise=noise).masks[0]
         masks = torch.cat([masks, torch.zeros(most - number, *masks.shape[1:])])
         alone = [figures.attention_cell(large, *pair) for pair in zip(masks, colors, strict=True)]
-        rows.append([figures.to_picture(large), figures.overlay_one(large, masks, figures.STRONG), *alone])
+        rows.append([figures.to_image(large), figures.overlay_one(large, masks, figures.STRONG), *alone])
     names = [f"{number} slots" for number in DRAWN]
     figure = figures.grid(rows, ["picture", "segmentation"], num_slots=most, row_names=names)
     figure.save(ROOT / "docs" / "images" / "slots-asked.webp", quality=88, method=6)

@@ -4,7 +4,7 @@
         --scenes plain=FOLDER textured=FOLDER
 
 Every weights (a name, a file or a run folder) on every folder of `objecthood data render`, split test, as
-they are and with slots that reach across the picture united (`nn.unite_grounds`). Written to
+they are and with slots that reach across the image united (`nn.merge_background`). Written to
 results/NAME-scenes.json; the first scenes of each folder, seen by the weights of the same title, are drawn
 into docs/images/NAME-TITLE-scenes.png, and with a united ground, where that changes anything, into
 docs/images/NAME-TITLE-one-ground-scenes.png.
@@ -22,7 +22,7 @@ import torch
 
 import objecthood as oh
 from objecthood.analysis.diagnosis import diagnose
-from objecthood.nn import unite_grounds
+from objecthood.nn import merge_background
 from objecthood.recipes import Discovery
 from objecthood.runtime.environment import describe
 
@@ -52,7 +52,12 @@ def main() -> None:
             seen: dict[tuple[int, ...], Any] = {}
             for what in (title, f"{title}-one-ground"):
                 how = looking_once(recipe, what != title, seen)
-                row = {"weights": title, "seed": recipe.seed, "scenes": scenes, "one_ground": what != title}
+                row = {
+                    "weights": title,
+                    "seed": recipe.seed,
+                    "scenes": scenes,
+                    "merge_background": what != title,
+                }
                 row |= {"scores": oh.evaluate(model, how), "summary": diagnose(model, how).summary}
                 print(row, flush=True)
                 rows.append(row)
@@ -65,7 +70,7 @@ def main() -> None:
 
 
 def looking_once(recipe: Discovery, united: bool, seen: dict[tuple[int, ...], Any]) -> Discovery:
-    """The recipe, which keeps in `seen` what a model makes of pictures; `united`: with one ground."""
+    """The recipe, which keeps in `seen` what a model makes of images; `united`: with one ground."""
 
     class LookingOnce(type(recipe)):
         def discover(self, model: Any, images: Any, indices: Any) -> Any:
@@ -75,7 +80,7 @@ def looking_once(recipe: Discovery, united: bool, seen: dict[tuple[int, ...], An
             scene = seen[key]
             if not united:
                 return scene
-            masks, appearance = unite_grounds(scene.masks, scene.appearance)
+            masks, appearance = merge_background(scene.masks, scene.appearance)
             return scene._replace(masks=masks, appearance=appearance)
 
     return LookingOnce(**dataclasses.asdict(recipe))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import objecthood as oh
 from objecthood import metrics
-from objecthood.data.randomness import several_starts
+from objecthood.data.randomness import restart_noise
 from objecthood.runtime.environment import describe
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "starts.json"
@@ -52,10 +52,10 @@ def over_starts(run: Path, which: range) -> dict:
     model = oh.load(run / "weights.safetensors")
     scores, errors = (torch.cat(parts, dim=1) for parts in zip(*looks(model, which), strict=True))
     chosen, best = {}, {}
-    for starts in COUNTS:
-        least = errors[:starts].argmin(dim=0, keepdim=True)
-        chosen[starts] = scores[:starts].gather(0, least).nanmean().item()
-        best[starts] = scores[:starts].nan_to_num(-1).amax(dim=0).mean().item()
+    for restarts in COUNTS:
+        least = errors[:restarts].argmin(dim=0, keepdim=True)
+        chosen[restarts] = scores[:restarts].gather(0, least).nanmean().item()
+        best[restarts] = scores[:restarts].nan_to_num(-1).amax(dim=0).mean().item()
     found = {"seed": model.recipe.seed, "best_painted": chosen, "truly_best": best}
     print(run.name, found, flush=True)
     return found
@@ -69,11 +69,11 @@ def looks(model: oh.SlotAutoencoder, which: range):
         features = model.encode(scenes["image"])
         scores: list[Tensor] = []
         errors: list[Tensor] = []
-        for noise in several_starts(indices.numpy(), max(COUNTS), model.num_slots, model.slot_dim):
-            painting, slots, attention = model.paint(features, None, recipe.test_iterations, noise)
-            scene = model.scene(painting, slots, attention)
+        for noise in restart_noise(indices.numpy(), max(COUNTS), model.num_slots, model.slot_dim):
+            painting, slots, attention = model.decode(features, None, recipe.test_iterations, noise)
+            scene = model.output(painting, slots, attention)
             scores.append(metrics.adjusted_rand_index(scenes["masks"], scene.masks, ignore_background=True))
-            errors.append(model.painting_error(scenes["image"], painting, scene))
+            errors.append(model.decoding_error(scenes["image"], painting, scene))
         yield torch.stack(scores), torch.stack(errors)
 
 

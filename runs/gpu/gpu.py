@@ -168,7 +168,7 @@ STAGES: dict[str, Callable[[Settings], dict[str, Any] | None]] = {
     "correctness": lambda settings: correctness(settings.device),
     "benchmark": benchmark,
     "clevr6-like": train_seeds(
-        "clevr6-like", 3, resolution=128, batch_size=64, steps=20_000, halving_steps=0
+        "clevr6-like", 3, resolution=128, batch_size=64, steps=20_000, decay_half_life=0
     ),
     "tetrominoes": train_seeds("tetrominoes", 5),
     "tetrominoes-guided": train_seeds("tetrominoes-guided", 5),

@@ -77,7 +77,7 @@ def outcome(
     model.zero_grad()
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision != torch.float32):
         picture = model(images, noise=noise).reconstruction
-    losses.reconstruction_error(picture, images, model.view).backward()
+    losses.reconstruction_error(picture, images, model.input_transform).backward()
     return picture.detach(), gradient(model)
 
 
@@ -96,7 +96,7 @@ def loss_rows(device: torch.device) -> Iterator[dict[str, Any]]:
     predicted, target = torch.rand(8, 10, 19), torch.rand(8, 10, 19)
     pictures = torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32)
     for function, inputs in (
-        (losses.set_error, (predicted, target)),
+        (losses.matching_loss, (predicted, target)),
         (losses.reconstruction_error, pictures),
     ):
         error = distance(function(*(tensor.to(device) for tensor in inputs)), function(*inputs))

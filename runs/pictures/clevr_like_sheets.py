@@ -25,7 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
     IMAGES.mkdir(parents=True, exist_ok=True)
     plain = ClevrLike()[range(64)]
-    pictures = [figures.to_picture(image) for image in plain["image"]]
+    pictures = [figures.to_image(image) for image in plain["image"]]
     sheet(pictures, 8).save(IMAGES / "clevr-like.png", optimize=True)
     marked = [
         figures.overlay_one(image, masks, opacity=0.5)
@@ -34,12 +34,12 @@ def main() -> None:
     sheet(marked, 6).save(IMAGES / "clevr-like-masks.png", optimize=True)
     render_dataset(arguments.textured, 36, (3, 10), background="textured", split="test", say=print)
     textured = ClevrLike(arguments.textured)[range(36)]["image"]
-    pictures = [figures.to_picture(image) for image in textured]
+    pictures = [figures.to_image(image) for image in textured]
     sheet(pictures, 6).save(IMAGES / "clevr-like-textured.png", optimize=True)
 
 
 def sheet(pictures: list[Image.Image], columns: int) -> Image.Image:
-    """Square pictures of one size side by side."""
+    """Square images of one size side by side."""
     side = pictures[0].width
     whole = Image.new("RGB", (columns * side, len(pictures) // columns * side))
     for place, picture in enumerate(pictures):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import objecthood as oh
-from objecthood.visualize.figures import GAP, PAPER, STRONG, enlarge, overlay_one, to_picture
+from objecthood.visualize.figures import GAP, PAPER, STRONG, enlarge, overlay_one, to_image
 from objecthood.visualize.video import label_columns
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ CLIPS, TIME, SCALE = range(6), 4, 3
 def main() -> None:
     scenes = oh.load(weights("nearest-clean-seed0")).recipe.dataset("validation")[CLIPS]
     large = enlarge(scenes["image"][:, TIME], SCALE)
-    columns = [[to_picture(frame) for frame in large]]
+    columns = [[to_image(frame) for frame in large]]
     for row in ROWS:
         model = oh.load(weights(row))
         attention = model.recipe.discover(model, scenes, torch.arange(len(large))).attention[:, TIME]

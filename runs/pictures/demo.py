@@ -1,12 +1,12 @@
-"""Milliseconds that one picture takes on the static page of the demo, in Chromium: results/demo.json.
+"""Milliseconds that one image takes on the static page of the demo, in Chromium: results/demo.json.
 
     make site                   # for onnxruntime-web
     python runs/pictures/demo.py                 # needs Chromium, and the extras [export] and [browser]
     python runs/pictures/demo.py --pictures      # docs/images/demo*.webp: the page, on a desk and on a phone
 
-Every model looks at 20 pictures like those it was trained on, `ROUNDS` times over, after some that are not
+Every model looks at 20 images like those it was trained on, `ROUNDS` times over, after some that are not
 counted: a PNG in memory to slots and attention of every iteration (`look` in engine-browser.js), the painting
-of the last (`paint`), and the picture put together (`compose`). Wall time is that of the page's clock, told
+of the last (`paint`), and the image put together (`compose`). Wall time is that of the page's clock, told
 in quantiles, as other programs may run; processor time is Chromium's own count for the thread of the page, on
 which all of it runs at the first visit; from the second on onnxruntime-web may take threads (`isolate.js`).
 """
@@ -27,7 +27,7 @@ from PIL import Image
 from objecthood.demo.server import build_app
 from objecthood.demo.shown import load_shown, png_of
 from objecthood.demo.site import build_site
-from objecthood.export.examples import familiar_pictures
+from objecthood.export.examples import example_images
 from objecthood.runtime import environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ from serving import serving  # noqa: E402
 PICTURES, ROUNDS = 20, 5
 THREADS = 'import("./runtime/ort.wasm.bundle.min.mjs").then((ort) => ort.env.wasm.numThreads)'
 QUANTILES = {"least": 0.0, "tenth": 0.1, "median": 0.5, "nine tenths": 0.9}
-MEASURE = """async ([name, pictures, iterations, rounds]) => {
+MEASURE = """async ([name, images, iterations, rounds]) => {
   const engine = await import("./engine-browser.js");
   const { compose } = await import("./compose.js");
   const { models } = await (await fetch("config.json")).json();
@@ -47,7 +47,7 @@ MEASURE = """async ([name, pictures, iterations, rounds]) => {
   iterations ||= model.iterations;
   const options = { numSlots: model.num_slots, iterations, seed: 0, spread: 0 };
   const bytes = (text) => Uint8Array.from(atob(text), (at) => at.charCodeAt(0));
-  const blobs = pictures.map((text) => new Blob([bytes(text)]));
+  const blobs = images.map((text) => new Blob([bytes(text)]));
   const see = async (blob) => {
     const begun = performance.now();
     const { slots, attention } = await engine.look(model, blob, options);
@@ -71,7 +71,7 @@ MEASURE = """async ([name, pictures, iterations, rounds]) => {
 def main() -> None:
     shown = load_shown([])
     if "--pictures" in sys.argv:
-        return take_pictures(shown)
+        return take_images(shown)
     with tempfile.TemporaryDirectory() as folder:
         runtime = ROOT / "web" / "node_modules" / "onnxruntime-web" / "dist"
         site = build_site(shown, Path(folder) / "site", runtime)
@@ -83,7 +83,7 @@ def main() -> None:
         "name": "demo",
         "environment": known,
         "load": os.getloadavg()[0],
-        "protocol": f"{PICTURES} test pictures of each model's data, {ROUNDS} times each, in the "
+        "protocol": f"{PICTURES} test images of each model's data, {ROUNDS} times each, in the "
         "static page, in milliseconds: wall time in quantiles, processor time of the page's thread in the "
         "mean; load is the machine's mean number of running programs in the last minute, at the end",
         "models": found,
@@ -91,7 +91,7 @@ def main() -> None:
     (ROOT / "results" / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def take_pictures(shown: list) -> None:
+def take_images(shown: list) -> None:
     """The page as it is first seen, in light colours; on a phone in dark ones, with a thing moved over."""
     images = ROOT / "docs" / "images"
     windows = {
@@ -112,8 +112,8 @@ def take_pictures(shown: list) -> None:
 
 
 def measure(browser, port: int, one, again: bool, iterations: int) -> dict:
-    """Milliseconds a picture, at the first visit or at the next; `iterations` are the model's own where 0."""
-    planes = familiar_pictures(one.model, PICTURES).permute(0, 2, 3, 1).numpy()
+    """Milliseconds an image, at the first visit or at the next; `iterations` are the model's own where 0."""
+    planes = example_images(one.model, PICTURES).permute(0, 2, 3, 1).numpy()
     files = [png_of(np.rint(255 * pixels).astype(np.uint8)) for pixels in planes]
     pictures = [base64.b64encode(file).decode() for file in files]
     given = [one.name, pictures, iterations]

@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/how-it-works.md: docs/images/how/*.webp, all from models trained here.
+"""Draw the images of docs/how-it-works.md: docs/images/how/*.webp, all from models trained here.
 
     python runs/pictures/how_it_works.py features attention competition sum  # need weights and a sprites run
     python runs/pictures/how_it_works.py learning                      # trains sprites once more, a minute
@@ -20,7 +20,7 @@ from torch import Tensor
 import objecthood as oh
 from objecthood import metrics
 from objecthood.data.clevr_render.clevr_like import ClevrLike
-from objecthood.recipes.discovery import GuidedDiscovery
+from objecthood.recipes.discovery import SpatialBiasDiscovery
 from objecthood.visualize import animation, figures
 from objecthood.visualize.figures import (
     GAP,
@@ -30,7 +30,7 @@ from objecthood.visualize.figures import (
     STRONG,
     enlarge,
     slot_colors,
-    to_picture,
+    to_image,
     write,
 )
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 @torch.no_grad()
 def look() -> tuple[oh.SlotAutoencoder, Tensor, Tensor]:
-    """The model, a picture, and the attention of its iterations [iterations, slots, rows, columns]."""
+    """The model, an image, and the attention of its iterations [iterations, slots, rows, columns]."""
     model = oh.load(WEIGHTS)
     images = ClevrLike(resolution=64)[[SCENE]]["image"]
     recipe = dataclasses.replace(model.recipe, test_iterations=TOLD)
@@ -68,9 +68,9 @@ def look() -> tuple[oh.SlotAutoencoder, Tensor, Tensor]:
 
 @torch.no_grad()
 def features() -> None:
-    """A picture, and its features as colours: their three principal components, at every place."""
+    """An image, and its features as colours: their three principal components, at every place."""
     model, images, _ = look()
-    grid = model.encoder(model.view(images).contiguous(memory_format=torch.channels_last))[0]
+    grid = model.encoder(model.input_transform(images).contiguous(memory_format=torch.channels_last))[0]
     flat = grid.flatten(0, 1) - grid.mean(dim=(0, 1))
     main_axes = torch.pca_lowrank(flat, q=3, center=False)[2]
     colors = (flat @ main_axes).unflatten(0, grid.shape[:2]).permute(2, 0, 1)
@@ -79,10 +79,10 @@ def features() -> None:
     size = (2 * MARGIN + 2 * 320 + 3 * GAP, MARGIN + 320 + 40)
     figure = Image.new("RGB", size, PAPER)
     for number, (picture, name) in enumerate(
-        ((left, "picture, 64 x 64"), (right, "features, 32 x 32 places of 64 numbers"))
+        ((left, "image, 64 x 64"), (right, "features, 32 x 32 places of 64 numbers"))
     ):
         x = MARGIN + number * (320 + 3 * GAP)
-        figure.paste(to_picture(picture), (x, MARGIN))
+        figure.paste(to_image(picture), (x, MARGIN))
         write(figure, (x + 160, MARGIN + 340), name)
     figure.save(IMAGES / "features.webp", quality=90, method=6)
 
@@ -109,10 +109,10 @@ def competition() -> None:
 
 
 def _vote(image: Tensor, weights: Tensor, now: float) -> Image.Image:
-    """The picture with its places, and beside it one row of bars for each place."""
+    """The image with its places, and beside it one row of bars for each place."""
     side, colors = image.shape[-1], [tuple(color) for color in slot_colors(len(weights)).tolist()]
     frame = Image.new("RGB", (side + 460, side + 2 * MARGIN + 24), PAPER)
-    frame.paste(to_picture(image), (MARGIN, MARGIN))
+    frame.paste(to_image(image), (MARGIN, MARGIN))
     draw, cell = ImageDraw.Draw(frame), side // weights.shape[-1]
     left, room, width = side + 3 * MARGIN, side // len(PLACES), 44
     for index, (name, (row, column)) in enumerate(PLACES.items()):
@@ -138,7 +138,7 @@ def _font():
 
 @torch.no_grad()
 def add_up() -> None:
-    """A picture painted by its slots, one after the other, the largest first."""
+    """An image painted by its slots, one after the other, the largest first."""
     model = oh.load(ROOT / "runs" / "sprites-coloured" / "weights.safetensors")
     images = model.recipe.dataset("test")[[11]]["image"]
     seen = model.recipe.discover(model, images, torch.tensor([11]))
@@ -160,7 +160,7 @@ def add_up() -> None:
 def _canvas(
     image: Tensor, masks: Tensor, appearance: Tensor, painted: Tensor, slots: list[int], strength: float
 ) -> Image.Image:
-    """The picture to be made, the sum so far (a chequer where nothing is painted), and the slots added."""
+    """The image to be made, the sum so far (a chequer where nothing is painted), and the slots added."""
     shown = torch.zeros(len(masks))
     shown[slots] = 1.0
     shown[slots[-1]] = strength
@@ -171,7 +171,7 @@ def _canvas(
         "RGB", (2 * (size + MARGIN) + MARGIN + 3 * (small + GAP), size + 2 * MARGIN + 24), PAPER
     )
     for x, picture, name in (
-        (MARGIN, to_picture(enlarge(image, 4)), "picture"),
+        (MARGIN, to_image(enlarge(image, 4)), "picture"),
         (size + 2 * MARGIN, board, "sum of the slots so far"),
     ):
         frame.paste(picture, (x, MARGIN))
@@ -188,10 +188,10 @@ def _canvas(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Watched(GuidedDiscovery):
+class Watched(SpatialBiasDiscovery):
     """Training on sprites that keeps what it sees of the same scenes at every evaluation."""
 
-    def picture(self, model, scenes):
+    def preview(self, model, scenes):
         scenes = self.dataset("test")[[6, 15, 7, 10]]
         seen = self.discover(model, scenes["image"], torch.arange(4))
         score = metrics.adjusted_rand_index(scenes["masks"], seen.masks, ignore_background=True).nanmean()
@@ -213,8 +213,8 @@ def learning() -> None:
     frames = []
     for number, (images, rebuilt, masks, _) in enumerate(KEPT[: recipe.steps // every], start=1):
         rows = [
-            [to_picture(enlarge(image, 2)) for image in images],
-            [to_picture(enlarge(image, 2)) for image in rebuilt],
+            [to_image(enlarge(image, 2)) for image in images],
+            [to_image(enlarge(image, 2)) for image in rebuilt],
             [
                 figures.overlay_one(enlarge(image, 2), mask, STRONG)
                 for image, mask in zip(images, masks, strict=True)
@@ -225,7 +225,7 @@ def learning() -> None:
 
 
 def _film(rows: list[list[Image.Image]], caption: str) -> Image.Image:
-    """Rows of pictures with their names on the left and a caption below."""
+    """Rows of images with their names on the left and a caption below."""
     side, left = rows[0][0].width, 120
     frame = Image.new(
         "RGB",

@@ -1,4 +1,4 @@
-"""Draw the pictures of README.md from a trained model: docs/images/slots.png and docs/images/attention.webp.
+"""Draw the images of README.md from a trained model: docs/images/slots.png and docs/images/attention.webp.
 
 python runs/pictures/pictures.py runs/sprites-coloured-seed0 --scene 11
 """

@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number, image in enumerate(recipe.dataset("test")[range(4)]["image"]):
-            figures.to_picture(image).save(folder / f"{number}.png")
+            figures.to_image(image).save(folder / f"{number}.png")
         for number, result in enumerate(oh.predict(model, folder, folder / "seen", animate=False)):
             with Image.open(result.files["drawing"]) as drawing:
                 sheet.paste(drawing.resize((SIDE, SIDE)), (number % 2 * SIDE, number // 2 * SIDE))

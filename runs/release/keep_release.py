@@ -1,5 +1,5 @@
 """What a release wrote, kept in tests/releases/VERSION for later versions to read: weights, what they see in
-their picture, and a checkpoint. Run it once, at every release; tests/test_published.py reads all of them.
+their image, and a checkpoint. Run it once, at every release; tests/test_published.py reads all of them.
 
 Weights that are those of the package cost the repository nothing: Git keeps equal files once.
 """
@@ -23,7 +23,7 @@ NAMES = ("sprites", "set-clevr")
 
 
 def training(steps: int) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
-    """A model of one layer and its optimiser, after some steps on a picture of ones."""
+    """A model of one layer and its optimiser, after some steps on an image of ones."""
     model = nn.Linear(3, 2)
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.5)
@@ -36,7 +36,7 @@ def training(steps: int) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
 
 
 def seen(file: Path, picture: Path) -> dict[str, object]:
-    """What weights see in a picture: of every pixel its slot, or all objects in numbers."""
+    """What weights see in an image: of every pixel its slot, or all objects in numbers."""
     (result,) = oh.predict(file, picture)
     if isinstance(result, PredictedMasks):
         return {"labels": result.labels.tolist()}
@@ -47,9 +47,9 @@ def keep(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in NAMES:
         one = oh.PRETRAINED[name]
-        for file in (one.file, one.picture):
+        for file in (one.file, one.example):
             shutil.copy(file, folder)
-        found = json.dumps(seen(one.file, one.picture), separators=(",", ":"))
+        found = json.dumps(seen(one.file, one.example), separators=(",", ":"))
         (folder / f"{name}.json").write_text(found + "\n")
     with tempfile.TemporaryDirectory() as temporary:
         saved = save_checkpoint(Path(temporary), 5, *training(5), {"skipped_steps": 1})

@@ -2,7 +2,7 @@
 
     python runs/release/publish_weights.py sprites runs/sprites-seed0 runs/sprites-seed1 runs/sprites-seed2
     python runs/release/publish_weights.py clevr runs/clevr6-like-seed* --data-path scenes
-    python runs/release/publish_weights.py                # words and pictures alone, nothing measured anew
+    python runs/release/publish_weights.py                # words and images alone, nothing measured anew
 
 Writes objecthood/weights/NAME.safetensors, .json and .png, docs/images/weights-NAME.png and
 docs/weights/NAME.md; old weights of the name are replaced. A run is a run folder, or a weight file whose
@@ -41,7 +41,7 @@ from objecthood.visualize import figures
 ROOT = Path(__file__).resolve().parents[2]
 CARDS, IMAGES = ROOT / "docs" / "weights", ROOT / "docs" / "images"
 STRANGE = 100
-"""Pictures of each kind that warnings are counted on."""
+"""Images of each kind that warnings are counted on."""
 RENDERED = (
     "Scenes of simple solids rendered here after CLEVR (Johnson et al. 2017) with Mitsuba 3, not CLEVR "
     "itself: "
@@ -56,7 +56,7 @@ class Entry:
     data: str
     limits: str
     picture: Callable[[], Tensor]
-    """A held-out picture to try the weights on, [3, height, width]."""
+    """A held-out image to try the weights on, [3, height, width]."""
     picture_says: str
     licence: str = "Apache-2.0"
     chosen_by: str = ""
@@ -71,7 +71,7 @@ SCENE = (
     "Scene {} of those with 3 to 6 objects that come with the package (seed 0, split test; trained on "
     "seed 7), chosen for its variety before a model had seen it."
 )
-STARTS = "Scores are of 8 starts of each picture, of which the best painted counts."
+STARTS = "Scores are of 8 starts of each image, of which the best painted counts."
 ENTRIES = {
     "tetrominoes": Entry(
         data="Tetrominoes generated on the spot (`objecthood.data.generated.tetrominoes`): three "
@@ -105,7 +105,7 @@ ENTRIES = {
     ),
     "clevr": Entry(
         data=f"{RENDERED}, of which those with 3 to 6 objects are taken; seen at 64 x 64 pixels.",
-        limits="Rendered solids on a grey ground, in the paper's cut of the picture; photographs are out of"
+        limits="Rendered solids on a grey ground, in the paper's cut of the image; photographs are out of"
         " its reach. A variant of slot attention (compact, distinct slots, masks born from "
         "attention, slots seen and painted from their own centre, shading taken out), not the paper's "
         "method; shadows go with the ground, grey things are harder than coloured ones, and things that "
@@ -118,7 +118,7 @@ ENTRIES = {
     "set-clevr": Entry(
         data=f"{RENDERED}; with their properties as labels; seen at 128 x 128 pixels.",
         limits="Sizes, materials, shapes and colours of CLEVR's solids alone, seen by CLEVR's camera in the"
-        " paper's cut: it names things so in every picture. One seed was trained. Positions are good"
+        " paper's cut: it names things so in every image. One seed was trained. Positions are good"
         " to about half a unit of a scene of six; few are within a quarter. Being trained with "
         "labels, it finds nothing that it was not told of.",
         picture=bundled_scene(9),
@@ -160,8 +160,8 @@ def publish(name: str, runs: list[Path], data_path: str | None) -> None:
     print(f"{score} on validation scenes: {validation}; taken: seed {seed}", flush=True)
     file, result = next((file, result) for file, result in results if result["seed"] == seed)
     model = models[seed]
-    model.usual = out_of_distribution.usual(model, recipe)
-    write_weights(file, hub.WEIGHTS / f"{name}.safetensors", model.usual)
+    model.calibration = out_of_distribution.calibration(model, recipe)
+    write_weights(file, hub.WEIGHTS / f"{name}.safetensors", model.calibration)
     many = len(validation) > 1
     facts = {
         "recipe": result["recipe"],
@@ -174,7 +174,7 @@ def publish(name: str, runs: list[Path], data_path: str | None) -> None:
         "protocol": result["protocol"],
         "validation": {"score": score, "scenes": recipe.test_scenes, "seeds": validation},
         "test_by_seed": {one["seed"]: one["scores"][score] for _, one in results},
-        "usual": model.usual,
+        "calibration": model.calibration,
         "warnings": count_warnings(model, recipe),
         "trained": {key: result[key] for key in ("cpu_seconds", "wall_seconds", "machine")},
         "parameters": sum(parameter.numel() for parameter in model.state_dict().values()),
@@ -192,7 +192,7 @@ def rescore(name: str, data_path: str | None) -> None:
     if data_path:
         recipe = dataclasses.replace(recipe, data_path=data_path)
     weights, scores = hub.WEIGHTS / f"{name}.safetensors", oh.evaluate(model, recipe)
-    write_weights(weights, weights, facts["usual"], scores)
+    write_weights(weights, weights, facts["calibration"], scores)
     facts |= {"scores": scores, "protocol": recipe.protocol, "scored": describe_machine()}
     facts |= describe_file(weights)
     facts.pop("test_by_seed", None)  # of another protocol, and those weights were not kept
@@ -207,7 +207,7 @@ def read_run(run: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def write_weights(
-    source: Path, target: Path, usual: dict[str, Any], scores: dict[str, float] | None = None
+    source: Path, target: Path, calibration: dict[str, Any], scores: dict[str, float] | None = None
 ) -> None:
     """The same tensors and metadata, with what is usual (and other scores), without where scenes lay."""
     description = read_description(source)
@@ -216,7 +216,7 @@ def write_weights(
         description.pop("frozen")
     if description["recipe"].get("data_path"):
         description["recipe"]["data_path"] = Path(description["recipe"]["data_path"]).name
-    description |= {"usual": usual} | ({"scores": scores} if scores else {})
+    description |= {"calibration": calibration} | ({"scores": scores} if scores else {})
     metadata = {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()
     }
@@ -231,7 +231,7 @@ def describe_file(file: Path) -> dict[str, Any]:
 
 
 def count_warnings(model: Any, recipe: Any) -> dict[str, float]:
-    """Share of pictures that are told to be unlike the training data: held-out ones, and others."""
+    """Share of images that are told to be unlike the training data: held-out ones, and others."""
     side = recipe.resolution
     kinds = {"its own test scenes": recipe.dataset("test")[np.arange(recipe.test_scenes)]["image"]}
     if recipe.data == "clevr-like":
@@ -273,7 +273,7 @@ def photographs() -> Tensor:
 
 
 def describe(name: str) -> None:
-    """Write what ENTRIES says into the facts, draw the pictures, write the card."""
+    """Write what ENTRIES says into the facts, draw the images, write the card."""
     entry, file = ENTRIES[name], hub.WEIGHTS / f"{name}.json"
     said = {
         "licence": entry.licence,
@@ -283,15 +283,15 @@ def describe(name: str) -> None:
     }
     file.write_text(json.dumps(json.loads(file.read_text()) | said, indent=1) + "\n")
     one = hub.read_all(hub.WEIGHTS)[name]
-    figures.to_picture(entry.picture()).save(one.picture, optimize=True)
-    (result,) = oh.predict(hub.load(one.check()), one.picture)
+    figures.to_image(entry.example()).save(one.example, optimize=True)
+    (result,) = oh.predict(hub.load(one.check()), one.example)
     result.plot().save(IMAGES / f"weights-{name}.png", optimize=True)
     CARDS.mkdir(exist_ok=True)
     (CARDS / f"{name}.md").write_text(card(one))
 
 
 def card(one: hub.Pretrained) -> str:
-    """The card in docs/weights, beside whose folder the pictures lie."""
+    """The card in docs/weights, beside whose folder the images lie."""
     return model_card(one.name, one.facts, f"../images/weights-{one.name}.png", f'oh.load("{one.name}")')
 
 

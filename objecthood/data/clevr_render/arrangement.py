@@ -1,4 +1,4 @@
-"""What lies in a CLEVR-like scene: counts, places, shapes, colours, camera and lamps, and no picture yet.
+"""What lies in a CLEVR-like scene: counts, places, shapes, colours, camera and lamps, and no image yet.
 
 Johnson et al. 2017, "CLEVR: A Diagnostic Dataset for Compositional Language and Elementary Visual Reasoning",
 by the rules of its released generator (clevr-dataset-gen, `image_generation/render_images.py`). As there, an

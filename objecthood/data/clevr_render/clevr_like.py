@@ -2,7 +2,7 @@
 
 A folder holds one folder per split, with `manifest.json` and shards of 500 scenes (`00000.npz`, ...). A shard
 is written under another name and then renamed, so a kill loses the shard at hand and nothing else; the same
-call again goes on. Pictures are JPEG without colour subsampling at the highest quality that fits the budget
+call again goes on. Images are JPEG without colour subsampling at the highest quality that fits the budget
 of bytes, masks are lossless, properties are numbers: at most about 6 KB for a scene of 128 x 128.
 """
 
@@ -38,7 +38,7 @@ SAMPLES = Path(__file__).parents[1] / "samples" / "clevr_like"
 SHARD_SCENES = 500
 QUALITIES = (95, 92, 89, 86, 82, 78)  # of JPEG; the first that fits is taken, else the last
 PICTURE_BYTES = 5500 / 128**2  # budget per pixel; masks and properties take about 500 bytes more
-# An object that shows less of itself than this share of the picture (16 pixels of 128 x 128) is not in it.
+# An object that shows less of itself than this share of the image (16 pixels of 128 x 128) is not in it.
 LEAST_SHARE = 0.001
 FORMAT = 1
 
@@ -131,7 +131,7 @@ class ClevrLike(Dataset):
     Args:
         path: the folder given to `render_dataset`.
         split: "train", "validation" or "test", if rendered.
-        resolution: side of what comes out; pictures are averaged over area, masks take the label that
+        resolution: side of what comes out; images are averaged over area, masks take the label that
             covers most. By default as rendered.
         objects: keep scenes with so many objects, both ends included; objects outside the crop count, as in
             the paper.
@@ -203,10 +203,10 @@ class ClevrLike(Dataset):
 
 
 def _render(key: int, index: int, objects: tuple[int, int], resolution: int, background: str) -> Packed:
-    from objecthood.data.clevr_render.render import render_picture
+    from objecthood.data.clevr_render.render import render_image
 
     scene = draw_scene(key, index, objects)
-    picture = render_picture(scene, key, index, resolution, background)
+    picture = render_image(scene, key, index, resolution, background)
     return pack(scene, picture, crop_masks(scene, resolution).astype(np.uint8))
 
 
@@ -256,7 +256,7 @@ def _join(scenes: list[Packed]) -> bytes:
     np.savez(
         stream,
         pictures=np.frombuffer(b"".join(scene.picture for scene in scenes), np.uint8),
-        picture_sizes=np.array([len(scene.picture) for scene in scenes], np.int32),
+        image_sizes=np.array([len(scene.picture) for scene in scenes], np.int32),
         masks=np.frombuffer(b"".join(scene.masks for scene in scenes), np.uint8),
         mask_sizes=np.array([len(scene.masks) for scene in scenes], np.int32),
         coordinates=np.stack([scene.coordinates for scene in scenes]),

@@ -25,7 +25,7 @@ from objecthood.data.clevr_render.view import (
 )
 from objecthood.data.randomness import uniform
 
-# Strengths fitted by eye and to the mean levels of the corners of published pictures (106, 103, 122, 149).
+# Strengths fitted by eye and to the mean levels of the corners of published images (106, 103, 122, 149).
 LAMP_POWERS = (63.0, 22.0, 9.0)  # key, fill, back; radiance = power / (pi area)
 LAMP_SIDE = 1.0  # lamps are squares that face the origin
 SUN, SUN_DIRECTION, SUN_SPREAD = 0.40, (0.30, -0.20, 1.0), 0.25  # irradiance; towards it; its soft edge

@@ -1,8 +1,8 @@
-"""Pictures of CLEVR-like scenes by mitsuba 3 (Jakob et al. 2022, "Dr.Jit"), at the paper's crop.
+"""Images of CLEVR-like scenes by mitsuba 3 (Jakob et al. 2022, "Dr.Jit"), at the paper's crop.
 
-With LLVM 19 or newer `clevr_light.py` traces whole pictures in one compiled program; without,
-`clevr_slow_light.py` makes nearly the same pictures, many times slower. The look was matched to published
-pictures of Johnson et al. 2017: grey ground, soft shadows, gloss, metal that mirrors lamps and neighbours,
+With LLVM 19 or newer `clevr_light.py` traces whole images in one compiled program; without,
+`clevr_slow_light.py` makes nearly the same images, many times slower. The look was matched to published
+images of Johnson et al. 2017: grey ground, soft shadows, gloss, metal that mirrors lamps and neighbours,
 bevelled edges, sRGB.
 """
 
@@ -49,10 +49,10 @@ class RenderError(RuntimeError):
     """Mitsuba is missing, or cannot be used. One line that says what to do."""
 
 
-def render_picture(
+def render_image(
     scene: ClevrScene, key: int, index: int, resolution: int = 128, background: str = "plain"
 ) -> UInt8[np.ndarray, "resolution resolution 3"]:
-    """One picture of the paper's crop, sRGB. The same arguments give the same bits on one machine.
+    """One image of the paper's crop, sRGB. The same arguments give the same bits on one machine.
 
     Args:
         scene: what `arrangement.draw_scene(key, index)` drew.
@@ -98,7 +98,7 @@ def choose_variant() -> tuple[str, str]:
     if library is None:
         mi.set_variant("scalar_rgb")
         return "scalar_rgb", (
-            f"renderer: mitsuba scalar_rgb, slow; for a picture in a twentieth of the time install LLVM "
+            f"renderer: mitsuba scalar_rgb, slow; for an image in a twentieth of the time install LLVM "
             f"{LEAST_LLVM} or newer (Debian: apt install libllvm19; Linux on x86: pip install "
             f"karellen-llvm-core), or set DRJIT_LIBLLVM_PATH to its file"
         )
@@ -156,7 +156,7 @@ def _llvm_version(path: str) -> int:
 
 
 def _overlap(shape: tuple[int, int], row: int, column: int) -> tuple[Any, Any]:
-    """Slices of two pictures of which the second is moved by row and column, where both exist."""
+    """Slices of two images of which the second is moved by row and column, where both exist."""
 
     def along(side: int, step: int) -> tuple[slice, slice]:
         return slice(max(0, -step), side - max(0, step)), slice(max(0, step), side - max(0, -step))

@@ -1,7 +1,7 @@
 """What a camera sees of a CLEVR-like scene: which object at which pixel, by casting rays at plain solids.
 
 Exact for spheres; cubes and cylinders are taken without their bevels, which moves an edge by less than half a
-pixel at 128 x 128. NumPy alone, so masks are the same whichever renderer makes the picture.
+pixel at 128 x 128. NumPy alone, so masks are the same whichever renderer makes the image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from objecthood.data.clevr_properties import SHAPES
 from objecthood.data.clevr_render.scene import ClevrScene, camera_axes
 
-# The generator's picture is 320 x 240 through a 35 mm lens on a 32 mm sensor; Locatello et al. 2020 (appendix
+# The generator's image is 320 x 240 through a 35 mm lens on a 32 mm sensor; Locatello et al. 2020 (appendix
 # E, after Greff et al. 2019) cut rows 29 to 221 and columns 64 to 256 from it.
 FRAME_HEIGHT, FRAME_WIDTH, CROP_SIDE = 240, 320, 192
 TANGENT_PER_PIXEL = 16 / 35 / 160
@@ -28,7 +28,7 @@ def crop_masks(scene: ClevrScene, resolution: int) -> Int[np.ndarray, "resolutio
 
 
 def shows_everything(scene: ClevrScene) -> bool:
-    """Whether every object shows at least 200 pixels of the uncut 320 x 240 picture."""
+    """Whether every object shows at least 200 pixels of the uncut 320 x 240 image."""
     rows, columns = (np.arange(FRAME_STEP / 2, side, FRAME_STEP) for side in (FRAME_HEIGHT, FRAME_WIDTH))
     counts = np.bincount(cast_rays(scene, rows, columns).ravel(), minlength=len(scene) + 1)
     return bool((counts[1:] * FRAME_STEP**2 >= MIN_PIXELS).all())
@@ -65,7 +65,7 @@ def cast_rays(
 
 
 def _window(scene: ClevrScene, number: int, rows: np.ndarray, columns: np.ndarray) -> tuple[slice, slice]:
-    """The part of the picture that an object's surrounding sphere can touch."""
+    """The part of the image that an object's surrounding sphere can touch."""
     centre, reach = scene.positions[number], scene.radii[number] * np.sqrt(3)
     x, y, depth = camera_axes(scene.camera) @ (centre - scene.camera)
     side = 1.2 * reach / (depth - reach) / TANGENT_PER_PIXEL  # 1.2: perspective stretches off the axis

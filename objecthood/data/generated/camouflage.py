@@ -19,7 +19,7 @@ from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, Scenes, paint_la
 
 RESOLUTION = 64
 MIN_OBJECTS, MAX_OBJECTS = 2, 3
-HALF_SIZE = (0.13, 0.2)  # of the picture's side
+HALF_SIZE = (0.13, 0.2)  # of the image's side
 FASTEST = 2  # pixels per frame and axis
 VELOCITIES = np.array(
     [(x, y) for x in range(-FASTEST, FASTEST + 1) for y in range(-FASTEST, FASTEST + 1) if x or y]

@@ -1,7 +1,7 @@
 """Clips of two to five sprites, some of which move: several speeds, occlusion, leaving and entering.
 
 Squares, ellipses and hearts as in `sprites`, each straight ahead at a speed of its own or standing
-still; later ones cover earlier ones. They turn back well outside the picture, so that they leave it and come
+still; later ones cover earlier ones. They turn back well outside the image, so that they leave it and come
 back, under the same label. The background is one grey level, one colour, or a soft random texture. With
 `camera` above 0 the camera moves at up to that speed, and everything with it. Made here: scores are not
 comparable with those on published sets.
@@ -23,9 +23,9 @@ from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, Scenes, paint_la
 
 RESOLUTION = 64
 MIN_SPRITES, MAX_SPRITES = 2, 5
-HALF_SIZE = (0.09, 0.18)  # of the picture's side
+HALF_SIZE = (0.09, 0.18)  # of the image's side
 CENTRE = (0.1, 0.9)
-SPEED = (0.5 / 64, 3.0 / 64)  # of the picture's side, per frame: 0.5 to 3 pixels at 64
+SPEED = (0.5 / 64, 3.0 / 64)  # of the image's side, per frame: 0.5 to 3 pixels at 64
 STATIC = 0.35  # share of the sprites that stand still
 ENTERING = 0.25  # share of the moving ones that begin outside
 TURN = 0.25  # of the side, beyond the border: where sprites turn back, out of sight (0.18 * 1.32 = 0.24)
@@ -44,7 +44,7 @@ class MovingSprites(EndlessDataset):
     Args:
         frames: of every clip.
         camera: the camera's speed is drawn between 0 and this, in pixels per frame at 64 x 64.
-        resolution: side of the picture in pixels.
+        resolution: side of the image in pixels.
         size: number of clips that `len` gives; the training loop draws beyond it.
 
     Example:
@@ -161,7 +161,7 @@ def forms(draws: Float[np.ndarray, "batch sprites 12"]) -> tuple[np.ndarray, np.
 def places(
     draws: Float[np.ndarray, "batch sprites 12"], times: Integer[np.ndarray, " time"]
 ) -> Float[np.ndarray, "batch sprites time 2"]:
-    """Middle (across, down) of each sprite at each time, in units of the picture's side, without camera."""
+    """Middle (across, down) of each sprite at each time, in units of the image's side, without camera."""
     start = between(CENTRE, draws[..., 3:5])
     speed = between(SPEED, draws[..., 5]) * (draws[..., 10] >= STATIC)
     angle = 2 * np.pi * draws[..., 6]

@@ -26,9 +26,9 @@ def silhouettes(
 
     Args:
         kind: 0 square, 1 ellipse, 2 heart.
-        size: half the size, and `row`, `column` the middle, in units of the picture's side.
+        size: half the size, and `row`, `column` the middle, in units of the image's side.
         angle: in radians.
-        resolution: side of the picture in pixels.
+        resolution: side of the image in pixels.
     """
     cosine, sine = (np.cos(angle) / size).astype(np.float32), (np.sin(angle) / size).astype(np.float32)
     pixels = (np.arange(resolution, dtype=np.float32) + 0.5) / resolution

@@ -21,7 +21,7 @@ from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, Scenes, paint_la
 
 RESOLUTION = 64
 MIN_SPRITES, MAX_SPRITES = 2, 5
-HALF_SIZE = (0.09, 0.18)  # of the picture's side
+HALF_SIZE = (0.09, 0.18)  # of the image's side
 CENTRE = (0.12, 0.88)
 SATURATION, VALUE = (0.5, 1.0), (0.6, 1.0)
 Background = Literal["grey", "coloured"]
@@ -33,7 +33,7 @@ class Sprites(EndlessDataset):
     """Endless scenes; scene i of a split, seed and background is the same whenever and wherever it is made.
 
     Args:
-        resolution: side of the picture in pixels.
+        resolution: side of the image in pixels.
         size: number of scenes that `len` gives; the training loop draws beyond it.
 
     Example:

@@ -84,7 +84,7 @@ class Tetrominoes(EndlessDataset):
 
 @cache
 def placements() -> tuple[Bool[np.ndarray, "placements 35 35"], UInt64[np.ndarray, "placements words"]]:
-    """Every tetromino at every position inside the picture, as masks and packed into 64-bit words."""
+    """Every tetromino at every position inside the image, as masks and packed into 64-bit words."""
     masks = []
     for shape in fixed_shapes():
         height, width = (shape.max(axis=0) + 1) * BLOCK

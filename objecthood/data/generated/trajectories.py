@@ -1,4 +1,4 @@
-"""Where things made here are at each frame: straight ahead, turned back beyond the picture's border.
+"""Where things made here are at each frame: straight ahead, turned back beyond the image's border.
 
 Positions are a closed function of the frame, so that a clip of any length, or any frame alone, can be made.
 """

@@ -1,4 +1,4 @@
-"""Decoded scenes kept in memory, as many as fit: decoding a picture takes longer than most training steps."""
+"""Decoded scenes kept in memory, as many as fit: decoding an image takes longer than most training steps."""
 
 from __future__ import annotations
 

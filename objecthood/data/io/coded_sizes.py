@@ -191,7 +191,7 @@ def _locations(fields: _Fields) -> Iterator[tuple[int, int, list[tuple[int, int]
 
 
 def _first_samples(content: bytes, start: int, end: int, counted: list[int]) -> Iterator[bytes]:
-    """The first sample of each track with pictures."""
+    """The first sample of each track with images."""
     places: dict[bytes, int] = {}
     for kind, first, last in _boxes(content, start, end, counted):
         if kind in _CONTAINERS:
@@ -254,7 +254,7 @@ class _Bits:
 
 def _sequence_size(bits: _Bits) -> tuple[Size, Size]:
     """The largest width and height of a sequence header (section 5.5.1), and the largest of a frame."""
-    bits.next(4)  # profile, still picture
+    bits.next(4)  # profile, still image
     reduced = bits.next(1)
     if reduced:
         bits.next(5)  # level

@@ -1,4 +1,4 @@
-"""A folder of frames as one sequence: its pictures in natural order of their names, one at a time."""
+"""A folder of frames as one sequence: its images in natural order of their names, one at a time."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ RATE = Fraction(24)
 
 
 class FrameFolder:
-    """The pictures of a folder, not those below it; frame-2 comes before frame-10.
+    """The images of a folder, not those below it; frame-2 comes before frame-10.
 
     Attributes:
-        paths: the pictures in order.
+        paths: the images in order.
         size: (height, width) in pixels.
         rate: frames per second, as given.
-        num_frames: how many pictures there are.
+        num_frames: how many images there are.
 
     Raises:
-        ImageError: no such folder, no picture in it, a damaged one, or pictures of different sizes.
+        ImageError: no such folder, no image in it, a damaged one, or images of different sizes.
 
     Example:
         >>> import tempfile
@@ -49,7 +49,7 @@ class FrameFolder:
             key=lambda entry: in_natural_order(entry.name),
         )
         if not self.paths:
-            raise ImageError(f"{str(path)!r}: no frames (pictures) in this folder; name another")
+            raise ImageError(f"{str(path)!r}: no frames (images) in this folder; name another")
         self.num_frames = len(self.paths)
         self.size: tuple[int, int] = read_image(self.paths[0]).shape[:2]
 

@@ -26,7 +26,7 @@ OTHER_SUFFIXES = frozenset(".ts .mts .m2ts .3gp .3g2 .wmv .asf .flv .vob .rm .mx
 _FORMATS = "mov,matroska,avi,mpeg,ogg"  # FFmpeg's names; playlists and the like are left out on purpose
 _CAMERAS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation")}
 WARM_UP = 10
-"""Frames that are dropped before a camera's picture is taken: exposure settles."""
+"""Frames that are dropped before a camera's image is taken: exposure settles."""
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
@@ -59,10 +59,10 @@ def count_frames(path: str | os.PathLike[str]) -> int:
 
 
 def read_camera(index: int = 0) -> UInt8[np.ndarray, "height width 3"]:
-    """One picture of the machine's camera number `index`; ImageError where there is none."""
+    """One image of the machine's camera number `index`; ImageError where there is none."""
     av = import_av()
     if sys.platform not in _CAMERAS:
-        raise ImageError(f"cameras of {sys.platform} are not known here; save a picture and name it")
+        raise ImageError(f"cameras of {sys.platform} are not known here; save an image and name it")
     place, kind = _CAMERAS[sys.platform]
     name = f"camera {index}"
     try:
@@ -74,7 +74,7 @@ def read_camera(index: int = 0) -> UInt8[np.ndarray, "height width 3"]:
         raise ImageError(
             f"{name}: cannot be opened ({_one_line(error)}); is it plugged in and free?"
         ) from error
-    raise ImageError(f"{name}: gave no picture; is it used by another program?")
+    raise ImageError(f"{name}: gave no image; is it used by another program?")
 
 
 def open_video(path: str | os.PathLike[str]) -> Any:
@@ -108,7 +108,7 @@ def decode(container: Any, name: str, max_pixels: int) -> Iterator[UInt8[np.ndar
 def decode_timed(container: Any, name: str, max_pixels: int) -> Iterator[Frame]:
     """As `decode`, each frame with its time."""
     if not container.streams.video:
-        raise ImageError(f"{name}: holds no pictures; name a video")
+        raise ImageError(f"{name}: holds no images; name a video")
     stream = container.streams.video[0]
     if stream.codec_context is None:
         raise ImageError(f"{name}: not a readable video (unknown kind); convert it")

@@ -1,6 +1,6 @@
 """The one gate through which every foreign image enters: plain RGB comes out, or one line saying why not.
 
-The command, the data sets and the web page read pictures here and nowhere else, so that a limit or a repair
+The command, the data sets and the web page read images here and nowhere else, so that a limit or a repair
 made once holds for all of them. Nothing is ever written. Imports numpy and Pillow only.
 """
 
@@ -33,10 +33,10 @@ from objecthood.runtime import limits
 MAX_PIXELS = limits.IMAGE_PIXELS
 # The largest honest file: MAX_PIXELS uncompressed, with four channels of 16 bits.
 MAX_FILE_BYTES = limits.IMAGE_BYTES
-# Formats opened, by Pillow's names (JPEG brings MPO, the double pictures of phones). Left out on purpose:
+# Formats opened, by Pillow's names (JPEG brings MPO, the double images of phones). Left out on purpose:
 # formats that start other programs (EPS, PDF), and rare ones whose decoders see little testing (PSD, FLI).
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "JPEG2000", "AVIF")
-# What `find_images` takes for a picture in a folder. `read_image` looks at the content, never at the name.
+# What `find_images` takes for an image in a folder. `read_image` looks at the content, never at the name.
 SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .mpo .gif .webp .tif .tiff .bmp .dib "
     ".ppm .pgm .pbm .pnm .ico .jp2 .j2k .jpx .avif".split()
@@ -51,7 +51,7 @@ RESULT_RECORDS = {
     "predictions.json": "objecthood-predictions-1",
     "video-predictions.json": "objecthood-video-predictions-1",
 }
-# EXIF 2.32, tag 0x0112: what to do to the stored picture to see it upright.
+# EXIF 2.32, tag 0x0112: what to do to the stored image to see it upright.
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -69,14 +69,14 @@ _BACK = {
 # TIFF 6.0, tags 258 (bits per sample) and 262 (photometric interpretation; 0 = white is zero).
 _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
 # `warnings.catch_warnings` swaps state of the whole process: two threads leaving it in the wrong order would
-# switch Pillow's warnings off for good. Hence one picture at a time within a process; others are unaffected.
+# switch Pillow's warnings off for good. Hence one image at a time within a process; others are unaffected.
 _WARNINGS_LOCK = threading.Lock()
 # Pillow logs some damage, which Python prints where logging is not set up. Where it is, logs still get it.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class ImageError(ValueError):
-    """A picture that cannot be read. One line: which file, what is wrong, what is allowed, what to do."""
+    """An image that cannot be read. One line: which file, what is wrong, what is allowed, what to do."""
 
 
 class ImageTooLargeError(ImageError):
@@ -84,7 +84,7 @@ class ImageTooLargeError(ImageError):
 
 
 class ImageFormatError(ImageError):
-    """No picture, or one in a format that is not opened here."""
+    """No image, or one in a format that is not opened here."""
 
 
 class NoImageError(ImageError):
@@ -113,13 +113,13 @@ def read_image(
     upright: bool = True,
     warn: bool = False,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Read one picture as 8-bit sRGB, the way a picture viewer shows it.
+    """Read one image as 8-bit sRGB, the way an image viewer shows it.
 
     The EXIF orientation is applied, transparency is laid over white, an embedded colour profile is converted
     to sRGB (a broken profile is ignored), and of an animation the first frame is taken. Of 16-bit colour,
     Pillow keeps the upper 8 bits; 16-bit grey is scaled by its range, 65535 -> 255 (12-bit: 4095 -> 255).
     32-bit integers are read as 16-bit where all values lie in 0..65535, floats as they are where all lie in
-    [0, 1]; else both are stretched from their least to their greatest finite value (a constant picture
+    [0, 1]; else both are stretched from their least to their greatest finite value (a constant image
     becomes black). Not-a-number becomes black, infinities become black and white.
 
     Args:
@@ -133,7 +133,7 @@ def read_image(
         A new, writable array; values 0..255.
 
     Raises:
-        ImageError: missing, empty, too large, damaged, or not a picture in one of `FORMATS`.
+        ImageError: missing, empty, too large, damaged, or not an image in one of `FORMATS`.
 
     Example:
         >>> read_image(b"P3 2 1 255  255 0 0  0 0 255").tolist()
@@ -151,7 +151,7 @@ def read_image(
             if isinstance(error, Image.DecompressionBombError):  # of plugins that check before they open
                 raise _too_large(name, _one_line(error), max_pixels) from error
             problem = _one_line(error) or type(error).__name__
-            raise ImageError(f"{name}: damaged picture ({problem}); copy or download it again") from error
+            raise ImageError(f"{name}: damaged image ({problem}); copy or download it again") from error
     if problem and warn:
         warnings.warn(ImageWarning(name, problem), stacklevel=2)
     return pixels
@@ -172,7 +172,7 @@ def read_orientation(source: str | os.PathLike[str] | bytes) -> int:
             raise
         except Exception as error:  # damaged data makes decoders raise nearly anything
             problem = _one_line(error) or type(error).__name__
-            raise ImageError(f"{name}: damaged picture ({problem}); copy or download it again") from error
+            raise ImageError(f"{name}: damaged image ({problem}); copy or download it again") from error
 
 
 def read_pillow(
@@ -198,18 +198,18 @@ def read_pillow(
             pixels = np.array(picture)
         except Exception as error:  # damaged data makes decoders raise nearly anything
             problem = _one_line(error) or type(error).__name__
-            raise ImageError(f"{name}: damaged picture ({problem}); open it again") from error
+            raise ImageError(f"{name}: damaged image ({problem}); open it again") from error
     if problem:
         warnings.warn(ImageWarning(name, problem), stacklevel=2)
     return pixels
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """List the picture files that files, folders and patterns stand for.
+    """List the image files that files, folders and patterns stand for.
 
-    A file is taken as it is, whatever its name. A folder gives all pictures below it by suffix (`SUFFIXES`),
+    A file is taken as it is, whatever its name. A folder gives all images below it by suffix (`SUFFIXES`),
     sorted by path; hidden files and folders are left out, and linked folders are not entered. A name that
-    does not exist is taken as a glob pattern (`**` included) and gives its pictures by suffix, sorted. Below
+    does not exist is taken as a glob pattern (`**` included) and gives its images by suffix, sorted. Below
     a folder or pattern, results of our own (folders with a `predictions.json` of `predict`, run folders of
     `train`) are left out. An `ImageWarning` counts videos and images of formats that are not read here.
 
@@ -221,7 +221,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
 
     Raises:
         ImageError: one of `paths` does not exist, or a folder cannot be listed.
-        NoImageError: one of `paths` gives no picture.
+        NoImageError: one of `paths` gives no image.
 
     Example:
         >>> find_images(["none/*.png"])
@@ -239,7 +239,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
 def resize_image(
     image: UInt8[np.ndarray, "height width 3"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
-    """Resize the whole picture to exactly `size`. Proportions are not kept: nothing is cut off or padded.
+    """Resize the whole image to exactly `size`. Proportions are not kept: nothing is cut off or padded.
 
     Bilinear, and antialiased when shrinking (Pillow widens the filter with the factor), so that thin
     structures fade instead of flickering.
@@ -262,7 +262,7 @@ def resize_image(
 def _name_of(source: str | os.PathLike[str] | bytes | Readable) -> str:
     """Name a source within one line: `repr` keeps letters of any script and escapes line breaks."""
     if isinstance(source, bytes):
-        return f"picture of {len(source)} bytes"
+        return f"image of {len(source)} bytes"
     if isinstance(source, str | os.PathLike):
         return repr(os.fsdecode(source))
     return f"stream {getattr(source, 'name', 'without a name')!r}"
@@ -306,14 +306,14 @@ def _open_stream(source: str | os.PathLike[str] | bytes | Readable, name: str) -
     stream.close()
     if not is_regular:  # a pipe would block, a device would never end
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise ImageError(f"{name}: is {kind}; name a picture file")
+        raise ImageError(f"{name}: is {kind}; name an image file")
     if length == 0:
         raise ImageError(f"{name}: is empty (0 bytes); copy or download it again")
     raise ImageTooLargeError(f"{name}: too many bytes; at most {MAX_FILE_BYTES} are allowed; save it smaller")
 
 
 def _read_header(stream: coded_sizes.Stream, name: str, max_pixels: int) -> Image.Image:
-    """Open a picture without decoding it, and check its size.
+    """Open an image without decoding it, and check its size.
 
     Does what `Image.open(formats=FORMATS)` does, less Pillow's own limit: that only warns up to twice its
     value, and beyond it hides the size. The empty file name keeps Pillow from memory-mapping the user's file,
@@ -332,7 +332,7 @@ def _read_header(stream: coded_sizes.Stream, name: str, max_pixels: int) -> Imag
         _check_after(image, stream, name, max_pixels)
         return image
     allowed = ", ".join(FORMATS)
-    problem = f"not a readable picture, begins with {prefix!r}"
+    problem = f"not a readable image, begins with {prefix!r}"
     raise ImageFormatError(f"{name}: {problem}; allowed are {allowed}; convert it")
 
 
@@ -404,7 +404,7 @@ def _decoded(
 
 
 def _flatten_to_srgb(image: Image.Image, rawmode: str = "") -> Image.Image:
-    """Decoded picture of any mode -> mode RGB in sRGB, transparency over white."""
+    """Decoded image of any mode -> mode RGB in sRGB, transparency over white."""
     profile = image.info.get("icc_profile")
     alpha = _opaque_but_one_colour(image, rawmode)
     if image.mode == "F" or image.mode.startswith("I"):
@@ -485,7 +485,7 @@ def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
             # Little CMS's shortcut for grey misses dark values by up to 10 of 255.
             plain, flags = image.convert("L"), ImageCms.Flags.NOOPTIMIZE
         converted = ImageCms.profileToProfile(plain, source, target, outputMode="RGB", flags=flags)
-        assert converted is not None  # it is only where a picture is converted in place
+        assert converted is not None  # it is only where an image is converted in place
         return converted
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError, ImportError):
         return image.convert("RGB")
@@ -501,11 +501,11 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _expand(path: str) -> list[Path]:
-    """One file, folder or pattern -> its pictures, sorted."""
+    """One file, folder or pattern -> its images, sorted."""
     if os.path.isfile(path):
         return [Path(path)]
     if os.path.isdir(path) and holds_results(path):
-        raise NoImageError(f"{path!r}: holds results of an earlier run, no pictures to look at; name another")
+        raise NoImageError(f"{path!r}: holds results of an earlier run, no images to look at; name another")
     matches = [path] if os.path.isdir(path) else glob.glob(path, recursive=True)
     found = []
     for match in matches if os.path.isdir(path) else without_results(matches, path):
@@ -521,7 +521,7 @@ def _expand(path: str) -> list[Path]:
         raise ImageError(f"{path!r}: no such file, folder or pattern; {what_to_do(path)}")
     suffixes = " ".join(sorted(SUFFIXES))
     among = f"{len(found)} files" + (f" ({counts})" if counts else "")
-    raise NoImageError(f"{path!r}: no picture among {among}; pictures end in {suffixes}")
+    raise NoImageError(f"{path!r}: no image among {among}; images end in {suffixes}")
 
 
 def what_to_do(path: str) -> str:
@@ -562,7 +562,7 @@ def without_results(matches: list[str], pattern: str) -> list[str]:
 
 
 def _walk(folder: str) -> list[Path]:
-    """All files below a folder, sorted, without hidden ones (as `._photo.jpg`, which is no picture) and
+    """All files below a folder, sorted, without hidden ones (as `._photo.jpg`, which is no image) and
     without results of our own."""
 
     def refuse(error: OSError) -> None:  # by default `os.walk` leaves out the folder without a word

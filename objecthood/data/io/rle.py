@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from objecthood.runtime import limits
 
 # Text from a stranger decides how much memory `decode` takes. 2**26 pixels (8192 x 8192) are 64 MiB,
-# far above any picture a segmentation model sees.
+# far above any image a segmentation model sees.
 MAX_PIXELS = limits.MASK_PIXELS
 FIRST_CHARACTER = 48  # "0" stands for the digit 0
 DIGIT, SIGN, MORE = 0x1F, 0x10, 0x20  # five bits of value; the highest of them is the sign; "more follow"

@@ -1,5 +1,5 @@
-"""A user's pictures, in whatever form they come, one after the other: files, folders, patterns, videos, a
-camera, encoded bytes, arrays, tensors, Pillow pictures."""
+"""A user's images, in whatever form they come, one after the other: files, folders, patterns, videos, a
+camera, encoded bytes, arrays, tensors, Pillow images."""
 
 from __future__ import annotations
 
@@ -32,38 +32,38 @@ _CAMERA = re.compile(r"camera(?::(\d+))?")
 _NUMERIC = ("float", "bfloat", "int", "uint", "bool", "complex")
 
 
-class Picture(NamedTuple):
-    """One picture that can be read, now and later."""
+class InputImage(NamedTuple):
+    """One image that can be read, now and later."""
 
     path: Path
-    """As it was found; of a frame VIDEO#NUMBER, of a picture in memory a name alone."""
+    """As it was found; of a frame VIDEO#NUMBER, of an image in memory a name alone."""
     relative: Path
     """Below the folder that was named, or the file's name; of a frame VIDEO/NUMBER."""
     read: Callable[[], UInt8[np.ndarray, "_ _ 3"]]
     source: Path
     """The file; of a frame, that of its video."""
     in_memory: bool = False
-    """Whether there is no file to come back to: an array, bytes, a picture of a camera."""
+    """Whether there is no file to come back to: an array, bytes, an image of a camera."""
 
 
-def find_pictures(sources: Any, *, skip_bad: bool = False) -> list[Picture]:
+def find_inputs(sources: Any, *, skip_bad: bool = False) -> list[InputImage]:
     """What `sources` (one, or an iterable) stand for; a video is one entry, to be opened by `open_frames`.
 
     Text is a file, folder or pattern as in `images.find_images`, a video, or "camera" ("camera:1" for the
-    second); bytes are an encoded picture; arrays are uint8 [height, width, 3], tensors float [3, height,
+    second); bytes are an encoded image; arrays are uint8 [height, width, 3], tensors float [3, height,
     width] in [0, 1]; Pillow images are read as their files would be (`images.read_pillow`). A file that comes
-    up twice is taken once. An `ImageWarning` tells of a folder or pattern without pictures where others have
-    some. With `skip_bad` what gives no picture raises not here but where it is read.
+    up twice is taken once. An `ImageWarning` tells of a folder or pattern without images where others have
+    some. With `skip_bad` what gives no image raises not here but where it is read.
 
     Raises:
-        ImageError: one that does not exist or cannot be read, or no picture at all.
+        ImageError: one that does not exist or cannot be read, or no image at all.
         ValueError: an array or tensor of another form.
 
     Example:
-        >>> find_pictures(np.zeros((4, 6, 3), np.uint8))[0].read().shape
+        >>> find_inputs(np.zeros((4, 6, 3), np.uint8))[0].read().shape
         (4, 6, 3)
     """
-    found: dict[str, Picture] = {}
+    found: dict[str, InputImage] = {}
     empty: list[NoImageError] = []
     for number, source in enumerate(_listed(sources), start=1):
         place = Path(source if isinstance(source, str | os.PathLike) else f"picture-{number}")
@@ -73,16 +73,16 @@ def find_pictures(sources: Any, *, skip_bad: bool = False) -> list[Picture]:
                     found.setdefault(os.path.realpath(picture.path), picture)
             else:
                 read = functools.partial(np.copy, _as_array(source))
-                found[f"picture {number}"] = Picture(place, place, read, place, in_memory=True)
+                found[f"image {number}"] = InputImage(place, place, read, place, in_memory=True)
         except NoImageError as problem:
             empty.append(problem)
         except ImageError as problem:
             if not skip_bad:
                 raise
-            refused = Picture(place, Path(place.name or "unnamed"), _Refusal(problem), place)
+            refused = InputImage(place, Path(place.name or "unnamed"), _Refusal(problem), place)
             found.setdefault(f"refused {number}", refused)
     if not found:
-        raise empty[0] if empty else ImageError("no picture to look at; name pictures, folders or patterns")
+        raise empty[0] if empty else ImageError("no image to look at; name images, folders or patterns")
     for left_out in empty:
         name, _, what = str(left_out).partition(": ")
         warnings.warn(ImageWarning(name, what), stacklevel=2)
@@ -94,12 +94,12 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in frames.SUFFIXES
 
 
-def open_frames(video: Picture) -> Iterator[Picture]:
-    """The frames of a video, one after the other, as pictures that are held in memory."""
+def open_frames(video: InputImage) -> Iterator[InputImage]:
+    """The frames of a video, one after the other, as images that are held in memory."""
     stem = video.relative.with_suffix("")
     for number, frame in enumerate(frames.read_frames(video.path)):
         path = video.path.with_name(f"{video.path.name}#{number:06d}")
-        yield Picture(path, stem / f"{number:06d}", functools.partial(np.copy, frame), video.path)
+        yield InputImage(path, stem / f"{number:06d}", functools.partial(np.copy, frame), video.path)
 
 
 class _Refusal:
@@ -130,13 +130,13 @@ def _listed(sources: Any) -> Iterable[Any]:
     return [sources] if one or (is_numeric and getattr(sources, "ndim", 4) != 4) else sources
 
 
-def _from_name(name: str) -> Iterator[Picture]:
+def _from_name(name: str) -> Iterator[InputImage]:
     """Files that a text stands for, each with its path below the folder that was named, or its name."""
     camera = _CAMERA.fullmatch(name)
     if camera and not os.path.exists(name):
         array = frames.read_camera(int(camera[1] or 0))
         place, relative = Path(name), Path(name.replace(":", "-"))
-        yield Picture(place, relative, functools.partial(np.copy, array), place, True)
+        yield InputImage(place, relative, functools.partial(np.copy, array), place, True)
         return
     if is_video(Path(name)) and not os.path.isdir(name):
         videos = [name] if os.path.isfile(name) else without_results(glob.glob(name, recursive=True), name)
@@ -150,11 +150,11 @@ def _from_name(name: str) -> Iterator[Picture]:
         files = find_images([name])
     for file in files:
         relative = file.relative_to(name) if os.path.isdir(name) else Path(file.name)
-        yield Picture(file, relative, _Reader(file), file)
+        yield InputImage(file, relative, _Reader(file), file)
 
 
 def _as_array(source: Any) -> UInt8[np.ndarray, "height width 3"]:
-    """8-bit RGB of a picture in memory."""
+    """8-bit RGB of an image in memory."""
     if isinstance(source, bytes):
         return read_image(source, warn=True)
     if isinstance(source, Image.Image):
@@ -168,7 +168,7 @@ def _as_array(source: Any) -> UInt8[np.ndarray, "height width 3"]:
             return np.rint(255 * values).astype(np.uint8).transpose(1, 2, 0)
         kind += f" in [{values.min():g}, {values.max():g}]"
     raise ValueError(
-        f"a picture of shape {list(shape)}, {kind}, is not one; allowed are uint8 [height, width, 3] and "
+        f"an image of shape {list(shape)}, {kind}, is not one; allowed are uint8 [height, width, 3] and "
         f"float [3, height, width] in [0, 1]{_remedy(shape, kind)}"
     )
 

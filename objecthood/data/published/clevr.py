@@ -1,6 +1,6 @@
-"""CLEVR v1.0: pictures of 3 to 10 objects with their properties, and no masks.
+"""CLEVR v1.0: images of 3 to 10 objects with their properties, and no masks.
 
-Johnson et al. 2017, cs.stanford.edu/people/jcjohns/clevr. Set prediction reads pictures whole and squashes
+Johnson et al. 2017, cs.stanford.edu/people/jcjohns/clevr. Set prediction reads images whole and squashes
 them to a square; object discovery crops them first (Locatello et al. 2020, sections 4.1 and 4.2).
 
 Splits follow the reference (slot_attention/data.py): "train" is CLEVR's train without its first 512 scenes,
@@ -41,15 +41,15 @@ class Clevr(Dataset):
 
     Args:
         path: the folder `CLEVR_v1.0`.
-        resolution: side of the pictures that come out. Bilinear without antialiasing, as in the paper.
+        resolution: side of the images that come out. Bilinear without antialiasing, as in the paper.
         split: "train", "validation" or "test".
         min_objects, max_objects: leave out scenes with fewer or more objects, both ends included.
         crop: keep rows 29 to 221 and columns 64 to 256 alone, as the reference does for object discovery. The
-            numbers were made for pictures of 240 x 320. CLEVR v1.0 has 320 x 480: the square then lies left
+            numbers were made for images of 240 x 320. CLEVR v1.0 has 320 x 480: the square then lies left
             of the middle, objects outside it stay in `properties`, and scores are not the paper's.
 
     Attributes:
-        paths: the pictures, in the order of the indices.
+        paths: the images, in the order of the indices.
         properties: float32 [scenes, 10, 19], see `clevr_properties.py`.
 
     Raises:
@@ -94,7 +94,7 @@ class Clevr(Dataset):
         """`image` float32 [batch, 3, resolution, resolution] in [0, 1], `properties` float32 [batch, 10, 19].
 
         Raises:
-            ImageError: a picture is missing or damaged.
+            ImageError: an image is missing or damaged.
         """
         numbers = np.asarray(indices, dtype=np.int64)
         pictures = np.stack([self._cache[int(number)].picture for number in numbers])

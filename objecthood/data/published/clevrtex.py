@@ -3,7 +3,7 @@
 Karazija, Laina and Rupprecht 2021, "ClevrTex: A Texture-Rich Benchmark for Unsupervised Multi-Object
 Segmentation", www.robots.ox.ac.uk/~vgg/data/clevrtex. Layout, splits, crop and resize are those of the loader
 its authors publish (github.com/karazijal/clevrtex-generation, `clevrtex_eval.py`): of every thousand scenes a
-folder with pictures `CLEVRTEX_full_000000.png`, masks `CLEVRTEX_full_000000_flat.png` (palette or grey PNG
+folder with images `CLEVRTEX_full_000000.png`, masks `CLEVRTEX_full_000000_flat.png` (palette or grey PNG
 whose value is the label: 0 background, 1 to 10 objects) and `.json` descriptions, which are not read here.
 """
 
@@ -44,17 +44,17 @@ class ClevrTex(Dataset):
 
     Args:
         path: the folder of the variant (`clevrtex_full`), or the one that holds it.
-        resolution: side of the pictures that come out. Pictures bilinear and antialiased, masks nearest.
+        resolution: side of the images that come out. Images bilinear and antialiased, masks nearest.
         split: "train", "validation" or "test".
         variant: "full", or plain ("pbg"), varied ("vbg") or grass ("grassbg") backgrounds, "camo" (all of one
             texture), or "outd" (unseen shapes and textures).
         crop: keep the square in the middle, 0.8 of the shorter side wide.
 
     Attributes:
-        paths: the pictures, in the order of the indices.
+        paths: the images, in the order of the indices.
 
     Raises:
-        ClevrTexError: no such folder, no picture, or a picture without its mask.
+        ClevrTexError: no such folder, no image, or an image without its mask.
         ValueError: unknown split or variant, or a resolution below 1.
     """
 
@@ -89,7 +89,7 @@ class ClevrTex(Dataset):
         resolution].
 
         Raises:
-            ImageError, ClevrTexError: a picture or a mask is missing or damaged.
+            ImageError, ClevrTexError: an image or a mask is missing or damaged.
         """
         scenes = [self._cache[int(index)] for index in indices]
         labels = np.stack([scene.labels for scene in scenes if scene.labels is not None])
@@ -110,7 +110,7 @@ class ClevrTex(Dataset):
 
 
 def mask_path(picture: Path) -> Path:
-    """Where the mask of a picture lies."""
+    """Where the mask of an image lies."""
     return picture.with_name(f"{picture.stem}_flat.png")
 
 
@@ -135,7 +135,7 @@ def read_labels(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "height 
 
 
 def _find_scenes(path: Path, variant: Variant) -> list[Path]:
-    """All pictures by number."""
+    """All images by number."""
     folder = path / f"clevrtex_{variant}"
     folder = folder if folder.is_dir() else path
     pattern = re.compile(rf"CLEVRTEX_{variant}_\d{{6}}\.png")

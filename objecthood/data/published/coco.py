@@ -49,23 +49,23 @@ class Coco(Dataset):
     test. An image keeps its split when others are added, and when it gets another id. Parts share no image.
 
     Args:
-        images: the folder of the pictures that the file names.
+        images: the folder of the images that the file names.
         annotations: the JSON file, as `instances_val2017.json`.
-        resolution: side of the pictures that come out. Pictures bilinear and antialiased, masks nearest.
+        resolution: side of the images that come out. Images bilinear and antialiased, masks nearest.
         labels: "instance": 1, 2, ... in the order of the file; "class": 1, 2, ... in the order of `classes`.
-        crop: keep the square in the middle before resizing; without it pictures are squashed to a square.
-        keep_empty: keep pictures without any annotation but crowds.
+        crop: keep the square in the middle before resizing; without it images are squashed to a square.
+        keep_empty: keep images without any annotation but crowds.
         split: "train", "validation" or "test" of the file; None: the whole file.
         orientation: of images that carry an EXIF orientation, which pixels the annotations are of: "stored"
             in the file, as tools see them that ignore EXIF, or "upright". None: upright, with an
             `ImageWarning` where the size in the file does not show whether that is right.
 
     Attributes:
-        paths: the pictures, in the order of the indices.
+        paths: the images, in the order of the indices.
         classes: names of the classes, by their id in the file; label c is `classes[c - 1]`.
 
     Raises:
-        CocoError: the file is missing, damaged or not COCO's, or has no picture, or none in the split.
+        CocoError: the file is missing, damaged or not COCO's, or has no image, or none in the split.
         ModuleNotFoundError: pycocotools is not installed; says how.
         ValueError: unknown `labels` or `split`, or a resolution below 1.
     """
@@ -100,8 +100,8 @@ class Coco(Dataset):
         categories = sorted(content["categories"], key=lambda category: category["id"])
         self.classes = [category["name"] for category in categories]
         self._class_labels = {category["id"]: label for label, category in enumerate(categories, 1)}
-        self._pictures, self._things = _by_picture(content, keep_empty, split, self.name)
-        self.paths = [Path(images) / picture["file_name"] for picture in self._pictures]
+        self._images, self._things = _by_image(content, keep_empty, split, self.name)
+        self.paths = [Path(images) / picture["file_name"] for picture in self._images]
         self._cache = Cache(self._decode)
 
     def __len__(self) -> int:
@@ -112,8 +112,8 @@ class Coco(Dataset):
         resolution]: 0 background, -1 ignored.
 
         Raises:
-            ImageError: a picture is missing or damaged.
-            CocoError: a picture's size is not the one in the file, or a segmentation makes no sense.
+            ImageError: an image is missing or damaged.
+            CocoError: an image's size is not the one in the file, or a segmentation makes no sense.
         """
         scenes = [self._cache[int(index)] for index in indices]
         labels = np.stack([scene.labels for scene in scenes if scene.labels is not None])
@@ -123,11 +123,11 @@ class Coco(Dataset):
         }
 
     def label_map(self, number: int) -> Int16[np.ndarray, "height width"]:
-        """Labels of one picture at its full size.
+        """Labels of one image at its full size.
 
         Raises CocoError where a segmentation makes no sense, or all together exceed `limits.MASK_WORK`.
         """
-        picture, things = self._pictures[number], self._things[number]
+        picture, things = self._images[number], self._things[number]
         size = (picture["height"], picture["width"])
         outline = Budget(limits.OUTLINE_PIXELS, "pixels of outline")
         codes = [self._runs(thing, size, outline) for thing in things]
@@ -182,7 +182,7 @@ class Coco(Dataset):
             raise self._cannot_be_drawn(thing, error) from error
         if found != size:
             shapes = f"{found[1]} x {found[0]}, not {size[1]} x {size[0]}"
-            raise CocoError(f"{self.name}: annotation {_named(thing['id'])} is of {shapes} as its picture")
+            raise CocoError(f"{self.name}: annotation {_named(thing['id'])} is of {shapes} as its image")
         return runs
 
     def _cannot_be_drawn(self, thing: dict[str, Any], error: Exception) -> CocoError:
@@ -298,7 +298,7 @@ def _check_sizes(content: dict[str, Any], name: str) -> None:
     for picture in content["images"]:
         if picture["height"] * picture["width"] > limits.IMAGE_PIXELS:
             raise CocoError(
-                f"{name}: picture {_named(picture['id'])} has {picture['width']} x {picture['height']} "
+                f"{name}: image {_named(picture['id'])} has {picture['width']} x {picture['height']} "
                 f"pixels; at most {limits.IMAGE_PIXELS} are allowed"
             )
     categories = content["categories"]
@@ -347,25 +347,24 @@ _FIELDS: dict[str, dict[str, tuple[Callable[[object], bool], str]]] = {
 """What every entry must have, whether a value of it is right, and what is."""
 
 
-def _by_picture(
+def _by_image(
     content: dict[str, Any], keep_empty: bool, split: str | None, name: str
 ) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
-    """Pictures of the split in the order of the file, and the annotations with a segmentation of each."""
+    """Images of the split in the order of the file, and the annotations with a segmentation of each."""
     for part in ("images", "categories"):
         _refuse_repeated(content[part], part, name)
     things: dict[Any, list[dict[str, Any]]] = {picture["id"]: [] for picture in content["images"]}
     for thing in content["annotations"]:
         if thing["image_id"] not in things:
             raise CocoError(
-                f"{name}: annotation {_named(thing['id'])} is of unknown picture {_named(thing['image_id'])}"
+                f"{name}: annotation {_named(thing['id'])} is of unknown image {_named(thing['image_id'])}"
             )
         if thing.get("segmentation"):
             things[thing["image_id"]].append(thing)
     for number, own in things.items():
         if len(own) > limits.OBJECTS:
             raise CocoError(
-                f"{name}: picture {_named(number)} has {len(own)} objects; at most {limits.OBJECTS} are "
-                "allowed"
+                f"{name}: image {_named(number)} has {len(own)} objects; at most {limits.OBJECTS} are allowed"
             )
     pictures = [
         picture
@@ -373,11 +372,11 @@ def _by_picture(
         if keep_empty or any(not thing.get("iscrowd") for thing in things[picture["id"]])
     ]
     if not pictures:
-        raise CocoError(f"{name}: has no picture" + ("" if keep_empty else " with an object"))
+        raise CocoError(f"{name}: has no image" + ("" if keep_empty else " with an object"))
     members = [picture for picture in pictures if split in (None, split_of(str(picture["file_name"])))]
     if not members:
         raise CocoError(
-            f"{name}: none of {len(pictures)} pictures falls into the {split} split, a share by a hash of "
-            "their names (train 90 %, others 5 %); add pictures, or read one file for each split"
+            f"{name}: none of {len(pictures)} images falls into the {split} split, a share by a hash of "
+            "their names (train 90 %, others 5 %); add images, or read one file for each split"
         )
     return members, [things[picture["id"]] for picture in members]

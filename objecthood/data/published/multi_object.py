@@ -1,7 +1,7 @@
 """The multi-object data sets: TFRecord files of CLEVR with masks, Multi-dSprites, Tetrominoes, Objects Room.
 
 Kabra et al. 2019, github.com/google-deepmind/multi_object_datasets, read without TensorFlow. Which set a file
-holds is told from its first record: the names of its features and the sizes of its picture and masks.
+holds is told from its first record: the names of its features and the sizes of its image and masks.
 
 Entities come background first, and a label is the number of an entity: the one whose mask is greatest at a
 pixel, the first of equals, so 0 where no mask holds. In Objects Room the first four entities (sky, floor,

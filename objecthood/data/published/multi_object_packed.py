@@ -70,7 +70,7 @@ def convert(
         out: the folder to make.
         crop: of CLEVR, keep the paper's square alone (rows 29 to 221, columns 64 to 256).
         resolution: resize to this many pixels a side, as TensorFlow does (see `transforms.py`), rounded to 8
-            bits; without it pictures stay as they are, and `Packed` can resize them exactly.
+            bits; without it images stay as they are, and `Packed` can resize them exactly.
         merge_background: as for `multi_object.read`; of use for Objects Room alone.
         max_scenes: stop after so many.
         skip_bad: pass over damaged records; the manifest lists them.
@@ -111,7 +111,7 @@ def convert(
 
 
 class Packed(Dataset):
-    """A packed folder as a data set; pictures stay on disk until they are asked for.
+    """A packed folder as a data set; images stay on disk until they are asked for.
 
     Splits, by the order of the file: "train" is what lies in its first 70,000 scenes (CLEVR; 60,000 of the
     others), but in at most 90 % of all; "test" the next 320 that pass the filter, but at most half of what is
@@ -120,7 +120,7 @@ class Packed(Dataset):
     Args:
         path: what `convert` wrote.
         split: "train", "validation" or "test".
-        resolution: side of the pictures that come out; None: as packed. Bilinear without antialiasing, as in
+        resolution: side of the images that come out; None: as packed. Bilinear without antialiasing, as in
             the paper; masks nearest.
         crop: of CLEVR, the paper's square alone; nothing happens where the pack is cropped already.
         min_objects, max_objects: leave out scenes with fewer or more objects, both ends included.

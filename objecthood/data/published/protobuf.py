@@ -3,7 +3,7 @@
 An Example is a map from a name to a list of byte strings, of float32 or of int64
 (tensorflow/core/example/example.proto, feature.proto; wire format: protobuf.dev/programming-guides/encoding).
 
-A list of byte strings may have a million entries of one byte, as the pictures of the multi-object data sets
+A list of byte strings may have a million entries of one byte, as the images of the multi-object data sets
 do. Where all entries are equally long they lie at equal distances: their tags and lengths are then compared,
 and their bytes found, by NumPy at a stride, and never in a Python loop.
 """

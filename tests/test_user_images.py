@@ -1,4 +1,4 @@
-"""A user's pictures in whatever form: the same pixels come out, and what is none is refused in one line."""
+"""A user's images in whatever form: the same pixels come out, and what is none is refused in one line."""
 
 import io
 import itertools
@@ -14,7 +14,7 @@ from PIL import Image
 from objecthood.data.io import frames
 from objecthood.data.io.frames import count_frames, read_camera, read_frames
 from objecthood.data.io.images import ImageError, ImageWarning, read_image, read_pillow
-from objecthood.data.io.user_images import find_pictures, open_frames
+from objecthood.data.io.user_images import find_inputs, open_frames
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
 
@@ -36,16 +36,16 @@ def encoded() -> bytes:
     ],
     ids=["array", "bytes", "Pillow", "tensor", "floats"],
 )
-def test_pictures_in_memory(source):
+def test_user_images_in_memory(source):
     for sources in (source, [source, source]):
-        found = find_pictures(sources)
+        found = find_inputs(sources)
         assert [str(one.path) for one in found] == ["picture-1", "picture-2"][: len(found)]
         for one in found:
             np.testing.assert_array_equal(one.read(), PIXELS)
 
 
-def test_a_batch_is_its_pictures():
-    assert len(find_pictures(torch.rand(3, 3, 8, 8))) == len(find_pictures(np.stack([PIXELS] * 3))) == 3
+def test_a_batch_is_its_images():
+    assert len(find_inputs(torch.rand(3, 3, 8, 8))) == len(find_inputs(np.stack([PIXELS] * 3))) == 3
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,13 @@ def test_a_batch_is_its_pictures():
         (torch.zeros(3, 8, 9, dtype=torch.uint8), r"Convert uint8 tensors with \.float\(\) / 255"),
         (torch.rand(3, 8, 8) * 255, r"Divide values of 0 to 255 by 255$"),
         ([7], "int, is not one"),
-        (b"no picture", "not a readable picture"),
-        ([], "no picture to look at"),
+        (b"no image", "not a readable image"),
+        ([], "no image to look at"),
     ],
 )
-def test_what_is_no_picture(source, said):
+def test_what_is_no_image(source, said):
     with pytest.raises(ValueError, match=said) as caught:
-        find_pictures(source)
+        find_inputs(source)
     assert "\n" not in str(caught.value)
 
 
@@ -83,7 +83,7 @@ def test_what_is_no_picture(source, said):
 ], ids=lambda value: getattr(value, "mode", None))  # fmt: skip
 def test_pillow_images_of_every_mode(image, gray):
     before = image.tobytes(), image.mode, dict(image.info)
-    (found,) = find_pictures(image)
+    (found,) = find_inputs(image)
     assert np.abs(found.read().astype(int) - gray).max() <= 1 and found.read().shape == (4, 4, 3)
     assert (image.tobytes(), image.mode, image.info) == before
 
@@ -100,17 +100,17 @@ def test_pillow_images_are_read_as_their_files(tmp_path, orientation, suffix):
         with Image.open(path) as image:
             if is_loaded:
                 image.load()
-            (found,) = find_pictures(image)
+            (found,) = find_inputs(image)
         np.testing.assert_array_equal(found.read(), expected)
 
 
 def test_pillow_images_that_cannot_be_read(tmp_path, monkeypatch):
     path = tmp_path / "x.png"
     path.write_bytes(encoded()[:-900])
-    with Image.open(path) as cut, pytest.raises(ImageError, match="Pillow image: damaged picture"):
-        find_pictures(cut)
+    with Image.open(path) as cut, pytest.raises(ImageError, match="Pillow image: damaged image"):
+        find_inputs(cut)
     with pytest.raises(ImageError, match="has no pixels .0 x 5."):
-        find_pictures(Image.new("RGB", (0, 5)))
+        find_inputs(Image.new("RGB", (0, 5)))
     with pytest.raises(ImageError, match="12 x 12 = 144 pixels; at most 100 are allowed"):
         read_pillow(Image.new("1", (12, 12)), max_pixels=100)
 
@@ -155,14 +155,14 @@ def test_grey_that_uses_little_of_its_range_is_told_once(tmp_path, mode, value):
     path, bright = tmp_path / "x.tif", tmp_path / "y.tif"
     Image.new(mode, (4, 4), value).save(path)
     Image.new(mode, (4, 4), 8 * value).save(bright)
-    (found,) = find_pictures(path)
+    (found,) = find_inputs(path)
     with pytest.warns(ImageWarning, match="x.tif': almost black"):
         dark = found.read()
     assert 0 < dark.max() <= 16
-    assert found.read().max() <= 16 and find_pictures(bright)[0].read().max() > 90, "no more warnings"
+    assert found.read().max() <= 16 and find_inputs(bright)[0].read().max() > 90, "no more warnings"
     for source in (Image.new(mode, (4, 4), value), path.read_bytes()):
         with pytest.warns(ImageWarning, match="almost black"):
-            find_pictures(source)
+            find_inputs(source)
 
 
 @pytest.mark.parametrize("name, said", [
@@ -172,14 +172,14 @@ def test_grey_that_uses_little_of_its_range_is_told_once(tmp_path, mode, value):
 ])  # fmt: skip
 def test_names_that_lead_nowhere(name, said):
     with pytest.raises(ImageError, match=said):
-        find_pictures(name)
+        find_inputs(name)
 
 
 @pytest.mark.parametrize("suffix", [".ts", ".3gp", ".WMV", ".flv"])
 def test_videos_of_other_kinds_are_called_videos(tmp_path, suffix):
     (tmp_path / f"a{suffix}").write_bytes(b"G" * 400)
     with pytest.raises(ImageError, match="a video of a kind that is not read; allowed are .avi .*convert it"):
-        find_pictures(tmp_path / f"a{suffix}")
+        find_inputs(tmp_path / f"a{suffix}")
 
 
 def write_video(path, count=7, size=(64, 48), rate=5):
@@ -206,11 +206,11 @@ def test_frames_of_a_video(tmp_path, suffix):
     for number, frame in enumerate(seen):
         assert frame.shape == (48, 64, 3) and frame.dtype == np.uint8
         assert int(frame.mean(axis=(0, 2)).argmax()) // 8 == number
-    (video,) = find_pictures(path)
+    (video,) = find_inputs(path)
     (first, second, *_) = open_frames(video)
     assert first.path.name == f"clip{suffix}#000000" and second.relative.as_posix() == "clip/000001"
     np.testing.assert_array_equal(second.read(), seen[1])
-    (found,) = find_pictures(str(tmp_path / f"*{suffix}"))
+    (found,) = find_inputs(str(tmp_path / f"*{suffix}"))
     assert found.path == path
 
 
@@ -230,7 +230,7 @@ def test_what_is_no_video(tmp_path):
     with pytest.raises(ImageError, match="no such file"):
         list(read_frames(tmp_path / "none.mp4"))
     with pytest.raises(ImageError, match="no such file, folder or pattern"):
-        find_pictures(str(tmp_path / "none*.mp4"))
+        find_inputs(str(tmp_path / "none*.mp4"))
 
 
 def test_without_the_extra(monkeypatch, tmp_path):
@@ -239,7 +239,7 @@ def test_without_the_extra(monkeypatch, tmp_path):
         list(read_frames(tmp_path / "x.mp4"))
 
 
-def test_a_camera_gives_one_picture_after_it_has_settled(tmp_path, monkeypatch):
+def test_a_camera_gives_one_image_after_it_has_settled(tmp_path, monkeypatch):
     """A file stands in for the device; what is asked of PyAV is kept."""
     av = pytest.importorskip("av", reason="needs the extra: pip install 'objecthood[video]'")
     path, asked = write_video(tmp_path / "clip.mp4", count=8), []
@@ -253,11 +253,11 @@ def test_a_camera_gives_one_picture_after_it_has_settled(tmp_path, monkeypatch):
     monkeypatch.setattr(frames, "WARM_UP", 5)
     monkeypatch.setattr(sys, "platform", "linux")
     assert int(read_camera(1).mean(axis=(0, 2)).argmax()) // 8 == 5
-    (found,) = find_pictures("camera")
+    (found,) = find_inputs("camera")
     assert found.read().shape == (48, 64, 3)
     assert asked == [("/dev/video1", "v4l2"), ("/dev/video0", "v4l2")]
     monkeypatch.setattr(frames, "WARM_UP", 100)
-    with pytest.raises(ImageError, match="camera 0: gave no picture"):
+    with pytest.raises(ImageError, match="camera 0: gave no image"):
         read_camera()
 
 

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from objecthood.export.stages import Begin, Finish, Start, Step, take_apart
+from objecthood.export.stages import Begin, Finish, Start, Step, stages_of_discovery
 from objecthood.models import autoencoder
 from objecthood.models.set_predictor import fast_clevr
 
 
 def guided() -> autoencoder.SlotAutoencoder:
-    return autoencoder.fast_sprites(4, resolution=16, rehome=True, without_shading=True)
+    return autoencoder.fast_sprites(4, resolution=16, split_slots=True, chromaticity=True)
 
 
 def gaussian() -> autoencoder.SlotAutoencoder:
-    return autoencoder.small_picture(12, num_slots=4)
+    return autoencoder.small_image(12, num_slots=4)
 
 
 def put_together(model, images, noise, iterations):
@@ -29,7 +29,7 @@ def put_together(model, images, noise, iterations):
 
 @pytest.mark.parametrize(
     "build",
-    [guided, gaussian, autoencoder.fast_tetrominoes, autoencoder.fast_painted, fast_clevr],
+    [guided, gaussian, autoencoder.fast_tetrominoes, autoencoder.fast_slot_frames, fast_clevr],
 )
 @pytest.mark.parametrize("num_slots", [1, 3, 4, 6])
 def test_parts_in_a_row_are_the_model(build, num_slots):
@@ -45,9 +45,9 @@ def test_parts_in_a_row_are_the_model(build, num_slots):
 
 
 def test_slots_are_painted_alone():
-    """What lets the page leave a slot away, or show it in another picture, without asking the model again."""
+    """What lets the page leave a slot away, or show it in another image, without asking the model again."""
     model = guided().eval()
-    paint = take_apart(model).paint
+    paint = stages_of_discovery(model).paint
     slots, attention = torch.randn(1, 4, 64), torch.rand(1, 4, 8, 8)
     with torch.no_grad():
         together, apart = paint(slots, attention), paint(slots[:, 2:3], attention[:, 2:3])

@@ -1,20 +1,20 @@
-"""Priors on slots: each term against a loop; uniting and dividing only where there is a reason."""
+"""Priors on slots: each term against a loop; uniting and splitting only where there is a reason."""
 
 import math
 
 import pytest
 import torch
 
-from objecthood.nn import CompactPrior, SlotAttention
+from objecthood.nn import SlotAttention, SpatialBias
 from objecthood.nn.attention_bias import (
     _CERTAIN,
     _EVERYWHERE,
     _SMALLEST_PART,
-    cuts_where,
-    dividing,
-    exchanging,
+    best_cuts,
     gaussian_logits,
     merging,
+    splitting,
+    splitting_and_merging,
 )
 from objecthood.nn.mask_moments import best_cut, strip_table
 from objecthood.nn.positions import coordinate_grid
@@ -60,7 +60,7 @@ def test_gaussian_logits_of_an_empty_slot_are_finite():
 
 
 def attention_of(*masks: torch.Tensor, empty: int = 1) -> torch.Tensor:
-    """One picture: a background, a slot that holds each mask (outright), and empty slots."""
+    """One image: a background, a slot that holds each mask (outright), and empty slots."""
     background = ~torch.stack(masks).any(dim=0)
     maps = torch.stack([background, *masks, *[torch.zeros_like(background)] * empty]).flatten(1).float()
     return maps[None]
@@ -71,7 +71,7 @@ def disc(row: float, column: float, radius: float) -> torch.Tensor:
 
 
 def divided(*masks: torch.Tensor, empty: int = 1) -> torch.Tensor:
-    return dividing(attention_of(*masks, empty=empty), PLACES, STRIPS)
+    return splitting(attention_of(*masks, empty=empty), PLACES, STRIPS)
 
 
 PAIRS = {
@@ -116,10 +116,10 @@ def test_the_heaviest_slot_is_never_divided():
     scattered, disputed = disc(8, 8, 5) | disc(24, 24, 4), torch.full((1, 4, SIDE * SIDE), 0.25)
     attention = attention_of(scattered, disc(24, 6, 4))
     alone = torch.where(attention[:, :1] > 0, disputed, attention)
-    assert not dividing(alone, PLACES, STRIPS).any(), "heaviest of what is held"
+    assert not splitting(alone, PLACES, STRIPS).any(), "heaviest of what is held"
     larger = attention_of(scattered, disc(24, 6, 7))
     beside = torch.where(larger[:, :1] > 0, disputed, larger)
-    assert dividing(beside, PLACES, STRIPS).any(), "and now it is not"
+    assert splitting(beside, PLACES, STRIPS).any(), "and now it is not"
 
 
 def test_specks_are_not_divided():
@@ -128,10 +128,10 @@ def test_specks_are_not_divided():
     assert not divided(specks).any()
 
 
-def test_pictures_are_divided_apart():
+def test_user_images_are_divided_apart():
     scattered, whole = attention_of(disc(8, 8, 5) | disc(24, 24, 4)), attention_of(disc(16, 16, 6))
-    both = dividing(torch.cat([whole, scattered]), PLACES, STRIPS)
-    assert not both[0].any() and torch.equal(both[1:], dividing(scattered, PLACES, STRIPS))
+    both = splitting(torch.cat([whole, scattered]), PLACES, STRIPS)
+    assert not both[0].any() and torch.equal(both[1:], splitting(scattered, PLACES, STRIPS))
 
 
 LEFT, RIGHT = disc(16, 16, 7) & (COLUMNS < 15), disc(16, 16, 7) & (COLUMNS >= 15)
@@ -158,7 +158,7 @@ PAIR = disc(20, 8, 5) | disc(24, 24, 5)
 
 
 def exchanged(attention: torch.Tensor, *alike: int) -> torch.Tensor:
-    return exchanging(attention, contents_of(attention, *alike), PLACES, STRIPS)[0]
+    return splitting_and_merging(attention, contents_of(attention, *alike), PLACES, STRIPS)[0]
 
 
 def test_a_slot_that_repeats_another_is_handed_one_of_two_things():
@@ -177,9 +177,9 @@ def test_slots_are_not_exchanged_without_need(why):
 
 
 def test_what_gives_way_in_an_exchange_leaves_what_it_held():
-    prior = CompactPrior((SIDE, SIDE), repulsion=0.0, rehome=True, exchange=True)
+    attention_bias = SpatialBias((SIDE, SIDE), merge_penalty=0.0, split_slots=True, split_and_merge=True)
     attention = attention_of(BAR_LEFT, BAR_RIGHT, PAIR, empty=0)
-    bias = prior(attention, contents_of(attention, 1, 2))[0]
+    bias = attention_bias(attention, contents_of(attention, 1, 2))[0]
     assert (bias[1, BAR_LEFT.flatten()] == -_CERTAIN).all() and (bias[1] == _CERTAIN).any()
     assert not (bias[[0, 2, 3]].abs() == _CERTAIN).any()
 
@@ -200,41 +200,41 @@ def test_a_part_of_the_background_is_left_to_the_background_whatever_its_shape()
     assert loss[1] > 0.9 and loss[0] == 0 and loss[2] == 0
 
 
-@pytest.mark.parametrize("rehome", [False, True])
-def test_prior_is_the_weighted_sum_of_its_terms(rehome):
-    prior = CompactPrior((SIDE, SIDE), compactness=0.5, repulsion=3.0, rehome=rehome)
-    prior.ramp.fill_(0.25)
+@pytest.mark.parametrize("split_slots", [False, True])
+def test_prior_is_the_weighted_sum_of_its_terms(split_slots):
+    attention_bias = SpatialBias((SIDE, SIDE), weight=0.5, merge_penalty=3.0, split_slots=split_slots)
+    attention_bias.ramp.fill_(0.25)
     attention = attention_of(disc(8, 8, 5) | disc(24, 24, 4)) * 0.9 + 0.1 / 3
     contents = random_attention(1, 3, SIDE * SIDE).float()
     density = gaussian_logits(attention, PLACES)
     density[:, 0] = _EVERYWHERE  # the heaviest slot, the background, is not asked to be compact
     wanted = 0.5 * density - 0.25 * 3.0 * merging(attention, contents, PLACES)[..., None]
-    if rehome:
-        wanted = wanted.masked_fill(dividing(attention, PLACES, STRIPS), _CERTAIN)
-    torch.testing.assert_close(prior(attention, contents), wanted)
+    if split_slots:
+        wanted = wanted.masked_fill(splitting(attention, PLACES, STRIPS), _CERTAIN)
+    torch.testing.assert_close(attention_bias(attention, contents), wanted)
 
 
 def test_what_an_empty_slot_is_handed_it_gets_wherever_its_gaussian_lies():
-    prior = CompactPrior((SIDE, SIDE), compactness=1.5, rehome=True)
+    attention_bias = SpatialBias((SIDE, SIDE), weight=1.5, split_slots=True)
     attention = attention_of(disc(6, 6, 4) | disc(26, 26, 3))
     attention[:, 2, -1] = 0.5  # the empty slot's one place, and so its Gaussian
-    bias = prior(attention, attention)
-    given = dividing(attention, PLACES, STRIPS)[0, 2]
+    bias = attention_bias(attention, attention)
+    given = splitting(attention, PLACES, STRIPS)[0, 2]
     assert given.any() and (bias.argmax(dim=1)[0, given] == 2).all()
 
 
 def test_prior_carries_no_gradient_and_no_weights():
-    prior = CompactPrior((5, 6), rehome=True)
+    attention_bias = SpatialBias((5, 6), split_slots=True)
     attention = random_attention().float().requires_grad_()
-    assert not prior(attention, attention).requires_grad
-    assert not list(prior.parameters()) and set(prior.state_dict()) == {"ramp"}
+    assert not attention_bias(attention, attention).requires_grad
+    assert not list(attention_bias.parameters()) and set(attention_bias.state_dict()) == {"ramp"}
 
 
 def test_prior_acts_in_slot_attention():
     inputs, slots = torch.randn(2, 30, 6), torch.randn(2, 4, 8)
     module = SlotAttention(6, 8)
     plain = module(inputs, slots)
-    module.prior = CompactPrior((5, 6))
+    module.attention_bias = SpatialBias((5, 6))
     compact = module(inputs, slots)
     assert torch.equal(plain.attention[:, 0], compact.attention[:, 0])
     assert not torch.allclose(plain.attention[:, 1], compact.attention[:, 1])
@@ -242,7 +242,7 @@ def test_prior_acts_in_slot_attention():
 
 def test_a_wrong_grid_is_told_in_one_line():
     with pytest.raises(ValueError, match="grid of 5 x 6 inputs; got 31 inputs. Build it with") as caught:
-        CompactPrior((5, 6))(torch.rand(2, 4, 31), torch.rand(2, 4, 31))
+        SpatialBias((5, 6))(torch.rand(2, 4, 31), torch.rand(2, 4, 31))
     assert "\n" not in str(caught.value)
 
 
@@ -251,7 +251,7 @@ def test_only_masks_with_enough_for_two_parts_are_looked_at():
     torch.manual_seed(0)
     held = torch.rand(40, 5, SIDE * SIDE) * (torch.rand(40, 5, 1) * 0.06 > torch.rand(40, 5, SIDE * SIDE))
     divisible = torch.rand(40, 5) > 0.3
-    score, side = cuts_where(divisible, held, PLACES, STRIPS)
+    score, side = best_cuts(divisible, held, PLACES, STRIPS)
     wanted, wanted_side = best_cut(held, PLACES, STRIPS, _SMALLEST_PART)
     small = held.sum(dim=-1) < 2 * _SMALLEST_PART
     assert 20 < (small & divisible).sum() < divisible.sum() - 20

@@ -1,13 +1,13 @@
-"""Slots that reach across the picture become one; what all paint together stays the same picture."""
+"""Slots that reach across the image become one; what all paint together stays the same image."""
 
 import numpy as np
 import pytest
 import torch
-from test_pictures import write_video
+from test_user_images import write_video
 
 import objecthood as oh
 from objecthood.cli.main import main
-from objecthood.nn import unite_grounds
+from objecthood.nn import merge_background
 
 SIDE = 32
 ROWS, COLUMNS = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
@@ -34,7 +34,7 @@ def painted(masks, appearance):
 
 def test_the_ground_is_one_and_things_stay(scene):
     masks, appearance = scene
-    united, colours = unite_grounds(masks, appearance)
+    united, colours = merge_background(masks, appearance)
     heavier = 0 if masks[0, 0].sum() > masks[0, 2].sum() else 2
     assert torch.allclose(united[0, heavier], masks[0, 0] + masks[0, 2])
     assert (united[0, 2 - heavier] == 0).all()
@@ -47,7 +47,7 @@ def test_the_ground_is_one_and_things_stay(scene):
 
 @pytest.mark.parametrize("widest, empty", [(0.25, 1), (0.45, 0)])
 def test_the_widest_thing_is_a_choice(scene, widest, empty):
-    united, _ = unite_grounds(*scene, widest)
+    united, _ = merge_background(*scene, widest)
     assert (united.sum(dim=(2, 3)) == 0).sum() == empty
 
 
@@ -55,14 +55,14 @@ def test_where_nothing_is_wide_nothing_changes():
     """Not even the largest slot, as long as it is a thing."""
     squares = torch.nn.functional.one_hot(ROWS // 8 * 4 + COLUMNS // 8).permute(2, 0, 1)[None].float()
     appearance = torch.rand(1, 16, 3, SIDE, SIDE)
-    united, colours = unite_grounds(squares, appearance)
+    united, colours = merge_background(squares, appearance)
     assert torch.equal(united, squares) and torch.equal(colours, appearance)
 
 
-def test_each_picture_by_itself(scene):
+def test_each_image_by_itself(scene):
     masks, appearance = scene
     whole = torch.cat([masks, masks.flip(1)]), torch.cat([appearance, appearance.flip(1)])
-    for parts, again in zip(unite_grounds(*whole), unite_grounds(masks, appearance), strict=True):
+    for parts, again in zip(merge_background(*whole), merge_background(masks, appearance), strict=True):
         assert torch.allclose(parts[:1], again) and torch.allclose(parts[1:], again.flip(1))
 
 
@@ -70,27 +70,33 @@ def test_predict_unites_when_asked():
     picture = (np.asarray((ROWS // 4 + COLUMNS // 4) % 2)[..., None] * np.array([200, 60, 20])).astype(
         np.uint8
     )
-    (plain,) = oh.predict("sprites", picture, starts=1)
-    (united,) = oh.predict("sprites", picture, starts=1, one_ground=True)
-    expected, _ = unite_grounds(plain.masks[None], plain.appearance[None])
+    (plain,) = oh.predict("sprites", picture, restarts=1)
+    (united,) = oh.predict("sprites", picture, restarts=1, merge_background=True)
+    expected, _ = merge_background(plain.masks[None], plain.appearance[None])
     assert torch.allclose(united.masks, expected[0], atol=1e-6)
     assert torch.equal(united.reconstruction, plain.reconstruction)
     assert (united.masks.sum(dim=(1, 2)) == 0).any(), "both colours of the board reach across it"
 
 
 def test_where_it_means_nothing_it_is_refused(tmp_path, capsys):
-    with pytest.raises(ValueError, match="`one_ground` .* these weights give none"):
-        oh.predict("set-clevr", one_ground=True)
-    assert main(["predict", "--weights", "set-clevr", "--one-ground", "--out", str(tmp_path / "out")]) != 0
-    assert "`one_ground`" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="`merge_background` .* these weights give none"):
+        oh.predict("set-clevr", merge_background=True)
+    assert (
+        main(["predict", "--weights", "set-clevr", "--merge-background", "--out", str(tmp_path / "out")]) != 0
+    )
+    assert "`merge_background`" in capsys.readouterr().err
 
 
 def test_videos_are_refused(tmp_path, capsys):
     clip = tmp_path / "clip.mp4"
     write_video(clip)
     assert (
-        main(["predict", str(clip), "--weights", "sprites", "--one-ground", "--out", str(tmp_path / "o")])
+        main(
+            ["predict", str(clip), "--weights", "sprites", "--merge-background", "--out", str(tmp_path / "o")]
+        )
         == 2
     )
-    assert "--one-ground unites slots of pictures, not of videos" in " ".join(capsys.readouterr().err.split())
+    assert "--merge-background unites slots of images, not of videos" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert not (tmp_path / "o").exists()

@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from objecthood.data.randomness import several_starts
+from objecthood.data.randomness import restart_noise
 from objecthood.models import autoencoder
-from objecthood.nn.slot_frames import CentredPatchDecoder, OwnFrame, cell_centres, centres, cut, spiral
+from objecthood.nn.slot_frames import (
+    SlotCentredPatchDecoder,
+    SlotFrameReadout,
+    cell_centres,
+    centres,
+    cut,
+    spiral,
+)
 from objecthood.recipes import RECIPES
 
 
@@ -22,7 +29,7 @@ def blob(rows, columns, top, left, side=4):
 
 def test_readings_are_those_of_a_plain_loop():
     torch.manual_seed(0)
-    read = OwnFrame(input_dim=5, slot_dim=6, resolution=24, waves=3, finest=2.0).double()
+    read = SlotFrameReadout(input_dim=5, slot_dim=6, resolution=24, waves=3, finest=2.0).double()
     inputs, attention = torch.randn(2, 12, 5).double(), torch.rand(2, 3, 3, 4).softmax(dim=1).double()
     slots = torch.randn(2, 3, 6).double()
     amplitudes, where, centre = read.amplitudes(inputs), cell_centres(attention), centres(attention, 24) / 24
@@ -43,7 +50,7 @@ def test_readings_are_those_of_a_plain_loop():
 
 def test_a_thing_reads_the_same_wherever_it_lies():
     torch.manual_seed(0)
-    read = OwnFrame(input_dim=8, slot_dim=16, resolution=36)
+    read = SlotFrameReadout(input_dim=8, slot_dim=16, resolution=36)
     inputs = torch.randn(1, 8, 18, 18)
     slots = torch.randn(1, 2, 16)
     moved = inputs.roll((5, -3), dims=(2, 3))
@@ -58,7 +65,7 @@ def test_a_thing_reads_the_same_wherever_it_lies():
 def test_a_slot_paints_the_same_wherever_it_lies(rows, columns):
     """Moved by cells of a grid of 16, a painting of 32 pixels moves by twice as many pixels, to the pixel."""
     torch.manual_seed(0)
-    paint = CentredPatchDecoder(slot_dim=6, resolution=32, patch=5)
+    paint = SlotCentredPatchDecoder(slot_dim=6, resolution=32, patch=5)
     slots = torch.randn(1, 2, 6)
     here = paint(slots, blob(16, 16, 5, 6)).appearance[0, 0]
     there = paint(slots, blob(16, 16, 5 + rows, 6 + columns)).appearance[0, 0]
@@ -72,7 +79,7 @@ def test_a_slot_paints_the_same_wherever_it_lies(rows, columns):
 def test_every_pixel_is_painted_by_the_cell_it_lies_in(resolution, patch):
     """Also where the centre is in a corner: pixels are those of the whole canvas, painted without a cut."""
     torch.manual_seed(0)
-    paint = CentredPatchDecoder(slot_dim=6, resolution=resolution, patch=patch, depth=1)
+    paint = SlotCentredPatchDecoder(slot_dim=6, resolution=resolution, patch=patch, depth=1)
     slots, attention = torch.randn(1, 3, 6), torch.zeros(1, 3, resolution, resolution)
     corners = [(0, 0), (resolution - 1, 0), (resolution - 1, resolution // 2)]
     for slot, (row, column) in enumerate(corners):
@@ -95,10 +102,10 @@ def test_every_pixel_is_painted_by_the_cell_it_lies_in(resolution, patch):
 
 
 def test_masks_are_guided_by_the_attention():
-    paint = CentredPatchDecoder(slot_dim=6, resolution=16, patch=4)
+    paint = SlotCentredPatchDecoder(slot_dim=6, resolution=16, patch=4)
     attention = blob(8, 8, 2, 2)
     painting = paint(torch.randn(1, 2, 6), attention)
-    guide = painting.mask_logits - painting.own_logits
+    guide = painting.mask_logits - painting.unconditioned_logits
     assert torch.allclose(guide[0, 0, 6, 6], torch.tensor(0.9).log(), atol=1e-2)
 
 
@@ -107,7 +114,7 @@ def test_a_slot_that_holds_nothing_lies_in_the_middle():
 
 
 @pytest.mark.parametrize("off", [-1e-6, 0.0, 1e-6])
-def test_the_middle_of_an_odd_picture_is_one_pixel_whatever_sums_round_to(off):
+def test_the_middle_of_an_odd_image_is_one_pixel_whatever_sums_round_to(off):
     held = torch.zeros(1, 1, 18, 18)
     held[..., :9], held[..., 9:] = 0.75, 0.75 + off
     assert centres(held, 35)[0, 0].tolist() == [18, 18] == centres(held.mT, 35)[0, 0].tolist()
@@ -129,19 +136,19 @@ def test_frequencies_fill_the_disc():
 
 def test_both_work_in_double_precision():
     attention = blob(8, 8, 2, 2).double()
-    slots = OwnFrame(input_dim=5, slot_dim=6, resolution=16).double()(
+    slots = SlotFrameReadout(input_dim=5, slot_dim=6, resolution=16).double()(
         torch.randn(1, 2, 6).double(), torch.randn(1, 64, 5).double(), attention
     )
-    painting = CentredPatchDecoder(slot_dim=6, resolution=16, patch=4).double()(slots, attention)
-    assert slots.dtype == painting.appearance.dtype == painting.own_logits.dtype == torch.float64
+    painting = SlotCentredPatchDecoder(slot_dim=6, resolution=16, patch=4).double()(slots, attention)
+    assert slots.dtype == painting.appearance.dtype == painting.unconditioned_logits.dtype == torch.float64
 
 
-@pytest.mark.parametrize("build", [autoencoder.fast_painted, autoencoder.fast_sprites])
+@pytest.mark.parametrize("build", [autoencoder.fast_slot_frames, autoencoder.fast_sprites])
 def test_of_several_starts_the_best_painted_counts(build):
-    """By the slots' own masks where these are trained, else by the guided ones; pictures are encoded once."""
+    """By the slots' own masks where these are trained, else by the guided ones; images are encoded once."""
     torch.manual_seed(0)
-    model = build(num_slots=3, resolution=16, early_prior=True, spread=0.5).eval()
-    assert model.own_masks == (build is autoencoder.fast_painted)
+    model = build(num_slots=3, resolution=16, bias_before_attention=True, noise_scale=0.5).eval()
+    assert model.unconditioned_masks == (build is autoencoder.fast_slot_frames)
     images, noise = torch.rand(4, 3, 16, 16), torch.randn(5, 4, 3, 64)
     encoded = []
     model.encoder.register_forward_hook(lambda *call: encoded.append(len(call[2])))
@@ -151,9 +158,9 @@ def test_of_several_starts_the_best_painted_counts(build):
         looks = [model(images, iterations=2, noise=start) for start in noise]
         errors = []
         for start in noise:
-            painting = model.paint(model.encode(images), iterations=2, noise=start)[0]
-            logits = painting.own_logits if model.own_masks else painting.mask_logits
-            painted = model.compose(painting.appearance, logits)[0]
+            painting = model.decode(model.encode(images), iterations=2, noise=start)[0]
+            logits = painting.unconditioned_logits if model.unconditioned_masks else painting.mask_logits
+            painted = model.composite(painting.appearance, logits)[0]
             errors.append((painted - images).square().mean(dim=(1, 2, 3)))
     best = torch.stack(errors).argmin(dim=0)
     assert len(set(best.tolist())) > 1, "one start is best of all: the test says nothing"
@@ -163,27 +170,29 @@ def test_of_several_starts_the_best_painted_counts(build):
 
 
 def test_no_start_at_all_is_refused():
-    model = autoencoder.fast_painted(num_slots=3, resolution=35)
+    model = autoencoder.fast_slot_frames(num_slots=3, resolution=35)
     with pytest.raises(ValueError, match="at least one restart; got none"):
         model.segment(torch.rand(1, 3, 35, 35), noise=torch.randn(0, 1, 3, 64))
 
 
 @pytest.mark.parametrize("name", ["tetrominoes-guided", "sprites"])
 def test_starts_are_the_recipes(name):
-    recipe = replace(RECIPES[name], starts=3, test_iterations=2)
+    recipe = replace(RECIPES[name], restarts=3, test_iterations=2)
     slots = recipe.num_slots
     model = recipe.prepare_for_test(recipe.build_model())
     assert model.restarts == 3 and "of 3 restarts the one of lowest reconstruction error" in recipe.protocol
     images, indices = recipe.dataset("validation")[range(6)]["image"], np.arange(6)
     with torch.no_grad():
-        found = [replace(recipe, starts=starts).discover(model, images, torch.arange(6)) for starts in (1, 3)]
-        for starts, scene in zip((1, 3), found, strict=True):
-            noise = several_starts(indices, starts, slots, 64)
-            assert noise.shape == (starts, 6, slots, 64)
+        found = [
+            replace(recipe, restarts=restarts).discover(model, images, torch.arange(6)) for restarts in (1, 3)
+        ]
+        for restarts, scene in zip((1, 3), found, strict=True):
+            noise = restart_noise(indices, restarts, slots, 64)
+            assert noise.shape == (restarts, 6, slots, 64)
             assert torch.equal(model.segment(images, iterations=2, noise=noise).masks, scene.masks)
-    assert torch.equal(several_starts(indices, 3, 4, 64)[0], several_starts(indices, 1, 4, 64)[0])
+    assert torch.equal(restart_noise(indices, 3, 4, 64)[0], restart_noise(indices, 1, 4, 64)[0])
     assert not torch.equal(found[0].masks, found[1].masks)
-    assert model.grouping.initial_slots.spread == 0.5
-    assert replace(recipe, starts=1).build_model().grouping.initial_slots.spread == 0
-    with pytest.raises(ValueError, match=r"`starts` \(=0\) must be at least 1"):
-        replace(recipe, starts=0)
+    assert model.grouping.initial_slots.noise_scale == 0.5
+    assert replace(recipe, restarts=1).build_model().grouping.initial_slots.noise_scale == 0
+    with pytest.raises(ValueError, match=r"`restarts` \(=0\) must be at least 1"):
+        replace(recipe, restarts=0)

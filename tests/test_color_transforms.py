@@ -1,14 +1,14 @@
-"""What of a picture matters: the views."""
+"""What of an image matters: the views."""
 
 import torch
 
 from objecthood.data.clevr_render.clevr_like import ClevrLike
 from objecthood.nn.color_transforms import (
-    ground_luma,
+    background_luma,
+    color_and_chromaticity,
     luma,
-    shading_free,
+    opponent_chromaticity,
     symmetric,
-    with_and_without_shading,
 )
 
 
@@ -25,13 +25,13 @@ def test_the_light_on_the_ground_is_found_below_things():
     image = light.expand(1, 3, 32, 32).clone()
     image[:, 0, 4:12, 4:12] = 0.9
     image[:, :, 18:26, 6:14] = 0.15
-    assert (ground_luma(image)[0] - light).abs().max() < 0.01
+    assert (background_luma(image)[0] - light).abs().max() < 0.01
 
 
 def test_shading_is_not_seen_but_things_are():
     """On rendered scenes the ground hardly varies, and grey things differ from it."""
     scenes = ClevrLike(objects=(3, 6), resolution=64)[range(40)]
-    seen = shading_free(scenes["image"])[:, 0]
+    seen = opponent_chromaticity(scenes["image"])[:, 0]
     ground = scenes["masks"] == 0
     before = luma(scenes["image"])[ground].std() * 2.5
     assert seen[ground].std() < 0.6 * before
@@ -42,21 +42,23 @@ def test_shading_is_not_seen_but_things_are():
             assert seen[picture][mask].abs().mean() > 0.1
 
 
-def test_a_reconstruction_is_seen_by_the_light_of_its_picture():
+def test_a_reconstruction_is_seen_by_the_light_of_its_image():
     picture, wrong = torch.rand(1, 3, 16, 16) * 0.2 + 0.4, torch.full((1, 3, 16, 16), 0.2)
-    assert shading_free(wrong)[:, 0].abs().max() < 0.01, "by its own light a flat picture shows nothing"
-    assert (shading_free(wrong, picture)[:, 0] < -0.3).all()
+    assert opponent_chromaticity(wrong)[:, 0].abs().max() < 0.01, (
+        "by its own light a flat image shows nothing"
+    )
+    assert (opponent_chromaticity(wrong, picture)[:, 0] < -0.3).all()
 
 
-def test_gradients_flow_to_the_picture_and_not_through_the_light():
+def test_gradients_flow_to_the_image_and_not_through_the_light():
     image = (torch.rand(1, 3, 16, 16) * 0.5 + 0.2).requires_grad_()
     reference = torch.rand(1, 3, 16, 16).requires_grad_()
-    shading_free(image, reference).sum().backward()
+    opponent_chromaticity(image, reference).sum().backward()
     assert image.grad.isfinite().all() and reference.grad is None
 
 
 def test_both_views_are_the_two_of_them():
     """A changed brightness of a coloured thing is seen in the second half alone."""
     image, reference = torch.rand(2, 3, 8, 9), torch.rand(2, 3, 8, 9)
-    both = with_and_without_shading(image, reference)
-    assert torch.equal(both, torch.cat([shading_free(image, reference), symmetric(image)], dim=1))
+    both = color_and_chromaticity(image, reference)
+    assert torch.equal(both, torch.cat([opponent_chromaticity(image, reference), symmetric(image)], dim=1))

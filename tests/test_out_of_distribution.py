@@ -1,4 +1,4 @@
-"""Pictures unlike the training data are told of, others left alone; what is usual travels with weights."""
+"""Images unlike the training data are told of, others left alone; what is usual travels with weights."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from objecthood.data.generated.tetrominoes import Tetrominoes
 
 
 def warned(model, images) -> float:
-    """Share of pictures with a warning."""
+    """Share of images with a warning."""
     images = torch.nn.functional.interpolate(images, (model.resolution,) * 2, mode="area")
     return float(np.mean([bool(result.warning) for result in oh.predict(model, images)]))
 
@@ -31,7 +31,7 @@ def pictures(kind: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["clevr", "sprites", "tetrominoes"])
 @pytest.mark.parametrize("kind", ["clevr", "sprites", "tetrominoes", "noise"])
-def test_strange_pictures_are_told_of(name, kind):
+def test_strange_images_are_told_of(name, kind):
     share = warned(oh.load(name), pictures(kind))
     assert share <= 0.1 if name == kind else share >= 0.9, share
 
@@ -62,7 +62,7 @@ def test_a_training_leaves_what_is_usual(tmp_path):
         oh.RECIPES["tetrominoes"], steps=2, warmup_steps=0, test_scenes=2, validation_scenes=32
     )
     oh.train(recipe, tmp_path / "run")
-    known = read_description(tmp_path / "run" / "weights.safetensors")["usual"]
+    known = read_description(tmp_path / "run" / "weights.safetensors")["calibration"]
     assert known["scenes"] == 32 and set(known["quantiles"]) == {
         familiarity.WHOLE,
         familiarity.MOST,
@@ -70,28 +70,31 @@ def test_a_training_leaves_what_is_usual(tmp_path):
     for quantiles in known["quantiles"].values():
         assert list(quantiles.values()) == sorted(quantiles.values())
     model = oh.load(tmp_path / "run")
-    assert model.usual == known == familiarity.usual(model, recipe)
+    assert model.calibration == known == familiarity.calibration(model, recipe)
 
 
 def test_nothing_is_said_without_enough_to_go_by():
     strange = {familiarity.WHOLE: 1e9}
     known = {"scenes": 20, "quantiles": {familiarity.WHOLE: {"0.95": 1.0}}}
-    assert familiarity.warn_of(strange, known)
+    assert familiarity.warning_for(strange, known)
     assert (
-        familiarity.warn_of(strange, known | {"scenes": 19}) == "" and familiarity.warn_of(strange, {}) == ""
+        familiarity.warning_for(strange, known | {"scenes": 19}) == ""
+        and familiarity.warning_for(strange, {}) == ""
     )
 
 
 def test_models_of_other_kinds_have_nothing_usual():
-    assert familiarity.usual(torch.nn.Linear(1, 1), oh.RECIPES["sprites"]) == {}
+    assert familiarity.calibration(torch.nn.Linear(1, 1), oh.RECIPES["sprites"]) == {}
 
 
 def test_what_is_usual_is_seen_with_the_recipes_starts():
-    recipe = dataclasses.replace(oh.RECIPES["sprites"], starts=3, validation_scenes=8)
+    recipe = dataclasses.replace(oh.RECIPES["sprites"], restarts=3, validation_scenes=8)
     torch.manual_seed(0)
     model = recipe.build_model()
     several, one = (
-        familiarity.usual(model, dataclasses.replace(recipe, starts=starts))["quantiles"][familiarity.WHOLE]
-        for starts in (3, 1)
+        familiarity.calibration(model, dataclasses.replace(recipe, restarts=restarts))["quantiles"][
+            familiarity.WHOLE
+        ]
+        for restarts in (3, 1)
     )
     assert all(several[share] <= one[share] for share in one) and several != one

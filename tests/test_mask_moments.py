@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from objecthood.nn.mask_moments import Moments, best_cut, division_gain, moments, scatter, strip_table
+from objecthood.nn.mask_moments import Moments, best_cut, moments, scatter, split_gain, strip_table
 from objecthood.nn.positions import coordinate_grid
 
 SIDE = 96
@@ -45,9 +45,9 @@ def test_scatter_of_nothing_is_zero():
 
 def test_division_gain_tells_one_thing_from_two():
     whole, half = disc(0.5, 0.5, 0.4), X > 0.5
-    assert division_gain(shape_of(whole & half), shape_of(whole & ~half), SIDE * SIDE) < -0.25
+    assert split_gain(shape_of(whole & half), shape_of(whole & ~half), SIDE * SIDE) < -0.25
     one, other = shape_of(disc(0.3, 0.5, 0.2)), shape_of(disc(0.7, 0.5, 0.2))
-    assert abs(division_gain(one, other, SIDE * SIDE).item() - 0.5) < 0.03
+    assert abs(split_gain(one, other, SIDE * SIDE).item() - 0.5) < 0.03
 
 
 def test_every_place_lies_in_one_strip_of_each_direction():
@@ -73,7 +73,7 @@ def test_the_best_cut_is_the_best_of_all_cuts():
                     continue
                 neck = min(widths[cut], widths[cut + 1])
                 waist = 1 - neck / min(max(widths[: cut + 1]), max(widths[cut + 1 :]))
-                gain = division_gain(*(moments(part, places) for part in parts), side * side).item()
+                gain = split_gain(*(moments(part, places) for part in parts), side * side).item()
                 if gain + waist > found:
                     found, side_of = gain + waist, min(parts, key=lambda part: part.sum()) > 0
         assert abs(score[0, slot].item() - found) < 1e-3
