@@ -104,7 +104,7 @@ class ConsensusCut:
 
     def _joined(self, agreement: Tensor) -> Tensor:
         """Labels of the cells, from 0, by average linkage."""
-        tree = linkage(squareform((1 - agreement).cpu().numpy(), checks=False), "ema_decay")
+        tree = linkage(squareform((1 - agreement).cpu().numpy(), checks=False), "average")
         if self.num_segments is None:
             labels = fcluster(tree, self.distance, "distance") - 1
         else:  # `fcluster` gives fewer where heights are equal
