@@ -22,7 +22,7 @@ def drawn(width, height):
 
 
 @pytest.fixture(scope="module")
-def model_input():
+def seen():
     images = [drawn(300, 160), drawn(120, 200)]
     return [truth for _, truth in images], oh.predict("photos", [image for image, _ in images])
 

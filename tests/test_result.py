@@ -26,7 +26,7 @@ from objecthood.inference.result import Animation, Result
 
 
 @pytest.fixture(scope="module")
-def model_input() -> PredictedMasks:
+def seen() -> PredictedMasks:
     """The image that comes with the weights of `clevr`."""
     (result,) = oh.predict("clevr")
     assert isinstance(result, PredictedMasks)

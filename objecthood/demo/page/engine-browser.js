@@ -35,7 +35,7 @@ export async function group(model, planes, { numSlots, iterations, seed, spread 
   const { resolution, slot_dim: dim, grid } = model, places = grid[0] * grid[1];
   const { slots: start } = await run.start({
     noise: tensor(normal(seed, numSlots * dim), [1, numSlots, dim]),
-    spread: tensor(Float32Array.of(spread), []),
+    noise_scale: tensor(Float32Array.of(spread), []),
   });
   const { inputs } = await run.encode({ image: tensor(planes, [1, 3, resolution, resolution]) });
   let slots = start, bias = tensor(new Float32Array(numSlots * places), [1, numSlots, places]);
