@@ -42,8 +42,10 @@ def names(folder: Path, split: str) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in Folder(folder, 2, split).paths}
 
 
-def test_batch_holds_the_images_asked_for_in_their_order(many):
-    dataset = Folder(many, resolution=8)
+@pytest.mark.parametrize("crop", [True, False])
+def test_batch_holds_the_images_asked_for_in_their_order(many, crop):
+    """Each as its central square, or whole without its aspect ratio."""
+    dataset = Folder(many, resolution=8, crop=crop)
     order = [5, 0, 5, len(dataset) - 1]
     batch = dataset[order]
     assert set(batch) == {"image"} and not dataset.endless
@@ -51,7 +53,12 @@ def test_batch_holds_the_images_asked_for_in_their_order(many):
     assert image.shape == (4, 3, 8, 8) and image.dtype == torch.float32 and image.is_contiguous()
     assert image.min() >= 0 and 0.5 < image.max() <= 1
     for row, index in enumerate(order):
-        expected = resize_image(read_image(dataset.paths[index]), (8, 8))
+        original = read_image(dataset.paths[index])
+        (height, width), side = original.shape[:2], min(original.shape[:2])
+        if crop:
+            top, left = (height - side) // 2, (width - side) // 2
+            original = np.ascontiguousarray(original[top : top + side, left : left + side])
+        expected = resize_image(original, (8, 8))
         np.testing.assert_allclose(image[row].permute(1, 2, 0) * 255, expected, atol=1e-4)
 
 

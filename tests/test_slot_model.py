@@ -149,7 +149,7 @@ def test_the_command_fits_as_asked(tmp_path):
         assert (np.asarray(masks)[:, :40] == 255).all() and np.asarray(masks)[:, 40:80].max() < 6
 
 
-@pytest.mark.parametrize("data, fit", [("folder", "squash"), ("sprites", "pad")])
+@pytest.mark.parametrize("data, fit", [("clevr", "squash"), ("folder", "pad"), ("sprites", "pad")])
 def test_weights_are_used_with_the_fit_they_were_trained_with(data, fit):
     recipe = dataclasses.replace(oh.RECIPES["folder"], data=data, resolution=16)
     assert recipe.prepare_for_test(recipe.build_model()).fit == fit

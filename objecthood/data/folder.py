@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from objecthood.data.io.images import ImageError, find_images, read_image, resize_image
 from objecthood.data.randomness import HELD_OUT, SPLITS, split_of
 from objecthood.data.scene import Dataset, Scenes
+from objecthood.data.transforms import central_square
 
 # Resized images are kept in memory up to this many bytes (20,000 of 128 x 128), later ones are read anew at
 # every use. It leaves room on a machine of 8 GB, where several processes may each hold a copy.
@@ -24,7 +25,7 @@ CACHE_BYTES = 1_000_000_000
 
 
 class Folder(Dataset):
-    """All images below a folder, each resized whole to a square (proportions are not kept).
+    """All images below a folder, the central square of each, resized.
 
     Which split an image belongs to depends on its path below the folder and nothing else: about 90 % train,
     5 % validation, 5 % test, the same on every machine, and unchanged for old images when new ones come.
@@ -35,6 +36,7 @@ class Folder(Dataset):
         path: the folder.
         resolution: side of the images that come out, in pixels.
         split: "train", "validation" or "test".
+        crop: take the central square of an image; False resizes it whole, without keeping its aspect ratio.
         skip_bad: leave out images that cannot be read and list them in `skipped`, instead of raising.
 
     Attributes:
@@ -57,7 +59,13 @@ class Folder(Dataset):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], resolution: int, split: str = "train", *, skip_bad: bool = False
+        self,
+        path: str | os.PathLike[str],
+        resolution: int,
+        split: str = "train",
+        *,
+        crop: bool = True,
+        skip_bad: bool = False,
     ):
         if split not in SPLITS:
             raise ValueError(f"`split` (={split!r}) must be one of {', '.join(SPLITS)}")
@@ -68,7 +76,7 @@ class Folder(Dataset):
             raise ImageError(f"{name}: is not a folder; name a folder of images")
         everything = find_images([Path(path)])
         members, self.overlaps = _members(everything, Path(path), split)
-        self.resolution = resolution
+        self.resolution, self.crop = resolution, crop
         self.paths: list[Path] = []
         self.skipped: list[tuple[Path, str]] = []
         self._cache: dict[Path, UInt8[np.ndarray, "height width 3"]] = {}
@@ -93,7 +101,10 @@ class Folder(Dataset):
         return {"image": torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous().float().div_(255)}
 
     def _read(self, path: Path) -> UInt8[np.ndarray, "height width 3"]:
-        return resize_image(read_image(path, warn=True), (self.resolution, self.resolution))
+        image = read_image(path, warn=True)
+        if self.crop:
+            image = np.ascontiguousarray(image[central_square(image.shape[0], image.shape[1])])
+        return resize_image(image, (self.resolution, self.resolution))
 
     def _read_all(self, members: list[Path], skip_bad: bool) -> None:
         capacity = CACHE_BYTES // (3 * self.resolution**2)

@@ -86,7 +86,7 @@ def _generated(make: Callable[[Source], Dataset]) -> Callable[[Source], Dataset]
 
 
 FIRST_TEST_SCENE = 1000
-SQUASHED = ("folder", "clevr")
+SQUASHED = ("clevr",)
 """Data whose images are resized whole to a square for training, whatever their aspect ratio."""
 MADE_HERE: dict[str, Callable[[Source], Dataset]] = {
     "tetrominoes": _generated(lambda s: Tetrominoes(s.split, s.seed)),
