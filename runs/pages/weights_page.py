@@ -25,7 +25,16 @@ DATA_OF = {
 }
 RENDER = "objecthood data render clevr --objects 3-10 --seed 7 --count 5000 --out scenes"
 """Makes the training scenes of weights for CLEVR-like scenes, as their cards say."""
-HEAD = ("", "data", "pixels", *SCORES.values(), "floor: FG-ARI / ARI", "training, CPU s", "file")
+HEAD = (
+    "",
+    "data",
+    "pixels",
+    *SCORES.values(),
+    "floor: FG-ARI / ARI",
+    "training, CPU s",
+    "CPU ms an image",
+    "file",
+)
 
 
 def readme() -> str:
@@ -52,8 +61,13 @@ def cells(name: str, one: Pretrained) -> list[str]:
     if "ap" in one.scores:
         scores = [f"AP {one.scores['ap']:.3f}", "-", "-"]
     side, trained = one.facts["settings"]["resolution"], one.facts["trained"]
-    costs = [f"{trained['cpu_seconds']:.0f}", f"{one.facts['bytes'] / 1e6:.1f}\u00a0MB"]
+    costs = [f"{trained['cpu_seconds']:.0f}", image_cost(name), f"{one.facts['bytes'] / 1e6:.1f}\u00a0MB"]
     return [DATA_OF[name], f"{side}\u00a0x\u00a0{side}", *scores, floor(name, one), *costs]
+
+
+def image_cost(name: str) -> str:
+    """CPU milliseconds of `oh.predict` for one image."""
+    return f"{json.loads((RESULTS / 'image-cost.json').read_text())['cpu_ms'][name]:.0f}"
 
 
 def photos_cells() -> list[str]:
@@ -62,7 +76,7 @@ def photos_cells() -> list[str]:
     best = max(row["fg_ari"] for row in plain)
     scores = [f"{photos['fg_ari']:.3f}", "-", f"{photos['mbo_i']:.3f}", f"{best:.3f}\u00a0/\u00a0-"]
     size = (WEIGHTS / "efficientnet-lite0.safetensors").stat().st_size
-    return ["photographs (COCO)", "any", *scores, "-", f"{size / 1e6:.1f}\u00a0MB"]
+    return ["photographs (COCO)", "any", *scores, "-", image_cost("photos"), f"{size / 1e6:.1f}\u00a0MB"]
 
 
 def on_photographs() -> tuple[dict, list[dict]]:
