@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import objecthood as oh
+from objecthood.checkpoint import described_recipe
 from objecthood.checkpoint.header import read_description
 from objecthood.cli.main import main
 from objecthood.data.clevr_render.clevr_like import SAMPLES
@@ -43,7 +44,8 @@ def test_facts_are_whole_and_true(name):
     assert facts["bytes"] == one.file.stat().st_size
     for key in ("scores", "calibration", "parameters"):
         assert facts[key] == described[key]
-    assert facts["settings"] == described["recipe"] and facts["seed"] == described["recipe"]["seed"]
+    recipe = described_recipe(one.file).to_dict()
+    assert facts["settings"] == recipe and facts["seed"] == recipe["seed"]
     validation = facts["validation"]["seeds"]
     assert str(facts["seed"]) == max(validation, key=lambda seed: validation[seed])
     assert facts["trained"]["machine"]["commit"]

@@ -137,7 +137,7 @@ def _warnings(facts: Mapping[str, Any]) -> str:
     each = "; ".join(f"{kind}: {share:.0%}" for kind, share in shares.items())
     return (
         f"`predict` warns of images unlike the training data by their "
-        f"{' and '.join(facts['usual']['quantiles'])}. Share of images it warned of, measured, on "
+        f"{' and '.join(facts['calibration']['quantiles'])}. Share of images it warned of, measured, on "
         f"kinds that the thresholds were chosen on: {each}."
     )
 

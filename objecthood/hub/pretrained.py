@@ -39,7 +39,7 @@ class Pretrained:
     facts: Mapping[str, Any]
     """All that is published: "recipe" (name), "settings", "seed", "chosen" (how the seed was), "parameters",
     "bytes", "sha256", "licence", "data", "limits", "scores" and "protocol" (test scenes), "validation" and
-    "test_by_seed", "usual" and "warnings" (share of images, by kind, that are told to be unlike what was
+    "test_by_seed", "calibration" and "warnings" (share of images, by kind, that are told to be unlike what was
     trained on), "trained" (costs, machine, commit), "image", and "frozen" (identities by place) where parts
     of the model are not in the file."""
     folder: Path = WEIGHTS
