@@ -8,13 +8,13 @@ import torch
 from objecthood.nn import SlotAttention, SpatialBias
 from objecthood.nn.attention_bias import (
     _CERTAIN,
-    _EVERYWHERE,
     _SMALLEST_PART,
+    _UNIFORM,
     best_cuts,
+    duplicate_score,
     gaussian_logits,
-    merging,
-    splitting,
-    splitting_and_merging,
+    split_and_merge_mask,
+    split_mask,
 )
 from objecthood.nn.mask_moments import best_cut, strip_table
 from objecthood.nn.positions import coordinate_grid
@@ -71,7 +71,7 @@ def disc(row: float, column: float, radius: float) -> torch.Tensor:
 
 
 def divided(*masks: torch.Tensor, empty: int = 1) -> torch.Tensor:
-    return splitting(attention_of(*masks, empty=empty), PLACES, STRIPS)
+    return split_mask(attention_of(*masks, empty=empty), PLACES, STRIPS)
 
 
 PAIRS = {
@@ -116,10 +116,10 @@ def test_the_heaviest_slot_is_never_divided():
     scattered, disputed = disc(8, 8, 5) | disc(24, 24, 4), torch.full((1, 4, SIDE * SIDE), 0.25)
     attention = attention_of(scattered, disc(24, 6, 4))
     alone = torch.where(attention[:, :1] > 0, disputed, attention)
-    assert not splitting(alone, PLACES, STRIPS).any(), "heaviest of what is held"
+    assert not split_mask(alone, PLACES, STRIPS).any(), "heaviest of what is held"
     larger = attention_of(scattered, disc(24, 6, 7))
     beside = torch.where(larger[:, :1] > 0, disputed, larger)
-    assert splitting(beside, PLACES, STRIPS).any(), "and now it is not"
+    assert split_mask(beside, PLACES, STRIPS).any(), "and now it is not"
 
 
 def test_specks_are_not_divided():
@@ -130,8 +130,8 @@ def test_specks_are_not_divided():
 
 def test_user_images_are_divided_apart():
     scattered, whole = attention_of(disc(8, 8, 5) | disc(24, 24, 4)), attention_of(disc(16, 16, 6))
-    both = splitting(torch.cat([whole, scattered]), PLACES, STRIPS)
-    assert not both[0].any() and torch.equal(both[1:], splitting(scattered, PLACES, STRIPS))
+    both = split_mask(torch.cat([whole, scattered]), PLACES, STRIPS)
+    assert not both[0].any() and torch.equal(both[1:], split_mask(scattered, PLACES, STRIPS))
 
 
 LEFT, RIGHT = disc(16, 16, 7) & (COLUMNS < 15), disc(16, 16, 7) & (COLUMNS >= 15)
@@ -147,7 +147,7 @@ def contents_of(attention: torch.Tensor, *alike: int) -> torch.Tensor:
 
 def test_two_slots_of_one_thing_are_united_in_the_heavier():
     attention = attention_of(LEFT, RIGHT)
-    loss = merging(attention, contents_of(attention, 1, 2), PLACES)[0]
+    loss = duplicate_score(attention, contents_of(attention, 1, 2), PLACES)[0]
     light, heavy = (1, 2) if LEFT.sum() < RIGHT.sum() else (2, 1)
     assert loss[light] > 0.9 and loss[heavy] == 0 and loss[0] == 0
 
@@ -158,7 +158,7 @@ PAIR = disc(20, 8, 5) | disc(24, 24, 5)
 
 
 def exchanged(attention: torch.Tensor, *alike: int) -> torch.Tensor:
-    return splitting_and_merging(attention, contents_of(attention, *alike), PLACES, STRIPS)[0]
+    return split_and_merge_mask(attention, contents_of(attention, *alike), PLACES, STRIPS)[0]
 
 
 def test_a_slot_that_repeats_another_is_handed_one_of_two_things():
@@ -186,17 +186,17 @@ def test_what_gives_way_in_an_exchange_leaves_what_it_held():
 
 def test_two_slots_of_different_contents_stay_apart():
     attention = attention_of(LEFT, RIGHT)
-    assert (merging(attention, contents_of(attention, 1), PLACES)[0, :3] == 0).all()
+    assert (duplicate_score(attention, contents_of(attention, 1), PLACES)[0, :3] == 0).all()
 
 
 def test_two_things_that_look_alike_stay_apart():
     attention = attention_of(disc(8, 8, 5), disc(24, 24, 4))
-    assert (merging(attention, contents_of(attention, 1, 2), PLACES)[0, :3] == 0).all()
+    assert (duplicate_score(attention, contents_of(attention, 1, 2), PLACES)[0, :3] == 0).all()
 
 
 def test_a_part_of_the_background_is_left_to_the_background_whatever_its_shape():
     attention = attention_of(disc(8, 8, 5) | disc(24, 24, 6), disc(8, 24, 3))
-    loss = merging(attention, contents_of(attention, 0, 1), PLACES)[0]
+    loss = duplicate_score(attention, contents_of(attention, 0, 1), PLACES)[0]
     assert loss[1] > 0.9 and loss[0] == 0 and loss[2] == 0
 
 
@@ -207,10 +207,10 @@ def test_prior_is_the_weighted_sum_of_its_terms(split_slots):
     attention = attention_of(disc(8, 8, 5) | disc(24, 24, 4)) * 0.9 + 0.1 / 3
     contents = random_attention(1, 3, SIDE * SIDE).float()
     density = gaussian_logits(attention, PLACES)
-    density[:, 0] = _EVERYWHERE  # the heaviest slot, the background, is not asked to be compact
-    wanted = 0.5 * density - 0.25 * 3.0 * merging(attention, contents, PLACES)[..., None]
+    density[:, 0] = _UNIFORM  # the heaviest slot, the background, is not asked to be compact
+    wanted = 0.5 * density - 0.25 * 3.0 * duplicate_score(attention, contents, PLACES)[..., None]
     if split_slots:
-        wanted = wanted.masked_fill(splitting(attention, PLACES, STRIPS), _CERTAIN)
+        wanted = wanted.masked_fill(split_mask(attention, PLACES, STRIPS), _CERTAIN)
     torch.testing.assert_close(attention_bias(attention, contents), wanted)
 
 
@@ -219,7 +219,7 @@ def test_what_an_empty_slot_is_handed_it_gets_wherever_its_gaussian_lies():
     attention = attention_of(disc(6, 6, 4) | disc(26, 26, 3))
     attention[:, 2, -1] = 0.5  # the empty slot's one place, and so its Gaussian
     bias = attention_bias(attention, attention)
-    given = splitting(attention, PLACES, STRIPS)[0, 2]
+    given = split_mask(attention, PLACES, STRIPS)[0, 2]
     assert given.any() and (bias.argmax(dim=1)[0, given] == 2).all()
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from objecthood.nn import PatchDecoder, SpatialBroadcastDecoder, encoders
 from objecthood.nn.decoders import (
     BroadcastConv2d,
-    PaintingConv2d,
+    OutputConv2d,
     SameConvTranspose2d,
     as_output,
     enlarge,
@@ -39,7 +39,7 @@ def test_broadcast_convolution_equals_the_convolution_of_copies(height, width, s
 @pytest.mark.parametrize("side", [1, 3, 5])
 @pytest.mark.parametrize("height, width", [(1, 1), (2, 3), (6, 9), (12, 8)])
 def test_painting_convolution_equals_the_plain_one(height, width, side):
-    layer = PaintingConv2d(3, 4, side).double()
+    layer = OutputConv2d(3, 4, side).double()
     layer.bias.data.normal_()
     image = torch.randn(5, 3, height, width, dtype=torch.float64, requires_grad=True)
     fast, slow = layer(image), SameConv2d.forward(layer, image)

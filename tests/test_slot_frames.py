@@ -14,7 +14,7 @@ from objecthood.nn.slot_frames import (
     SlotFrameReadout,
     cell_centres,
     centres,
-    cut,
+    crop,
     spiral,
 )
 from objecthood.recipes import RECIPES
@@ -122,7 +122,7 @@ def test_the_middle_of_an_odd_image_is_one_pixel_whatever_sums_round_to(off):
 
 def test_cuts_are_squares_at_their_corners():
     canvas = torch.arange(2 * 7 * 7).float().view(2, 1, 7, 7)
-    found = cut(canvas, torch.tensor([[0, 2], [3, 1]]), 4)
+    found = crop(canvas, torch.tensor([[0, 2], [3, 1]]), 4)
     assert torch.equal(found[0, 0], canvas[0, 0, 0:4, 2:6]) and torch.equal(
         found[1, 0], canvas[1, 0, 3:7, 1:5]
     )
