@@ -76,11 +76,11 @@ def test_conditioned_start(start, size, unchecked):
     torch.testing.assert_close(
         model(CLIPS, conditions[:, order]).masks, scene.masks[:, :, order], rtol=1e-3, atol=1e-4
     )
-    with pytest.raises(ValueError, match="starts from hints, and none were given"):
+    with pytest.raises(ValueError, match="needs `conditions`; got None"):
         model(CLIPS)
     with pytest.raises(ValueError, match=rf"`conditions` .shape \[2, 3, {size}\]"):
         model(CLIPS, conditions[:, :3])
-    with pytest.raises(ValueError, match="starts unconditioned, and it takes none"):
+    with pytest.raises(ValueError, match="takes no `conditions`"):
         video.moving_sprites()(CLIPS, conditions)
 
 
