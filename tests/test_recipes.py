@@ -208,7 +208,7 @@ def test_unknown_data_is_refused_by_name():
 
 def test_foreign_settings_are_refused():
     settings = RECIPES["sprites"].to_dict()
-    with pytest.raises(ValueError, match="recipe class 'Mine', not one of ours"):
+    with pytest.raises(ValueError, match="recipe class 'Mine', not a built-in one"):
         from_dict(settings | {"task": "Mine"})
     with pytest.raises(ValueError, match="another version of recipe class 'SpatialBiasDiscovery'.*colour"):
         from_dict(settings | {"colour": 1})
@@ -234,7 +234,7 @@ def test_a_recipe_of_ones_own(tmp_path):
     mine = from_file(path)
     assert isinstance(mine, Recipe) and (mine.name, mine.width) == ("mine", 3)
     assert from_dict(mine.to_dict(), type(mine)) == mine
-    with pytest.raises(ValueError, match="'Mine', not one of ours; name the Python file"):
+    with pytest.raises(ValueError, match="'Mine', not a built-in one; name the Python file"):
         from_dict(mine.to_dict())
     path.write_text("recipes = 3")
     with pytest.raises(ValueError, match="no module-level `recipe`"):
@@ -271,7 +271,7 @@ def test_steps_take_two_and_three_iterations_in_turn():
     images = ClevrLike(resolution=64, objects=(3, 6), count=2)[range(2)]["image"]
     for step in range(4):
         loss = recipe.loss(model, {"image": images}, step)
-        seen = (model, images) if step >= 2 else (recipe.coarse(model), F.avg_pool2d(images, 2))
+        seen = (model, images) if step >= 2 else (recipe.low_resolution_model(model), F.avg_pool2d(images, 2))
         asked, other = (2, 3) if step % 2 == 0 else (3, 2)
         assert torch.equal(loss, recipe.error(*seen, asked))
         assert not torch.equal(loss, recipe.error(*seen, other))
@@ -410,7 +410,7 @@ def test_low_resolution_warm_up_shares_the_weights_of_soft_kmeans():
     recipe = replace(RECIPES["sprites"], low_resolution_steps=1, slot_module="soft-k-means", restarts=1)
     model = recipe.build_model()
     recipe.loss(model, recipe.dataset("train")[range(2)], step=0).backward()
-    half = recipe.coarse(model).grouping.slot_attention
+    half = recipe.low_resolution_model(model).grouping.slot_attention
     assert half.project_k.weight is model.grouping.slot_attention.project_k.weight
     assert model.grouping.slot_attention.project_k.weight.grad.abs().sum() > 0
 

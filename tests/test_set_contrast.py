@@ -11,7 +11,7 @@ from objecthood.data.generated.moving_sprites import MovingSprites
 from objecthood.evaluate import evaluate
 from objecthood.models import set_contrast
 from objecthood.recipes import RECIPES
-from objecthood.recipes.video import LEAST_HELD, hold_something
+from objecthood.recipes.video import MIN_INPUTS, non_empty_slots
 from objecthood.train import train
 
 CLIPS = MovingSprites("test", frames=4)[range(2)]
@@ -94,16 +94,16 @@ def test_slot_contrast_is_added_to_the_video_loss():
         assert torch.equal(plain.loss(model, clips, 0), both.loss(model, clips, 0)), "of single frames: none"
         added = both.loss(model, clips, 1) - plain.loss(model, clips, 1)
         scene = model(clips["image"][:2])
-    wanted = 0.5 * losses.slot_slot_contrast(scene.slots, holds=hold_something(scene.attention))
+    wanted = 0.5 * losses.slot_slot_contrast(scene.slots, holds=non_empty_slots(scene.attention))
     torch.testing.assert_close(added, wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_slots_hold_something_from_some_inputs_on():
+def test_slots_non_empty_slots_from_some_inputs_on():
     attention = torch.zeros(1, 2, 3, 8, 8)
-    attention[0, 0, 0].view(-1)[:LEAST_HELD] = 0.6
-    attention[0, 0, 1].view(-1)[: LEAST_HELD - 1] = 0.9
+    attention[0, 0, 0].view(-1)[:MIN_INPUTS] = 0.6
+    attention[0, 0, 1].view(-1)[: MIN_INPUTS - 1] = 0.9
     attention[0, 1, 2] = 0.5
-    assert hold_something(attention).tolist() == [[[True, False, False], [False, False, False]]]
+    assert non_empty_slots(attention).tolist() == [[[True, False, False], [False, False, False]]]
 
 
 def test_probes_read_what_slots_hold():

@@ -52,7 +52,7 @@ def test_one_frame_a_clip_is_the_image_model_in_tests_too():
         scene = alone.discover(model, clips, torch.arange(2))
         backwards = alone.discover(model, clips | {"image": clips["image"].flip(1)}, torch.arange(2))
     torch.testing.assert_close(scene.masks, backwards.masks.flip(1), rtol=1e-4, atol=1e-5)
-    assert "each alone" in alone.protocol and "each alone" not in SPRITES.protocol
+    assert "each independently" in alone.protocol and "each independently" not in SPRITES.protocol
 
 
 def test_scores_are_counted_over_all_clips():
@@ -90,7 +90,9 @@ def test_the_background_begins_apart_from_absent_objects_and_from_objects(kind):
 
 def test_the_protocol_names_hints_from_true_masks():
     told = replace(SPRITES, conditioning="boxes").protocol
-    assert "start boxes of the first frame's true masks" in told and "true masks" not in SPRITES.protocol
+    assert (
+        "conditioning boxes of the first frame's true masks" in told and "true masks" not in SPRITES.protocol
+    )
 
 
 def test_a_few_steps_find_camouflaged_things_by_their_motion(tmp_path):
