@@ -65,7 +65,7 @@ def test_a_run_that_goes_on_tells_each_step_once(tmp_path, monkeypatch):
 def test_nothing_is_told_unasked_and_others_are_refused(tmp_path, monkeypatch, capsys):
     oh.train(replace(RECIPE, steps=1), tmp_path / "run")
     assert not (tmp_path / "run" / "tensorboard").exists()
-    with pytest.raises(ValueError, match=r"`log` \(='tensorbord'\) must be of tensorboard"):
+    with pytest.raises(ValueError, match=r"`log` \(='tensorbord'\) must be one of tensorboard"):
         oh.train(RECIPE, tmp_path / "other", log=["tensorbord"])
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     assert main(["train", "tetrominoes", "--log", "tensorboard", "--out", str(tmp_path / "other")]) == 1
