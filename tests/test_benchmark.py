@@ -14,14 +14,14 @@ from objecthood.benchmarks.contestants import (
     EXACT,
     FAST,
     LITERAL,
-    LiteralStep,
     RecipeStep,
+    ReferenceStep,
     inference,
     settings,
     training_step,
 )
 from objecthood.benchmarks.quality import curve_of, over_seeds, time_to_quality
-from objecthood.benchmarks.reference_implementation import LiteralAutoencoder
+from objecthood.benchmarks.reference_implementation import ReferenceAutoencoder
 from objecthood.benchmarks.roofline import distance, peaks, work
 from objecthood.benchmarks.stages import share_of_time
 from objecthood.benchmarks.timing import LEAST_ROUNDS, Spread, Turns, take_turns
@@ -46,7 +46,7 @@ def exact_and_literal(resolution):
     for parameter in exact.parameters():  # biases are born 0, which would hide a missing one
         if parameter.ndim == 1:
             nn.init.normal_(parameter, parameter.mean().item(), 0.1)
-    literal = LiteralAutoencoder(resolution, setting.num_slots)
+    literal = ReferenceAutoencoder(resolution, setting.num_slots)
     literal.load_state_dict(exact.state_dict())
     images, noise = torch.rand(1, 3, resolution, resolution), torch.randn(1, setting.num_slots, 64)
     return exact, literal, images, noise
@@ -129,7 +129,7 @@ def test_the_literal_step_is_the_step_of_the_exact_recipe():
     """Same weights, noise, images: Adam moves both to the same place in float32."""
     setting = settings()[35]
     setting = dataclasses.replace(setting, exact=dataclasses.replace(setting.exact, precision="float32"))
-    literal = LiteralStep(setting, 2, CPU)
+    literal = ReferenceStep(setting, 2, CPU)
     ours = RecipeStep(setting.exact, 2, CPU)
     literal.model.load_state_dict(ours.model.state_dict())
     for step in (literal, ours):

@@ -264,7 +264,7 @@ def test_a_checkpoint_goes_on_with_the_same_frozen_weights_only(model, tmp_path,
 def test_a_file_is_refused_where_the_frozen_weights_differ(trained, shifts):
     shifts["tiny"] = 1.0
     before, now = frozen.sha256_of(Backbone()), frozen.sha256_of(Backbone(1.0))
-    refused(trained[0] / "weights.safetensors", f"SHA-256 {now}, and the file was made with .* {before}")
+    refused(trained[0] / "weights.safetensors", f"SHA-256 {now}, but the file was made with .* {before}")
 
 
 def test_a_file_is_refused_where_the_part_cannot_be_found(trained, shifts):

@@ -33,8 +33,8 @@ def opponent_chromaticity(
 
     With s = red + green + blue + 0.2: 2.5 (luma - background) exp(-(saturation / 0.2)^2),
     6 (red - green) / s and 6 (blue - (red + green) / 2) / s. Saturation is (max - min) / (max + 0.15);
-    background is the `background_luma` of `reference` (default: the image). Luma is kept for grey pixels only,
-    as grey objects on a grey background differ in nothing else.
+    background is the `background_luma` of `reference` (default: the image). Luma is kept for grey pixels
+    only, as grey objects on a grey background differ in nothing else.
     """
     background = background_luma(image if reference is None else reference)
     image = image.clamp(0, 1)
