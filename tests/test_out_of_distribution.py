@@ -1,4 +1,4 @@
-"""Images unlike the training data are told of, others left alone; what is usual travels with weights."""
+"""Out-of-distribution images are warned about, others not; weight files hold the calibration."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def pictures(kind: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["clevr", "sprites", "tetrominoes"])
 @pytest.mark.parametrize("kind", ["clevr", "sprites", "tetrominoes", "noise"])
-def test_strange_images_are_told_of(name, kind):
+def test_out_of_distribution_images_are_warned_about(name, kind):
     share = warned(oh.load(name), pictures(kind))
     assert share <= 0.1 if name == kind else share >= 0.9, share
 
@@ -56,7 +56,7 @@ def test_the_warning_is_in_every_form_of_the_result(tmp_path, capsys):
     assert line.startswith(f"warning: {tmp_path / 'strange.png'} is likely out of distribution")
 
 
-def test_a_training_leaves_what_is_usual(tmp_path):
+def test_training_stores_the_calibration(tmp_path):
     recipe = dataclasses.replace(
         oh.RECIPES["tetrominoes"], steps=2, warmup_steps=0, test_scenes=2, validation_scenes=32
     )
@@ -72,7 +72,7 @@ def test_a_training_leaves_what_is_usual(tmp_path):
     assert model.calibration == known == out_of_distribution.calibration(model, recipe)
 
 
-def test_nothing_is_said_without_enough_to_go_by():
+def test_there_is_no_warning_without_enough_scenes():
     strange = {out_of_distribution.WHOLE: 1e9}
     known = {"scenes": 20, "quantiles": {out_of_distribution.WHOLE: {"0.95": 1.0}}}
     assert out_of_distribution.warning_for(strange, known)
@@ -82,11 +82,11 @@ def test_nothing_is_said_without_enough_to_go_by():
     )
 
 
-def test_models_of_other_kinds_have_nothing_usual():
+def test_other_models_have_no_calibration():
     assert out_of_distribution.calibration(torch.nn.Linear(1, 1), oh.RECIPES["sprites"]) == {}
 
 
-def test_what_is_usual_is_seen_with_the_recipes_starts():
+def test_calibration_uses_the_recipes_restarts():
     recipe = dataclasses.replace(oh.RECIPES["sprites"], restarts=3, validation_scenes=8)
     torch.manual_seed(0)
     model = recipe.build_model()

@@ -127,7 +127,7 @@ def motion_of_frame(
     return motion_image(flow)
 
 
-def best_displacement(errors: Float[Tensor, "places side side"], reach: int) -> Float[Tensor, "places 2"]:
+def best_displacement(errors: Float[Tensor, "windows side side"], reach: int) -> Float[Tensor, "windows 2"]:
     """The displacement (across, down) of smallest error, with subpixel refinement."""
     side = 2 * reach + 1
     steps = torch.arange(-reach, reach + 1, device=errors.device)
