@@ -26,6 +26,7 @@ from objecthood.data.loader import batches, scene_indices
 from objecthood.data.scene import Scenes, to_device
 from objecthood.evaluate import evaluate
 from objecthood.recipes import Recipe
+from objecthood.runtime import renamed
 from objecthood.runtime.distributed import Processes, joined, restarted
 from objecthood.runtime.environment import choose_device, choose_precision, describe, keep_freed_memory
 from objecthood.runtime.files import (
@@ -329,7 +330,7 @@ def prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
             raise ValueError(
                 f"{out} holds a run already; resume it with --resume {out}, or name another folder with --out"
             )
-        before = read_json(settings)
+        before = renamed.settings(read_json(settings), recipe.to_dict())
         changed = {
             key: (before.get(key), value)
             for key, value in recipe.to_dict().items()
