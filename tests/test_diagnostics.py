@@ -157,7 +157,7 @@ HEALTHY = {
         ("num_slots", 3.0, "3 slots for 3.5 objects"),
         ("shared_objects", 0.4, "40 % of objects share a slot"),
         ("split_objects", 0.4, "objects are split"),
-        ("objects_in_background", 0.4, "objects lie in the background's slot"),
+        ("objects_in_background", 0.4, "objects are in the background's slot"),
         ("background_split", 0.4, "images have a split background"),
     ],
 )

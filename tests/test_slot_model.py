@@ -200,7 +200,7 @@ def test_it_warns_of_strange_images():
 
     own = Own()
     own.calibration = {"scenes": 20, "quantiles": {"darkness": {"0.95": 0.1}}}
-    assert "darkness 10 times" in oh.predict(own, np.zeros((8, 8, 3), np.uint8))[0].warning
+    assert "darkness is 10 times" in oh.predict(own, np.zeros((8, 8, 3), np.uint8))[0].warning
     assert oh.predict(own, np.full((8, 8, 3), 255, np.uint8))[0].warning == ""
 
 

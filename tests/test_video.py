@@ -126,7 +126,7 @@ def test_decoding_the_next_frame_uses_the_predicted_slots():
     nn.init.normal_(model.predictor.project_out.weight)
     nn.init.ones_(model.predictor.project_out.bias)
     assert not torch.allclose(before[:, 0], model(CLIPS).reconstruction[:, 0])
-    with pytest.raises(ValueError, match="not guided by attention"):
+    with pytest.raises(ValueError, match="without attention-conditioned masks"):
         video.SlotVideo(
             model.encoder,
             model.grouping,
