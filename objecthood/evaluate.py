@@ -1,4 +1,4 @@
-"""Weights times data gives numbers."""
+"""Evaluation: mean scores of a model on a data set."""
 
 from __future__ import annotations
 
@@ -17,12 +17,20 @@ def evaluate(
     num_scenes: int | None = None,
     batch_size: int = 32,
 ) -> dict[str, float]:
-    """Mean scores of `model` on the first `num_scenes` scenes of a recipe's `split` (default: its test
-    scenes).
+    """Mean scores of `model` on a recipe's scenes.
 
-    Scores are accumulated in float64 over images; an image for which a score is not defined (nan) is left
-    out of that score. The result does not depend on `batch_size` beyond rounding. Raises ValueError for
-    unknown recipes, and numbers below 1.
+    Args:
+        model: model of the recipe, moved to its device.
+        recipe: recipe or name of one in `RECIPES`.
+        split: "train", "validation" or "test".
+        num_scenes: number of scenes, the first of the split (default: the recipe's `test_scenes`).
+        batch_size: scenes per batch; affects rounding only.
+
+    Returns:
+        Scores by name, averaged in float64 over images where they are defined.
+
+    Raises:
+        ValueError: the recipe is unknown, or a number is below 1.
 
     Example:
         >>> import objecthood as oh
@@ -31,7 +39,7 @@ def evaluate(
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:
-            raise ValueError(f"recipe {recipe!r} is not known; known are {', '.join(RECIPES)}")
+            raise ValueError(f"recipe {recipe!r} is not known; choose one of {', '.join(RECIPES)}")
         recipe = RECIPES[recipe]
     for name, value in (("num_scenes", num_scenes), ("batch_size", batch_size)):
         if value is not None and value < 1:

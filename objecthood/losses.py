@@ -1,4 +1,4 @@
-"""What training minimises: pure functions of model outputs and targets."""
+"""Training losses: pure functions of model outputs and targets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def reconstruction_error(
 ) -> Float[Tensor, ""]:
     """Mean squared error over pixels, channels and batch, in the paper's units: images in [-1, 1].
 
-    Both arguments are in [0, 1] units; `view` says in what they are compared, given the image (see
+    Both arguments are in [0, 1] units and are compared after the input transform `view` (see
     `nn.color_transforms`). Locatello et al. 2020 (arXiv 2006.15055), section 3.1.
     """
     return (view(reconstruction, images) - view(images)).square().mean()
@@ -30,11 +30,11 @@ def reconstruction_error(
 def matching_loss(
     predicted: Float[Tensor, "batch slots properties"], target: Float[Tensor, "batch objects properties"]
 ) -> Float[Tensor, ""]:
-    """Huber cost of predicted and target sets, matched one to one where the sum is least; mean over batch.
+    """Hungarian matching loss of predicted and target sets: summed over matched pairs, mean over batch.
 
-    The cost of a pair is the Huber loss (threshold 1) averaged over properties; costs of matched pairs are
-    summed. Targets are padded with objects whose properties are all 0, which a slot that stands for nothing
-    must predict. Locatello et al. 2020 (arXiv 2006.15055), section 3.2.
+    The cost of a pair is the Huber loss (threshold 1) averaged over properties. Targets are padded with
+    objects whose properties are all 0, which slots without an object must predict. Locatello et al. 2020
+    (arXiv 2006.15055), section 3.2.
     """
     each, other = torch.broadcast_tensors(predicted[:, :, None], target[:, None])
     cost = F.huber_loss(each, other, reduction="none").mean(dim=-1)
@@ -48,10 +48,11 @@ def set_contrast(
     found: Float[Tensor, "frames slots dim"],
     temperature: float = 0.1,
 ) -> Float[Tensor, ""]:
-    """How well each predicted set tells the set that was found from those of other frames, as cross entropy.
+    """Contrastive loss of predicted and found sets of slots: cross entropy over frames.
 
-    The mean over its slots stands for a set, whatever their order; logits are cosines over `temperature`,
-    every other frame is a negative, so that a guess costs log(frames). Löwe et al. 2020 (arXiv 2011.10287).
+    A set is represented by the mean of its slots, independent of their order. Logits are cosines divided by
+    `temperature`; all other frames are negatives, so chance level is log(frames). Löwe et al. 2020 (arXiv
+    2011.10287).
     """
     logits = _cosines(predicted.mean(dim=1), found.mean(dim=1)) / temperature
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
@@ -62,15 +63,15 @@ def nearest_contrast(
     found: Float[Tensor, "frames slots dim"],
     temperature: float = 0.03,
 ) -> Float[Tensor, ""]:
-    """The same with another likeness of sets: the mean cosine of each vector with that of the other set most
-    like it, both ways.
+    """`set_contrast` with another similarity of sets: the mean over slots of the largest cosine with a slot
+    of the other set, in both directions.
 
-    Mixed slots, like nothing in particular, cost more than in the mean of a set. The likeness of late
-    interaction (Khattab and Zaharia 2020, ColBERT, arXiv 2004.12832), both ways as in Chamfer's distance.
+    Slots that mix objects cost more than with the mean of a set. The similarity is that of late interaction
+    (Khattab and Zaharia 2020, ColBERT, arXiv 2004.12832), symmetric as in Chamfer distance.
     """
     cosines = _cosines(predicted[:, None], found[None])
-    likeness = (cosines.amax(dim=-1).mean(dim=-1) + cosines.amax(dim=-2).mean(dim=-1)) / 2
-    return F.cross_entropy(likeness / temperature, torch.arange(len(likeness), device=likeness.device))
+    similarity = (cosines.amax(dim=-1).mean(dim=-1) + cosines.amax(dim=-2).mean(dim=-1)) / 2
+    return F.cross_entropy(similarity / temperature, torch.arange(len(similarity), device=similarity.device))
 
 
 def slot_infonce(
@@ -78,15 +79,15 @@ def slot_infonce(
     found: Float[Tensor, "frames slots dim"],
     temperature: float = 0.1,
 ) -> Float[Tensor, ""]:
-    """`set_contrast` of each slot alone: slot k of other frames are the negatives of slot k; mean over slots.
+    """Slot-wise InfoNCE: slot k of other frames is the negative of slot k; mean over slots.
 
-    The pairs of C-SWM (Kipf et al. 2020, arXiv 1911.12247), with the softmax of `set_contrast` in place of
-    its hinge, so that only what is contrasted differs. It is as low where all slots say the same of a frame
-    as where each says something else. The order of slots does not matter if it is that of both arguments.
+    The pairs are those of C-SWM (Kipf et al. 2020, arXiv 1911.12247), with the softmax of `set_contrast` in
+    place of its hinge loss. It is also minimised by collapsed slots. Both arguments must have the same slot
+    order.
     """
     logits = _cosines(predicted.transpose(0, 1), found.transpose(0, 1)) / temperature
-    right = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape[:2])
-    return F.cross_entropy(logits.flatten(0, 1), right.flatten())
+    target = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape[:2])
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten())
 
 
 def slot_slot_contrast(
@@ -94,50 +95,47 @@ def slot_slot_contrast(
     temperature: float = 0.1,
     holds: Bool[Tensor, "batch time slots"] | None = None,
 ) -> Float[Tensor, ""]:
-    """How well each slot of a frame identifies itself among the slots of all clips one frame earlier.
+    """Slot-slot contrastive loss between adjacent frames of a batch of clips.
 
-    For slot j of frame t + 1, a softmax over the slots i of frame t of every clip, its own included, with
-    cosine(i, j) / `temperature` as logits; the cost is the cross entropy with i = j. It is the mean over
-    slots, clips and the time - 1 pairs of adjacent frames. All other slots of the earlier frame, of the same
-    clip and of other clips, are negatives; slots of other frames are not. The gradient reaches both frames.
-    Guessing costs log(clips * slots), and so do identical slots, which therefore cannot
-    be the optimum.
+    For slot j of frame t + 1, the cross entropy with i = j of a softmax over the slots i of frame t of all
+    clips, with logits cosine(i, j) / `temperature`; mean over slots, clips and pairs of adjacent frames.
+    Slots of other frames are not negatives. The gradient reaches both frames. Chance level is log(clips *
+    slots), also for identical slots, so collapse is not optimal.
 
     Manasyan et al. 2025, "Temporally Consistent Object-Centric Learning by Contrasting Slots" (SlotContrast,
     arXiv 2412.14295), equation 4, in the direction of the released code (martius-lab/slotcontrast,
-    `Slot_Slot_Contrastive_Loss` with `batch_contrast`, temperature 0.1). The softmax over the slots of the
-    later frame is another loss; the two are equal on a clip and its time reversal, not on one clip.
+    `Slot_Slot_Contrastive_Loss` with `batch_contrast`, temperature 0.1).
 
     Args:
-        slots: of at least 2 frames.
+        slots: slots of at least 2 frames.
         temperature: above 0.
-        holds: our addition, not in the paper: which slots hold an object or a part. Of a pair of frames only
-            slots that hold something in both count in the mean, and only slots that hold something in the
-            earlier frame are candidates. 0 where no slot counts. Without it, the loss is SlotContrast's.
+        holds: mask of non-empty slots (not in the paper; default: all). The mean is over slots that are
+            non-empty in both frames, and candidates are slots that are non-empty in the earlier frame. The
+            loss is 0 if no slot counts.
 
     Raises:
         ValueError: fewer than 2 frames.
     """
     if slots.shape[1] < 2:
-        raise ValueError(f"`slots` (time {slots.shape[1]}) must have at least 2 frames to contrast")
+        raise ValueError(f"`slots` (time {slots.shape[1]}) must have at least 2 frames")
     each = slots.transpose(0, 1).flatten(1, 2)
     logits = _cosines(each[1:], each[:-1]) / temperature  # [pair, later slot, earlier slot]
-    itself = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape[:2])
+    target = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape[:2])
     if holds is None:
-        return F.cross_entropy(logits.flatten(0, 1), itself.flatten())
+        return F.cross_entropy(logits.flatten(0, 1), target.flatten())
     held = holds.transpose(0, 1).flatten(1, 2)
     counted = held[:-1] & held[1:]
     diagonal = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    # A slot that is not counted keeps itself as candidate, so that its (ignored) cost is finite.
+    # The diagonal keeps the ignored costs of empty slots finite.
     logits = logits.masked_fill(~(held[:-1, None] | diagonal), -torch.inf)
-    costs = F.cross_entropy(logits.flatten(0, 1), itself.flatten(), reduction="none")
+    costs = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
     return (costs * counted.flatten()).sum() / counted.sum().clamp_min(1)
 
 
 def _cosines(
     ours: Float[Tensor, "*#batch rows dim"], theirs: Float[Tensor, "*#batch columns dim"]
 ) -> Float[Tensor, "*#batch rows columns"]:
-    """Cosine of every row with every row of the other, in no less than 32 bits."""
+    """Cosine similarity of every pair of rows, in at least float32."""
     with torch.autocast(ours.device.type, enabled=False):
         wide = (rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in (ours, theirs))
         one, other = (F.normalize(rows, dim=-1) for rows in wide)

@@ -1,11 +1,11 @@
-"""How well masks match the truth: pure functions, float64, one value per image, clip or frame.
+"""Metrics of masks and object properties: pure functions, float64, one value per image, clip or frame.
 
-True masks are label maps: 0 is background, 1, 2, ... are objects, -1 is ignored everywhere. Predicted masks
-are label maps of any non-negative labels, or soft masks [batch, slots, height, width], of which the largest
-counts, or bool masks of that shape, of which one is True at each pixel. Labels may have gaps.
+True masks are label maps: 0 is background, 1, 2, ... are objects, -1 is ignored. Predicted masks are label
+maps of non-negative labels, soft masks [batch, slots, height, width] (argmax is taken), or one-hot bool masks
+of that shape. Labels may have gaps.
 
-Foreground ARI alone flatters: it never looks at background pixels, so a model that shatters the background,
-or lets every mask spill over it, can still score 1. Quote ARI and mean best overlap beside it.
+Foreground ARI ignores background pixels: a model that splits the background, or whose masks extend into it,
+can score 1. Report it with ARI and mean best overlap.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from objecthood.nn.matching import assign
 
 MANY_LABELS = 256
-"""Labels from which on a table of all of them is not made: those that occur are numbered anew."""
+"""Label from which labels are renumbered, to bound the contingency table."""
 PROPERTY_GROUPS = {
     "size": slice(3, 5),
     "material": slice(5, 7),
@@ -29,24 +29,23 @@ PROPERTY_GROUPS = {
 }
 """One-hot groups of CLEVR's 19 properties; 0 to 2 are coordinates, 18 is the real-object flag."""
 IGNORED = -1
-"""Label of pixels that no metric counts."""
+"""Label of pixels ignored by all metrics."""
 
 
 def adjusted_rand_index(
     true_masks: Int[Tensor, "batch height width"], predicted_masks: Tensor, *, ignore_background: bool
 ) -> Float[Tensor, " batch"]:
-    """Agreement of two partitions, corrected for chance: 1 if equal, about 0 if unrelated, possibly negative.
+    """Adjusted Rand index (ARI): 1 for equal partitions, about 0 for unrelated ones, possibly negative.
 
-    Hubert and Arabie 1985. `ignore_background=True` is the foreground ARI of object discovery (Greff et al.
-    2019, arXiv 1903.00450): pixels whose true label is 0 are left out, predictions keep all their slots.
+    Hubert and Arabie 1985. `ignore_background=True` gives the foreground ARI of object discovery (Greff et
+    al. 2019, arXiv 1903.00450): pixels whose true label is 0 are excluded.
 
-    Where both partitions are trivial (each a single cluster, or each all singletons) the value is 1, as
-    scikit-learn has it. An image with one object thus has a foreground ARI of 1 if one slot covers it and 0
-    otherwise; so has the ARI of an image without objects, where the background is the only true cluster.
+    If both partitions are trivial (a single cluster, or all singletons) the value is 1, as in scikit-learn.
+    The foreground ARI of an image with one object is thus 1 if one slot covers it and 0 otherwise; the same
+    holds for the ARI of an image without objects.
 
-    nan where no pixel is left to score: an image without objects has no foreground ARI. Means of a recipe and
-    of a clip's frames leave nan out. SAVi's code (google-research/slot-attention-video,
-    `savi/lib/metrics.py`) gives such an image 1 and counts it in the mean, which raises a mean below 1.
+    nan without a pixel to score, as the foreground ARI of an image without objects; means exclude nan. SAVi's
+    code (google-research/slot-attention-video, `savi/lib/metrics.py`) counts such an image as 1.
 
     Example:
         >>> truth = torch.tensor([[[0, 1, 1], [0, 2, 2]]])
@@ -69,15 +68,15 @@ def adjusted_rand_index(
 def video_adjusted_rand_index(
     true_masks: Int[Tensor, "batch time height width"], predicted_masks: Tensor, *, ignore_background: bool
 ) -> Float[Tensor, " batch"]:
-    """`adjusted_rand_index` of all pixels of a clip together: an object that changes its slot counts as two.
+    """`adjusted_rand_index` over all pixels of a clip: an object that changes its slot counts as two.
 
     The foreground ARI of video object discovery (Kipf et al. 2022, arXiv 2111.12594). Predicted masks are
-    labels [batch, time, height, width] or soft masks [batch, time, slots, height, width]. nan where no pixel
-    is left in any frame: a clip without objects has no foreground ARI (SAVi's code: 1).
+    labels [batch, time, height, width] or soft masks [batch, time, slots, height, width]. nan without a pixel
+    to score, as the foreground ARI of a clip without objects (SAVi's code: 1).
 
-    It is no bound on the score of single frames, nor they on it: frames of -0.5 each can make a clip of
-    -0.167, as chance is another in more pixels. Large objects and frames with more foreground count more.
-    Quote the mean per frame beside it (`frame_adjusted_rand_index`), and `id_switches`.
+    Neither it nor the per-frame ARI bounds the other: frames of -0.5 each can give a clip of -0.167. Large
+    objects and frames with more foreground have more weight. Report it with `frame_adjusted_rand_index` and
+    `id_switches`.
 
     Example:
         >>> truth = torch.tensor([[[[1, 2]], [[1, 2]]]])
@@ -94,10 +93,8 @@ def video_adjusted_rand_index(
 def frame_adjusted_rand_index(
     true_masks: Int[Tensor, "batch time height width"], predicted_masks: Tensor, *, ignore_background: bool
 ) -> Float[Tensor, " batch"]:
-    """`adjusted_rand_index` of every frame alone, mean over the frames of a clip where it is defined.
-
-    A frame without objects has no foreground ARI and is left out of the mean; nan where all frames are.
-    """
+    """`adjusted_rand_index` per frame, averaged over the frames of a clip where it is defined; nan if
+    none."""
     labels = clip_labels(predicted_masks)
     values = adjusted_rand_index(
         true_masks.flatten(0, 1), labels.flatten(0, 1), ignore_background=ignore_background
@@ -108,13 +105,12 @@ def frame_adjusted_rand_index(
 def id_switches(
     true_masks: Int[Tensor, "batch time height width"], predicted_masks: Tensor, *, least_overlap: float = 0.5
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """How often an object is found by another slot than the last time, and how often it could have been.
+    """Number of identity switches, and number of possible switches, per clip.
 
-    In every frame objects and slots are assigned one to one by largest sum of intersection over union
-    (Hungarian method); an object is found where the overlap reaches `least_overlap`. A switch is a frame in
-    which an object is found by another slot than when it was last found, however many frames ago (identity
-    switches of CLEAR MOT, Bernardin and Stiefelhagen 2008). The second value counts the frames in which an
-    object is found and was found before; their ratio is the rate of switches.
+    In every frame objects and slots are assigned one to one by maximum intersection over union (Hungarian
+    method); an object is found if the overlap is at least `least_overlap`. A switch is an object found by
+    another slot than when it was last found (identity switches of CLEAR MOT, Bernardin and Stiefelhagen
+    2008). The second value counts objects found that were found before; the ratio is the switch rate.
 
     Example:
         >>> truth = torch.tensor([[[[1, 2]], [[1, 2]], [[1, 2]]]])
@@ -136,10 +132,10 @@ def id_switches(
 def found_by(
     true_masks: Int[Tensor, "batch time height width"], predicted_masks: Tensor, least_overlap: float = 0.5
 ) -> Int[Tensor, "batch time objects"]:
-    """The slot that each object is found by in each frame, -1 where none: see `id_switches`.
+    """The slot assigned to each object in each frame, -1 if not found (see `id_switches`).
 
-    Entry k of the last axis is the object with label k + 1; where labels reach `MANY_LABELS`, it is the k-th
-    label above 0 that occurs, and slots count likewise.
+    Entry k of the last axis is the object with label k + 1, or, if labels reach `MANY_LABELS`, the k-th label
+    above 0 that occurs; the same holds for slots.
     """
     labels = clip_labels(predicted_masks)
     overlap, _ = object_overlaps(true_masks.flatten(0, 1), labels.flatten(0, 1))
@@ -155,15 +151,15 @@ def found_by(
 def region_similarity(
     true_masks: Shaped[Tensor, "frames height width"], predicted_masks: Shaped[Tensor, "frames height width"]
 ) -> Float[Tensor, " frames"]:
-    """J: intersection over union of one predicted and one true foreground, 1 where both are empty.
+    """J: intersection over union of predicted and true foreground, 1 if both are empty.
 
-    Masks are bool or whole numbers, of which any above 0 is foreground (1, 255, or the index of an object).
+    Masks are bool or integers; values above 0 are foreground.
 
     Perazzi et al. 2016, "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation"
-    (DAVIS). The J of a sequence is `sequence_region_similarity`, that of a data set the mean over sequences.
+    (DAVIS). For a sequence see `sequence_region_similarity`; a data set has the mean over sequences.
 
     Raises:
-        ValueError: the masks are not of one shape, or floating-point.
+        ValueError: the shapes differ, or masks are floating-point.
 
     Example:
         >>> region_similarity(torch.tensor([[[True, True]]]), torch.tensor([[[True, False]]]))
@@ -172,7 +168,7 @@ def region_similarity(
     if true_masks.shape != predicted_masks.shape:
         raise ValueError(
             f"true masks {list(true_masks.shape)} and predicted masks {list(predicted_masks.shape)} must be "
-            "of one shape [frames, height, width]; enlarge the predicted ones to the size of the truth"
+            "of one shape [frames, height, width]; resize the predicted ones to the size of the true masks"
         )
     if any(masks.is_floating_point() for masks in (true_masks, predicted_masks)):
         raise ValueError(
@@ -194,12 +190,12 @@ def sequence_region_similarity(
     """J of a sequence, in [0, 1]: the mean of `region_similarity` over its frames.
 
     Args:
-        skip_ends: leave out the first and the last frame, as the toolkit of DAVIS-2016 does
-            (github.com/fperazzi/davis, `python/lib/davis/dataset/loader.py`). Use it for comparison with
-            published figures.
+        skip_ends: exclude the first and the last frame, as the toolkit of DAVIS-2016
+            (github.com/fperazzi/davis, `python/lib/davis/dataset/loader.py`) does, for comparison with
+            published results.
 
     Raises:
-        ValueError: the masks are not of one shape, or no frame is left.
+        ValueError: the shapes differ, or no frame is left.
 
     Example:
         >>> true = torch.tensor([[[True, True]]] * 3)
@@ -210,24 +206,24 @@ def sequence_region_similarity(
     values = region_similarity(true_masks, predicted_masks)
     scored = values[1:-1] if skip_ends else values
     if not len(scored):
-        least = "3 frames to skip the first and the last" if skip_ends else "1 frame"
-        raise ValueError(f"masks of {len(values)} frames have no J: give at least {least}")
+        needed = "3 frames with `skip_ends`" if skip_ends else "1 frame"
+        raise ValueError(f"masks of {len(values)} frames have no J; give at least {needed}")
     return scored.mean().item()
 
 
 def clip_labels(masks: Tensor) -> Int[Tensor, "batch time height width"]:
-    """Label maps of clips as they are; of soft masks [batch, time, slots, height, width] the largest."""
+    """Label maps of clips unchanged; soft masks [batch, time, slots, height, width] as argmax over slots."""
     return largest(masks, dim=2) if masks.ndim == 5 else masks
 
 
 def mean_best_overlap(
     true_masks: Int[Tensor, "batch height width"], predicted_masks: Tensor
 ) -> Float[Tensor, " batch"]:
-    """Mean over the objects present of the largest intersection over union with any predicted mask.
+    """Mean best overlap (mBO): mean over objects of the largest intersection over union with a predicted
+    mask.
 
-    Pont-Tuset et al. 2017, as used since Seitzer et al. 2023 (arXiv 2209.14860). The background is not an
-    object here, but predicted masks pay for what they cover of it. One mask may serve several objects. nan
-    where an image has no object.
+    Pont-Tuset et al. 2017, as used since Seitzer et al. 2023 (arXiv 2209.14860). The background is no object,
+    but counts in the union. Several objects may use the same mask. nan for an image without objects.
 
     Example:
         >>> truth = torch.tensor([[[0, 1, 1], [0, 2, 2]]])
@@ -241,11 +237,9 @@ def mean_best_overlap(
 def mean_iou(
     true_masks: Int[Tensor, "batch height width"], predicted_masks: Tensor
 ) -> Float[Tensor, " batch"]:
-    """Mean over the objects present of the intersection over union with the mask assigned to each, one to
-    one.
+    """Mean over objects of the intersection over union with the mask assigned one to one (Hungarian method).
 
-    The assignment of largest sum is found by the Hungarian method; objects beyond the number of masks count
-    0. The background is not an object. nan where an image has no object.
+    Objects beyond the number of masks count 0. The background is no object. nan for an image without objects.
     """
     overlap, present = object_overlaps(true_masks, predicted_masks)
     if overlap.shape[1] == 0:
@@ -265,11 +259,14 @@ def average_precision(
 ) -> float:
     """Area under the precision-recall curve of predicted CLEVR objects, over all images together.
 
-    Predictions are taken by falling real-object flag. One is right if, among the real objects of its image
-    that agree in size, material, shape and colour (each the largest of its group), the nearest lies closer
-    than `distance_threshold` (in CLEVR's units: coordinates span 6) and was not found before. Precision is
-    made monotone before summation. Zhang et al. 2019 (arXiv 1906.06565), as in Locatello et al. 2020,
-    appendix F.
+    Predictions are ranked by the real-object flag, descending. A prediction is correct if, among the real
+    objects of its image with equal size, material, shape and colour (argmax of each group), the nearest is
+    closer than `distance_threshold` (in CLEVR's units: coordinates span 6) and was not found before.
+    Precision is made monotone before summation. Zhang et al. 2019 (arXiv 1906.06565), as in Locatello et al.
+    2020, appendix F.
+
+    Raises:
+        ValueError: the shapes do not match.
 
     Example:
         >>> objects = torch.zeros(1, 2, 19)
@@ -291,28 +288,28 @@ def average_precision(
     nearest, which = distance.masked_fill(~agree, math.inf).min(dim=2)
     near_enough = agree.any(dim=2) & (nearest < distance_threshold if distance_threshold < math.inf else True)
 
-    # NumPy's ascending order, reversed, as in the reference. Where flags are equal to the last bit it depends
-    # on the processor, and with it the fourth decimal of the score.
+    # NumPy's ascending order, reversed, as in the reference. The order of equal flags depends on the
+    # processor, and affects the fourth decimal of the score.
     order = torch.from_numpy(np.argsort(predicted[:, :, 18].flatten().numpy())[::-1].copy())
-    place = (torch.arange(len(target))[:, None] * target.shape[1] + which).flatten()[order]
+    object_id = (torch.arange(len(target))[:, None] * target.shape[1] + which).flatten()[order]
     candidate = near_enough.flatten()[order]
-    _, first = np.unique(place[candidate].numpy(), return_index=True)
-    right = torch.zeros(len(order), dtype=torch.float64)
-    right[candidate.nonzero().squeeze(1)[first]] = 1.0
-    precision = right.cumsum(0) / torch.arange(1, len(order) + 1)
+    _, first = np.unique(object_id[candidate].numpy(), return_index=True)
+    correct = torch.zeros(len(order), dtype=torch.float64)
+    correct[candidate.nonzero().squeeze(1)[first]] = 1.0
+    precision = correct.cumsum(0) / torch.arange(1, len(order) + 1)
     envelope = precision.flip(0).cummax(0).values.flip(0)
-    return float((envelope * right).sum() / is_real.sum())
+    return float((envelope * correct).sum() / is_real.sum())
 
 
 def contingency(true_masks: Tensor, predicted_masks: Tensor) -> Float[Tensor, "batch true predicted"]:
-    """Number of pixels with each true and each predicted label (`renumbered`), -1 in the truth left out."""
+    """Number of pixels of each pair of true and predicted label (`renumbered`), without ignored pixels."""
     check_kinds(true_masks, predicted_masks)
     predicted = label_map(predicted_masks)
     if true_masks.ndim != 3 or true_masks.shape != predicted.shape:
         raise ValueError(
             f"true masks {list(true_masks.shape)} must be labels [batch, height, width], and predicted masks "
             f"{list(predicted_masks.shape)} labels of that shape or soft masks [batch, slots, height, "
-            "width]. Enlarge soft masks to the size of the truth first (torch.nn.functional.interpolate)"
+            "width]. Resize soft masks to the size of the true masks first (torch.nn.functional.interpolate)"
         )
     true = true_masks.long().flatten(1)
     predicted = predicted.long().flatten(1)
@@ -328,27 +325,28 @@ def contingency(true_masks: Tensor, predicted_masks: Tensor) -> Float[Tensor, "b
 
 
 def check_kinds(true_masks: Tensor, predicted_masks: Tensor) -> None:
-    """ValueError where masks are no tensors, labels no whole numbers, or soft masks hold nan."""
+    """Raise ValueError if masks are no tensors, labels are not integers, or soft masks contain nan."""
     both = (true_masks, predicted_masks)
     if not all(isinstance(masks, Tensor) for masks in both):
         kinds = " and ".join(type(masks).__name__ for masks in both)
-        raise ValueError(f"masks must be tensors; got {kinds}. Make arrays tensors with torch.as_tensor")
+        raise ValueError(f"masks must be tensors; got {kinds}. Convert arrays with torch.as_tensor")
     if any(masks.ndim == 3 and masks.is_floating_point() for masks in both):
         kinds = " and ".join(str(masks.dtype) for masks in both)
         raise ValueError(f"labels must be whole numbers; got {kinds}. Round them, or give soft masks 4 axes")
     if predicted_masks.isnan().any():
-        raise ValueError("soft masks hold nan: of such none is the largest. Look for the step that made them")
+        raise ValueError("soft masks contain nan; find the step that produced them")
 
 
 def label_map(masks: Tensor) -> Int[Tensor, "batch height width"]:
-    """Label maps as they are; of soft masks [batch, slots, height, width] the index of the largest."""
+    """Label maps unchanged; soft masks [batch, slots, height, width] as argmax over slots."""
     return largest(masks, dim=1) if masks.ndim == 4 else masks
 
 
 def largest(masks: Tensor, dim: int) -> Tensor:
     """The index of the largest soft mask along `dim`, or of the one bool mask that is True.
 
-    Raises ValueError where no bool mask or several are True at a pixel.
+    Raises:
+        ValueError: bool masks are not one-hot.
     """
     if masks.dtype != torch.bool:
         return masks.argmax(dim=dim)
@@ -356,13 +354,13 @@ def largest(masks: Tensor, dim: int) -> Tensor:
     if (counts != 1).any():
         raise ValueError(
             "bool masks must be one-hot: exactly one slot True at each pixel; got pixels with "
-            f"{int(counts[counts != 1][0])}. Give label maps, or a slot for the pixels that no other holds"
+            f"{int(counts[counts != 1][0])}. Give label maps, or add a slot for the remaining pixels"
         )
     return masks.to(torch.uint8).argmax(dim=dim)
 
 
 def renumbered(labels: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    """Labels above 0 as 1, 2, ... in their order, where one is `MANY_LABELS` or more; 0 and less stay.
+    """Labels above 0 renumbered to 1, 2, ... in order if one is `MANY_LABELS` or more; others unchanged.
 
     Example:
         >>> renumbered(torch.tensor([-1, 0, 5_000_000, 7])).tolist()
@@ -377,7 +375,8 @@ def renumbered(labels: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
 def object_overlaps(
     true_masks: Tensor, predicted_masks: Tensor
 ) -> tuple[Float[Tensor, "batch objects predicted"], Tensor]:
-    """Intersection over union of every object with every predicted mask, and which objects are present."""
+    """Intersection over union of every object with every predicted mask, and the objects present [batch,
+    objects]."""
     table = contingency(true_masks, predicted_masks)
     objects = table[:, 1:]
     sizes = objects.sum(dim=2)
@@ -386,7 +385,7 @@ def object_overlaps(
 
 
 def mean_over(values: Float[Tensor, "batch objects"], present: Tensor) -> Float[Tensor, " batch"]:
-    """Mean of the values present in each row; nan where there is none."""
+    """Mean over the present values of each row; nan if there are none."""
     return (values * present).sum(dim=1) / present.sum(dim=1)
 
 

@@ -1,7 +1,7 @@
-"""The loop: plain PyTorch, read from top to bottom. It knows no model, data set or metric by name.
+"""Training loop in plain PyTorch, independent of model, data set and metric.
 
-Everything random in a step is a function of the recipe's seed and the step, so that a run that was stopped
-and resumed gives the same weights as one that was not.
+All randomness of a step is a function of the recipe's seed and the step, so resumed runs give the same
+weights as uninterrupted ones.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from objecthood.data.loader import batches, scene_indices
 from objecthood.data.scene import Scenes, to_device
 from objecthood.evaluate import evaluate
 from objecthood.recipes import Recipe
+from objecthood.runtime import renamed
 from objecthood.runtime.distributed import Processes, joined, restarted
 from objecthood.runtime.environment import choose_device, choose_precision, describe, keep_freed_memory
 from objecthood.runtime.files import (
@@ -41,7 +42,7 @@ from objecthood.runtime.progress import RunProgress
 from objecthood.runtime.signals import TOLD, StopRequest, command, nobody_else
 from objecthood.runtime.terminal import echo
 from objecthood.training import report
-from objecthood.training.nonfinite import Guard, keep, offending_samples
+from objecthood.training.nonfinite import Guard, offending_samples, save_batch
 from objecthood.training.run_log import Log, Stopwatch, check_trackers
 from objecthood.visualize.animation import save_animation
 
@@ -61,19 +62,27 @@ def train(
 ) -> dict[str, Any]:
     """Train `recipe` into the run folder `out` and return its result: scores, protocol, costs, environment.
 
-    The folder holds recipe.json, metrics.jsonl, checkpoints/, figures/, latest.png (refreshed while it runs),
-    weights.safetensors, result.json and index.html. With `resume` a run that was stopped goes on from its
-    newest whole checkpoint; so does one that torchrun starts anew (`--max-restarts`). With `compile` the loss
-    is compiled by torch.compile: other rounding, the same noise. `log` may name "tensorboard": then its event
-    files lie in the folder tensorboard/ as well. Called in every process that torchrun started, each trains
-    on its share of the batch.
+    The folder holds recipe.json, metrics.jsonl, checkpoints/, figures/, latest.png (updated during training),
+    weights.safetensors, result.json and index.html. In processes started by torchrun, each trains on its
+    share of the batch.
 
-    Raises ValueError where `out` holds a run and `resume` was not asked for, or another recipe's;
-    FloatingPointError, which names images and parameters, after three steps in a row without finite
-    gradient (a single one is skipped). On Ctrl-C (or SIGTERM, SIGUSR1, SIGHUP: then `Preempted`, a kind of
-    it) the step in hand is finished and saved, and KeyboardInterrupt raised; a second Ctrl-C stops at once,
-    and the run can go on from its last checkpoint. `checkpoint.NotSaved` where the disk is full, or cannot be
-    written to: what was saved before is whole. ValueError where another process trains into `out`.
+    Args:
+        recipe: what to train.
+        out: run folder.
+        resume: continue from the newest valid checkpoint, as torchrun's `--max-restarts` does.
+        device: "auto" or a PyTorch device.
+        checkpoint_every: steps between checkpoints.
+        compile: compile the loss with torch.compile: other rounding, the same noise.
+        log: additional trackers; "tensorboard" writes event files to tensorboard/.
+
+    Raises:
+        ValueError: `out` holds a run and `resume` is False, or a run of another recipe, or another process
+            trains into `out`.
+        FloatingPointError: three steps in a row had no finite loss or gradient (single ones are skipped); the
+            message names images and parameters.
+        KeyboardInterrupt: Ctrl-C, after the current step is saved; a second Ctrl-C stops at once. SIGTERM,
+            SIGUSR1 and SIGHUP raise the subclass `Preempted`.
+        checkpoint.NotSaved: the disk is full or not writable; earlier checkpoints are valid.
     """
     out = Path(out)
     check_trackers(log)
@@ -97,39 +106,38 @@ def take_steps(
     compile: bool,
     trackers: Sequence[str],
 ) -> None:
-    """All steps that are left, and the result. All processes take them; the first one alone scores and
-    writes."""
-    place = processes.device
-    precision = choose_precision(recipe.precision, place)
+    """Run the remaining steps and write the result; only the first process evaluates and writes."""
+    torch_device = processes.device
+    precision = choose_precision(recipe.precision, torch_device)
     keep_freed_memory()
 
     torch.manual_seed(recipe.seed)
-    model = recipe.build_model().to(place)
+    model = recipe.build_model().to(torch_device)
     model.to(memory_format=torch.channels_last)
     frozen = checkpoint.frozen_facts(model)
     if not processes.agree(json.dumps(frozen)):
         raise ValueError(
             f"processes restored different frozen weights ({frozen} in process {processes.rank}); name a "
-            "revision in the recipe, and have every machine find the same files"
+            "revision in the recipe, and provide the same files on every machine"
         )
     optimizers = recipe.build_optimizers(model)
     average = AveragedModel(model, multi_avg_fn=averaging(recipe.ema_decay))
-    both = nn.ModuleList([model, average])
+    modules = nn.ModuleList([model, average])
     state: dict[str, Any] = {"step": 0, "wall_seconds": 0.0, "cpu_seconds": 0.0}
     if processes.first:
-        checkpoint.check_space(out, both)
+        checkpoint.check_space(out, modules)
     recipe_sha256 = digest(read_json(out / "recipe.json"))
     if resume:
-        state |= checkpoint.restore(out / "checkpoints", both, optimizers) or {}
+        state |= checkpoint.restore(out / "checkpoints", modules, optimizers) or {}
         check_state(state, recipe_sha256, recipe.steps, out)
     clock = Stopwatch(state["wall_seconds"], state["cpu_seconds"] if processes.first else 0.0)
     guard = Guard(state.get("skipped_steps", 0))
     first_step = step = state["step"]
     objective = Objective(recipe, model)
     if compile:
-        objective.compile(options={"fallback_random": True})  # the noise that is drawn without it
+        objective.compile(options={"fallback_random": True})  # the same noise as without
     loss_of = processes.spread(objective)
-    shown = first_batch(recipe, place)
+    shown = first_batch(recipe, torch_device)
     dataset = recipe.dataset("train")
     scenes_of_step = batches(
         dataset,
@@ -139,7 +147,7 @@ def take_steps(
         rank=processes.rank,
         num_processes=processes.count,
     )
-    log = Log(out / "metrics.jsonl", first_step, processes.first, trackers)  # now the folder holds a run
+    log = Log(out / "metrics.jsonl", first_step, processes.first, trackers)  # marks the folder as a run
 
     if processes.first and not (out / "latest.png").exists():
         clock.pause()
@@ -156,19 +164,19 @@ def take_steps(
                 "skipped_steps": guard.skipped,
                 "recipe_sha256": recipe_sha256,
             }
-            checkpoint.save_checkpoint(out / "checkpoints", step, both, optimizers, facts)
+            checkpoint.save_checkpoint(out / "checkpoints", step, modules, optimizers, facts)
         processes.wait()
         clock.start()
 
     score, alarmed = "", set[str]()
     with (
         StopRequest() as stop,
-        told_how_to_go_on(out),
+        resume_hint(out),
         RunProgress(recipe.name, recipe.steps, first_step) as progress,
         no_denormals(),
     ):
         while step < recipe.steps:
-            # What is scored has been saved: a signal need not wait for it, and --resume makes up for it.
+            # The weights are saved: a signal may interrupt the evaluation, which --resume repeats.
             if step and step % recipe.evaluate_every == 0 and processes.first:
                 clock.pause()
                 with stop.at_once():
@@ -176,7 +184,7 @@ def take_steps(
                     log.write("evaluate", step, clock, scores)
                     draw_latest(recipe, average.module, shown, out)
                     log.show(step, out / "latest.png")
-                    if 2 * step >= recipe.steps:  # before, nothing need have been found
+                    if 2 * step >= recipe.steps:  # earlier findings are premature
                         for finding in alarms(average.module, recipe):
                             if finding.page not in alarmed:
                                 alarmed.add(finding.page)
@@ -185,12 +193,12 @@ def take_steps(
                 score = f"{shown_score} {scores[shown_score]:.3f}  "
                 clock.start()
 
-            scenes = to_device(next(scenes_of_step), place)
+            scenes = to_device(next(scenes_of_step), torch_device)
             torch.manual_seed(step_seed(recipe.seed, step))
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * recipe.learning_rate_factor(step + 1)
-            with torch.autocast(place.type, precision, enabled=precision != torch.float32):
+            with torch.autocast(torch_device.type, precision, enabled=precision != torch.float32):
                 loss = loss_of(scenes, step)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip or torch.inf)
@@ -202,19 +210,19 @@ def take_steps(
             elif guard.exhausted:
                 torch.manual_seed(step_seed(recipe.seed, step))
                 indices = scene_indices(dataset, recipe.batch_size, seed=recipe.seed, step=step)
-                kept = keep(out, scenes, indices.tolist(), processes)
-                told = offending_samples(recipe, model, scenes, indices.tolist(), step, processes)
-                raise FloatingPointError(f"{told}; {kept}")
+                kept = save_batch(out, scenes, indices.tolist(), processes)
+                samples = offending_samples(recipe, model, scenes, indices.tolist(), step, processes)
+                raise FloatingPointError(f"{samples}; {kept}")
             for optimizer in optimizers:
                 optimizer.zero_grad()
             step += 1
 
             if step % LOG_EVERY == 0 or step == recipe.steps:
                 own_seconds = clock.cpu - clock.others
-                sum_of_losses, cpu_seconds = processes.total(loss.item(), own_seconds)
+                total_loss, cpu_seconds = processes.total(loss.item(), own_seconds)
                 clock.others = cpu_seconds - own_seconds
                 speed = (step - first_step) * recipe.batch_size / (clock.wall - state["wall_seconds"])
-                values = {"loss": sum_of_losses / processes.count, "gradient_norm": norm.item()}
+                values = {"loss": total_loss / processes.count, "gradient_norm": norm.item()}
                 values |= {"images_per_second": speed, "learning_rate": optimizers[0].param_groups[0]["lr"]}
                 values["skipped_steps"] = guard.skipped
                 log.write("train", step, clock, values)
@@ -229,26 +237,26 @@ def take_steps(
         clock.pause()
     if processes.first:
         facts: dict[str, Any] = {"processes": processes.count, "compile": compile}
-        facts |= {"skipped_steps": guard.skipped, "machine": describe(place)}
+        facts |= {"skipped_steps": guard.skipped, "machine": describe(torch_device)}
         facts |= {"frozen": frozen} if frozen else {}
-        with StopRequest() as stop, told_how_to_go_on(out), stop.at_once():
+        with StopRequest() as stop, resume_hint(out), stop.at_once():
             finish(recipe, average.module, shown, out, clock, log, facts)
 
 
 @contextlib.contextmanager
-def told_how_to_go_on(out: Path) -> Iterator[None]:
-    """A line for whoever stops a run."""
+def resume_hint(out: Path) -> Iterator[None]:
+    """Print the command that resumes an interrupted run."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        with contextlib.suppress(OSError):  # a terminal that was closed
-            echo(f"stopped; go on with: {command()} train --resume {shlex.quote(str(out))}", flush=True)
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            echo(f"stopped; resume with: {command()} train --resume {shlex.quote(str(out))}", flush=True)
             stop.args = (TOLD,)
         raise
 
 
 class Objective(nn.Module):
-    """A recipe's loss as a module, which is what DistributedDataParallel and torch.compile take hold of."""
+    """A recipe's loss as a module, for DistributedDataParallel and torch.compile."""
 
     def __init__(self, recipe: Recipe, model: nn.Module):
         super().__init__()
@@ -267,7 +275,7 @@ def finish(
     log: Log,
     facts: dict[str, Any],
 ) -> None:
-    """Score the held-out scenes; write result.json, weights, images and report."""
+    """Evaluate the test scenes; write result.json, weights, images and report."""
     scores = evaluate(model, recipe)
     log.write("evaluate", recipe.steps, clock, scores)
     result = {
@@ -294,16 +302,16 @@ def finish(
 
 
 def is_finished(out: Path) -> bool:
-    """Whether nothing is left to do: the result and the report are written last, in this order."""
+    """Whether the run is complete: result and report are written last, in this order."""
     return (out / "result.json").exists() and (out / "index.html").exists()
 
 
 @contextlib.contextmanager
 def claimed(out: Path, recipe: Recipe, resume: bool) -> Iterator[None]:
-    """The run folder, locked before anything is written into it; ValueError where it belongs to another run,
-    or another process trains into it."""
+    """Lock the run folder before anything is written; ValueError if it belongs to another run, or another
+    process trains into it."""
     if resume and not (out / "recipe.json").exists():
-        raise ValueError(f"{out} holds no run to resume; leave --resume away to begin one there")
+        raise ValueError(f"{out} holds no run to resume; start one there without --resume")
     out.mkdir(parents=True, exist_ok=True)
     with nobody_else(out):
         prepare_folder(out, recipe, resume)
@@ -311,8 +319,8 @@ def claimed(out: Path, recipe: Recipe, resume: bool) -> Iterator[None]:
 
 
 def prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
-    """Write recipe.json into a locked run folder; ValueError where the folder belongs to another run, or
-    holds a symbolic link where the run writes."""
+    """Write recipe.json into a locked run folder; ValueError if the folder belongs to another run, or has a
+    symbolic link at a path that the run writes."""
     settings = out / "recipe.json"
     for name in ("recipe.json", "checkpoints", "figures", "tensorboard"):
         refuse_link(out / name)
@@ -320,9 +328,9 @@ def prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
     if settings.exists() and (resume or (out / "metrics.jsonl").exists()):
         if not resume:
             raise ValueError(
-                f"{out} holds a run already; go on with --resume {out}, or name another folder with --out"
+                f"{out} holds a run already; resume it with --resume {out}, or name another folder with --out"
             )
-        before = read_json(settings)
+        before = renamed.settings(read_json(settings), recipe.to_dict())
         changed = {
             key: (before.get(key), value)
             for key, value in recipe.to_dict().items()
@@ -330,58 +338,57 @@ def prepare_folder(out: Path, recipe: Recipe, resume: bool) -> None:
         }
         if changed:
             raise ValueError(
-                f"{out} was begun with other settings: {changed} (before, now); resume it unchanged"
+                f"{out} was started with other settings: {changed} (before, now); resume it unchanged"
             )
         return
     write_json(settings, recipe.to_dict())
 
 
 def digest(settings: dict[str, Any]) -> str:
-    """SHA-256 of a recipe's settings, as hexadecimal digits; the order of the settings does not matter."""
+    """SHA-256 of a recipe's settings, in hexadecimal, independent of their order."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def check_state(state: dict[str, Any], settings: str, steps: int, out: Path) -> None:
-    """ValueError where a checkpoint's state is not one of this run: made with other settings (by their
-    `digest`, which version 0.1.0 did not keep), beyond the last step, or without plain numbers."""
+    """Raise ValueError if a checkpoint's state does not belong to this run: other settings (by `digest`,
+    absent in version 0.1.0), a step beyond the last, or invalid numbers."""
     if state.get("recipe_sha256", settings) != settings:
         raise ValueError(
-            f"the newest checkpoint of {out} was made with other settings than its recipe.json; put the "
-            "recipe.json of that training back, or begin anew with another --out"
+            f"the newest checkpoint of {out} was made with other settings than its recipe.json; restore the "
+            "original recipe.json, or start a new run with another --out"
         )
     if state["step"] > steps:
         raise ValueError(
             f"the newest checkpoint of {out} is of step {state['step']}, beyond the recipe's `steps` "
-            f"(={steps}); it belongs to another training, so begin anew with another --out"
+            f"(={steps}); it belongs to another run: start a new one with another --out"
         )
     for name in ("wall_seconds", "cpu_seconds", "skipped_steps"):
         value = state.get(name, 0)
         if type(value) not in (int, float) or not 0 <= value < math.inf:
             raise ValueError(
-                f"the newest checkpoint of {out} says `{name}` (={value!r:.60}), which must be a number of "
-                "at least 0; begin anew with another --out"
+                f"`{name}` (={value!r:.60}) of the newest checkpoint of {out} must be a number of at least "
+                "0; start a new run with another --out"
             )
 
 
 def first_batch(recipe: Recipe, device: torch.device, num_scenes: int = 6) -> Scenes:
-    """The held-out scenes that images show."""
+    """Validation scenes shown in figures."""
     dataset = recipe.dataset("validation")
     return to_device(dataset[range(min(num_scenes, len(dataset)))], device)
 
 
 @torch.no_grad()
 def draw_latest(recipe: Recipe, model: nn.Module, shown: Scenes, out: Path) -> None:
-    """Refresh latest.png: whoever looks at it sees a whole image, old or new."""
+    """Replace latest.png atomically."""
     was_training = model.training
-    picture = recipe.preview(model.eval(), shown)
+    image = recipe.preview(model.eval(), shown)
     model.train(was_training)
     with replacing(out / "latest.png") as file:
-        picture.save(file, "PNG")
+        image.save(file, "PNG")
 
 
 def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
-    """How `AveragedModel` moves towards the weights: slower with time, down to 1 - decay (0: follows at
-    once)."""
+    """Update of `AveragedModel`: an EMA whose decay rises to `decay` during the first updates."""
 
     @torch.no_grad()
     def update(averages: list[Tensor], weights: list[Tensor], num_averaged: Tensor) -> None:
@@ -392,13 +399,13 @@ def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
 
 
 def step_seed(seed: int, step: int) -> int:
-    """A seed for the noise of one step."""
+    """Seed of a step's noise."""
     return (seed * 1_000_003 + step + 1) % 2**63
 
 
 @contextlib.contextmanager
 def no_denormals() -> Iterator[None]:
-    """Numbers below 1e-38 as zero: some processors are slow on them, and here they carry nothing."""
+    """Flush numbers below 1e-38 to zero, as some processors are slow on them."""
     torch.set_flush_denormal(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Priors on slots: each term against a loop; uniting and splitting only where there is a reason."""
+"""Spatial bias: each term against a loop; split and merge only under their conditions."""
 
 import math
 
@@ -8,13 +8,13 @@ import torch
 from objecthood.nn import SlotAttention, SpatialBias
 from objecthood.nn.attention_bias import (
     _CERTAIN,
-    _EVERYWHERE,
     _SMALLEST_PART,
+    _UNIFORM,
     best_cuts,
+    duplicate_score,
     gaussian_logits,
-    merging,
-    splitting,
-    splitting_and_merging,
+    split_and_merge_mask,
+    split_mask,
 )
 from objecthood.nn.mask_moments import best_cut, strip_table
 from objecthood.nn.positions import coordinate_grid
@@ -71,7 +71,7 @@ def disc(row: float, column: float, radius: float) -> torch.Tensor:
 
 
 def divided(*masks: torch.Tensor, empty: int = 1) -> torch.Tensor:
-    return splitting(attention_of(*masks, empty=empty), PLACES, STRIPS)
+    return split_mask(attention_of(*masks, empty=empty), PLACES, STRIPS)
 
 
 PAIRS = {
@@ -82,7 +82,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("large, small", PAIRS.values(), ids=PAIRS)
-def test_the_lighter_of_two_things_is_handed_to_the_empty_slot(large, small):
+def test_the_lighter_of_two_objects_moves_to_the_empty_slot(large, small):
     given = divided(large | small)[0].view(3, SIDE, SIDE)
     assert not given[:2].any(), "to the empty slot alone"
     moved = given[2]
@@ -102,36 +102,36 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("shape", WHOLE.values(), ids=WHOLE)
-def test_whole_shapes_are_not_divided(shape):
+def test_single_objects_are_not_split(shape):
     assert not divided(shape).any()
 
 
-def test_nothing_is_divided_where_no_slot_is_empty():
+def test_nothing_is_split_without_an_empty_slot():
     scattered = disc(8, 8, 5) | disc(24, 24, 4)
     assert not divided(scattered, disc(24, 6, 3), empty=0).any()
     assert divided(scattered, empty=1).any(), "with an empty slot it is"
 
 
-def test_the_heaviest_slot_is_never_divided():
+def test_the_background_slot_is_never_split():
     scattered, disputed = disc(8, 8, 5) | disc(24, 24, 4), torch.full((1, 4, SIDE * SIDE), 0.25)
     attention = attention_of(scattered, disc(24, 6, 4))
     alone = torch.where(attention[:, :1] > 0, disputed, attention)
-    assert not splitting(alone, PLACES, STRIPS).any(), "heaviest of what is held"
+    assert not split_mask(alone, PLACES, STRIPS).any(), "heaviest of what is held"
     larger = attention_of(scattered, disc(24, 6, 7))
     beside = torch.where(larger[:, :1] > 0, disputed, larger)
-    assert splitting(beside, PLACES, STRIPS).any(), "and now it is not"
+    assert split_mask(beside, PLACES, STRIPS).any(), "and now it is not"
 
 
-def test_specks_are_not_divided():
+def test_specks_are_not_split():
     specks = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     specks[2, 2:6] = specks[28, 20:24] = True
     assert not divided(specks).any()
 
 
-def test_user_images_are_divided_apart():
+def test_images_of_a_batch_are_split_independently():
     scattered, whole = attention_of(disc(8, 8, 5) | disc(24, 24, 4)), attention_of(disc(16, 16, 6))
-    both = splitting(torch.cat([whole, scattered]), PLACES, STRIPS)
-    assert not both[0].any() and torch.equal(both[1:], splitting(scattered, PLACES, STRIPS))
+    both = split_mask(torch.cat([whole, scattered]), PLACES, STRIPS)
+    assert not both[0].any() and torch.equal(both[1:], split_mask(scattered, PLACES, STRIPS))
 
 
 LEFT, RIGHT = disc(16, 16, 7) & (COLUMNS < 15), disc(16, 16, 7) & (COLUMNS >= 15)
@@ -145,9 +145,9 @@ def contents_of(attention: torch.Tensor, *alike: int) -> torch.Tensor:
     return contents / contents.sum(dim=1, keepdim=True)
 
 
-def test_two_slots_of_one_thing_are_united_in_the_heavier():
+def test_the_lighter_duplicate_is_penalised():
     attention = attention_of(LEFT, RIGHT)
-    loss = merging(attention, contents_of(attention, 1, 2), PLACES)[0]
+    loss = duplicate_score(attention, contents_of(attention, 1, 2), PLACES)[0]
     light, heavy = (1, 2) if LEFT.sum() < RIGHT.sum() else (2, 1)
     assert loss[light] > 0.9 and loss[heavy] == 0 and loss[0] == 0
 
@@ -158,10 +158,10 @@ PAIR = disc(20, 8, 5) | disc(24, 24, 5)
 
 
 def exchanged(attention: torch.Tensor, *alike: int) -> torch.Tensor:
-    return splitting_and_merging(attention, contents_of(attention, *alike), PLACES, STRIPS)[0]
+    return split_and_merge_mask(attention, contents_of(attention, *alike), PLACES, STRIPS)[0]
 
 
-def test_a_slot_that_repeats_another_is_handed_one_of_two_things():
+def test_a_duplicate_slot_moves_to_one_of_two_objects():
     moved = exchanged(attention_of(BAR_LEFT, BAR_RIGHT, PAIR, empty=0), 1, 2)
     assert not moved[[0, 2, 3]].any(), "the lighter half alone gives way"
     given, wanted = moved[1].view(SIDE, SIDE), (disc(20, 8, 5), disc(24, 24, 5))
@@ -169,14 +169,14 @@ def test_a_slot_that_repeats_another_is_handed_one_of_two_things():
 
 
 @pytest.mark.parametrize("why", ["contents differ", "a slot is empty", "the other is lighter", "it is whole"])
-def test_slots_are_not_exchanged_without_need(why):
+def test_split_and_merge_needs_a_duplicate_and_two_objects(why):
     other = {"the other is lighter": disc(20, 8, 2) | disc(24, 24, 2), "it is whole": disc(22, 16, 7)}
     held = (BAR_LEFT, BAR_RIGHT, other.get(why, PAIR))
     attention = attention_of(*held, empty=int(why == "a slot is empty"))
     assert not exchanged(attention, *([1] if why == "contents differ" else [1, 2])).any()
 
 
-def test_what_gives_way_in_an_exchange_leaves_what_it_held():
+def test_a_reassigned_slot_releases_its_inputs():
     attention_bias = SpatialBias((SIDE, SIDE), merge_penalty=0.0, split_slots=True, split_and_merge=True)
     attention = attention_of(BAR_LEFT, BAR_RIGHT, PAIR, empty=0)
     bias = attention_bias(attention, contents_of(attention, 1, 2))[0]
@@ -184,53 +184,53 @@ def test_what_gives_way_in_an_exchange_leaves_what_it_held():
     assert not (bias[[0, 2, 3]].abs() == _CERTAIN).any()
 
 
-def test_two_slots_of_different_contents_stay_apart():
+def test_slots_of_different_contents_are_no_duplicates():
     attention = attention_of(LEFT, RIGHT)
-    assert (merging(attention, contents_of(attention, 1), PLACES)[0, :3] == 0).all()
+    assert (duplicate_score(attention, contents_of(attention, 1), PLACES)[0, :3] == 0).all()
 
 
-def test_two_things_that_look_alike_stay_apart():
+def test_separate_objects_of_equal_contents_are_no_duplicates():
     attention = attention_of(disc(8, 8, 5), disc(24, 24, 4))
-    assert (merging(attention, contents_of(attention, 1, 2), PLACES)[0, :3] == 0).all()
+    assert (duplicate_score(attention, contents_of(attention, 1, 2), PLACES)[0, :3] == 0).all()
 
 
-def test_a_part_of_the_background_is_left_to_the_background_whatever_its_shape():
+def test_duplicates_of_the_background_are_penalised_for_any_shape():
     attention = attention_of(disc(8, 8, 5) | disc(24, 24, 6), disc(8, 24, 3))
-    loss = merging(attention, contents_of(attention, 0, 1), PLACES)[0]
+    loss = duplicate_score(attention, contents_of(attention, 0, 1), PLACES)[0]
     assert loss[1] > 0.9 and loss[0] == 0 and loss[2] == 0
 
 
 @pytest.mark.parametrize("split_slots", [False, True])
-def test_prior_is_the_weighted_sum_of_its_terms(split_slots):
+def test_bias_is_the_weighted_sum_of_its_terms(split_slots):
     attention_bias = SpatialBias((SIDE, SIDE), weight=0.5, merge_penalty=3.0, split_slots=split_slots)
     attention_bias.ramp.fill_(0.25)
     attention = attention_of(disc(8, 8, 5) | disc(24, 24, 4)) * 0.9 + 0.1 / 3
     contents = random_attention(1, 3, SIDE * SIDE).float()
     density = gaussian_logits(attention, PLACES)
-    density[:, 0] = _EVERYWHERE  # the heaviest slot, the background, is not asked to be compact
-    wanted = 0.5 * density - 0.25 * 3.0 * merging(attention, contents, PLACES)[..., None]
+    density[:, 0] = _UNIFORM  # the heaviest slot, the background, is not asked to be compact
+    wanted = 0.5 * density - 0.25 * 3.0 * duplicate_score(attention, contents, PLACES)[..., None]
     if split_slots:
-        wanted = wanted.masked_fill(splitting(attention, PLACES, STRIPS), _CERTAIN)
+        wanted = wanted.masked_fill(split_mask(attention, PLACES, STRIPS), _CERTAIN)
     torch.testing.assert_close(attention_bias(attention, contents), wanted)
 
 
-def test_what_an_empty_slot_is_handed_it_gets_wherever_its_gaussian_lies():
+def test_a_split_overrides_the_gaussian_of_the_empty_slot():
     attention_bias = SpatialBias((SIDE, SIDE), weight=1.5, split_slots=True)
     attention = attention_of(disc(6, 6, 4) | disc(26, 26, 3))
     attention[:, 2, -1] = 0.5  # the empty slot's one place, and so its Gaussian
     bias = attention_bias(attention, attention)
-    given = splitting(attention, PLACES, STRIPS)[0, 2]
+    given = split_mask(attention, PLACES, STRIPS)[0, 2]
     assert given.any() and (bias.argmax(dim=1)[0, given] == 2).all()
 
 
-def test_prior_carries_no_gradient_and_no_weights():
+def test_bias_has_no_gradient_and_no_weights():
     attention_bias = SpatialBias((5, 6), split_slots=True)
     attention = random_attention().float().requires_grad_()
     assert not attention_bias(attention, attention).requires_grad
     assert not list(attention_bias.parameters()) and set(attention_bias.state_dict()) == {"ramp"}
 
 
-def test_prior_acts_in_slot_attention():
+def test_bias_acts_in_slot_attention():
     inputs, slots = torch.randn(2, 30, 6), torch.randn(2, 4, 8)
     module = SlotAttention(6, 8)
     plain = module(inputs, slots)
@@ -240,13 +240,13 @@ def test_prior_acts_in_slot_attention():
     assert not torch.allclose(plain.attention[:, 1], compact.attention[:, 1])
 
 
-def test_a_wrong_grid_is_told_in_one_line():
+def test_a_wrong_grid_is_refused_in_one_line():
     with pytest.raises(ValueError, match="grid of 5 x 6 inputs; got 31 inputs. Build it with") as caught:
         SpatialBias((5, 6))(torch.rand(2, 4, 31), torch.rand(2, 4, 31))
     assert "\n" not in str(caught.value)
 
 
-def test_only_masks_with_enough_for_two_parts_are_looked_at():
+def test_only_masks_large_enough_for_two_parts_are_cut():
     """Which changes nothing: for less no cut keeps enough on both sides."""
     torch.manual_seed(0)
     held = torch.rand(40, 5, SIDE * SIDE) * (torch.rand(40, 5, 1) * 0.06 > torch.rand(40, 5, SIDE * SIDE))

@@ -1,4 +1,4 @@
-"""Slots that reach across the image become one; what all paint together stays the same image."""
+"""Background slots are merged into one; the reconstruction does not change."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def painted(masks, appearance):
     return (masks[:, :, None] * appearance).sum(dim=1)
 
 
-def test_the_ground_is_one_and_things_stay(scene):
+def test_the_background_is_merged_and_objects_stay(scene):
     masks, appearance = scene
     united, colours = merge_background(masks, appearance)
     heavier = 0 if masks[0, 0].sum() > masks[0, 2].sum() else 2
@@ -46,12 +46,12 @@ def test_the_ground_is_one_and_things_stay(scene):
 
 
 @pytest.mark.parametrize("widest, empty", [(0.25, 1), (0.45, 0)])
-def test_the_widest_thing_is_a_choice(scene, widest, empty):
+def test_the_largest_object_extent_is_an_option(scene, widest, empty):
     united, _ = merge_background(*scene, widest)
     assert (united.sum(dim=(2, 3)) == 0).sum() == empty
 
 
-def test_where_nothing_is_wide_nothing_changes():
+def test_nothing_changes_without_background_slots():
     """Not even the largest slot, as long as it is a thing."""
     squares = torch.nn.functional.one_hot(ROWS // 8 * 4 + COLUMNS // 8).permute(2, 0, 1)[None].float()
     appearance = torch.rand(1, 16, 3, SIDE, SIDE)
@@ -59,14 +59,14 @@ def test_where_nothing_is_wide_nothing_changes():
     assert torch.equal(united, squares) and torch.equal(colours, appearance)
 
 
-def test_each_image_by_itself(scene):
+def test_images_are_merged_independently(scene):
     masks, appearance = scene
     whole = torch.cat([masks, masks.flip(1)]), torch.cat([appearance, appearance.flip(1)])
     for parts, again in zip(merge_background(*whole), merge_background(masks, appearance), strict=True):
         assert torch.allclose(parts[:1], again) and torch.allclose(parts[1:], again.flip(1))
 
 
-def test_predict_unites_when_asked():
+def test_predict_merges_on_request():
     picture = (np.asarray((ROWS // 4 + COLUMNS // 4) % 2)[..., None] * np.array([200, 60, 20])).astype(
         np.uint8
     )
@@ -78,7 +78,7 @@ def test_predict_unites_when_asked():
     assert (united.masks.sum(dim=(1, 2)) == 0).any(), "both colours of the board reach across it"
 
 
-def test_where_it_means_nothing_it_is_refused(tmp_path, capsys):
+def test_merging_is_refused_without_masks(tmp_path, capsys):
     with pytest.raises(ValueError, match="`merge_background` .* these weights give none"):
         oh.predict("set-clevr", merge_background=True)
     assert (

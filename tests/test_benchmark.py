@@ -1,4 +1,4 @@
-"""The literal model is ours, number by number; turns, counts and curves say what they should."""
+"""The reference implementation equals our model; timing, counting and learning curves."""
 
 import dataclasses
 import json
@@ -14,14 +14,14 @@ from objecthood.benchmarks.contestants import (
     EXACT,
     FAST,
     LITERAL,
-    LiteralStep,
     RecipeStep,
+    ReferenceStep,
     inference,
     settings,
     training_step,
 )
 from objecthood.benchmarks.quality import curve_of, over_seeds, time_to_quality
-from objecthood.benchmarks.reference_implementation import LiteralAutoencoder
+from objecthood.benchmarks.reference_implementation import ReferenceAutoencoder
 from objecthood.benchmarks.roofline import distance, peaks, work
 from objecthood.benchmarks.stages import share_of_time
 from objecthood.benchmarks.timing import LEAST_ROUNDS, Spread, Turns, take_turns
@@ -46,7 +46,7 @@ def exact_and_literal(resolution):
     for parameter in exact.parameters():  # biases are born 0, which would hide a missing one
         if parameter.ndim == 1:
             nn.init.normal_(parameter, parameter.mean().item(), 0.1)
-    literal = LiteralAutoencoder(resolution, setting.num_slots)
+    literal = ReferenceAutoencoder(resolution, setting.num_slots)
     literal.load_state_dict(exact.state_dict())
     images, noise = torch.rand(1, 3, resolution, resolution), torch.randn(1, setting.num_slots, 64)
     return exact, literal, images, noise
@@ -54,7 +54,7 @@ def exact_and_literal(resolution):
 
 @pytest.mark.parametrize("resolution", [35, 64, 128])
 @torch.no_grad()
-def test_the_literal_model_is_the_exact_one(resolution, in_float64):
+def test_the_reference_implementation_equals_the_exact_model(resolution, in_float64):
     exact, literal, images, noise = exact_and_literal(resolution)
     scene = exact(images, noise=noise)
     reconstruction, masks = literal(images, noise)
@@ -63,7 +63,7 @@ def test_the_literal_model_is_the_exact_one(resolution, in_float64):
     torch.testing.assert_close(scene.masks.double(), masks, **close)
 
 
-def test_the_literal_model_learns_as_the_exact_one(in_float64):
+def test_the_reference_implementation_trains_as_the_exact_model(in_float64):
     exact, literal, images, noise = exact_and_literal(35)
     reconstruction_error(exact(images, noise=noise).reconstruction, images).backward()
     ((literal(images, noise)[0] - (2 * images - 1)) ** 2).mean().backward()
@@ -72,7 +72,7 @@ def test_the_literal_model_learns_as_the_exact_one(in_float64):
         torch.testing.assert_close(mine.grad, weights[name].grad, rtol=1e-5, atol=1e-7)
 
 
-def test_contestants_are_timed_in_turns():
+def test_calls_are_timed_in_rounds():
     order = []
     calls = {name: (lambda name=name: order.append(name)) for name in ("a", "b")}
     turns = take_turns(calls, 0.0)
@@ -81,7 +81,7 @@ def test_contestants_are_timed_in_turns():
     assert changes == 2 * LEAST_ROUNDS + 1, "warm-up of each, then one turn each in every round"
 
 
-def test_ratios_are_taken_round_by_round():
+def test_ratios_are_taken_per_round():
     """A neighbour that slows two rounds tenfold changes no ratio."""
     literal, ours = Turns([1.0, 10.0, 1.0, 10.0], [1.0] * 4), Turns([0.5, 5.0, 0.5, 5.0], [2.0] * 4)
     assert ours.ratio(literal, "wall") == Spread(0.5, 0.5, 0.5, 4)
@@ -125,11 +125,11 @@ def test_steps_train(name):
     assert inference(setting, name, 1, CPU)() is not None
 
 
-def test_the_literal_step_is_the_step_of_the_exact_recipe():
+def test_the_reference_step_equals_that_of_the_exact_recipe():
     """Same weights, noise, images: Adam moves both to the same place in float32."""
     setting = settings()[35]
     setting = dataclasses.replace(setting, exact=dataclasses.replace(setting.exact, precision="float32"))
-    literal = LiteralStep(setting, 2, CPU)
+    literal = ReferenceStep(setting, 2, CPU)
     ours = RecipeStep(setting.exact, 2, CPU)
     literal.model.load_state_dict(ours.model.state_dict())
     for step in (literal, ours):
@@ -157,7 +157,7 @@ def test_peak_memory_grows_with_the_batch():
 
 
 @pytest.mark.skipif(not peers.is_there(), reason=peers.MISSING)
-def test_the_registrys_module_is_run_on_the_same_inputs():
+def test_the_compared_package_runs_on_the_same_inputs():
     calls = peers.grouping_calls(num_slots=4, num_inputs=9, batch_size=2, device=CPU)
     assert calls.keys() == {peers.OURS, peers.THEIRS}
     for call in calls.values():
@@ -205,7 +205,7 @@ def test_the_command_measures_and_writes(tmp_path, capsys, monkeypatch):
     "typed, code",
     [("--resolutions 36", 1), ("--resolutions big", 2), ("--seconds 0", 2), ("--threads 0", 2)],
 )
-def test_what_cannot_be_measured_is_said_in_one_line(typed, code, capsys):
+def test_impossible_measurements_are_refused_in_one_line(typed, code, capsys):
     assert main(["benchmark", "--device", "cpu", *typed.split()]) == code
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and typed.split()[1] in said

@@ -154,9 +154,9 @@ def test_a_stopped_run_is_told_once(capsys, tmp_path, monkeypatch):
         code = main(["train", "tetrominoes", *map(str, TINY), "--out", str(out)])
     said = capsys.readouterr()
     lines = [line for line in (said.out + said.err).splitlines() if "stopped" in line]
-    assert code == 130 and len(lines) == 1 and lines[0].startswith("stopped; go on with: ")
+    assert code == 130 and len(lines) == 1 and lines[0].startswith("stopped; resume with: ")
     assert (out / "latest.png").is_file(), "there is something to look at from the beginning"
-    typed = shlex.split(lines[0].partition("go on with: ")[2])
+    typed = shlex.split(lines[0].partition("resume with: ")[2])
     assert typed[-3:] == ["train", "--resume", str(out)] and shutil.which(typed[0])
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert shlex.split(typed_here()) == [sys.executable, "-m", "objecthood"]
@@ -294,7 +294,7 @@ NOT_POSSIBLE = [
     ("train none.py", r"no recipe file \(.py\) at none.py"),
     ("train BROKEN.py --out NEW", "ZeroDivisionError.*--debug"),
     ("train --resume none", "not a run folder"),
-    ("train --resume RUN --steps 9", r"begun with other settings.*\(4, 9\)"),
+    ("train --resume RUN --steps 9", r"started with other settings.*\(4, 9\)"),
     ("evaluate none", "no weight file at none"),
     ("evaluate NEW", "no weight file|not a run folder"),
     ("evaluate FILE", "not a weight file"),

@@ -1,4 +1,4 @@
-"""What of an image matters: the views."""
+"""Input transforms."""
 
 import torch
 
@@ -12,13 +12,13 @@ from objecthood.nn.color_transforms import (
 )
 
 
-def test_the_papers_view_is_the_symmetric_one():
+def test_the_papers_transform_is_symmetric():
     image = torch.rand(2, 3, 5, 6)
     assert torch.equal(symmetric(image), image * 2 - 1)
     assert torch.equal(symmetric(image, torch.rand(2, 3, 5, 6)), image * 2 - 1)
 
 
-def test_the_light_on_the_ground_is_found_below_things():
+def test_background_luma_ignores_objects():
     """A quadratic of the position, with a coloured and a dark grey thing on it, is given back."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
     light = 0.5 + 0.1 * x - 0.08 * y + 0.05 * x * y - 0.06 * x * x
@@ -28,7 +28,7 @@ def test_the_light_on_the_ground_is_found_below_things():
     assert (background_luma(image)[0] - light).abs().max() < 0.01
 
 
-def test_shading_is_not_seen_but_things_are():
+def test_chromaticity_removes_shading_and_keeps_objects():
     """On rendered scenes the ground hardly varies, and grey things differ from it."""
     scenes = ClevrLike(objects=(3, 6), resolution=64)[range(40)]
     seen = opponent_chromaticity(scenes["image"])[:, 0]
@@ -42,7 +42,7 @@ def test_shading_is_not_seen_but_things_are():
             assert seen[picture][mask].abs().mean() > 0.1
 
 
-def test_a_reconstruction_is_seen_by_the_light_of_its_image():
+def test_a_reconstruction_uses_the_background_luma_of_its_image():
     picture, wrong = torch.rand(1, 3, 16, 16) * 0.2 + 0.4, torch.full((1, 3, 16, 16), 0.2)
     assert opponent_chromaticity(wrong)[:, 0].abs().max() < 0.01, (
         "by its own light a flat image shows nothing"
@@ -50,14 +50,14 @@ def test_a_reconstruction_is_seen_by_the_light_of_its_image():
     assert (opponent_chromaticity(wrong, picture)[:, 0] < -0.3).all()
 
 
-def test_gradients_flow_to_the_image_and_not_through_the_light():
+def test_gradients_do_not_flow_through_the_background_luma():
     image = (torch.rand(1, 3, 16, 16) * 0.5 + 0.2).requires_grad_()
     reference = torch.rand(1, 3, 16, 16).requires_grad_()
     opponent_chromaticity(image, reference).sum().backward()
     assert image.grad.isfinite().all() and reference.grad is None
 
 
-def test_both_views_are_the_two_of_them():
+def test_color_and_chromaticity_concatenates_both():
     """A changed brightness of a coloured thing is seen in the second half alone."""
     image, reference = torch.rand(2, 3, 8, 9), torch.rand(2, 3, 8, 9)
     both = color_and_chromaticity(image, reference)

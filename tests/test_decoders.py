@@ -1,4 +1,4 @@
-"""Decoders: fast layers equal the slow ones they stand for; shapes; masks guided by attention."""
+"""Decoders: fast layers equal the plain ones; shapes; attention-conditioned masks."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from objecthood.nn import PatchDecoder, SpatialBroadcastDecoder, encoders
 from objecthood.nn.decoders import (
     BroadcastConv2d,
-    PaintingConv2d,
+    OutputConv2d,
     SameConvTranspose2d,
     as_output,
     enlarge,
@@ -38,8 +38,8 @@ def test_broadcast_convolution_equals_the_convolution_of_copies(height, width, s
 
 @pytest.mark.parametrize("side", [1, 3, 5])
 @pytest.mark.parametrize("height, width", [(1, 1), (2, 3), (6, 9), (12, 8)])
-def test_painting_convolution_equals_the_plain_one(height, width, side):
-    layer = PaintingConv2d(3, 4, side).double()
+def test_output_convolution_equals_the_plain_one(height, width, side):
+    layer = OutputConv2d(3, 4, side).double()
     layer.bias.data.normal_()
     image = torch.randn(5, 3, height, width, dtype=torch.float64, requires_grad=True)
     fast, slow = layer(image), SameConv2d.forward(layer, image)
@@ -52,7 +52,7 @@ def test_painting_convolution_equals_the_plain_one(height, width, side):
 
 
 @pytest.mark.parametrize("kind, stride", [(BroadcastConv2d, 1), (SameConvTranspose2d, 2)])
-def test_layouts_change_no_number(kind, stride, monkeypatch):
+def test_memory_formats_do_not_change_results(kind, stride, monkeypatch):
     """With and without AVX-512 maps are laid out differently: the same numbers and gradients."""
     layer = kind(3, 4, 5, stride).double()
     positions = torch.randn(3, 32, 32, dtype=torch.float64)
@@ -105,7 +105,7 @@ def test_stretching_repeats_the_middle():
 
 
 @pytest.mark.parametrize("strides, resolution", [((1, 1), 6), ((2, 1), 12), ((2, 2, 1), 24)])
-def test_broadcast_decoder_paints_every_slot_by_itself(strides, resolution):
+def test_broadcast_decoder_decodes_slots_independently(strides, resolution):
     decoder = SpatialBroadcastDecoder(8, 6, (7,) * (len(strides) - 1), strides, (5,) * len(strides))
     slots = torch.randn(2, 3, 8)
     painting = decoder(slots)
@@ -117,7 +117,7 @@ def test_broadcast_decoder_paints_every_slot_by_itself(strides, resolution):
     torch.testing.assert_close(painting.mask_logits[1, 2], alone.mask_logits[0, 0], rtol=0, atol=1e-5)
 
 
-def test_painting_splits_colour_and_mask():
+def test_output_splits_colour_and_mask():
     canvas = torch.randn(6, 4, 5, 5)
     painting = as_output(canvas, 3)
     assert torch.equal(painting.appearance[1, 2], canvas[5, :3])
@@ -126,7 +126,7 @@ def test_painting_splits_colour_and_mask():
 
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("depth", [0, 2])
-def test_patch_decoder_paints_whole_patches(kernel, depth):
+def test_patch_decoder_decodes_whole_patches(kernel, depth):
     decoder = PatchDecoder(8, grid=3, patch=4, channels=6, depth=depth, kernel=kernel)
     painting = decoder(torch.randn(2, 5, 8))
     assert decoder.resolution == 12 and len(decoder.layers) == depth + 1
@@ -146,7 +146,7 @@ def test_cells_of_a_patch_decoder_with_kernel_one_are_independent():
     assert (ours[:, :2, :2] - ours[:, 2:4, :2]).abs().max() > 1e-4, "position tells cells apart"
 
 
-def test_attention_guides_masks_and_nothing_else():
+def test_attention_conditions_masks_only():
     plain = PatchDecoder(8, grid=3, patch=4, channels=6)
     guided = PatchDecoder(8, grid=3, patch=4, channels=6, attention_conditioned_masks=True)
     guided.load_state_dict(plain.state_dict())
@@ -161,7 +161,7 @@ def test_attention_guides_masks_and_nothing_else():
     assert torch.equal(plain(slots, attention).mask_logits, wanted.mask_logits)
 
 
-def test_a_guided_decoder_without_attention_says_so():
+def test_attention_conditioned_masks_need_attention():
     guided = PatchDecoder(8, grid=3, patch=4, channels=6, attention_conditioned_masks=True)
     with pytest.raises(ValueError, match="needs `attention`") as caught:
         guided(torch.randn(2, 5, 8))

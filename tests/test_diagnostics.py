@@ -1,4 +1,4 @@
-"""Signs of failing slots: each on masks made to fail in that way alone, and what the command says of them."""
+"""Failure modes: each on masks with that failure only, and the command's report."""
 
 import json
 import re
@@ -42,7 +42,7 @@ ALL = slice(None)
 GOOD = {"objects": 3, "shared": 0, "split": 0, "in_background": 0, "background_slots": 1}
 
 
-def test_nothing_is_wrong_with_perfect_masks():
+def test_perfect_masks_have_no_failures():
     assert signs(PERFECT) == GOOD
     assert int(diagnostics.signs(TRUTH, PERFECT).trouble) == 0
 
@@ -66,7 +66,7 @@ def test_nothing_is_wrong_with_perfect_masks():
         pytest.param([(None, ALL, ALL, 0)], {"in_background": 3}, id="one slot takes everything"),
     ],
 )
-def test_each_sign_sees_its_own_failure_alone(change, expected):
+def test_each_sign_detects_its_own_failure_only(change, expected):
     assert signs(painted(*change)) == GOOD | expected
 
 
@@ -103,7 +103,7 @@ def test_signs_do_not_depend_on_the_names_of_slots_or_objects(seed):
         assert getattr(pair[0], name).tolist() == getattr(pair[1], name).tolist()
 
 
-def test_entropy_is_0_for_sure_1_for_undecided_and_log_2_for_pairs():
+def test_entropy_of_certain_uniform_and_paired_attention():
     sure = torch.eye(4)[None, :, :, None]
     assert diagnostics.attention_entropy(sure).tolist() == [0.0]
     assert diagnostics.attention_entropy(torch.full((2, 3, 5), 1 / 3)).tolist() == pytest.approx([1.0, 1.0])
@@ -112,7 +112,7 @@ def test_entropy_is_0_for_sure_1_for_undecided_and_log_2_for_pairs():
     assert diagnostics.attention_entropy(torch.ones(2, 1, 5)).tolist() == [0.0, 0.0]
 
 
-def test_used_slots_leave_specks_out():
+def test_used_slots_exclude_specks():
     labels = torch.zeros(1, 20, 20, dtype=torch.int64)
     labels[0, 0, 0], labels[0, 1, :2] = 3, 4  # one pixel of 400 is 0.25 %, two are 0.5 %
     assert diagnostics.used_slots(labels).tolist() == [2]
@@ -156,12 +156,12 @@ HEALTHY = {
         ("used_slots", 2.0, "only 2.0 of 6 slots are used"),
         ("num_slots", 3.0, "3 slots for 3.5 objects"),
         ("shared_objects", 0.4, "40 % of objects share a slot"),
-        ("split_objects", 0.4, "objects are in pieces"),
-        ("objects_in_background", 0.4, "objects lie in the background's slot"),
-        ("background_split", 0.4, "images have a divided background"),
+        ("split_objects", 0.4, "objects are split"),
+        ("objects_in_background", 0.4, "objects are in the background's slot"),
+        ("background_split", 0.4, "images have a split background"),
     ],
 )
-def test_findings_name_what_stands_out_and_a_place_that_exists(sign, value, words):
+def test_findings_name_the_failure_and_an_existing_page(sign, value, words):
     assert diagnostics.findings(HEALTHY) == []
     (finding,) = diagnostics.findings(HEALTHY | {sign: value})
     assert words in finding.text
@@ -187,7 +187,7 @@ def test_worst_scenes_come_first_and_batches_do_not_matter():
     assert found.figure(rows=2).height < found.figure(rows=3).height
 
 
-def test_user_images_without_truth_are_diagnosed_by_what_is_left(tmp_path):
+def test_images_without_true_masks_are_diagnosed(tmp_path):
     for number in range(20):
         Image.new("RGB", (16, 16), (40 * (number % 5), 99, 200)).save(tmp_path / f"{number}.png")
     recipe = replace(oh.RECIPES["folder"], data_path=str(tmp_path), resolution=16, num_slots=3)
@@ -203,9 +203,7 @@ def test_user_images_without_truth_are_diagnosed_by_what_is_left(tmp_path):
 
 def test_a_recipe_without_masks_is_refused():
     recipe = oh.RECIPES["set-clevr-like"]
-    with pytest.raises(
-        ValueError, match="finds no masks in images; a diagnosis needs a recipe of object discovery"
-    ):
+    with pytest.raises(ValueError, match="predicts no masks of images; use a recipe of object discovery"):
         diagnose(torch.nn.Linear(1, 1), recipe)
 
 
@@ -229,7 +227,7 @@ def test_the_command_prints_writes_and_draws(tmp_path, capsys):
     assert complaints[0].endswith("add --diagnose") and complaints[1].endswith("must end in .png or .webp")
 
 
-def test_a_run_tells_what_is_wrong_once_and_from_half_its_steps_on(tmp_path, capsys):
+def test_a_run_reports_failures_once_in_its_second_half(tmp_path, capsys):
     """After four steps nothing is found, which is told once of each kind; a good model has no alarm."""
     recipe = replace(
         oh.RECIPES["sprites"], steps=4, low_resolution_steps=0, evaluate_every=1, batch_size=2, test_scenes=2
@@ -246,21 +244,21 @@ def test_recipes_without_masks_of_images_are_not_diagnosed(tmp_path, capsys):
     assert alarms(recipe.build_model(), recipe) == []
     oh.train(recipe, tmp_path / "run")
     assert main(["evaluate", str(tmp_path / "run"), "--diagnose"]) == 1
-    assert "'moving-sprites' finds no masks in images" in capsys.readouterr().err
+    assert "'moving-sprites' predicts no masks of images" in capsys.readouterr().err
 
 
-def test_slots_that_swing_are_told_of():
-    class Swinging(SlotAutoencoder):
+def test_slots_that_do_not_converge_are_reported():
+    class Oscillating(SlotAutoencoder):
         def segment(self, images, num_slots=None, iterations=None, restarts=None, noise=None):
             output = super().segment(images, num_slots, iterations, restarts, noise)
             return output._replace(reconstruction=images + (0.1 if iterations % 2 else 0.2))
 
     plain = oh.RECIPES["tetrominoes"]
     model = plain.build_model()
-    found = diagnose(Swinging(model.encoder, model.grouping, model.decoder), plain, num_scenes=4)
+    found = diagnose(Oscillating(model.encoder, model.grouping, model.decoder), plain, num_scenes=4)
     assert found.summary["swing"] == pytest.approx(4.0, rel=1e-4)
     assert any(
         finding.page.endswith("#slots-swing") and "4.0 times" in finding.text for finding in found.findings
     )
     still = diagnose(oh.load("tetrominoes"), plain, num_scenes=4)
-    assert still.summary["swing"] < 1.2 and not any("swing" in finding.text for finding in still.findings)
+    assert still.summary["swing"] < 1.2 and not any("converge" in finding.text for finding in still.findings)

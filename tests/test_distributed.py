@@ -230,7 +230,7 @@ def test_a_step_that_one_process_cannot_take_is_taken_by_none(tmp_path, scoreboa
     assert all(value.isfinite().all() for value in load_file(tmp_path / "run-2/weights.safetensors").values())
     first, second = together(2, tmp_path, lambda: work([1, 2, 3]))
     assert first == second and first.startswith("FloatingPointError: ")
-    assert "step 3; images to blame (indices in the training data): 15;" in first
+    assert "step 3; offending images (indices in the training data): 15;" in first
     assert "encoder" in first and "\n" not in first
     assert first.endswith("run-3/bad-batch-*.safetensors")
     kept = [load_file(tmp_path / f"run-3/bad-batch-{rank}.safetensors") for rank in (0, 1)]

@@ -51,7 +51,7 @@ def test_padding_of_known_cases(size, kernel, stride, wanted):
 
 
 @pytest.mark.parametrize("size, stride", [(32, 1), (33, 2), (8, 1)])
-def test_layouts_change_no_number(size, stride, monkeypatch):
+def test_memory_formats_do_not_change_results(size, stride, monkeypatch):
     """With and without AVX-512, from images laid out either way: the same image and gradients."""
     layer = SameConv2d(3, 4, 5, stride).double()
     image = torch.randn(2, 3, size, size, dtype=torch.float64)

@@ -264,7 +264,7 @@ def test_a_checkpoint_goes_on_with_the_same_frozen_weights_only(model, tmp_path,
 def test_a_file_is_refused_where_the_frozen_weights_differ(trained, shifts):
     shifts["tiny"] = 1.0
     before, now = frozen.sha256_of(Backbone()), frozen.sha256_of(Backbone(1.0))
-    refused(trained[0] / "weights.safetensors", f"SHA-256 {now}, and the file was made with .* {before}")
+    refused(trained[0] / "weights.safetensors", f"SHA-256 {now}, but the file was made with .* {before}")
 
 
 def test_a_file_is_refused_where_the_part_cannot_be_found(trained, shifts):
@@ -287,7 +287,7 @@ def test_a_recipe_gets_no_part_that_the_file_does_not_name(trained, monkeypatch)
     restored = []
     monkeypatch.setitem(RESTORERS, "test", lambda name, _: restored.append(name) or (Backbone(), "1"))
     other = dataclasses.replace(RECIPE, backbone="test:other")
-    refused(trained[0] / "weights.safetensors", "needs frozen part test:other, and the file names", other)
+    refused(trained[0] / "weights.safetensors", "needs frozen part test:other, but the file names", other)
     assert not restored
     with frozen.only({"": restore("test:tiny").identity}), pytest.raises(FrozenPartError, match="tiny@9"):
         restore("test:tiny", "9")
@@ -336,7 +336,7 @@ def test_files_name_as_many_parts_as_the_model_has(parts, trained, tmp_path):
     identity = dataclasses.asdict(restore("test:tiny").identity)
     parts = dict.fromkeys(parts, identity)
     file = rewrite(trained[0] / "weights.safetensors", tmp_path / "w", parts)
-    refused(file, "'decoder'" if parts else "needs frozen part test:tiny, and the file names none")
+    refused(file, "'decoder'" if parts else "needs frozen part test:tiny, but the file names none")
 
 
 def test_only_stored_weights_are_counted_against_a_file(monkeypatch):

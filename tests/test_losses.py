@@ -24,7 +24,7 @@ def test_reconstruction_error_has_the_gradient_of_a_mean_square():
     assert torch.autograd.gradcheck(lambda x: losses.reconstruction_error(x, images), (ours,))
 
 
-def test_set_error_is_the_least_sum_of_huber_costs():
+def test_matching_loss_is_the_minimum_sum_of_huber_costs():
     predicted, target = torch.randn(3, 4, 5) * 2, torch.randn(3, 4, 5) * 2
 
     def cost(one, other):
@@ -44,7 +44,7 @@ def test_set_error_is_the_least_sum_of_huber_costs():
     )
 
 
-def test_set_error_reaches_every_matched_property():
+def test_matching_loss_has_gradients_for_matched_properties():
     predicted = torch.rand(2, 3, 19, requires_grad=True)
     losses.matching_loss(predicted, torch.rand(2, 3, 19)).backward()
     assert (predicted.grad != 0).all()
@@ -114,7 +114,7 @@ PAIRS = {
 
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("temperature", [0.1, 0.7])
-def test_contrasts_of_frames_are_their_loops(name, temperature):
+def test_contrastive_losses_equal_loops(name, temperature):
     ours, loop = PAIRS[name]
     predicted, found = (torch.randn(5, 3, 7, dtype=torch.float64) for _ in range(2))
     wanted = loop(predicted, found, temperature)
@@ -123,7 +123,7 @@ def test_contrasts_of_frames_are_their_loops(name, temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.7])
-def test_slot_slot_contrast_is_its_loop(temperature):
+def test_slot_slot_contrast_equals_a_loop(temperature):
     slots = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     wanted = looped_slot_slot_contrast(slots, temperature)
     assert abs(float(losses.slot_slot_contrast(slots, temperature)) - wanted) < 1e-12
@@ -160,7 +160,7 @@ def test_slot_slot_contrast_has_the_negatives_and_the_mean_of_slotcontrast():
     torch.testing.assert_close(losses.slot_slot_contrast(slots), wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_contrast_does_not_ask_in_what_order_slots_come():
+def test_contrast_is_invariant_to_slot_order():
     predicted, found = (torch.randn(6, 4, 5, dtype=torch.float64) for _ in range(2))
     orders = [torch.stack([torch.randperm(4) for _ in range(6)]) for _ in range(2)]
     mixed = [
@@ -180,7 +180,7 @@ def test_contrast_does_not_ask_in_what_order_slots_come():
     close(losses.slot_slot_contrast(clips[:, :, order]), losses.slot_slot_contrast(clips))
 
 
-def test_single_slots_may_all_say_the_same_but_not_slots_against_slots():
+def test_collapsed_slots_minimise_infonce_but_not_slot_slot_contrast():
     """The degenerate optimum: one code for a frame, in every slot."""
     codes = 10 * torch.eye(6)[:, None].expand(6, 4, 6)
     assert losses.slot_infonce(codes, codes) < 1e-3
@@ -188,7 +188,7 @@ def test_single_slots_may_all_say_the_same_but_not_slots_against_slots():
     assert losses.slot_slot_contrast(clips) > math.log(4) - 1e-3
 
 
-def test_a_mixed_slot_costs_more_by_the_nearest_than_by_the_mean():
+def test_mixed_slots_cost_more_with_nearest_contrast():
     """Two frames of two things each, told whole, or mixed in one slot while the other repeats it."""
     things = torch.eye(4).view(2, 2, 4)
     mixed = things.mean(dim=1, keepdim=True).expand(2, 2, 4)
@@ -196,7 +196,7 @@ def test_a_mixed_slot_costs_more_by_the_nearest_than_by_the_mean():
         assert (loss(mixed, things, 1.0) - loss(things, things, 1.0) > 0.05) == dearer
 
 
-def test_contrast_has_a_gradient_and_is_least_where_all_is_told_apart():
+def test_contrast_has_a_gradient_and_is_lower_for_equal_sets():
     predicted, found = torch.randn(4, 3, 8, requires_grad=True), torch.randn(4, 3, 8)
     for loss in (losses.set_contrast, losses.nearest_contrast, losses.slot_infonce):
         loss(predicted, found).backward()

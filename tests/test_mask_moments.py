@@ -1,4 +1,4 @@
-"""Shapes of masks: against closed forms, and cuts against a search over all of them."""
+"""Mask moments against closed forms, and cuts against exhaustive search."""
 
 import math
 
@@ -39,18 +39,18 @@ def test_scatter_is_that_of_the_closed_form(mask, wanted):
     assert abs(scatter(shape_of(mask), SIDE * SIDE).item() / (1 + 2 / SIDE) - wanted) < 0.02
 
 
-def test_scatter_of_nothing_is_zero():
+def test_scatter_of_an_empty_mask_is_zero():
     assert scatter(moments(torch.zeros(3, SIDE * SIDE), PLACES), SIDE * SIDE).tolist() == [0, 0, 0]
 
 
-def test_division_gain_tells_one_thing_from_two():
+def test_split_gain_separates_one_object_from_two():
     whole, half = disc(0.5, 0.5, 0.4), X > 0.5
     assert split_gain(shape_of(whole & half), shape_of(whole & ~half), SIDE * SIDE) < -0.25
     one, other = shape_of(disc(0.3, 0.5, 0.2)), shape_of(disc(0.7, 0.5, 0.2))
     assert abs(split_gain(one, other, SIDE * SIDE).item() - 0.5) < 0.03
 
 
-def test_every_place_lies_in_one_strip_of_each_direction():
+def test_every_cell_is_in_one_strip_per_direction():
     strips = strip_table((12, 12))
     assert (strips.sum(dim=-1) == 1).all() and strips.shape[:2] == (144, 8)
 

@@ -84,7 +84,7 @@ def test_overlaps_equal_their_definition(maps):
 
 @settings(max_examples=60, deadline=None)
 @given(label_maps(), st.integers(0, 10**6))
-def test_names_of_labels_count_for_nothing(maps, seed):
+def test_scores_do_not_depend_on_label_numbers(maps, seed):
     true, predicted = maps
     random = torch.Generator().manual_seed(seed)
     new_names = torch.randperm(9, generator=random)
@@ -101,7 +101,7 @@ def test_names_of_labels_count_for_nothing(maps, seed):
 
 @settings(max_examples=30, deadline=None)
 @given(label_maps(), st.integers(0, 10**6))
-def test_order_of_pixels_counts_for_nothing(maps, seed):
+def test_scores_do_not_depend_on_pixel_order(maps, seed):
     true, predicted = maps
     order = torch.randperm(true[0].numel(), generator=torch.Generator().manual_seed(seed))
     moved = [labels.flatten(1)[:, order].view_as(labels) for labels in (true, predicted)]
@@ -133,7 +133,7 @@ def test_soft_masks_count_as_their_largest(maps):
 
 @settings(max_examples=30, deadline=None)
 @given(label_maps())
-def test_user_images_of_a_batch_do_not_touch(maps):
+def test_images_of_a_batch_are_independent(maps):
     true, predicted = maps
     for score in SCORES.values():
         alone = torch.cat([score(t[None], p[None]) for t, p in zip(true, predicted, strict=True)])
@@ -152,13 +152,13 @@ def edge(true, predicted) -> dict[str, float]:
     }
 
 
-def test_user_images_without_objects():
+def test_images_without_objects():
     scores = edge([[0, 0, 0]], [[1, 1, 1]])
     assert scores["ari"] == 1.0 and all(math.isnan(scores[name]) for name in ("fg_ari", "mbo", "miou"))
     assert edge([[0, 0, 0]], [[1, 2, 1]])["ari"] == 0.0
 
 
-def test_user_images_with_every_pixel_ignored():
+def test_images_with_every_pixel_ignored():
     assert all(math.isnan(value) for value in edge([[-1, -1]], [[0, 1]]).values())
 
 
@@ -199,7 +199,7 @@ WRONG = {
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
 @pytest.mark.parametrize("true, predicted", WRONG.values(), ids=WRONG)
-def test_wrong_shapes_are_told_in_one_line(unchecked, score, true, predicted):
+def test_wrong_shapes_are_refused_in_one_line(unchecked, score, true, predicted):
     with pytest.raises(ValueError, match="must be labels") as caught:
         score(torch.zeros(true, dtype=torch.int64), torch.zeros(predicted, dtype=torch.int64))
     assert "\n" not in str(caught.value)

@@ -147,7 +147,7 @@ def test_a_consensus_that_makes_no_sense_is_refused():
         ConsensusCut(distance=1.5)
     with pytest.raises(ValueError, match=r"`num_segments` \(=0\) must be at least 1, or None"):
         ConsensusCut(num_segments=0)
-    with pytest.raises(ValueError, match=r"`sides` \(=\(320, 448\)\) must fall"):
+    with pytest.raises(ValueError, match=r"`sides` \(=\(320, 448\)\) must descend"):
         SpectralSegmenter(EfficientNetLite0(), sides=(320, 448))
 
 

@@ -160,7 +160,7 @@ def test_any_sizes_load(tmp_path):
     "name, shape",
     [("w.mlp.3", (9,)), ("w.gru.2", (2, 21)), ("w.norm_slots.0", (6,)), ("w.project_v.0", (5, 8))],
 )
-def test_wrong_shapes_are_told_in_one_line(tmp_path, name, shape):
+def test_wrong_shapes_are_refused_in_one_line(tmp_path, name, shape):
     with pytest.raises(ValueError, match="do not fit") as caught:
         load_reference(saved(tmp_path, **{name: np.zeros(shape, np.float32)}))
     assert "\n" not in str(caught.value)

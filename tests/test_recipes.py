@@ -1,4 +1,4 @@
-"""Recipes: they build, they say what they are, and those of the paper hold nothing but the paper."""
+"""Recipes: models and protocols; those of the paper have the paper's settings only."""
 
 import dataclasses
 import json
@@ -113,7 +113,7 @@ def test_one_restart_is_scored_first_and_the_best_beside_it():
     assert (scores["mse_best_of_3"] < scores["mse"]).any()
 
 
-def test_generated_test_scenes_are_those_that_guided_no_choice():
+def test_generated_test_scenes_are_an_untouched_split():
     """Some settings were once chosen on the first test scenes; scores leave these out."""
     recipe = RECIPES["sprites"]
     scored, made = recipe.dataset("test")[range(2)], Sprites("test", 0)[range(1000, 1002)]
@@ -123,7 +123,7 @@ def test_generated_test_scenes_are_those_that_guided_no_choice():
 
 
 @pytest.mark.parametrize("name", [name for name, recipe in DISCOVERY.items() if recipe.resolution <= 64])
-def test_output_is_a_scene(name):
+def test_output_fields_have_their_shapes(name):
     recipe = DISCOVERY[name]
     side, slots = recipe.resolution, recipe.num_slots
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_output_is_a_scene(name):
     torch.testing.assert_close(scene.reconstruction, painted, rtol=0, atol=1e-5)
 
 
-def test_user_images_of_another_size_are_refused_with_a_remedy(unchecked):
+def test_images_of_another_size_are_refused_with_a_remedy(unchecked):
     model = RECIPES["tetrominoes"].build_model()
     for shape in ((2, 3, 64, 64), (3, 35, 35), (2, 1, 35, 35), (2, 35, 35, 3)):
         with pytest.raises(ValueError, match=r"\[batch, 3, 35, 35\].*(Resize|Give [34] |permute)") as caught:
@@ -208,7 +208,7 @@ def test_unknown_data_is_refused_by_name():
 
 def test_foreign_settings_are_refused():
     settings = RECIPES["sprites"].to_dict()
-    with pytest.raises(ValueError, match="recipe class 'Mine', not one of ours"):
+    with pytest.raises(ValueError, match="recipe class 'Mine', not a built-in one"):
         from_dict(settings | {"task": "Mine"})
     with pytest.raises(ValueError, match="another version of recipe class 'SpatialBiasDiscovery'.*colour"):
         from_dict(settings | {"colour": 1})
@@ -234,7 +234,7 @@ def test_a_recipe_of_ones_own(tmp_path):
     mine = from_file(path)
     assert isinstance(mine, Recipe) and (mine.name, mine.width) == ("mine", 3)
     assert from_dict(mine.to_dict(), type(mine)) == mine
-    with pytest.raises(ValueError, match="'Mine', not one of ours; name the Python file"):
+    with pytest.raises(ValueError, match="'Mine', not a built-in one; name the Python file"):
         from_dict(mine.to_dict())
     path.write_text("recipes = 3")
     with pytest.raises(ValueError, match="no module-level `recipe`"):
@@ -243,7 +243,7 @@ def test_a_recipe_of_ones_own(tmp_path):
         from_file(tmp_path / "missing.py")
 
 
-def test_masks_painted_by_slots_alone_count():
+def test_the_loss_includes_unconditioned_masks():
     """The loss is the guided image's error plus that of the same paintings with the slots' own masks."""
     recipe = replace(RECIPES["clevr6-like"], restarts=1)  # slots begin the same at every look
     torch.manual_seed(0)
@@ -271,14 +271,14 @@ def test_steps_take_two_and_three_iterations_in_turn():
     images = ClevrLike(resolution=64, objects=(3, 6), count=2)[range(2)]["image"]
     for step in range(4):
         loss = recipe.loss(model, {"image": images}, step)
-        seen = (model, images) if step >= 2 else (recipe.coarse(model), F.avg_pool2d(images, 2))
+        seen = (model, images) if step >= 2 else (recipe.low_resolution_model(model), F.avg_pool2d(images, 2))
         asked, other = (2, 3) if step % 2 == 0 else (3, 2)
         assert torch.equal(loss, recipe.error(*seen, asked))
         assert not torch.equal(loss, recipe.error(*seen, other))
 
 
 @pytest.mark.parametrize("name", ["sprites", "clevr6-like", "tetrominoes-guided"])
-def test_the_early_prior_is_the_recipes(name):
+def test_bias_before_attention_is_the_recipes(name):
     """It acts from the first iteration on, and exchanges slots where none is empty."""
     for early in (False, True):
         recipe = replace(RECIPES[name], bias_before_attention=early)
@@ -287,7 +287,7 @@ def test_the_early_prior_is_the_recipes(name):
         assert [recipe.train_iterations(step) for step in (0, 1, 2)] == ([2, 3, 2] if early else [None] * 3)
 
 
-def test_slots_of_the_weights_stand_still():
+def test_slots_of_bundled_weights_converge():
     """A further iteration changes next to nothing of most images; slots that swing paint another one."""
     model, images = oh.load("clevr"), ClevrLike(resolution=64, objects=(3, 6), count=16)[range(16)]["image"]
     noise = torch.randn(16, 7, 64, generator=torch.Generator().manual_seed(0))
@@ -300,7 +300,7 @@ def test_slots_of_the_weights_stand_still():
     assert (most < 1.05 * least).float().mean() > 0.8
 
 
-def test_masks_painted_by_slots_alone_need_guided_ones():
+def test_unconditioned_masks_need_attention_conditioned_ones():
     with pytest.raises(
         ValueError, match=r"`attention_conditioned_masks` \(=False\) must be True.*SpatialBiasDiscovery"
     ):
@@ -308,7 +308,7 @@ def test_masks_painted_by_slots_alone_need_guided_ones():
 
 
 @pytest.mark.parametrize("name, start", [("sprites", 50), ("moving-sprites", 300)])
-def test_repulsion_grows_with_the_steps(name, start):
+def test_merge_penalty_grows_with_the_steps(name, start):
     recipe = replace(RECIPES[name], merge_penalty=15.0)
     model, scenes = recipe.build_model(), recipe.dataset("train")[range(4)]
     ramp = model.grouping.slot_attention.attention_bias.ramp
@@ -317,7 +317,7 @@ def test_repulsion_grows_with_the_steps(name, start):
         assert ramp.item() == share
 
 
-def test_coarse_steps_see_half_the_resolution_with_the_same_weights():
+def test_low_resolution_warm_up_shares_the_weights():
     recipe = replace(RECIPES["sprites"], low_resolution_steps=2, merge_penalty_start=-200, restarts=1)
     torch.manual_seed(0)
     model, images = recipe.build_model(), recipe.dataset("train")[range(2)]["image"]
@@ -337,7 +337,7 @@ def test_coarse_steps_see_half_the_resolution_with_the_same_weights():
         assert not torch.equal(recipe.loss(model, {"image": images}, step=1), coarse)
 
 
-def test_coarse_steps_need_a_resolution_that_can_be_halved():
+def test_low_resolution_warm_up_needs_a_resolution_that_can_be_halved():
     with pytest.raises(
         ValueError, match=r"`resolution` \(=36\) must be a multiple of 8.*low_resolution_steps"
     ):
@@ -410,7 +410,7 @@ def test_low_resolution_warm_up_shares_the_weights_of_soft_kmeans():
     recipe = replace(RECIPES["sprites"], low_resolution_steps=1, slot_module="soft-k-means", restarts=1)
     model = recipe.build_model()
     recipe.loss(model, recipe.dataset("train")[range(2)], step=0).backward()
-    half = recipe.coarse(model).grouping.slot_attention
+    half = recipe.low_resolution_model(model).grouping.slot_attention
     assert half.project_k.weight is model.grouping.slot_attention.project_k.weight
     assert model.grouping.slot_attention.project_k.weight.grad.abs().sum() > 0
 

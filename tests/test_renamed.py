@@ -16,6 +16,7 @@ import objecthood as oh
 from objecthood.checkpoint import run as run_folder
 from objecthood.cli.main import main
 from objecthood.runtime import renamed
+from objecthood.train import prepare_folder
 
 
 @pytest.mark.parametrize("old", renamed.FIELDS)
@@ -45,6 +46,15 @@ def test_a_recipe_of_ones_own_keeps_fields_of_old_names():
     assert mine.light == 0.25
     with pytest.raises(AttributeError, match="no attribute 'mirror'"):
         mine.mirror  # noqa: B018
+
+
+def test_a_run_folder_with_old_names_is_resumed(tmp_path):
+    recipe = oh.RECIPES["sprites"]
+    stored = {renamed_back(name): value for name, value in recipe.to_dict().items()}
+    (tmp_path / "recipe.json").write_text(json.dumps(stored | {"task": "GuidedDiscovery"}))
+    prepare_folder(tmp_path, recipe, resume=True)
+    with pytest.raises(ValueError, match="other settings"):
+        prepare_folder(tmp_path, dataclasses.replace(recipe, spatial_bias=2.0), resume=True)
 
 
 @pytest.mark.parametrize("module", renamed.ATTRIBUTES)

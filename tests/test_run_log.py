@@ -1,4 +1,4 @@
-"""TensorBoard gets what metrics.jsonl gets, also of a run that was stopped and gone on with."""
+"""TensorBoard gets the values of metrics.jsonl, also in resumed runs."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ def logged(folder):
     return values
 
 
-def test_tensorboard_is_told_the_same(tmp_path, monkeypatch):
+def test_tensorboard_gets_the_same_values(tmp_path, monkeypatch):
     monkeypatch.setattr(import_module("objecthood.train"), "LOG_EVERY", 2)
     oh.train(RECIPE, tmp_path / "run", log=["tensorboard"])
     scalars, pictures = told(tmp_path / "run")
@@ -44,7 +44,7 @@ def test_tensorboard_is_told_the_same(tmp_path, monkeypatch):
     assert len(scalars) >= 8 and set(scalars["train/loss"]) == {2, 4, 6}
 
 
-def test_a_run_that_goes_on_tells_each_step_once(tmp_path, monkeypatch):
+def test_a_resumed_run_logs_each_step_once(tmp_path, monkeypatch):
     monkeypatch.setattr(import_module("objecthood.train"), "LOG_EVERY", 1)
     loss = type(RECIPE).loss
 
@@ -62,10 +62,10 @@ def test_a_run_that_goes_on_tells_each_step_once(tmp_path, monkeypatch):
     assert scalars == logged(tmp_path / "run") and list(scalars["train/loss"]) == [1, 2, 3, 4, 5, 6]
 
 
-def test_nothing_is_told_unasked_and_others_are_refused(tmp_path, monkeypatch, capsys):
+def test_trackers_are_optional_and_unknown_ones_refused(tmp_path, monkeypatch, capsys):
     oh.train(replace(RECIPE, steps=1), tmp_path / "run")
     assert not (tmp_path / "run" / "tensorboard").exists()
-    with pytest.raises(ValueError, match=r"`log` \(='tensorbord'\) must be of tensorboard"):
+    with pytest.raises(ValueError, match=r"`log` \(='tensorbord'\) must be one of tensorboard"):
         oh.train(RECIPE, tmp_path / "other", log=["tensorbord"])
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     assert main(["train", "tetrominoes", "--log", "tensorboard", "--out", str(tmp_path / "other")]) == 1

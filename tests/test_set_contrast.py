@@ -1,4 +1,4 @@
-"""The contrast model and its recipes: frames are grouped for themselves, what is said of them is a set."""
+"""The contrastive model and its recipes: independent frames, losses on sets."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from objecthood.data.generated.moving_sprites import MovingSprites
 from objecthood.evaluate import evaluate
 from objecthood.models import set_contrast
 from objecthood.recipes import RECIPES
-from objecthood.recipes.video import LEAST_HELD, hold_something
+from objecthood.recipes.video import MIN_INPUTS, non_empty_slots
 from objecthood.train import train
 
 CLIPS = MovingSprites("test", frames=4)[range(2)]
@@ -20,7 +20,7 @@ SMALL = dict(num_slots=4, test_frames=3, test_iterations=2, test_scenes=4, valid
 
 
 @torch.no_grad()
-def test_frames_are_grouped_for_themselves():
+def test_frames_are_grouped_independently():
     model = set_contrast.moving_sprites().eval()
     scene, backwards = model(CLIPS["image"]), model(CLIPS["image"].flip(1))
     for part, other in zip(scene, backwards, strict=True):
@@ -30,7 +30,7 @@ def test_frames_are_grouped_for_themselves():
 
 
 @torch.no_grad()
-def test_slots_may_be_handed_on():
+def test_slots_may_be_propagated():
     model = set_contrast.moving_sprites(later_iterations=1).eval()
     alone, handed = (model(CLIPS["image"], propagate_slots=on) for on in (False, True))
     torch.testing.assert_close(alone.slots[:, 0], handed.slots[:, 0], rtol=1e-4, atol=1e-5)
@@ -42,7 +42,7 @@ def test_slots_may_be_handed_on():
 
 
 @torch.no_grad()
-def test_features_do_not_know_where_they_are():
+def test_features_have_no_positions():
     model = set_contrast.moving_sprites()
     frames = torch.full((1, 3, 64, 64), 0.3)
     frames[:, 0, 20:28, 20:28] = 0.9
@@ -64,7 +64,7 @@ def test_every_kind_of_step_has_a_gradient(recipe, contrast):
     assert 0 <= scores["id_switch_rate"] <= 1 and recipe.main_score in scores
 
 
-def test_a_few_steps_tell_clips_apart(tmp_path):
+def test_a_few_steps_separate_clips(tmp_path):
     recipe = replace(SPRITES, **SMALL | {"batch_size": 16}, steps=15, warmup_steps=2, evaluate_every=15)
     result = train(recipe, tmp_path / "run", checkpoint_every=1000)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -94,19 +94,19 @@ def test_slot_contrast_is_added_to_the_video_loss():
         assert torch.equal(plain.loss(model, clips, 0), both.loss(model, clips, 0)), "of single frames: none"
         added = both.loss(model, clips, 1) - plain.loss(model, clips, 1)
         scene = model(clips["image"][:2])
-    wanted = 0.5 * losses.slot_slot_contrast(scene.slots, holds=hold_something(scene.attention))
+    wanted = 0.5 * losses.slot_slot_contrast(scene.slots, holds=non_empty_slots(scene.attention))
     torch.testing.assert_close(added, wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_slots_hold_something_from_some_inputs_on():
+def test_slots_are_non_empty_from_a_number_of_inputs():
     attention = torch.zeros(1, 2, 3, 8, 8)
-    attention[0, 0, 0].view(-1)[:LEAST_HELD] = 0.6
-    attention[0, 0, 1].view(-1)[: LEAST_HELD - 1] = 0.9
+    attention[0, 0, 0].view(-1)[:MIN_INPUTS] = 0.6
+    attention[0, 0, 1].view(-1)[: MIN_INPUTS - 1] = 0.9
     attention[0, 1, 2] = 0.5
-    assert hold_something(attention).tolist() == [[[True, False, False], [False, False, False]]]
+    assert non_empty_slots(attention).tolist() == [[[True, False, False], [False, False, False]]]
 
 
-def test_probes_read_what_slots_hold():
+def test_probes_predict_properties():
     """Slots made of the properties themselves, in another order each: all is read, of noise nothing."""
     clips = MovingSprites("test", frames=2)[range(60)]
     masks = torch.nn.functional.one_hot(clips["masks"], 6).permute(0, 1, 4, 2, 3).float()
@@ -148,7 +148,7 @@ def test_decoder_probe_gives_no_gradient_to_slots():
     assert slots.grad is None
 
 
-def test_the_control_differs_in_nothing_but_its_loss():
+def test_the_control_differs_in_its_loss_only():
     """Encoder and grouping are those of the contrast model; only decoding its frames teaches them."""
     recipe = replace(SPRITES, contrast="reconstruction", brightness_jitter=0.0, batch_size=2)
     shapes = []

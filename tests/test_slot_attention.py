@@ -38,7 +38,7 @@ def test_order_of_inputs_moves_attention_only():
     torch.testing.assert_close(turned.attention, plain.attention[..., order], rtol=0, atol=1e-12)
 
 
-def test_user_images_of_a_batch_do_not_touch():
+def test_images_of_a_batch_are_independent():
     module, inputs, slots = example()
     together, alone = module(inputs, slots), module(inputs[1:], slots[1:])
     torch.testing.assert_close(together.slots[1:], alone.slots, rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Slots seen and painted from their own centre: the equation, and a thing is the same wherever it lies."""
+"""Slot-centric reference frames: the equation, and translation invariance."""
 
 import math
 from dataclasses import replace
@@ -14,7 +14,7 @@ from objecthood.nn.slot_frames import (
     SlotFrameReadout,
     cell_centres,
     centres,
-    cut,
+    crop,
     spiral,
 )
 from objecthood.recipes import RECIPES
@@ -27,7 +27,7 @@ def blob(rows, columns, top, left, side=4):
     return torch.cat([square, 1 - square], dim=1)
 
 
-def test_readings_are_those_of_a_plain_loop():
+def test_readout_equals_a_loop():
     torch.manual_seed(0)
     read = SlotFrameReadout(input_dim=5, slot_dim=6, resolution=24, waves=3, finest=2.0).double()
     inputs, attention = torch.randn(2, 12, 5).double(), torch.rand(2, 3, 3, 4).softmax(dim=1).double()
@@ -48,7 +48,7 @@ def test_readings_are_those_of_a_plain_loop():
             assert torch.allclose(read(slots, inputs, attention)[picture, slot], expected, atol=1e-6)
 
 
-def test_a_thing_reads_the_same_wherever_it_lies():
+def test_readout_is_translation_invariant():
     torch.manual_seed(0)
     read = SlotFrameReadout(input_dim=8, slot_dim=16, resolution=36)
     inputs = torch.randn(1, 8, 18, 18)
@@ -62,7 +62,7 @@ def test_a_thing_reads_the_same_wherever_it_lies():
 
 
 @pytest.mark.parametrize("rows, columns", [(0, 1), (3, 0), (2, 3), (-2, -1)])
-def test_a_slot_paints_the_same_wherever_it_lies(rows, columns):
+def test_decoder_is_translation_equivariant(rows, columns):
     """Moved by cells of a grid of 16, a painting of 32 pixels moves by twice as many pixels, to the pixel."""
     torch.manual_seed(0)
     paint = SlotCentredPatchDecoder(slot_dim=6, resolution=32, patch=5)
@@ -76,7 +76,7 @@ def test_a_slot_paints_the_same_wherever_it_lies(rows, columns):
 
 
 @pytest.mark.parametrize("resolution, patch", [(35, 5), (35, 7), (16, 4), (9, 4)])
-def test_every_pixel_is_painted_by_the_cell_it_lies_in(resolution, patch):
+def test_every_pixel_is_decoded_by_its_cell(resolution, patch):
     """Also where the centre is in a corner: pixels are those of the whole canvas, painted without a cut."""
     torch.manual_seed(0)
     paint = SlotCentredPatchDecoder(slot_dim=6, resolution=resolution, patch=patch, depth=1)
@@ -101,7 +101,7 @@ def test_every_pixel_is_painted_by_the_cell_it_lies_in(resolution, patch):
             assert torch.allclose(found[slot, :, row, column], expected, atol=1e-5)
 
 
-def test_masks_are_guided_by_the_attention():
+def test_masks_are_attention_conditioned():
     paint = SlotCentredPatchDecoder(slot_dim=6, resolution=16, patch=4)
     attention = blob(8, 8, 2, 2)
     painting = paint(torch.randn(1, 2, 6), attention)
@@ -109,20 +109,20 @@ def test_masks_are_guided_by_the_attention():
     assert torch.allclose(guide[0, 0, 6, 6], torch.tensor(0.9).log(), atol=1e-2)
 
 
-def test_a_slot_that_holds_nothing_lies_in_the_middle():
+def test_the_centre_of_an_empty_slot_is_the_middle():
     assert torch.equal(centres(torch.full((1, 4, 6, 6), 0.25), 30), torch.full((1, 4, 2), 15))
 
 
 @pytest.mark.parametrize("off", [-1e-6, 0.0, 1e-6])
-def test_the_middle_of_an_odd_image_is_one_pixel_whatever_sums_round_to(off):
+def test_the_middle_of_an_odd_image_does_not_depend_on_rounding(off):
     held = torch.zeros(1, 1, 18, 18)
     held[..., :9], held[..., 9:] = 0.75, 0.75 + off
     assert centres(held, 35)[0, 0].tolist() == [18, 18] == centres(held.mT, 35)[0, 0].tolist()
 
 
-def test_cuts_are_squares_at_their_corners():
+def test_crops_are_squares_at_their_corners():
     canvas = torch.arange(2 * 7 * 7).float().view(2, 1, 7, 7)
-    found = cut(canvas, torch.tensor([[0, 2], [3, 1]]), 4)
+    found = crop(canvas, torch.tensor([[0, 2], [3, 1]]), 4)
     assert torch.equal(found[0, 0], canvas[0, 0, 0:4, 2:6]) and torch.equal(
         found[1, 0], canvas[1, 0, 3:7, 1:5]
     )
@@ -144,7 +144,7 @@ def test_both_work_in_double_precision():
 
 
 @pytest.mark.parametrize("build", [autoencoder.fast_slot_frames, autoencoder.fast_sprites])
-def test_of_several_starts_the_best_painted_counts(build):
+def test_the_restart_of_lowest_error_is_returned(build):
     """By the slots' own masks where these are trained, else by the guided ones; images are encoded once."""
     torch.manual_seed(0)
     model = build(num_slots=3, resolution=16, bias_before_attention=True, noise_scale=0.5).eval()
@@ -169,14 +169,14 @@ def test_of_several_starts_the_best_painted_counts(build):
             torch.testing.assert_close(value[picture], getattr(looks[start], name)[picture])
 
 
-def test_no_start_at_all_is_refused():
+def test_no_restart_is_refused():
     model = autoencoder.fast_slot_frames(num_slots=3, resolution=35)
     with pytest.raises(ValueError, match="at least one restart; got none"):
         model.segment(torch.rand(1, 3, 35, 35), noise=torch.randn(0, 1, 3, 64))
 
 
 @pytest.mark.parametrize("name", ["tetrominoes-guided", "sprites"])
-def test_starts_are_the_recipes(name):
+def test_restarts_are_those_of_the_recipe(name):
     recipe = replace(RECIPES[name], restarts=3, test_iterations=2)
     slots = recipe.num_slots
     model = recipe.prepare_for_test(recipe.build_model())

@@ -192,7 +192,7 @@ def test_it_warns_of_strange_images():
     model.calibration = out_of_distribution.calibration(model, recipe)
     assert set(model.calibration["quantiles"]) == {"doubt of attention"} and model.calibration["scenes"] == 20
     model.calibration["quantiles"]["doubt of attention"]["0.95"] = 1e-3
-    assert "unlike what these weights were trained on" in oh.predict(model, wide() // 2)[0].warning
+    assert "likely out of distribution" in oh.predict(model, wide() // 2)[0].warning
 
     class Own(Colours):
         def anomaly_score(self, images, output):
@@ -200,7 +200,7 @@ def test_it_warns_of_strange_images():
 
     own = Own()
     own.calibration = {"scenes": 20, "quantiles": {"darkness": {"0.95": 0.1}}}
-    assert "darkness 10 times" in oh.predict(own, np.zeros((8, 8, 3), np.uint8))[0].warning
+    assert "darkness is 10 times" in oh.predict(own, np.zeros((8, 8, 3), np.uint8))[0].warning
     assert oh.predict(own, np.full((8, 8, 3), 255, np.uint8))[0].warning == ""
 
 

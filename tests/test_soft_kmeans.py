@@ -1,4 +1,4 @@
-"""Soft k-means: the steps, against plain loops and scikit-learn; where it begins; what it refuses."""
+"""Soft k-means against loops and scikit-learn; initialisation; refused calls."""
 
 import math
 
@@ -46,7 +46,7 @@ def looped(model, keys, means, iterations):
 
 @torch.no_grad()
 @pytest.mark.parametrize("iterations", [1, 4])
-def test_an_iteration_is_its_loop(iterations):
+def test_an_iteration_equals_a_loop(iterations):
     model = SoftKMeans(4, GRID, 7, 5, temperature=0.3).double()
     inputs = torch.randn(2, 30, 7, dtype=torch.float64)
     found = model.cluster(inputs, iterations=iterations)
@@ -59,7 +59,7 @@ def test_an_iteration_is_its_loop(iterations):
 
 
 @torch.no_grad()
-def test_sharp_it_finds_what_kmeans_finds():
+def test_low_temperature_equals_kmeans():
     inputs, labels = scene()
     model = SoftKMeans(4, (12, 12), 8, 8, iterations=10, temperature=0.01).double()
     model.project_k.weight.copy_(torch.eye(8))
@@ -72,7 +72,7 @@ def test_sharp_it_finds_what_kmeans_finds():
 
 
 @torch.no_grad()
-def test_it_begins_on_every_thing_and_no_edge():
+def test_initial_means_are_on_every_object_and_no_edge():
     keys, _ = scene()
     keys = unit(keys)
     chosen = far_apart(keys, 4, (12, 12))
@@ -86,7 +86,7 @@ def test_it_begins_on_every_thing_and_no_edge():
 
 
 @torch.no_grad()
-def test_means_go_on_from_where_they_were():
+def test_means_continue_from_given_ones():
     inputs, _ = scene()
     model = SoftKMeans(4, (12, 12), 8, 6).double()
     once, twice = model.cluster(inputs, iterations=2), model.cluster(inputs, iterations=5)
@@ -96,7 +96,7 @@ def test_means_go_on_from_where_they_were():
 
 
 @torch.no_grad()
-def test_a_prior_acts_from_the_second_iteration_or_from_before():
+def test_bias_acts_from_the_second_iteration_or_with_previous_attention():
     inputs, _ = scene()
     attention_bias = SpatialBias((12, 12), split_slots=True).double()
     with_it, without = (
@@ -117,7 +117,7 @@ def test_gradient_reaches_features_through_all_iterations():
     assert torch.isfinite(inputs.grad).all() and (model.project_k.weight.grad != 0).all()
 
 
-def test_order_of_inputs_is_nothing_but_where_it_begins():
+def test_order_of_inputs_matters_for_initialisation_only():
     inputs, _ = scene()
     model = SoftKMeans(4, (12, 12), 8, 6).double()
     begun = unit(torch.randn(3, 4, 6, dtype=torch.float64))

@@ -299,12 +299,12 @@ def test_three_skipped_steps_in_a_row_name_the_culprits(quick, monkeypatch, tmp_
     with pytest.raises(FloatingPointError) as caught:
         oh.train(GUARDED, tmp_path / "run", checkpoint_every=3)
     told = str(caught.value)
-    assert "\n" not in told and "the last of them step 5; images to blame" in told
+    assert "\n" not in told and "the last of them step 5; offending images" in told
     assert "(indices in the training data): 21;" in told, "the second of the fourth batch of four"
     assert "encoder.convolutions.0.weight" in told and told.count("and ") and "more" in told
     kept = load_file(tmp_path / "run" / "checkpoints" / "step_00000003" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in kept.values())
-    assert told.endswith(f"; the batch is kept in {tmp_path / 'run' / 'bad-batch.safetensors'}")
+    assert told.endswith(f"; the batch is saved in {tmp_path / 'run' / 'bad-batch.safetensors'}")
     batch = load_file(tmp_path / "run" / "bad-batch.safetensors")
     assert batch["indices"].tolist() == [20, 21, 22, 23] and batch["image"].shape == (4, 3, 16, 16)
     assert batch["image"].isfinite().flatten(1).all(1).tolist() == [True, False, True, True]
@@ -319,7 +319,7 @@ def test_a_batch_that_cannot_be_kept_hides_no_culprit(quick, monkeypatch, tmp_pa
     poisoned(monkeypatch, nan_image, (0, 1, 2))
     (tmp_path / "run" / "bad-batch.safetensors").mkdir(parents=True)
     with pytest.raises(
-        FloatingPointError, match=r"blame .*: 9; .*; the batch could not be kept \("
+        FloatingPointError, match=r"offending images .*: 9; .*; the batch could not be saved \("
     ) as caught:
         oh.train(GUARDED, tmp_path / "run")
     assert "\n" not in str(caught.value)
@@ -395,7 +395,7 @@ def test_a_finished_run_may_be_resumed_to_the_same_end(run, quick, tmp_path):
 def test_a_folder_with_a_run_is_not_taken(run):
     recipe, folder, _ = run
     before = weights(folder)
-    with pytest.raises(ValueError, match="holds a run already; go on with --resume") as caught:
+    with pytest.raises(ValueError, match="holds a run already; resume it with --resume") as caught:
         oh.train(recipe, folder)
     assert "\n" not in str(caught.value) and same(before, weights(folder))
 
@@ -414,7 +414,7 @@ CHANGES = [
 def test_a_changed_recipe_is_refused_with_the_change(run, change, scoreboard):
     recipe, folder, _ = run
     ((field, value),) = change.items()
-    with pytest.raises(ValueError, match="begun with other settings") as caught:
+    with pytest.raises(ValueError, match="started with other settings") as caught:
         oh.train(replace(recipe, **change), folder, resume=True)
     assert field in str(caught.value) and repr(value) in str(caught.value) and "\n" not in str(caught.value)
     scoreboard("The same again", "resumed with other settings: refused, the difference shown", 1)

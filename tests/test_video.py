@@ -1,4 +1,4 @@
-"""The video model: one frame is the image model's, streams are what whole clips are, slots persist."""
+"""The video model: one frame equals the image model, streams equal clips, slots persist."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ CLIPS = MovingSprites("test", frames=5)[range(2)]["image"]
 
 
 @pytest.mark.parametrize("predictor", [TransformerPredictor(64), ResidualPredictor(64), nn.Identity()])
-def test_one_frame_is_what_the_image_model_makes_of_it(predictor):
+def test_one_frame_equals_the_image_model(predictor):
     image_model = autoencoder.fast_sprites(split_slots=True)
     model = video.SlotVideo(image_model.encoder, image_model.grouping, image_model.decoder, predictor)
     one = CLIPS[:, 0]
@@ -29,7 +29,7 @@ def test_one_frame_is_what_the_image_model_makes_of_it(predictor):
 
 @pytest.mark.parametrize("modality", ["frame", "motion"])
 @torch.no_grad()
-def test_a_stream_is_what_a_clip_is(modality):
+def test_a_stream_equals_a_clip(modality):
     model = video.moving_sprites(modality=modality)
     nn.init.normal_(model.predictor.project_out.weight, std=0.1)
     clip, state = model(CLIPS), None
@@ -43,7 +43,7 @@ def test_a_stream_is_what_a_clip_is(modality):
 
 
 @torch.no_grad()
-def test_later_frames_start_from_what_was_predicted_with_fewer_iterations(monkeypatch):
+def test_later_frames_start_from_predicted_slots_with_fewer_iterations(monkeypatch):
     model, calls = video.moving_sprites(later_iterations=1), []
     group = model.grouping.slot_attention
 
@@ -68,7 +68,7 @@ def test_gradient_reaches_the_first_frame_through_time():
 
 
 @pytest.mark.parametrize("start, size", [("boxes", 4), ("centres", 2)])
-def test_conditioned_start(start, size, unchecked):
+def test_conditioned_slots(start, size, unchecked):
     model = video.moving_sprites(conditioning=start)
     conditions = torch.rand(2, 6, size)
     scene = model(CLIPS, conditions)
@@ -76,11 +76,11 @@ def test_conditioned_start(start, size, unchecked):
     torch.testing.assert_close(
         model(CLIPS, conditions[:, order]).masks, scene.masks[:, :, order], rtol=1e-3, atol=1e-4
     )
-    with pytest.raises(ValueError, match="starts from hints, and none were given"):
+    with pytest.raises(ValueError, match="needs `conditions`; got None"):
         model(CLIPS)
     with pytest.raises(ValueError, match=rf"`conditions` .shape \[2, 3, {size}\]"):
         model(CLIPS, conditions[:, :3])
-    with pytest.raises(ValueError, match="starts unconditioned, and it takes none"):
+    with pytest.raises(ValueError, match="takes no `conditions`"):
         video.moving_sprites()(CLIPS, conditions)
 
 
@@ -120,13 +120,13 @@ def test_a_spatial_bias_can_separate_equal_slots():
 
 
 @torch.no_grad()
-def test_painting_the_next_frame_uses_the_predicted_slots():
+def test_decoding_the_next_frame_uses_the_predicted_slots():
     model = video.moving_sprites(decodes_next=True)
     before = model(CLIPS).reconstruction
     nn.init.normal_(model.predictor.project_out.weight)
     nn.init.ones_(model.predictor.project_out.bias)
     assert not torch.allclose(before[:, 0], model(CLIPS).reconstruction[:, 0])
-    with pytest.raises(ValueError, match="not guided by attention"):
+    with pytest.raises(ValueError, match="without attention-conditioned masks"):
         video.SlotVideo(
             model.encoder,
             model.grouping,
@@ -136,7 +136,7 @@ def test_painting_the_next_frame_uses_the_predicted_slots():
         )
 
 
-def test_an_untrained_predictor_hands_slots_on():
+def test_an_untrained_predictor_is_the_identity():
     slots = torch.randn(3, 5, 64)
     for predictor in (TransformerPredictor(64), ResidualPredictor(64)):
         assert torch.equal(predictor(slots), slots)
@@ -149,7 +149,7 @@ def test_an_untrained_predictor_hands_slots_on():
     assert not torch.allclose(predictor(changed)[:, 1], predictor(slots)[:, 1]), "slots see each other"
 
 
-def test_conditioned_slots_are_one_function_for_all():
+def test_conditioned_slots_share_one_function():
     start = ConditionedSlots(2, 8, 4)
     same = start(torch.full((1, 2, 4), 0.3))
     assert torch.equal(same[:, 0], same[:, 1])
@@ -164,14 +164,14 @@ def test_block_flow_finds_camouflaged_motion():
     assert (block_flow(frame, frame) == 0).all()
 
 
-def test_matching_errors_are_of_the_displacement_they_stand_for():
+def test_matching_errors_are_those_of_the_displacement():
     frame, other = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
     errors = matching_errors(frame, other, 2)
     wanted = (other[1, :, 5, 2] - frame[1, :, 4, 4]).square().mean()
     torch.testing.assert_close(errors[1, 2 + 1, 2 - 2, 4, 4], wanted)
 
 
-def test_slot_motion_of_plain_things_is_that_of_their_outline():
+def test_slot_motion_of_textureless_objects_is_that_of_their_outline():
     clips = MovingSprites("test", frames=2)[range(40)]
     masks = nn.functional.one_hot(clips["masks"][:, 0], 6).permute(0, 3, 1, 2).float()
     found = slot_motion(clips["image"][:, 0], clips["image"][:, 1], masks)[:, 1:]
@@ -181,7 +181,7 @@ def test_slot_motion_of_plain_things_is_that_of_their_outline():
     assert (slot_motion(clips["image"][:, 0], clips["image"][:, 1], torch.zeros(40, 1, 64, 64)) == 0).all()
 
 
-def test_motion_as_a_image():
+def test_motion_as_an_image():
     flow = torch.randn(2, 2, 4, 4) * 3
     picture = motion_image(flow)
     assert picture.min() >= 0 and picture.max() <= 1

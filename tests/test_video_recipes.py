@@ -1,4 +1,4 @@
-"""The video recipes: what a step sees, what is scored, and that training finds something."""
+"""The video recipes: inputs of a step, scores, and a short training."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def test_every_kind_of_step_has_a_gradient(target, modality, start):
     assert all(value.shape == (2,) for value in scores.values())
 
 
-def test_a_step_sees_single_frames_first_and_clips_later(monkeypatch):
+def test_single_frame_warm_up_precedes_clips(monkeypatch):
     recipe, seen = replace(SPRITES, single_frame_steps=2, batch_size=8), []
     model = recipe.build_model()
     see = model.see
@@ -45,14 +45,14 @@ def test_a_step_sees_single_frames_first_and_clips_later(monkeypatch):
     assert seen == [(8, 1), (8, 1), (2, 4)]
 
 
-def test_one_frame_a_clip_is_the_image_model_in_tests_too():
+def test_one_frame_per_clip_is_the_image_model_in_tests_too():
     alone = replace(SPRITES, frames=1, **SMALL)
     model, clips = alone.build_model().eval(), alone.dataset("test")[range(2)]
     with torch.no_grad():
         scene = alone.discover(model, clips, torch.arange(2))
         backwards = alone.discover(model, clips | {"image": clips["image"].flip(1)}, torch.arange(2))
     torch.testing.assert_close(scene.masks, backwards.masks.flip(1), rtol=1e-4, atol=1e-5)
-    assert "each alone" in alone.protocol and "each alone" not in SPRITES.protocol
+    assert "each independently" in alone.protocol and "each independently" not in SPRITES.protocol
 
 
 def test_scores_are_counted_over_all_clips():
@@ -62,7 +62,7 @@ def test_scores_are_counted_over_all_clips():
     assert "id_chances" not in scores and recipe.main_score in scores
 
 
-def test_hints_are_boxes_around_objects():
+def test_conditions_are_boxes_around_objects():
     masks = torch.zeros(1, 8, 8, dtype=torch.int64)
     masks[0, 2:4, 4:8], masks[0, 7, 0] = 1, 3
     boxes = object_conditions(masks, 5, "boxes")
@@ -75,7 +75,7 @@ def test_hints_are_boxes_around_objects():
 
 
 @pytest.mark.parametrize("kind", ["boxes", "centres"])
-def test_the_background_begins_apart_from_absent_objects_and_from_objects(kind):
+def test_conditions_of_background_and_absent_objects_differ(kind):
     masks = torch.zeros(1, 8, 8, dtype=torch.int64)
     masks[0, 0, 0] = 1  # the object nearest to the background's hint
     slots = (
@@ -88,12 +88,14 @@ def test_the_background_begins_apart_from_absent_objects_and_from_objects(kind):
     assert torch.equal(slots[2], slots[3]), "absent objects are equal"
 
 
-def test_the_protocol_names_hints_from_true_masks():
+def test_the_protocol_names_conditions_from_true_masks():
     told = replace(SPRITES, conditioning="boxes").protocol
-    assert "start boxes of the first frame's true masks" in told and "true masks" not in SPRITES.protocol
+    assert (
+        "conditioning boxes of the first frame's true masks" in told and "true masks" not in SPRITES.protocol
+    )
 
 
-def test_a_few_steps_find_camouflaged_things_by_their_motion(tmp_path):
+def test_a_few_steps_find_objects_in_random_dot_motion(tmp_path):
     """Far from trained, and already far above what single frames can give, which is 0."""
     recipe = replace(
         CAMOUFLAGE,

@@ -1,7 +1,6 @@
-"""Object masks without learning: the floors that a learned model has to beat.
+"""Baselines without training: connected components of one colour, k-means on colour, and equal blocks.
 
-Connected components of one colour, k-means on colour, and equal blocks, of images or of whole
-clips. What they are given is what a model sees: frames, or motion shown as images (`nn.slot_motion_by_matching`).
+Their input is that of a model: images or whole clips of frames or motion images (`nn.block_matching`).
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 COLOUR_DISTANCE = 0.05
-"""RGB distance, in [0, 1] units, below which neighbours are joined. On 64 validation scenes it is better than
-0.02 on CLEVR-like scenes, and as good on sprites."""
+"""RGB distance, in [0, 1] units, below which neighbours are connected. On 64 validation scenes it is better
+than 0.02 on CLEVR-like scenes, and as good on sprites."""
 FEWEST_PIXELS = 8
-"""Components smaller than this go to the nearest larger one."""
+"""Size below which components are merged into the nearest larger one."""
 
 
 def colour_components(
@@ -30,8 +29,8 @@ def colour_components(
 ) -> Int[Tensor, "batch *time height width"]:
     """Labels of connected regions whose neighbouring pixels differ by less than `distance`.
 
-    Pixels have 4 neighbours, in clips also the same place in the frame before and after. Regions of fewer
-    than `fewest_pixels` take the label of the nearest larger region; if none is larger, they stay.
+    Pixels have 4 neighbours, in clips also the same pixel of adjacent frames. Regions of fewer than
+    `fewest_pixels` take the label of the nearest larger region, if there is one.
 
     Example:
         >>> image = torch.zeros(1, 3, 8, 8)
@@ -44,34 +43,34 @@ def colour_components(
 
 
 def _components(
-    image: Float[np.ndarray, "*places channels"], distance: float, fewest_pixels: int
-) -> Int[np.ndarray, " *places"]:
-    places = image.shape[:-1]
-    number = np.arange(math.prod(places)).reshape(places)
+    image: Float[np.ndarray, "*shape channels"], distance: float, fewest_pixels: int
+) -> Int[np.ndarray, " *shape"]:
+    shape = image.shape[:-1]
+    number = np.arange(math.prod(shape)).reshape(shape)
     starts, ends = [], []
-    for axis in range(len(places)):
+    for axis in range(len(shape)):
         near, far = (np.moveaxis(number, axis, 0)[part].ravel() for part in (slice(-1), slice(1, None)))
         step = np.diff(image, axis=axis)
-        alike = np.moveaxis(np.linalg.norm(step, axis=-1) < distance, axis, 0).ravel()
-        starts.append(near[alike])
-        ends.append(far[alike])
+        similar = np.moveaxis(np.linalg.norm(step, axis=-1) < distance, axis, 0).ravel()
+        starts.append(near[similar])
+        ends.append(far[similar])
     start, end = np.concatenate(starts), np.concatenate(ends)
     edges = sparse.coo_matrix((np.ones(len(start), bool), (start, end)), shape=(number.size, number.size))
-    labels = sparse.csgraph.connected_components(edges, directed=False)[1].reshape(places)
+    labels = sparse.csgraph.connected_components(edges, directed=False)[1].reshape(shape)
     small = np.bincount(labels.ravel())[labels] < fewest_pixels
     if small.any() and not small.all():
         nearest = ndimage.distance_transform_edt(small, return_distances=False, return_indices=True)
         labels = labels[tuple(nearest)]
-    return np.unique(labels, return_inverse=True)[1].reshape(places).astype(np.int64)
+    return np.unique(labels, return_inverse=True)[1].reshape(shape).astype(np.int64)
 
 
 def colour_kmeans(
     images: Float[Tensor, "batch *time 3 height width"], num_clusters: int, first_index: int = 0
 ) -> Int[Tensor, "batch *time height width"]:
-    """Labels of `num_clusters` means of colour (k-means++, 20 rounds), in each image or clip.
+    """Labels of k-means on colour (k-means++, 20 iterations), in each image or clip.
 
-    Positions are left out: on validation scenes of sprites every weight of them was worse, on CLEVR-like
-    scenes none was better. Deterministic: image i is seeded by `first_index` + i.
+    Coordinates are not used: on validation scenes every weight was worse on sprites, and none was better on
+    CLEVR-like scenes. Deterministic: image i is seeded by `first_index` + i.
 
     Example:
         >>> image = torch.zeros(1, 3, 8, 8)
@@ -84,7 +83,7 @@ def colour_kmeans(
         colours = np.moveaxis(image.numpy(), -3, -1)
         points = colours.reshape(-1, 3).astype(np.float64)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a cluster may lose all its points: then there is one fewer
+            warnings.simplefilter("ignore")  # clusters may become empty
             found = kmeans2(points, num_clusters, iter=20, minit="++", seed=index)[1]
         labels.append(found.reshape(colours.shape[:-1]).astype(np.int64))
     return torch.from_numpy(np.stack(labels))
@@ -93,7 +92,7 @@ def colour_kmeans(
 def blocks(
     images: Float[Tensor, "batch *time 3 height width"], num_blocks: int
 ) -> Int[Tensor, "batch *time height width"]:
-    """Labels of equal blocks: the smallest grid, square or one row less, of at least `num_blocks` cells.
+    """Labels of equal blocks: the smallest grid, square or with one row less, of at least `num_blocks` cells.
 
     Example:
         >>> blocks(torch.zeros(1, 3, 4, 4), 4)[0].tolist()

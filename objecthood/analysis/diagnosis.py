@@ -1,4 +1,4 @@
-"""Weights times data gives signs of what is wrong, and images of the scenes where it is worst."""
+"""Diagnosis of a model on a data set: failure modes and figures of the worst scenes."""
 
 from __future__ import annotations
 
@@ -20,58 +20,57 @@ from objecthood.visualize import figures
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What was found on a number of images."""
+    """Failures on a number of images."""
 
     model: SlotModel
     recipe: Recipe
     split: str
     summary: dict[str, float]
-    """See `diagnostics.summarize`; and "swing", the error of the images after one test iteration more over
-    that after as many as the recipe says, or the other way round: at least 1 (of models that decode)."""
+    """See `diagnostics.summarize`; and, for models that decode, "swing": the ratio, at least 1, of the errors
+    with the recipe's test iterations and with one more."""
     signs: diagnostics.Signs | None
-    """Counts for every image; None where they have no true masks."""
+    """Counts for every image; None without true masks."""
     worst: list[int]
-    """Indices of images by falling trouble; without true masks, by falling entropy of attention."""
+    """Indices of images by decreasing number of failures, or, without true masks, entropy of attention."""
 
     @property
     def findings(self) -> list[diagnostics.Finding]:
-        """What stands out, and where to read on."""
+        """Notable failures, with documentation pages."""
         return diagnostics.findings(self.summary)
 
     def to_dict(self) -> dict[str, Any]:
-        """Summary, findings and worst scenes, ready for JSON."""
+        """Summary, findings and worst scenes as JSON values."""
         found = [finding._asdict() for finding in self.findings]
         return {"summary": self.summary, "findings": found, "worst_scenes": self.worst[:20]}
 
     def figure(self, rows: int = 5) -> Image.Image:
-        """The worst scenes: what is wrong, image, truth (where known), segmentation, every slot's mask."""
+        """Figure of the worst scenes: failures, image, true masks if known, segmentation, every slot's
+        mask."""
         return scenes_figure(self.model, self.recipe, self.split, self.worst[:rows], self.signs)
 
 
 def check(model: object, recipe: Recipe, split: str = "test") -> SlotModel:
-    """The model, as one that finds masks in images of the recipe's `split`; ValueError for another."""
+    """The model, if it predicts masks of images and the recipe's `split` has images; ValueError otherwise."""
     if isinstance(model, SlotModel) and model.result_kind == "masks":
         images = recipe.dataset(split)[[0]]["image"]
         if images.dim() == 4:  # clips have a time axis
             return model
-    raise ValueError(
-        f"recipe {recipe.name!r} finds no masks in images; a diagnosis needs a recipe of object discovery"
-    )
+    raise ValueError(f"recipe {recipe.name!r} predicts no masks of images; use a recipe of object discovery")
 
 
 def alarms(model: object, recipe: Recipe, num_scenes: int = 32) -> list[diagnostics.Finding]:
-    """What stands out on validation scenes; nothing where a recipe finds no masks in images."""
+    """Notable failures on validation scenes; none for recipes that predict no masks of images."""
     try:
-        finder = check(model, recipe, "validation")
+        checked = check(model, recipe, "validation")
     except ValueError:
         return []
-    return diagnose(finder, recipe, "validation", num_scenes).findings
+    return diagnose(checked, recipe, "validation", num_scenes).findings
 
 
 def segment(
     model: SlotModel, recipe: Recipe, images: Tensor, indices: Tensor, more_iterations: int = 0
 ) -> SlotOutput:
-    """The model's output for the recipe's images of these indices, with its test iterations and restarts."""
+    """The model's output for images of these indices, with the recipe's test iterations and restarts."""
     settings: Any = recipe
     noise = restart_noise(
         np.asarray(indices), getattr(settings, "restarts", 1), model.num_slots, model.slot_dim
@@ -84,10 +83,12 @@ def segment(
 def diagnose(
     model: object, recipe: Recipe, split: str = "test", num_scenes: int | None = None, batch_size: int = 32
 ) -> Diagnosis:
-    """Signs of trouble on the first `num_scenes` scenes of a recipe's `split` (default: its test scenes).
+    """Failures on the first `num_scenes` scenes of a recipe's `split` (default: its `test_scenes`).
 
-    Start noise is fixed by the index of the image, as in `evaluate`. Raises ValueError for recipes whose
-    models give no masks.
+    Noise is seeded by the index of the image, as in `evaluate`.
+
+    Raises:
+        ValueError: the recipe's models predict no masks of images.
 
     Example:
         >>> import objecthood as oh
@@ -95,78 +96,78 @@ def diagnose(
         >>> sorted(diagnose(recipe.build_model(), recipe, num_scenes=2).summary)[:3]
         ['attention_entropy', 'background_slots', 'background_split']
     """
-    finder = check(model, recipe, split)
+    checked = check(model, recipe, split)
     dataset = recipe.dataset(split)
     num_scenes = min(len(dataset), recipe.test_scenes if num_scenes is None else num_scenes)
-    device, was_training = finder.device, finder.training
-    finder.eval()
+    device, was_training = checked.device, checked.training
+    checked.eval()
     entropy, used, found, errors = [], [], [], torch.zeros(2)
     for start in range(0, num_scenes, batch_size):
         indices = torch.arange(start, min(start + batch_size, num_scenes))
         scenes = to_device(dataset[indices.numpy()], device)
-        seen = segment(finder, recipe, scenes["image"], indices)
-        assert seen.masks is not None  # `check`
-        entropy.append(diagnostics.attention_entropy(seen.attention[:, -1]).cpu())
-        used.append(diagnostics.used_slots(seen.masks).cpu())
-        if seen.reconstruction is not None:
-            after = segment(finder, recipe, scenes["image"], indices, more_iterations=1)
+        output = segment(checked, recipe, scenes["image"], indices)
+        assert output.masks is not None  # `check`
+        entropy.append(diagnostics.attention_entropy(output.attention[:, -1]).cpu())
+        used.append(diagnostics.used_slots(output.masks).cpu())
+        if output.reconstruction is not None:
+            after = segment(checked, recipe, scenes["image"], indices, more_iterations=1)
             assert after.reconstruction is not None
-            pictures = torch.stack([seen.reconstruction, after.reconstruction])
-            errors += (pictures - scenes["image"]).square().flatten(2).mean(dim=2).sum(dim=1).cpu()
+            reconstructions = torch.stack([output.reconstruction, after.reconstruction])
+            errors += (reconstructions - scenes["image"]).square().flatten(2).mean(dim=2).sum(dim=1).cpu()
         if "masks" in scenes:
-            found.append(diagnostics.signs(scenes["masks"], seen.masks))
-    finder.train(was_training)
-    every_entropy = torch.cat(entropy)
+            found.append(diagnostics.signs(scenes["masks"], output.masks))
+    checked.train(was_training)
+    entropies = torch.cat(entropy)
     signs = (
         diagnostics.Signs(*(torch.cat(column).cpu() for column in zip(*found, strict=True)))
         if found
         else None
     )
-    trouble = every_entropy if signs is None else signs.trouble + every_entropy.clamp(0, 0.99)
-    summary = diagnostics.summarize(signs, every_entropy, torch.cat(used), finder.num_slots)
+    trouble = entropies if signs is None else signs.trouble + entropies.clamp(0, 0.99)
+    summary = diagnostics.summarize(signs, entropies, torch.cat(used), checked.num_slots)
     if errors.any():
         summary["swing"] = (errors.max() / errors.min().clamp_min(1e-12)).item()
     order = trouble.argsort(descending=True, stable=True).tolist()
-    return Diagnosis(finder, recipe, split, summary, signs, order)
+    return Diagnosis(checked, recipe, split, summary, signs, order)
 
 
 @torch.no_grad()
 def scenes_figure(
     model: SlotModel, recipe: Recipe, split: str, indices: list[int], signs: diagnostics.Signs | None
 ) -> Image.Image:
-    """The scenes of these indices, one a row, with what is wrong in each in words on the left."""
+    """The scenes of these indices, one per row, with their failures in words on the left."""
     scenes = to_device(recipe.dataset(split)[indices], model.device)
-    found = segment(model, recipe, scenes["image"], torch.tensor(indices)).masks
-    assert found is not None  # `check`
+    predicted = segment(model, recipe, scenes["image"], torch.tensor(indices)).masks
+    assert predicted is not None  # `check`
     scale = figures.legible_scale(scenes["image"])
-    colors = figures.slot_colors(found.shape[1])
+    colors = figures.slot_colors(predicted.shape[1])
     rows = []
     for number, image in enumerate(scenes["image"]):
         large = figures.enlarge(image, scale)
         cells = [figures.to_image(large)]
         if "masks" in scenes:
             cells.append(figures.overlay_one(large, scenes["masks"][number] - 1, figures.STRONG))
-        masks = found[number]
+        masks = predicted[number]
         cells.append(figures.overlay_one(large, masks, figures.STRONG))
         cells += [
             figures.attention_cell(large, mask, color) for mask, color in zip(masks, colors, strict=True)
         ]
         rows.append(cells)
-    headings = ["picture", "truth", "segmentation"] if "masks" in scenes else ["picture", "segmentation"]
-    names = [in_words(index, signs) for index in indices]
+    headings = ["image", "truth", "segmentation"] if "masks" in scenes else ["image", "segmentation"]
+    names = [describe_scene(index, signs) for index in indices]
     return figures.grid(rows, headings, num_slots=len(colors), row_names=names)
 
 
-def in_words(index: int, signs: diagnostics.Signs | None) -> str:
-    """What is wrong in one scene, a line each."""
+def describe_scene(index: int, signs: diagnostics.Signs | None) -> str:
+    """The failures in one scene, one per line."""
     lines = [f"scene {index}"]
     if signs is not None:
-        shared, split, hidden, pieces = (
+        shared, split, in_background, background_slots = (
             int(column[index])
             for column in (signs.shared, signs.split, signs.in_background, signs.background_slots)
         )
         lines += [f"{shared} share a slot"] * (shared > 0)
-        lines += [f"{split} in pieces"] * (split > 0)
-        lines += [f"{hidden} in background"] * (hidden > 0)
-        lines += [f"background in {pieces}"] * (pieces > 1)
+        lines += [f"{split} split"] * (split > 0)
+        lines += [f"{in_background} in background"] * (in_background > 0)
+        lines += [f"background in {background_slots}"] * (background_slots > 1)
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Scores of what needs no learning, by a recipe's own metrics on its own held-out scenes."""
+"""Scores of baselines without training, with a recipe's metrics on its held-out scenes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ BATCH = 32
 
 @torch.no_grad()
 def floors(recipe: Recipe, split: str = "test", num_scenes: int | None = None) -> dict[str, dict[str, float]]:
-    """Scores of every floor that fits the recipe, keyed as `TITLES`.
+    """Scores of the applicable baselines, keyed as `TITLES`.
 
-    Label maps made of what the model would see (`Recipe.seen`) are scored where the scenes have true masks;
-    "untrained" is the recipe's model with fresh weights of its seed, "untrained_no_bias" the same without
-    the spatial bias and duplicate suppression of its attention, where the recipe has them.
+    Label maps are computed from the model's input (`Recipe.model_input`) and scored if the scenes have true
+    masks. "untrained" is the recipe's model with initial weights of its seed, "untrained_no_bias" the same
+    without spatial bias and duplicate suppression, if the recipe has them.
 
     Example:
         >>> from objecthood.recipes import RECIPES
@@ -47,7 +47,7 @@ def floors(recipe: Recipe, split: str = "test", num_scenes: int | None = None) -
 def of_labels(
     recipe: Recipe, split: str = "test", num_scenes: int | None = None
 ) -> dict[str, dict[str, float]]:
-    """Those of `floors` that need no model."""
+    """Scores of the baselines of `floors` without a model."""
     dataset = recipe.dataset(split)
     num_scenes = min(len(dataset), recipe.test_scenes if num_scenes is None else num_scenes)
     values: dict[str, dict[str, list[torch.Tensor]]] = {}
@@ -56,11 +56,11 @@ def of_labels(
         scenes = dataset[range(start, min(start + BATCH, num_scenes))]
         if not recipe.mask_scores(scenes, scenes.get("masks", scenes["image"])):
             break
-        seen = recipe.model_input(scenes)
+        images = recipe.model_input(scenes)
         labels = {
-            "components": colour_components(seen),
-            "kmeans": colour_kmeans(seen, slots, start),
-            "blocks": blocks(seen, slots),
+            "components": colour_components(images),
+            "kmeans": colour_kmeans(images, slots, start),
+            "blocks": blocks(images, slots),
         }
         for floor, masks in labels.items():
             for name, score in recipe.mask_scores(scenes, masks).items():
@@ -72,7 +72,7 @@ def of_labels(
 
 
 def untrained(recipe: Recipe, split: str = "test", num_scenes: int | None = None) -> dict[str, float]:
-    """Scores of the recipe's model with fresh weights of its seed, one restart."""
+    """Scores of the recipe's model with initial weights of its seed, one restart."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = recipe.prepare_for_test(recipe.build_model())

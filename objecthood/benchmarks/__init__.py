@@ -1,1 +1,1 @@
-"""Our models beside what one would write from the paper without thought for speed, in one process."""
+"""Benchmarks of our models against a plain reference implementation of the paper, in one process."""

@@ -1,7 +1,7 @@
-"""Who is timed at which size: the literal model, our exact one, our fast one, and what each does in a step.
+"""Benchmarked models at each image size: reference implementation ("literal"), exact and fast.
 
-Steps are those of `train.py`: the recipe's model, optimisers, loss, precision, clipping and averaged weights.
-Images are generated sprites at every size but Tetrominoes' own, where they are tetrominoes.
+Training steps are those of `train.py`: the recipe's model, optimisers, loss, precision, clipping and EMA.
+Images are tetrominoes at 35 pixels and generated sprites at other sizes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from objecthood.benchmarks.reference_implementation import LiteralAutoencoder
+from objecthood.benchmarks.reference_implementation import ReferenceAutoencoder
 from objecthood.data.scene import Scenes, to_device
 from objecthood.recipes import RECIPES, Recipe, from_dict
 from objecthood.runtime.environment import choose_precision
@@ -22,29 +22,29 @@ from objecthood.train import averaging
 
 LITERAL, EXACT, FAST = "literal", "exact", "fast"
 _LATE_STEP = 1001
-"""The step that is timed: what a recipe switches on while it trains is on by then, and of two numbers of
-iterations in turn it has the larger."""
+"""The timed step: after all warm-ups, and with the larger of alternating numbers of iterations."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One size of image, and what is run there."""
+    """Benchmark settings of one image size."""
 
     resolution: int
     num_slots: int
     exact: Recipe
     fast: Recipe
     batch_size: int
-    """Of a training step on a CPU: the paper's 64 would last minutes."""
+    """Batch size of a training step on a CPU; the paper's 64 would take minutes."""
     inference_sizes: tuple[int, ...]
+    """Batch sizes of inference."""
 
     def recipe(self, name: str) -> Recipe:
-        """The recipe of a contestant; the literal model is trained as the exact one's says."""
+        """The recipe of a model; the reference implementation has that of the exact model."""
         return self.fast if name == FAST else self.exact
 
 
 def settings() -> dict[int, Setting]:
-    """By resolution: 35 (4 slots), 64 (6) and 128 (7).
+    """Settings by resolution: 35 (4 slots), 64 (6) and 128 (7).
 
     Example:
         >>> {side: setting.num_slots for side, setting in settings().items()}
@@ -64,18 +64,18 @@ def scenes(recipe: Recipe, batch_size: int, device: torch.device) -> Scenes:
     return to_device(recipe.dataset("train")[np.arange(batch_size)], device)
 
 
-class LiteralStep:
-    """Training as the paper has it, written plainly: Adam, float32, nothing else.
+class ReferenceStep:
+    """A training step of the reference implementation: Adam, float32.
 
     Args:
-        setting: size and slots.
-        batch_size: images of a step.
-        device: where it runs.
+        setting: image size and number of slots.
+        batch_size: images per step.
+        device: device of the model.
     """
 
     def __init__(self, setting: Setting, batch_size: int, device: torch.device):
         self.images = scenes(setting.exact, batch_size, device)["image"]
-        self.model = LiteralAutoencoder(setting.resolution, setting.num_slots).to(device)
+        self.model = ReferenceAutoencoder(setting.resolution, setting.num_slots).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=setting.exact.learning_rate, eps=1e-8)
 
     def __call__(self) -> None:
@@ -87,12 +87,12 @@ class LiteralStep:
 
 
 class RecipeStep:
-    """One step of `train.py` for a recipe, again and again on one batch.
+    """A training step of `train.py` for a recipe, repeated on one batch.
 
     Args:
-        recipe: what is trained.
-        batch_size: images of a step.
-        device: where it runs.
+        recipe: recipe of the model.
+        batch_size: images per step.
+        device: device of the model.
     """
 
     def __init__(self, recipe: Recipe, batch_size: int, device: torch.device):
@@ -111,11 +111,11 @@ class RecipeStep:
         self.optimize()
 
     def autocast(self) -> torch.autocast:
-        """The precision that the recipe trains in on this device."""
+        """Autocast with the recipe's precision on this device."""
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def optimize(self) -> None:
-        """Everything between backward and the next step."""
+        """Clipping, optimiser steps and EMA."""
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip or torch.inf)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -124,23 +124,23 @@ class RecipeStep:
 
 
 def training_step(setting: Setting, name: str, batch_size: int, device: torch.device) -> Callable[[], None]:
-    """What `name` does in a training step."""
+    """The training step of model `name`."""
     if name == LITERAL:
-        return LiteralStep(setting, batch_size, device)
+        return ReferenceStep(setting, batch_size, device)
     return RecipeStep(setting.recipe(name), batch_size, device)
 
 
 def inference(setting: Setting, name: str, batch_size: int, device: torch.device) -> Callable[[], object]:
-    """What `name` does to find the objects of a batch; iterations as in training, for all alike."""
+    """A forward pass of model `name` on a batch, with the iterations of training."""
     recipe = setting.recipe(name)
     images = scenes(recipe, batch_size, device)["image"]
     if name == LITERAL:
-        model = LiteralAutoencoder(setting.resolution, setting.num_slots).to(device).eval()
+        model = ReferenceAutoencoder(setting.resolution, setting.num_slots).to(device).eval()
     else:
         model = recipe.build_model().to(device).eval()
 
-    def look() -> object:
+    def run() -> object:
         with torch.inference_mode():
             return model(images)
 
-    return look
+    return run

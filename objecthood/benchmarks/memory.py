@@ -1,8 +1,7 @@
-"""Peak memory of training steps: each model in a process of its own, so that none inherits another's.
+"""Peak memory of training steps, measured in a separate process per model.
 
-On a CPU: the largest resident size minus the size once everything is imported and before the model is built,
-from /proc (Linux only; getrusage would hand down the parent's peak). On a GPU: the largest that PyTorch's
-allocator held.
+On a CPU: the peak resident size minus the size before the model is built, from /proc (Linux only; getrusage
+would include the parent's peak). On a GPU: the peak of PyTorch's allocator.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ _STEPS = 3
 
 
 def peak_memory(resolution: int, name: str, batch_size: int, device: torch.device) -> int:
-    """Bytes that `name` needs for training steps at `resolution`, from a fresh process."""
+    """Peak bytes of training steps of model `name` at `resolution`, measured in a new process."""
     command = [sys.executable, "-m", __name__, str(resolution), name, str(batch_size), str(device)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])
 
 
 def measure(resolution: int, name: str, batch_size: int, device: torch.device) -> int:
-    """The same, in this process, which should have done nothing else."""
+    """`peak_memory` in this process, which must be new."""
     before = resident("VmRSS")
     step = training_step(settings()[resolution], name, batch_size, device)
     for _ in range(_STEPS):
@@ -37,7 +36,7 @@ def measure(resolution: int, name: str, batch_size: int, device: torch.device) -
 
 
 def resident(name: str) -> int:
-    """Bytes of this process in memory: VmRSS now, VmHWM at most so far; 0 where there is no /proc."""
+    """Resident bytes of this process: current (VmRSS) or peak (VmHWM); 0 without /proc."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

@@ -1,8 +1,7 @@
-"""`SlotAttention` alone beside the one of the registry: `pip install slot-attention` (lucidrains, MIT).
+"""Comparison of `SlotAttention` with the package `slot-attention` (lucidrains, MIT).
 
-Theirs draws its slots within, so ours is timed with `GaussianSlots`; both forward and backward, in float32.
-Theirs has biases in queries, keys and values, one epsilon and one layer norm constant more or less: the same
-work to within a few additions.
+Both run forward and backward in float32; ours with `GaussianSlots`, as theirs includes the initial slots.
+Theirs has biases in queries, keys and values; the work is otherwise equal up to a few additions.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ MISSING = "not measured: slot-attention is not installed (pip install slot-atten
 
 
 def is_there() -> bool:
-    """Whether the registry's package is installed."""
+    """Whether the package `slot-attention` is installed."""
     return importlib.util.find_spec("slot_attention") is not None
 
 
 def grouping_calls(
     num_slots: int, num_inputs: int, batch_size: int, device: torch.device
 ) -> dict[str, Callable[[], None]]:
-    """Forward and backward of both on the same inputs [batch, inputs, 64]; ImportError where theirs is not
-    there."""
+    """Forward and backward of both on the same inputs [batch, inputs, 64]; ImportError if theirs is not
+    installed."""
     import slot_attention
 
     inputs = torch.randn(batch_size, num_inputs, 64, device=device)

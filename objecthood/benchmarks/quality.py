@@ -1,8 +1,7 @@
-"""Time to quality: CPU seconds of training until a score is reached, from the curves that runs leave.
+"""Time to quality: CPU seconds of training until a score is reached, from learning curves.
 
-A threshold is reached at the first evaluation that shows it; between evaluations nothing is guessed, so the
-figure is late by up to one interval. A seed that never shows it counts as never, and the median over seeds is
-never where half of them do not.
+The time is that of the first evaluation at or above the threshold, without interpolation, so it is late by up
+to one interval. Seeds that do not reach it count as infinite in the median.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from objecthood.training.run_log import read_log
 
 
 def curve_of(path: str | Path) -> list[dict[str, Any]]:
-    """Evaluations of a run folder (its metrics.jsonl) or of a results/*.json; ValueError where there are
-    none."""
+    """Evaluations of a run folder (metrics.jsonl) or of a results/*.json; ValueError if there are none."""
     path = Path(path)
     if path.is_dir():
         curve = [line for line in read_log(path / "metrics.jsonl") if line["kind"] == "evaluate"]
@@ -38,7 +36,7 @@ def time_to_quality(
     score: str = "fg_ari",
     cost: str = "cpu_seconds",
 ) -> list[float]:
-    """`cost` at the first evaluation where `score` reaches each threshold; inf where it never does.
+    """`cost` at the first evaluation where `score` reaches each threshold; inf if it never does.
 
     Example:
         >>> curve = [{"cpu_seconds": 20.0, "fg_ari": 0.86}, {"cpu_seconds": 40.0, "fg_ari": 0.93}]
@@ -46,15 +44,16 @@ def time_to_quality(
         [20.0, 40.0, inf]
     """
     return [
-        min((row[cost] for row in curve if row[score] >= least), default=math.inf) for least in thresholds
+        min((row[cost] for row in curve if row[score] >= threshold), default=math.inf)
+        for threshold in thresholds
     ]
 
 
 def over_seeds(
     curves: Sequence[Sequence[dict[str, Any]]], thresholds: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """For each threshold: median, least and most CPU seconds over seeds (None: never), and how many reached
-    it."""
+    """For each threshold: median, minimum and maximum CPU seconds over seeds (None: never), and the number of
+    seeds that reached it."""
     columns = zip(*(time_to_quality(curve, thresholds) for curve in curves), strict=True)
     return [
         {

@@ -1,11 +1,10 @@
-"""The paper's model written down as it reads, in plain eager PyTorch: what ours are measured against.
+"""Reference implementation of the paper's model in plain eager PyTorch, for benchmarks and equivalence tests.
 
-Locatello et al. 2020 (arXiv 2006.15055), algorithm 1 and appendix E: channels first, float32, slots copied to
-every position of the decoder's grid, masks and weighted mean as the equations have them. Weights carry the
-names of `models.autoencoder`, so that one state dict fits both and both can be compared number by number.
+Locatello et al. 2020 (arXiv 2006.15055), algorithm 1 and appendix E, in channels-first format and float32.
+Its state dict is compatible with `models.autoencoder`.
 
-Differences from the paper: none. Layers of stride 1 in the decoder are convolutions, which are the same
-functions as transposed ones and the faster of the two here.
+Differences from the paper: none. Layers of stride 1 in the decoder are convolutions, which are equivalent to
+transposed ones and faster here.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class LiteralAutoencoder(nn.Module):
-    """Object discovery: images in [0, 1] in, reconstruction in [-1, 1] and masks out.
+class ReferenceAutoencoder(nn.Module):
+    """Object discovery: images in [0, 1] to reconstruction in [-1, 1] and masks.
 
     Args:
         resolution: side of the images, in pixels. 128: the model for CLEVR, 64 channels and strided
-            decoder; anything else: the one for small images, 32 channels and slots copied to every pixel.
-        num_slots: slots (paper: 7 at 128 pixels, 6 at 64, 4 at 35).
+            decoder; else the model for small images, 32 channels and slots broadcast to every pixel.
+        num_slots: number of slots (paper: 7 at 128 pixels, 6 at 64, 4 at 35).
 
     Example:
-        >>> reconstruction, masks = LiteralAutoencoder(35, num_slots=4)(torch.rand(2, 3, 35, 35))
+        >>> reconstruction, masks = ReferenceAutoencoder(35, num_slots=4)(torch.rand(2, 3, 35, 35))
         >>> reconstruction.shape, masks.shape
         (torch.Size([2, 3, 35, 35]), torch.Size([2, 4, 35, 35]))
     """
@@ -33,46 +32,46 @@ class LiteralAutoencoder(nn.Module):
     def __init__(self, resolution: int, num_slots: int):
         super().__init__()
         large = resolution == 128
-        self.encoder = LiteralEncoder(64 if large else 32)
-        self.grouping = LiteralGrouping(num_slots)
+        self.encoder = ReferenceEncoder(64 if large else 32)
+        self.grouping = ReferenceGrouping(num_slots)
         if large:
-            self.decoder = LiteralDecoder(8, [64] * 5, strides=[2, 2, 2, 2, 1, 1], kernels=[5] * 5 + [3])
+            self.decoder = ReferenceDecoder(8, [64] * 5, strides=[2, 2, 2, 2, 1, 1], kernels=[5] * 5 + [3])
         else:
-            self.decoder = LiteralDecoder(resolution, [32] * 3, strides=[1] * 4, kernels=[5] * 3 + [3])
+            self.decoder = ReferenceDecoder(resolution, [32] * 3, strides=[1] * 4, kernels=[5] * 3 + [3])
 
     def forward(
         self,
         images: Float[Tensor, "batch 3 height width"],
         noise: Float[Tensor, "batch slots 64"] | None = None,
     ) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch slots height width"]]:
-        """`noise` (standard normal) is what slots start from; drawn unless given."""
+        """Reconstruction and masks; `noise` of the initial slots (standard normal) is drawn unless given."""
         slots = self.grouping(self.encoder(2 * images - 1), noise)
-        painted = self.decoder(slots)
-        appearance, masks = painted[:, :, :3], painted[:, :, 3:].softmax(dim=1)
+        decoded = self.decoder(slots)
+        appearance, masks = decoded[:, :, :3], decoded[:, :, 3:].softmax(dim=1)
         return (masks * appearance).sum(dim=1), masks[:, :, 0]
 
 
-class LiteralEncoder(nn.Module):
-    """Four convolutions, positions, layer norm, MLP: one feature for every pixel."""
+class ReferenceEncoder(nn.Module):
+    """Four convolutions, position embedding, layer norm, MLP: one feature per pixel."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.convolutions = nn.ModuleList(
             nn.Conv2d(size, channels, 5, padding=2) for size in [3, channels, channels, channels]
         )
-        self.position = LiteralPosition(channels)
+        self.position = ReferencePosition(channels)
         self.norm = nn.LayerNorm(channels, eps=1e-3)
         self.mlp = nn.Sequential(nn.Linear(channels, 64), nn.ReLU(), nn.Linear(64, 64))
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch inputs 64"]:
-        """One row per pixel."""
+        """Features, one row per pixel."""
         for convolution in self.convolutions:
             image = F.relu(convolution(image))
         return self.mlp(self.norm(self.position(image).flatten(2).transpose(1, 2)))
 
 
-class LiteralPosition(nn.Module):
-    """Adds a linear map of the distances to the four borders."""
+class ReferencePosition(nn.Module):
+    """Position embedding: adds a linear map of the distances to the four borders."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -81,33 +80,33 @@ class LiteralPosition(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The image with positions in it."""
+        """`image` plus position embedding."""
         rows = torch.linspace(0, 1, image.shape[2], device=image.device)
         columns = torch.linspace(0, 1, image.shape[3], device=image.device)
         y, x = torch.meshgrid(rows, columns, indexing="ij")
         return image + self.dense(torch.stack([y, x, 1 - y, 1 - x], dim=-1)).permute(2, 0, 1)
 
 
-class LiteralGrouping(nn.Module):
-    """Algorithm 1: slots drawn from one Gaussian, three rounds of attention."""
+class ReferenceGrouping(nn.Module):
+    """Algorithm 1: Gaussian slots, three iterations of attention."""
 
     def __init__(self, num_slots: int):
         super().__init__()
         self.num_slots = num_slots
-        self.initial_slots = LiteralSlots()
-        self.slot_attention = LiteralSlotAttention()
+        self.initial_slots = ReferenceSlots()
+        self.slot_attention = ReferenceSlotAttention()
 
     def forward(
         self, inputs: Float[Tensor, "batch inputs 64"], noise: Tensor | None = None
     ) -> Float[Tensor, "batch slots 64"]:
-        """Slots after the last round."""
+        """Slots after the last iteration."""
         if noise is None:
             noise = torch.randn(len(inputs), self.num_slots, 64, device=inputs.device)
         return self.slot_attention(inputs, self.initial_slots(noise))
 
 
-class LiteralSlots(nn.Module):
-    """mean + deviation * noise, both trained."""
+class ReferenceSlots(nn.Module):
+    """mean + deviation * noise, with learned mean and deviation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,12 +114,12 @@ class LiteralSlots(nn.Module):
         self.slots_log_sigma = nn.Parameter(torch.empty(1, 1, 64).uniform_(-0.3, 0.3))
 
     def forward(self, noise: Float[Tensor, "batch slots 64"]) -> Float[Tensor, "batch slots 64"]:
-        """Slots to start from."""
+        """Initial slots."""
         return self.slots_mu + self.slots_log_sigma.exp() * noise
 
 
-class LiteralSlotAttention(nn.Module):
-    """The rounds of algorithm 1, line by line."""
+class ReferenceSlotAttention(nn.Module):
+    """The iterations of algorithm 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +138,7 @@ class LiteralSlotAttention(nn.Module):
         slots: Float[Tensor, "batch slots 64"],
         iterations: int = 3,
     ) -> Float[Tensor, "batch slots 64"]:
-        """Slots after `iterations` rounds."""
+        """Slots after `iterations` iterations."""
         inputs = self.norm_inputs(inputs)
         keys, values = self.project_k(inputs), self.project_v(inputs)
         for _ in range(iterations):
@@ -153,13 +152,13 @@ class LiteralSlotAttention(nn.Module):
         return slots
 
 
-class LiteralDecoder(nn.Module):
-    """Spatial broadcast: copies of a slot on a grid, positions, convolutions, four channels."""
+class ReferenceDecoder(nn.Module):
+    """Spatial broadcast decoder: slots on a grid, position embedding, convolutions, four channels."""
 
     def __init__(self, grid: int, channels: list[int], strides: list[int], kernels: list[int]):
         super().__init__()
         self.grid = grid
-        self.position = LiteralPosition(64)
+        self.position = ReferencePosition(64)
         sizes = [64, *channels, 4]
         self.layers = nn.ModuleList(
             nn.ConvTranspose2d(size, out, kernel, stride, padding=(kernel - stride) // 2)
@@ -169,11 +168,11 @@ class LiteralDecoder(nn.Module):
         )
 
     def forward(self, slots: Float[Tensor, "batch slots 64"]) -> Float[Tensor, "batch slots 4 height width"]:
-        """RGB in [-1, 1] and mask logit of every slot."""
+        """RGB in [-1, 1] and mask logits of every slot."""
         canvas = slots.reshape(-1, 64, 1, 1).repeat(1, 1, self.grid, self.grid)
         canvas = self.position(canvas)
         for index, layer in enumerate(self.layers):
             canvas = layer(F.relu(canvas) if index else canvas)
-            if isinstance(layer, nn.ConvTranspose2d):  # TensorFlow's SAME: 2 * the size, the last row cut
+            if isinstance(layer, nn.ConvTranspose2d):  # TensorFlow's SAME: twice the size
                 canvas = canvas[:, :, :-1, :-1]
         return canvas.reshape(*slots.shape[:2], *canvas.shape[1:])

@@ -1,10 +1,8 @@
-"""How far a step is from what the machine could do: arithmetic against a large matrix product, bytes against
-a copy, both measured in the same run.
+"""Roofline: time of a step relative to the bounds by peak arithmetic and peak memory bandwidth.
 
-Williams et al. 2009, "Roofline" (Communications of the ACM 52(4)): a step lasts at least as long as its
-arithmetic at the peak rate, and at least as long as its memory traffic at the peak bandwidth. Traffic is
-counted operator by operator, inputs and outputs, as if no cache kept anything between them; what an operator
-does within itself is not seen. Arithmetic is that of matrix products and convolutions.
+Williams et al. 2009, "Roofline" (Communications of the ACM 52(4)). Peaks are measured in the same run, with a
+large matrix product and a copy. Memory traffic is the sum of inputs and outputs of all operators, without
+caches and without traffic inside operators. Arithmetic is that of matrix products and convolutions.
 """
 
 from __future__ import annotations
@@ -22,14 +20,13 @@ from torch.utils.flop_counter import flop_registry
 from objecthood.benchmarks.timing import Spread, take_turns
 
 _SIDES = {"cpu": 512, "cuda": 8192}
-"""Of the matrices of the large product: where rates stop to grow; bfloat16 is slow on some processors."""
+"""Side of the matrices of the product, at which rates saturate; bfloat16 is slow on some processors."""
 _COPIED = 2**26
-"""Bytes of the copy: more than caches hold."""
+"""Bytes of the copy, more than the caches."""
 
 
 class WorkCounter(TorchDispatchMode):
-    """Counts operations, by PyTorch's own formulas, and the bytes that operators read and write while it is
-    switched on; views cost nothing."""
+    """Counts operations, by PyTorch's formulas, and bytes read and written by operators; views are free."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -48,7 +45,7 @@ class WorkCounter(TorchDispatchMode):
 
 
 def work(call: Callable[[], object]) -> tuple[int, int]:
-    """Floating-point operations (a multiplication and an addition are two) and bytes of a call.
+    """Floating-point operations (a multiply-add counts as two) and bytes of a call.
 
     Example:
         >>> work(lambda: torch.ones(8, 4) @ torch.ones(4, 2))[0]
@@ -60,8 +57,8 @@ def work(call: Callable[[], object]) -> tuple[int, int]:
 
 
 def peaks(device: torch.device, seconds: float) -> dict[str, float]:
-    """Operations per second of a large product in each precision, and bytes per second of a copy (read and
-    written counted both)."""
+    """Operations per second of a large product in each precision, and bytes per second, read and written, of
+    a copy."""
     side = _SIDES[device.type]
     matrices = {dtype: torch.randn(side, side, device=device).to(dtype) for dtype in _DTYPES.values()}
     source = torch.ones(_COPIED, dtype=torch.uint8, device=device)
@@ -78,9 +75,9 @@ def peaks(device: torch.device, seconds: float) -> dict[str, float]:
 def distance(
     call: Callable[[], object], seconds: float, dtype: str, peak: dict[str, float]
 ) -> dict[str, float]:
-    """Achieved rates of a call that takes `seconds`, and how many times its floor that is.
+    """Achieved rates of a call that takes `seconds`, and the ratio of `seconds` to its bound.
 
-    `peak` is from `peaks`; `dtype` names the precision that its arithmetic is held against.
+    `peak` is the result of `peaks`; `dtype` is the precision of the arithmetic.
     """
     operations, traffic = work(call)
     floor = max(operations / peak[dtype], traffic / peak["copy"])

@@ -1,4 +1,4 @@
-"""All measurements of `objecthood benchmark`, one after the other, as one JSON-able dictionary."""
+"""All measurements of `objecthood benchmark`, as a dictionary of JSON values."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from objecthood.benchmarks.contestants import (
     EXACT,
     FAST,
     LITERAL,
-    LiteralStep,
     RecipeStep,
+    ReferenceStep,
     Setting,
     inference,
     settings,
@@ -26,9 +26,9 @@ from objecthood.benchmarks.timing import Spread, Turns, take_turns
 from objecthood.runtime.environment import describe, keep_freed_memory
 
 FAST_BATCH = "fast, its own batch"
-"""The fast model with the batch of its recipe, which is larger than what the literal model is timed with."""
+"""The fast model with the batch size of its recipe, which is larger than that of the reference."""
 _PARTS = 5
-"""Measurements that share the seconds of a resolution: steps, inference twice, rooms of two, the module."""
+"""Measurements that share the time of a resolution: steps, inference twice, stages of two, the module."""
 
 
 def benchmark(
@@ -37,16 +37,16 @@ def benchmark(
     device: torch.device,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure everything at each of `resolutions` (35, 64, 128), in about `seconds` for each.
+    """All measurements at each of `resolutions` (35, 64, 128), in about `seconds` for each; `say` gets
+    progress.
 
-    Raises ValueError for other resolutions.
+    Raises:
+        ValueError: another resolution.
     """
     known = settings()
     for resolution in resolutions:
         if resolution not in known:
-            raise ValueError(
-                f"resolution {resolution} is not one of {', '.join(map(str, known))}; choose of these"
-            )
+            raise ValueError(f"resolution {resolution} must be one of {', '.join(map(str, known))}")
     kept = keep_freed_memory()
     torch.set_flush_denormal(True)  # as `train.py` does
     say("peaks of this machine")
@@ -70,7 +70,7 @@ def benchmark(
 def at_resolution(
     setting: Setting, seconds: float, device: torch.device, peak: dict[str, float], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Everything at one size of image; `seconds` for each measurement."""
+    """All measurements at one image size; `seconds` for each."""
     where = f"{setting.resolution} pixels"
     say(f"{where}: training steps")
     sizes = {LITERAL: setting.batch_size, EXACT: setting.batch_size, FAST: setting.batch_size}
@@ -81,12 +81,12 @@ def at_resolution(
     clock = clock_of(device)
     training = {name: row(turns, name, LITERAL, sizes, clock) for name in sizes}
     for name, step in steps.items():
-        assert isinstance(step, LiteralStep | RecipeStep)
-        dtype = "float32" if isinstance(step, LiteralStep) else str(step.precision).removeprefix("torch.")
+        assert isinstance(step, ReferenceStep | RecipeStep)
+        dtype = "float32" if isinstance(step, ReferenceStep) else str(step.precision).removeprefix("torch.")
         median = Spread.of(getattr(turns[name], clock)).median
         training[name] |= {"precision": dtype, "floor": rounded(distance(step, median, dtype, peak))}
 
-    say(f"{where}: where the time goes")
+    say(f"{where}: profile by stage")
     shares = {}
     for name in (EXACT, FAST):
         step = steps[name]
@@ -98,19 +98,19 @@ def at_resolution(
         training[name]["peak_bytes"] = peak_memory(setting.resolution, name.split(",")[0], size, device)
 
     say(f"{where}: inference")
-    looks = {size: inference_at(setting, size, seconds, device) for size in setting.inference_sizes}
+    inferences = {size: inference_at(setting, size, seconds, device) for size in setting.inference_sizes}
     say(f"{where}: SlotAttention alone")
     return {
         "num_slots": setting.num_slots,
         "training_step": training,
-        "inference": looks,
+        "inference": inferences,
         "rooms": shares,
         "module": module(setting, seconds, device),
     }
 
 
 def inference_at(setting: Setting, batch_size: int, seconds: float, device: torch.device) -> dict[str, Any]:
-    """Finding the objects of `batch_size` images, all three models."""
+    """Inference of all models on `batch_size` images."""
     names = (LITERAL, EXACT, FAST)
     turns = take_turns(
         {name: inference(setting, name, batch_size, device) for name in names}, seconds, device
@@ -120,7 +120,7 @@ def inference_at(setting: Setting, batch_size: int, seconds: float, device: torc
 
 
 def module(setting: Setting, seconds: float, device: torch.device) -> dict[str, Any]:
-    """`SlotAttention` beside the registry's, at the inputs of the exact encoder: one for every pixel."""
+    """`SlotAttention` and the package `slot-attention`, with one input per pixel, as the exact encoder."""
     if not peers.is_there():
         return {"skipped": peers.MISSING}
     calls = peers.grouping_calls(setting.num_slots, setting.resolution**2, setting.batch_size, device)
@@ -130,7 +130,7 @@ def module(setting: Setting, seconds: float, device: torch.device) -> dict[str, 
 
 
 def row(turns: dict[str, Turns], name: str, other: str, sizes: dict[str, int], clock: str) -> dict[str, Any]:
-    """CPU and wall milliseconds per image, and the ratio to `other`'s per image."""
+    """CPU and wall milliseconds per image, and the ratio to those of `other`."""
     size = sizes[name]
 
     def per_image(seconds: list[float]) -> dict[str, float]:
@@ -148,10 +148,10 @@ def row(turns: dict[str, Turns], name: str, other: str, sizes: dict[str, int], c
 
 
 def clock_of(device: torch.device) -> str:
-    """What ratios are of: CPU seconds, which neighbours hardly change, or the wall where a GPU works."""
+    """The clock of ratios: "cpu", which other processes hardly affect, or "wall" on a GPU."""
     return "wall" if device.type == "cuda" else "cpu"
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
-    """Four significant digits."""
+    """Values with four significant digits."""
     return {name: float(f"{value:.4g}") for name, value in values.items()}

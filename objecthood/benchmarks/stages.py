@@ -1,7 +1,7 @@
-"""Where the time of a training step goes: data, encoder, slot attention, decoder, optimiser.
+"""Profile of a training step by stage: data, encoder, slot attention, decoder, optimiser.
 
-Each room is run by itself, forward and backward, on the tensors that it gets in a step; shares are of their
-sum. What joins them (mixture and loss) is left out.
+Each stage runs separately, forward and backward, on its tensors of a step; shares are of the sum. Compositing
+and loss are excluded.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from objecthood.benchmarks.timing import Spread, take_turns
 
 
 def share_of_time(step: RecipeStep, seconds: float) -> dict[str, dict[str, float]]:
-    """CPU (on a GPU: wall) seconds of each room in a step and its share of all rooms together."""
-    turns = take_turns(rooms(step), seconds, step.device)
+    """CPU (on a GPU: wall) seconds of each stage of a step, and its share of the sum."""
+    turns = take_turns(stages(step), seconds, step.device)
     clock = "wall" if step.device.type == "cuda" else "cpu"
     spreads = {name: Spread.of(getattr(turn, clock)) for name, turn in turns.items()}
     total = sum(spread.median for spread in spreads.values())
@@ -27,8 +27,8 @@ def share_of_time(step: RecipeStep, seconds: float) -> dict[str, dict[str, float
     }
 
 
-def rooms(step: RecipeStep) -> dict[str, Callable[[], None]]:
-    """What runs in each room."""
+def stages(step: RecipeStep) -> dict[str, Callable[[], object]]:
+    """The computation of each stage."""
     model, images = step.model, step.scenes["image"]
     with step.autocast(), torch.no_grad():
         features = model.encoder(model.input_transform(images)).flatten(1, 2)
@@ -45,13 +45,9 @@ def rooms(step: RecipeStep) -> dict[str, Callable[[], None]]:
         return run
 
     return {
-        "data": lambda: void(scenes(step.recipe, len(images), step.device)),
+        "data": lambda: scenes(step.recipe, len(images), step.device),
         "encoder": forward_and_backward(lambda: (model.encoder(model.input_transform(images)),)),
         "slot attention": forward_and_backward(lambda: tuple(model.grouping(features))),
         "decoder": forward_and_backward(lambda: tuple(model.decoder(slots, attention))),
         "optimiser": step.optimize,
     }
-
-
-def void(value: object) -> None:
-    """Nothing."""

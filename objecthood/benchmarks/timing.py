@@ -1,8 +1,7 @@
-"""Fair timing on a machine that others use: contestants take turns, and medians with quartiles are kept.
+"""Timing on a shared machine: calls are interleaved in rounds; results are medians with quartiles.
 
-A neighbour who slows one turn slows the others of the same round as well; ratios are therefore taken round by
-round before their median is. CPU seconds count every thread of this process, and stand still while the
-machine serves others; wall seconds do not.
+Load by other processes affects all calls of a round, so ratios are computed per round before the median. CPU
+seconds include all threads of this process and exclude time given to other processes.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 LEAST_ROUNDS = 5
-"""Rounds that are timed however little time is allowed: fewer give no quartiles worth the name."""
+"""Minimum number of rounds, for quartiles."""
 _TURN_SECONDS = 0.05
-"""A turn repeats its call until it lasts about this long, so that the clock's grain does not matter."""
+"""Approximate duration of a turn, long relative to the clock's resolution; short calls are repeated."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """Median and quartiles of a measurement that was repeated `count` times."""
+    """Median and quartiles of `count` measurements."""
 
     median: float
     low: float
@@ -47,23 +46,23 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Turns:
-    """Seconds of one call, of every turn that a contestant took."""
+    """Seconds per call of every turn of one contestant."""
 
     wall: list[float]
     cpu: list[float]
 
     def ratio(self, other: Turns, clock: str = "cpu") -> Spread:
-        """This contestant's seconds over the other's, round by round."""
+        """Ratio to the seconds of `other`, per round."""
         pairs = zip(getattr(self, clock), getattr(other, clock), strict=True)
-        return Spread.of([mine / theirs for mine, theirs in pairs])
+        return Spread.of([one / another for one, another in pairs])
 
 
 def take_turns(
     calls: Mapping[str, Callable[[], object]], seconds: float, device: torch.device | None = None
 ) -> dict[str, Turns]:
-    """Time `calls` in rounds, one turn each, for about `seconds` in all and at least `LEAST_ROUNDS` rounds.
+    """Time `calls` in rounds, one turn each, for about `seconds` in total and at least `LEAST_ROUNDS` rounds.
 
-    Every call is made twice before, untimed. On a GPU turns end when the device is done.
+    Every call is made twice before, untimed. On a GPU a turn ends with a synchronisation.
 
     Example:
         >>> turns = take_turns({"short": lambda: sum(range(10)), "long": lambda: sum(range(10_000))}, 0.1)
@@ -86,7 +85,7 @@ def take_turns(
 def seconds_of(
     call: Callable[[], object], repeats: int = 1, device: torch.device | None = None
 ) -> tuple[float, float]:
-    """Wall and CPU seconds of one call, as the mean of `repeats` in a row."""
+    """Wall and CPU seconds per call, averaged over `repeats`."""
     wait(device)
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(repeats):
@@ -96,7 +95,7 @@ def seconds_of(
 
 
 def wait(device: torch.device | None) -> None:
-    """Until a GPU has done what was asked of it; a CPU has."""
+    """Synchronise a GPU; no effect on a CPU."""
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
 

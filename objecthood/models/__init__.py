@@ -1,4 +1,4 @@
-"""Papers: one file each, composed of `objecthood.nn`."""
+"""Models, one file per paper, composed of `objecthood.nn`."""
 
 from objecthood.models.autoencoder import SlotAutoencoder
 from objecthood.models.base import SlotModel, SlotOutput

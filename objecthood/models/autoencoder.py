@@ -1,12 +1,11 @@
-"""Object discovery: an image is encoded, grouped into slots, and painted again slot by slot.
+"""Object discovery: a slot autoencoder, trained by reconstruction alone.
 
 Locatello et al., "Object-Centric Learning with Slot Attention", NeurIPS 2020 (arXiv 2006.15055), section 3.1
-and appendix E.3. The sum of what the slots paint, weighted by their masks, must equal the image; nothing
-else is asked.
+and appendix E.3. The reconstruction is the sum of decoded slots weighted by alpha masks.
 
-Differences from the paper: none in `clevr`, `sprites` and `tetrominoes`. The `fast_` relatives have strided
-encoders and patch decoders, at about a tenth of the cost; see `nn.decoders` and `nn.attention_bias` for what
-else they may switch on.
+Differences from the paper: none in `clevr`, `sprites` and `tetrominoes`. The `fast_` variants have strided
+encoders and patch decoders, at about a tenth of the cost, and options of `nn.decoders` and
+`nn.attention_bias`.
 """
 
 from __future__ import annotations
@@ -42,39 +41,39 @@ Decoder: TypeAlias = SpatialBroadcastDecoder | PatchDecoder | SlotCentredPatchDe
 
 
 class AutoencoderOutput(NamedTuple):
-    """What a discovery model makes of a batch of images."""
+    """Output of `SlotAutoencoder` for a batch of images."""
 
     reconstruction: Float[Tensor, "batch 3 height width"]
     """Sum of masks * appearance, in [0, 1] units (not clamped)."""
     appearance: Float[Tensor, "batch slots 3 height width"]
-    """What each slot paints, in [0, 1] units (not clamped)."""
+    """Decoded image of each slot, in [0, 1] units (not clamped)."""
     masks: Float[Tensor, "batch slots height width"]
-    """Where each slot is seen; sums to 1 over slots."""
+    """Alpha masks, which sum to 1 over slots."""
     slots: Float[Tensor, "batch slots slot_dim"]
     attention: Float[Tensor, "batch iterations slots grid_height grid_width"]
-    """Softmax over slots, of every iteration, on the encoder's grid."""
+    """Softmax over slots of every iteration, on the encoder's grid."""
 
 
 class SlotAutoencoder(SlotModel):
-    """Encoder, grouping and decoder; images in [0, 1] go in, a `AutoencoderOutput` comes out.
+    """Encoder, grouping and decoder: images in [0, 1] to an `AutoencoderOutput`.
 
     Args:
-        encoder: images in [-1, 1] to features on a grid (`ConvEncoder`).
+        encoder: transformed images to features on a grid (`ConvEncoder`).
         grouping: features to slots (`Grouping`).
-        decoder: slots and their last attention to a `DecoderOutput` in [-1, 1] units, as large as
+        decoder: slots and their last attention to a `DecoderOutput` in [-1, 1] units, with images of side
             `decoder.resolution`.
-        view: what the encoder sees of an image in [0, 1], and in which reconstructions are compared (see
-            `nn.color_transforms`; the paper's: [-1, 1] units).
-        reading: what slots are told at the end of what they hold (`nn.slot_frames`; the paper's: nothing).
-        unconditioned_masks: whether a guided decoder is trained to paint by the masks that slots know by themselves,
-            too: these then choose among starts.
+        input_transform: transform of images in [0, 1] for the encoder and the loss (see
+            `nn.color_transforms`; the paper: to [-1, 1]).
+        readout: update of the slots after the last iteration (`nn.slot_frames`; the paper: none).
+        unconditioned_masks: whether the decoder is trained with unconditioned mask logits as well; these
+            then select the best restart.
 
     Example:
         >>> import torch
         >>> from objecthood.models import autoencoder
         >>> model = autoencoder.fast_tetrominoes()
-        >>> scene = model(torch.rand(2, 3, 35, 35), num_slots=5, iterations=7)
-        >>> scene.masks.shape, scene.attention.shape
+        >>> output = model(torch.rand(2, 3, 35, 35), num_slots=5, iterations=7)
+        >>> output.masks.shape, output.attention.shape
         (torch.Size([2, 5, 35, 35]), torch.Size([2, 7, 5, 18, 18]))
     """
 
@@ -94,14 +93,10 @@ class SlotAutoencoder(SlotModel):
         super().__init__()
         self.image_size = decoder.resolution, decoder.resolution
         self.feature_grid = encoder.grid(self.image_size)
-        self.encoder, self.grouping, self.decoder, self.input_transform = (
-            encoder,
-            grouping,
-            decoder,
-            input_transform,
-        )
-        self.readout, self.unconditioned_masks = readout, unconditioned_masks
-        self.copies: dict[int, SlotAutoencoder] = {}  # by resolution; no part of this model's state
+        self.encoder, self.grouping, self.decoder = encoder, grouping, decoder
+        self.input_transform, self.readout = input_transform, readout
+        self.unconditioned_masks = unconditioned_masks
+        self.copies: dict[int, SlotAutoencoder] = {}  # by resolution; not part of the state dict
 
     def forward(
         self,
@@ -110,16 +105,21 @@ class SlotAutoencoder(SlotModel):
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
     ) -> AutoencoderOutput:
-        """Find objects in `images` ([0, 1]); number of slots and iterations as built unless named.
+        """Masks and reconstruction of `images` in [0, 1].
 
-        `noise` (standard normal) is what Gaussian slots start from; drawn unless given.
+        Args:
+            num_slots, iterations: those of the grouping unless given.
+            noise: standard normal noise of the initial slots, drawn unless given.
+
+        Raises:
+            ValueError: `images` are not floats of the model's size.
         """
         return self.output(*self.decode(self.encode(images), num_slots, iterations, noise))
 
     def encode(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch grid_height grid_width feature_dim"]:
-        """Features of `images` in [0, 1], for slots to compete for."""
+        """Features of `images` in [0, 1]."""
         check_images(images, self.resolution)
         features: Tensor = self.encoder(
             self.input_transform(images).contiguous(memory_format=torch.channels_last)
@@ -137,8 +137,7 @@ class SlotAutoencoder(SlotModel):
         Float[Tensor, "batch slots slot_dim"],
         Float[Tensor, "batch iterations slots grid_height grid_width"],
     ]:
-        """What slots paint of images that were encoded, in the decoder's units, with slots and attention;
-        the other arguments as `forward`'s."""
+        """Decoder output, slots and attention of encoded images; other arguments as in `forward`."""
         grid = features.shape[1:3]
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
         attention = attention.unflatten(-1, grid)
@@ -155,7 +154,7 @@ class SlotAutoencoder(SlotModel):
         restarts: int | None = None,
         noise: Float[Tensor, "restarts batch slots slot_dim"] | None = None,
     ) -> SlotOutput:
-        """As `SlotModel.segment`; the best restart is the one of lowest `decoding_error`."""
+        """As `SlotModel.segment`; the best restart has the lowest `decoding_error`."""
         noises = self._restart_noise(restarts, noise)
         features = self.encode(images)
         best: AutoencoderOutput | None = None
@@ -167,10 +166,10 @@ class SlotAutoencoder(SlotModel):
                 break
             error = self.decoding_error(images, decoded, found)
             if best is None:
-                best, least = found, error
+                best, lowest = found, error
                 continue
-            better = error < least
-            least = torch.minimum(least, error)
+            better = error < lowest
+            lowest = torch.minimum(lowest, error)
             best = AutoencoderOutput(
                 *(
                     torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
@@ -182,7 +181,7 @@ class SlotAutoencoder(SlotModel):
 
     @property
     def restarts_differ(self) -> bool:
-        """Whether slots start from noise."""
+        """Whether initial slots depend on noise."""
         initial = self.grouping.initial_slots
         return isinstance(initial, GaussianSlots) or initial.noise_scale > 0
 
@@ -192,14 +191,17 @@ class SlotAutoencoder(SlotModel):
     def decoding_error(
         self, images: Float[Tensor, "batch 3 height width"], painting: DecoderOutput, scene: AutoencoderOutput
     ) -> Float[Tensor, " batch"]:
-        """How far what slots paint together is from `images`: mean squared error, in [0, 1] units.
+        """Reconstruction error: mean squared error in [0, 1] units.
 
-        By the masks that slots know by themselves where these are trained (`unconditioned_masks`): guided by attention,
-        masks paint two things of one colour as well as one.
+        With `unconditioned_masks`, the reconstruction uses the unconditioned mask logits:
+        attention-conditioned masks reconstruct two objects of one colour as well as one.
         """
-        own = painting.unconditioned_logits if self.unconditioned_masks else None
-        painted = scene.reconstruction if own is None else self.composite(painting.appearance, own)[0]
-        return (painted - images).square().mean(dim=(1, 2, 3))
+        logits = painting.unconditioned_logits if self.unconditioned_masks else None
+        if logits is None:
+            reconstruction = scene.reconstruction
+        else:
+            reconstruction, _ = self.composite(painting.appearance, logits)
+        return (reconstruction - images).square().mean(dim=(1, 2, 3))
 
     def output(
         self,
@@ -207,7 +209,7 @@ class SlotAutoencoder(SlotModel):
         slots: Float[Tensor, "batch slots slot_dim"],
         attention: Float[Tensor, "batch iterations slots grid_height grid_width"],
     ) -> AutoencoderOutput:
-        """What `paint` gives, as `forward` returns it."""
+        """The result of `decode` as returned by `forward`."""
         reconstruction, masks = self.composite(painting.appearance, painting.mask_logits)
         appearance = from_symmetric(at_least_float32(painting.appearance))
         return AutoencoderOutput(reconstruction, appearance, masks, slots, attention)
@@ -215,15 +217,14 @@ class SlotAutoencoder(SlotModel):
     def reconstruct(
         self, images: Float[Tensor, "batch 3 height width"], iterations: int | None = None
     ) -> Float[Tensor, "batch 3 height width"]:
-        """The image that slots paint together, in [0, 1] units: all that training looks at."""
-        painting = self.decode(self.encode(images), iterations=iterations)[0]
-        return self.composite(painting.appearance, painting.mask_logits)[0]
+        """The reconstruction in [0, 1] units, for the training loss."""
+        decoded = self.decode(self.encode(images), iterations=iterations)[0]
+        return self.composite(decoded.appearance, decoded.mask_logits)[0]
 
     def at_resolution(self, resolution: int, build: Callable[[int], SlotAutoencoder]) -> SlotAutoencoder:
-        """This model for images of another side: all weights and buffers are the same tensors, those of
-        frozen parts included.
+        """A weight-shared copy for images of another side; frozen parts are shared as well.
 
-        `build` makes it for a resolution, with weights of the same shapes; it is asked once.
+        `build` constructs a model of equal weight shapes for a resolution, once per resolution.
 
         Example:
             >>> import torch
@@ -236,10 +237,10 @@ class SlotAutoencoder(SlotModel):
         """
         if resolution not in self.copies:
             with torch.random.fork_rng(devices=[]):
-                at_resolution = build(resolution).to(next(self.parameters()).device)
-            at_resolution.load_state_dict(self.state_dict(keep_vars=True), assign=True)
-            share_weights(self, at_resolution)
-            self.copies[resolution] = at_resolution
+                copy = build(resolution).to(next(self.parameters()).device)
+            copy.load_state_dict(self.state_dict(keep_vars=True), assign=True)
+            share_weights(self, copy)
+            self.copies[resolution] = copy
         return self.copies[resolution]
 
     def composite(
@@ -247,7 +248,7 @@ class SlotAutoencoder(SlotModel):
         appearance: Float[Tensor, "batch slots 3 height width"],
         mask_logits: Float[Tensor, "batch slots height width"],
     ) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch slots height width"]]:
-        """The image, in [0, 1] units, that paintings make together, and the masks by which they do."""
+        """Reconstruction in [0, 1] units, and alpha masks."""
         masks = at_least_float32(mask_logits).softmax(dim=1)
         reconstruction = (masks[:, :, None] * at_least_float32(appearance)).sum(dim=1)
         return from_symmetric(reconstruction), masks
@@ -255,15 +256,17 @@ class SlotAutoencoder(SlotModel):
 
 def from_symmetric(image: Tensor) -> Tensor:
     """[-1, 1] units to [0, 1], in one pass over memory."""
-    return torch.add(image.new_full((), 0.5), image, alpha=0.5)  # full: born on the device, nothing is sent
+    return torch.add(image.new_full((), 0.5), image, alpha=0.5)  # allocated on the device: no transfer
 
 
 def clevr(num_slots: int = 7, resolution: int = 128, slot_module: str = "slot-attention") -> SlotAutoencoder:
-    """The paper's model for CLEVR (128 x 128 there; 890,308 parameters at any resolution).
+    """The paper's model for CLEVR (paper: 128 x 128; 890,308 parameters at any resolution).
 
-    Other resolutions keep every layer: the grid that slots are broadcast to is a sixteenth of the image.
-    Another `slot_module` (`nn.SLOT_MODULES`) is a variant.
-    Raises ValueError where `resolution` is no multiple of 16.
+    The broadcast grid has a sixteenth of the image's side. Another `slot_module` (`nn.SLOT_MODULES`) is a
+    variant.
+
+    Raises:
+        ValueError: `resolution` is no multiple of 16.
     """
     if resolution < 16 or resolution % 16:
         raise ValueError(
@@ -306,8 +309,9 @@ def small_image(resolution: int, num_slots: int, slot_module: str = "slot-attent
 def fast_tetrominoes(
     num_slots: int = 4, later_kernels: int = 5, last_kernel: int = 3, slot_module: str = "slot-attention"
 ) -> SlotAutoencoder:
-    """A relative of `tetrominoes` at a tenth of its cost: 18 x 18 features, 7 x 7 patches of 5 x 5, learned
-    slots. `later_kernels` are the encoder's after the first, `last_kernel` is the decoder's."""
+    """A variant of `tetrominoes` at a tenth of its cost: 18 x 18 features, 7 x 7 patches of 5 x 5, learned
+    slots. `later_kernels` are kernel sides of the encoder after the first, `last_kernel` that of the
+    decoder."""
     options = SlotModuleOptions(num_slots, (18, 18), 64, 64, gradient="bilevel")
     return SlotAutoencoder(
         ConvEncoder(channels=32, feature_dim=64, strides=(2, 1, 1), kernel=(5, later_kernels, later_kernels)),
@@ -330,12 +334,18 @@ def fast_sprites(
     noise_scale: float = 0.0,
     slot_module: str = "slot-attention",
 ) -> SlotAutoencoder:
-    """A variant for things on a background: 32 x 32 features at 64 pixels, independent patches of 4 x 4.
+    """A variant for objects on a background: features at half the resolution, independent 4 x 4 patches.
 
-    `spatial_bias`, `merge_penalty` and `split_slots` are those of `SpatialBias` (all off: none), `bias_before_attention` is that
-    of `SlotAttention`, `noise_scale` that of `LearnedSlots`, `attention_conditioned_masks` that of `PatchDecoder`,
-    `chromaticity` chooses the view, `second_kernel` is the side of the encoder's second one, `slot_module`
-    is one of `nn.SLOT_MODULES`. `resolution` is a multiple of 4.
+    Args:
+        num_slots: number of slots.
+        resolution: side of the images in pixels, a multiple of 4.
+        spatial_bias, merge_penalty, split_slots: `weight` and options of `SpatialBias`.
+        attention_conditioned_masks: as in `PatchDecoder`.
+        chromaticity: whether encoder and loss use `opponent_chromaticity`.
+        second_kernel: kernel side of the encoder's second convolution.
+        bias_before_attention: as in `SlotAttention`; also enables `split_and_merge` of `SpatialBias`.
+        noise_scale: as in `LearnedSlots`.
+        slot_module: one of `nn.SLOT_MODULES`.
     """
     return SlotAutoencoder(
         ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=(5, second_kernel)),
@@ -375,10 +385,10 @@ def fast_slot_frames(
     noise_scale: float = 0.5,
     slot_module: str = "slot-attention",
 ) -> SlotAutoencoder:
-    """A variant for things of one kind in many places, seen and painted from their own centre
-    (`nn.slot_frames`), which know their masks by themselves, too. Arguments as `fast_sprites`'.
+    """A variant with slot-centric reference frames (`nn.slot_frames`), for similar objects at many locations.
 
-    With `chromaticity` images are seen and compared both with their shading and without it.
+    Trained with conditioned and unconditioned masks. Arguments as in `fast_sprites`; with `chromaticity`,
+    encoder and loss use `color_and_chromaticity`.
     """
     return SlotAutoencoder(
         ConvEncoder(
@@ -415,8 +425,8 @@ def biased_grouping(
     noise_scale: float = 0.0,
     slot_module: str = "slot-attention",
 ) -> Grouping:
-    """Learned slots with `SpatialBias` over features at half the `resolution`, which are exchanged where it
-    is early and none is empty."""
+    """Learned slots with `SpatialBias` over features at half the `resolution`; arguments as in
+    `fast_sprites`."""
     features = (-(-resolution // 2),) * 2
     attention_bias = None
     if spatial_bias or merge_penalty:
@@ -426,18 +436,18 @@ def biased_grouping(
     options = SlotModuleOptions(
         num_slots, features, 64, 64, attention_bias, bias_before_attention, gradient="bilevel"
     )
-    module = SLOT_MODULES[slot_module](options)  # before the slots: a seed gives the weights it always gave
+    module = SLOT_MODULES[slot_module](options)  # before the slots: keeps the weights of a seed
     return Grouping(LearnedSlots(num_slots, 64, noise_scale), module)
 
 
 def gaussian_grouping(num_slots: int, side: int, slot_module: str) -> Grouping:
-    """The paper's initial slots, and a slot module over a square of features."""
+    """The paper's initial slots, and a slot module over a square grid of features."""
     options = SlotModuleOptions(num_slots, (side, side), 64, 64)
     return Grouping(GaussianSlots(num_slots, 64), SLOT_MODULES[slot_module](options))
 
 
 def patches_along(resolution: int, patch: int) -> int:
-    """How many patches of side `patch` lie along `resolution`; ValueError where they do not fit."""
+    """Number of patches of side `patch` along `resolution`; ValueError if they do not fit."""
     if resolution % patch or resolution < 2 * patch:
         raise ValueError(f"`resolution` (={resolution}) must be a multiple of {patch}, at least {2 * patch}")
     return resolution // patch

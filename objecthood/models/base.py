@@ -1,8 +1,7 @@
-"""The contract of a slot model: what prediction, diagnosis, export, the demo and videos ask of every model.
+"""Interface of slot models, used by prediction, diagnosis, export, the demo and videos.
 
-To add a model, subclass `SlotModel` and write `segment`; `image_size`, and without a `grouping` also
-`num_slots`, `slot_dim` and `iterations`, say the rest. Code outside this folder asks the contract and never
-for the class of a model.
+To add a model, subclass `SlotModel`, write `segment` and set `image_size`; without a `grouping` also set
+`num_slots`, `slot_dim` and `iterations`. Code outside this folder does not depend on the class of a model.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ WHOLE, MOST, ATTENTION = "reconstruction error", "error of most pixels", "doubt 
 
 
 class SlotOutput(NamedTuple):
-    """What a model finds in a batch of images; None where a model has no such thing."""
+    """Output of a slot model for a batch of images; None for fields that a model does not have."""
 
     slots: Float[Tensor, "batch slots slot_dim"]
     attention: Float[Tensor, "batch iterations slots grid_height grid_width"]
-    """Softmax over slots, of every iteration, on the feature grid."""
+    """Softmax over slots of every iteration, on the feature grid."""
     masks: Float[Tensor, "batch slots height width"] | None = None
-    """Where each slot is seen, at the model's image size; sums to 1 over slots. None where slots are not
-    trained to segment (set prediction): the attention is then all that is known of their place."""
+    """Masks at the model's image size, which sum to 1 over slots; None for set prediction, where only the
+    attention localises slots."""
     reconstruction: Float[Tensor, "batch 3 height width"] | None = None
     """The decoded image, in [0, 1] units (not clamped)."""
     appearance: Float[Tensor, "batch slots 3 height width"] | None = None
@@ -42,19 +41,19 @@ class SlotOutput(NamedTuple):
     """Predicted properties of each slot, in [0, 1]."""
 
     def found(self) -> dict[str, Tensor]:
-        """The fields that are there, by name."""
+        """The fields that are not None, by name."""
         return {name: values for name, values in self._asdict().items() if values is not None}
 
 
 class ExportStages(NamedTuple):
-    """The modules of a model in the order in which they run (`objecthood.export.stages`)."""
+    """The modules of a model in order of execution (`objecthood.export.stages`)."""
 
     input_transform: Callable[[Tensor], Tensor]
     """Images in [0, 1] to the encoder's input."""
     encoder: nn.Module
     grouping: Grouping
     readout: nn.Module | None = None
-    """Slots, normalised inputs and the last attention to the slots that are decoded."""
+    """Slots, normalised inputs and the last attention to decoder input."""
     decoder: nn.Module | None = None
     """Slots and attention to appearance and mask logits."""
     head: nn.Module | None = None
@@ -62,19 +61,20 @@ class ExportStages(NamedTuple):
 
 
 class SlotModel(nn.Module, abc.ABC):
-    """Images in [0, 1] to slots; a model scales its input itself.
+    """Base class of slot models: images in [0, 1] to slots.
 
     Attributes:
-        image_size: height and width of the images that go in, in pixels.
+        image_size: height and width of input images, in pixels.
         feature_grid: rows and columns of the features that slots compete for.
         fit: how `preprocess` treats images of another aspect ratio.
-        result_kind: "masks" where the output has masks, "objects" where it has properties of CLEVR's objects.
-        modality: "frame", or "motion" where the images are motion fields.
-        any_size: whether images of any size go in, one at a time where sizes differ; `image_size` is then
+        result_kind: "masks", or "objects" for properties of CLEVR's objects.
+        modality: input modality: "frame", or "motion" for motion fields as images.
+        any_size: whether inputs may have any size, one at a time if sizes differ; `image_size` is then
             nominal.
         tracks: whether slots persist over the frames of a video (`step`).
-        restarts: of `segment`, unless a call names a number.
-        recipe, usual: of loaded weights, their recipe and what `out_of_distribution.calibration` measured.
+        restarts: default number of restarts of `segment`.
+        recipe, calibration: of loaded weights, their recipe and the result of
+            `out_of_distribution.calibration`.
 
     Example:
         >>> class Brightness(SlotModel):
@@ -111,18 +111,19 @@ class SlotModel(nn.Module, abc.ABC):
         restarts: int | None = None,
         noise: Float[Tensor, "restarts batch slots slot_dim"] | None = None,
     ) -> SlotOutput:
-        """Slots of `images` ([0, 1], of `image_size`); numbers are the model's own unless given.
+        """Slots and masks of `images`.
 
         Args:
-            restarts: how often slots start anew, where that makes a difference (`restarts_differ`); of each
-                image the best start is returned.
-            noise: standard normal, what slots start from, and with it the number of restarts; drawn from the
-                global generator unless given.
+            images: in [0, 1], of `image_size`.
+            num_slots, iterations: the model's defaults unless given.
+            restarts: number of restarts; the best one of each image is returned (see `restarts_differ`).
+            noise: standard normal noise of the initial slots, one per restart, which sets the number of
+                restarts; drawn from the global generator unless given.
         """
 
     @property
     def num_slots(self) -> int:
-        """Slots used when a call names no number."""
+        """Default number of slots."""
         return self.grouping.num_slots
 
     @property
@@ -132,34 +133,34 @@ class SlotModel(nn.Module, abc.ABC):
 
     @property
     def iterations(self) -> int:
-        """Iterations of slot attention when a call names no number."""
+        """Default number of iterations of slot attention."""
         return self.grouping.iterations
 
     @property
     def resolution(self) -> int:
-        """Side of square images, in pixels; ValueError where `image_size` is not square."""
+        """Side of square images in pixels; ValueError if `image_size` is not square."""
         height, width = self.image_size
         if height != width:
             raise ValueError(
-                f"`image_size` (={height}, {width}) is not square; use it in place of `resolution`"
+                f"`image_size` (={height}, {width}) is not square; use `image_size` instead of `resolution`"
             )
         return height
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next((weight.device for weight in self.parameters()), torch.device("cpu"))
 
     @property
     def restarts_differ(self) -> bool:
-        """Whether restarts differ from each other, and the model can choose the best."""
+        """Whether restarts differ and the model can select the best."""
         return False
 
     def preprocess(
         self, image: UInt8[np.ndarray, "height width 3"], fit: Fit | None = None
     ) -> tuple[Float[Tensor, "3 rows columns"], Placement]:
-        """An image of any size as the model takes it, in [0, 1], and the way back for masks
-        (`Placement.restore`); `fit` is the model's own unless given."""
+        """An image of any size as model input in [0, 1], and its placement, which maps masks back
+        (`Placement.restore`); `fit` defaults to the model's."""
         pixels, placement = place(image, self.image_size, fit or self.fit)
         return torch.from_numpy(pixels).permute(2, 0, 1).float().div(255), placement
 
@@ -173,10 +174,9 @@ class SlotModel(nn.Module, abc.ABC):
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
     ) -> tuple[Any, Any]:
-        """The output for the next frame of a video, and the state for the one after it: here every frame is
-        an image of its own.
+        """Output for one frame of a video, and the state for the next; by default frames are independent.
 
-        The first frame has no `state`; `following` is the frame after this one, None at the end.
+        `state` is None for the first frame; `following` is the next frame, None at the end.
         """
         start = None if noise is None else noise[None]
         return self.segment(frame, num_slots, iterations, 1, start), None
@@ -184,13 +184,12 @@ class SlotModel(nn.Module, abc.ABC):
     def anomaly_score(
         self, images: Float[Tensor, "batch 3 height width"], output: SlotOutput
     ) -> dict[str, Float[Tensor, " batch"]]:
-        """How badly the model does on `images`, by measure; higher is worse.
+        """Out-of-distribution scores of `images`, by measure; higher is less like the training data.
 
-        With a reconstruction, in [-1, 1] units: its mean squared error, as the score `mse`; and the squared
-        error that three quarters of the pixels stay below, each channel's mean error taken out, which ignores
-        a single wrong object and a background of another shade, but not texture everywhere. Else the mean
-        over the grid of 1 - the largest attention in the last iteration: 0 where every feature belongs to
-        one slot.
+        With a reconstruction, in [-1, 1] units: the mean squared error, as in the score `mse`; and the 75th
+        percentile over pixels of the squared error after subtracting each channel's mean error, which ignores
+        a single wrong object or another background colour, but not texture. Without a reconstruction: the
+        mean over the grid of 1 - the largest attention in the last iteration.
         """
         if output.reconstruction is None:
             return {ATTENTION: 1 - output.attention[:, -1].amax(dim=1).mean(dim=(1, 2))}
@@ -202,32 +201,32 @@ class SlotModel(nn.Module, abc.ABC):
         }
 
     def export_stages(self) -> ExportStages:
-        """The model's modules for export and the demo; ValueError where it is not made of such stages."""
+        """The model's modules for export and the demo; ValueError if it has no such stages."""
         raise ValueError(
-            f"a {type(self).__name__} cannot be exported: it has no stages; take weights of `objecthood list`"
+            f"a {type(self).__name__} cannot be exported: it has no stages; use weights of `objecthood list`"
         )
 
     def _restart_noise(
         self, restarts: int | None, noise: Float[Tensor, "restarts batch slots slot_dim"] | None
     ) -> Sequence[Tensor | None]:
-        """The noise of each restart of `segment`, None where it is to be drawn."""
-        starts = [None] * (self.restarts if restarts is None else restarts) if noise is None else [*noise]
-        if not starts:
+        """The noise of each restart of `segment`, None to draw it."""
+        noises = [None] * (self.restarts if restarts is None else restarts) if noise is None else [*noise]
+        if not noises:
             raise ValueError(
-                "`noise` must be [restarts, batch, slots, dim] of at least one restart; got none"
+                "`noise` must be [restarts, batch, slots, dim] with at least one restart; got none"
             )
-        return starts
+        return noises
 
 
 class ClipModel(SlotModel):
-    """What models of video share: their input modality, and the features that slots compete for.
+    """Base class of video models.
 
     Args:
         encoder: images in [-1, 1] to features on a grid.
         grouping: features of the first frame to slots.
         resolution: side of the square frames, in pixels.
-        later_iterations: of slot attention, in every frame but the first where slots are handed on.
-        modality: "frame", or "motion" found by matching.
+        later_iterations: iterations in frames with propagated slots, at least 1.
+        modality: "frame", or "motion" by block matching.
     """
 
     encoder: ConvEncoder
@@ -251,11 +250,11 @@ class ClipModel(SlotModel):
     def to_modality(
         self, frames: Float[Tensor, "batch time 3 height width"]
     ) -> Float[Tensor, "batch time 3 height width"]:
-        """The encoder's input, in [0, 1]: the frames, or their motion as images."""
+        """The model input in [0, 1]: frames, or their motion fields as images."""
         return to_modality(frames, self.modality)
 
     def features(
         self, seen: Float[Tensor, "frames 3 height width"]
     ) -> Float[Tensor, "frames grid_height grid_width dim"]:
-        """What slot attention groups."""
+        """Features for slot attention of inputs in [0, 1]."""
         return self.encoder((2 * seen - 1).contiguous(memory_format=torch.channels_last))

@@ -1,4 +1,4 @@
-"""An image of any size to the image size of a model, and masks back to the image's own size and place."""
+"""Fit an image of any size to a model's input, and map masks back to the image."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 Fit = Literal["pad", "crop", "squash"]
-"""How an image of another aspect ratio becomes the model's input. "pad": the whole image, as large as fits,
-in the middle; its border pixels are repeated around it. "crop": its largest central part of the model's
-aspect ratio. "squash": the whole image, its aspect ratio not kept. The three agree where the aspect ratio is
-the model's own."""
+"""How an image of another aspect ratio is fitted. "pad": the whole image, centred, with its border pixels
+repeated. "crop": the largest central part of the model's aspect ratio. "squash": the whole image, without
+keeping its aspect ratio."""
 FITS: tuple[str, ...] = get_args(Fit)
 
 
 class Placement(NamedTuple):
-    """Which part of an image a model's input shows, and where.
+    """The part of an image that a model's input shows, and its location there.
 
     Example:
         >>> _, placement = place(np.zeros((40, 120, 3), np.uint8), (32, 32), "pad")
@@ -33,23 +32,22 @@ class Placement(NamedTuple):
     size: tuple[int, int]
     """Height and width of the image, in pixels."""
     box: tuple[int, int, int, int]
-    """Top, left, height and width, in pixels of the image, of the part that the input shows."""
+    """Top, left, height and width of the shown part, in pixels of the image."""
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Columns left and right, rows above and below (as in `torch.nn.functional.pad`) of the input that show
-    no part of the image."""
+    """Padding of the input: columns left and right, rows above and below (as in
+    `torch.nn.functional.pad`)."""
 
     def crop(
         self, maps: Float[Tensor, "*maps rows columns"]
     ) -> Float[Tensor, "*maps fewer_rows fewer_columns"]:
-        """Maps of the model's input without the padding."""
+        """Maps of the model's input without padding."""
         left, right, top, bottom = self.padding
         return maps[..., top : maps.shape[-2] - bottom, left : maps.shape[-1] - right]
 
     def restore(
         self, maps: Float[Tensor, "*maps rows columns"], outside: float = 0.0
     ) -> Float[Tensor, "*maps height width"]:
-        """Maps of the model's input at the image's own size and place, bilinear; `outside` where the input
-        does not show the image (the cut-off parts under "crop")."""
+        """Maps of the model's input resized bilinearly to the image; `outside` in parts removed by "crop"."""
         top, left, height, width = self.box
         inside = self.crop(maps)
         flat = inside.reshape(1, -1, *inside.shape[-2:])
@@ -67,8 +65,8 @@ class Placement(NamedTuple):
         return input_size[0] - top - bottom, input_size[1] - left - right
 
     def locate(self, across: float, down: float, input_size: tuple[int, int]) -> tuple[float, float]:
-        """Across and down the image, each in [0, 1], of a point given as across and down the model's input
-        (height, width `input_size`); a point in the padding goes to the image's border."""
+        """Image coordinates (across, down) in [0, 1] of a point (across, down) in [0, 1] of a model's input
+        of (height, width) `input_size`; points in the padding are moved to the image's border."""
         (left, _, top, _), (rows, columns) = self.padding, self.shown(input_size)
         across = min(max((across * input_size[1] - left) / columns, 0.0), 1.0)
         down = min(max((down * input_size[0] - top) / rows, 0.0), 1.0)
@@ -84,9 +82,10 @@ def whole(size: tuple[int, int]) -> Placement:
 def place(
     image: UInt8[np.ndarray, "height width 3"], input_size: tuple[int, int], fit: Fit
 ) -> tuple[UInt8[np.ndarray, "rows columns 3"], Placement]:
-    """The image at `input_size` (height, width), resized bilinearly (antialiased), and where it lies there.
+    """The image resized to `input_size` (height, width), bilinear with antialiasing, and its placement.
 
-    Raises ValueError where `fit` is not one of `FITS`.
+    Raises:
+        ValueError: `fit` is not one of `FITS`.
     """
     if fit not in FITS:
         raise ValueError(f"`fit` (={fit!r}) must be one of {', '.join(FITS)}")
@@ -107,7 +106,7 @@ def place(
 
 
 def _largest_within(outer: tuple[int, int], ratio: tuple[int, int]) -> tuple[int, int]:
-    """The largest size (height, width) of an aspect ratio inside another size, in whole pixels."""
+    """The largest size (height, width) with the aspect ratio of `ratio` inside `outer`, in whole pixels."""
     (rows, columns), (height, width) = outer, ratio
     if height * columns >= width * rows:
         return rows, max(1, (2 * rows * width + height) // (2 * height))

@@ -1,17 +1,16 @@
-"""Objects by contrast: slots of one frame must tell the next frame's, as a set, from those of other clips.
+"""Contrastive object discovery in video: the slots of a frame predict those of the next as a set.
 
-Löwe et al. 2020, "Learning Object-Centric Video Models by Contrasting Sets" (arXiv 2011.10287). Every frame
-is grouped for itself, a transition guesses the next frame's slots, and what is contrasted is the whole set,
-whatever its order (`losses.set_contrast`, `losses.nearest_contrast`): contrast of single slots, after C-SWM
-(Kipf et al. 2020, arXiv 1911.12247; `losses.slot_infonce`), is as content if all slots say the same.
-Nothing is painted; objects are read out of the attention.
+Löwe et al. 2020, "Learning Object-Centric Video Models by Contrasting Sets" (arXiv 2011.10287). Frames are
+grouped independently, a transition model predicts the next frame's slots, and the loss contrasts sets of
+slots over clips, independent of their order (`losses.set_contrast`, `losses.nearest_contrast`). Slot-wise
+InfoNCE, after C-SWM (Kipf et al. 2020, arXiv 1911.12247; `losses.slot_infonce`), is also minimised by
+collapsed slots. There is no decoder; masks are the attention.
 
-Differences from the paper: slots are means of features, begun far apart in each frame (`nn.SoftKMeans`), and
-have, unless left out, the prior of `models.autoencoder`. What a slot gives to its set has length 1. Features
-see a few pixels each and do not know where they are: slots that can ask for a place divide the image into
-tiles, which tell frames apart as well as objects do (results/tries.md). In training none is grouped from
-means handed on, which could carry a clip's mark from frame to frame without a look at it; after training they
-may be handed on (`propagate_slots`). `modality="motion"` groups motion found by matching, as in `models.video`.
+Differences from the paper: slots are means of features with farthest-point initialisation in each frame
+(`nn.SoftKMeans`), with an optional spatial bias. Projections have length 1. Features have a small receptive
+field and no position embedding: with positions, slots divide the image into tiles, which identify frames as
+well as objects do (results/tries.md). Slots are not propagated in training, where they could carry the
+identity of a clip; they may be afterwards (`propagate_slots`). `modality="motion"` as in `models.video`.
 """
 
 from __future__ import annotations
@@ -40,35 +39,34 @@ from objecthood.runtime import renamed
 
 
 class ContrastOutput(NamedTuple):
-    """What a contrast model makes of clips."""
+    """Output of `SetContrast` for clips."""
 
     slots: Float[Tensor, "batch time slots slot_dim"]
     predicted: Float[Tensor, "batch time slots slot_dim"]
-    """The transition's guess for the slots of the frame after each."""
+    """Predicted slots of the next frame."""
     attention: Float[Tensor, "batch time slots grid_height grid_width"]
-    """Softmax over slots, of the last iteration of each frame, on the encoder's grid."""
+    """Softmax over slots of the last iteration of each frame, on the encoder's grid."""
     masks: Float[Tensor, "batch time slots height width"]
-    """The attention, enlarged to the frame; sums to 1 over slots."""
+    """The attention at the size of the frame; sums to 1 over slots."""
 
 
 class SetContrast(ClipModel):
-    """Encoder, grouping and transition; frames in [0, 1] go in, a `ContrastOutput` comes out.
+    """Encoder, grouping and transition: frames in [0, 1] to a `ContrastOutput`.
 
     Args:
-        encoder: as of `SlotAutoencoder`.
-        grouping: features to slots, and the means that the next frame may begin from.
-        transition: slots of a frame to a guess for the next (`nn.dynamics`).
-        embed: of each slot, found or predicted, to what is contrasted of it.
+        encoder: as in `SlotAutoencoder`.
+        grouping: features to slots.
+        transition: slots of a frame to predicted slots of the next (`nn.dynamics`).
+        embed: projection of slots for the contrastive loss.
         resolution: side of the square frames, in pixels.
-        later_iterations: of slot attention where slots are handed on, in every frame but the first.
-        modality: "frame", or "motion" found by matching.
-        decoder: of slots and their attention to an image, for training by reconstruction in place of
-            contrast: the control of a comparison in which only the loss differs.
+        later_iterations: iterations in frames with propagated slots.
+        modality: "frame", or "motion" by block matching.
+        decoder: slots and attention to an image, for the control trained by reconstruction.
 
     Example:
         >>> model = moving_sprites(num_slots=4, resolution=32)
-        >>> scene = model(torch.rand(2, 3, 3, 32, 32))
-        >>> scene.masks.shape, model.project(scene.predicted).shape
+        >>> output = model(torch.rand(2, 3, 3, 32, 32))
+        >>> output.masks.shape, model.project(output.predicted).shape
         (torch.Size([2, 3, 4, 32, 32]), torch.Size([2, 3, 4, 128]))
     """
 
@@ -96,10 +94,9 @@ class SetContrast(ClipModel):
         restarts: int | None = None,
         noise: Float[Tensor, "restarts batch slots slot_dim"] | None = None,
     ) -> SlotOutput:
-        """As `SlotModel.segment`, every image for itself; means start far apart, without noise. The attention
-        is that of the last iteration."""
-        scene = self(images[:, None], num_slots, iterations)
-        return SlotOutput(scene.slots[:, 0], scene.attention, scene.masks[:, 0])
+        """As `SlotModel.segment`, without noise; the attention is that of the last iteration."""
+        output = self(images[:, None], num_slots, iterations)
+        return SlotOutput(output.slots[:, 0], output.attention, output.masks[:, 0])
 
     def forward(
         self,
@@ -108,10 +105,10 @@ class SetContrast(ClipModel):
         iterations: int | None = None,
         propagate_slots: bool = False,
     ) -> ContrastOutput:
-        """Whole clips at once, every frame grouped for itself.
+        """Output for whole clips.
 
-        `propagate_slots`: each frame but the first begins from the means of the frame before, with
-        `later_iterations`.
+        `propagate_slots`: frames after the first start from the means of the previous frame, with
+        `later_iterations`; otherwise frames are independent.
         """
         check_images(frames, self.resolution, has_time=True)
         return self.group(self.to_modality(frames), num_slots, iterations, propagate_slots)
@@ -123,12 +120,12 @@ class SetContrast(ClipModel):
         iterations: int | None = None,
         propagate_slots: bool = False,
     ) -> ContrastOutput:
-        """`forward` from what `to_modality` gives."""
+        """`forward` after `to_modality`."""
         batch, time = seen.shape[:2]
         features = self.features(seen.flatten(0, 1))
         inputs = features.flatten(1, 2)
         if propagate_slots:
-            slots, weights = self._follow(inputs.unflatten(0, (batch, time)), num_slots, iterations)
+            slots, weights = self._propagate(inputs.unflatten(0, (batch, time)), num_slots, iterations)
         else:
             slots, _, weights = self.grouping.cluster(inputs, num_slots, iterations)
         attention = weights.unflatten(-1, features.shape[1:3])
@@ -136,13 +133,13 @@ class SetContrast(ClipModel):
         parts = slots, self.transition(slots), attention, masks
         return ContrastOutput(*(part.unflatten(0, (batch, time)) for part in parts))
 
-    def _follow(
+    def _propagate(
         self,
         inputs: Float[Tensor, "batch time inputs dim"],
         num_slots: int | None,
         iterations: int | None,
     ) -> tuple[Tensor, Tensor]:
-        """Slots and attention of all frames [batch * time, ...], means handed on from frame to frame."""
+        """Slots and attention of all frames [batch * time, ...], with propagated means."""
         found: list[Clusters] = []
         for now in inputs.unbind(1):
             if not found:
@@ -154,7 +151,7 @@ class SetContrast(ClipModel):
         return slots, weights
 
     def reconstruct(self, scene: ContrastOutput) -> Float[Tensor, "batch time 3 height width"]:
-        """What `decoder` makes of slots and attention, in [0, 1] units (not clamped)."""
+        """Reconstruction by `decoder`, in [0, 1] units (not clamped)."""
         assert self.decoder is not None, "this model was built without a decoder"
         decoded = self.decoder(scene.slots.flatten(0, 1), scene.attention.flatten(0, 1))
         masks = at_least_float32(decoded.mask_logits).softmax(dim=1)
@@ -162,7 +159,7 @@ class SetContrast(ClipModel):
         return (0.5 + 0.5 * image).unflatten(0, scene.slots.shape[:2])
 
     def project(self, slots: Float[Tensor, "*batch slots slot_dim"]) -> Float[Tensor, "*batch slots dim"]:
-        """What each slot gives to its set: vectors of length 1, in 32 bits or more."""
+        """Projections of slots for the contrastive loss: vectors of length 1, at least float32."""
         return F.normalize(at_least_float32(self.embed(slots)), dim=-1)
 
 
@@ -176,20 +173,20 @@ def moving_sprites(
     modality: Modality = "frame",
     reconstruction: bool = False,
 ) -> SetContrast:
-    """Features of 3 x 3 pixels, means of them with the spatial bias of `video.moving_sprites`, each slot
-    predicted alone; with `reconstruction` a decoder in place of what is contrasted."""
+    """Features of 3 x 3 pixels, soft k-means with spatial bias, and a residual transition of each slot; with
+    `reconstruction`, a decoder instead of transition and projection."""
     if resolution % 4 or resolution < 8:
         raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")
     grid = (resolution // 2, resolution // 2)
     attention_bias = (
         SpatialBias(grid, spatial_bias, merge_penalty, split_slots) if spatial_bias or merge_penalty else None
     )
-    embed = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128))
+    projection = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128))
     return SetContrast(
         ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=(3, 1), places=False),
         SoftKMeans(num_slots, grid, 64, 64, attention_bias=attention_bias),
         nn.Identity() if reconstruction else ResidualPredictor(64),
-        nn.Identity() if reconstruction else embed,
+        nn.Identity() if reconstruction else projection,
         resolution,
         later_iterations,
         modality,

@@ -1,11 +1,10 @@
-"""Set prediction: an image is encoded, grouped into slots, and every slot says what object it stands for.
+"""Set prediction: object properties from slots, trained with labels and Hungarian matching.
 
 Locatello et al., "Object-Centric Learning with Slot Attention", NeurIPS 2020 (arXiv 2006.15055), section 3.2
-and appendix E.3. Trained with properties as labels; which slot answers for which object is left to
-assignment.
+and appendix E.3.
 
 Differences from the paper: none in `clevr`; `fast_clevr` has other strides, smaller kernels, learned slots,
-and a head for features.
+and an auxiliary head on features.
 """
 
 from __future__ import annotations
@@ -27,25 +26,25 @@ from objecthood.runtime import renamed
 
 
 class SetPredictorOutput(NamedTuple):
-    """What a set predictor makes of a batch of images."""
+    """Output of `SetPredictor` for a batch of images."""
 
     properties: Float[Tensor, "batch slots properties"]
     """In [0, 1]; CLEVR: 3 coordinates, one-hot size 2, material 2, shape 3, colour 8, real-object flag."""
     slots: Float[Tensor, "batch slots slot_dim"]
     attention: Float[Tensor, "batch iterations slots grid_height grid_width"]
-    """Softmax over slots, of every iteration, on the encoder's grid."""
+    """Softmax over slots of every iteration, on the encoder's grid."""
 
 
 class SetPredictor(SlotModel):
-    """Encoder, grouping, and a two-layer head with sigmoid shared by all slots.
+    """Encoder, grouping, and a two-layer head with sigmoid, shared by all slots.
 
     Args:
         encoder: images in [-1, 1] to features on a grid.
         grouping: features to slots.
         num_properties: outputs of each slot (CLEVR: 19).
         resolution: side of the images, in pixels.
-        feature_dim: size of a feature, where features are to be read as well (variant, for training alone:
-            see `read_features`); 0: they are not.
+        feature_dim: input size of the auxiliary head on features (`read_features`, a variant for training);
+            0: none.
 
     Example:
         >>> import torch
@@ -84,9 +83,14 @@ class SetPredictor(SlotModel):
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
     ) -> SetPredictorOutput:
-        """Say what is in `images` ([0, 1]); number of slots and iterations as built unless named.
+        """Predicted object properties of `images` in [0, 1].
 
-        `noise` (standard normal) is what Gaussian slots start from; drawn unless given.
+        Args:
+            num_slots, iterations: those of the grouping unless given.
+            noise: standard normal noise of the initial slots, drawn unless given.
+
+        Raises:
+            ValueError: `images` are not floats of the model's size.
         """
         return self.group(self.encode(images), num_slots, iterations, noise)
 
@@ -104,7 +108,7 @@ class SetPredictor(SlotModel):
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
     ) -> SetPredictorOutput:
-        """What slots make of features; arguments as in `forward`."""
+        """Output for encoded images; arguments as in `forward`."""
         slots, attention = self.grouping(features.flatten(1, 2), num_slots, iterations, noise=noise)
         return SetPredictorOutput(self.read(slots), slots, attention.unflatten(-1, features.shape[1:3]))
 
@@ -113,7 +117,7 @@ class SetPredictor(SlotModel):
         features: Float[Tensor, "batch grid_height grid_width feature_dim"],
         places: Float[Tensor, "batch objects 2"],
     ) -> Float[Tensor, "batch objects properties"]:
-        """What the features at `places` (see `sample_at`) say is there, in [0, 1]."""
+        """Properties in [0, 1] predicted from the features at `places` (see `sample_at`)."""
         assert self.feature_head is not None, "built without `feature_dim`"
         found = sample_at(features.permute(0, 3, 1, 2), places)
         return at_least_float32(self.feature_head(found.to(features.dtype))).sigmoid()
@@ -126,8 +130,8 @@ class SetPredictor(SlotModel):
         restarts: int | None = None,
         noise: Float[Tensor, "restarts batch slots slot_dim"] | None = None,
     ) -> SlotOutput:
-        """As `SlotModel.segment`, of the first restart: nothing tells which of several is the best. Slots are
-        not trained to segment, so there are no masks."""
+        """As `SlotModel.segment`, without masks; only the first restart is used, as restarts cannot be
+        ranked."""
         found = self(images, num_slots, iterations, self._restart_noise(restarts, noise)[0])
         return SlotOutput(**found._asdict())
 
@@ -137,27 +141,27 @@ class SetPredictor(SlotModel):
     def every_iteration(
         self, features: Float[Tensor, "batch grid_height grid_width feature_dim"]
     ) -> list[SetPredictorOutput]:
-        """What the slots of each iteration make of features, with the gradient through all iterations.
+        """The output of each iteration, with the gradient through all iterations.
 
-        For losses on the way (variant; as the decoder layers of Carion et al. 2020, arXiv 2005.12872). Slot
-        attention is called for one iteration at a time, so its prior and kind of gradient have no say.
+        For intermediate losses (a variant, as in Carion et al. 2020, arXiv 2005.12872). Slot attention runs
+        one iteration at a time, so its `attention_bias` and `gradient` have no effect.
         """
         inputs, grid = features.flatten(1, 2), features.shape[1:3]
-        slots, answers = self.grouping.initial_slots(len(inputs)), []
+        slots, outputs = self.grouping.initial_slots(len(inputs)), []
         for _ in range(self.grouping.slot_attention.iterations):
             slots, attention = self.grouping.slot_attention(inputs, slots, iterations=1)
-            answers.append(SetPredictorOutput(self.read(slots), slots, attention.unflatten(-1, grid)))
-        return answers
+            outputs.append(SetPredictorOutput(self.read(slots), slots, attention.unflatten(-1, grid)))
+        return outputs
 
     def read(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, "batch slots properties"]:
-        """The properties, in [0, 1], that slots stand for."""
+        """Predicted properties of slots, in [0, 1]."""
         return at_least_float32(self.head(slots)).sigmoid()
 
 
 def sample_at(
     maps: Float[Tensor, "batch channels rows columns"], places: Float[Tensor, "batch objects 2"]
 ) -> Float[Tensor, "batch objects channels"]:
-    """What maps hold at `places` (across, down; -1 to 1 from border to border), bilinear.
+    """Values of `maps` at coordinates `places` (across, down; -1 to 1 from border to border), bilinear.
 
     Example:
         >>> sample_at(torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[0.5, 0.0], [0.0, 0.0]]]))
@@ -180,10 +184,10 @@ def clevr(num_slots: int = 10, resolution: int = 128) -> SetPredictor:
 
 
 def fast_clevr(num_slots: int = 10, resolution: int = 128, read_features: bool = True) -> SetPredictor:
-    """A cheaper relative: features of an eighth of the image's side, learned slots, and, with
-    `read_features`, the head that trains features by what is seen at their places."""
+    """A faster variant: features at an eighth of the resolution, learned slots, and, with `read_features`,
+    the auxiliary head on features."""
     encoder = ConvEncoder(channels=64, feature_dim=64, strides=(4, 2, 1, 1), kernel=3)
-    encoder.convolutions[0] = SameConv2d(3, 64, kernel=5, stride=4)  # one of 3 would skip every 4th pixel
+    encoder.convolutions[0] = SameConv2d(3, 64, kernel=5, stride=4)  # a kernel of 3 skips every 4th pixel
     return SetPredictor(
         encoder,
         Grouping(LearnedSlots(num_slots, 64), SlotAttention(64, 64, iterations=3)),

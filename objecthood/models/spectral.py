@@ -1,8 +1,7 @@
-"""Objects of a photograph without learning to group: frozen features, normalised cuts, edges of the image.
+"""Segmentation of photographs without training: frozen features, normalised cuts and a guided filter.
 
-The backbone (`nn.backbones`) learned from class labels of ImageNet; the grouping (`nn.consensus_cut`,
-`nn.guided_filter`) learned nothing. A slot is the mean feature of its segment, of unit length: segments of
-one class in two photographs have near slots.
+The backbone (`nn.backbones`) was trained with class labels of ImageNet; the grouping (`nn.consensus_cut`,
+`nn.guided_filter`) is not trained. A slot is the mean feature of its segment, of unit length.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.guided_filter import masks_at_size
 
 LONGEST = 640
-"""Pixels of the longer side of what `preprocess` gives; larger images are divided at this size."""
+"""Largest side of preprocessed images in pixels."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,16 @@ class SpectralOutput:
 
 
 class SpectralSegmenter(SlotModel):
-    """Divides images into as many segments as each has; deterministic, and of any size and aspect ratio.
+    """Segments images of any size and aspect ratio; the number of segments is found. Deterministic.
 
     Args:
         backbone: frozen features, `EfficientNetLite0.bundled()` by default.
-        cut: what divides the embeddings (`embed`); `ConsensusCut(num_segments=K)` gives K segments.
-        sides: the backbone sees the image at each of these sizes, the finest first: resized to about side x
-            side pixels of area, its aspect ratio kept to within half a grid cell.
+        cut: segmentation of the embeddings (`embed`); `ConsensusCut(num_segments=K)` gives K segments.
+        sides: scales of the backbone's input, descending: areas of about side x side pixels, with the aspect
+            ratio kept to within half a grid cell.
+
+    Raises:
+        ValueError: `sides` is empty, not descending, or below 1 pixel.
 
     Example:
         >>> output = SpectralSegmenter(sides=(128,)).divide(torch.rand(3, 60, 90))
@@ -56,7 +58,7 @@ class SpectralSegmenter(SlotModel):
     """
 
     any_size = True
-    num_slots = 14  # about as many segments as photographs have; `segment` finds how many
+    num_slots = 14  # typical of photographs; `segment` finds the number
     iterations = 1
 
     def __init__(
@@ -67,7 +69,7 @@ class SpectralSegmenter(SlotModel):
     ):
         super().__init__()
         if not sides or list(sides) != sorted(sides, reverse=True) or sides[-1] < 1:
-            raise ValueError(f"`sides` (={sides}) must fall, and the last must be at least 1 pixel")
+            raise ValueError(f"`sides` (={sides}) must descend to at least 1 pixel")
         self.backbone = EfficientNetLite0.bundled() if backbone is None else backbone
         self.cut = ConsensusCut() if cut is None else cut
         self.sides = tuple(sides)
@@ -82,8 +84,8 @@ class SpectralSegmenter(SlotModel):
     def preprocess(
         self, image: UInt8[np.ndarray, "height width 3"], fit: Fit | None = None
     ) -> tuple[Float[Tensor, "3 rows columns"], Placement]:
-        """The whole image at its own aspect ratio, its longer side at most `LONGEST` pixels; "crop" and
-        "squash" give a square."""
+        """The whole image at its aspect ratio, with sides of at most `LONGEST` pixels; "crop" and "squash"
+        give a square."""
         size = self.image_size
         if fit in (None, "pad"):
             height, width = image.shape[:2]
@@ -100,51 +102,55 @@ class SpectralSegmenter(SlotModel):
         restarts: int | None = None,
         noise: Tensor | None = None,
     ) -> SlotOutput:
-        """Segments of `images` in [0, 1], of any size. The number of slots is that of the image with most
-        segments, unless given; masks, attention and slots beyond an image's own are 0. There are no
-        iterations, restarts or noise."""
-        found = [self.divide(image, num_slots) for image in images]
-        most = max(len(one.slots) for one in found)
+        """Segments of `images` in [0, 1], of any size; `iterations`, `restarts` and `noise` are ignored.
 
-        def together(name: str) -> Tensor:
+        Without `num_slots`, the number of slots is the largest number of segments of an image; slots, masks
+        and attention of other images are padded with 0.
+        """
+        found = [self.divide(image, num_slots) for image in images]
+        largest = max(len(one.slots) for one in found)
+
+        def padded(name: str) -> Tensor:
             parts = [getattr(one, name) for one in found]
             return torch.stack(
-                [F.pad(part, (0, 0) * (part.ndim - 1) + (0, most - len(part))) for part in parts]
+                [F.pad(part, (0, 0) * (part.ndim - 1) + (0, largest - len(part))) for part in parts]
             )
 
-        return SlotOutput(together("slots"), together("attention")[:, None], together("masks"))
+        return SlotOutput(padded("slots"), padded("attention")[:, None], padded("masks"))
 
     def working_size(self, height: int, width: int, side: int) -> tuple[int, int]:
-        """Height and width in pixels at which the backbone sees an image of `height` x `width`."""
+        """Height and width in pixels of the backbone's input for an image of `height` x `width`."""
         scale, stride = side / (height * width) ** 0.5, self.backbone.stride
         rows, columns = (max(round(size * scale / stride), 1) for size in (height, width))
         return rows * stride, columns * stride
 
     @torch.no_grad()
     def embed(self, image: Float[Tensor, "3 height width"]) -> list[Float[Tensor, "rows columns _"]]:
-        """Unit vectors of an image in [0, 1]: of the finest scale, and, of several, of all together.
-
-        The coarser scales are enlarged to the finest grid.
-        """
+        """Unit embeddings of an image in [0, 1]: of the finest scale, and, with several scales, of all
+        concatenated on the finest grid."""
         scales: list[Tensor] = []
         for side in self.sides:
             size = self.working_size(image.shape[1], image.shape[2], side)
-            seen = F.interpolate(image[None].float(), size=size, mode="bicubic", antialias=True).clamp(0, 1)
-            found = self.backbone.normalise(self.backbone(seen)).movedim(-1, 1)
+            resized = F.interpolate(image[None].float(), size=size, mode="bicubic", antialias=True).clamp(
+                0, 1
+            )
+            found = self.backbone.normalise(self.backbone(resized)).movedim(-1, 1)
             if scales:
                 found = F.interpolate(found, size=scales[0].shape[:2], mode="bilinear", align_corners=False)
             scales.append(F.normalize(found[0].movedim(0, -1), dim=-1))
-        together = torch.cat(scales, dim=-1) / len(scales) ** 0.5
-        return [scales[0], together] if len(scales) > 1 else scales
+        combined = torch.cat(scales, dim=-1) / len(scales) ** 0.5
+        return [scales[0], combined] if len(scales) > 1 else scales
 
     @torch.no_grad()
     def divide(self, image: Tensor, num_segments: int | None = None) -> SpectralOutput:
-        """Slots, soft masks of the image's size and attention on the grid, of [3, height, width] in [0, 1].
+        """Slots, soft masks of the image's size and attention on the grid.
 
-        `num_segments` is the cut's own unless given.
+        Args:
+            image: [3, height, width] in [0, 1].
+            num_segments: number of segments; that of the cut unless given.
 
         Raises:
-            ValueError: not one colour image.
+            ValueError: `image` is not one colour image.
         """
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"`image` {list(image.shape)} must be one colour image [3, height, width]")

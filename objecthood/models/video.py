@@ -1,40 +1,39 @@
-"""Objects in video: the slots of one frame begin the next, so that each stays with its object.
+"""Object discovery in video: slots are propagated from frame to frame.
 
-Kipf et al. 2022, "Conditional Object-Centric Learning from Video" (SAVi, arXiv 2111.12594). A predictor makes
-of the slots of frame t the first guess for frame t + 1, slot attention corrects it with few iterations, and
-every frame is decoded from its slots: the frame itself, its motion, or the frame after it. Slots start
-unconditioned, or from a box or a point for each object in the first frame.
+Kipf et al. 2022, "Conditional Object-Centric Learning from Video" (SAVi, arXiv 2111.12594). A predictor maps
+the slots of frame t to initial slots of frame t + 1, slot attention corrects them in few iterations, and
+every frame is decoded from its slots: the frame, its motion, or the next frame. The slots of the first frame
+are learned, or conditioned on a box or centre per object.
 
-Encoder, grouping and decoder are those of `models.autoencoder`, so that one frame alone gives what the image
-model gives. `moving_sprites` differs from SAVi-S (the paper, and the released code and configuration in
-google-research/slot-attention-video) in this:
+Encoder, grouping and decoder are those of `models.autoencoder`. Differences of `moving_sprites` from SAVi-S
+(the paper, and code and configuration released in google-research/slot-attention-video):
 
-- Encoder: 2 convolutions, the first of stride 2, so a grid of 32 x 32 for frames of 64 x 64, and 64 features.
-  SAVi-S: 4 convolutions of stride 1, a grid of 64 x 64, 32 features. Both: 32 channels, kernels of 5, a
-  position embedding that is added, then layer norm and an MLP. Positions are 4 distances to the borders,
-  there 2 coordinates in [-1, 1]; this holds in the decoder as well.
-- Iterations: 3 in the first frame and 2 in later ones (the test of a recipe may take more). SAVi: 1 in every
-  frame, the first included, in SAVi-S; the paper names no extra iterations for the first frame.
-- Slot attention: slots of 64 (there 128); an MLP after the GRU (SAVi-S: none, `mlp_size` is not set); epsilon
-  is added to the attention before it is normalised (there to the denominator); the spatial bias and duplicate
-  suppression of `nn.attention_bias` act between iterations and from one frame on the next (there: none).
-- Gradient: bilevel, through the last iteration of each frame and straight to its first slots (there: through
-  all). Both go back through time.
-- Start: learned slots, one each, if unconditional, as `ParamStateInit` there (`GaussianStateInit` is its
-  other choice). Conditioned: an MLP of the same shape (256 hidden units, ReLU) of boxes or centres, the
-  background's hint first and 0. An absent object's hint is -1, there 0 (`recipes.video.object_conditions`).
-- Predictor: a transformer block of 4 heads and 256 hidden units, as there. Norms come before attention and
-  MLP, not after, and the block begins as identity (`nn.dynamics`).
-- Decoder: an attention-guided `PatchDecoder` on a grid of 16 x 16. SAVi-S: a spatial broadcast decoder that
-  begins at 8 x 8, with 3 transposed convolutions of stride 2 and one of stride 1, of 64 channels. The mixture
-  with masks that sum to 1 over slots is the same.
-- Layer norms have an epsilon of 1e-3 (Keras' default; there 1e-6, Flax's); weights begin as in Keras, those
-  of the hint's MLP as in PyTorch.
-- What is decoded: corrected slots, as there; `decodes_next` decodes the predicted ones.
-- `modality="motion"` groups a motion field, found by matching (`nn.block_matching`), in place of the frame,
-  after Yang et al. 2021 (arXiv 2104.07658). SAVi sees frames.
+- Encoder: 2 convolutions, the first of stride 2, a grid of 32 x 32 for frames of 64 x 64, and 64 features.
+  SAVi-S: 4 convolutions of stride 1, a grid of 64 x 64, 32 features. Both: 32 channels, kernels of 5, an
+  additive position embedding, then layer norm and an MLP. Positions (in the decoder, too) are 4 distances to
+  the borders; SAVi: 2 coordinates in [-1, 1].
+- Iterations: 3 in the first frame and 2 in later ones (a recipe's test may use more). SAVi-S: 1 in every
+  frame.
+- Slot attention: slots of size 64 (SAVi-S: 128); an MLP after the GRU (SAVi-S: none, `mlp_size` is not set);
+  epsilon is added to the attention before it is normalised (SAVi: to the denominator); spatial bias and
+  duplicate suppression of `nn.attention_bias` between iterations and frames (SAVi: none).
+- Gradient: bilevel, through the last iteration of each frame and straight-through to its initial slots (SAVi:
+  through all iterations). Both propagate through time.
+- Initial slots: one learned query per slot if unconditional, as SAVi's `ParamStateInit` (its alternative is
+  `GaussianStateInit`). Conditioned: an MLP of the same shape (256 hidden units, ReLU) of boxes or centres,
+  with condition 0 for the background. Absent objects have condition -1 (SAVi: 0;
+  `recipes.video.object_conditions`).
+- Predictor: a transformer block of 4 heads and 256 hidden units, as in SAVi, but pre-norm and initially the
+  identity (`nn.dynamics`).
+- Decoder: `PatchDecoder` with attention-conditioned masks on a grid of 16 x 16. SAVi-S: a spatial broadcast
+  decoder from 8 x 8, with 3 transposed convolutions of stride 2 and one of stride 1, of 64 channels. Both:
+  alpha masks that sum to 1 over slots.
+- Layer norms have an epsilon of 1e-3 (Keras' default; SAVi: 1e-6, Flax's); initialisation as in Keras, of the
+  conditioning MLP as in PyTorch.
+- Decoded slots: corrected, as in SAVi; with `decodes_next`, predicted. - `modality="motion"` groups motion
+  fields by block matching (`nn.block_matching`) instead of frames, after Yang et al. 2021 (arXiv 2104.07658).
 
-Training and test differ as `recipes.video` lists.
+`recipes.video` lists differences in training and test.
 """
 
 from __future__ import annotations
@@ -68,41 +67,44 @@ CONDITION_SIZES: dict[str, int] = {"boxes": 4, "centres": 2}
 
 
 class VideoOutput(NamedTuple):
-    """What a video model makes of clips, or, without the time axis, of one frame of each."""
+    """Output of `SlotVideo` for clips, or, without the time axis, for one frame of each."""
 
     reconstruction: Float[Tensor, "batch *time 3 height width"]
-    """Sum of masks * appearance, in [0, 1] units (not clamped), of what the model paints."""
+    """Sum of masks * appearance, in [0, 1] units (not clamped)."""
     appearance: Float[Tensor, "batch *time slots 3 height width"]
     masks: Float[Tensor, "batch *time slots height width"]
-    """Where each slot is seen; sums to 1 over slots."""
+    """Alpha masks, which sum to 1 over slots."""
     slots: Float[Tensor, "batch *time slots slot_dim"]
     attention: Float[Tensor, "batch *time slots grid_height grid_width"]
-    """Softmax over slots, of the last iteration of each frame, on the encoder's grid."""
+    """Softmax over slots of the last iteration of each frame, on the encoder's grid."""
 
 
 class State(NamedTuple):
-    """All that a stream carries from frame to frame, however long it is."""
+    """Recurrent state of a stream, of constant size."""
 
     slots: Float[Tensor, "batch slots slot_dim"]
-    """What the next frame starts from."""
+    """Initial slots of the next frame."""
     attention: Float[Tensor, "batch slots inputs"]
-    """What they attended to last, for priors."""
+    """Attention of the last iteration, for the attention bias."""
     previous: Float[Tensor, "batch 3 height width"]
-    """The frame itself, from which motion is found."""
+    """The frame, for block matching."""
 
 
 class SlotVideo(ClipModel):
-    """Encoder, grouping, decoder and predictor; frames in [0, 1] go in, a `VideoOutput` comes out.
+    """Encoder, grouping, decoder and predictor: frames in [0, 1] to a `VideoOutput`.
 
     Args:
-        encoder, grouping, decoder: as of `SlotAutoencoder`; the first frame's start and iterations are the
-            grouping's.
-        predictor: slots of a frame to the first guess for the next (`nn.dynamics`, or `nn.Identity`).
-        later_iterations: of slot attention, in every frame but the first (SAVi: 1, in the first as well).
-        condition: first slots from hints, in place of the grouping's own start.
-        modality: "frame", or "motion" found by matching.
-        decodes_next: whether each frame's painting comes from the slots predicted for the next one; for
-            decoders that are not guided by attention, which no frame has before it is seen.
+        encoder, grouping, decoder: as in `SlotAutoencoder`; initial slots and iterations of the first frame
+            are those of the grouping.
+        predictor: slots of a frame to initial slots of the next (`nn.dynamics`, or `nn.Identity`).
+        later_iterations: iterations in every frame but the first (SAVi: 1 in all frames).
+        condition: conditioned initial slots of the first frame, instead of the grouping's.
+        modality: "frame", or "motion" by block matching.
+        decodes_next: whether to decode the slots predicted for the next frame; not possible with
+            attention-conditioned masks, as the next frame's attention is unknown.
+
+    Raises:
+        ValueError: `decodes_next` is combined with attention-conditioned masks.
 
     Example:
         >>> model = moving_sprites(num_slots=4, resolution=32)
@@ -111,8 +113,8 @@ class SlotVideo(ClipModel):
         torch.Size([2, 3, 4, 32, 32])
         >>> state = None
         >>> for frame in clips.unbind(1):
-        ...     scene, state = model.step(frame, state)
-        >>> scene.masks.shape
+        ...     output, state = model.step(frame, state)
+        >>> output.masks.shape
         torch.Size([2, 4, 32, 32])
     """
 
@@ -133,7 +135,7 @@ class SlotVideo(ClipModel):
     ):
         super().__init__(encoder, grouping, decoder.resolution, later_iterations, modality)
         if decodes_next and getattr(decoder, "attention_conditioned_masks", False):
-            raise ValueError("`decodes_next` needs a decoder that is not guided by attention")
+            raise ValueError("`decodes_next` needs a decoder without attention-conditioned masks")
         self.decoder, self.predictor, self.condition = decoder, predictor, condition
         self.decodes_next = decodes_next
 
@@ -145,10 +147,11 @@ class SlotVideo(ClipModel):
         restarts: int | None = None,
         noise: Float[Tensor, "restarts batch slots slot_dim"] | None = None,
     ) -> SlotOutput:
-        """As `SlotModel.segment`, every image as the first frame of a clip; of the first restart."""
-        start = self._restart_noise(restarts, noise)[0]
-        scene, _ = self.step(images, num_slots=num_slots, iterations=iterations, noise=start)
-        return SlotOutput(**scene._replace(attention=scene.attention[:, None])._asdict())
+        """As `SlotModel.segment`, for each image as the first frame of a clip; only the first restart is
+        used."""
+        first_noise = self._restart_noise(restarts, noise)[0]
+        output, _ = self.step(images, num_slots=num_slots, iterations=iterations, noise=first_noise)
+        return SlotOutput(**output._replace(attention=output.attention[:, None])._asdict())
 
     def forward(
         self,
@@ -158,11 +161,17 @@ class SlotVideo(ClipModel):
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
     ) -> VideoOutput:
-        """Whole clips at once; `conditions`, `num_slots`, `iterations` and `noise` are for the first frame.
+        """Output for whole clips.
 
-        `conditions` are boxes (top, left, bottom, right) or centres (down, across) in [0, 1], one for each slot:
-        a row of 0 first, for the background, then the objects, and a row of -1 for a slot without one
-        (`recipes.video.object_conditions` makes them of masks).
+        Args:
+            frames: in [0, 1].
+            conditions: boxes (top, left, bottom, right) or centres (down, across) in [0, 1] of the first
+                frame, one per slot: first 0 for the background, then the objects, then -1 for absent objects
+                (see `recipes.video.object_conditions`).
+            num_slots, iterations, noise: of the first frame, as in `SlotAutoencoder.forward`.
+
+        Raises:
+            ValueError: `frames` or `conditions` do not match the model.
         """
         check_images(frames, self.resolution, has_time=True)
         return self.see(self.to_modality(frames), conditions, num_slots, iterations, noise)
@@ -175,21 +184,21 @@ class SlotVideo(ClipModel):
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
     ) -> VideoOutput:
-        """`forward` from what `to_modality` gives."""
+        """`forward` after `to_modality`."""
         batch, time = seen.shape[:2]
         features = self.features(seen.flatten(0, 1)).unflatten(0, (batch, time))
-        start = self._start(batch, conditions, num_slots, noise)
-        slots, painted, attention, before = [], [], [], None
+        initial = self._initial_slots(batch, conditions, num_slots, noise)
+        slots, decoded, attention, previous = [], [], [], None
         for now in range(time):
             rounds = iterations if now == 0 else self.later_iterations
             inputs = features[:, now].flatten(1, 2)
-            found, weights = self.grouping.slot_attention(inputs, start, rounds, previous=before)
-            before = weights[:, -1]
-            start = self.predictor(found)
+            found, weights = self.grouping.slot_attention(inputs, initial, rounds, previous=previous)
+            previous = weights[:, -1]
+            initial = self.predictor(found)
             slots.append(found)
-            painted.append(start if self.decodes_next else found)
-            attention.append(before.unflatten(-1, features.shape[2:4]))
-        return self._paint(*(torch.stack(parts, dim=1) for parts in (slots, painted, attention)))
+            decoded.append(initial if self.decodes_next else found)
+            attention.append(previous.unflatten(-1, features.shape[2:4]))
+        return self._decode(*(torch.stack(parts, dim=1) for parts in (slots, decoded, attention)))
 
     def step(
         self,
@@ -201,49 +210,53 @@ class SlotVideo(ClipModel):
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
     ) -> tuple[VideoOutput, State]:
-        """The next frame of a stream; without `state` the first one, to which the last arguments belong.
+        """Output for one frame of a stream, and the state for the next.
 
-        A model that sees motion is shown the `following` frame as well; at the end of a stream, without one,
-        it takes the motion from the frame before.
+        Args:
+            frame: in [0, 1].
+            state: state of the previous frame; None for the first frame.
+            following: next frame, for motion; without it, motion is that from the previous frame.
+            conditions, num_slots, iterations, noise: of the first frame, as in `forward`.
         """
         check_images(frame, self.resolution)
         if state is None:
-            start, rounds, before = self._start(len(frame), conditions, num_slots, noise), iterations, None
+            initial = self._initial_slots(len(frame), conditions, num_slots, noise)
+            rounds, previous = iterations, None
         else:
-            start, rounds, before = state.slots, self.later_iterations, state.attention
-        seen = frame
+            initial, rounds, previous = state.slots, self.later_iterations, state.attention
+        image = frame
         if self.modality == "motion":
-            seen = motion_of_frame(frame, following, None if state is None else state.previous)
-        features = self.features(seen)
-        slots, weights = self.grouping.slot_attention(features.flatten(1, 2), start, rounds, previous=before)
+            image = motion_of_frame(frame, following, None if state is None else state.previous)
+        features = self.features(image)
+        inputs = features.flatten(1, 2)
+        slots, weights = self.grouping.slot_attention(inputs, initial, rounds, previous=previous)
         predicted = self.predictor(slots)
         attention = weights[:, -1].unflatten(-1, features.shape[1:3])
         parts = slots, predicted if self.decodes_next else slots, attention
-        scene = self._paint(*(part[:, None] for part in parts))
-        return VideoOutput(*(part[:, 0] for part in scene)), State(predicted, weights[:, -1], frame)
+        output = self._decode(*(part[:, None] for part in parts))
+        return VideoOutput(*(part[:, 0] for part in output)), State(predicted, weights[:, -1], frame)
 
-    def _start(
+    def _initial_slots(
         self, batch: int, conditions: Tensor | None, num_slots: int | None, noise: Tensor | None
     ) -> Float[Tensor, "batch slots slot_dim"]:
         if (conditions is None) != (self.condition is None):
-            problem = "none were given" if conditions is None else "it takes none"
-            wanted = "starts from hints" if self.condition else "starts unconditioned"
-            raise ValueError(f"this model {wanted}, and {problem}; see `conditioning` of its recipe")
+            problem = "needs `conditions`; got None" if self.condition else "takes no `conditions`"
+            raise ValueError(f"this model {problem}; see `conditioning` of its recipe")
         if self.condition is not None:
             return self.condition(conditions)
         if num_slots is None and noise is not None:
             num_slots = noise.shape[1]
         return self.grouping.initial_slots(batch, num_slots, noise)
 
-    def _paint(self, slots: Tensor, painted: Tensor, attention: Tensor) -> VideoOutput:
-        """Everything that is seen of slots [batch, time, slots, dim]."""
+    def _decode(self, slots: Tensor, decoded: Tensor, attention: Tensor) -> VideoOutput:
+        """Output with the images of `decoded` slots [batch, time, slots, dim]."""
         shape = slots.shape[:2]
-        painting = self.decoder(painted.flatten(0, 1), attention.flatten(0, 1))
-        appearance = at_least_float32(painting.appearance)
-        masks = at_least_float32(painting.mask_logits).softmax(dim=1)
-        mixed = (masks[:, :, None] * appearance).sum(dim=1)
+        images = self.decoder(decoded.flatten(0, 1), attention.flatten(0, 1))
+        appearance = at_least_float32(images.appearance)
+        masks = at_least_float32(images.mask_logits).softmax(dim=1)
+        composite = (masks[:, :, None] * appearance).sum(dim=1)
         reconstruction, appearance, masks = (
-            part.unflatten(0, shape) for part in (0.5 + 0.5 * mixed, 0.5 + 0.5 * appearance, masks)
+            part.unflatten(0, shape) for part in (0.5 + 0.5 * composite, 0.5 + 0.5 * appearance, masks)
         )
         return VideoOutput(reconstruction, appearance, masks, slots, attention)
 
@@ -261,10 +274,10 @@ def moving_sprites(
     decodes_next: bool = False,
     slot_module: str = "slot-attention",
 ) -> SlotVideo:
-    """The blocks of `autoencoder.fast_sprites`, frame after frame; a `TransformerPredictor` unless given.
+    """The modules of `autoencoder.fast_sprites` with a predictor (default: `TransformerPredictor`).
 
-    `conditioning`: "unconditional" (learned slots), "boxes" or "centres". A model that paints the next frame is not
-    guided by attention. `slot_module` is one of `nn.SLOT_MODULES`.
+    `conditioning` is "unconditional" (learned slots), "boxes" or "centres". With `decodes_next`, masks are
+    not attention-conditioned. `slot_module` is one of `nn.SLOT_MODULES`.
     """
     if resolution % 4 or resolution < 8:
         raise ValueError(f"`resolution` (={resolution}) must be a multiple of 4, at least 8")

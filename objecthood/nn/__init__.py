@@ -1,4 +1,4 @@
-"""Ideas: one file each, with its equation and citation. Imports torch (and SciPy for assignment) only."""
+"""Building blocks, one file each, with equation and citation."""
 
 from typing import TYPE_CHECKING
 

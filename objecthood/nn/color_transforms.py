@@ -1,11 +1,11 @@
-"""What of an image matters: the paper's [-1, 1] units, or colours from which shading is taken out.
+"""Input transforms: the paper's [-1, 1] units, or chromaticity, which removes shading.
 
-A view is applied to the image before the encoder, and to image and reconstruction before they are
-compared: `view(image)`, `view(reconstruction, image)`.
+A transform is applied to the image before the encoder, and to image and reconstruction before the loss:
+`transform(image)`, `transform(reconstruction, image)`.
 
-Illumination changes how bright a surface is far more than its chromaticity (the dichromatic reflection model,
-Shafer 1985): a model that must reproduce every brightness cuts a sphere into its light and its dark half, and
-the ground where the lamps shine. Variant, not part of the paper's method.
+Illumination changes the brightness of a surface far more than its chromaticity (dichromatic reflection model,
+Shafer 1985). A model that reconstructs brightness splits a sphere into its bright and its dark half, and the
+background at highlights. Chromaticity is a variant, not part of the paper's method.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def symmetric(
     image: Float[Tensor, "batch 3 height width"],
     reference: Float[Tensor, "batch 3 height width"] | None = None,
 ) -> Float[Tensor, "batch 3 height width"]:
-    """[0, 1] to [-1, 1], as in the reference implementation; `reference` is not used."""
+    """[0, 1] to [-1, 1], as in the reference implementation; `reference` is ignored."""
     return image * 2 - 1
 
 
@@ -29,18 +29,18 @@ def opponent_chromaticity(
     image: Float[Tensor, "batch 3 height width"],
     reference: Float[Tensor, "batch 3 height width"] | None = None,
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Two opponent chromaticities, and how much grey places are brighter than the ground; about [-1.5, 1.5].
+    """Relative luma of grey pixels, and two opponent chromaticities; about [-1.5, 1.5].
 
-    With s = red + green + blue + 0.2: 6 (red - green) / s, 6 (blue - (red + green) / 2) / s, and
-    2.5 (luma - ground) exp(-(saturation / 0.2)^2), saturation = (max - min) / (max + 0.15), ground the
-    `background_luma` of `reference` (the image itself unless given). Grey things on grey ground have nothing but
-    luma to tell them; coloured things have no luma to be cut by.
+    With s = red + green + blue + 0.2: 2.5 (luma - background) exp(-(saturation / 0.2)^2),
+    6 (red - green) / s and 6 (blue - (red + green) / 2) / s. Saturation is (max - min) / (max + 0.15);
+    background is the `background_luma` of `reference` (default: the image). Luma is kept for grey pixels
+    only, as grey objects on a grey background differ in nothing else.
     """
-    ground = background_luma(image if reference is None else reference)
+    background = background_luma(image if reference is None else reference)
     image = image.clamp(0, 1)
     red, green, blue = image.unbind(dim=1)
     total = red + green + blue + 0.2
-    grey = 2.5 * (luma(image) - ground) * torch.exp(-((saturation(image) / 0.2) ** 2))
+    grey = 2.5 * (luma(image) - background) * torch.exp(-((saturation(image) / 0.2) ** 2))
     return torch.stack([grey, 6 * (red - green) / total, 6 * (blue - (red + green) / 2) / total], dim=1)
 
 
@@ -48,10 +48,9 @@ def color_and_chromaticity(
     image: Float[Tensor, "batch 3 height width"],
     reference: Float[Tensor, "batch 3 height width"] | None = None,
 ) -> Float[Tensor, "batch 6 height width"]:
-    """`opponent_chromaticity` first, then the image as it is (`symmetric`).
+    """`opponent_chromaticity`, then `symmetric`.
 
-    Where slots must paint their masks themselves, shading no longer cuts objects, and tells like-coloured
-    ones apart that `opponent_chromaticity` alone would not.
+    With unconditioned masks, shading no longer splits objects and separates objects of the same colour.
     """
     return torch.cat([opponent_chromaticity(image, reference), symmetric(image)], dim=1)
 
@@ -60,11 +59,10 @@ def color_and_chromaticity(
 def background_luma(
     image: Float[Tensor, "batch 3 height width"], rounds: int = 3
 ) -> Float[Tensor, "batch height width"]:
-    """The luma of an evenly lit grey ground: a quadratic of the position, fitted to most of what is grey.
+    """Luma of a grey background under smooth light: a quadratic in the coordinates, fitted to grey pixels.
 
-    Least squares over unsaturated pixels, in `rounds`; after the first, pixels count by how close they lie
-    (a Gaussian of deviation 0.06 / sqrt(2)), so that grey objects and shadows do not bend it. Carries no
-    gradient.
+    Least squares over unsaturated pixels, reweighted in `rounds` by a Gaussian of the residual (deviation
+    0.06 / sqrt(2)), so grey objects and shadows have little weight. No gradient.
 
     Example:
         >>> light = torch.linspace(0.3, 0.6, 16).expand(1, 3, 16, 16).clone()
@@ -80,13 +78,13 @@ def background_luma(
     for _ in range(rounds):
         weighted = (terms * weight[..., None]).transpose(1, 2)
         factors = torch.linalg.solve(weighted @ terms + ridge, weighted @ bright[..., None])
-        ground = (terms @ factors)[..., 0]
-        weight = is_grey * torch.exp(-(((bright - ground) / 0.06) ** 2))
-    return ground.view_as(image[:, 0])
+        background = (terms @ factors)[..., 0]
+        weight = is_grey * torch.exp(-(((bright - background) / 0.06) ** 2))
+    return background.view_as(image[:, 0])
 
 
 @cache
-def quadratic_terms(height: int, width: int) -> Float[Tensor, "places 6"]:
+def quadratic_terms(height: int, width: int) -> Float[Tensor, "pixels 6"]:
     """1, x, y, x^2, xy and y^2 of every pixel, x and y in [-1, 1]."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1).flatten(0, 1)
@@ -99,6 +97,6 @@ def luma(image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch h
 
 
 def saturation(image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch height width"]:
-    """(max - min) / (max + 0.15) over colours: 0 for grey, small in the dark, where colours are noise."""
+    """(max - min) / (max + 0.15) over channels: 0 for grey, small for dark pixels, whose colour is noise."""
     largest, smallest = image.amax(dim=1), image.amin(dim=1)
     return (largest - smallest) / (largest + 0.15)

@@ -1,11 +1,11 @@
-"""Segments on which many normalised cuts of one image agree, as many as the image has.
+"""Consensus segmentation of many normalised cuts of one image; the number of segments is found.
 
 Evidence accumulation: Fred and Jain 2005, "Combining multiple clusterings using evidence accumulation"
-(TPAMI). K-means with several numbers of clusters divides the eigenvectors of several affinities
-(`nn.normalised_cut`); two cells are as near as the share of these partitions that keep them together;
-average linkage joins cells, and stops at a distance, not at a number. Scores depend far less on the starts of
-k-means than those of one cut; on the photographs it was chosen on they are higher, on others equal within
-noise (`results/photographs.json`, `results/photographs-tries.md`).
+(TPAMI). K-means with several numbers of clusters partitions the eigenvectors of several affinities
+(`nn.normalised_cut`). The agreement of two cells is the share of partitions in which they share a cluster;
+average linkage merges cells up to a distance. Scores vary far less with the seed of k-means than those of one
+cut; they are higher on the photographs used for tuning and equal within noise on others
+(`results/photographs.json`, `results/photographs-tries.md`).
 """
 
 from __future__ import annotations
@@ -31,18 +31,21 @@ from objecthood.nn.normalised_cut import (
 
 @dataclass(frozen=True)
 class ConsensusCut:
-    """Settings of the consensus; a call divides one image. Deterministic.
+    """Settings of the consensus; a call segments one image. Deterministic.
 
     Attributes:
-        num_segments: how many segments; None: as many as `distance` leaves.
-        distance: average linkage stops here, in [0, 1]: segments of more than 1 - `distance` agreement are
-            joined. Smaller: more segments.
-        views: which embedding, temperature and reach (`normalised_cut.affinity`) of every affinity.
-        partitions: number of clusters and of eigenvectors of every partition of an affinity.
-        restarts: partitions of each kind, which differ by the start of k-means.
-        iterations: of k-means.
+        num_segments: number of segments; None: determined by `distance`.
+        distance: threshold of average linkage, between 0 and 1: segments of more than 1 - `distance`
+            agreement are merged. Smaller values give more segments.
+        views: index of the embedding, temperature and reach (`normalised_cut.affinity`) of each affinity.
+        partitions: number of clusters and of eigenvectors of each partition of an affinity.
+        restarts: k-means runs of each partition, with different seeds.
+        iterations: iterations of k-means.
         offset: bound of an eigenvector's weight (`normalised_cut.commute_rows`).
-        seed: of k-means.
+        seed: seed of k-means.
+
+    Raises:
+        ValueError: `distance` or `num_segments` is out of range.
     """
 
     num_segments: int | None = None
@@ -64,9 +67,9 @@ class ConsensusCut:
     def __call__(self, embeddings: Sequence[Float[Tensor, "rows columns _"]]) -> CutOutput:
         """Segments of one image, from one or more embeddings of unit vectors on one grid.
 
-        The first gives the slots and the eigenvectors of the output. `attention` is soft: the mean agreement
-        of a cell with the cells of a segment, of sum 1 over segments. A view of an embedding that is not
-        there takes the last.
+        Slots and eigenvectors of the output are those of the first embedding. `attention` is the mean
+        agreement of a cell with the cells of a segment, normalised to sum 1 over segments. Views whose index
+        exceeds the number of embeddings use the last.
 
         Example:
             >>> embedding = torch.zeros(8, 12, 2)
@@ -77,7 +80,7 @@ class ConsensusCut:
         """
         grid = embeddings[0].shape[:2]
         agreement, values, vectors = self._agreement(embeddings)
-        labels = self._joined(agreement)
+        labels = self._linkage(agreement)
         members = F.one_hot(labels).to(agreement)
         attention = agreement @ members / members.sum(dim=0)
         attention = attention / attention.sum(dim=1, keepdim=True)
@@ -85,14 +88,14 @@ class ConsensusCut:
         return CutOutput(slots, attention.T.unflatten(1, grid), labels.view(grid), values, vectors)
 
     def _agreement(self, embeddings: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """[cells, cells]: the share of all partitions in which two cells are together; the first view's
-        eigenvalues and eigenvectors."""
+        """Agreement [cells, cells]: the share of partitions in which two cells share a cluster; eigenvalues
+        and eigenvectors of the first view."""
         cells = embeddings[0].shape[:2].numel()
-        most = min(max(number for _, number in self.partitions), cells - 1)
+        num_vectors = min(max(number for _, number in self.partitions), cells - 1)
         together, spectra = torch.zeros(cells, cells, device=embeddings[0].device), []
-        for which, temperature, reach in self.views:
-            embedding = embeddings[min(which, len(embeddings) - 1)]
-            values, vectors = random_walk_vectors(affinity(embedding, temperature, reach), most)
+        for index, temperature, reach in self.views:
+            embedding = embeddings[min(index, len(embeddings) - 1)]
+            values, vectors = random_walk_vectors(affinity(embedding, temperature, reach), num_vectors)
             spectra.append((values, vectors))
             for clusters, number in self.partitions:
                 rows = commute_rows(values[:number], vectors[:, :number], self.offset)
@@ -102,7 +105,7 @@ class ConsensusCut:
                     together.addmm_(members, members.T)
         return together / together[0, 0], *spectra[0]
 
-    def _joined(self, agreement: Tensor) -> Tensor:
+    def _linkage(self, agreement: Tensor) -> Tensor:
         """Labels of the cells, from 0, by average linkage."""
         tree = linkage(squareform((1 - agreement).cpu().numpy(), checks=False), "average")
         if self.num_segments is None:

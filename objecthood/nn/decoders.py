@@ -1,12 +1,9 @@
-"""Slots to images: every slot paints an image and says where it should be seen.
+"""Decoders: each slot is decoded to an image and a mask logit per pixel.
 
-Spatial broadcast (Watters et al. 2019, arXiv 1901.07017) as in Locatello et al. 2020 (arXiv 2006.15055),
-appendix E.3: a slot is copied to every position of a grid, positions are added, convolutions paint.
-`PatchDecoder` is the fast relative: a coarse grid whose every cell paints a whole patch (pixel shuffle). Both
-return `DecoderOutput`s.
-
-Differences from the paper: `PatchDecoder` throughout; `attention_conditioned_masks`, off by default, adds the logarithm
-of the last attention to the mask logits, so that masks are born where the attention already is.
+`SpatialBroadcastDecoder` (Watters et al. 2019, arXiv 1901.07017) as in Locatello et al. 2020 (arXiv
+2006.15055), appendix E.3. `PatchDecoder` is a faster variant, not in the paper: a coarse grid whose cells
+decode to patches (pixel shuffle). With `attention_conditioned_masks` it adds the logarithm of the last
+attention to the mask logits.
 """
 
 from __future__ import annotations
@@ -28,12 +25,12 @@ from objecthood.runtime import renamed
 
 
 class DecoderOutput(NamedTuple):
-    """What every slot paints, in the units of the training target, and the logits of its mask."""
+    """Decoded image of each slot, in the units of the training target, and its mask logits."""
 
     appearance: Float[Tensor, "batch slots 3 height width"]
     mask_logits: Float[Tensor, "batch slots height width"]
     unconditioned_logits: Float[Tensor, "batch slots height width"] | None = None
-    """Of a guided decoder: mask logits before the attention is added, what slots know by themselves."""
+    """Mask logits before the attention is added; None for decoders without attention-conditioned masks."""
 
 
 class SpatialBroadcastDecoder(nn.Module):
@@ -41,14 +38,12 @@ class SpatialBroadcastDecoder(nn.Module):
 
     Args:
         slot_dim: size of a slot.
-        grid: side of the square grid that slots are copied to (paper: 8 for CLEVR, else the image's side).
-        channels: output channels of every layer but the last, which paints 4: RGB and mask logit.
-        strides: of every layer, the last included; their product enlarges the grid (paper, CLEVR: 2, 2, 2, 2,
-            1, 1).
-        kernels: side of every layer's kernel (paper: 5, and 3 for the last).
+        grid: side of the square grid that slots are broadcast to (paper: 8 for CLEVR, else the image's side).
+        channels: output channels of every layer but the last, which has 4: RGB and mask logit.
+        strides: strides of all layers (paper, CLEVR: 2, 2, 2, 2, 1, 1); the image has side grid * product.
+        kernels: kernel sides of all layers (paper: 5, and 3 for the last).
 
-    A first layer with stride 1 sees a field that is constant but for the positions; it is computed from the
-    slot alone, exactly (`BroadcastConv2d`).
+    A first layer of stride 1 is computed from the slot without broadcasting (`BroadcastConv2d`).
     """
 
     def __init__(
@@ -71,14 +66,14 @@ class SpatialBroadcastDecoder(nn.Module):
             elif index == 0:
                 kind = BroadcastConv2d
             elif index == len(strides) - 1:
-                kind = PaintingConv2d
+                kind = OutputConv2d
             layers.append(kind(sizes[index], sizes[index + 1], kernel, stride))
         self.layers = nn.ModuleList(layers)
 
     def forward(
         self, slots: Float[Tensor, "batch slots slot_dim"], attention: Tensor | None = None
     ) -> DecoderOutput:
-        """Paint every slot; `attention` is not used."""
+        """Decode every slot; `attention` is ignored."""
         flat = slots.flatten(0, 1)
         positions = self.position(self.grid, self.grid).permute(2, 0, 1)
         first, *others = self.layers
@@ -94,8 +89,8 @@ class SpatialBroadcastDecoder(nn.Module):
 class SameConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution cropped as TensorFlow's SAME: output size = input size * stride.
 
-    The reference crops the smaller half at the top and left; PyTorch's `output_padding` crops the larger
-    there, which shifts the image by a pixel per layer.
+    The reference crops the smaller half at the top and left. PyTorch's `output_padding` crops the larger
+    half there, which shifts the image by a pixel per layer.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int):
@@ -109,28 +104,28 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
         image, weight = image.contiguous(memory_format=layout), self.weight.contiguous(memory_format=layout)
         padding = (self.kernel_size[0] - self.stride[0]) // 2
         canvas = F.conv_transpose2d(image, weight, None, self.stride, padding)
-        # Cropped by padding and not by slices, whose gradient is laid out anew; and given to the convolution,
-        # the bias would cost six times what all else does (oneDNN, bfloat16).
+        # Negative padding avoids the copy in the gradient of a slice. The bias is added here: inside the
+        # convolution it costs six times as much as the rest (oneDNN, bfloat16).
         canvas = F.pad(canvas, (0, width - canvas.shape[-1], 0, height - canvas.shape[-2]))
         assert self.bias is not None
         return canvas + self.bias.to(canvas.dtype)[:, None, None]
 
 
 class BroadcastConv2d(SameConv2d):
-    """A SAME convolution over slots copied to every position plus position codes, without making the copies.
+    """A SAME convolution over broadcast slots plus position embedding, without broadcasting.
 
-    The convolution is linear: conv(copies + positions) = conv(copies) + conv(positions). The second term is
-    shared by all slots. The first is constant except near the borders, where zero padding hides some taps of
-    the kernel; a kernel of side s has s distinct rows and s distinct columns, so s * s products of a slot
-    with a summed kernel are all that differs. Equal to the plain convolution to rounding.
+    By linearity, conv(copies + positions) = conv(copies) + conv(positions), and all slots share the second
+    term. The first is constant except near the borders, where zero padding hides taps of the kernel: a kernel
+    of side s has s * s distinct responses, each a product of the slot with a partial sum of the kernel. Equal
+    to the plain convolution up to rounding.
     """
 
     def forward(  # type: ignore[override]
         self, slots: Float[Tensor, "batch channels"], positions: Float[Tensor, "channels height width"]
     ) -> Float[Tensor, "batch out_channels height width"]:
-        """The convolution of `slots[:, :, None, None] + positions`, laid out as the next one wants it."""
+        """The convolution of `slots[:, :, None, None] + positions`, in the next layer's memory format."""
         side, (height, width) = self.kernel_size[0], positions.shape[1:]
-        if min(height, width) < side - 1:  # opposite borders hide taps of the same position
+        if min(height, width) < side - 1:  # both borders hide taps at one position
             return super().forward(slots[:, :, None, None] + positions)
         visible = visible_taps(side).to(self.weight)
         kernels = torch.einsum("oiyx,ay,bx->aboi", self.weight, visible, visible)
@@ -144,13 +139,11 @@ class BroadcastConv2d(SameConv2d):
         return (response + shared).permute(0, 3, 1, 2)
 
 
-class PaintingConv2d(SameConv2d):
-    """A SAME convolution to few channels: on a processor one product with all taps of its kernel, whose maps
-    are moved to where each tap looks from, and added.
+class OutputConv2d(SameConv2d):
+    """A SAME convolution to few channels: on a CPU, one matrix product for all taps, then shifted sums.
 
-    Libraries lay out the channels that come of a convolution 16 by 16: of four, they compute three quarters
-    in vain. In 16 bits what a tap gives is rounded before it is added (in float32). Equal to the plain
-    convolution to rounding.
+    CPU libraries pad output channels to 16, which wastes three quarters of the work for 4. In 16 bits each
+    tap's response is rounded before the sum in float32. Equal to the plain convolution up to rounding.
     """
 
     def forward(self, image: Float[Tensor, "batch in_channels height width"]) -> Tensor:
@@ -164,26 +157,25 @@ class PaintingConv2d(SameConv2d):
         maps = (taps @ rows.T).view(side * side, self.out_channels, -1, height, width)
         assert self.bias is not None
         canvas = self.bias[:, None, None, None]
-        for index, seen in enumerate(maps):
+        for index, response in enumerate(maps):
             down, right = index // side - reach, index % side - reach
-            if abs(down) < height and abs(right) < width:  # else the tap sees nothing but padding
-                canvas = canvas + F.pad(seen, (-right, right, -down, down)).to(canvas.dtype)
+            if abs(down) < height and abs(right) < width:  # else the tap covers only padding
+                canvas = canvas + F.pad(response, (-right, right, -down, down)).to(canvas.dtype)
         return canvas.transpose(0, 1)
 
 
 class PatchDecoder(nn.Module):
-    """A fast decoder: few layers on a coarse grid; every cell paints a patch of RGB and mask logits.
+    """A fast decoder: few layers on a coarse grid; every cell decodes to a patch of RGB and mask logits.
 
     Args:
         slot_dim: size of a slot.
         grid: side of the coarse grid.
-        patch: side of the patch that a cell paints; the image has side grid * patch.
-        channels: of the hidden layers.
-        depth: hidden convolutions after the first sum of slot and position.
-        kernel: side of every convolution; with 1 cells are painted independently.
-        last_kernel: side of the last one, which paints; `kernel` unless given.
-        attention_conditioned_masks: add log(last attention) to the mask logits, enlarged bilinearly (variant, not the
-            paper).
+        patch: side of a cell's patch in pixels; the image has side grid * patch.
+        channels: channels of the hidden layers.
+        depth: number of hidden convolutions.
+        kernel: side of all kernels; with 1, cells are decoded independently.
+        last_kernel: side of the output layer's kernel (default: `kernel`).
+        attention_conditioned_masks: add log(last attention), upsampled bilinearly, to the mask logits.
     """
 
     @renamed.arguments
@@ -199,12 +191,8 @@ class PatchDecoder(nn.Module):
         last_kernel: int | None = None,
     ):
         super().__init__()
-        self.grid, self.patch, self.resolution, self.attention_conditioned_masks = (
-            grid,
-            patch,
-            grid * patch,
-            attention_conditioned_masks,
-        )
+        self.grid, self.patch, self.resolution = grid, patch, grid * patch
+        self.attention_conditioned_masks = attention_conditioned_masks
         self.from_slot = nn.Linear(slot_dim, channels)
         self.from_position = nn.Sequential(nn.Linear(4, channels), nn.ReLU(), nn.Linear(channels, channels))
         sizes = [channels] * (depth + 1) + [4 * patch * patch]
@@ -218,35 +206,40 @@ class PatchDecoder(nn.Module):
         slots: Float[Tensor, "batch slots slot_dim"],
         attention: Float[Tensor, "batch slots rows columns"] | None = None,
     ) -> DecoderOutput:
-        """Paint every slot; `attention` of the last iteration is needed where the decoder is guided by it."""
+        """Decode every slot; `attention` of the last iteration is required by `attention_conditioned_masks`.
+
+        Raises:
+            ValueError: the required `attention` is None.
+        """
         dtype = self.from_slot.weight.dtype
         positions = self.from_position(border_distances(self.grid, self.grid, slots.device, dtype))
         canvas = self.from_slot(slots.flatten(0, 1))[:, None, None, :] + positions
         canvas = canvas.permute(0, 3, 1, 2)
         for layer in self.layers:
             canvas = layer(canvas.relu())
-        painting = as_output(join_patches(canvas, self.patch), slots.shape[1])
-        return guided(painting, attention) if self.attention_conditioned_masks else painting
+        output = as_output(join_patches(canvas, self.patch), slots.shape[1])
+        return add_attention(output, attention) if self.attention_conditioned_masks else output
 
 
-def guided(
-    painting: DecoderOutput, attention: Float[Tensor, "batch slots rows columns"] | None
+def add_attention(
+    output: DecoderOutput, attention: Float[Tensor, "batch slots rows columns"] | None
 ) -> DecoderOutput:
-    """The same with the logarithm of `attention`, enlarged bilinearly, added to the mask logits."""
+    """`output` with the logarithm of `attention`, upsampled bilinearly, added to the mask logits."""
     if attention is None:
         raise ValueError(
-            "an attention-guided decoder needs `attention` [batch, slots, rows, columns]; got None"
+            "a decoder with attention-conditioned masks needs `attention` [batch, slots, rows, columns]; got "
+            "None"
         )
-    # 1e-4 bounds the logarithm: a slot that lost a position entirely can still be painted there.
-    guide = enlarge((attention + 1e-4).log(), *painting.mask_logits.shape[-2:])
-    own = painting.mask_logits
-    return painting._replace(mask_logits=own + guide, unconditioned_logits=own)
+    # 1e-4 bounds the logarithm: a mask may include pixels without attention.
+    bias = enlarge((attention + 1e-4).log(), *output.mask_logits.shape[-2:])
+    logits = output.mask_logits
+    return output._replace(mask_logits=logits + bias, unconditioned_logits=logits)
 
 
 def join_patches(
-    canvas: Float[Tensor, "paintings channels rows columns"], patch: int
-) -> Float[Tensor, "paintings painted height width"]:
-    """`pixel_shuffle`, in a single pass over memory each way where channels lie last.
+    canvas: Float[Tensor, "images channels rows columns"], patch: int
+) -> Float[Tensor, "images out_channels height width"]:
+    """`pixel_shuffle`, in a single pass over memory for channels-last input.
 
     Example:
         >>> canvas = torch.rand(2, 4 * 9, 5, 6)
@@ -260,7 +253,7 @@ def join_patches(
 def enlarge(
     maps: Float[Tensor, "batch slots rows columns"], height: int, width: int
 ) -> Float[Tensor, "batch slots height width"]:
-    """Bilinear interpolation as two products: on a processor a third of `F.interpolate`'s time."""
+    """Bilinear interpolation as two matrix products: a third of `F.interpolate`'s time on a CPU."""
     rows, columns = (
         interpolation(*sizes, maps) for sizes in zip(maps.shape[-2:], (height, width), strict=True)
     )
@@ -269,19 +262,19 @@ def enlarge(
 
 
 def interpolation(size: int, larger: int, like: Tensor) -> Float[Tensor, "larger size"]:
-    """The matrix that interpolates an axis linearly, with the dtype and on the device of `like`."""
+    """The matrix of linear interpolation along an axis, with the dtype and device of `like`."""
     identity = torch.eye(size, dtype=like.dtype, device=like.device)
     return F.interpolate(identity[None], larger, mode="linear")[0].T
 
 
-def as_output(canvas: Float[Tensor, "paintings 4 height width"], num_slots: int) -> DecoderOutput:
-    """RGB and mask logit of a decoder's four channels, for each slot."""
+def as_output(canvas: Float[Tensor, "images 4 height width"], num_slots: int) -> DecoderOutput:
+    """A decoder's four output channels as RGB and mask logits per slot."""
     appearance, mask_logits = canvas.unflatten(0, (-1, num_slots)).split([3, 1], dim=2)
     return DecoderOutput(appearance, mask_logits.squeeze(2))
 
 
-def visible_taps(side: int) -> Float[Tensor, "places taps"]:
-    """Which taps of a kernel of odd `side` fall inside, at each distinct place along a zero-padded axis.
+def visible_taps(side: int) -> Float[Tensor, "positions taps"]:
+    """Taps of a kernel of odd `side` inside the image, at each distinct position along a zero-padded axis.
 
     Example:
         >>> visible_taps(3)
@@ -289,13 +282,13 @@ def visible_taps(side: int) -> Float[Tensor, "places taps"]:
                 [1., 1., 1.],
                 [1., 1., 0.]])
     """
-    place, tap = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    offset = place - side // 2
+    position, tap = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    offset = position - side // 2
     return ((tap >= -offset) & (tap < side - offset)).float() if side > 1 else torch.ones(1, 1)
 
 
 def stretch_middle(tensor: Tensor, size: int, dim: int) -> Tensor:
-    """`tensor` with the middle entry along `dim` repeated so that the axis has `size` entries."""
+    """`tensor` with the middle entry along `dim` repeated to give the axis `size` entries."""
     radius = tensor.shape[dim] // 2
     shape = list(tensor.shape)
     shape[dim] = size - 2 * radius

@@ -1,11 +1,9 @@
-"""Slots of frame t -> first guess for the slots of frame t + 1.
+"""Slot predictors: slots of frame t to initial slots of frame t + 1.
 
 Kipf et al. 2022, "Conditional Object-Centric Learning from Video" (SAVi, arXiv 2111.12594), section 3.3: a
-transformer block over the slots, so that each may take account of the others (collisions, occlusion).
-Differences from the paper: norms before attention and MLP instead of after, and last layers that begin at
-zero, so that an untrained predictor leaves slots where they are; after-norm would rescale them and the next
-frame would have to find every object anew. `ResidualPredictor` lets no slot see another;
-`torch.nn.Identity` serves where slots are to be handed on as they are.
+transformer block over the slots, which models interactions (collisions, occlusion). Differences from the
+paper: pre-norm instead of post-norm, and zero-initialised output layers, so an untrained predictor is the
+identity. `ResidualPredictor` treats slots independently; `torch.nn.Identity` propagates them unchanged.
 """
 
 from __future__ import annotations
@@ -18,12 +16,15 @@ from objecthood.nn.initialization import glorot
 
 
 class TransformerPredictor(nn.Module):
-    """One block of self-attention over slots, then an MLP, each added to what came in.
+    """Self-attention over slots, then an MLP, each with a residual connection.
 
     Args:
         dim: size of a slot.
-        heads: of the attention (paper: 4); a divisor of `dim`.
+        heads: attention heads (paper: 4); a divisor of `dim`.
         hidden_dim: width of the MLP (paper: 256).
+
+    Raises:
+        ValueError: `heads` does not divide `dim`.
 
     Example:
         >>> import torch
@@ -45,16 +46,16 @@ class TransformerPredictor(nn.Module):
         )
 
     def forward(self, slots: Float[Tensor, "batch slots dim"]) -> Float[Tensor, "batch slots dim"]:
-        """The first guess for the next frame."""
+        """Initial slots of the next frame."""
         projected = self.project_in(self.norm_attention(slots)).unflatten(-1, (3, self.heads, -1))
         query, key, value = projected.permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        slots = slots + self.project_out(seen)
+        context = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        slots = slots + self.project_out(context)
         return slots + self.mlp(self.norm_mlp(slots))
 
 
 class ResidualPredictor(nn.Module):
-    """An MLP of each slot alone, added to it; begins at zero.
+    """A residual MLP on each slot; initially the identity.
 
     Example:
         >>> import torch
@@ -70,12 +71,12 @@ class ResidualPredictor(nn.Module):
         )
 
     def forward(self, slots: Float[Tensor, "batch slots dim"]) -> Float[Tensor, "batch slots dim"]:
-        """The first guess for the next frame."""
+        """Initial slots of the next frame."""
         return slots + self.mlp(self.norm(slots))
 
 
 def zero(layer: nn.Linear) -> nn.Linear:
-    """The layer with weights and bias at zero: what it is added to passes unchanged."""
+    """`layer` with weights and bias set to zero."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -1,7 +1,7 @@
-"""Images to features: the paper's convolutions, a position for each feature, and an MLP shared by all.
+"""Convolutional encoder: images to a grid of features with position embedding.
 
 Locatello et al. 2020 (arXiv 2006.15055), appendix E.3. With `strides=(1, 1, 1, 1)` this is the paper's
-encoder; strides above 1 and fewer layers make its fast relatives: fewer, coarser features.
+encoder; the fast variants have larger strides and fewer layers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from objecthood.nn.precision import check_dtypes
 class SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow's SAME: output size = ceil(input size / stride).
 
-    Where the padding is odd the extra row and column lie at the bottom and right, as in the reference;
-    PyTorch's symmetric padding would shift the image. Computed in `convolution_format`.
+    Odd padding adds the extra row and column at the bottom and right, as in the reference; PyTorch's
+    symmetric padding would shift the image. Computed in `convolution_format`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1):
@@ -45,12 +45,12 @@ class ConvEncoder(nn.Module):
     """Convolutions with ReLU, soft position embedding, then layer norm and a two-layer MLP at each position.
 
     Args:
-        channels: of every convolution (paper: 64 for CLEVR, 32 for smaller images).
-        feature_dim: of the features given to slot attention (paper: 64).
+        channels: output channels of every convolution (paper: 64 for CLEVR, 32 for smaller images).
+        feature_dim: size of the output features (paper: 64).
         strides: one per convolution (paper: 1, 1, 1, 1; set prediction: 1, 2, 2, 1).
-        kernel: side of every convolution (paper: 5), or of each.
-        in_channels: of the image, as it is seen (paper: 3).
-        places: whether features know where they are (paper: yes).
+        kernel: kernel side, or one per convolution (paper: 5).
+        in_channels: channels of the input (paper: 3).
+        places: whether to add the position embedding (paper: yes).
 
     Example:
         >>> import torch
@@ -82,7 +82,7 @@ class ConvEncoder(nn.Module):
         )
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of the features of images of a size (height, width)."""
+        """Rows and columns of the features for an image size (height, width)."""
         rows, columns = image_size
         for stride in self.strides:
             rows, columns = -(-rows // stride), -(-columns // stride)
@@ -93,7 +93,8 @@ class ConvEncoder(nn.Module):
     ) -> Float[Tensor, "batch grid_height grid_width feature_dim"]:
         """Features of an image in about [-1, 1], on a grid, in the dtype of the weights.
 
-        Raises ValueError where the image is float64 and the weights are not.
+        Raises:
+            ValueError: the image is float64 and the weights are not.
         """
         weights = self.norm.weight.dtype
         check_dtypes("ConvEncoder", weights, image=image)
@@ -109,10 +110,10 @@ class ConvEncoder(nn.Module):
 def convolution_format(
     image: Float[Tensor, "batch channels height width"], kernel: int
 ) -> torch.memory_format:
-    """The layout in which a convolution of `image` is fastest: channels last, but for one case.
+    """The fastest memory format for a convolution of `image`: channels last, with one exception.
 
-    On processors without AVX-512, kernels of 3 or more on maps of 32 or more a side take 0.6 to 0.95 of the
-    time channels first (results/tries.md, "Cost of a step").
+    On CPUs without AVX-512, kernels of 3 or more on maps of 32 or more a side take 0.6 to 0.95 of the time
+    in channels-first format (results/tries.md, "Cost of a step").
     """
     plain = torch.contiguous_format
     is_small = kernel < 3 or image.shape[-1] < 32
@@ -125,22 +126,22 @@ def _has_avx512() -> bool:
 
 
 def check_images(images: Tensor, side: int, *, has_time: bool = False) -> None:
-    """ValueError where `images` are not floats [batch, 3, side, side], with `has_time` [batch, time, 3, side,
-    side]; its one line says how to convert them."""
+    """Raise ValueError, with a remedy, unless `images` are floats [batch, 3, side, side], or with `has_time`
+    [batch, time, 3, side, side]."""
     name, axes = ("frames", "batch, time") if has_time else ("images", "batch")
-    wanted = f"this model takes float tensors [{axes}, 3, {side}, {side}] in [0, 1]"
+    expected = f"this model takes float tensors [{axes}, 3, {side}, {side}] in [0, 1]"
     if not isinstance(images, Tensor):
         raise ValueError(
-            f"{wanted}; got {type(images).__name__}. Convert arrays with torch.as_tensor({name}), uint8 ones "
+            f"{expected}; got {type(images).__name__}. Convert arrays with torch.as_tensor({name}), uint8 "
             f"with torch.as_tensor({name}).float() / 255, channels first"
         )
     remedies = _remedies(images, side, name, 5 if has_time else 4)
     if remedies:
-        raise ValueError(f"{wanted}; got {list(images.shape)}, {images.dtype}. {'. '.join(remedies)}")
+        raise ValueError(f"{expected}; got {list(images.shape)}, {images.dtype}. {'. '.join(remedies)}")
 
 
 def _remedies(images: Tensor, side: int, name: str, ndim: int) -> list[str]:
-    """What to do about images that do not fit; empty where they do."""
+    """Conversions that make `images` valid; empty if they are."""
     remedies = []
     if images.dtype == torch.uint8:
         remedies.append(f"Convert uint8 {name} with {name}.float() / 255")
@@ -165,7 +166,7 @@ def _remedies(images: Tensor, side: int, name: str, ndim: int) -> list[str]:
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Padding before and after an axis of `size` so that the output has ceil(size / stride) positions.
+    """Padding before and after an axis of `size` that gives an output of ceil(size / stride).
 
     Example:
         >>> same_padding(128, kernel=5, stride=2)

@@ -1,11 +1,10 @@
-"""Frozen parts of a model: pretrained weights that it uses, does not train, and does not store.
+"""Frozen pretrained parts of a model, which are neither trained nor stored with it.
 
-A model may contain a pretrained network (a backbone) that is far larger than what is trained. Its weights are
-published elsewhere, so checkpoints and weight files name them by `Identity` (name, revision, SHA-256) instead
-of holding a copy, and loading restores them from there and compares the SHA-256.
+Checkpoints and weight files name a frozen part, such as a large published backbone, by its `Identity` (name,
+revision, SHA-256) instead of holding a copy. Loading restores the part and compares the SHA-256.
 
-An identity comes from files of others. Its name and revision must therefore match strict patterns, and its
-kind must be a key of the table `RESTORERS`: nothing in a file is imported or run.
+Identities come from untrusted files: name and revision must match strict patterns, and the kind must be a key
+of `RESTORERS`. Nothing in a file is imported or run.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Restorer: TypeAlias = Callable[[str, str], tuple[nn.Module, str]]
 exact revision."""
 
 RESTORERS: dict[str, Restorer] = {}
-"""Function by kind, the part of a name before the colon: "hf" restores "hf:facebook/dinov2-small"."""
+"""Restorers by kind, the part of a name before the colon: "hf" restores "hf:facebook/dinov2-small"."""
 
 _NAME = re.compile(
     r"[a-z][a-z0-9]{0,19}:[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(?:/[A-Za-z0-9][A-Za-z0-9_.-]{0,99})?"
@@ -36,24 +35,24 @@ _NAME = re.compile(
 _REVISION = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9_.-]{0,99})?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 NO_VALUES = "0" * 64
-"""Stands for the SHA-256 of a part on PyTorch's meta device, whose tensors have no values."""
+"""Placeholder SHA-256 of a part on PyTorch's meta device, whose tensors have no values."""
 
 
 class FrozenPartError(ValueError):
-    """A frozen part cannot be restored, or its weights differ from those that were used. One line."""
+    """A frozen part cannot be restored, or its weights differ from the recorded ones. One line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """Which weights a frozen part has; equal identities mean equal tensors.
+    """Identity of a frozen part's weights; equal identities mean equal tensors.
 
     Attributes:
         name: "KIND:NAME" or "KIND:OWNER/NAME", with a kind of `RESTORERS`.
-        revision: version or commit of the published weights; "" where there is only one.
-        sha256: of the tensors (`sha256_of`), in hexadecimal.
+        revision: version or commit of the published weights; "" if there is only one.
+        sha256: SHA-256 of the tensors (`sha256_of`), in hexadecimal.
 
     Raises:
-        FrozenPartError: one of them does not match its pattern, or the kind is unknown.
+        FrozenPartError: a field does not match its pattern, or the kind is unknown.
     """
 
     name: str
@@ -73,7 +72,7 @@ class Identity:
 
 
 def _check(name: str, revision: str) -> None:
-    """FrozenPartError where a name or a revision is not one that can be restored."""
+    """Raise FrozenPartError if a name or revision cannot be restored."""
     if not _NAME.fullmatch(name):
         raise FrozenPartError(
             f"frozen part {name!r:.80} must be named KIND:NAME or KIND:OWNER/NAME, in letters, digits, '_', "
@@ -96,17 +95,16 @@ def _check(name: str, revision: str) -> None:
 class Frozen(nn.Module):
     """A module in evaluation mode, whose weights are neither trained nor part of the model's state.
 
-    `parameters()`, `buffers()` and `state_dict()` of a model do not contain its tensors, so that optimisers,
-    averaged weights, DistributedDataParallel, checkpoints and weight files leave them out; `train()` does not
-    change its mode. `to()` and its relatives move it. A deep copy shares its tensors until one of the two is
-    moved. Modules inside are not reached by `modules()` or hooks of the model; they are at `module`.
+    `parameters()`, `buffers()`, `state_dict()` and `modules()` of a model exclude it, and so do optimisers,
+    EMA weights, DistributedDataParallel, checkpoints and weight files. `train()` has no effect; `to()` and
+    its variants move it. A deep copy shares its tensors until one of the two is moved.
 
-    Recipes build one with `restore`, which finds the module by its name.
+    Recipes build one by name with `restore`.
 
     Args:
         module: the part; its parameters no longer require a gradient.
         name: "KIND:NAME" or "KIND:OWNER/NAME", from which `RESTORERS[KIND]` restores `module`.
-        revision: which version of it; "" where there is only one.
+        revision: version of the part; "" if there is only one.
 
     Raises:
         FrozenPartError: `RESTORERS` cannot restore a part of that name or revision.
@@ -115,33 +113,33 @@ class Frozen(nn.Module):
     def __init__(self, module: nn.Module, name: str, revision: str = ""):
         super().__init__()
         _check(name, revision)
-        self._held = (module.eval().requires_grad_(False),)  # in a tuple, which nn.Module does not register
+        self._held = (module.eval().requires_grad_(False),)  # nn.Module does not register tuples
         self.identity = Identity(name, revision, sha256_of(module))
         """Name, revision and SHA-256 of the weights at construction."""
 
     @property
     def module(self) -> nn.Module:
-        """The part itself."""
+        """The wrapped module."""
         return self._held[0]
 
     @property
     def num_weights(self) -> int:
-        """How many numbers its parameters hold."""
+        """Number of parameters."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     @property
     def num_bytes(self) -> int:
-        """Memory of its parameters and buffers."""
+        """Bytes of parameters and buffers."""
         tensors = [*self.module.parameters(), *self.module.buffers()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     @torch.no_grad()
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """What the part gives, without a gradient."""
+        """The part's output, without gradient."""
         return self.module(*inputs, **options)
 
     def train(self, mode: bool = True) -> Frozen:
-        """Stays in evaluation mode."""
+        """No effect: the module stays in evaluation mode."""
         return super().train(False)
 
     def extra_repr(self) -> str:
@@ -149,8 +147,8 @@ class Frozen(nn.Module):
 
     @torch.no_grad()
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
-        """What `to()`, `cuda()`, `half()` and others call. A copy takes the place of a module that is moved:
-        deep copies of this part may hold it as well."""
+        """Called by `to()`, `cuda()`, `half()` and others. Replaces the module by a moved copy, as deep
+        copies of this part may share it."""
         old = [*self.module.parameters(), *self.module.buffers()]
         new = [fn(tensor) for tensor in old]
         if any(one is not other for one, other in zip(old, new, strict=True)):
@@ -172,8 +170,8 @@ class Frozen(nn.Module):
 def sha256_of(module: nn.Module) -> str:
     """SHA-256 over the tensors of a module's state, in hexadecimal; `NO_VALUES` on the meta device.
 
-    Tensors come in the order of their names. Of each, a line of JSON ([name, dtype, shape]) is hashed, then
-    its values in row-major order, as little-endian bytes.
+    For each tensor, in order of names, a line of JSON ([name, dtype, shape]) and the values in row-major
+    order, as little-endian bytes, are hashed.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
@@ -187,28 +185,28 @@ def sha256_of(module: nn.Module) -> str:
 
 
 def frozen_parts(model: nn.Module) -> dict[str, Frozen]:
-    """The frozen parts of a model, by where they are in it ("encoder.backbone")."""
+    """The frozen parts of a model by module path ("encoder.backbone")."""
     return {path: part for path, part in model.named_modules() if isinstance(part, Frozen)}
 
 
 def identities(model: nn.Module) -> dict[str, Identity]:
-    """The identities of a model's frozen parts, by where they are in it."""
+    """The identities of a model's frozen parts by module path."""
     return {path: part.identity for path, part in frozen_parts(model).items()}
 
 
 def to_json(found: Mapping[str, Identity]) -> dict[str, dict[str, str]]:
-    """Identities as JSON values, as `from_json` reads them."""
+    """Identities as JSON values for `from_json`."""
     return {path: dataclasses.asdict(identity) for path, identity in found.items()}
 
 
 def from_json(facts: object) -> dict[str, Identity]:
-    """Identities from JSON values of a file, which may be anything.
+    """Identities from JSON values of an untrusted file.
 
     Raises:
-        FrozenPartError: they are not what `to_json` writes, or name what cannot be restored.
+        FrozenPartError: the format is not that of `to_json`, or a part cannot be restored.
     """
     if not isinstance(facts, dict):
-        raise FrozenPartError(f"frozen parts must be listed by place; got {facts!r:.60}")
+        raise FrozenPartError(f"frozen parts must be an object of module paths; got {facts!r:.60}")
     fields = {field.name for field in dataclasses.fields(Identity)}
     for path, one in facts.items():
         if not isinstance(one, dict) or one.keys() != fields or not all(type(v) is str for v in one.values()):
@@ -220,52 +218,52 @@ def from_json(facts: object) -> dict[str, Identity]:
 
 
 def check_unchanged(model: nn.Module) -> None:
-    """Hash the frozen parts of a model anew: what is written next leaves their weights out.
+    """Verify the hashes of a model's frozen parts before a file without their weights is written.
 
     Raises:
-        FrozenPartError: weights are no longer those that were restored.
+        FrozenPartError: the weights changed after the part was restored.
     """
     hashed: dict[int, str] = {}
     for path, part in frozen_parts(model).items():
-        place = id(part.module)  # copies share it
-        hashed[place] = found = hashed.get(place) or sha256_of(part.module)
+        key = id(part.module)  # shared by copies
+        hashed[key] = found = hashed.get(key) or sha256_of(part.module)
         if found != part.identity.sha256:
             raise FrozenPartError(
                 f"the weights of frozen part {path!r} ({part.identity}) were changed: their SHA-256 was "
-                f"{part.identity.sha256} and is {found}, and files do not hold them; leave weights and dtype "
-                "as they were restored, or make the part trainable instead of `Frozen`"
+                f"{part.identity.sha256} and is now {found}; keep weights and dtype as restored (files do "
+                "not store them), or make the part trainable instead of `Frozen`"
             )
 
 
 def compare(wanted: Mapping[str, Identity], found: Mapping[str, Identity]) -> None:
-    """Whether frozen parts are the same, place by place.
+    """Check that two models have the same frozen parts.
 
     Args:
-        wanted: what was used when a file was written.
-        found: what the model has now.
+        wanted: identities recorded in a file.
+        found: identities of the model.
 
     Raises:
-        FrozenPartError: a part is missing, is too many, or has other weights.
+        FrozenPartError: a part is missing, unexpected, or has other weights.
     """
     for path in sorted(wanted.keys() | found.keys()):
         one, other = wanted.get(path), found.get(path)
         if one is None or other is None:
             raise FrozenPartError(
-                f"the model has {other or 'no frozen part'} at {path!r}, and the file names {one or 'none'}; "
-                "take the recipe that the file was made with"
+                f"the model has {other or 'no frozen part'} at {path!r}, but the file names {one or 'none'}; "
+                "use the recipe that the file was made with"
             )
         if one != other:
             raise FrozenPartError(
-                f"frozen part {path!r} is {other} with SHA-256 {other.sha256}, and the file was made with "
-                f"{one} with SHA-256 {one.sha256}; restore those weights, for the trained ones fit no others"
+                f"frozen part {path!r} is {other} with SHA-256 {other.sha256}, but the file was made with "
+                f"{one} with SHA-256 {one.sha256}; restore these"
             )
 
 
 def share_weights(model: nn.Module, twin: nn.Module) -> None:
-    """Have the frozen parts of `twin` hold the tensors of those of `model`, a model of the same weights.
+    """Make the frozen parts of `twin`, a weight-shared copy, use the tensors of `model`.
 
     Raises:
-        FrozenPartError: they do not have the same frozen parts.
+        FrozenPartError: the two have different frozen parts.
     """
     compare(identities(model), identities(twin))
     own = frozen_parts(model)
@@ -275,7 +273,7 @@ def share_weights(model: nn.Module, twin: nn.Module) -> None:
 
 @dataclasses.dataclass
 class _Allowed:
-    """What `restore` may restore while a file is loaded, and what it has."""
+    """Identities that `restore` may restore while a file is loaded, and the parts restored so far."""
 
     identities: tuple[Identity, ...]
     restored: dict[tuple[str, str], Frozen] = dataclasses.field(default_factory=dict)
@@ -286,14 +284,14 @@ _restoring: ContextVar[bool] = ContextVar("restoring", default=False)
 
 
 def is_restoring() -> bool:
-    """Whether a `Restorer` is at work: weights that are made now are those of a frozen part."""
+    """Whether a `Restorer` is running: new weights then belong to a frozen part."""
     return _restoring.get()
 
 
 @contextlib.contextmanager
 def only(wanted: Mapping[str, Identity]) -> Iterator[None]:
-    """Within, `restore` takes the revisions of these identities, restores each once, and refuses all others:
-    a recipe from someone else's file gets the parts that the file names."""
+    """A context in which `restore` accepts these identities only, with their revisions, each restored once:
+    a recipe from an untrusted file gets the parts that the file names."""
     token = _allowed.set(_Allowed(tuple(wanted.values())))
     try:
         yield
@@ -302,15 +300,13 @@ def only(wanted: Mapping[str, Identity]) -> Iterator[None]:
 
 
 def restore(name: str, revision: str = "") -> Frozen:
-    """The frozen part of that name, from where `RESTORERS` finds it.
+    """Restore a frozen part by name with `RESTORERS`.
 
-    Random numbers of the global generator are not used up, so that the weights of the rest of the model do
-    not depend on how a part is built.
+    The global random state is unchanged, so the initialisation of other weights does not depend on the part.
 
     Args:
         name: "KIND:NAME" or "KIND:OWNER/NAME".
-        revision: which version of it; "": the one that a file names while it is loaded, else the restorer's
-            choice.
+        revision: version of the part; "": the one named by the file being loaded, else the restorer's choice.
 
     Raises:
         FrozenPartError: the name is malformed, its kind is unknown, or the part cannot be found.
@@ -334,7 +330,7 @@ def restore(name: str, revision: str = "") -> Frozen:
             return copy.deepcopy(allowed.restored[key])
     named = ", ".join(sorted({str(one) for one in allowed.identities})) or "none"
     wanted = f"{name}@{revision}" if revision else name
-    raise FrozenPartError(f"the recipe needs frozen part {wanted}, and the file names {named}")
+    raise FrozenPartError(f"the recipe needs frozen part {wanted}, but the file names {named}")
 
 
 def _restore(name: str, revision: str) -> Frozen:
@@ -343,12 +339,12 @@ def _restore(name: str, revision: str) -> Frozen:
     try:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             module, exact = RESTORERS[kind](rest, revision)
-    except Exception as error:  # what a network and foreign libraries may raise is no short list
+    except Exception as error:  # network and third-party libraries raise many types
         reason = " ".join(str(error).split()) or type(error).__name__
         wanted = f"{name}@{revision}" if revision else name
         raise FrozenPartError(f"frozen part {wanted} cannot be found ({reason})") from error
     finally:
         _restoring.reset(token)
     part = Frozen(module, name, exact)
-    place = torch.empty(0).device  # of a surrounding `with torch.device(...)`; meta only counts what is built
-    return part if place.type == "meta" else part.to(place)
+    device = torch.empty(0).device  # of a surrounding `with torch.device(...)`; on meta the part keeps values
+    return part if device.type == "meta" else part.to(device)

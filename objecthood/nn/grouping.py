@@ -1,4 +1,4 @@
-"""A start and the attention together: features in, slots out, with the start noise as an argument."""
+"""Initial slots and a slot module combined: features in, slots out, with the initial noise as an argument."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from objecthood.nn.soft_kmeans import SoftKMeans
 
 
 class SlotModuleOptions(NamedTuple):
-    """What a model asks of its slot module; each takes what it has."""
+    """Options of a model's slot module; a module ignores those that do not apply."""
 
     num_slots: int
     grid: tuple[int, int]
@@ -42,13 +42,12 @@ SLOT_MODULES: dict[str, Callable[..., SlotModule]] = {
     ),
     "slot-mlp": lambda o, **own: SlotMLP(o.num_slots, o.grid, o.input_dim, o.slot_dim, **own),
 }
-"""What a recipe's `slot_module` names: `SlotModuleOptions` to a module; further arguments are those of its
-class alone. Gradients of soft k-means always flow through all iterations, and its prior acts between them; a
-Slot MLP has no prior."""
+"""Constructors by the recipe's `slot_module`: `SlotModuleOptions` and class-specific arguments to a module.
+Soft k-means ignores `gradient` and `bias_before_attention`; Slot MLP ignores `attention_bias` as well."""
 
 
 class Grouping(nn.Module):
-    """A slot module with the slots it starts from.
+    """A slot module with its initial slots.
 
     Args:
         initial_slots: `GaussianSlots` or `LearnedSlots`.
@@ -70,7 +69,7 @@ class Grouping(nn.Module):
 
     @property
     def num_slots(self) -> int:
-        """Slots used when a call names no number."""
+        """Default number of slots."""
         return self.initial_slots.num_slots
 
     @property
@@ -80,7 +79,7 @@ class Grouping(nn.Module):
 
     @property
     def iterations(self) -> int:
-        """Iterations when a call names none; may be set."""
+        """Default number of iterations; may be set."""
         return self.slot_attention.iterations
 
     @iterations.setter
@@ -95,8 +94,8 @@ class Grouping(nn.Module):
         mask: Bool[Tensor, "batch inputs"] | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
     ) -> SlotAttentionOutput:
-        """Number of slots and iterations as built unless named; `noise` is standard normal, drawn unless
-        given."""
+        """Slots and attention; `noise` (standard normal) is drawn unless given, and `mask` is True at real
+        inputs."""
         if num_slots is None and noise is not None:
             num_slots = noise.shape[1]
         return self.slot_attention(

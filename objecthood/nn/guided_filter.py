@@ -1,10 +1,9 @@
-"""Masks whose edges follow an image: the guided filter.
+"""Guided filter: align the edges of masks with an image.
 
 He, Sun and Tang 2013, "Guided image filtering" (TPAMI), with a colour guide: in every window the filtered
-mask is the affine function of the image's colours that is nearest to the given mask; a pixel takes the mean
-over the windows that hold it.
+mask is the least-squares affine function of the image's colours; a pixel takes the mean over its windows.
 
-Difference: windows are cut off at the border of the image.
+Difference: windows are cropped at the border of the image.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 SIDE = 160
-"""Pixels of a square guide; others have its area. Larger guides were slower and no better."""
+"""Side of a square guide in pixels; other guides have the same area. Larger ones were slower, not better."""
 RADIUS = 12
 SMOOTHNESS = 1e-3
-"""Epsilon of He et al., of colours in [0, 1]."""
+"""Epsilon of He et al., for colours in [0, 1]."""
 
 
 def guided_filter(
@@ -27,7 +26,7 @@ def guided_filter(
     radius: int = RADIUS,
     smoothness: float = SMOOTHNESS,
 ) -> Float[Tensor, "masks height width"]:
-    """Masks filtered with the guide, an image in [0, 1]. Masks of sum 1 at each pixel keep it.
+    """Masks filtered with `guide`, an image in [0, 1]. Masks that sum to 1 at each pixel still do.
 
     Example:
         >>> guide = torch.zeros(3, 16, 16)
@@ -53,10 +52,8 @@ def guided_filter(
 def masks_at_size(
     masks: Float[Tensor, "slots rows columns"], image: Float[Tensor, "3 height width"], side: int = SIDE
 ) -> Float[Tensor, "slots height width"]:
-    """Masks on a grid (sum 1 in each cell) -> soft masks of the image's size, with its edges (sum 1).
-
-    Bilinear to a guide of `side` x `side` pixels' area, filtered, bilinear to the size of the image.
-    """
+    """Upsample masks on a grid (sum 1 in each cell) to soft masks of the image's size that follow its edges
+    (sum 1 at each pixel), with a guide of `side` x `side` pixels' area."""
     height, width = image.shape[1:]
     scale = side / (height * width) ** 0.5
     size = max(round(height * scale), 1), max(round(width * scale), 1)
@@ -68,11 +65,11 @@ def masks_at_size(
 
 
 def _mean(planes: Float[Tensor, "planes height width"], radius: int) -> Tensor:
-    """Mean over windows of 2 radius + 1 pixels a side, cut off at the border."""
+    """Mean over windows of 2 radius + 1 pixels a side, cropped at the border."""
     for dim in (1, 2):
         size = planes.shape[dim]
-        place = torch.arange(size, device=planes.device)
-        first, end = (place - radius).clamp_min(0), (place + radius + 1).clamp_max(size)
+        index = torch.arange(size, device=planes.device)
+        first, end = (index - radius).clamp_min(0), (index + radius + 1).clamp_max(size)
         sums = F.pad(planes.cumsum(dim), (0, 0, 1, 0) if dim == 1 else (1, 0))
         shape = (-1, 1) if dim == 1 else (-1,)
         planes = (sums.index_select(dim, end) - sums.index_select(dim, first)) / (end - first).view(shape)
@@ -80,7 +77,7 @@ def _mean(planes: Float[Tensor, "planes height width"], radius: int) -> Tensor:
 
 
 def _inverse(matrices: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
-    """Of symmetric positive 3 x 3 matrices, by cofactors: ten times faster than LAPACK here."""
+    """Inverses of symmetric positive definite matrices by cofactors: ten times faster than LAPACK here."""
     first, second, third = matrices.unbind(dim=-1)
     cofactors = [torch.linalg.cross(*pair) for pair in ((second, third), (third, first), (first, second))]
     determinant = (first * cofactors[0]).sum(dim=-1)

@@ -1,11 +1,9 @@
-"""How slots are born: from one trained Gaussian that all share (the paper), as learned queries, one each, or
-from a hint for each object.
+"""Initial slots: sampled from a learned Gaussian, learned queries, or conditioned on a box or centre.
 
-Gaussian: Locatello et al. 2020 (arXiv 2006.15055), section 2.1. Equal but for their noise, slots can be any
-number.
+Gaussian: Locatello et al. 2020 (arXiv 2006.15055), section 2.1; the number of slots is arbitrary.
 Learned: Jia et al. 2023, "Improving Object-centric Learning with Query Optimization" (BO-QSA, arXiv
 2210.08990), to be used with `SlotAttention(gradient="bilevel")`.
-Conditioned: Kipf et al. 2022 (SAVi, arXiv 2111.12594), section 3.2: an MLP of each object's box or centre.
+Conditioned: Kipf et al. 2022 (SAVi, arXiv 2111.12594), section 3.2.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from objecthood.runtime import renamed
 
 
 class GaussianSlots(nn.Module):
-    """Slots drawn from a Gaussian whose mean and log deviation are trained and shared by all slots.
+    """Slots sampled from a Gaussian with learned mean and log deviation, shared by all slots.
 
     Example:
         >>> GaussianSlots(num_slots=7, dim=64)(batch_size=2, num_slots=11).shape
@@ -31,8 +29,7 @@ class GaussianSlots(nn.Module):
     def __init__(self, num_slots: int, dim: int):
         super().__init__()
         self.num_slots, self.dim = num_slots, dim
-        # Keras' Glorot range for a weight of shape [1, 1, dim]: fan in 1, fan out dim. PyTorch's would be
-        # smaller.
+        # Keras' Glorot range for shape [1, 1, dim]: fan in 1, fan out dim. PyTorch's is smaller.
         limit = math.sqrt(6 / (1 + dim))
         self.slots_mu = nn.Parameter(torch.empty(1, 1, dim).uniform_(-limit, limit))
         self.slots_log_sigma = nn.Parameter(torch.empty(1, 1, dim).uniform_(-limit, limit))
@@ -43,8 +40,12 @@ class GaussianSlots(nn.Module):
         num_slots: int | None = None,
         noise: Float[Tensor, "batch slots dim"] | None = None,
     ) -> Float[Tensor, "batch slots dim"]:
-        """mean + deviation * `noise`; without `noise` (standard normal) it is drawn, from the global
-        generator."""
+        """mean + deviation * `noise`; `noise` (standard normal) is drawn from the global generator unless
+        given.
+
+        Raises:
+            ValueError: `num_slots` is below 1, or `noise` has another shape.
+        """
         num_slots = check_number(self.num_slots if num_slots is None else num_slots)
         shape = (batch_size, num_slots, self.dim)
         noise = draw_noise(self.slots_mu, shape) if noise is None else check_noise(noise, shape)
@@ -54,12 +55,10 @@ class GaussianSlots(nn.Module):
 class LearnedSlots(nn.Module):
     """One learned query per slot, the same for every image.
 
-    With `noise_scale` above 0 they are moved by noise, in units of their deviation from each other, so that a
-    image can be looked at from several starts.
+    With `noise_scale` above 0, noise in units of the deviation over queries is added, for random restarts.
 
-    Asked for fewer slots than were learned, the first ones serve. Further slots are drawn from the Gaussian
-    with the mean and deviation of the learned ones, so that a model can be tried on more objects than it was
-    trained for; with a `noise_scale` of 0 only these use `noise`.
+    Fewer slots than learned are the first ones. Additional slots are sampled from a Gaussian with mean and
+    deviation of the queries; with a `noise_scale` of 0 only these use `noise`.
 
     Example:
         >>> LearnedSlots(num_slots=4, dim=64)(batch_size=2).shape
@@ -78,7 +77,11 @@ class LearnedSlots(nn.Module):
         num_slots: int | None = None,
         noise: Float[Tensor, "batch slots dim"] | None = None,
     ) -> Float[Tensor, "batch slots dim"]:
-        """The queries, once per image; `noise` (standard normal) shapes slots beyond the learned ones."""
+        """The queries, repeated for each image; `noise` is standard normal, drawn unless given.
+
+        Raises:
+            ValueError: `num_slots` is below 1, or `noise` has another shape.
+        """
         num_slots = check_number(self.num_slots if num_slots is None else num_slots)
         slots = self.queries[:, :num_slots].expand(batch_size, -1, -1)
         num_learned = self.queries.shape[1]
@@ -86,7 +89,7 @@ class LearnedSlots(nn.Module):
             return slots
         shape = (batch_size, num_slots, self.dim)
         noise = draw_noise(self.queries, shape) if noise is None else check_noise(noise, shape)
-        correction = min(1, num_learned - 1)  # a single query has no sample deviation: 0 then, not nan
+        correction = min(1, num_learned - 1)  # deviation of a single query: 0, not nan
         mean = self.queries.mean(dim=1, keepdim=True)
         deviation = self.queries.std(dim=1, keepdim=True, correction=correction)
         moved = slots + self.noise_scale * deviation.detach() * noise[:, :num_learned]
@@ -94,22 +97,20 @@ class LearnedSlots(nn.Module):
 
 
 class ConditionedSlots(nn.Module):
-    """A slot for each hint: the numbers that say where an object is, through an MLP that all share.
+    """One slot per condition (box or centre), through a shared MLP.
 
-    Kipf et al. 2022 (arXiv 2111.12594), section 3.2. The background's hint is all 0, an absent object's all
-    -1, so that the background begins in a state of its own. (SAVi's released code has 0 for both.)
+    Kipf et al. 2022 (arXiv 2111.12594), section 3.2. The background's condition is all 0, that of an absent
+    object all -1, so the background has an initial state of its own. (SAVi's released code uses 0 for both.)
 
-    Equal hints give equal slots, and attention alone never tells them apart: the slots of absent objects have
-    equal masks in every frame. In a softmax m of them together have m times the odds of one. In label maps,
-    which take the largest single mask, they are no larger than one slot, and up to rounding the first of them
-    gets all that they win. So they split no object and no background among them; training has to keep their
-    masks small. A spatial bias (`nn.SpatialBias`) can separate them, as it treats the heaviest slot and the
-    emptiest one, of equal slots the first, unlike the others.
+    Equal conditions give equal slots, which attention alone cannot separate: the slots of absent objects have
+    equal masks in every frame. In a softmax, m of them have m times the odds of one; in label maps (argmax)
+    the first of them wins up to rounding, so they do not split a region. Training must keep their masks
+    small. `nn.SpatialBias` can separate them, as it treats largest and smallest slots differently.
 
     Args:
-        num_slots: slots that a call gives; of hints there must be as many.
+        num_slots: number of slots and of conditions.
         dim: size of a slot.
-        condition_dim: numbers per hint: 4 for a box, 2 for a centre.
+        condition_dim: size of a condition: 4 for a box, 2 for a centre.
         hidden_dim: width of the MLP (paper: 256).
 
     Example:
@@ -127,11 +128,10 @@ class ConditionedSlots(nn.Module):
     def forward(
         self, conditions: Float[Tensor, "batch slots condition_dim"]
     ) -> Float[Tensor, "batch slots dim"]:
-        """Initial slots; hints are in [0, 1], 0 throughout for the background, -1 throughout for a slot
-        without an object.
+        """Initial slots; conditions are in [0, 1], all 0 for the background, all -1 for absent objects.
 
         Raises:
-            ValueError: the number or size of the hints is not the one of the module.
+            ValueError: `conditions` has another shape than [batch, num_slots, condition_dim].
         """
         if conditions.ndim != 3 or conditions.shape[1:] != (self.num_slots, self.condition_dim):
             raise ValueError(
@@ -147,7 +147,7 @@ def draw_noise(like: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 
 def check_number(num_slots: int) -> int:
-    """`num_slots` if it is a whole number (also one of torch.export's own) of at least 1, else ValueError."""
+    """`num_slots` if it is an integer (or a torch.export SymInt) of at least 1, else ValueError."""
     if not isinstance(num_slots, int | torch.SymInt) or num_slots < 1:
         raise ValueError(f"`num_slots` (={num_slots!r}) must be a whole number, at least 1")
     return num_slots

@@ -1,4 +1,4 @@
-"""Start values of the reference: Glorot kernels and zero biases (Keras' defaults); PyTorch draws both."""
+"""Weight initialisation of the reference: Glorot kernels and zero biases (Keras' defaults)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
 def glorot(layer: Layer) -> Layer:
-    """`layer`, its kernel uniform in +-sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010), its bias 0."""
+    """`layer` with kernel uniform in +-sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010) and bias 0."""
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -1,4 +1,4 @@
-"""Batched one-to-one assignment of least cost (the Hungarian method), by SciPy."""
+"""Batched one-to-one assignment of minimum cost (Hungarian method), by SciPy."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 def assign(
     cost: Float[Tensor, "batch rows columns"],
 ) -> tuple[Int[Tensor, "batch pairs"], Int[Tensor, "batch pairs"]]:
-    """Rows and columns of the cheapest assignment of each matrix; pairs = min(rows, columns), rows ascending.
+    """Rows (ascending) and columns of the minimum-cost assignment, min(rows, columns) pairs; no gradient.
 
-    Raises ValueError where a cost is not finite. No gradient flows through the choice.
+    Raises:
+        ValueError: a cost is not finite.
 
     Example:
         >>> rows, columns = assign(torch.tensor([[[4.0, 1.0], [2.0, 8.0]]]))
@@ -22,7 +23,7 @@ def assign(
     """
     if not torch.isfinite(cost).all():
         raise ValueError("`cost` holds values that are not finite; assignment needs finite costs")
-    from scipy.optimize import linear_sum_assignment  # a second of every start, for those who need it
+    from scipy.optimize import linear_sum_assignment  # takes a second to import
 
     matrices = cost.detach().double().cpu().numpy()
     pairs = np.array([linear_sum_assignment(matrix) for matrix in matrices], dtype=np.int64)

@@ -1,8 +1,8 @@
-"""Muon for matrices and convolutions: momentum whose singular values are all made equal.
+"""Muon optimiser for matrices and convolutions: orthogonalised momentum.
 
-Jordan et al. 2024 (kellerjordan.github.io/posts/muon); the quintic Newton-Schulz iteration is theirs.
-PyTorch's own `torch.optim.Muon` takes matrices only; here a convolution is taken as a matrix [out, in *
-height * width], and weights of one shape are iterated together.
+Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with their quintic Newton-Schulz iteration.
+Differences from `torch.optim.Muon`, which takes matrices only: convolutions are matrices [out, in * height *
+width], and weights of one shape are orthogonalised in a batch.
 """
 
 from __future__ import annotations
@@ -14,20 +14,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-_QUINTIC = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # Jordan et al. 2024: steep at zero, singular values end in about [0.7, 1.2]
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+"""Coefficients of Jordan et al. 2024; singular values converge to about [0.7, 1.2]."""
 
 
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, without weight decay.
 
     Args:
-        parameters: with two or more dimensions each; `is_matrix` tells which are worth it.
-        lr: length of a step (0.01 where Adam would have 0.001).
-        momentum: of the running gradient.
+        parameters: weights of two or more dimensions; `is_matrix` selects suitable ones.
+        lr: learning rate (0.01 corresponds to about 0.001 of Adam).
+        momentum: decay of the gradient's moving average.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float = 0.01, momentum: float = 0.95):
@@ -35,7 +32,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update from the gradients present."""
+        """Update parameters that have a gradient."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not parameters:
@@ -59,11 +56,11 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(
     matrices: Sequence[Float[Tensor, "_ _"]], iterations: int = 5
 ) -> list[Float[Tensor, "_ _"]]:
-    """The nearest matrices, roughly, whose singular values are all 1, by Newton-Schulz iteration.
+    """Approximate nearest orthogonal matrices (singular values of about 1), by Newton-Schulz iteration.
 
     Each iteration multiplies a matrix by a polynomial of its Gram matrix. The product of these polynomials
-    needs the Gram matrix alone; it is found for all Gram matrices of one size together, and multiplied in at
-    the end: far less work where columns outnumber rows.
+    depends on the Gram matrix alone; it is computed in a batch for all Gram matrices of one size, which is
+    far less work than iterating on wide matrices.
     """
     wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T for matrix in matrices]
     by_size: dict[int, list[int]] = defaultdict(list)
@@ -83,7 +80,7 @@ def orthogonalize(
 def orthogonalizers(
     gram: Float[Tensor, "batch rows rows"], iterations: int
 ) -> Float[Tensor, "batch rows rows"]:
-    """What a matrix with this Gram matrix is to be multiplied with, from the left."""
+    """Left factors that orthogonalise matrices with these Gram matrices."""
     linear, cubic, quintic = _QUINTIC
     square_norm = gram.diagonal(dim1=1, dim2=2).sum(dim=-1)[:, None, None] + 1e-14
     gram = gram / square_norm
@@ -102,5 +99,5 @@ def orthogonalizers(
 
 
 def is_matrix(parameter: nn.Parameter) -> bool:
-    """Whether a weight, seen as [out, everything else], is large enough both ways (16) to have a spectrum."""
+    """Whether a weight, reshaped to [out, rest], has at least 16 rows and columns."""
     return parameter.ndim >= 2 and min(len(parameter), parameter[0].numel()) >= 16

@@ -1,13 +1,13 @@
-"""Segments of an image from frozen features by the normalised cut: nothing is learned.
+"""Normalised cut: segments of an image from frozen features, without training.
 
 Shi and Malik 2000, "Normalized cuts and image segmentation"; on features of pretrained networks:
 Melas-Kyriazi et al. 2022 (arXiv 2205.07839), Wang et al. 2022, "TokenCut" (arXiv 2202.11539). Cells of the
-feature grid are the nodes of a graph whose weights fall with the angle between two features and with the
-distance between two cells. The eigenvectors of its random walk, weighted as in commute times (Qiu and Hancock
-2007), are grouped by k-means (k-means++, Arthur and Vassilvitskii 2007).
+feature grid are the nodes of a graph; edge weights decrease with the angle between features and the distance
+between cells. The eigenvectors of its random walk, weighted as in commute times (Qiu and Hancock 2007), are
+clustered by k-means (k-means++, Arthur and Vassilvitskii 2007).
 
-Differences: the weight of an eigenvector is bounded where its eigenvalue is near 1; segments may be merged
-afterwards by mean affinity; edges of masks follow the image by a guided filter (`nn.guided_filter`).
+Differences: the weight of an eigenvector is bounded for eigenvalues near 1; segments may be merged afterwards
+by mean affinity.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class NormalisedCut:
-    """Settings of the cut; a call divides the embedding of one image. Deterministic.
+    """Settings of the cut; a call segments the embedding of one image. Deterministic.
 
-    Chosen on 110 photographs of COCO with EfficientNet-lite0 (`results/photographs-tries.md`).
+    Defaults were tuned on 110 photographs of COCO with EfficientNet-lite0 (`results/photographs-tries.md`).
 
     Attributes:
-        num_segments: how many segments, at most.
-        temperature: of the affinity exp((cosine - 1) / temperature).
-        reach: standard deviation of its Gaussian window, as a share of the image's side (of the square root
-            of its area, where it is not square).
-        num_vectors: eigenvectors that k-means sees, without the constant one.
+        num_segments: largest number of segments.
+        temperature: temperature of the affinity exp((cosine - 1) / temperature).
+        reach: standard deviation of the Gaussian window, in units of the square root of the image's area.
+        num_vectors: number of eigenvectors for k-means, without the constant one.
         offset: bound of an eigenvector's weight, lambda / (1 - lambda + offset).
-        merged_from: number of segments of k-means, merged to `num_segments` by mean affinity; None: no
-            merging.
-        restarts: of k-means; the one of least squared distance is kept.
-        iterations: of each restart.
-        seed: of k-means.
+        merged_from: number of k-means clusters, merged to `num_segments` by mean affinity; None: no merging.
+        restarts: restarts of k-means; the one of smallest squared distance is kept.
+        iterations: iterations of each restart.
+        seed: seed of k-means.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
     num_segments: int = 12
@@ -92,13 +93,13 @@ class NormalisedCut:
 
 @dataclass(frozen=True)
 class CutOutput:
-    """What a cut found in one image.
+    """Segments of one image.
 
     Attributes:
         slots: float32 [slots, dim]: mean embedding of every segment, of unit length.
         attention: float32 [slots, rows, columns] in [0, 1], sum 1 in each cell; of `NormalisedCut` 0 or 1.
         labels: int64 [rows, columns], from 0.
-        eigenvalues: float32 [vectors], falling, of the random walk, without the constant eigenvector.
+        eigenvalues: float32 [vectors] of the random walk, descending, without that of the constant vector.
         eigenvectors: float32 [rows * columns, vectors].
     """
 
@@ -112,15 +113,15 @@ class CutOutput:
 def affinity(
     embedding: Float[Tensor, "rows columns dim"], temperature: float, reach: float
 ) -> Float[Tensor, "cells cells"]:
-    """exp((cosine - 1) / temperature - distance^2 / (2 reach^2)) of every two cells.
+    """exp((cosine - 1) / temperature - distance^2 / (2 reach^2)) of every pair of cells.
 
-    Distances are in units of the square root of the grid's area: those of a square image are in its sides.
+    Distances are in units of the square root of the grid's area.
     """
     rows, columns = embedding.shape[:2]
     cells = embedding.flatten(0, 1).float()
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    places = torch.stack([row, column], dim=-1).flatten(0, 1).to(cells) / (rows * columns) ** 0.5
-    distance = torch.cdist(places, places).square()
+    coordinates = torch.stack([row, column], dim=-1).flatten(0, 1).to(cells) / (rows * columns) ** 0.5
+    distance = torch.cdist(coordinates, coordinates).square()
     return ((cells @ cells.T - 1) / temperature - distance / (2 * reach**2)).exp()
 
 
@@ -129,8 +130,8 @@ def random_walk_vectors(
 ) -> tuple[Float[Tensor, " vectors"], Float[Tensor, "cells vectors"]]:
     """Largest eigenvalues of D^-1 W and their eigenvectors, without the constant one, by LAPACK's `syevr`.
 
-    Of 784 cells 20 ms on one core, of 1,600 130 ms: Lanczos at the tolerance that is needed (1e-5; at 1e-3
-    segments are much worse, as eigenvalues lie near 1 and near each other) takes longer.
+    784 cells take 20 ms on one core, 1,600 take 130 ms. Lanczos is slower at the required tolerance of 1e-5;
+    at 1e-3 segments are much worse, as the eigenvalues are close to 1 and to each other.
     """
     degrees = weights.sum(dim=1)
     scale = degrees.rsqrt()
@@ -152,37 +153,39 @@ def commute_rows(
 def kmeans(
     points: Float[Tensor, "points dim"], number: int, restarts: int, iterations: int, seed: int
 ) -> Int[Tensor, " points"]:
-    """Labels of k-means from k-means++ starts; the start of least squared distance is kept.
+    """Labels of k-means with k-means++ initialisation; the restart of smallest squared distance is kept.
 
-    A cluster that loses all its points keeps its centre. Deterministic for a given seed.
+    An empty cluster keeps its centre. Deterministic for a given seed.
     """
     generator = torch.Generator().manual_seed(seed)
-    best, least = torch.zeros(len(points), dtype=torch.long), float("inf")
+    best, lowest = torch.zeros(len(points), dtype=torch.long), float("inf")
     for _ in range(restarts):
-        centres = _spread_centres(points, number, generator)
+        centres = _initial_centres(points, number, generator)
         for _ in range(iterations):
             members = F.one_hot(_squares(points, centres).argmin(dim=1), number).to(points)
             counts = members.sum(dim=0)[:, None]
             centres = torch.where(counts > 0, members.T @ points / counts.clamp_min(1), centres)
-        found, labels = _squares(points, centres).min(dim=1)
-        if found.sum() < least:
-            best, least = labels, float(found.sum())
+        distances, labels = _squares(points, centres).min(dim=1)
+        if distances.sum() < lowest:
+            best, lowest = labels, float(distances.sum())
     return best
 
 
-def _spread_centres(points: Tensor, number: int, generator: torch.Generator) -> Tensor:
+def _initial_centres(points: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """k-means++ initialisation."""
     first = torch.randint(len(points), (1,), generator=generator)
     centres = points[first]
     nearest = _squares(points, centres)[:, 0]
     for _ in range(number - 1):
-        chances = nearest.double().cpu() + (1e-12 + nearest.max().item() * 1e-9)
-        chosen = points[torch.multinomial(chances, 1, generator=generator)]
+        probabilities = nearest.double().cpu() + (1e-12 + nearest.max().item() * 1e-9)
+        chosen = points[torch.multinomial(probabilities, 1, generator=generator)]
         nearest = torch.minimum(nearest, _squares(points, chosen)[:, 0])
         centres = torch.cat([centres, chosen])
     return centres
 
 
 def _squares(points: Tensor, centres: Tensor) -> Tensor:
+    """Squared distances [points, centres]."""
     products = torch.addmm(centres.square().sum(dim=1), points, centres.T, alpha=-2)
     return (products + points.square().sum(dim=1, keepdim=True)).clamp_min(0)
 
@@ -190,7 +193,7 @@ def _squares(points: Tensor, centres: Tensor) -> Tensor:
 def merge_by_affinity(
     weights: Float[Tensor, "cells cells"], labels: Int[Tensor, " cells"], number: int
 ) -> Int[Tensor, " cells"]:
-    """Join the two segments of highest mean affinity until `number` are left."""
+    """Merge the two segments of highest mean affinity until `number` are left."""
     members = F.one_hot(labels.unique(return_inverse=True)[1]).to(weights)
     while members.shape[1] > number:
         sizes = members.sum(dim=0)

@@ -1,7 +1,7 @@
-"""Where a feature lies: coordinate grids, and the paper's soft position embedding.
+"""Coordinate grids and the paper's soft position embedding.
 
-Locatello et al. 2020 (arXiv 2006.15055), appendix E.2: every position is told by its distances to the four
-borders, each in [0, 1], mapped linearly to the feature size and added.
+Locatello et al. 2020 (arXiv 2006.15055), appendix E.2: the distances of a position to the four borders, each
+in [0, 1], are mapped linearly to the feature size and added.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from objecthood.nn.precision import wide
 def coordinate_grid(
     height: int, width: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "height width 2"]:
-    """(y, x) of every position, each from 0 (top, left) to 1 (bottom, right), ends included, in `dtype`
-    (by default PyTorch's).
+    """(y, x) of every position, from 0 (top, left) to 1 (bottom, right), both included, in `dtype` (default:
+    PyTorch's).
 
     Example:
         >>> coordinate_grid(2, 3)[1, 2]
@@ -32,14 +32,13 @@ def coordinate_grid(
 def border_distances(
     height: int, width: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "height width 4"]:
-    """(y, x, 1 - y, 1 - x) of every position, in the channel order of the reference; 16-bit values are
-    rounded from float32."""
+    """(y, x, 1 - y, 1 - x) of every position, as in the reference; 16-bit values are rounded from float32."""
     grid = coordinate_grid(height, width, device, None if dtype is None else wide(dtype))
     return torch.cat([grid, 1 - grid], dim=-1).to(dtype)
 
 
 class PositionEmbedding(nn.Module):
-    """A linear map of the four border distances, for a grid of any size.
+    """A linear map of the four border distances, for any grid size.
 
     Example:
         >>> PositionEmbedding(64)(32, 32).shape
@@ -51,6 +50,6 @@ class PositionEmbedding(nn.Module):
         self.dense = glorot(nn.Linear(4, dim))
 
     def forward(self, height: int, width: int) -> Float[Tensor, "height width dim"]:
-        """The embedding of each position, to be added to features."""
+        """The embedding of each position."""
         weight = self.dense.weight
         return self.dense(border_distances(height, width, weight.device, weight.dtype))

@@ -1,4 +1,4 @@
-"""Random numbers of images that do not depend on how many processes share a batch."""
+"""Random numbers per image, independent of the number of processes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from torch import Tensor
 
 
 def per_image(draw: Callable[[int], Tensor], batch_size: int) -> Tensor:
-    """What `draw` gives for `batch_size` images, from the global generator.
+    """Random numbers for `batch_size` images, drawn from the global generator by `draw(number of images)`.
 
-    Processes that share a batch (`torch.distributed`) each draw for all of it, and keep what belongs to their
-    own images, every n-th, as `data.loader` deals them out. With one seed for all, an image's numbers are
-    those that one process alone would draw.
+    With `torch.distributed`, each process draws for the whole batch and keeps the rows of its own images
+    (every n-th, as in `data.loader`), so that equal seeds give the numbers of a single process.
 
     Example:
         >>> per_image(torch.rand, 4).shape

@@ -1,36 +1,35 @@
-"""Slots compete for inputs over a few rounds of attention, and each comes to stand for one object.
+"""Slot Attention: slots compete for inputs in iterative attention, and each binds to one object.
 
 Locatello et al., "Object-Centric Learning with Slot Attention", NeurIPS 2020 (arXiv 2006.15055), algorithm 1.
 With keys k and values v of the normalised inputs and queries q of the normalised slots, one iteration is
 
-    attention = softmax over slots of (k q^T / sqrt(slot_dim))        who explains this input?
-    weights   = (attention + epsilon) / sum over inputs of the same   a weighted mean, not a sum
+    attention = softmax over slots of k q^T / sqrt(slot_dim)
+    weights   = (attention + epsilon) / (sum of attention + epsilon over inputs)
     slots     = GRU(weights^T v, slots);   slots = slots + MLP(norm(slots))
 
-Keys and values are linear in the inputs, so that neither need be made: (x K) q = x (K q), and a mean of
-values is the value of the mean. A query is taken to where the inputs are, and only means go through the
-projection: equal to rounding, and with few slots far less work and memory, there and back.
+Keys and values are linear in the inputs and are never materialised: (x K) q = x (K q), and a mean of values
+is the value of the mean. Results are equal up to rounding, with less time and memory for few slots.
 
-Numerics, start values and names are those of the reference implementation in TensorFlow, and are tested
-against its output. Where other public versions differ from the paper, and what happens here:
+Numerics, initialisation and names are those of the TensorFlow reference implementation, and are tested
+against its output. Differences of other public versions from the paper:
 
 | detail                       | elsewhere                                        | here                 |
 |------------------------------|--------------------------------------------------|----------------------|
-| start mean and deviation     | untrained buffers (untitled-ai); drawn from      | trained, uniform in  |
+| initial mean and deviation   | untrained buffers (untitled-ai); drawn from      | trained, uniform in  |
 |                              | N(0, 1), or in +-0.217 (PyTorch's Glorot)        | +-0.304 (Keras')     |
 | gradient to them             | blocked (early addtt, evelinehong, lucidrains)   | flows                |
 | state of the GRU             | the normalised slots (VideoSAUR, SlotContrast)   | the slots            |
 | bias in queries, keys, values| present (lucidrains)                             | none                 |
 | epsilon of the weighted mean | 1e-5, in the denominator (Genera1Z)              | 1e-8, before it      |
 | epsilon of layer norms       | 1e-5 (PyTorch's default)                         | 1e-3 (Keras')        |
-| start of weights and biases  | uniform (PyTorch's default)                      | Glorot, orthogonal,  |
+| initial weights and biases   | uniform (PyTorch's default)                      | Glorot, orthogonal,  |
 |                              |                                                  | zero (Keras')        |
 | 16-bit training              | softmax over slots rounded to 16 bits            | float32 throughout   |
 | returned attention           | none, or the last iteration's                    | every iteration's    |
 
-Differences from the paper: none by default. `gradient` and `attention_bias` are later ideas, off unless asked for.
-`update`, `mlp`, `normalize_inputs`, `normalize_slots`, `competition` and `aggregation` each take one part of
-the paper's method away, for ablations (docs/ablations.md).
+Differences from the paper: none by default. `gradient` and `attention_bias` are later variants. `update`,
+`mlp`, `normalize_inputs`, `normalize_slots`, `competition` and `aggregation` are ablations
+(docs/ablations.md).
 """
 
 from __future__ import annotations
@@ -58,29 +57,28 @@ class SlotAttention(SlotModule):
     Args:
         input_dim: size of an input vector.
         slot_dim: size of a slot vector, and of queries, keys and values.
-        iterations: rounds of attention when a call names none (paper: 3).
+        iterations: default number of iterations (paper: 3).
         hidden_dim: width of the residual MLP (paper: 128).
         gradient: through all iterations ("full", the paper); through the last only ("implicit": the
             first-order term of the implicit function theorem, Chang et al. 2022, arXiv 2207.00787); or
             through the last and straight through to the initial slots ("bilevel": Jia et al. 2023, BO-QSA,
             arXiv 2210.08990).
-        attention_bias: what a slot may prefer between iterations (see `nn.attention_bias`): called with the detached
-            attention [batch, slots, inputs] of one iteration and the same without any prior, returns what to
-            add to the logits of the next.
-        bias_before_attention: ask the prior at the beginning of an iteration, the first included, what to add to its
-            own logits, and not at its end for the next: fewer iterations are needed.
+        attention_bias: bias of the logits (see `nn.attention_bias`), a function of the detached attention
+            [batch, slots, inputs] of an iteration and of its content-only attention.
+        bias_before_attention: compute the bias of an iteration, the first included, from its own logits
+            instead of the previous iteration's attention; fewer iterations are needed.
         epsilon: added to the attention before the weighted mean (reference: 1e-8).
-        norm_epsilon: of the three layer norms (reference, Keras' default: 1e-3).
+        norm_epsilon: epsilon of the three layer norms (reference, Keras' default: 1e-3).
         update: "gru" (the paper), or "replace": the updates become the slots, without a residual connection.
-        mlp: whether the residual MLP and its layer norm follow the update (paper: yes).
-        normalize_inputs: whether inputs pass a layer norm, once (paper: yes).
+        mlp: whether a layer norm and residual MLP follow the update (paper: yes).
+        normalize_inputs: whether inputs pass a layer norm (paper: yes).
         normalize_slots: whether slots pass a layer norm before the queries (paper: yes).
-        competition: axis of the softmax: over "slots" (the paper), or over "inputs", as in common
-            cross-attention; a `attention_bias` needs the former.
-        aggregation: of the values: "mean" weighted by the attention (the paper), or their weighted "sum",
-            without `epsilon`.
+        competition: axis of the softmax: "slots" (the paper), or "inputs", as in standard cross-attention,
+            which excludes an `attention_bias`.
+        aggregation: weighted "mean" of the values (the paper), or weighted "sum", without `epsilon`.
 
-    Raises ValueError where one of these is not an allowed value, or `attention_bias` meets softmax over inputs.
+    Raises:
+        ValueError: a value is not allowed, or `attention_bias` is combined with softmax over inputs.
 
     Example:
         >>> import torch
@@ -123,21 +121,13 @@ class SlotAttention(SlotModule):
                 raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(allowed)}")
         if attention_bias is not None and competition != "slots":
             raise ValueError(
-                f"`competition` (={competition!r}) must be 'slots' where there is a `attention_bias`, which reads a "
-                "softmax over slots; leave out one of the two"
+                f"`competition` (={competition!r}) must be 'slots' with an `attention_bias`, which needs a "
+                "softmax over slots; remove one of the two"
             )
         self.input_dim, self.slot_dim = input_dim, slot_dim
-        self.iterations, self.gradient, self.attention_bias, self.epsilon = (
-            iterations,
-            gradient,
-            attention_bias,
-            epsilon,
-        )
-        self.bias_before_attention, self.competition, self.aggregation = (
-            bias_before_attention,
-            competition,
-            aggregation,
-        )
+        self.iterations, self.gradient, self.epsilon = iterations, gradient, epsilon
+        self.attention_bias, self.bias_before_attention = attention_bias, bias_before_attention
+        self.competition, self.aggregation = competition, aggregation
         self.norm_inputs = nn.LayerNorm(input_dim, eps=norm_epsilon) if normalize_inputs else nn.Identity()
         self.norm_slots = nn.LayerNorm(slot_dim, eps=norm_epsilon) if normalize_slots else nn.Identity()
         self.norm_mlp = nn.LayerNorm(slot_dim, eps=norm_epsilon) if mlp else None
@@ -161,20 +151,22 @@ class SlotAttention(SlotModule):
         mask: Bool[Tensor, "batch inputs"] | None = None,
         previous: Float[Tensor, "batch slots inputs"] | None = None,
     ) -> SlotAttentionOutput:
-        """Let `slots` compete for `inputs`; `mask` is True where an input is real, False where it is padding.
+        """Updated slots, and the attention of every iteration.
 
-        `previous` is what the same slots attended to in the frame before this one: where there is a prior, it
-        then acts on the first iteration as well.
+        Args:
+            inputs: features, in any order.
+            slots: initial slots.
+            iterations: number of iterations, at least 1 (default: `self.iterations`).
+            mask: True at real inputs, False at padding, which may hold any value, NaN included. An image
+                whose inputs are all masked gets attention 0 and updates 0; other images are unaffected.
+            previous: attention of the same slots in the previous frame; the `attention_bias`, if any, then
+                acts on the first iteration as well.
 
-        Masked inputs may hold anything, NaN included. An image whose inputs are all masked has an attention
-        of 0 and updates of 0: its slots are finite, and other images and their gradients are unaffected.
+        Computed in float32 (float64 with float64 weights). With 16-bit weights (`.bfloat16()`, `.half()`)
+        slots are returned in the dtype of the weights, attention in float32.
 
-        The arithmetic is in float32, in float64 with float64 weights. With 16-bit weights (`.bfloat16()`,
-        `.half()`) it is in float32 from the rounded weights; slots are then returned in the dtype of the
-        weights, attention in float32.
-
-        Raises ValueError, naming the shapes, where `inputs`, `slots` or `mask` do not fit together, and where
-        they are float64 and the weights are not.
+        Raises:
+            ValueError: shapes do not match, or a tensor is float64 and the weights are not.
         """
         iterations = self.iterations if iterations is None else iterations
         weights = self.project_q.weight.dtype
@@ -184,7 +176,6 @@ class SlotAttention(SlotModule):
         if weights != torch.float32:
             inputs = inputs.to(wide(weights))
         inputs = self._apply_layer(self.norm_inputs, inputs)
-        # 16 bits cannot carry the competition: 1e-8 vanishes beside 1/slots and near-ties round to ties.
         with without_autocast(inputs):
             slots = slots.to(wide(weights))
             inputs = at_least_float32(inputs)
@@ -196,16 +187,16 @@ class SlotAttention(SlotModule):
                 if is_last and self.gradient != "full":
                     slots = slots.detach()
                     if self.gradient == "bilevel":
-                        slots = slots + (initial - initial.detach())  # adds 0: the same slots to the bit
+                        slots = slots + (initial - initial.detach())  # straight-through: adds exactly 0
                 if self.attention_bias is not None and self.bias_before_attention:
                     bias = self.early_bias(slots, inputs, bias)
-                asked = slots
+                query_slots = slots
                 with torch.set_grad_enabled(torch.is_grad_enabled() and (is_last or self.gradient == "full")):
                     slots, attention = self.step(slots, inputs, bias, mask)
                 attentions.append(attention)
                 if self.attention_bias is not None and not self.bias_before_attention and not is_last:
-                    alone = attention if bias is None else self.resemblance(asked, inputs)
-                    bias = self.attention_bias(attention.detach(), alone.detach())
+                    content = attention if bias is None else self.resemblance(query_slots, inputs)
+                    bias = self.attention_bias(attention.detach(), content.detach())
         return SlotAttentionOutput(slots.to(weights), torch.stack(attentions, dim=1))
 
     def step(
@@ -215,8 +206,7 @@ class SlotAttention(SlotModule):
         bias: Float[Tensor, "batch slots inputs"] | None = None,
         mask: Bool[Tensor, "batch inputs"] | None = None,
     ) -> tuple[Float[Tensor, "batch slots slot_dim"], Float[Tensor, "batch slots inputs"]]:
-        """One iteration over normalised `inputs`: the slots after it, and the attention (softmax over slots)
-        in it."""
+        """One iteration over normalised `inputs`: updated slots and attention."""
         queries = self.queries(slots)
         logits = queries @ inputs.transpose(1, 2)
         attention = self.compete(logits if bias is None else logits + bias, mask)
@@ -228,18 +218,18 @@ class SlotAttention(SlotModule):
             state = self._apply_layer(self.gru, updates.flatten(0, 1), slots.flatten(0, 1))
             slots = state.view_as(slots)
         if self.mlp is not None:
-            assert self.norm_mlp is not None  # the two come together
+            assert self.norm_mlp is not None  # set with `mlp`
             slots = slots + self._apply_layer(self.mlp, self._apply_layer(self.norm_mlp, slots))
         return slots, attention
 
     def compete(
         self, logits: Float[Tensor, "batch slots inputs"], mask: Bool[Tensor, "batch inputs"] | None = None
     ) -> Float[Tensor, "batch slots inputs"]:
-        """The softmax of `logits`, over slots or over inputs; 0 at padded inputs."""
+        """The softmax of `logits` over slots or inputs; 0 at padded inputs."""
         if self.competition == "inputs":
             if mask is None:
                 return logits.softmax(dim=-1)
-            # Not -inf: the softmax of a row of -inf is NaN. Beside any other logit both give exactly 0.
+            # Not -inf: the softmax of a row of -inf is NaN.
             attention = logits.masked_fill(~mask[:, None], torch.finfo(logits.dtype).min).softmax(dim=-1)
             return attention * mask[:, None]
         attention = logits.softmax(dim=1)
@@ -251,7 +241,7 @@ class SlotAttention(SlotModule):
         inputs: Float[Tensor, "batch inputs input_dim"],
         mask: Bool[Tensor, "batch inputs"] | None = None,
     ) -> Float[Tensor, "batch slots input_dim"]:
-        """The mean or the sum of `inputs`, weighted by `attention`."""
+        """The mean or sum of `inputs`, weighted by `attention`."""
         if self.aggregation == "sum":
             return attention @ inputs
         weights = attention + self.epsilon
@@ -262,7 +252,7 @@ class SlotAttention(SlotModule):
         return (weights @ inputs) / weights.sum(dim=-1, keepdim=True).masked_fill(is_empty, 1)
 
     def queries(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, "batch slots input_dim"]:
-        """What slots look for among normalised inputs, already divided by the square root of `slot_dim`."""
+        """Queries in the space of normalised inputs, divided by the square root of `slot_dim`."""
         queries = self._apply_layer(self.project_q, self._apply_layer(self.norm_slots, slots))
         return (queries * self.slot_dim**-0.5) @ at_least_float32(self.project_k.weight)
 
@@ -277,7 +267,7 @@ class SlotAttention(SlotModule):
         slots: Float[Tensor, "batch slots slot_dim"],
         inputs: Float[Tensor, "batch inputs input_dim"],
     ) -> Float[Tensor, "batch slots inputs"]:
-        """Attention as contents alone would have it: without what a prior added to the logits."""
+        """Content-only attention: the softmax of the logits without the bias."""
         queries = self.queries(slots)
         return (queries @ inputs.to(queries.dtype).transpose(1, 2)).softmax(dim=1)
 
@@ -288,17 +278,16 @@ class SlotAttention(SlotModule):
         inputs: Float[Tensor, "batch inputs input_dim"],
         bias: Float[Tensor, "batch slots inputs"] | None,
     ) -> Float[Tensor, "batch slots inputs"]:
-        """What the prior adds to the logits of an iteration over `slots`; `bias` is what it added to the last
-        one's."""
+        """The bias of an iteration over `slots`; `bias` is that of the previous iteration."""
         assert self.attention_bias is not None
         queries = self.queries(slots)
         logits = queries @ inputs.to(queries.dtype).transpose(1, 2)
-        alone = logits.softmax(dim=1)
-        return self.attention_bias(alone if bias is None else (logits + bias).softmax(dim=1), alone)
+        content = logits.softmax(dim=1)
+        return self.attention_bias(content if bias is None else (logits + bias).softmax(dim=1), content)
 
 
 def keras_gru(dim: int) -> nn.GRUCell:
-    """A GRU of input and state size `dim`, with the start values of Keras: Glorot, orthogonal and 0."""
+    """A GRU of input and state size `dim` with Keras' initialisation: Glorot, orthogonal and 0."""
     gru = nn.GRUCell(dim, dim)
     nn.init.xavier_uniform_(gru.weight_ih)
     nn.init.orthogonal_(gru.weight_hh)

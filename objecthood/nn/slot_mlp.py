@@ -1,12 +1,10 @@
-"""Slots without attention: an MLP maps the pooled, flattened feature map to all slots at once.
+"""Slot MLP baseline: an MLP maps the pooled, flattened feature map to all slots.
 
 The "Slot MLP" baseline of Locatello et al., "Object-Centric Learning with Slot Attention", NeurIPS 2020
-(arXiv 2006.15055), section 4: an MLP takes the place of slot attention, feature maps are resized and
-flattened, and slots come out in a fixed order.
+(arXiv 2006.15055), section 4: an MLP replaces slot attention, and slots have a fixed order.
 
-Differences from the paper: the sizes are ours: features are averaged to 8 x 8, and one hidden layer has 256
-units. The layer norm of the inputs stays. The initial slots are added to the output: of learned slots, which
-are the same for every image, they are the bias of the last layer.
+Differences from the paper: features are averaged to 8 x 8, and one hidden layer has 256 units. The layer norm
+of the inputs is kept. The initial slots are added to the output, as its bias.
 """
 
 from __future__ import annotations
@@ -25,13 +23,13 @@ class SlotMLP(SlotModule):
     """Map a grid of inputs to slots; called as `SlotAttention` is.
 
     Args:
-        num_slots: number of slots, in every call.
+        num_slots: number of slots, fixed.
         grid: rows and columns of the inputs.
         input_dim: size of an input vector.
         slot_dim: size of a slot vector.
         hidden_dim: width of the hidden layer.
-        pooled: side of the grid to which the inputs are averaged.
-        iterations: how often the returned attention is repeated; nothing is iterated.
+        pooled: side of the grid after average pooling.
+        iterations: number of copies of the attention that are returned; the MLP runs once.
 
     Example:
         >>> import torch
@@ -44,7 +42,7 @@ class SlotMLP(SlotModule):
 
     norm_inputs: nn.LayerNorm
     attention_bias = None
-    """No logits, so no bias of them."""
+    """The module has no attention logits."""
 
     def __init__(
         self,
@@ -74,13 +72,13 @@ class SlotMLP(SlotModule):
         mask: Bool[Tensor, "batch inputs"] | None = None,
         previous: Float[Tensor, "batch slots inputs"] | None = None,
     ) -> SlotAttentionOutput:
-        """`slots` plus what the MLP makes of `inputs`; `previous` is not used.
+        """`slots` plus the output of the MLP; `previous` is ignored.
 
-        The attention is uniform, 1 / slots at every input of every iteration: no slot takes some inputs
-        rather than others, so only the decoder's masks tell objects apart. With a `mask`, averages are those
-        of real inputs (0 where there are none), and the attention is 0 at the others.
+        The attention is uniform, 1 / slots: only the decoder's masks separate objects. With a `mask`,
+        averages are over real inputs (0 if there are none), and the attention is 0 at the others.
 
-        Raises ValueError where the shapes are not those the MLP was built for.
+        Raises:
+            ValueError: the shapes are not those the MLP was built for.
         """
         iterations = self.iterations if iterations is None else iterations
         rows, columns = self.grid
@@ -114,7 +112,7 @@ class SlotMLP(SlotModule):
         return SlotAttentionOutput(slots.to(weights), attention)
 
     def _pool(self, maps: Tensor, mask: Tensor | None) -> Tensor:
-        """Averages of `maps` [batch, channels, rows, columns] over the cells of a grid of side `pooled`."""
+        """Average pooling of `maps` [batch, channels, rows, columns] to a grid of side `pooled`."""
         if mask is None:
             return F.adaptive_avg_pool2d(maps, self.pooled)
         real = mask.to(maps.dtype).unflatten(1, self.grid)[:, None]

@@ -1,9 +1,9 @@
-"""The contract of everything that groups features into slots: initial slots in, slots and attention out.
+"""Interface of slot modules: features and initial slots in, slots and attention out.
 
-`Grouping`, the models and the recipes rely on this and on nothing else of a module; `grouping.SLOT_MODULES`
-names the modules. To add one: a file with a subclass of `SlotModule`, and a line in that table.
+`Grouping`, models and recipes use this interface only. To add a module, subclass `SlotModule` and add a line
+to `grouping.SLOT_MODULES`.
 
-| what holds                                   | `SlotAttention` | `SoftKMeans` | `SlotMLP`  |
+| property                                     | `SlotAttention` | `SoftKMeans` | `SlotMLP`  |
 |----------------------------------------------|-----------------|--------------|------------|
 | attention sums to 1 over slots               | yes (1)         | yes          | yes (2)    |
 | permuting inputs permutes the attention only | yes             | yes          | no (3)     |
@@ -11,9 +11,9 @@ names the modules. To add one: a file with a subclass of `SlotModule`, and a lin
 | any number of slots and of inputs            | yes             | yes          | as built   |
 | output slots can be iterated further         | yes             | no (4)       | no         |
 
-(1) Over inputs with `competition="inputs"`. (2) It is uniform. (3) The MLP reads a grid in order; its uniform
-attention does not change. (4) Slots are a projection of the means, so two calls differ from one of as many
-iterations; `SoftKMeans.cluster` continues from means.
+(1) Over inputs with `competition="inputs"`. (2) It is uniform. (3) The MLP depends on the order of the grid;
+its uniform attention does not. (4) Slots are a projection of the means, so two calls differ from one call
+with as many iterations; `SoftKMeans.cluster` continues from means.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from objecthood.nn.precision import check_dtypes
 
 Prior: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""The attention of an iteration, and attention by contents alone -> what to add to the next logits."""
+"""Attention of an iteration and its content-only attention -> bias of the next logits."""
 
 
 class SlotAttentionOutput(NamedTuple):
-    """What the slots became, and which inputs they took on the way."""
+    """Slots after the last iteration, and the attention of every iteration."""
 
     slots: Float[Tensor, "batch slots slot_dim"]
     attention: Float[Tensor, "batch iterations slots inputs"]
@@ -41,19 +41,16 @@ class SlotAttentionOutput(NamedTuple):
 
 
 class SlotModule(nn.Module):
-    """What groups a set of inputs into slots, with the signature that all such modules share.
-
-    Subclasses set the attributes below and define `forward`.
-    """
+    """Base class of slot modules; subclasses set the attributes below and define `forward`."""
 
     input_dim: int
     """Size of an input vector."""
     slot_dim: int
     """Size of a slot vector."""
     iterations: int
-    """Iterations when a call names none; may be set."""
+    """Default number of iterations; may be set."""
     norm_inputs: nn.Module
-    """Normalises inputs, once; other readers of the same features use it, too."""
+    """Normalisation of inputs, also used by readouts of the same features."""
     attention_bias: Prior | None
     """Spatial bias of the attention logits (see `nn.attention_bias`); None: none."""
 
@@ -65,15 +62,19 @@ class SlotModule(nn.Module):
         mask: Bool[Tensor, "batch inputs"] | None = None,
         previous: Float[Tensor, "batch slots inputs"] | None = None,
     ) -> SlotAttentionOutput:
-        """Slots and attention, beginning from `slots`.
+        """Updated slots and attention.
 
-        `mask` is True where an input is real, False where it is padding. Masked inputs may hold anything, NaN
-        included; their attention is 0. An image whose inputs are all masked gets finite slots. `previous` is
-        what the same slots attended to in the frame before this one: where there is a `attention_bias`, it then acts
-        on the first iteration as well.
+        Args:
+            inputs: features, in any order.
+            slots: initial slots.
+            iterations: number of iterations, at least 1 (default: `self.iterations`).
+            mask: True at real inputs, False at padding, which may hold any value, NaN included; attention to
+                padding is 0. An image whose inputs are all masked gets finite slots.
+            previous: attention of the same slots in the previous frame; the `attention_bias`, if any, then
+                acts on the first iteration as well.
 
-        Raises ValueError, naming the shapes, where the arguments do not fit together, and where they are
-        float64 and the weights are not.
+        Raises:
+            ValueError: shapes do not match, or a tensor is float64 and the weights are not.
         """
         raise NotImplementedError
 
@@ -86,21 +87,20 @@ def check_call(
     iterations: int,
     mask: Tensor | None,
 ) -> None:
-    """ValueError, in one line, where a call of `module` for any number of inputs and slots does not fit; its
-    weights have the type `weights`."""
+    """Raise ValueError for invalid arguments of `module.forward`; `weights` is the dtype of its weights."""
     name = type(module).__name__
     tensors = (inputs, slots) if mask is None else (inputs, slots, mask)
     if not all(isinstance(tensor, Tensor) for tensor in tensors) or not isinstance(iterations, int):
         kinds = [type(one).__name__ for one in (*tensors, iterations)]
         raise ValueError(
-            f"{name} needs tensors and a whole number of iterations; got {', '.join(kinds)}. Make "
-            "arrays tensors with torch.as_tensor"
+            f"{name} needs tensors and an integer number of iterations; got {', '.join(kinds)}. Convert "
+            "arrays with torch.as_tensor"
         )
     check_dtypes(name, weights, inputs=inputs, slots=slots)
     wrong = (
         inputs.ndim != 3
         or slots.ndim != 3
-        or inputs.shape[0] != slots.shape[0]  # not `len`, which would fix the batch size of an export
+        or inputs.shape[0] != slots.shape[0]  # `len` would fix the batch size of an export
         or inputs.shape[1] < 1
         or slots.shape[1] < 1
         or inputs.shape[2] != module.input_dim

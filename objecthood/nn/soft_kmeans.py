@@ -1,21 +1,20 @@
-"""Slots as means of soft k-means, begun from given slots or from inputs far apart.
+"""Spherical soft k-means as a slot module, initialised from given slots or by farthest-point selection.
 
-With unit keys k of the inputs and unit means c, one of each slot, one iteration is
+With unit keys k of the inputs and one unit mean c per slot, one iteration is
 
-    attention = softmax over slots of (c k / temperature + what a prior adds)
+    attention = softmax over slots of (c k / temperature + attention bias)
     c         = unit(weighted mean of k)
 
-which is slot attention whose queries are the means themselves (Locatello et al. 2020, arXiv 2006.15055,
-section 2.1, on its kinship with soft k-means; Dhillon and Modha 2001 on means of unit vectors).
+This is slot attention with the means as queries (Locatello et al. 2020, arXiv 2006.15055, section 2.1, on the
+relation to soft k-means; Dhillon and Modha 2001 on means of unit vectors).
 
-`forward` is the call that all slot modules share: the slots given are the first means. `cluster` needs none,
-so that nothing is learned but the features: the first mean is the input most like all others, each further
-one that which is least like the means so far (Gonzalez 1985). Where a decoder does not say what a slot should
-hold, learned slots share a thing or leave it to the background; these begin on different things, in every
-image anew (results/tries.md).
+`forward` is the interface of all slot modules: `slots` are the initial means. `cluster` initialises the means
+from the image: the first is the input most similar to the mean, each further one the input least similar to
+the means so far (Gonzalez 1985). Without a decoder, learned slots share objects or leave them to the
+background; these start on different objects (results/tries.md).
 
-Differences from Gonzalez: an input counts as far as the nearest of its 3 x 3 neighbours does, so that edges,
-which are like nothing around them, begin no slot.
+Difference from Gonzalez: the distance of an input is the minimum over its 3 x 3 neighbourhood, so edges are
+not selected.
 """
 
 from __future__ import annotations
@@ -33,27 +32,31 @@ from objecthood.nn.slot_module import Prior, SlotAttentionOutput, SlotModule, ch
 
 
 class Clusters(NamedTuple):
-    """What slots hold of the inputs."""
+    """Output of `SoftKMeans.cluster`."""
 
     slots: Float[Tensor, "batch slots slot_dim"]
-    """What the means say, each through the same small network."""
+    """Projected means with a residual MLP."""
     means: Float[Tensor, "batch slots slot_dim"]
-    """Unit vectors, to begin from in the next frame."""
+    """Unit vectors, the initial means of the next frame."""
     attention: Float[Tensor, "batch slots inputs"]
-    """Softmax over slots, of the last iteration."""
+    """Softmax over slots of the last iteration."""
 
 
 class SoftKMeans(SlotModule):
     """Group a grid of inputs into slots.
 
     Args:
-        num_slots: of `cluster`, when a call names no number.
+        num_slots: default number of slots of `cluster`.
         grid: rows and columns of the inputs of `cluster`.
         input_dim: size of an input vector.
         slot_dim: size of a slot, and of keys and means.
-        iterations: when a call names none.
-        temperature: by which cosines are divided.
-        attention_bias: as of `SlotAttention`; it acts from the second iteration on.
+        iterations: default number of iterations.
+        temperature: divisor of the cosines, above 0.
+        hidden_dim: width of the residual MLP.
+        attention_bias: as in `SlotAttention`; acts from the second iteration on.
+
+    Raises:
+        ValueError: `temperature` is not above 0.
 
     Example:
         >>> group = SoftKMeans(num_slots=4, grid=(8, 8), input_dim=32, slot_dim=16)
@@ -97,10 +100,9 @@ class SoftKMeans(SlotModule):
         mask: Bool[Tensor, "batch inputs"] | None = None,
         previous: Float[Tensor, "batch slots inputs"] | None = None,
     ) -> SlotAttentionOutput:
-        """As `SlotAttention`: `slots`, scaled to unit length, are the means to begin from.
+        """As `SlotModule.forward`; `slots`, scaled to unit length, are the initial means.
 
-        Inputs may be any number, in any order. With 16-bit weights the arithmetic is in float32 and only
-        slots are returned in 16 bits.
+        With 16-bit weights the arithmetic is in float32 and only slots are returned in 16 bits.
         """
         iterations = self.iterations if iterations is None else iterations
         weights = self.project_k.weight.dtype
@@ -121,23 +123,25 @@ class SoftKMeans(SlotModule):
         means: Float[Tensor, "batch slots slot_dim"] | None = None,
         previous: Float[Tensor, "batch slots inputs"] | None = None,
     ) -> Clusters:
-        """From `means`, or from inputs far apart; with `previous`, what the same slots attended to last, the
-        prior acts on the first iteration as well.
+        """Cluster `inputs` from initial `means`, or from farthest points.
 
-        With 16-bit weights the arithmetic is in float32 and only `slots` are returned in 16 bits.
+        With `previous`, the attention of the same slots in the previous frame, the attention bias acts on the
+        first iteration as well. With 16-bit weights the arithmetic is in float32 and only `slots` are
+        returned in 16 bits.
 
-        Raises ValueError where `inputs` are none of the `grid`, fewer than the slots, or looked at no time,
-        and where they are float64 and the weights are not.
+        Raises:
+            ValueError: `inputs` do not match the grid, there are more slots than inputs or fewer than 1,
+                `iterations` is below 1, or `inputs` are float64 and the weights are not.
         """
         num_slots = self.num_slots if num_slots is None else num_slots
-        rounds = self.iterations if iterations is None else iterations
-        if rounds < 1:
-            raise ValueError(f"`iterations` (={rounds}) must be at least 1: attention is that of the last")
-        places = self.grid[0] * self.grid[1]
-        if inputs.ndim != 3 or inputs.shape[1] != places or not 1 <= num_slots <= places:
+        num_iterations = self.iterations if iterations is None else iterations
+        if num_iterations < 1:
+            raise ValueError(f"`iterations` (={num_iterations}) must be at least 1")
+        num_inputs = self.grid[0] * self.grid[1]
+        if inputs.ndim != 3 or inputs.shape[1] != num_inputs or not 1 <= num_slots <= num_inputs:
             raise ValueError(
-                f"SoftKMeans needs inputs [batch, {places}, channels] of its grid of {self.grid[0]} x "
-                f"{self.grid[1]}, and from 1 to {places} slots; got inputs {list(inputs.shape)} and "
+                f"SoftKMeans needs inputs [batch, {num_inputs}, channels] of its grid of {self.grid[0]} x "
+                f"{self.grid[1]}, and from 1 to {num_inputs} slots; got inputs {list(inputs.shape)} and "
                 f"{num_slots} slots"
             )
         check_dtypes("SoftKMeans", self.project_k.weight.dtype, inputs=inputs)
@@ -145,11 +149,11 @@ class SoftKMeans(SlotModule):
         with without_autocast(inputs):
             if means is None:
                 means = far_apart(keys.detach(), num_slots, self.grid)
-            slots, means, attention = self._iterate(inputs, keys, means, rounds, None, previous)
+            slots, means, attention = self._iterate(inputs, keys, means, num_iterations, None, previous)
         return Clusters(slots, means, attention[-1])
 
     def _keys(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised inputs, and their unit keys."""
+        """Normalised inputs and their unit keys."""
         weights = self.project_k.weight.dtype
         if weights != torch.float32:
             inputs = inputs.to(wide(weights))
@@ -168,9 +172,9 @@ class SoftKMeans(SlotModule):
         previous: Tensor | None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Slots, means, and the attention of each iteration."""
-        bias = None if previous is None else self._prior(previous, self._cosines(means, keys))
+        bias = None if previous is None else self._bias(previous, self._cosines(means, keys))
         attentions = []
-        for left in reversed(range(iterations)):
+        for remaining in reversed(range(iterations)):
             cosines = self._cosines(means, keys)
             attention = (cosines if bias is None else cosines + bias).softmax(dim=1)
             if mask is not None:
@@ -178,14 +182,14 @@ class SoftKMeans(SlotModule):
             weights = self._weights(attention, mask)
             means = unit(weights @ keys)
             attentions.append(attention)
-            if left:
-                bias = self._prior(attention, cosines)
+            if remaining:
+                bias = self._bias(attention, cosines)
         slots = self._apply_layer(self.project_v, weights @ inputs)
         slots = slots + self._apply_layer(self.mlp, self._apply_layer(self.norm_mlp, slots))
         return slots.to(self.project_k.weight.dtype), means, attentions
 
     def _weights(self, attention: Tensor, mask: Tensor | None) -> Tensor:
-        """What each input counts in a mean; 0 throughout where all inputs are masked."""
+        """Attention normalised over inputs; 0 if all inputs are masked."""
         weights = attention + 1e-8
         if mask is None:
             return weights / weights.sum(dim=-1, keepdim=True)
@@ -201,14 +205,14 @@ class SoftKMeans(SlotModule):
     def _cosines(self, means: Tensor, keys: Tensor) -> Tensor:
         return means @ keys.transpose(1, 2) / self.temperature
 
-    def _prior(self, attention: Tensor, cosines: Tensor) -> Tensor | None:
+    def _bias(self, attention: Tensor, cosines: Tensor) -> Tensor | None:
         if self.attention_bias is None:
             return None
         return self.attention_bias(attention.detach(), cosines.detach().softmax(dim=1))
 
 
 def unit(vectors: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-    """Vectors of length 1; those shorter than 1e-4 stay short, so that their gradient is finite."""
+    """Vectors of length 1; vectors shorter than 1e-4 are divided by 1e-4, so their gradient is finite."""
     return F.normalize(vectors, dim=-1, eps=1e-4)
 
 
@@ -216,13 +220,13 @@ def unit(vectors: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
 def far_apart(
     keys: Float[Tensor, "batch inputs dim"], number: int, grid: tuple[int, int]
 ) -> Float[Tensor, "batch number dim"]:
-    """The key most like the mean of all, and then, one by one, that whose whole neighbourhood is least like
-    those before it.
+    """Farthest-point selection: the key most similar to the mean of all, then one by one the key whose 3 x 3
+    neighbourhood is least similar to those selected.
 
     Example:
         >>> keys = torch.zeros(1, 8, 8, 2)
         >>> keys[..., 0] = 1.0
-        >>> keys[:, 2:5, 2:5] = torch.tensor([0.0, 1.0])  # a thing, and a line of another kind
+        >>> keys[:, 2:5, 2:5] = torch.tensor([0.0, 1.0])  # an object, and a line of another kind
         >>> keys[:, :, 7] = torch.tensor([-1.0, 0.0])
         >>> far_apart(keys.flatten(1, 2), 2, (8, 8))
         tensor([[[1., 0.],
@@ -235,5 +239,5 @@ def far_apart(
         if len(chosen) == number:
             return torch.cat(chosen, dim=1)
         distance = torch.minimum(distance, 1 - (keys @ chosen[-1].transpose(1, 2))[..., 0])
-        around = -F.max_pool2d(-distance.unflatten(1, grid)[:, None], 3, stride=1, padding=1)
-        index = around.flatten(1).argmax(dim=1, keepdim=True)
+        eroded = -F.max_pool2d(-distance.unflatten(1, grid)[:, None], 3, stride=1, padding=1)
+        index = eroded.flatten(1).argmax(dim=1, keepdim=True)

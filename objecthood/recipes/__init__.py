@@ -1,4 +1,4 @@
-"""Experiments: one dataclass per task, named instances of it; `RECIPES` lists them all."""
+"""Recipes: one dataclass per task, and named instances, listed in `RECIPES`."""
 
 from __future__ import annotations
 
@@ -99,10 +99,11 @@ if not TYPE_CHECKING:
 
 
 def from_dict(settings: Mapping[str, Any], task: type[Recipe] | None = None) -> Recipe:
-    """The recipe that `Recipe.to_dict` wrote down; `task` is its class where that is one of your own.
+    """The recipe of settings from `Recipe.to_dict`; `task` is its class if that is a custom one.
 
-    Raises ValueError where the class is not known, its fields are others than those of `settings`, or one is
-    longer than `limits.SETTING_LENGTH`.
+    Raises:
+        ValueError: the class is unknown, the fields do not match, or one is longer than
+            `limits.SETTING_LENGTH`.
 
     >>> from_dict(RECIPES["sprites"].to_dict()) == RECIPES["sprites"]
     True
@@ -112,14 +113,14 @@ def from_dict(settings: Mapping[str, Any], task: type[Recipe] | None = None) -> 
         length = len(f"{field!r}{value!r}")
         if length > limits.SETTING_LENGTH:
             raise ValueError(
-                f"its setting {field!r:.60} has {length} characters; at most {limits.SETTING_LENGTH} are "
+                f"the setting {field!r:.60} has {length} characters; at most {limits.SETTING_LENGTH} are "
                 "allowed"
             )
     name = fields.pop("task", None)
     name = renamed.TASKS.get(name, name) if isinstance(name, str) else name
     task = TASKS.get(name) if task is None else task
     if task is None or task.__name__ != name:
-        wanted = "one of ours" if task is None else f"{task.__name__!r}"
+        wanted = "a built-in one" if task is None else f"{task.__name__!r}"
         raise ValueError(
             f"made by recipe class {name!r}, not {wanted}; name the Python file of its recipe as well"
         )
@@ -130,9 +131,10 @@ def from_dict(settings: Mapping[str, Any], task: type[Recipe] | None = None) -> 
 
 
 def from_file(path: str | Path) -> Recipe:
-    """The module-level `recipe` of a Python file, which is run for it.
+    """The module-level `recipe` of a Python file, which is executed.
 
-    Raises ValueError where there is no such file, or no `recipe` in it.
+    Raises:
+        ValueError: there is no such file, or no `recipe` in it.
     """
     path = Path(path)
     if not path.is_file() or path.suffix != ".py":
@@ -141,7 +143,7 @@ def from_file(path: str | Path) -> Recipe:
         )
     name = f"objecthood_recipe_{path.stem}"
     specification = importlib.util.spec_from_file_location(name, path)
-    assert specification is not None and specification.loader is not None  # it ends in .py
+    assert specification is not None and specification.loader is not None  # the suffix is .py
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # dataclasses look their module up there
     specification.loader.exec_module(module)

@@ -1,12 +1,12 @@
 """Ablations of slot attention (Locatello et al. 2020, arXiv 2006.15055, supplementary material).
 
-Each takes one part of the paper's method away, on CLEVR-like scenes of 64 x 64 pixels; docs/ablations.md
-describes all of them. The base has no spatial bias, no duplicate suppression and no slot-centric frame, so
-that these do not take over the work of the part that is missing. Its masks are attention-conditioned:
-without that (a row of its own), seeds of minutes differ by more than most ablations do.
+Each removes one part of the method, on CLEVR-like scenes of 64 x 64 pixels (docs/ablations.md). The baseline
+has no spatial bias, duplicate suppression or slot-centric reference frame, which could compensate for a
+removed part. Its masks are attention-conditioned: without (an ablation of its own), seeds of short runs
+differ by more than most ablations.
 
 Differences from the paper: a strided encoder, a patch decoder with attention-conditioned masks, learned slots
-with bi-level gradient (or, with `initial_slots="gaussian"`, the paper's), and minutes of training on one core.
+with bilevel gradient (or, with `initial_slots="gaussian"`, the paper's), and minutes of training on one core.
 """
 
 from __future__ import annotations
@@ -48,18 +48,19 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "softmax-over-inputs": {"competition": "inputs"},
     "weighted-sum": {"aggregation": "sum"},
 }
-"""Arguments of `SlotAttention` for the changes that concern it."""
+"""Arguments of `SlotAttention` by ablation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ablation(LowResolutionWarmup):
-    """Object discovery by plain slot attention, with at most one part of it changed."""
+    """Object discovery by plain slot attention, with at most one part changed."""
 
     ablation: Change = "none"
-    """What is changed: "none", "no-gru", "no-mlp", "no-input-norm", "no-slot-norm", "softmax-over-inputs",
+    """The changed part: "none", "no-gru", "no-mlp", "no-input-norm", "no-slot-norm", "softmax-over-inputs",
     "weighted-sum", "no-positions", "slot-mlp" or "unconditioned-masks"."""
     initial_slots: Literal["learned", "gaussian"] = "learned"
-    """Initial slots: learned queries with bi-level gradient, or the paper's Gaussian with the full one."""
+    """Initial slots: "learned" queries with bilevel gradient, or the paper's "gaussian" with full
+    gradient."""
 
     choices: ClassVar = LowResolutionWarmup.choices | {
         "ablation": get_args(Change),
@@ -70,8 +71,8 @@ class Ablation(LowResolutionWarmup):
         super().__post_init__()
         if self.ablation != "none" and self.slot_module != "slot-attention":
             raise ValueError(
-                f"`slot_module` (={self.slot_module!r}) must be 'slot-attention' where `ablation` "
-                f"(={self.ablation!r}) changes something; leave out one of the two"
+                f"`slot_module` (={self.slot_module!r}) must be 'slot-attention' with `ablation` "
+                f"(={self.ablation!r}); set one of the two only"
             )
 
     def build_model(self) -> SlotAutoencoder:

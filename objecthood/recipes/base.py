@@ -1,8 +1,7 @@
-"""What an experiment is: numbers as fields, structure as methods, everything the loop needs and nothing of
-the loop.
+"""Interface of recipes, the experiments that `train.py` runs.
 
-A recipe is a frozen dataclass of JSON scalars. To change a number, `dataclasses.replace`; to change
-structure, subclass and override a method. `train.py` calls only what is declared here.
+A recipe is a frozen dataclass of JSON scalars. Change fields with `dataclasses.replace`; change structure by
+overriding methods in a subclass.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from objecthood.runtime.files import check_name
 from objecthood.runtime.spelling import nearest
 
 Model: TypeAlias = Any
-"""What a recipe's own `build_model` returns, a `torch.nn.Module`; recipes know theirs, the loop need not."""
+"""The `torch.nn.Module` that a recipe's `build_model` returns; its type depends on the recipe."""
 
 
 class _Renamed(type):
-    """The type of recipe classes, which take fields under their old names as well (`runtime.renamed`)."""
+    """Metaclass of recipes, which accept fields under their old names (`runtime.renamed`)."""
 
     def __call__(cls, *arguments: Any, **fields: Any) -> Any:
         return super().__call__(*arguments, **renamed.fields(fields, cls.__dataclass_fields__))  # type: ignore[attr-defined]
@@ -36,35 +35,35 @@ class _Renamed(type):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(metaclass=_Renamed):
-    """Fields and methods that every task shares."""
+    """Fields and methods shared by all tasks."""
 
     name: str
     description: str = ""
-    """What it is, in a line."""
+    """One line."""
     expected: str = ""
-    """Score to expect and where it was measured or published."""
+    """Expected score and its source."""
     steps: int
     batch_size: int = 64
     learning_rate: float = 4e-4
     muon_learning_rate: float = 0.0
-    """Muon's, for matrices and convolutions; 0: Adam for all weights."""
+    """Learning rate of Muon, for matrices and convolutions; 0: Adam for all weights."""
     warmup_steps: int = 10_000
     decay_half_life: int = 100_000
-    """Steps in which the learning rate halves (the paper's schedule); 0: cosine to zero at the last step."""
+    """Half-life of the learning rate in steps (the paper's schedule); 0: cosine to zero at the last step."""
     gradient_clip: float = 0.0
-    """Largest norm of the gradient; 0: no clipping."""
+    """Maximum norm of the gradient; 0: no clipping."""
     ema_decay: float = 0.0
-    """Decay of the exponential moving average of the weights that is scored and saved; 0: the weights
-    themselves."""
+    """Decay of the exponential moving average (EMA) of the weights, which is evaluated and saved; 0: no
+    averaging."""
     precision: str = "auto"
-    """"float32", "bfloat16" (autocast), or "auto": bfloat16 where the processor computes in it."""
+    """"float32", "bfloat16" (autocast), or "auto": bfloat16 if the processor supports it natively."""
     seed: int = 0
     evaluate_every: int = 500
     validation_scenes: int = 128
     test_scenes: int = 320
 
     main_score = "loss"
-    """The score that is shown while training (a class attribute, not a field)."""
+    """The score shown while training (a class attribute, not a field)."""
     minimums = {
         "steps": 1,
         "batch_size": 1,
@@ -73,7 +72,7 @@ class Recipe(metaclass=_Renamed):
         "test_scenes": 1,
         "seed": 0,
     }
-    """The least value of each counted field (a class attribute, not a field)."""
+    """Minimum of each integer field (a class attribute, not a field)."""
     maximums = {
         "resolution": limits.RESOLUTION,
         "num_slots": limits.SLOTS,
@@ -85,9 +84,9 @@ class Recipe(metaclass=_Renamed):
         "validation_scenes": limits.SCENES,
         "test_scenes": limits.SCENES,
     }
-    """The largest value of counted fields, for those that a recipe has (a class attribute, not a field)."""
+    """Maximum of integer fields, for those that a recipe has (a class attribute, not a field)."""
     choices: ClassVar[Mapping[str, Collection[str]]] = {}
-    """The allowed values of fields that name one of several (a class attribute, not a field)."""
+    """Allowed values of enumerated fields (a class attribute, not a field)."""
 
     if not TYPE_CHECKING:
 
@@ -99,8 +98,8 @@ class Recipe(metaclass=_Renamed):
             return getattr(self, new)
 
     def __post_init__(self) -> None:
-        """ValueError, in one line, where a field has another type than it is declared with, or is out of
-        range: recipes come from weight files and run folders of others, too."""
+        """Raise ValueError if a field has the wrong type or is out of range; recipes may come from untrusted
+        files."""
         for declared in dataclasses.fields(self):
             _check_type(declared, getattr(self, declared.name))
         check_name(self.name, "name")
@@ -109,14 +108,14 @@ class Recipe(metaclass=_Renamed):
                 near = nearest(str(name), allowed)
                 hint = f"; did you mean {near}?" if near else ""
                 raise ValueError(f"`{field}` (={name!r}) must be one of {', '.join(allowed)}{hint}")
-        for field, least in self.minimums.items():
+        for field, minimum in self.minimums.items():
             value = getattr(self, field)
-            if value < least:
-                raise ValueError(f"`{field}` (={value}) must be at least {least}")
-        for field, most in self.maximums.items():
+            if value < minimum:
+                raise ValueError(f"`{field}` (={value}) must be at least {minimum}")
+        for field, maximum in self.maximums.items():
             value = getattr(self, field, 0)
-            if value > most:
-                raise ValueError(f"`{field}` (={value}) must be at most {most}")
+            if value > maximum:
+                raise ValueError(f"`{field}` (={value}) must be at most {maximum}")
         for field in (
             "learning_rate",
             "muon_learning_rate",
@@ -131,7 +130,7 @@ class Recipe(metaclass=_Renamed):
             raise ValueError(f"`ema_decay` (={self.ema_decay}) must be at least 0 and below 1")
 
     def build_model(self) -> Model:
-        """The model, with fresh weights from the global generator."""
+        """The model, with weights initialised from the global generator."""
         raise NotImplementedError
 
     def dataset(self, split: str) -> Dataset:
@@ -139,51 +138,50 @@ class Recipe(metaclass=_Renamed):
         raise NotImplementedError
 
     def loss(self, model: Model, scenes: Scenes, step: int) -> Tensor:
-        """What one step minimises."""
+        """Training loss of one step."""
         raise NotImplementedError
 
     def scores(self, model: Model, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
-        """Scores [batch] of held-out scenes, nan where one is not defined; noise depends on `indices`
-        alone."""
+        """Scores [batch] of held-out scenes, nan where undefined; noise depends on `indices` alone."""
         raise NotImplementedError
 
     def mask_scores(self, scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
-        """Scores of masks or label maps, whatever made them; none where the task or the scenes have none."""
+        """Scores [batch] of soft masks or label maps; empty for tasks or scenes without true masks."""
         return {}
 
     def model_input(self, scenes: Scenes) -> Tensor:
-        """What the model groups, as images in [0, 1]."""
+        """The model's input as images in [0, 1]."""
         return scenes["image"]
 
     def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Scores of a whole set from what `scores` gave for its images: means, nan left out."""
+        """Scores of a data set from `scores` of its images: means without nan."""
         return {name: value.nanmean().item() for name, value in values.items()}
 
     def preview(self, model: Model, scenes: Scenes) -> Image.Image:
-        """What is shown of a few scenes while training."""
+        """Image of a few scenes, shown while training."""
         raise NotImplementedError
 
     def figures(self, model: Model, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
-        """Named images and animations (lists of frames) of a few scenes, for the end."""
+        """Named images and animations (lists of frames) of a few scenes, made after training."""
         raise NotImplementedError
 
     def prepare_for_test(self, model: Model) -> Model:
-        """The model as it is to be used after training."""
+        """The model in evaluation mode with test settings."""
         return model.eval()
 
     @property
     def protocol(self) -> str:
-        """How the scores are taken, in words."""
+        """Evaluation protocol, in words."""
         raise NotImplementedError
 
     def build_optimizers(self, model: Model) -> list[torch.optim.Optimizer]:
-        """Adam (epsilon 1e-8), with Muon for matrices where it has a learning rate."""
+        """Adam (epsilon 1e-8), and Muon for matrices if `muon_learning_rate` is above 0."""
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         matrices = (
             [parameter for parameter in parameters if is_matrix(parameter)] if self.muon_learning_rate else []
         )
-        chosen = {id(parameter) for parameter in matrices}
-        others = [parameter for parameter in parameters if id(parameter) not in chosen]
+        matrix_ids = {id(parameter) for parameter in matrices}
+        others = [parameter for parameter in parameters if id(parameter) not in matrix_ids]
         optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Adam(others, lr=self.learning_rate, eps=1e-8, fused=True)
         ]
@@ -195,11 +193,9 @@ class Recipe(metaclass=_Renamed):
         return optimizers
 
     def learning_rate_factor(self, step: int) -> float:
-        """What learning rates are multiplied with at `step`: linear warm-up, then halving or a cosine to
-        zero.
+        """Factor of the learning rates at `step`: linear warm-up, then exponential decay or a cosine to zero.
 
-        Halving acts from step 0 on, warm-up included, as in the reference (Locatello et al. 2020, appendix
-        E).
+        The decay starts at step 0, during warm-up, as in the reference (Locatello et al. 2020, appendix E).
         """
         warmup = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
         if self.decay_half_life:
@@ -208,7 +204,7 @@ class Recipe(metaclass=_Renamed):
         return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, as JSON scalars, with the class name that `recipes.TASKS` knows."""
+        """All fields as JSON scalars, with the class name as "task"."""
         return {"task": type(self).__name__} | dataclasses.asdict(self)
 
 
@@ -221,7 +217,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 
 
 def _check_type(field: dataclasses.Field[Any], value: object) -> None:
-    """ValueError where a value is not of its field's declared type, or is no JSON scalar."""
+    """Raise ValueError if a value is not of its field's declared type, or no JSON scalar."""
     declared = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "")
     allowed, in_words = _TYPES.get(declared, ((int, float, bool, str, type(None)), "a number or text"))
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
@@ -237,4 +233,4 @@ FAST: dict[str, Any] = dict(
     gradient_clip=1.0,
     ema_decay=0.995,
 )
-"""What the fast recipes share: Muon beside Adam, a cosine, averaged weights."""
+"""Fields of the fast recipes: Muon and Adam, a cosine schedule, EMA weights."""

@@ -1,4 +1,4 @@
-"""What experiments on clips share: clips made here, and how what is found in them is counted and shown."""
+"""Base class of recipes on generated clips: data, scores and figures."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ SHARES = {
     "id_switch_rate": ("id_switches", "id_chances"),
     "motion_accuracy": ("motion_right", "motion_judged"),
 }
-"""Scores that are shares of all there were in all clips, not means over clips: of what, and of how many."""
+"""Scores that are ratios of sums over all clips, not means over clips: numerator and denominator."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnClips(Recipe):
-    """An experiment on clips made here; a subclass has `discover`, which gives a scene with `masks`."""
+    """A recipe on generated clips; subclasses define `discover`, whose output has `masks`."""
 
     data: str
     """"moving-sprites" or "camouflage"."""
     background: Backdrop = "grey"
-    """Of moving sprites: "grey", "coloured" or "textured"."""
+    """Background of moving sprites: "grey", "coloured" or "textured"."""
     camera: float = 0.0
-    """The camera's greatest speed, pixels per frame (camouflage: whether it moves at all)."""
+    """Maximum speed of the camera in pixels per frame (camouflage: above 0, the camera moves)."""
     resolution: int = 64
     num_slots: int
     test_frames: int = 12
-    """Of a clip that is scored."""
+    """Frames of a test clip."""
     test_iterations: int = 10
-    """Of the first frame; later ones take `later_iterations` where slots are handed on."""
+    """Iterations in the first frame; later frames with propagated slots take `later_iterations`."""
     later_iterations: int = 2
     modality: Modality = "frame"
-    """"frame", or "motion", found by matching frames."""
+    """Input modality: "frame", or "motion" by block matching."""
     spatial_bias: float = 1.0
-    """Weight of each slot's Gaussian between iterations; 0: none."""
+    """Weight of each slot's Gaussian in the attention logits; 0: none."""
 
     minimums = Recipe.minimums | {
         "resolution": 8,
@@ -60,11 +60,11 @@ class OnClips(Recipe):
         raise NotImplementedError
 
     def discover(self, model: Model, scenes: Scenes, indices: Tensor) -> Model:
-        """The model's view of held-out clips, with test iterations, from start noise fixed by the index."""
+        """The model's output for held-out clips, with test iterations and noise seeded by the index."""
         raise NotImplementedError
 
     def dataset(self, split: str) -> Dataset:
-        seed = self.seed if split == "train" else 0  # the test clips are the same for every seed
+        seed = self.seed if split == "train" else 0  # test clips do not depend on the seed
         frames = self.train_frames if split == "train" else self.test_frames
         if self.data == "moving-sprites":
             return MovingSprites(
@@ -95,25 +95,25 @@ class OnClips(Recipe):
         return to_modality(scenes["image"], self.modality)
 
     def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Means over clips; `SHARES` of what there was in all of them."""
+        """Means over clips, and the ratios of `SHARES`."""
         shares = {}
-        for name, parts in SHARES.items():
-            if parts[0] in values:
-                part, all_there_were = (values.pop(key).sum().item() for key in parts)
-                shares[name] = part / max(all_there_were, 1)
+        for name, keys in SHARES.items():
+            if keys[0] in values:
+                numerator, denominator = (values.pop(key).sum().item() for key in keys)
+                shares[name] = numerator / max(denominator, 1)
         return super().summarize(values) | shares
 
     def preview(self, model: Model, scenes: Scenes) -> Image.Image:
-        scene = self.discover(model, scenes, torch.arange(len(scenes["image"])))
-        return video.clips_figure(scenes["image"][:4], scene.masks[:4])
+        output = self.discover(model, scenes, torch.arange(len(scenes["image"])))
+        return video.clips_figure(scenes["image"][:4], output.masks[:4])
 
     def figures(self, model: Model, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
         frames = self.dataset("validation")[range(4)]
-        scene = self.discover(model, frames, torch.arange(4))
-        tracks = motion.track(frames["image"], scene.masks)
+        output = self.discover(model, frames, torch.arange(4))
+        tracks = motion.track(frames["image"], output.masks)
         return {
-            "clips": video.clips_figure(frames["image"], scene.masks),
-            "clips-animated": video.clips_frames(frames["image"], scene.masks, tracks),
+            "clips": video.clips_figure(frames["image"], output.masks),
+            "clips-animated": video.clips_frames(frames["image"], output.masks, tracks),
         }
 
     def prepare_for_test(self, model: Model) -> Model:

@@ -1,8 +1,7 @@
-"""Objects by contrast (Löwe et al. 2020, arXiv 2011.10287): clips are told apart, nothing is painted.
+"""Contrastive object discovery in video (Löwe et al. 2020, arXiv 2011.10287), without a decoder.
 
-A step sees the first and the last frame of each clip, lighter or darker by chance: the slots of the first
-must tell the last one's, as a set, from those of other clips. Objects stay what they are in the meantime,
-while what a part of the image shows does not.
+A step uses two frames of each clip, `lag` frames apart, with random brightness: the slots of the first
+predict those of the second as a set, with other clips as negatives.
 """
 
 from __future__ import annotations
@@ -37,18 +36,18 @@ RECONSTRUCTION = "reconstruction"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contrast(OnClips):
-    """A contrast model on clips made here."""
+    """A contrastive model on generated clips."""
 
     contrast: str = "nearest"
-    """What is contrasted: sets of slots, by each one's "nearest" in the other or by their mean ("set"), or
-    each "single" slot; or "reconstruction", the control: the same model learns by decoding its frames."""
+    """Loss: `losses.nearest_contrast` ("nearest"), `losses.set_contrast` ("set") or `losses.slot_infonce`
+    ("single"); or "reconstruction", the control, which decodes the frames."""
     temperature: float = 0.03
     lag: int = 4
-    """Frames from the one seen to the one that it must tell."""
+    """Frames between the first and the predicted frame."""
     brightness_jitter: float = 0.2
-    """A frame is lighter or darker by up to this much; 0: as it is."""
+    """Maximum random change of a frame's brightness, in [0, 1] units; 0: none."""
     merge_penalty: float = 6.0
-    """What a slot loses that shares one thing with a heavier one; 0: none."""
+    """Largest reduction of the attention logits of duplicate slots; 0: none."""
 
     main_score = "attention_fg_ari"
     minimums = OnClips.minimums | {"batch_size": 2, "lag": 1}
@@ -76,16 +75,16 @@ class Contrast(OnClips):
         return self.lag + 1 + (self.modality == "motion")
 
     def loss(self, model: SetContrast, scenes: Scenes, step: int) -> Tensor:
-        seen = self.pair(model, scenes["image"])
-        scene = model.group(seen)
+        inputs = self.pair(model, scenes["image"])
+        output = model.group(inputs)
         if self.contrast == RECONSTRUCTION:
-            return 4 * (model.reconstruct(scene) - seen).square().mean()
-        project, found = model.project(scene.predicted[:, 0]), model.project(scene.slots[:, 1])
-        return CONTRASTS[self.contrast](project, found, self.temperature)
+            return 4 * (model.reconstruct(output) - inputs).square().mean()
+        predicted, found = model.project(output.predicted[:, 0]), model.project(output.slots[:, 1])
+        return CONTRASTS[self.contrast](predicted, found, self.temperature)
 
     def pair(self, model: SetContrast, frames: Tensor) -> Tensor:
-        """What is seen of the first frame and of that `lag` later [batch, 2, 3, height, width]."""
-        if self.modality == "motion":  # light is no part of it
+        """Model input of the first frame and of that `lag` later [batch, 2, 3, height, width]."""
+        if self.modality == "motion":  # independent of brightness
             pairs = (frames[:, first : first + 2] for first in (0, self.lag))
             return torch.stack([model.to_modality(pair)[:, 0] for pair in pairs], dim=1)
         frames = frames[:, [0, self.lag]]
@@ -96,23 +95,23 @@ class Contrast(OnClips):
         return self.mask_scores(scenes, self.discover(model, scenes, indices).masks)
 
     def mask_scores(self, scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
-        """As of all clips; the masks here are attention, and its scores in single frames are named so."""
+        """As in `OnClips`; per-frame scores are named after attention, from which masks are taken."""
         scores = super().mask_scores(scenes, masks)
         return {name.replace("frame_", "attention_"): value for name, value in scores.items()}
 
     def discover(self, model: SetContrast, scenes: Scenes, indices: Tensor) -> ContrastOutput:
-        """The model's view of held-out clips, with test iterations."""
+        """The model's output for held-out clips, with test iterations and propagated slots."""
         return model(scenes["image"], iterations=self.test_iterations, propagate_slots=True)
 
     @property
     def protocol(self) -> str:
-        sight = "frames" if self.modality == "frame" else "motion found by matching"
+        modality = "frames" if self.modality == "frame" else "motion by block matching"
         return (
-            f"{self.test_scenes} {self.data} clips of {self.test_frames} frames held out, {sight} seen, "
+            f"{self.test_scenes} {self.data} clips of {self.test_frames} frames held out, input {modality}, "
             f"{self.test_iterations} iterations in the first frame, {self.later_iterations} in later ones, "
-            f"slots handed on, {self.num_slots} slots, argmax of attention, enlarged; attention_fg_ari, "
-            "attention_ari: adjusted Rand index of every frame for itself, without and with true background "
-            "pixels; video_fg_ari, video_ari: over all frames of a clip together; id_switch_rate: share of "
+            f"slots propagated, {self.num_slots} slots, argmax of upsampled attention; attention_fg_ari, "
+            "attention_ari: adjusted Rand index per frame, without and with true background pixels; "
+            "video_fg_ari, video_ari: over all frames of a clip together; id_switch_rate: share of "
             "frames in which an object is found by another slot than the last time (overlap at least 0.5, "
             "assigned one to one); mean over clips"
         )
@@ -120,7 +119,7 @@ class Contrast(OnClips):
 
 moving_sprites_contrast = Contrast(
     name="moving-sprites-contrast",
-    description="Moving sprites told apart as sets of slots, nothing painted; a minute of one core",
+    description="Contrastive sets of slots on moving sprites, without a decoder; a minute on one core",
     data="moving-sprites",
     num_slots=6,
     steps=100,
@@ -129,12 +128,12 @@ moving_sprites_contrast = Contrast(
     validation_scenes=16,
     test_scenes=80,
 )
-"""Löwe et al. 2020 on sprites that move: `objecthood train moving-sprites-contrast`; `--contrast single` is
-the contrast of single slots."""
+"""Löwe et al. 2020 on moving sprites: `objecthood train moving-sprites-contrast`; `--contrast single` is
+slot-wise InfoNCE."""
 
 camouflage_contrast = Contrast(
     name="camouflage-contrast",
-    description="Camouflaged things told apart by their motion as sets of slots, nothing painted; minutes",
+    description="Contrastive sets of slots on random-dot motion, without a decoder; minutes on one core",
     data="camouflage",
     modality="motion",
     num_slots=4,
@@ -144,4 +143,4 @@ camouflage_contrast = Contrast(
     validation_scenes=16,
     test_scenes=80,
 )
-"""The same on motion alone: `objecthood train camouflage-contrast`."""
+"""Random-dot motion: `objecthood train camouflage-contrast`."""

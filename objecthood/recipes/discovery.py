@@ -1,9 +1,9 @@
-"""Object discovery (Locatello et al. 2020, section 4.1): reconstruct images, score the masks.
+"""Object discovery (Locatello et al. 2020, section 4.1): trained by reconstruction, scored by masks.
 
-The exact recipes have the paper's model, optimiser, schedule and batch. The fast ones are for two CPU cores:
-Muon, learned slots with bi-level gradient, averaged weights, cheaper encoders and decoders; `sprites` also
-changes the model (attention-guided masks, compact and distinct slots) and is not the paper's method, nor are
-`tetrominoes-guided` and `clevr6-like`, which share its search and schedule.
+The `-paper` recipes have the paper's model, optimiser, schedule and batch size. The fast ones, for two CPU
+cores, use Muon, learned slots with bilevel gradient, EMA weights, and smaller encoders and decoders.
+`sprites`, `tetrominoes-guided`, `folder` and `clevr6-like` also change the model (attention-conditioned
+masks, spatial bias, duplicate suppression, restarts) and are not the paper's method.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from objecthood.models.autoencoder import AutoencoderOutput, SlotAutoencoder
 from objecthood.nn import SLOT_MODULES
 from objecthood.nn.attention_bias import grow_merge_penalty
 from objecthood.recipes.base import FAST, Recipe
-from objecthood.recipes.sources import Source, fit_of, open_dataset, scenes_in_words
+from objecthood.recipes.sources import Source, describe_scenes, fit_of, open_dataset
 from objecthood.visualize import animation, figures
 
 
@@ -35,22 +35,22 @@ class Discovery(Recipe):
     """The paper's model and training on one of the data sets below."""
 
     data: str
-    """"tetrominoes", "sprites" (made on the spot), or, in `data_path`, "folder" (images), "clevr-like"
-    (rendered here), "multi-object" (converted), "clevr", "clevrtex", "coco"."""
+    """"tetrominoes" or "sprites" (generated), or, from `data_path`, "folder" (images), "clevr-like"
+    (rendered), "multi-object" (converted), "clevr", "clevrtex" or "coco"."""
     data_path: str = ""
     min_objects: int = 0
-    """Scenes with fewer are left out, where the data says how many there are."""
+    """Scenes with fewer objects are excluded, if the data gives their number."""
     max_objects: int = 10
     background: Background = "grey"
-    """Of sprites: "grey" or "coloured"."""
+    """Background of sprites: "grey" or "coloured"."""
     resolution: int
     slot_module: str = "slot-attention"
-    """What groups features into slots: "slot-attention", "soft-k-means" or "slot-mlp"."""
+    """Slot module: "slot-attention", "soft-k-means" or "slot-mlp"."""
     num_slots: int
     test_iterations: int = 3
     restarts: int = 1
-    """Restarts of each test image, of which the one of lowest reconstruction error is scored too, beside the
-    first. With more than one, noise is added to learned slots, in training too."""
+    """Restarts per test image; scores are of the first restart and of the best by reconstruction error. With
+    more than one, noise is added to learned slots, in training as well."""
 
     main_score = "fg_ari"
     minimums = Recipe.minimums | {"resolution": 8, "num_slots": 1, "test_iterations": 1, "restarts": 1}
@@ -65,11 +65,11 @@ class Discovery(Recipe):
         return open_dataset(self.data, self.source(split))
 
     def source(self, split: str) -> Source:
-        """Where the scenes of a split come from."""
+        """The source of a split's scenes."""
         return Source(
             path=self.data_path,
             split=split,
-            # The test set is the same for every seed, so that seeds are compared on the same images.
+            # Test scenes do not depend on the seed: seeds are compared on the same images.
             seed=self.seed if split == "train" else 0,
             resolution=self.resolution,
             background=self.background,
@@ -80,13 +80,13 @@ class Discovery(Recipe):
         return self.error(model, scenes["image"])
 
     def error(self, model: SlotAutoencoder, images: Tensor, iterations: int | None = None) -> Tensor:
-        """How far the image that slots paint together is from `images`."""
+        """Reconstruction error of `images`."""
         return losses.reconstruction_error(
             model.reconstruct(images, iterations), images, model.input_transform
         )
 
     def scores(self, model: SlotAutoencoder, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
-        """Scores of one restart; with several `restarts`, of the best of them as well: `fg_ari_best_of_8`."""
+        """Scores of one restart, and with several `restarts` of the best: `fg_ari_best_of_8`."""
         images = scenes["image"]
         scores = self.scores_of(self.discover(model, images, indices, restarts=1), scenes)
         if self.restarts > 1:
@@ -95,7 +95,7 @@ class Discovery(Recipe):
         return scores
 
     def scores_of(self, output: AutoencoderOutput, scenes: Scenes) -> dict[str, Tensor]:
-        """Mean squared error, and the scores of masks where the scenes have true ones."""
+        """Mean squared error in [-1, 1] units, and scores of masks if the scenes have true masks."""
         error = 4 * (output.reconstruction - scenes["image"]).square().mean(dim=(1, 2, 3))
         return {"mse": error.double()} | self.mask_scores(scenes, output.masks)
 
@@ -113,8 +113,8 @@ class Discovery(Recipe):
     def discover(
         self, model: SlotAutoencoder, images: Tensor, indices: Tensor, restarts: int | None = None
     ) -> AutoencoderOutput:
-        """The model's output for held-out images, with test iterations, from noise fixed by the index: of
-        `restarts` restarts (the recipe's, unless given) the one of lowest reconstruction error."""
+        """The model's output for held-out images, with test iterations and noise seeded by the index: the
+        best of `restarts` (default: the recipe's) by reconstruction error."""
         restarts = self.restarts if restarts is None else restarts
         noise = restart_noise(np.asarray(indices), restarts, model.num_slots, model.slot_dim)
         found = model.segment(images, iterations=self.test_iterations, noise=noise.to(images.device)).found()
@@ -122,8 +122,8 @@ class Discovery(Recipe):
 
     def preview(self, model: SlotAutoencoder, scenes: Scenes) -> Image.Image:
         images = scenes["image"]
-        scene = self.discover(model, images, torch.arange(len(images)))
-        return figures.slots_figure(images, scene.reconstruction, scene.masks, scene.appearance)
+        output = self.discover(model, images, torch.arange(len(images)))
+        return figures.slots_figure(images, output.reconstruction, output.masks, output.appearance)
 
     def figures(self, model: SlotAutoencoder, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
         image = scenes["image"][:1]
@@ -151,7 +151,7 @@ class Discovery(Recipe):
                 "of their paths; of a folder too small for that, images of training)"
             )
             return f"{kept}, {how}; {best}{units}; no masks, so no other score"
-        kind = scenes_in_words(self.data, self.source("test"))
+        kind = describe_scenes(self.data, self.source("test"))
         return (
             f"{self.test_scenes} {kind} held out, {how}, "
             "argmax of decoder masks; fg_ari: adjusted Rand index without true background pixels; ari: with "
@@ -170,12 +170,12 @@ class PaperClevr(Discovery):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FastTetrominoes(Discovery):
-    """A variant: strided encoder, patch decoder, learned slots with bi-level gradient (BO-QSA)."""
+    """A variant: strided encoder, patch decoder, learned slots with bilevel gradient (BO-QSA)."""
 
     later_kernels: int = 5
-    """Side of the encoder's convolutions after the first."""
+    """Kernel side of the encoder's convolutions after the first."""
     last_kernel: int = 3
-    """Side of the decoder's last convolution, which paints."""
+    """Kernel side of the decoder's last convolution."""
 
     def build_model(self) -> SlotAutoencoder:
         return autoencoder.fast_tetrominoes(
@@ -185,31 +185,31 @@ class FastTetrominoes(Discovery):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LowResolutionWarmup(Discovery):
-    """A variant whose training begins at half the resolution, with the same weights."""
+    """A variant with a warm-up at half the resolution, with shared weights."""
 
     low_resolution_steps: int = 0
-    """Steps at the beginning that see images at half the resolution, at a quarter to half of the cost."""
+    """Initial steps at half the resolution, at a quarter to half of the cost."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.low_resolution_steps and self.resolution % 8:
             raise ValueError(
-                f"`resolution` (={self.resolution}) must be a multiple of 8, to be halved; or leave "
-                "low_resolution_steps at 0"
+                f"`resolution` (={self.resolution}) must be a multiple of 8 with "
+                "`low_resolution_steps`; change it, or set low_resolution_steps to 0"
             )
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
         images = scenes["image"]
         if step < self.low_resolution_steps:
-            model, images = self.coarse(model), F.avg_pool2d(images, 2)
+            model, images = self.low_resolution_model(model), F.avg_pool2d(images, 2)
         return self.error(model, images, self.train_iterations(step))
 
     def train_iterations(self, step: int) -> int | None:
-        """Of slot attention in a step; None: as the model was built."""
+        """Iterations of slot attention in a training step; None: the model's default."""
         return None
 
-    def coarse(self, model: SlotAutoencoder) -> SlotAutoencoder:
-        """The model at half the resolution, all weights shared."""
+    def low_resolution_model(self, model: SlotAutoencoder) -> SlotAutoencoder:
+        """A weight-shared copy of the model at half the resolution."""
         half = dataclasses.replace(self, resolution=self.resolution // 2, low_resolution_steps=0)
         return model.at_resolution(half.resolution, lambda _: half.build_model())
 
@@ -218,31 +218,31 @@ MODEL_FIELDS = (
     *("num_slots", "resolution", "slot_module", "spatial_bias", "merge_penalty"),
     *("split_slots", "chromaticity", "second_kernel", "bias_before_attention"),
 )
-"""Fields of `SpatialBiasDiscovery` that are arguments of its model, of the same name."""
+"""Fields of `SpatialBiasDiscovery` passed to its model."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpatialBiasDiscovery(LowResolutionWarmup):
-    """A variant for coloured things on a background: slots that are compact and distinct, masks born from
-    attention."""
+    """A variant for coloured objects on a background: spatial bias, duplicate suppression, and
+    attention-conditioned masks."""
 
     spatial_bias: float = 1.0
-    """Weight of each slot's Gaussian between iterations; 0: none."""
+    """Weight of each slot's Gaussian in the attention logits; 0: none."""
     merge_penalty: float = 15.0
-    """What a slot loses that shares one thing with a heavier one; 0: none."""
+    """Largest reduction of the attention logits of duplicate slots; 0: none."""
     merge_penalty_start: int = 300
-    """Step from which merge_penalty grows, to its full weight 200 steps later."""
+    """Step at which `merge_penalty` starts to rise, to its full weight 200 steps later."""
     split_slots: bool = True
-    """Whether an empty slot is handed one of two things that another holds."""
+    """Whether an empty slot receives one of two objects that another slot holds."""
     chromaticity: bool = False
-    """Whether images are seen and compared by chromaticity (`nn.color_transforms.opponent_chromaticity`)."""
+    """Whether encoder and loss use chromaticity (`nn.color_transforms.opponent_chromaticity`)."""
     attention_conditioned_masks: bool = True
-    """Whether the logarithm of the last attention is added to mask logits."""
+    """Whether the logarithm of the last attention is added to the mask logits."""
     second_kernel: int = 5
-    """Side of the encoder's second convolution."""
+    """Kernel side of the encoder's second convolution."""
     bias_before_attention: bool = False
-    """Whether slots are compact and distinct from the beginning of an iteration on, the first included, and
-    exchanged where none is empty; steps then take 2 and 3 iterations in turn."""
+    """Whether the bias acts on every iteration, the first included, with split and merge of slots; training
+    steps then alternate between 2 and 3 iterations."""
 
     def build_model(self) -> SlotAutoencoder:
         return autoencoder.fast_sprites(
@@ -251,9 +251,9 @@ class SpatialBiasDiscovery(LowResolutionWarmup):
 
     @property
     def model_options(self) -> dict[str, Any]:
-        """Arguments of `fast_sprites` and `fast_slot_frames` alike."""
-        named = {name: getattr(self, name) for name in MODEL_FIELDS}
-        return named | {"noise_scale": 0.5 if self.restarts > 1 else 0.0}  # one restart needs no noise
+        """Arguments shared by `fast_sprites` and `fast_slot_frames`."""
+        fields = {name: getattr(self, name) for name in MODEL_FIELDS}
+        return fields | {"noise_scale": 0.5 if self.restarts > 1 else 0.0}  # one restart needs no noise
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
         grow_merge_penalty(model.grouping.slot_attention.attention_bias, step, self.merge_penalty_start)
@@ -265,40 +265,39 @@ class SpatialBiasDiscovery(LowResolutionWarmup):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlotFrameDiscovery(SpatialBiasDiscovery):
-    """A variant for things of one kind in many places: slots are seen and painted from their own centre
-    (`nn.slot_frames`), and must paint their masks by themselves, too.
+    """A variant with slot-centric reference frames (`nn.slot_frames`), for similar objects at many locations.
 
-    Masks guided by the attention may have any shape, so that two objects of one colour make one mask. Here
-    a second image is made of the same paintings, with masks that a slot knows from itself alone, and its
-    error counts too: what one slot cannot paint, it had better not hold.
+    The loss is the sum of two reconstruction errors, with attention-conditioned and with unconditioned masks.
+    Conditioned masks can have any shape, so one mask may cover two objects of one colour; an unconditioned
+    mask has to be decoded from one slot.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.attention_conditioned_masks:
             raise ValueError(
-                "`attention_conditioned_masks` (=False) must be True here, where masks are painted both ways; for masks "
-                "without attention take a recipe of class SpatialBiasDiscovery"
+                "`attention_conditioned_masks` (=False) must be True for SlotFrameDiscovery; use a "
+                "recipe of class SpatialBiasDiscovery"
             )
 
     def build_model(self) -> SlotAutoencoder:
         return autoencoder.fast_slot_frames(**self.model_options)
 
     def error(self, model: SlotAutoencoder, images: Tensor, iterations: int | None = None) -> Tensor:
-        painting = model.decode(model.encode(images), iterations=iterations)[0]
-        assert painting.unconditioned_logits is not None  # the decoder is a guided one
-        error, of_own = (
+        decoded = model.decode(model.encode(images), iterations=iterations)[0]
+        assert decoded.unconditioned_logits is not None  # masks are attention-conditioned
+        conditioned, unconditioned = (
             losses.reconstruction_error(
-                model.composite(painting.appearance, logits)[0], images, model.input_transform
+                model.composite(decoded.appearance, logits)[0], images, model.input_transform
             )
-            for logits in (painting.mask_logits, painting.unconditioned_logits)
+            for logits in (decoded.mask_logits, decoded.unconditioned_logits)
         )
-        return error + of_own
+        return conditioned + unconditioned
 
 
 tetrominoes = FastTetrominoes(
     name="tetrominoes",
-    description="Three tetrominoes an image, made on the spot, by a fast variant; minutes on two CPU cores",
+    description="Three generated tetrominoes per image, by a fast variant; minutes on two CPU cores",
     expected="FG-ARI 0.982 ± 0.009; colour components 0.967 (5 seeds, results/)",
     data="tetrominoes",
     resolution=35,
@@ -321,23 +320,23 @@ SEARCH: dict[str, Any] = FAST | dict(
     restarts=8,
     evaluate_every=200,
 )
-"""What the recipes that follow share: all but the data, how long they learn, and what is known of shapes."""
+"""Shared fields of the recipes with restarts."""
 
 tetrominoes_guided = SlotFrameDiscovery(
     name="tetrominoes-guided",
-    description="Tetrominoes and background, by a variant that learns shapes; two minutes on two CPU cores",
+    description="Tetrominoes and background, by a slot-centric variant; two minutes on two CPU cores",
     expected="FG-ARI 0.978 ± 0.001, best of 8 restarts 0.989; colour components 0.967 (5 seeds, results/)",
     data="tetrominoes",
     resolution=35,
     num_slots=4,
     steps=2000,
     merge_penalty=0.0,
-    **SEARCH | {"decay_half_life": 0, "ema_decay": 0.998},  # the last half of a per cent needs a smooth end
+    **SEARCH | {"decay_half_life": 0, "ema_decay": 0.998},  # a cosine adds half a per cent
 )
 
 sprites = SpatialBiasDiscovery(
     name="sprites",
-    description="Overlapping coloured sprites, made on the spot; two minutes on two CPU cores",
+    description="Generated overlapping coloured sprites; two minutes on two CPU cores",
     expected="FG-ARI 0.935 ± 0.006, best of 8 restarts 0.962; colour components 0.996 (5 seeds, results/)",
     data="sprites",
     resolution=64,
@@ -349,16 +348,16 @@ sprites = SpatialBiasDiscovery(
 
 folder = SpatialBiasDiscovery(
     name="folder",
-    description="Your own images: --data-path PICTURES; without labels the only score is the error",
+    description="Your own images: --data-path FOLDER; without labels the only score is the MSE",
     data="folder",
     resolution=64,
     num_slots=7,
     steps=2000,
-    **SEARCH | {"decay_half_life": 0},  # a cosine: what more steps are worth depends on the images
+    **SEARCH | {"decay_half_life": 0},  # a cosine: the useful number of steps depends on the images
 )
 
 PAPER: dict[str, Any] = dict(steps=500_000, evaluate_every=5000)
-"""The paper's schedule (appendix E); the rest are defaults."""
+"""The paper's schedule (appendix E); other fields are defaults."""
 
 tetrominoes_paper = Discovery(
     name="tetrominoes-paper",
@@ -380,7 +379,7 @@ sprites_paper = Discovery(
 
 clevr6_like = SlotFrameDiscovery(
     name="clevr6-like",
-    description="CLEVR-like scenes of 3 to 6 objects, rendered here: --data-path FOLDER; on two CPU cores",
+    description="Rendered CLEVR-like scenes of 3 to 6 objects: --data-path FOLDER; on two CPU cores",
     expected="FG-ARI 0.938 ± 0.002, best of 8 restarts 0.950; colour components 0.851 (5 seeds, results/)",
     data="clevr-like",
     min_objects=3,

@@ -1,4 +1,4 @@
-"""The model `photos`: nothing is trained, so it is no recipe to train, and `hub.load` knows it by name."""
+"""The model `photos` of `hub.load`, which is not trained and has no recipe."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from objecthood.models.spectral import SpectralSegmenter
 
 
 def photos() -> SpectralSegmenter:
-    """Frozen features of the bundled backbone, and a consensus of normalised cuts."""
+    """Frozen features of the bundled backbone and a consensus of normalised cuts."""
     return SpectralSegmenter().eval()

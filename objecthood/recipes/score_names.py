@@ -1,4 +1,4 @@
-"""Names of scores for people, and scores arranged by the restarts they took."""
+"""Display names of scores, and scores grouped by number of restarts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BEST = re.compile(r"(.+)_best_of_(\d+)")
 
 
 def title(name: str) -> str:
-    """The field's name of a score, or its key with spaces.
+    """Display name of a score: the standard one, or the key with spaces.
 
     >>> title("fg_ari"), title("fg_ari_best_of_8"), title("video_fg_ari")
     ('FG-ARI', 'FG-ARI, best of 8', 'video fg ari')
@@ -31,7 +31,7 @@ def title(name: str) -> str:
 
 
 def by_restarts(scores: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Scores in rows: of one restart, then of the best of several where there are such.
+    """Scores grouped into one restart and best of several.
 
     >>> by_restarts({"ari": 0.8, "ari_best_of_8": 0.9})
     {'one restart': {'ari': 0.8}, 'best of 8': {'ari': 0.9}}

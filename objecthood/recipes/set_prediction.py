@@ -1,8 +1,8 @@
-"""Set prediction (Locatello et al. 2020, section 4.2): say what is in an image, scored by average precision.
+"""Set prediction (Locatello et al. 2020, section 4.2): object properties, scored by average precision.
 
-The exact recipe has the paper's model, batch and schedule, at 128 x 128. The fast one, for two CPU cores, has
-a cheaper encoder, learned slots, Muon, averaged weights, losses on the slots of every iteration, mirrored
-images, and a loss that tells features what object is seen there: variants, not the paper's method.
+The `-paper` recipe has the paper's model, batch size and schedule, at 128 x 128. The fast one, for two CPU
+cores, is a variant: a smaller encoder, learned slots, Muon, EMA weights, losses on every iteration,
+horizontal flips, and an auxiliary loss on features at object positions.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ from objecthood.recipes.sources import Source, fit_of, open_dataset
 from objecthood.visualize import animation, figures
 
 THRESHOLDS = (math.inf, 1.0, 0.5, 0.25, 0.125)
-"""Largest distances at which a position counts as right, in CLEVR's units (Locatello et al. 2020, figure
-5)."""
+"""Distance thresholds of average precision in CLEVR's units (Locatello et al. 2020, figure 5)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class SetPrediction(Recipe):
     """The paper's model and training."""
 
     data: str
-    """"clevr-like" (rendered here), "clevr" or "multi-object" (published), all in `data_path`."""
+    """"clevr-like" (rendered), "clevr" or "multi-object" (published), all in `data_path`."""
     data_path: str = ""
     min_objects: int = 3
     max_objects: int = 10
@@ -56,7 +55,7 @@ class SetPrediction(Recipe):
     num_slots: int = 10
     test_iterations: int = 3
     intermediate_losses: bool = False
-    """Whether the slots of every iteration are compared with the objects, and not the last's alone."""
+    """Whether the loss includes the slots of every iteration instead of the last only."""
 
     main_score = "ap"
     minimums = Recipe.minimums | {"resolution": 16, "num_slots": 1, "test_iterations": 1}
@@ -77,12 +76,12 @@ class SetPrediction(Recipe):
         return open_dataset(self.data, source)
 
     def loss(self, model: SetPredictor, scenes: Scenes, step: int) -> Tensor:
-        answers = self.answers(model, model.encode(scenes["image"]))
-        errors = [losses.matching_loss(answer.properties, scenes["properties"]) for answer in answers]
+        outputs = self.outputs(model, model.encode(scenes["image"]))
+        errors = [losses.matching_loss(output.properties, scenes["properties"]) for output in outputs]
         return torch.stack(errors).mean()
 
-    def answers(self, model: SetPredictor, features: Tensor) -> list[SetPredictorOutput]:
-        """What is compared with the objects."""
+    def outputs(self, model: SetPredictor, features: Tensor) -> list[SetPredictorOutput]:
+        """Model outputs for the loss: of the last iteration, or of all."""
         return model.every_iteration(features) if self.intermediate_losses else [model.group(features)]
 
     def scores(self, model: SetPredictor, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
@@ -98,8 +97,7 @@ class SetPrediction(Recipe):
         return scores
 
     def predict(self, model: SetPredictor, images: Tensor, indices: Tensor) -> SetPredictorOutput:
-        """The model's answer for held-out images, with test iterations, from start noise fixed by the
-        index."""
+        """The model's output for held-out images, with test iterations and noise seeded by the index."""
         noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
         return model(images, iterations=self.test_iterations, noise=noise.to(images.device))
 
@@ -122,7 +120,7 @@ class SetPrediction(Recipe):
         return (
             f"{self.test_scenes} {self.data} scenes of {self.min_objects} to {self.max_objects} objects held "
             f"out, {self.test_iterations} iterations, {self.num_slots} slots; average precision over all "
-            "images together, size, material, shape and colour right and the position within any distance, "
+            "images together: size, material, shape and colour correct and the position within any distance, "
             "1, 0.5, 0.25, 0.125"
         )
 
@@ -132,12 +130,10 @@ def flipped(
     properties: Float[Tensor, "batch objects 19"],
     chosen: Bool[Tensor, " batch"],
 ) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch objects 19"]]:
-    """`chosen` scenes as in a mirror: left and right of the image change places, and positions with them.
+    """Horizontal flips of the `chosen` scenes: images and positions are mirrored.
 
-    Positions are mirrored across the vertical plane through CLEVR's camera and what it looks at. The camera
-    of a scene stands a little beside that (`arrangement.CAMERA_JITTER`), to either side alike, so a
-    mirrored scene is as likely as its original, but for the lamps. The few positions that come to lie beyond
-    CLEVR's range are moved to its border.
+    Positions are mirrored across the vertical plane through CLEVR's camera and its target, without the camera
+    jitter (`arrangement.CAMERA_JITTER`), which is symmetric. Positions beyond CLEVR's range are clamped.
 
     Example:
         >>> images, properties = torch.rand(1, 3, 8, 8), torch.zeros(1, 10, 19)
@@ -148,19 +144,18 @@ def flipped(
     toward = torch.tensor(CAMERA[:2], dtype=torch.float64)
     toward = toward / toward.norm()
     reflection = (2 * toward[:, None] * toward - torch.eye(2)).to(properties)
-    places = ((properties[..., :2] - 0.5) @ reflection + 0.5).clamp(0, 1) * properties[..., 18:]
-    turned = torch.cat([places, properties[..., 2:]], dim=-1)
+    positions = ((properties[..., :2] - 0.5) @ reflection + 0.5).clamp(0, 1) * properties[..., 18:]
+    mirrored = torch.cat([positions, properties[..., 2:]], dim=-1)
     chosen = chosen.to(images.device)[:, None, None]
-    return torch.where(chosen[..., None], images.flip(-1), images), torch.where(chosen, turned, properties)
+    return torch.where(chosen[..., None], images.flip(-1), images), torch.where(chosen, mirrored, properties)
 
 
 def projected_positions(properties: Float[Tensor, "batch objects 19"]) -> Float[Tensor, "batch objects 2"]:
-    """Where CLEVR's camera, without its jitter, sees positions in the paper's cut of the image.
-
-    Returns: across and down, -1 to 1 from border to border.
+    """Image coordinates of object positions for CLEVR's camera, without jitter, in the paper's crop: across
+    and down, -1 to 1 from border to border.
 
     Example:
-        >>> projected_positions(torch.full((1, 1, 19), 0.5))[..., 1]  # what the camera looks at
+        >>> projected_positions(torch.full((1, 1, 19), 0.5))[..., 1]  # target of the camera
         tensor([[-0.0521]])
     """
     camera = np.array(CAMERA)
@@ -174,28 +169,28 @@ def projected_positions(properties: Float[Tensor, "batch objects 19"]) -> Float[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FastSetPrediction(SetPrediction):
-    """Coarser features, learned slots, and more to learn from each scene."""
+    """A fast variant: coarser features, learned slots, auxiliary losses and augmentation."""
 
     horizontal_flip: bool = True
-    """Whether half of the images, drawn by lot, are mirrored (`flipped`)."""
+    """Whether a random half of the images is flipped (`flipped`)."""
     position_loss: float = 0.2
-    """Weight of the cross entropy of what features say of the object that is seen there (`projected_positions`); 0: none.
-    For images in the paper's cut, as `clevr-like` has them."""
+    """Weight of the cross entropy of properties predicted from features at the objects' image coordinates
+    (`projected_positions`); 0: none. Needs the paper's crop, as in `clevr-like`."""
     attention_loss: float = 0.02
-    """Weight of the cross entropy of attention where a slot's object is seen: who should look there; 0:
-    none. For images in the same cut."""
+    """Weight of the cross entropy of each matched slot's attention at its object; 0: none. Needs the paper's
+    crop."""
     coordinate_scale: float = 2.0
-    """What coordinates are multiplied with before sets are compared (paper: 1)."""
+    """Scale of coordinates in the matching loss (paper: 1)."""
     loss_on_padding: bool = False
-    """Whether slots that stand for nothing must predict 0 for every property (the paper), or for the
-    real-object flag alone."""
+    """Whether slots without an object must predict 0 for every property (the paper), or for the real-object
+    flag alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data == "clevr" and (self.position_loss or self.attention_loss):
             raise ValueError(
-                f"`position_loss` (={self.position_loss}) and `attention_loss` (={self.attention_loss}) need the "
-                "paper's cut, and `data` 'clevr' comes uncut; set --position-loss 0 --attention-loss 0"
+                f"`position_loss` (={self.position_loss}) and `attention_loss` (={self.attention_loss}) need "
+                "the paper's crop, which `data` 'clevr' lacks; set --position-loss 0 --attention-loss 0"
             )
 
     def build_model(self) -> SetPredictor:
@@ -206,42 +201,43 @@ class FastSetPrediction(SetPrediction):
         if self.horizontal_flip:
             images, properties = flipped(images, properties, per_image(torch.rand, len(images)) < 0.5)
         features = model.encode(images)
-        errors = [self.error(answer, properties) for answer in self.answers(model, features)]
+        errors = [self.error(output, properties) for output in self.outputs(model, features)]
         error = torch.stack(errors).mean()
         if self.position_loss:
             error = error + self.position_loss * self.position_error(model, features, properties)
         return error
 
-    def error(self, answer: SetPredictorOutput, properties: Tensor) -> Tensor:
-        """As `losses.matching_loss`, with what counts how much, and the attention of matched slots."""
+    def error(self, output: SetPredictorOutput, properties: Tensor) -> Tensor:
+        """`losses.matching_loss` with weighted properties, plus the attention loss of matched slots."""
         is_real = properties[..., 18:]
         weight = torch.ones_like(properties) if self.loss_on_padding else is_real.repeat(1, 1, 19)
         weight[..., :3] *= self.coordinate_scale
         weight[..., 18] = 1
         predicted, target = torch.broadcast_tensors(
-            answer.properties[:, :, None] * weight[:, None], (properties * weight)[:, None]
+            output.properties[:, :, None] * weight[:, None], (properties * weight)[:, None]
         )
         cost = F.huber_loss(predicted, target, reduction="none").mean(dim=-1)
         slots, objects = assign(cost)
         batch = torch.arange(len(cost), device=cost.device)[:, None]
         error = cost[batch, slots, objects].sum(dim=1).mean()
         if self.attention_loss:
-            held = sample_at(answer.attention[:, -1], projected_positions(properties))[batch, objects, slots]
-            entropy = -(held + 1e-4).log() * is_real[batch, objects, 0]
+            share = sample_at(output.attention[:, -1], projected_positions(properties))[batch, objects, slots]
+            entropy = -(share + 1e-4).log() * is_real[batch, objects, 0]
             error = error + self.attention_loss * entropy.sum(dim=1).mean()
         return error
 
     def position_error(self, model: SetPredictor, features: Tensor, properties: Tensor) -> Tensor:
-        """Cross entropy, mean over properties, sum over a scene's objects, mean over batch."""
-        answers = model.read_features(features, projected_positions(properties)).clamp(1e-6, 1 - 1e-6)
-        with torch.autocast(features.device.type, enabled=False):  # on a GPU it refuses to run under it
-            entropy = F.binary_cross_entropy(answers, properties, reduction="none").mean(dim=-1)
+        """Cross entropy of features at object positions: mean over properties, sum over objects, mean over
+        batch."""
+        predicted = model.read_features(features, projected_positions(properties)).clamp(1e-6, 1 - 1e-6)
+        with torch.autocast(features.device.type, enabled=False):  # not supported under autocast on a GPU
+            entropy = F.binary_cross_entropy(predicted, properties, reduction="none").mean(dim=-1)
         return (entropy * properties[..., 18]).sum(dim=1).mean()
 
 
 set_clevr_like = FastSetPrediction(
     name="set-clevr-like",
-    description="What is in CLEVR-like scenes rendered here: --data-path FOLDER; half an hour on a CPU",
+    description="Object properties in rendered CLEVR-like scenes: --data-path FOLDER; half an hour on a CPU",
     expected="AP 0.853 ± 0.009, within distance 1: 0.813; uses the true camera (5 seeds, results/)",
     data="clevr-like",
     intermediate_losses=True,

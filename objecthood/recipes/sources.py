@@ -1,7 +1,6 @@
-"""Data sets by name: what the `data` field of a recipe may say.
+"""Data sets by name, for the `data` field of recipes.
 
-The splits of a source share no scene; each data set's class says how it separates them. Only `Folder` reuses
-images, where a folder is too small for three splits (`Folder.overlaps`).
+Splits are disjoint, except for folders that are too small for three splits (`Folder.overlaps`).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from objecthood.models.placement import Fit
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """Which scenes a recipe asks for; see the fields of the same names in `recipes.discovery`."""
+    """Selection of scenes; see the fields of the same names in `recipes.discovery`."""
 
     path: str
     split: str
@@ -37,7 +36,7 @@ class Source:
 
 
 def open_dataset(data: str, source: Source) -> Dataset:
-    """The data set of that name; ValueError where there is none, or it needs a path and has none."""
+    """The data set of that name; ValueError if it is unknown, or needs a path and has none."""
     if data in MADE_HERE:
         return MADE_HERE[data](source)
     if data not in READ_FROM_FILES:
@@ -47,8 +46,8 @@ def open_dataset(data: str, source: Source) -> Dataset:
     return READ_FROM_FILES[data](source)
 
 
-def scenes_in_words(data: str, source: Source) -> str:
-    """What scenes of that name are, for the protocol of a score."""
+def describe_scenes(data: str, source: Source) -> str:
+    """Description of a data set's scenes, for evaluation protocols."""
     if data == "coco":
         return "images of the COCO file (at most; 5 % of it by a hash of their names)"
     if data == "sprites":
@@ -61,13 +60,13 @@ def scenes_in_words(data: str, source: Source) -> str:
 
 
 def fit_of(data: str) -> Fit:
-    """How a model trained on that data is to fit images of another aspect ratio into its square: as in
-    training where that squashed them, else whole, with their aspect ratio kept."""
+    """How a model trained on that data fits images of another aspect ratio: "squash" if training does, else
+    "pad"."""
     return "squash" if data in SQUASHED else "pad"
 
 
 class Untouched(Dataset):
-    """The test scenes from `FIRST_TEST_SCENE` on: some settings were once chosen on those before."""
+    """Test scenes from `FIRST_TEST_SCENE` on; earlier ones were once used to choose settings."""
 
     endless = True
 

@@ -1,21 +1,21 @@
-"""Objects in video (SAVi, Kipf et al. 2022, arXiv 2111.12594): frames are decoded from slots that persist.
+"""Object discovery in video (SAVi, Kipf et al. 2022, arXiv 2111.12594).
 
-Training begins with single frames, one of each clip, as for images, and goes on with whole clips; both phases
-see as many frames a step. The model is scored on longer clips than it was trained on.
+Training has a warm-up on single frames, then uses whole clips, with the same number of frames per step. Test
+clips are longer than training clips.
 
-Differences from SAVi's training and test (released configuration of SAVi-S, `savi_conditional_small.py`);
-those of the model are listed in `models.video`:
+Differences in training and test from SAVi-S (released configuration `savi_conditional_small.py`); those of
+the model are listed in `models.video`:
 
-- Data: sprites made here, not MOVi. Training clips have 4 frames (6 there), test clips 12 (24 there).
-- Target: the frame by default; optical flow to the next frame as an image is `target="flow"` (there the
-  default, to the frame before where the data has it, in other colours). The error is a mean over pixels and
-  channels in [-1, 1] units (there a sum, of frames or flow in [0, 1]).
-- Start: unconditional by default (there boxes). Absent objects have a hint of -1 (there 0): `object_conditions`.
-- A warm-up on single frames (`single_frame_steps`), and the weight of duplicate suppression grows: not in SAVi.
+- Data: generated sprites, not MOVi. Training clips have 4 frames (SAVi: 6), test clips 12 (SAVi: 24).
+- Target: the frame; with `target="flow"`, optical flow to the next frame as an image (SAVi: flow, to the
+  previous frame if the data has it, in other colours). The error is a mean over pixels and channels in [-1,
+  1] units (SAVi: a sum, in [0, 1] units).
+- Initial slots: unconditional by default (SAVi: boxes). Absent objects have condition -1 (SAVi: 0).
+- A single-frame warm-up (`single_frame_steps`) and a ramp of duplicate suppression (SAVi: none).
 - Optimiser: 1000 steps of 16 frames, Muon for matrices and Adam at 1e-3, 200 steps of warm-up, gradients
-  clipped to norm 1, and averaged weights. There: 100,000 steps of 64 clips, Adam at 2e-4, 2500 steps of
-  warm-up, clipped to norm 0.05, no averaging. Both decay the learning rate by a cosine to zero.
-- Test: 10 iterations in the first frame and 2 in later ones (there 1 in every frame, in training too).
+  clipped to norm 1, EMA weights. SAVi: 100,000 steps of 64 clips, Adam at 2e-4, 2500 steps of warm-up,
+  clipped to norm 0.05, no EMA. Both decay the learning rate by a cosine to zero.
+- Test: 10 iterations in the first frame and 2 in later ones (SAVi: 1 in every frame, also in training).
 """
 
 from __future__ import annotations
@@ -42,33 +42,32 @@ from objecthood.recipes.base import FAST
 from objecthood.recipes.clips import OnClips
 
 TARGETS = ("input", "next", "flow")
-LEAST_HELD = 6
-"""Inputs below which a slot holds nothing that could be told from others."""
+MIN_INPUTS = 6
+"""Number of inputs below which a slot counts as empty in the slot contrast."""
 PREDICTORS = ("transformer", "residual", "identity")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Video(OnClips):
-    """A video model on clips made here."""
+    """A video model on generated clips."""
 
     frames: int = 4
-    """Of a training clip; 1: the image model, which takes every frame for itself in tests too."""
+    """Frames of a training clip; 1: an image model, which treats frames independently in tests as well."""
     single_frame_steps: int = 500
-    """Steps on single frames, before those on clips."""
+    """Length of the warm-up on single frames, in steps."""
     predictor: str = "transformer"
-    """Slots of a frame to the first guess for the next: "transformer", "residual" or "identity"."""
+    """Slot predictor: "transformer", "residual" or "identity"."""
     conditioning: Conditioning = "unconditional"
-    """"unconditional", or "boxes" or "centres" of the first frame's objects, taken from its true masks."""
+    """"unconditional", or "boxes" or "centres" of the first frame's true masks."""
     target: str = "input"
-    """What is painted: "input" (what the model sees), "next" (the same, of the next frame), or "flow", the
-    true flow."""
+    """Reconstruction target: "input" (the model's input), "next" (that of the next frame) or "flow" (true
+    optical flow)."""
     slot_module: str = "slot-attention"
-    """What groups features into slots: "slot-attention", "soft-k-means" or "slot-mlp"."""
+    """Slot module: "slot-attention", "soft-k-means" or "slot-mlp"."""
     merge_penalty: float = 15.0
-    """What a slot loses that shares one thing with a heavier one; 0: none."""
+    """Largest reduction of the attention logits of duplicate slots; 0: none."""
     slot_contrast: float = 0.0
-    """Weight of the contrast of slots that hold something with all such slots a frame later
-    (`losses.slot_slot_contrast`)."""
+    """Weight of `losses.slot_slot_contrast` between adjacent frames, over non-empty slots; 0: none."""
 
     main_score = "video_fg_ari"
     minimums = OnClips.minimums | {"frames": 1, "single_frame_steps": 0}
@@ -76,17 +75,17 @@ class Video(OnClips):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alone and (
+        if self.is_per_frame and (
             self.modality == "motion" or self.target == "next" or self.conditioning != "unconditional"
         ):
             raise ValueError(
-                f"`frames` (={self.frames}) must be at least 2 to see motion, to paint the next frame, or to "
-                "start from hints"
+                f"`frames` (={self.frames}) must be at least 2 for `modality` 'motion', `target` 'next', "
+                "or conditioning"
             )
 
     @property
-    def alone(self) -> bool:
-        """Whether every frame is taken for itself."""
+    def is_per_frame(self) -> bool:
+        """Whether frames are independent."""
         return self.frames == 1
 
     def build_model(self) -> SlotVideo:
@@ -113,50 +112,50 @@ class Video(OnClips):
     def loss(self, model: SlotVideo, scenes: Scenes, step: int) -> Tensor:
         grow_merge_penalty(model.grouping.slot_attention.attention_bias, step, start=300)
         frames, masks, flow = scenes["image"], scenes["masks"], scenes["flow"]
-        if self.still(step):
+        if self.is_single_frame(step):
             first = step % (self.frames if model.modality == "frame" else self.frames - 1)
-            length = 1 if model.modality == "frame" else 2  # two frames have one motion
+            length = 1 if model.modality == "frame" else 2  # motion needs two frames
             frames, flow, masks = (part[:, first : first + length] for part in (frames, flow, masks))
         else:
-            kept = max(1, len(frames) // self.frames)
-            frames, flow, masks = frames[:kept], flow[:kept], masks[:kept]
-        seen = model.to_modality(frames)
-        if self.still(step):
-            seen, flow, masks = seen[:, :1], flow[:, :1], masks[:, :1]
-        target = motion_batch(flow) if self.target == "flow" else seen
-        scene = model.see(seen, self.conditions(masks[:, 0]))
-        painted = scene.reconstruction
-        if self.target == "next" and seen.shape[1] > 1:  # of a single frame there is no next one
-            painted, target = painted[:, :-1], target[:, 1:]
-        error = 4 * (painted - target).square().mean()
-        if self.slot_contrast and scene.slots.shape[1] > 1:
-            contrast = losses.slot_slot_contrast(scene.slots, holds=hold_something(scene.attention))
+            count = max(1, len(frames) // self.frames)
+            frames, flow, masks = frames[:count], flow[:count], masks[:count]
+        inputs = model.to_modality(frames)
+        if self.is_single_frame(step):
+            inputs, flow, masks = inputs[:, :1], flow[:, :1], masks[:, :1]
+        target = flow_images(flow) if self.target == "flow" else inputs
+        output = model.see(inputs, self.conditions(masks[:, 0]))
+        reconstruction = output.reconstruction
+        if self.target == "next" and inputs.shape[1] > 1:  # a single frame has no next one
+            reconstruction, target = reconstruction[:, :-1], target[:, 1:]
+        error = 4 * (reconstruction - target).square().mean()
+        if self.slot_contrast and output.slots.shape[1] > 1:
+            contrast = losses.slot_slot_contrast(output.slots, holds=non_empty_slots(output.attention))
             error = error + self.slot_contrast * contrast
         return error
 
-    def still(self, step: int) -> bool:
-        """Whether a step sees single frames."""
-        return self.alone or step < self.single_frame_steps
+    def is_single_frame(self, step: int) -> bool:
+        """Whether a step uses single frames."""
+        return self.is_per_frame or step < self.single_frame_steps
 
     def conditions(self, masks: Tensor) -> Tensor | None:
-        """Hints of first frames [batch, height, width] if the start asks for them, see `object_conditions`."""
+        """Conditions from true masks [batch, height, width] of first frames; None if unconditional."""
         if self.conditioning == "unconditional":
             return None
         return object_conditions(masks, self.num_slots, self.conditioning)
 
     def scores(self, model: SlotVideo, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
-        scene = self.discover(model, scenes, indices)
+        output = self.discover(model, scenes, indices)
         truth = scenes["masks"]
-        tracks = motion.track(scenes["image"], scene.masks)
-        right, judged = motion.verdicts_right(tracks, scene.masks, scenes)
+        tracks = motion.track(scenes["image"], output.masks)
+        right, judged = motion.verdicts_right(tracks, output.masks, scenes)
         height, width = truth.shape[-2:]
-        attention = enlarge(scene.attention.flatten(0, 1).float(), height, width).unflatten(
+        attention = enlarge(output.attention.flatten(0, 1).float(), height, width).unflatten(
             0, truth.shape[:2]
         )
-        error = 4 * (scene.reconstruction - model.to_modality(scenes["image"])).square().mean(
+        error = 4 * (output.reconstruction - model.to_modality(scenes["image"])).square().mean(
             dim=(1, 2, 3, 4)
         )
-        return self.mask_scores(scenes, scene.masks) | {
+        return self.mask_scores(scenes, output.masks) | {
             "attention_fg_ari": metrics.frame_adjusted_rand_index(truth, attention, ignore_background=True),
             "attention_ari": metrics.frame_adjusted_rand_index(truth, attention, ignore_background=False),
             "motion_right": right,
@@ -165,62 +164,61 @@ class Video(OnClips):
         }
 
     def discover(self, model: SlotVideo, scenes: Scenes, indices: Tensor) -> VideoOutput:
-        """The model's view of held-out clips, with test iterations, from start noise fixed by the index."""
+        """The model's output for held-out clips, with test iterations and noise seeded by the index."""
         frames, iterations = scenes["image"], self.test_iterations
         conditions = self.conditions(scenes["masks"][:, 0])
         if conditions is not None:
             return model(frames, conditions, iterations=iterations)
         noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
         noise = noise.to(frames.device)
-        if not self.alone:
+        if not self.is_per_frame:
             return model(frames, iterations=iterations, noise=noise)
         parts = [model(frame[:, None], iterations=iterations, noise=noise) for frame in frames.unbind(1)]
         return VideoOutput(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
 
     @property
     def protocol(self) -> str:
-        sight = "frames" if self.modality == "frame" else "motion found by matching"
+        modality = "frames" if self.modality == "frame" else "motion by block matching"
         rounds = f"{self.test_iterations} iterations in "
         rounds += (
-            "every frame, each alone"
-            if self.alone
+            "every frame, each independently"
+            if self.is_per_frame
             else f"the first frame, {self.later_iterations} in later ones"
         )
-        start = f"start {self.conditioning}"
+        conditioning = f"conditioning {self.conditioning}"
         if self.conditioning != "unconditional":
-            start += " of the first frame's true masks (background 0, absent objects -1)"
+            conditioning += " of the first frame's true masks (background 0, absent objects -1)"
         return (
-            f"{self.test_scenes} {self.data} clips of {self.test_frames} frames held out, {sight} seen, "
-            f"{rounds}, {self.num_slots} slots, {start}, argmax of decoder masks; video_fg_ari: "
+            f"{self.test_scenes} {self.data} clips of {self.test_frames} frames held out, input {modality}, "
+            f"{rounds}, {self.num_slots} slots, {conditioning}, argmax of decoder masks; video_fg_ari: "
             "adjusted Rand index over all frames of a clip together, without true background pixels; "
-            "video_ari: with them; frame_fg_ari, frame_ari: every frame for itself; attention_fg_ari, "
-            "attention_ari: the same of attention, enlarged; id_switch_rate: share of "
+            "video_ari: with them; frame_fg_ari, frame_ari: per frame; attention_fg_ari, attention_ari: "
+            "per frame, of upsampled attention; id_switch_rate: share of "
             "frames in which an object is found by another slot than the last time (overlap at least 0.5, "
-            "assigned one to one); motion_accuracy: moving or static, right, over objects found; mse in "
-            "[-1, 1] units; mean over clips"
+            "assigned one to one); motion_accuracy: share of found objects correctly "
+            "classified as moving or static; mse in [-1, 1] units; mean over clips"
         )
 
 
-def hold_something(attention: Tensor) -> Tensor:
-    """Which slots have more than half of at least `LEAST_HELD` inputs [batch, time, slots], of attention
-    [batch, time, slots, rows, columns]."""
-    return (attention.detach() > 0.5).flatten(-2).sum(dim=-1) >= LEAST_HELD
+def non_empty_slots(attention: Tensor) -> Tensor:
+    """Slots [batch, time, slots] with more than half the attention [batch, time, slots, rows, columns] at
+    `MIN_INPUTS` inputs or more."""
+    return (attention.detach() > 0.5).flatten(-2).sum(dim=-1) >= MIN_INPUTS
 
 
-def motion_batch(flow: Tensor) -> Tensor:
-    """Flow [batch, time, 2, height, width] as images."""
+def flow_images(flow: Tensor) -> Tensor:
+    """Flow [batch, time, 2, height, width] as images in [0, 1]."""
     return motion_image(flow.flatten(0, 1)).unflatten(0, flow.shape[:2])
 
 
 def object_conditions(masks: Tensor, num_slots: int, kind: Conditioning) -> Tensor:
     """Boxes (top, left, bottom, right) or centres (down, across) in [0, 1] of label maps [batch, height,
-    width]: the background in row 0, object k in row k, so that label k is slot k.
+    width]: slot k is conditioned on label k.
 
-    The background's hint is all 0, as in SAVi's code (Kipf et al. 2022; `CoordinateEncoderStateInit` with
-    `prepend_background`); no object has it, as its box has an area and its centre lies inside. A row without
-    an object is all -1. Here we differ: SAVi's code pads with 0 (`NOTRACK_BOX`), so that absent objects begin
-    in the background's slot state and share the background with it. Objects beyond `num_slots` - 1 are left
-    out. `nn.ConditionedSlots` says what equal hints lead to.
+    The background's condition is all 0, as in SAVi's code (Kipf et al. 2022; `CoordinateEncoderStateInit`
+    with `prepend_background`), which no object has. Absent objects are all -1. SAVi's code pads with 0
+    (`NOTRACK_BOX`), so absent objects share the background's initial state. Objects beyond `num_slots` - 1
+    are ignored. See `nn.ConditionedSlots` on equal conditions.
 
     Example:
         >>> object_conditions(torch.tensor([[[0, 1], [0, 1]]]), 3, "boxes")[0].tolist()
@@ -240,17 +238,17 @@ def object_conditions(masks: Tensor, num_slots: int, kind: Conditioning) -> Tens
 
 moving_sprites = Video(
     name="moving-sprites",
-    description="Clips of coloured sprites that move or stand still, made on the spot; minutes on one core",
+    description="Generated clips of moving and static coloured sprites; minutes on one core",
     data="moving-sprites",
     num_slots=6,
     steps=1000,
     **FAST | {"evaluate_every": 250, "validation_scenes": 32, "test_scenes": 160},
 )
-"""Sprites that move, cover each other, leave and enter: `objecthood train moving-sprites`."""
+"""Sprites that move, occlude each other, leave and enter: `objecthood train moving-sprites`."""
 
 camouflage = Video(
     name="camouflage",
-    description="Things of the same noise as what lies behind them, seen by their motion alone; minutes",
+    description="Random-dot motion: objects textured like the background; minutes on one core",
     data="camouflage",
     modality="motion",
     num_slots=4,
@@ -258,4 +256,4 @@ camouflage = Video(
     single_frame_steps=300,
     **FAST | {"evaluate_every": 250, "validation_scenes": 32, "test_scenes": 160},
 )
-"""Nothing is seen in any frame, all in their motion: `objecthood train camouflage`."""
+"""Objects are visible by motion only: `objecthood train camouflage`."""

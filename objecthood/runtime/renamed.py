@@ -95,6 +95,17 @@ def fields(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     }
 
 
+def settings(stored: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """A stored recipe, with its class under "task", under today's names.
+
+    Example:
+        >>> settings({"task": "GuidedDiscovery", "average": 0.99}, {"task", "ema_decay"})
+        {'task': 'SpatialBiasDiscovery', 'ema_decay': 0.99}
+    """
+    task = stored.get("task")
+    return fields(stored, known) | {"task": TASKS.get(task, task) if isinstance(task, str) else task}
+
+
 def tensors(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A state dict under today's names.
 

@@ -1,7 +1,7 @@
-"""A run folder -> one self-contained HTML page: scores, curves, images, the recipe, the machine.
+"""Report of a run folder: one self-contained HTML page with scores, curves, images, recipe and machine.
 
-The page loads nothing: no script, inline style, curves as SVG (`charts`), images as data. It can be
-written while the run goes on: what is missing is left out, and a line still being written is passed over.
+The page has no scripts and no external resources: inline style, SVG curves (`visualize.charts`), images as
+data URLs. It can be written during training; missing files and incomplete lines are skipped.
 """
 
 import base64
@@ -15,14 +15,14 @@ from objecthood.recipes.score_names import title as title_of
 from objecthood.runtime.files import is_number, parse_json, read_plain, write_text
 from objecthood.visualize.charts import Number, line_chart, short_number
 
-Record = dict[str, Any]  # what a JSON file, or a line of one, says
+Record = dict[str, Any]  # a JSON object
 
 NOT_SCORES = {"kind", "step", "seconds", "cpu_seconds"}
 LARGEST = 1e100
-"""Numbers beyond it come from a damaged file, and the space between two ticks would be infinite."""
+"""Bound of plotted numbers; larger ones come from damaged files and would overflow tick spacing."""
 FURTHER_CURVES = ("learning_rate", "gradient_norm", "images_per_second")
-PICTURE_TYPES = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp"}
-# The page may show data it carries and use its own style; a browser then refuses everything else.
+IMAGE_TYPES = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp"}
+# The browser loads inline data and style only.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 STYLE = """
@@ -40,12 +40,12 @@ p { margin: .5rem 0; max-width: 54rem; }
 .tiles, .charts { display: grid; gap: .75rem; }
 .tiles { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); margin: 1.25rem 0 .75rem; }
 .charts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); margin-top: .75rem; }
-.tile, .chart, .picture { margin: 0; padding: .8rem 1rem; background: var(--card);
+.tile, .chart, .image { margin: 0; padding: .8rem 1rem; background: var(--card);
   border: 1px solid var(--rule); border-radius: .6rem; }
 .tile b { display: block; font-size: 1.6rem; line-height: 1.25; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
-.picture { margin-bottom: .75rem; }
-.picture img { display: block; max-width: 100%; height: auto; margin: 0 auto .5rem; border-radius: .3rem; }
+.image { margin-bottom: .75rem; }
+.image img { display: block; max-width: 100%; height: auto; margin: 0 auto .5rem; border-radius: .3rem; }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--soft); font-size: 13px; font-variant-numeric: tabular-nums; }
 svg text.last { fill: var(--ink); font-weight: 600; }
@@ -61,12 +61,12 @@ summary { margin-top: .75rem; color: var(--soft); cursor: pointer; }
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write `index.html` into a run folder and return its path.
+    """Write `index.html` into a run folder, atomically, and return its path.
 
-    Read, where they are there: `recipe.json`, `metrics.jsonl`, `result.json`, `latest.png` and the images
-    in `figures/`. The page replaces its predecessor in one step, so that a reader never meets half of it.
+    Uses `recipe.json`, `metrics.jsonl`, `result.json`, `latest.png` and the images in `figures/`, if present.
 
-    Raises: FileNotFoundError where the folder itself does not exist.
+    Raises:
+        FileNotFoundError: the folder does not exist.
 
     >>> import tempfile
     >>> write_report(Path(tempfile.mkdtemp())).name
@@ -90,7 +90,7 @@ def write_report(run_folder: Path) -> Path:
 
 
 def _read_object(path: Path) -> Record:
-    """A JSON object, or {} where the file is missing, a link, torn or something else."""
+    """A JSON object, or {} if the file is missing, a link, or no JSON object."""
     try:
         value = parse_json(read_plain(path) or b"")
     except (OSError, ValueError):
@@ -99,7 +99,7 @@ def _read_object(path: Path) -> Record:
 
 
 def _read_lines(path: Path) -> list[Record]:
-    """One JSON object a line, in order of step; lines that are none are passed over."""
+    """JSON objects, one per line, in order of step; other lines are skipped."""
     records = []
     for line in (read_plain(path) or b"").splitlines():
         try:
@@ -112,7 +112,7 @@ def _read_lines(path: Path) -> list[Record]:
 
 
 def _is_drawn(value: Any) -> bool:
-    """Whether a value is a number that a chart and a sentence can show."""
+    """Whether a value is a number within `LARGEST`."""
     return is_number(value) and abs(value) <= LARGEST
 
 
@@ -138,7 +138,7 @@ def _page(title: str, sections: Iterable[str]) -> str:
 
 
 def _head(title: str, recipe: Record, result: Record, evaluated: list[Record], records: list[Record]) -> str:
-    """Title, description, the scores as tiles, and the verdict: final or not, how long, by which rules."""
+    """Title, description, scores as tiles, a summary sentence and the protocol."""
     given = result.get("scores")
     final = _scores(given) if isinstance(given, dict) else {}
     scores = final or (_scores(evaluated[-1]) if evaluated else {})
@@ -196,13 +196,13 @@ def _chart(records: list[Record], key: str, *, logarithmic: bool = False) -> str
 
 
 def _images(run_folder: Path) -> str:
-    """`latest.png`, then `figures/` by name; the name is the caption. Symbolic links are left out: they may
-    point to images that are nobody else's concern."""
+    """`latest.png`, then `figures/` by name, with the name as caption. Symbolic links are skipped: they may
+    point to private images."""
     folder = run_folder / "figures"
     paths = [run_folder / "latest.png", *([] if folder.is_symlink() else sorted(folder.glob("*")))]
     figures = []
     for path in paths:
-        kind = PICTURE_TYPES.get(path.suffix.lower())
+        kind = IMAGE_TYPES.get(path.suffix.lower())
         content = read_plain(path) if kind else None
         if content is None:
             continue
@@ -210,11 +210,11 @@ def _images(run_folder: Path) -> str:
         caption = escape(path.stem.replace("_", " "))
         image = f'<img src="data:{kind};base64,{data}" alt="{caption}">'
         figures.append(f'<figure class="image">{image}<figcaption>{caption}</figcaption></figure>')
-    return f"<section><h2>Pictures</h2>{''.join(figures)}</section>" if figures else ""
+    return f"<section><h2>Images</h2>{''.join(figures)}</section>" if figures else ""
 
 
 def _table(heading: str, values: Mapping[str, Any]) -> str:
-    """Names and values as they stand in the file, text without its quotation marks."""
+    """Names and values as in the file, text without quotation marks."""
     rows = [
         f"<tr><th>{escape(str(key))}</th>"
         f"<td>{escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))}</td></tr>"

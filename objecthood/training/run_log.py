@@ -1,4 +1,4 @@
-"""What a run notes of itself: its time, its scores in metrics.jsonl, and in TensorBoard for who asks."""
+"""Run log: training time, and metrics in metrics.jsonl and optionally TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ TRACKERS = ("tensorboard",)
 
 
 class TensorBoard:
-    """Event files below `folder`, to be read by `tensorboard --logdir`.
+    """Event files in `folder`, for `tensorboard --logdir`.
 
-    Tags are "train/loss", "evaluate/fg_ari" and so on, the keys of metrics.jsonl, over steps; "latest" is the
-    image that is shown while training. A run that is gone on with hides what it had told from `first_step`
-    on, but for the `lines` of that step.
+    Tags are kind and key of metrics.jsonl, such as "train/loss" and "evaluate/fg_ari"; "latest" is
+    latest.png. A resumed run purges events from `first_step` on, and rewrites the `lines` of that step.
     """
 
     def __init__(self, folder: Path, first_step: int, lines: Sequence[dict[str, Any]] = ()):
@@ -33,13 +32,13 @@ class TensorBoard:
             self.write(line)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Tell what a line of metrics.jsonl tells."""
+        """Write the values of a line of metrics.jsonl."""
         for name in line.keys() - {"kind", "step"}:
             self._writer.add_scalar(f"{line['kind']}/{name}", line[name], line["step"])
 
-    def show(self, step: int, picture: Path) -> None:
-        with Image.open(picture) as shown:
-            self._writer.add_image("latest", np.asarray(shown.convert("RGB")), step, dataformats="HWC")
+    def show(self, step: int, path: Path) -> None:
+        with Image.open(path) as image:
+            self._writer.add_image("latest", np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def flush(self) -> None:
         self._writer.flush()
@@ -49,27 +48,27 @@ class TensorBoard:
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """ValueError where a name is none of `TRACKERS`, or what it needs is not installed."""
+    """Raise ValueError if a name is not in `TRACKERS`, or its package is not installed."""
     for name in names:
         if name not in TRACKERS:
             raise ValueError(
-                f"`log` (={name!r}) must be of {', '.join(TRACKERS)}; metrics.jsonl is always written"
+                f"`log` (={name!r}) must be one of {', '.join(TRACKERS)}; metrics.jsonl is always written"
             )
         try:
             import tensorboard  # noqa: F401
         except ImportError as error:
             raise ValueError(
-                f"`log` (={name!r}) needs a package that is not here; pip install 'objecthood[{name}]'"
+                f"`log` (={name!r}) needs a package that is not installed; pip install 'objecthood[{name}]'"
             ) from error
 
 
 class Stopwatch:
-    """Wall and CPU seconds spent training: evaluation, images and checkpoints are paused for."""
+    """Wall and CPU seconds of training, paused during evaluation, figures and checkpoints."""
 
     def __init__(self, wall: float = 0.0, cpu: float = 0.0):
         self._wall, self._cpu = wall, cpu
         self.others = 0.0
-        """CPU seconds of the other processes, as last told."""
+        """CPU seconds of the other processes, when last updated."""
         self.start()
 
     def start(self) -> None:
@@ -89,8 +88,8 @@ class Stopwatch:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that are whole: objects with a text as "kind", a whole number as "step", and
-    numbers as all else. A line that was being written when a run was killed, or is damaged, is left out."""
+    """Valid lines of metrics.jsonl: objects with text "kind", integer "step", and numbers. Incomplete and
+    damaged lines are skipped."""
     lines = []
     for text in (read_plain(path) or b"").splitlines():
         try:
@@ -112,10 +111,10 @@ def _is_before(line: dict[str, Any], step: int) -> bool:
 
 
 class Log:
-    """metrics.jsonl: one JSON object a line; lines that came after the checkpoint that a run resumes from are
-    dropped, its step's own scores among them.
+    """metrics.jsonl, one JSON object per line, and `trackers`, which get the same values.
 
-    Only the first process has it `written`. `trackers` are told the same.
+    A resumed run drops lines after its checkpoint, including the scores of that step. Only the first process
+    has `written` set.
     """
 
     def __init__(self, path: Path, first_step: int, written: bool = True, trackers: Sequence[str] = ()):
@@ -125,12 +124,12 @@ class Log:
             return
         lines = [line for line in read_log(path) if _is_before(line, first_step)] if first_step else []
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
-        # A tracker drops the first step's own lines with the later ones.
+        # A tracker purges the first step's lines as well.
         own = [line for line in lines if line["step"] == first_step]
         self.trackers = [TensorBoard(path.parent / name, first_step, own) for name in trackers]
 
     def sync(self) -> None:
-        """Have the system write all lines to disk before going on, and trackers what they hold."""
+        """Flush all lines to disk, and trackers."""
         if self.written:
             checkpoint.sync(self.path)
         for tracker in self.trackers:
@@ -150,12 +149,12 @@ class Log:
         for tracker in self.trackers:
             tracker.write(line | values)
 
-    def show(self, step: int, picture: Path) -> None:
-        """Hand the image of a step to the trackers."""
+    def show(self, step: int, path: Path) -> None:
+        """Pass the image of a step to the trackers."""
         for tracker in self.trackers:
-            tracker.show(step, picture)
+            tracker.show(step, path)
 
     def close(self) -> None:
-        """Have trackers write what they hold."""
+        """Close the trackers."""
         for tracker in self.trackers:
             tracker.close()
