@@ -255,7 +255,7 @@ def test_starts_on_the_command_line(capsys):
     for weights, restarts, reason in (
         ("tetrominoes", "2", "--restarts (=2) must be 1 here"),
         ("tetrominoes-guided", "0", "--restarts (=0) must be at least 1"),
-        ("set-clevr", "2", "--restarts (=2) means nothing to set-clevr-like"),
+        ("set-clevr", "2", "set-clevr-like has no --restarts (=2)"),
     ):
         code, said = evaluate(weights, "--restarts", restarts)
         assert code == 2 and reason in " ".join(said.split())
