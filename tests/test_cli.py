@@ -301,7 +301,7 @@ NOT_POSSIBLE = [
     ("evaluate RUN --recipe sprites --num-scenes 1", "Resize with"),
     ("predict none.png --weights RUN --out NEW", "no such file"),
     ("predict FILE --weights RUN --out NEW", "not a readable image"),
-    ("predict FILE --weights RUN --out RUN", "name a new or an empty folder"),
+    ("predict FILE --weights RUN --out RUN", "use a new or empty output folder"),
     ("show FILE", "not a weight file"),
 ]
 
