@@ -63,7 +63,7 @@ def test_cards_are_made_from_the_facts(name):
 
 def test_a_card_with_a_gap_is_refused():
     for fact in REQUIRED:
-        with pytest.raises(ValueError, match=f"no card without {fact};"):
+        with pytest.raises(ValueError, match=f"the model card needs {fact};"):
             model_card("x", {**oh.PRETRAINED["sprites"].facts, fact: ""}, "x.png", "x")
 
 
