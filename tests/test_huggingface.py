@@ -154,7 +154,9 @@ except ValueError as error:
 
 def test_without_a_connection_it_fails_at_once_in_one_line(elsewhere):
     said = elsewhere(OFFLINE.replace("NAME", "absent"))
-    assert said.startswith("True config.json of me/absent could not be downloaded (no connection to the Hub: ")
+    assert said.startswith(
+        "True config.json of me/absent could not be downloaded (no connection to the Hub: "
+    )
     assert said.endswith("; check the connection, or take one of " + ", ".join(oh.PRETRAINED))
     assert "..." not in said
 
@@ -208,9 +210,7 @@ def test_models_that_cannot_be_published_are_told(tmp_path):
 def test_own_weights_need_what_only_their_owner_knows(tmp_path, monkeypatch):
     recipe = oh.RECIPES["tetrominoes"]
     file = oh.save(recipe.build_model(), recipe, tmp_path / "w.safetensors", {"fg_ari": 0.5})
-    with pytest.raises(
-        ValueError, match="publishing needs licence, data, limits, chosen; add"
-    ):
+    with pytest.raises(ValueError, match="publishing needs licence, data, limits, chosen; add"):
         oh.push_to_hub(file, "me/mine")
     told = {"licence": "MIT", "data": "Mine.", "limits": "Many.", "chosen": "One seed was trained"}
     with pytest.raises(ValueError, match="the model card needs an image"):

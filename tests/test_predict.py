@@ -240,7 +240,9 @@ def test_several_starts(model, tmp_path):
     assert not torch.equal(one.masks, two.masks)
     guided.restarts = 8
     assert torch.equal(oh.predict(guided, picture)[0].masks, two.masks)
-    with pytest.raises(ValueError, match=r"`restarts` \(=2\) must be 1 for these weights: their initial slots are fixed"):
+    with pytest.raises(
+        ValueError, match=r"`restarts` \(=2\) must be 1 for these weights: their initial slots are fixed"
+    ):
         oh.predict(model, picture, restarts=2)
 
 

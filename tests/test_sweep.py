@@ -34,9 +34,7 @@ def test_every_combination_is_trained_once_and_summed_up(tmp_path, capsys):
     assert sweep(tmp_path / "s", *words) == 0
     said = capsys.readouterr().out
     runs = sorted(folder.name for folder in (tmp_path / "s").iterdir() if folder.is_dir())
-    assert runs == [
-        f"muon-learning-rate={rate},seed={seed}" for rate in ("0.01", "0.02") for seed in (0, 1)
-    ]
+    assert runs == [f"muon-learning-rate={rate},seed={seed}" for rate in ("0.01", "0.02") for seed in (0, 1)]
     assert "4 of 4: muon-learning-rate=0.02,seed=1" in said and "±" in said and "held out" in said
     found = json.loads((tmp_path / "s" / "sweep.json").read_text())
     assert [row["setting"] for row in found["rows"]] == [

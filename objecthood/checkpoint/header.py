@@ -19,10 +19,11 @@ _IN_JSON = ("recipe", "scores", "calibration", "frozen")
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """The metadata of a weight file: recipe, version, commit, scores and "calibration" (`out_of_distribution`).
+    """The metadata of a weight file: recipe, version, commit, scores and "calibration"
+    (`out_of_distribution`).
 
-    "parameters" is the number of weights in the file. "frozen" maps paths of frozen modules, whose weights are
-    not in the file, to their identities (`nn.frozen.Identity`). Raises ValueError if the file is missing,
+    "parameters" is the number of weights in the file. "frozen" maps paths of frozen modules, whose weights
+    are not in the file, to their identities (`nn.frozen.Identity`). Raises ValueError if the file is missing,
     truncated, or of another format.
 
     Example:
@@ -45,9 +46,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
         _check_facts(facts)
         parameters = sum(_product(tensor["shape"]) for tensor in tensors.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not a weight file of objecthood ({error}); use another file"
-        ) from error
+        raise ValueError(f"{path} is not a weight file of objecthood ({error}); use another file") from error
     return facts | {"parameters": parameters}
 
 

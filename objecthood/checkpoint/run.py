@@ -36,7 +36,8 @@ __all__ = ["NotSaved", "load", "load_reference", "read_description", "restore", 
 KEPT = 2
 """Number of checkpoints that are kept, so that one remains if the newest is damaged."""
 SMALL_RESOLUTION = 256
-"""Image side in pixels up to which buffers take at most 100 MB and are not checked before the model is built."""
+"""Image side in pixels up to which buffers take at most 100 MB and are not checked before the model is
+built."""
 NAMED = 5
 """Number of mismatched tensors that an error message lists."""
 
@@ -134,10 +135,11 @@ def described_recipe(path: str | Path, task: type[Recipe] | None = None) -> Reci
 
 
 def check_buffers(recipe: Recipe) -> None:
-    """Raise ValueError if buffers of a recipe's model, such as coordinate grids, exceed `limits.BUFFER_BYTES`.
+    """Raise ValueError if buffers of a recipe's model, such as coordinate grids, exceed
+    `limits.BUFFER_BYTES`.
 
-    The model is built on PyTorch's meta device, without memory. Importing that takes a second, so recipes with
-    a side of up to `SMALL_RESOLUTION` pixels are not checked.
+    The model is built on PyTorch's meta device, without memory. Importing that takes a second, so recipes
+    with a side of up to `SMALL_RESOLUTION` pixels are not checked.
     """
     if getattr(recipe, "resolution", 0) <= SMALL_RESOLUTION:
         return
@@ -157,8 +159,8 @@ def no_more_weights_than(count: int) -> Iterator[None]:
     allocated.
 
     The recipe in an untrusted file sets the size of the model; `count` is the number of weights in the file.
-    Twice as many plus a million are allowed, as replaced modules count too. Weights of frozen modules, which no
-    file holds, are limited separately by `limits.FROZEN_WEIGHTS`.
+    Twice as many plus a million are allowed, as replaced modules count too. Weights of frozen modules, which
+    no file holds, are limited separately by `limits.FROZEN_WEIGHTS`.
     """
     thread, found, restored = threading.get_ident(), 0, 0
 
@@ -188,8 +190,8 @@ def frozen_facts(model: nn.Module) -> dict[str, dict[str, str]]:
 
 
 def check_space(folder: Path, model: nn.Module) -> None:
-    """Raise NotSaved if the disk of `folder` lacks space for the kept checkpoints and a temporary one, each twice
-    the size of `model` (weights and EMA, plus two Adam moments of the weights)."""
+    """Raise NotSaved if the disk of `folder` lacks space for the kept checkpoints and a temporary one, each
+    twice the size of `model` (weights and EMA, plus two Adam moments of the weights)."""
     needed, free = (KEPT + 1) * 2 * _size(model), shutil.disk_usage(folder).free
     if free < needed:
         raise NotSaved(
@@ -201,8 +203,8 @@ def check_space(folder: Path, model: nn.Module) -> None:
 def save_checkpoint(
     folder: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], facts: dict[str, Any]
 ) -> Path:
-    """Write `folder/step_NNNNNNNN` and remove checkpoints older than the newest `KEPT` intact ones; `facts` are
-    JSON values stored in it. Weights of frozen modules (`nn.frozen`) are omitted and identified there.
+    """Write `folder/step_NNNNNNNN` and remove checkpoints older than the newest `KEPT` intact ones; `facts`
+    are JSON values stored in it. Weights of frozen modules (`nn.frozen`) are omitted and identified there.
 
     Raises NotSaved if writing fails (earlier checkpoints stay intact), ValueError if `folder` is a symbolic
     link or weights of a frozen module were changed.
@@ -222,7 +224,9 @@ def save_checkpoint(
             _remove(old)
     except (OSError, SafetensorError) as error:
         whole = [one.name for one in _checkpoints(folder) if not _fault(one)]
-        there = f"{whole[0]} is intact; free space and continue with --resume" if whole else "there is none yet"
+        there = (
+            f"{whole[0]} is intact; free space and continue with --resume" if whole else "there is none yet"
+        )
         problem = f"the checkpoint of step {step} could not be written to {folder}"
         raise _not_saved(problem, folder, error, model, there) from error
     finally:
@@ -334,7 +338,8 @@ def _fault(checkpoint: Path) -> str | None:
 
 
 def _differences(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:
-    """The first tensors that are missing, unexpected, or of another shape or type, in one line; "" if none."""
+    """The first tensors that are missing, unexpected, or of another shape or type, in one line; "" if
+    none."""
 
     def described(tensors: dict[str, Tensor], name: str) -> str:
         if name not in tensors:
@@ -373,8 +378,8 @@ def _write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, s
 
 
 def _sort_metadata(path: Path) -> None:
-    """Sort the metadata in the header of a safetensors file: the library's order differs between processes, and
-    equal weights should give equal files."""
+    """Sort the metadata in the header of a safetensors file: the library's order differs between processes,
+    and equal weights should give equal files."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

@@ -36,9 +36,9 @@ class BenchmarkOptions:
 def benchmark(arguments: list[str]) -> int:
     """Measure the cost of training and inference, relative to a reference implementation.
 
-    The reference implements the paper's model in eager float32 PyTorch. Models run alternately in one process.
-    The tables show medians; the file also holds quartiles. A ratio below 1 means cheaper than the reference,
-    per image: in CPU seconds on a CPU, in wall seconds on a GPU.
+    The reference implements the paper's model in eager float32 PyTorch. Models run alternately in one
+    process. The tables show medians; the file also holds quartiles. A ratio below 1 means cheaper than the
+    reference, per image: in CPU seconds on a CPU, in wall seconds on a GPU.
     """
     about = inspect.getdoc(benchmark) or ""
     options = parse(BenchmarkOptions, arguments, "benchmark", about)

@@ -84,7 +84,8 @@ class EvaluateOptions:
     diagnose: bool = False
     """Also report failures: objects that share a slot, split objects, split background."""
     floors: bool = False
-    """Also score baselines without learning: colour components, colour k-means, blocks, an untrained model."""
+    """Also score baselines without learning: colour components, colour k-means, blocks, an untrained
+    model."""
     figure: str = dataclasses.field(default="", metadata={"metavar": "FILE"})
     """With --diagnose, draw the worst scenes into this file (.png or .webp)."""
 
@@ -97,9 +98,9 @@ class NoOptions:
 def train(arguments: list[str]) -> int:
     """Train a recipe: NAME or FILE.py, or --resume RUN.
 
-    NAME is a recipe of `objecthood list`; FILE.py defines a module-level `recipe`. Options such as --steps 500
-    change fields of the recipe; `objecthood train NAME --help` lists its fields and defaults. --resume continues
-    a stopped run and needs no NAME.
+    NAME is a recipe of `objecthood list`; FILE.py defines a module-level `recipe`. Options such as --steps
+    500 change fields of the recipe; `objecthood train NAME --help` lists its fields and defaults. --resume
+    continues a stopped run and needs no NAME.
     """
     arguments = with_newest_run(arguments)
     name, rest = split_name(arguments)
@@ -183,8 +184,8 @@ def evaluate(arguments: list[str]) -> int:
             raise UsageError(f"{recipe.name} has no --restarts (={options.restarts}); omit it")
         if options.restarts > 1 and not model.restarts_differ:
             raise UsageError(
-                f"--restarts (={options.restarts}) must be 1 for these weights: their initial slots are fixed; "
-                "omit it"
+                f"--restarts (={options.restarts}) must be 1 for these weights: their initial slots are "
+                "fixed; omit it"
             )
         changes["restarts"] = options.restarts
     changes["num_slots"] = model.num_slots  # stated by the protocol
@@ -250,8 +251,8 @@ def doctor(arguments: list[str]) -> int:
 def completion(arguments: list[str]) -> int:
     """Print a shell completion script: bash, zsh or tcsh.
 
-    bash: add eval "$(objecthood completion bash)" to ~/.bashrc. zsh: write the output to a file _objecthood in a
-    folder of $fpath. tcsh: write the output to a file and source it in ~/.tcshrc.
+    bash: add eval "$(objecthood completion bash)" to ~/.bashrc. zsh: write the output to a file _objecthood
+    in a folder of $fpath. tcsh: write the output to a file and source it in ~/.tcshrc.
     """
     return print_completion(arguments, COMMANDS, {"train": TrainOptions, "evaluate": EvaluateOptions})
 

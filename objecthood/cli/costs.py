@@ -19,10 +19,10 @@ FEW = 8
 def costs(recipe: Recipe) -> dict[str, Any]:
     """Costs of `recipe` as JSON values, from its model and the loss of a few scenes in float32.
 
-    "parameters": counts by module and in total ("all"). "frozen_parameters": counts of frozen modules, if any.
-    "training_scenes": a number or "endless". "weights_bytes": upper bound for weights, gradients, EMA and
-    optimiser state, plus frozen weights. "activations_bytes": tensors saved for the backward pass of a batch.
-    The global random state is unchanged. Raises ValueError if the data is missing.
+    "parameters": counts by module and in total ("all"). "frozen_parameters": counts of frozen modules, if
+    any. "training_scenes": a number or "endless". "weights_bytes": upper bound for weights, gradients, EMA
+    and optimiser state, plus frozen weights. "activations_bytes": tensors saved for the backward pass of a
+    batch. The global random state is unchanged. Raises ValueError if the data is missing.
 
     Example:
         >>> from objecthood.recipes import RECIPES

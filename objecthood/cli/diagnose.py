@@ -1,4 +1,5 @@
-"""Output of `objecthood evaluate --diagnose`: a table of indicators, findings, and the pages that explain them."""
+"""Output of `objecthood evaluate --diagnose`: a table of indicators, findings, and the pages that explain
+them."""
 
 from __future__ import annotations
 

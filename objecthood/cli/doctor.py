@@ -70,7 +70,9 @@ def _machine() -> dict[str, str]:
         "precision": precision,
         "bfloat16": "native" if native else "emulated and slow; training uses float32",
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
-        "freed memory": "kept for reuse (glibc)" if kept else "returned to the system; training may be slower",
+        "freed memory": "kept for reuse (glibc)"
+        if kept
+        else "returned to the system; training may be slower",
     }
 
 

@@ -35,8 +35,8 @@ def export(arguments: list[str]) -> int:
     """Export weights as ONNX: WEIGHTS --out FILE.
 
     The graph takes image [batch, 3, height, width] in [0, 1], noise [batch, slots, dim] and the number of
-    iterations. It returns the outputs of the model and the attention of every iteration. The file is kept only
-    if onnxruntime matches PyTorch to 1e-4 on batches of 1 and 4.
+    iterations. It returns the outputs of the model and the attention of every iteration. The file is kept
+    only if onnxruntime matches PyTorch to 1e-4 on batches of 1 and 4.
     """
     options = parse(ExportOptions, arguments, "export", inspect.getdoc(export) or "")
     if options.format not in FORMATS:
@@ -62,6 +62,6 @@ def require(modules: tuple[str, ...], extra: str) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"this needs {', '.join(missing)}; pip install 'objecthood[{extra}]', or pip install '.[{extra}]' "
-            "in a clone"
+            f"this needs {', '.join(missing)}; pip install 'objecthood[{extra}]', or pip install "
+            f"'.[{extra}]' in a clone"
         )

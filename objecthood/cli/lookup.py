@@ -30,8 +30,8 @@ def split_name(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def with_newest_run(arguments: list[str]) -> list[str]:
-    """Complete `--resume` without a folder by the newest unfinished run in runs/, of the named recipe if one is
-    named, and print it. Raises UsageError if there is none."""
+    """Complete `--resume` without a folder by the newest unfinished run in runs/, of the named recipe if one
+    is named, and print it. Raises UsageError if there is none."""
     if {"-h", "--help"} & set(arguments):
         return arguments
     for index, word in enumerate(arguments):
@@ -68,9 +68,7 @@ def recipe_to_train(name: str, rest: list[str]) -> Recipe:
     if run:
         settings = read_json(Path(run) / "recipe.json")
         if named and type(named).__name__ != settings.get("task"):
-            raise UsageError(
-                f"{run} is not a run of {name}; use objecthood train --resume {run}"
-            )
+            raise UsageError(f"{run} is not a run of {name}; use objecthood train --resume {run}")
         return from_dict(settings, type(named) if named else None)
     if named:
         return named
@@ -112,7 +110,8 @@ def load_model(weights: str, named: Recipe | None) -> Model:
 
     if weights in RECIPES and weights not in hub.PRETRAINED and not Path(weights).exists():
         raise UsageError(
-            f"{weights!r} is a recipe without weights; run objecthood train {weights}, then use runs/{weights}-s0"
+            f"{weights!r} is a recipe without weights; run objecthood train {weights}, then use "
+            f"runs/{weights}-s0"
         )
     if weights in hub.UNTRAINED:
         return typing.cast("Model", hub.load(weights))

@@ -77,7 +77,8 @@ def predict(arguments: list[str]) -> int:
         options = dataclasses.replace(options, weights="photos" if still else DEFAULT)
     if not options.images and options.weights not in PRETRAINED:
         raise UsageError(
-            f"IMAGE is missing; only {', '.join(PRETRAINED)} have a bundled image; see objecthood predict --help"
+            f"IMAGE is missing; only {', '.join(PRETRAINED)} have a bundled image; see objecthood predict "
+            "--help"
         )
     for name, value, most in (
         ("slots", options.slots, limits.SLOTS),

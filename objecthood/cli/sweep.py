@@ -61,10 +61,10 @@ class Member:
 def sweep(arguments: list[str]) -> int:
     """Train a recipe with several seeds and settings: NAME --seed 0..4 --field A,B.
 
-    Each field of the recipe takes a value, a list (A,B,C) or a range of whole numbers (0..4). All combinations
-    are trained one after the other, with five seeds by default. Repeating the command continues a stopped
-    sweep. The mean and sample standard deviation over seeds are printed and written to sweep.json and
-    sweep.csv; runs without a finite gradient count as failed.
+    Each field of the recipe takes a value, a list (A,B,C) or a range of whole numbers (0..4). All
+    combinations are trained one after the other, with five seeds by default. Repeating the command continues
+    a stopped sweep. The mean and sample standard deviation over seeds are printed and written to sweep.json
+    and sweep.csv; runs without a finite gradient count as failed.
     """
     name, rest = split_name(arguments)
     about = inspect.getdoc(sweep) or ""
@@ -211,7 +211,9 @@ def print_table(title: str, rows: list[dict[str, Any]]) -> None:
     for column in ("setting", "seeds", "failed", *map(title_of, names), "CPU s"):
         table.add_column(column, justify="left" if column == "setting" else "right")
     for row in rows:
-        scores = [mean_and_deviation(row["scores"][name], 3) if name in row["scores"] else "-" for name in names]
+        scores = [
+            mean_and_deviation(row["scores"][name], 3) if name in row["scores"] else "-" for name in names
+        ]
         counts = [str(len(row["seeds"])), str(len(row["failed"]))]
         table.add_row(row["setting"] or title, *counts, *scores, mean_and_deviation(row["cpu_seconds"], 0))
     plain = console()

@@ -120,7 +120,8 @@ class BoundedProtocol(H11Protocol):
         self._deadline = self.loop.call_later(limits.HEAD_SECONDS, self._head_is_late)
 
     def _head_is_late(self) -> None:
-        """Close the connection, unless the client still reads the last response, which has a longer deadline."""
+        """Close the connection, unless the client still reads the last response, which has a longer
+        deadline."""
         waited = self.loop.time() - (self.waits_since or 0)
         if self.transport.get_write_buffer_size() and waited < limits.EXCHANGE_SECONDS:
             self._deadline = self.loop.call_later(limits.HEAD_SECONDS, self._head_is_late)

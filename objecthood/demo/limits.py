@@ -1,6 +1,7 @@
 """Request limits of the demo server: size, queue, allowed hosts and origins, security headers.
 
-The server is meant for one user on one machine, but any web page that this user visits can send requests to it.
+The server is meant for one user on one machine, but any web page that this user visits can send requests to
+it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from objecthood.runtime import limits
 
 _DISCARD_SECONDS = 1.0
-"""Time for which the rest of an oversized upload is read and discarded, so that the client gets the response."""
+"""Time for which the rest of an oversized upload is read and discarded, so that the client gets the
+response."""
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob:; "
@@ -75,9 +77,9 @@ class Queue:
     ) -> bytes | Refused:
         """Run `function` in the worker thread and return its result.
 
-        `function` must not raise: an exception passed between threads stays in a reference cycle that keeps its
-        frames alive, with decoded images. It gets `arguments` and a function that returns whether the client
-        has disconnected; it may then stop early, and its result is discarded.
+        `function` must not raise: an exception passed between threads stays in a reference cycle that keeps
+        its frames alive, with decoded images. It gets `arguments` and a function that returns whether the
+        client has disconnected; it may then stop early, and its result is discarded.
 
         Raises ClientDisconnect if the client disconnects.
         """

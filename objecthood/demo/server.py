@@ -1,8 +1,10 @@
-"""The demo server: the page as static files held in memory, and two endpoints that run the model with PyTorch.
+"""The demo server: the page as static files held in memory, and two endpoints that run the model with
+PyTorch.
 
-`POST api/look` takes an image, `POST api/paint` slots (see `work.Work`). Nothing is written to disk and no name
-in a request reaches the file system. Errors are one line of JSON: 400 (unknown host), 403 (other origin), 404,
-405, 408 (timeout), 413 (too large), 415 (not an image), 422 (damaged, or a number out of range), 503 (queue full).
+`POST api/look` takes an image, `POST api/paint` slots (see `work.Work`). Nothing is written to disk and no
+name in a request reaches the file system. Errors are one line of JSON: 400 (unknown host), 403 (other
+origin), 404, 405, 408 (timeout), 413 (too large), 415 (not an image), 422 (damaged, or a number out of
+range), 503 (queue full).
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ class Work:
 
     @torch.no_grad()
     def paint(self, content: bytes, num_slots: int, left: Callable[[], bool] = never) -> bytes:
-        """Decode slots [slots, dim] and attention [slots, rows * columns] into appearance [slots, 3, side, side]
-        and mask logits [slots, side, side]; b"" if `left` returns True.
+        """Decode slots [slots, dim] and attention [slots, rows * columns] into appearance [slots, 3, side,
+        side] and mask logits [slots, side, side]; b"" if `left` returns True.
 
         Raises ValueError if `content` has another size or non-finite numbers.
         """

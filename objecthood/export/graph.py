@@ -106,7 +106,8 @@ def multiply_in_blocks(one: Tensor, other: Tensor) -> Any:
 
 
 def solve(matrix: Tensor, right: Tensor, *, left: bool = True) -> Tensor:
-    """`torch.linalg.solve` of [batch, n, n] and [batch, n, columns], by Gaussian elimination without pivoting.
+    """`torch.linalg.solve` of [batch, n, n] and [batch, n, columns], by Gaussian elimination without
+    pivoting.
 
     For symmetric positive definite matrices, as in least squares; the n steps are unrolled.
 

@@ -31,8 +31,8 @@ class Start(nn.Module):
     """Initial slots from noise.
 
     `noise_scale` scales the noise added to learned queries, in units of the standard deviation between
-    queries; it replaces the model's own (0 in most models). Slots beyond the learned ones, and Gaussian slots,
-    use the trained deviation and ignore `noise_scale`.
+    queries; it replaces the model's own (0 in most models). Slots beyond the learned ones, and Gaussian
+    slots, use the trained deviation and ignore `noise_scale`.
     """
 
     initial_slots: GaussianSlots | LearnedSlots

@@ -38,9 +38,9 @@ def from_pretrained(
 ) -> nn.Module:
     """The model of weights by name, file or run folder (as `hub.load`), or from a repository on the Hub.
 
-    "OWNER/NAME" is a repository unless such a file or folder exists; its weights are cached by the Hub's library
-    and verified by the SHA-256 in the repository. `revision` is a branch, tag or commit; `token` gives access
-    to private repositories. Weights of a custom recipe class need that `recipe`.
+    "OWNER/NAME" is a repository unless such a file or folder exists; its weights are cached by the Hub's
+    library and verified by the SHA-256 in the repository. `revision` is a branch, tag or commit; `token`
+    gives access to private repositories. Weights of a custom recipe class need that `recipe`.
 
     Without a connection, cached weights are loaded and others fail without retries.
 
@@ -135,9 +135,7 @@ def push_to_hub(
     gaps = missing_facts(facts)
     if gaps:
         example = "scores=oh.evaluate(model, recipe)" if gaps[0] == "scores" else f"{gaps[0]}='...'"
-        raise ValueError(
-            f"publishing needs {', '.join(gaps)}; add push_to_hub(..., {example})"
-        )
+        raise ValueError(f"publishing needs {', '.join(gaps)}; add push_to_hub(..., {example})")
     content = io.BytesIO()
     _drawn(source, file, picture).save(content, "PNG")
     card = model_card(repository.rpartition("/")[2], facts, PICTURE, f'oh.from_pretrained("{repository}")')
@@ -165,9 +163,7 @@ def _save(model: object, recipe: Recipe | None, folder: Path, scores: Mapping[st
 
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
-        raise ValueError(
-            f"a {kind} cannot be published; pass a model, a name, a weight file or a run folder"
-        )
+        raise ValueError(f"a {kind} cannot be published; pass a model, a name, a weight file or a run folder")
     recipe = recipe or getattr(model, "recipe", None)
     if recipe is None:
         raise ValueError(
@@ -206,7 +202,8 @@ def _facts(source: str | Path, given: Mapping[str, Any]) -> tuple[Path, dict[str
 
 
 def _drawn(source: str | Path, file: Path, picture: str | Path | None) -> Image.Image:
-    """The figure of the card: a prediction of `picture`, of the bundled image, or the run folder's latest.png."""
+    """The figure of the card: a prediction of `picture`, of the bundled image, or the run folder's
+    latest.png."""
     from PIL import Image
 
     from objecthood.inference.predict import predict

@@ -1,7 +1,7 @@
 """Bundled weights by name: files, facts and loading. Imports no heavy packages.
 
-Every entry of `PRETRAINED` has three files in `weights/`: NAME.safetensors, NAME.json (SHA-256, licence, data,
-scores with protocol and seeds, limitations) and NAME.png (a held-out image), all written by
+Every entry of `PRETRAINED` has three files in `weights/`: NAME.safetensors, NAME.json (SHA-256, licence,
+data, scores with protocol and seeds, limitations) and NAME.png (a held-out image), all written by
 `runs/release/publish_weights.py`.
 """
 
@@ -116,9 +116,7 @@ def resolve(source: str | Path) -> Path:
     if isinstance(source, str) and source in PRETRAINED:
         return PRETRAINED[source].check()
     if source in UNTRAINED and not Path(source).exists():
-        raise ValueError(
-            f"{source} has no weight file, as it is not trained; use it with predict or oh.load"
-        )
+        raise ValueError(f"{source} has no weight file, as it is not trained; use it with predict or oh.load")
     path = Path(source)
     if path.is_dir():
         if not (path / "recipe.json").exists() and not (path / "weights.safetensors").exists():

@@ -107,8 +107,8 @@ class ObjectFinder:
         return self.fit(X).transform(X)
 
     def score(self, X: Images, y: Int[np.ndarray, "images height width"] | None = None) -> float:
-        """A score, higher is better: with true labels `y` (0: background) the mean foreground ARI of `predict`,
-        without labels the negative mean squared reconstruction error, in [-1, 1] units."""
+        """A score, higher is better: with true labels `y` (0: background) the mean foreground ARI of
+        `predict`, without labels the negative mean squared reconstruction error, in [-1, 1] units."""
         if y is None:
             errors = [4 * (one.reconstruction - one.image).square().mean() for one in self._results(X)]
             return -torch.stack(errors).mean().item()
@@ -154,8 +154,8 @@ def as_bytes(images: Any) -> UInt8[np.ndarray, "images height width 3"]:
     shaped = array.ndim == 4 and array.shape[-1] == 3 and 0 not in array.shape
     if not shaped or not (array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)):
         raise ValueError(
-            f"images ({kind}) must be [images, height, width, 3], uint8 or float in [0, 1]; move channels last "
-            "with np.moveaxis and repeat a grey channel three times"
+            f"images ({kind}) must be [images, height, width, 3], uint8 or float in [0, 1]; move channels "
+            "last with np.moveaxis and repeat a grey channel three times"
         )
     if array.shape[1] * array.shape[2] > MAX_PIXELS:
         raise ValueError(f"images ({kind}) must have at most {MAX_PIXELS} pixels each; resize them")
@@ -163,7 +163,7 @@ def as_bytes(images: Any) -> UInt8[np.ndarray, "images height width 3"]:
         return array
     if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
         raise ValueError(
-            f"images ({kind}) must be in [0, 1], got {array.min():.4g} to {array.max():.4g}; divide by 255 or "
-            "pass uint8"
+            f"images ({kind}) must be in [0, 1], got {array.min():.4g} to {array.max():.4g}; divide by 255 "
+            "or pass uint8"
         )
     return (array * 255).round().astype(np.uint8)

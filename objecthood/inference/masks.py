@@ -55,8 +55,8 @@ class PredictedMasks(Result):
 
     @property
     def labels(self) -> Int16[np.ndarray, "height width"]:
-        """The slot with the largest mask at every pixel, at the image's size, 0 to slots - 1; -1 outside the crop
-        of `fit="crop"`."""
+        """The slot with the largest mask at every pixel, at the image's size, 0 to slots - 1; -1 outside the
+        crop of `fit="crop"`."""
         return enlarge_labels(self.masks, self.placement).numpy()
 
     def to_coco(self) -> dict[str, Any]:
@@ -64,7 +64,8 @@ class PredictedMasks(Result):
         return coco_masks(self.labels, self.relative.as_posix())
 
     def cutout(self, slot: int) -> Image.Image:
-        """The image at its own size, RGBA, with the soft mask of `slot` as alpha; ValueError for another slot."""
+        """The image at its own size, RGBA, with the soft mask of `slot` as alpha; ValueError for another
+        slot."""
         if not 0 <= slot < len(self.masks):
             raise ValueError(f"`slot` (={slot}) must be from 0 to {len(self.masks) - 1}")
         soft = self.placement.restore(self.masks[slot]).clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -118,8 +119,8 @@ def _tint(pixels: UInt8[np.ndarray, "height width 3"], labels: Int16[Tensor, "he
 def enlarge_labels(
     masks: Float[Tensor, "slots rows columns"], placement: Placement
 ) -> Int16[Tensor, "height width"]:
-    """The slot with the largest mask at every pixel of an image, after bilinear resizing of the soft masks; -1
-    outside the model's input.
+    """The slot with the largest mask at every pixel of an image, after bilinear resizing of the soft masks;
+    -1 outside the model's input.
 
     Slots are resized one by one, so that memory is needed for two masks only.
 

@@ -62,10 +62,10 @@ def predict(
     animations, go into a folder with its name.
 
     Sub-folders of input folders are kept; a repeated NAME gets a number. Images are resized to the model's
-    input as set by `fit`. Models trained on CLEVR-like scenes expect the paper's crop (rows 29 to 221, columns
-    64 to 256 of CLEVR's 320 x 240 pixels): crop such images first. The initial noise is the same for every
-    image, so a result does not depend on the other images, except for rounding. A non-empty `warning` marks
-    an image that is likely out of distribution.
+    input as set by `fit`. Models trained on CLEVR-like scenes expect the paper's crop (rows 29 to 221,
+    columns 64 to 256 of CLEVR's 320 x 240 pixels): crop such images first. The initial noise is the same for
+    every image, so a result does not depend on the other images, except for rounding. A non-empty `warning`
+    marks an image that is likely out of distribution.
 
     Args:
         model: a model, or a name, file or run folder for `oh.load`.
@@ -151,7 +151,8 @@ def stream(
         model = hub.load(model)  # type: ignore[assignment]  # refused below where it is another kind
     if not isinstance(model, SlotModel):
         raise ValueError(
-            f"a {type(model).__name__} cannot predict; use a SlotModel or weights of `objecthood list weights`"
+            f"a {type(model).__name__} cannot predict; use a SlotModel or weights of `objecthood list "
+            "weights`"
         )
     if model.modality == "motion":
         raise ValueError("these weights need motion, and an image has none; use `predict_video` with a video")
@@ -170,7 +171,8 @@ def stream(
     _check_range("restarts", how.restarts, limits.RESTARTS)
     if how.restarts > 1 and not model.restarts_differ:
         raise ValueError(
-            f"`restarts` (={how.restarts}) must be 1 for these weights: their initial slots are fixed; omit it"
+            f"`restarts` (={how.restarts}) must be 1 for these weights: their initial slots are fixed; "
+            "omit it"
         )
     if merge_background and model.result_kind != "masks":
         raise ValueError("`merge_background` (=True) needs masks, and these weights predict none; omit it")

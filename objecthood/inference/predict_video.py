@@ -35,11 +35,11 @@ from objecthood.visualize import figures
 from objecthood.visualize.video import mark_motion
 
 COLUMNS = ("frame", "seconds", "slot", "area", "x", "y", "velocity_x", "velocity_y", "speed", "moving")
-"""Columns of the tracks: area as a share of the frame; coordinates in pixels of the video; velocities relative
-to the background, in pixels of the video per frame."""
+"""Columns of the tracks: area as a share of the frame; coordinates in pixels of the video; velocities
+relative to the background, in pixels of the video per frame."""
 WINDOW, MARGIN = 64, 24
-"""Frames in a window of a motion model, and additional frames on either side: averages along paths decay by 5 / 6
-per frame, to a hundredth after 25 frames."""
+"""Frames in a window of a motion model, and additional frames on either side: averages along paths decay by
+5 / 6 per frame, to a hundredth after 25 frames."""
 
 
 Found: TypeAlias = tuple[
@@ -71,11 +71,11 @@ def predict_video(
 ) -> VideoResult:
     """Find and track the objects in a video file or a folder of frames.
 
-    For a video NAME.mp4 it writes `NAME-overlay.mp4` (same size, frames and times; a fixed colour per slot; an
-    arrow on moving slots, a dot on static ones), the folder `NAME-masks` (palette images, slot k is index k),
-    `NAME-tracks.csv` (a row per slot and frame) and `NAME-tracks.json` (the same, with size, frame rate and a
-    summary of each slot). An image model predicts frames independently, so its slots may switch objects. A
-    motion model (`motion-grouping`) has two slots, static and moving. Sound is dropped.
+    For a video NAME.mp4 it writes `NAME-overlay.mp4` (same size, frames and times; a fixed colour per slot;
+    an arrow on moving slots, a dot on static ones), the folder `NAME-masks` (palette images, slot k is index
+    k), `NAME-tracks.csv` (a row per slot and frame) and `NAME-tracks.json` (the same, with size, frame rate
+    and a summary of each slot). An image model predicts frames independently, so its slots may switch
+    objects. A motion model (`motion-grouping`) has two slots, static and moving. Sound is dropped.
 
     Args:
         model: a discovery model.
@@ -96,8 +96,8 @@ def predict_video(
         )
     if model.any_size:
         raise ValueError(
-            "these weights segment every image independently: segments do not persist over frames; use weights "
-            "of moving-sprites or sprites"
+            "these weights segment every image independently: segments do not persist over frames; use "
+            "weights of moving-sprites or sprites"
         )
     path, folder = Path(path), ResultFolder(out, VIDEO_RECORD)
     source = FrameFolder(path) if path.is_dir() else VideoFile(path)
@@ -214,8 +214,8 @@ def moving_masks(
 
 
 def windows(items: Iterable[Any], length: int, margin: int) -> Iterator[tuple[list[Any], slice]]:
-    """Windows of `length` items with up to `margin` more on either side, and the slice of the window. The last
-    window is longer, by up to twice the margin.
+    """Windows of `length` items with up to `margin` more on either side, and the slice of the window. The
+    last window is longer, by up to twice the margin.
 
     >>> [(part, part[inner]) for part, inner in windows(range(8), 3, 1)]
     [([0, 1, 2, 3], [0, 1, 2]), ([2, 3, 4, 5, 6, 7], [3, 4, 5, 6, 7])]
@@ -307,8 +307,8 @@ class Table:
     def add(
         self, tracks: Tracks, scale: tuple[float, float], pixels: int, seconds: float | None = None
     ) -> None:
-        """Add the next frame, shown at `seconds` (by default from the frame rate). The model's input has `pixels`
-        pixels, each `scale` pixels of the video across and down."""
+        """Add the next frame, shown at `seconds` (by default from the frame rate). The model's input has
+        `pixels` pixels, each `scale` pixels of the video across and down."""
         seconds = round(self._frame / self._facts["rate"] if seconds is None else seconds, 4)
         across, down = scale
         for slot, ((x, y), area, velocity, moving) in enumerate(

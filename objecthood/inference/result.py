@@ -160,7 +160,8 @@ class Result:
             folder.close()
 
     def write(self, stem: Path, *, animate: bool = True, also: Sequence[str] = ()) -> dict[str, Path]:
-        """Write all results with names starting with `stem`, replacing files, and return the files by kind."""
+        """Write all results with names starting with `stem`, replacing files, and return the files by
+        kind."""
         stem.parent.mkdir(parents=True, exist_ok=True)
         self.files = {kind: remove_link(Path(f"{stem}{ending}")) for kind, ending in self.endings.items()}
         self._write(self.files)

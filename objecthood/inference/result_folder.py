@@ -1,7 +1,7 @@
 """The output folder of predictions: unique result names, kept in a record.
 
-The record (`predictions.json`, or `video-predictions.json` for videos) marks the folder as an output folder and
-maps result names to input files, so that later calls reuse the names.
+The record (`predictions.json`, or `video-predictions.json` for videos) marks the folder as an output folder
+and maps result names to input files, so that later calls reuse the names.
 """
 
 from __future__ import annotations

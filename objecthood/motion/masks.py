@@ -1,7 +1,7 @@
 """Post-process slot masks of motion fields into one mask of moving objects per frame, without labels.
 
-Steps: select foreground, combine directions, average over time, refine by colour, filter to edges. All masks are
-soft, in [0, 1].
+Steps: select foreground, combine directions, average over time, refine by colour, filter to edges. All masks
+are soft, in [0, 1].
 """
 
 from __future__ import annotations
@@ -135,8 +135,9 @@ def carried_along(
 ) -> Float[Tensor, "frames rows columns"]:
     """Masks averaged over time with neighbouring frames warped by the flow.
 
-    A running average in each direction weighs earlier frames by `weight` relative to the current one; their sum
-    counts the current frame once. `flow` is to the next and from the previous frame, in pixels of its grid.
+    A running average in each direction weighs earlier frames by `weight` relative to the current one; their
+    sum counts the current frame once. `flow` is to the next and from the previous frame, in pixels of its
+    grid.
     """
     past, future = masks.clone(), masks.clone()
     for now in range(1, len(masks)):

@@ -1,7 +1,7 @@
 """Optical flow between images by OpenCV's DIS (extra `video`).
 
-Kroeger et al. 2016, "Fast Optical Flow using Dense Inverse Search" (ECCV). It needs no training and takes about
-20 ms per pair on one core at 240 rows; learned flow (RAFT) is much better at thin and fast objects.
+Kroeger et al. 2016, "Fast Optical Flow using Dense Inverse Search" (ECCV). It needs no training and takes
+about 20 ms per pair on one core at 240 rows; learned flow (RAFT) is much better at thin and fast objects.
 """
 
 from __future__ import annotations

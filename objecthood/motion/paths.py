@@ -1,8 +1,8 @@
 """Average values along pixel trajectories, which cancels noise of single frames.
 
 A running average in each direction of time is warped from frame to frame by the flow, weighted by
-forward-backward consistency (Sundaram et al. 2010, "Dense point trajectories by GPU-accelerated large displacement
-optical flow", equation 5; a soft version here).
+forward-backward consistency (Sundaram et al. 2010, "Dense point trajectories by GPU-accelerated large
+displacement optical flow", equation 5; a soft version here).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def along_paths(
     flow: Float[Tensor, "frames directions 2 rows columns"],
     memory: float = 5.0,
 ) -> Float[Tensor, "frames channels rows columns"]:
-    """`values` averaged over earlier and later frames, with a decay of memory / (1 + memory) per frame. `flow`
-    is to the next and from the previous frame, in pixels.
+    """`values` averaged over earlier and later frames, with a decay of memory / (1 + memory) per frame.
+    `flow` is to the next and from the previous frame, in pixels.
 
     Example:
         >>> noise = torch.randn(9, 1, 4, 6, generator=torch.Generator().manual_seed(0))
@@ -45,8 +45,8 @@ def along_paths(
 def consistency(
     flow: Float[Tensor, "frames directions 2 rows columns"],
 ) -> Float[Tensor, "frames directions rows columns"]:
-    """Forward-backward consistency of the flow to the next and from the previous frame, in [0, 1]; 1 at the ends
-    of the sequence."""
+    """Forward-backward consistency of the flow to the next and from the previous frame, in [0, 1]; 1 at the
+    ends of the sequence."""
     agreement = torch.ones_like(flow[:, :, 0])
     for now in range(len(flow)):
         for direction, other in ((0, now + 1), (1, now - 1)):

@@ -17,8 +17,8 @@ from objecthood.data.scene import Scenes
 from objecthood.nn.block_matching import slot_motion
 
 LEAST_SPEED = 0.3
-"""Speed in pixels per frame, at the model's resolution, from which a slot counts as moving; the slowest sprites
-have 0.5."""
+"""Speed in pixels per frame, at the model's resolution, from which a slot counts as moving; the slowest
+sprites have 0.5."""
 KEPT = 0.8
 """Decay of the average velocity per frame: a window of about 1 / (1 - 0.8) frames."""
 REACH = 4
@@ -61,7 +61,8 @@ class Tracker:
         masks: Float[Tensor, "batch slots height width"],
         following: Float[Tensor, "batch 3 height width"] | None,
     ) -> Tracks:
-        """Add `frame` [0, 1] with its masks; `following` is the next frame, None at the end (keeps velocities)."""
+        """Add `frame` [0, 1] with its masks; `following` is the next frame, None at the end (keeps
+        velocities)."""
         held = torch.nn.functional.one_hot(masks.argmax(dim=1), masks.shape[1]).permute(0, 3, 1, 2).float()
         area = held.sum(dim=(2, 3))
         seen = area >= EMPTY
@@ -113,8 +114,8 @@ def verdicts_right(
 def ground_within(held: Float[Tensor, "batch slots height width"]) -> Float[Tensor, "batch 1 height width"]:
     """The background (the largest slot) further than `REACH` pixels from other slots.
 
-    Closer pixels are covered and uncovered by moving objects, which biases block matching. If nothing is left,
-    the camera counts as static.
+    Closer pixels are covered and uncovered by moving objects, which biases block matching. If nothing is
+    left, the camera counts as static.
     """
     largest = held.sum(dim=(2, 3)).argmax(dim=1)[:, None, None, None].expand(-1, 1, *held.shape[-2:])
     return 1 - torch.nn.functional.max_pool2d(1 - held.gather(1, largest), 2 * REACH + 1, 1, REACH)
@@ -125,8 +126,8 @@ def clear_of_others(
 ) -> Float[Tensor, "batch slots height width"]:
     """The segments further than `REACH` pixels from other foreground slots.
 
-    Closer pixels may be covered and uncovered by moving objects. A slot that would keep less than a fifth of its
-    segment keeps all of it.
+    Closer pixels may be covered and uncovered by moving objects. A slot that would keep less than a fifth of
+    its segment keeps all of it.
     """
     area = held.sum(dim=(2, 3), keepdim=True)
     background = area.argmax(dim=1, keepdim=True).expand(-1, 1, *held.shape[-2:])

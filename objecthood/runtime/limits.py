@@ -1,6 +1,6 @@
-"""Limits on what a file or a request from someone else may ask for; `objecthood doctor` prints them.
+"""Limits on untrusted files and requests, in memory or time; `objecthood doctor` prints them.
 
-Each is a bound on memory or time, far above what the published recipes need. Imports nothing.
+All are far above the needs of published recipes. Imports nothing.
 """
 
 IMAGE_PIXELS = 50_000_000

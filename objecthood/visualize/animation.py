@@ -1,6 +1,7 @@
 """Animations of the attention of every slot over iterations.
 
-The static version is `visualize.attention_figure` (Locatello et al. 2020, Figure 3). Frames are Pillow images.
+The static version is `visualize.attention_figure` (Locatello et al. 2020, Figure 3). Frames are Pillow
+images.
 """
 
 from collections.abc import Sequence
@@ -40,7 +41,8 @@ def attention_frames(
     between: int = 10,
     scale: int | None = None,
 ) -> list[Image.Image]:
-    """Frames that show the image, the slot with the largest attention, and every slot's attention per iteration.
+    """Frames that show the image, the slot with the largest attention, and every slot's attention per
+    iteration.
 
     Args:
         image: values in [0, 1].

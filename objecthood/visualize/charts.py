@@ -1,7 +1,7 @@
 """Line charts as SVG without scripts.
 
-`line_chart` is embedded in a page, which styles it by CSS classes (`grid`, `axis`, `band`, `line`, `last`) for
-light and dark themes. `score_curves` is a self-contained image.
+`line_chart` is embedded in a page, which styles it by CSS classes (`grid`, `axis`, `band`, `line`, `last`)
+for light and dark themes. `score_curves` is a self-contained image.
 """
 
 import itertools
@@ -69,7 +69,8 @@ def line_chart(points: Sequence[Point], *, name: str, logarithmic: bool = False)
 
 
 def score_curves(curves: dict[str, Sequence[Point]], *, name: str) -> str:
-    """Draw scores up to 1 over numbers (such as test iterations) as SVG, with a title at the end of each curve.
+    """Draw scores up to 1 over numbers (such as test iterations) as SVG, with a title at the end of each
+    curve.
 
     The axis starts at 0, or below the lowest score (ARI may be negative).
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 # The first eight keep a CIELAB distance of at least 25 from each other for normal, protanope and
-# deuteranope vision (simulated after Machado et al. 2009), and a lightness of 45 to 92, for contrast to black and
-# white.
+# deuteranope vision (simulated after Machado et al. 2009), and a lightness of 45 to 92, for contrast to
+# black and white.
 BASE_COLORS = (
     (0x3A, 0x57, 0xFF),  # blue
     (0xE8, 0x88, 0x1A),  # orange
@@ -322,8 +322,8 @@ def _borders(labels: Tensor, reach: int) -> Tensor:
 
 
 def _highest(values: Tensor, reach: int) -> Tensor:
-    """The maximum [height, width] within `reach` pixels, by separable doubling windows (`max_pool2d` takes 24 s
-    for a photograph of 12 million pixels)."""
+    """The maximum [height, width] within `reach` pixels, by separable doubling windows (`max_pool2d` takes
+    24 s for a photograph of 12 million pixels)."""
     for dim in (0, 1):
         padding = (0, 0, reach, reach) if dim == 0 else (reach, reach, 0, 0)
         values = functional.pad(values, padding, value=torch.iinfo(values.dtype).min)

@@ -54,8 +54,8 @@ def clips_frames(
     masks: Float[Tensor, "batch time slots height width"],
     tracks: Tracks,
 ) -> list[Image.Image]:
-    """One image per time step: every clip's frame above its segmentation, with an arrow on moving slots and a dot
-    on static ones.
+    """One image per time step: every clip's frame above its segmentation, with an arrow on moving slots and
+    a dot on static ones.
 
     >>> import torch
     >>> from objecthood.motion.tracking import track
@@ -77,8 +77,8 @@ def clips_frames(
 def mark_motion(picture: Image.Image, tracks: Tracks, scale: float | tuple[float, float]) -> None:
     """Draw an arrow on each moving slot and a dot on each static one, except the background (largest slot).
 
-    `tracks` are of one frame of one clip (no batch axis); `scale` is the number of pixels of `picture` per pixel
-    of the tracks, as (across, down) if they differ.
+    `tracks` are of one frame of one clip (no batch axis); `scale` is the number of pixels of `picture` per
+    pixel of the tracks, as (across, down) if they differ.
     """
     across, down = (scale, scale) if isinstance(scale, int | float) else scale
     size = max(2.0, min(picture.size) / 64)
