@@ -241,8 +241,8 @@ def test_short_forms_are_understood(typed, meant):
 
 
 WRONGLY_TYPED = [
-    ("frobnicate", "known are train, sweep, evaluate"),
-    ("--verbose train", "did you mean --version|known are --help"),
+    ("frobnicate", "allowed are train, sweep, evaluate"),
+    ("--verbose train", "did you mean --version|allowed are --help"),
     ("train", "train needs a recipe"),
     ("train sprites extra", "unexpected argument"),
     ("train sprites num_slots=3", "write options as --name VALUE"),
@@ -280,7 +280,7 @@ WRONGLY_TYPED = [
     ("train sprites --out NEW --log tensorbord", "did you mean tensorboard?"),
     ("show", "WHAT is missing"),
     ("show tetromino", "did you mean tetrominoes?"),
-    ("list all", "known are recipes, weights"),
+    ("list all", "allowed are recipes, weights"),
     ("list wieghts", "did you mean weights?"),
     ("list weights all", "unexpected argument"),
     ("doctor --fast", "has no option --fast"),

@@ -65,7 +65,7 @@ def test_there_and_back(server, elsewhere):
 
     server.repositories["me/blocks"]["weights.safetensors"] = oh.PRETRAINED["sprites"].file.read_bytes()
     wrong = "try: oh.from_pretrained('me/blocks')\nexcept ValueError as error: print(error)"
-    assert "are not those that were published" in elsewhere(wrong)
+    assert "are not the published ones" in elsewhere(wrong)
     assert all(key in ("Bearer hf_test", "") for _, _, key in server.asked)
 
 
@@ -92,7 +92,7 @@ TROUBLE = {
     "elsewhere": "ValueError: weights.safetensors of me/elsewhere could not be downloaded (",
     "short": "ValueError: weights.safetensors of me/short could not be downloaded (Consistency check failed",
     "long": "ValueError: weights.safetensors of me/long could not be downloaded (Consistency check failed",
-    "other": "ValueError: weights of me/other are not those that were published: ",
+    "other": "ValueError: weights of me/other are not the published ones: ",
     "full": "ValueError: weights.safetensors of me/full could not be downloaded ([Errno 27] File too large",
     "broken-off": "tetrominoes",
 }

@@ -148,13 +148,13 @@ def _predict_into(
     }
     try:
         with VideoWriter(files["video"], source.size, source.rate) as writer, Table(files, facts) as table:
-            for picture, masks, placement, tracks in seen(model, source, iterations, num_slots, fit):
+            for frame, masks, placement, tracks in seen(model, source, iterations, num_slots, fit):
                 labels = enlarge_labels(masks, placement)
                 figures.indexed_png(labels.where(labels >= 0, NO_SLOT), files["masks"] / f"{done:06d}.png")
                 rows, columns = placement.shown(model.image_size)
                 scale = placement.box[3] / columns, placement.box[2] / rows
                 seconds = source.seconds(done)
-                writer.write(draw(picture, labels, tracks, scale), seconds)
+                writer.write(draw(frame, labels, tracks, scale), seconds)
                 table.add(tracks, scale, rows * columns, seconds)
                 done += 1
                 if report:
@@ -191,11 +191,11 @@ def look_at_motion(model: SlotModel, source: FrameFolder | VideoFile) -> Iterato
         for frames, inner in windows((resize_image(frame, size) for frame in source), WINDOW, MARGIN)
         for mask in moving_masks(model, frames)[inner]
     )
-    for (picture, small, following, _), moving in zip(ahead(source, model, "squash"), masks, strict=True):
+    for (frame, small, following, _), moving in zip(ahead(source, model, "squash"), masks, strict=True):
         both = torch.stack([1 - moving, moving])
         square = torch.nn.functional.interpolate(both[None], small.shape[-2:], mode="area")
         tracks = tracker.update(small, square.to(device), following)
-        yield picture, both, whole(source.size), Tracks(*(part[0].cpu() for part in tracks))
+        yield frame, both, whole(source.size), Tracks(*(part[0].cpu() for part in tracks))
 
 
 @torch.no_grad()
@@ -208,8 +208,8 @@ def moving_masks(
     device = model.device
     fields = SequenceFields(*(part.to(device).float() for part in fields_of(frames)))
     size = fields.flow.shape[-2], fields.flow.shape[-1]
-    pictures = torch.from_numpy(np.stack([resize_image(frame, size) for frame in frames]))
-    images = pictures.to(device).permute(0, 3, 1, 2).float().div(255)
+    small = torch.from_numpy(np.stack([resize_image(frame, size) for frame in frames]))
+    images = small.to(device).permute(0, 3, 1, 2).float().div(255)
     return model.recipe.objects(model, fields, images).cpu()
 
 
@@ -243,7 +243,7 @@ def look(
     slots = model.num_slots if num_slots is None else num_slots
     noise = torch.from_numpy(start_noise(np.zeros(1, np.int64), slots, model.slot_dim)).to(model.device)
     tracker, state = Tracker(), None
-    for picture, small, following, placement in ahead(source, model, fit):
+    for frame, small, following, placement in ahead(source, model, fit):
         with torch.no_grad():
             output, state = model.step(
                 small, state, following, num_slots=slots, iterations=iterations, noise=noise
@@ -253,7 +253,7 @@ def look(
             tracks = tracker.update(placement.crop(small), placement.crop(masks), after)
         tracks = Tracks(*(part[0].cpu() for part in tracks))
         centre = within_frame(tracks.centre, model, placement)
-        yield picture, masks[0].cpu(), placement, tracks._replace(centre=centre)
+        yield frame, masks[0].cpu(), placement, tracks._replace(centre=centre)
 
 
 def within_frame(
@@ -270,24 +270,24 @@ def ahead(
 ) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Tensor, Tensor | None, Placement]]:
     """Every frame, its input [1, 3, rows, columns], the next input (None at the end), and the placement."""
     waiting: tuple[np.ndarray, Tensor, Placement] | None = None
-    for picture in source:
-        small, placement = model.preprocess(picture, fit)
+    for frame in source:
+        small, placement = model.preprocess(frame, fit)
         view = small[None].to(model.device)
         if waiting:
             yield *waiting[:2], view, waiting[2]
-        waiting = picture, view, placement
+        waiting = frame, view, placement
     if waiting:
         yield *waiting[:2], None, waiting[2]
 
 
 def draw(
-    picture: UInt8[np.ndarray, "height width 3"],
+    frame: UInt8[np.ndarray, "height width 3"],
     labels: Int16[Tensor, "height width"],
     tracks: Tracks,
     scale: tuple[float, float],
 ) -> UInt8[np.ndarray, "height width 3"]:
     """The frame with its overlay, arrows and dots."""
-    image = torch.from_numpy(picture).permute(2, 0, 1).float().div_(255)
+    image = torch.from_numpy(frame).permute(2, 0, 1).float().div_(255)
     tinted: Image.Image = figures.overlay_one(image, labels.long(), 0.5)
     mark_motion(tinted, tracks, scale)
     return np.asarray(tinted)

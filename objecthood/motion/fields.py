@@ -73,16 +73,16 @@ class MotionFields(Dataset):
             )
         train, held_out = folds(davis.sequences, num_folds)[fold]
         self.sequences = train if split == "train" else held_out
-        self.resolution, pictures, masks = resolution, [], []
+        self.resolution, images, masks = resolution, [], []
         for name in self.sequences:
             fields = sequence_fields(str(path), name)
             steady, speed = fields.steady.float(), fields.speed.float()
             fitted = shown(steady.flatten(0, 1), speed.flatten(0, 1), resolution)
-            pictures.append(fitted.unflatten(0, speed.shape[:2]))
+            images.append(fitted.unflatten(0, speed.shape[:2]))
             truth = torch.from_numpy(davis.truth(name)).float()[:, None]
             small = functional.interpolate(truth, (resolution, resolution), mode="area")[:, 0]
             masks.append((small > 0.5).long())
-        self._images, self._masks = torch.cat(pictures), torch.cat(masks)
+        self._images, self._masks = torch.cat(images), torch.cat(masks)
 
     def __len__(self) -> int:
         return len(self._images)

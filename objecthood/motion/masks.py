@@ -112,13 +112,13 @@ def above_threshold(speed: Float[Tensor, "*fields rows columns"]) -> Float[Tenso
 def finished(
     masks: Float[Tensor, "frames directions rows columns"],
     flow: Float[Tensor, "frames directions 2 height width"],
-    pictures: Float[Tensor, "frames 3 rows columns"],
+    images: Float[Tensor, "frames 3 rows columns"],
     colours: float = 0.6,
 ) -> Float[Tensor, "frames rows columns"]:
     """One mask per frame: directions combined, averaged over time, refined by colour (weight `colours`) and
     filtered to edges."""
     carried = carried_along(agreed(masks), flow)
-    return drawn_to_edges(coloured(carried, pictures, colours), pictures)
+    return drawn_to_edges(coloured(carried, images, colours), images)
 
 
 def agreed(
@@ -151,7 +151,7 @@ def carried_along(
 
 def coloured(
     masks: Float[Tensor, "frames rows columns"],
-    pictures: Float[Tensor, "frames 3 rows columns"],
+    images: Float[Tensor, "frames 3 rows columns"],
     weight: float = 0.6,
     bins: int = 16,
 ) -> Float[Tensor, "frames rows columns"]:
@@ -160,7 +160,7 @@ def coloured(
     Adds to the log odds of the mask `weight` times the log odds of foreground given the pixel's colour, minus
     most of the prior log odds. Colours have `bins` bins per channel; their histogram is blurred.
     """
-    colour = _colour_bins(pictures, bins)
+    colour = _colour_bins(images, bins)
     inside = (masks > 0.5).float()
     common = inside.mean().clamp(1e-3, 0.9)
     found = _blurred_counts(colour, inside, bins)
@@ -172,7 +172,7 @@ def coloured(
 
 def drawn_to_edges(
     masks: Float[Tensor, "frames rows columns"],
-    pictures: Float[Tensor, "frames 3 rows columns"],
+    images: Float[Tensor, "frames 3 rows columns"],
     radius: int = 5,
     epsilon: float = 1e-3,
 ) -> Float[Tensor, "frames rows columns"]:
@@ -185,8 +185,8 @@ def drawn_to_edges(
         columns = F.avg_pool2d(values, (2 * radius + 1, 1), 1, (radius, 0), count_include_pad=False)
         return F.avg_pool2d(columns, (1, 2 * radius + 1), 1, (0, radius), count_include_pad=False)
 
-    colour, mask = mean(pictures), mean(masks[:, None])
-    r, g, b = pictures.unbind(1)
+    colour, mask = mean(images), mean(masks[:, None])
+    r, g, b = images.unbind(1)
     pairs = mean(torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], dim=1))
     (mr, mg, mb) = colour.unbind(1)
     rr, rg, rb, gg, gb, bb = (
@@ -203,15 +203,15 @@ def drawn_to_edges(
         dim=1,
     ).unflatten(1, (3, 3))
     determinant = (rr * inverse[:, 0, 0] + rg * inverse[:, 0, 1] + rb * inverse[:, 0, 2])[:, None]
-    with_mask = mean(pictures * masks[:, None]) - colour * mask
+    with_mask = mean(images * masks[:, None]) - colour * mask
     slope = torch.einsum("fijhw,fjhw->fihw", inverse, with_mask) / determinant
     level = mask - (slope * colour).sum(dim=1, keepdim=True)
-    return ((mean(slope) * pictures).sum(dim=1) + mean(level)[:, 0]).clamp(0, 1)
+    return ((mean(slope) * images).sum(dim=1) + mean(level)[:, 0]).clamp(0, 1)
 
 
-def _colour_bins(pictures: Tensor, bins: int) -> Tensor:
+def _colour_bins(images: Tensor, bins: int) -> Tensor:
     """Joint bins of brightness and two colour differences, each spanning 99.8 % of the pixels."""
-    red, green, blue = F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False).unbind(1)
+    red, green, blue = F.avg_pool2d(images, 3, 1, 1, count_include_pad=False).unbind(1)
     joint = torch.zeros_like(red, dtype=torch.long)
     for channel in (0.3 * red + 0.6 * green + 0.1 * blue, red - green, 0.5 * (red + green) - blue):
         low, high = channel.flatten()[::7].quantile(torch.tensor([0.001, 0.999], device=red.device))

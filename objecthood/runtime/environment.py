@@ -46,7 +46,7 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 def keep_freed_memory() -> bool:
     """Configure glibc to keep freed memory for reuse; False with other C libraries.
 
-    By default every large tensor is mapped anew and page-faulted: eight 5 MB products take 20 ms instead of
+    By default every large tensor is mapped again and page-faulted: eight 5 MB products take 20 ms instead of
     3. The process then keeps its peak memory.
     """
     try:

@@ -175,7 +175,7 @@ def read_json(file: Path) -> dict[str, Any]:
             f"{file.parent} is not a run folder (no {file.name}); name a folder that train wrote"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}); restore it, or train anew") from error
+        raise ValueError(f"{file} is damaged ({error}); restore it or train again") from error
     if not isinstance(facts, dict):
-        raise ValueError(f"{file} is damaged (not a JSON object); restore it, or train anew")
+        raise ValueError(f"{file} is damaged (not a JSON object); restore it or train again")
     return facts

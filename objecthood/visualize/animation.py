@@ -125,8 +125,8 @@ def _frame(small: Tensor, large: Tensor, weights: Tensor, now: float, total: int
         bar = (x, y + height + 3, x + width - 1, y + height + 2 + BAR)
         ImageDraw.Draw(frame).rectangle(bar, fill=tuple(color.tolist()))
         write(frame, (x + width / 2, y + height + CAPTION - 7), f"slot {index + 1}")
-    for column, picture in enumerate((to_image(large), overlay_one(large, weights, STRONG))):
-        frame.paste(picture, (MARGIN + column * (2 * width + GAP), MARGIN))
+    for column, cell in enumerate((to_image(large), overlay_one(large, weights, STRONG))):
+        frame.paste(cell, (MARGIN + column * (2 * width + GAP), MARGIN))
     middle = MARGIN + 2 * height + 32
     write(frame, (MARGIN + width, middle), "image", 16)
     x = MARGIN + 2 * width + GAP

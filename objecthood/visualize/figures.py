@@ -89,7 +89,7 @@ def overlay_one(image: Tensor, masks: Tensor, opacity: float, contours: bool = T
     labels = _label_map(masks, (image.shape[-2], image.shape[-1]))
     colors = torch.from_numpy(slot_colors(max(int(labels.max()) + 1, 1)) / 255.0).float()
     reach = max(1, round(min(labels.shape) / 160))  # wider contours in large images
-    picture = Image.new("RGB", (labels.shape[1], labels.shape[0]))
+    tinted = Image.new("RGB", (labels.shape[1], labels.shape[0]))
     for top in range(0, len(labels), BAND):
         rows = slice(top, top + BAND)
         strength = torch.full(labels[rows].shape, opacity)
@@ -101,8 +101,8 @@ def overlay_one(image: Tensor, masks: Tensor, opacity: float, contours: bool = T
         tint = colors[labels[rows].clamp(min=0).long()].permute(2, 0, 1)
         band = image[:, rows].detach().cpu()
         band = band.float() / 255 if band.dtype == torch.uint8 else band.float()
-        picture.paste(to_image(torch.lerp(band, tint, strength)), (0, top))
-    return picture
+        tinted.paste(to_image(torch.lerp(band, tint, strength)), (0, top))
+    return tinted
 
 
 def name_objects(
@@ -119,25 +119,25 @@ def name_objects(
     >>> name_objects(torch.zeros(64, 64, 3, dtype=torch.uint8), [(0.5, 0.5, 0, "large red metal cube")]).size
     (640, 640)
     """
-    picture = Image.fromarray(image.cpu().numpy())
-    scale = max(1, min(-(-NAMED // min(picture.size)), 4 * NAMED // max(picture.size)))
-    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
-    size = max(TEXT_SIZE, round(min(picture.size) * TEXT_SIZE / NAMED))
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+    figure = Image.fromarray(image.cpu().numpy())
+    scale = max(1, min(-(-NAMED // min(figure.size)), 4 * NAMED // max(figure.size)))
+    figure = figure.resize((figure.width * scale, figure.height * scale), Image.Resampling.BICUBIC)
+    size = max(TEXT_SIZE, round(min(figure.size) * TEXT_SIZE / NAMED))
+    draw, font = ImageDraw.Draw(figure), ImageFont.load_default(size)
     colors = slot_colors(max((slot for _, _, slot, _ in objects), default=0) + 1)
     taken: list[tuple[float, float, float, float]] = []
     for across, down, slot, name in sorted(objects, key=lambda one: one[1]):
-        x, y, color = across * picture.width, down * picture.height, tuple(colors[slot].tolist())
+        x, y, color = across * figure.width, down * figure.height, tuple(colors[slot].tolist())
         draw.circle((x, y), size / 3, fill=color, outline=PAPER, width=max(1, size // 6))
         words = name.split()
         text = "\n".join(" ".join(words[start : start + 2]) for start in range(0, len(words), 2))
         right, bottom = draw.multiline_textbbox((0, 0), text, font)[2:]
-        box = _free_box((right, bottom + size / 3), (x, y + size / 2), picture.size, taken)
+        box = _free_box((right, bottom + size / 3), (x, y + size / 2), figure.size, taken)
         draw.multiline_text(
             box[:2], text, fill=INK, font=font, align="center", stroke_width=size // 6, stroke_fill=PAPER
         )
         taken.append(box)
-    return picture
+    return figure
 
 
 def slots_figure(
@@ -220,9 +220,9 @@ def indexed_png(
             f"labels of a palette PNG must be 0..255, got {values.min()}..{values.max()}; replace ignored "
             "pixels (-1) by another label"
         )
-    picture = Image.fromarray(values.astype(np.uint8)).convert("P")
-    picture.putpalette(slot_colors(256).tobytes())
-    picture.save(path, format="PNG")
+    figure = Image.fromarray(values.astype(np.uint8)).convert("P")
+    figure.putpalette(slot_colors(256).tobytes())
+    figure.save(path, format="PNG")
 
 
 def to_image(image: Float[Tensor, "3 height width"]) -> Image.Image:
@@ -274,13 +274,13 @@ def attention_cell(
 
 
 def write(
-    picture: Image.Image, center: tuple[int | float, int | float], text: str, size: int = TEXT_SIZE
+    image: Image.Image, center: tuple[int | float, int | float], text: str, size: int = TEXT_SIZE
 ) -> None:
-    """Write `text` centred at `center` (x, y) of `picture`, in Pillow's default font.
+    """Write `text` centred at `center` (x, y) of `image`, in Pillow's default font.
 
     >>> write(Image.new("RGB", (96, 20)), (48, 10), "slot 1")
     """
-    ImageDraw.Draw(picture).text(center, text, fill=INK, font=ImageFont.load_default(size), anchor="mm")
+    ImageDraw.Draw(image).text(center, text, fill=INK, font=ImageFont.load_default(size), anchor="mm")
 
 
 def _free_box(
@@ -370,9 +370,9 @@ def grid(
     size = (left + len(rows[0]) * (width + GAP) - GAP + MARGIN, top + tall + MARGIN)
     figure = Image.new("RGB", size, PAPER)
 
-    for column, (name, picture) in enumerate(once.items()):
+    for column, (name, cell) in enumerate(once.items()):
         x, y = MARGIN + column * (width + GAP), top + (tall - height) // 2
-        figure.paste(picture, (x, y))
+        figure.paste(cell, (x, y))
         write(figure, (x + width / 2, y - GAP - TEXT_SIZE / 2), name)
     for row, name in enumerate(row_names):
         write(figure, (left - name_width / 2 - GAP / 2, top + row * (height + GAP) + height / 2), name)

@@ -64,25 +64,25 @@ def clips_frames(
     3
     """
     scale = 2 * legible_scale(frames)
-    pictures = []
+    sheets = []
     for now in range(frames.shape[1]):
         large = enlarge(frames[:, now], scale)
         found = [overlay_one(*pair, STRONG) for pair in zip(large, masks[:, now], strict=True)]
-        for clip, picture in enumerate(found):
-            mark_motion(picture, Tracks(*(part[clip, now] for part in tracks)), scale)
-        pictures.append(_sheet([[to_image(frame) for frame in large], found]))
-    return pictures
+        for clip, image in enumerate(found):
+            mark_motion(image, Tracks(*(part[clip, now] for part in tracks)), scale)
+        sheets.append(_sheet([[to_image(frame) for frame in large], found]))
+    return sheets
 
 
-def mark_motion(picture: Image.Image, tracks: Tracks, scale: float | tuple[float, float]) -> None:
+def mark_motion(image: Image.Image, tracks: Tracks, scale: float | tuple[float, float]) -> None:
     """Draw an arrow on each moving slot and a dot on each static one, except the background (largest slot).
 
-    `tracks` are of one frame of one clip (no batch axis); `scale` is the number of pixels of `picture` per
+    `tracks` are of one frame of one clip (no batch axis); `scale` is the number of pixels of `image` per
     pixel of the tracks, as (across, down) if they differ.
     """
     across, down = (scale, scale) if isinstance(scale, int | float) else scale
-    size = max(2.0, min(picture.size) / 64)
-    draw = ImageDraw.Draw(picture)
+    size = max(2.0, min(image.size) / 64)
+    draw = ImageDraw.Draw(image)
     colors = slot_colors(len(tracks.area))
     for slot, (x, y) in enumerate(tracks.centre.tolist()):
         if x < 0 or slot == int(tracks.area.argmax()):
