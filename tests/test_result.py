@@ -40,7 +40,7 @@ def test_it_is_the_models_own_output(seen):
     for name in ("masks", "slots", "attention", "reconstruction", "appearance"):
         assert torch.equal(getattr(seen, name), getattr(scene, name)[0].detach()), name
     assert seen.masks.shape == (7, 64, 64) and seen.attention.shape == (5, 7, 32, 32)
-    assert seen.size == (128, 128) and seen.picture.shape == (128, 128, 3)
+    assert seen.size == (128, 128) and seen.pixels.shape == (128, 128, 3)
     assert seen.warning == seen.error == "" and seen.path == oh.PRETRAINED["clevr"].example
 
 
@@ -95,7 +95,7 @@ def test_user_images_in_memory(tmp_path):
     picture = read_image(oh.PRETRAINED["sprites"].example)
     results = oh.predict("sprites", [picture, Image.fromarray(picture)], tmp_path / "out", animate=False)
     assert [str(one.path) for one in results] == ["picture-1", "picture-2"]
-    assert torch.equal(results[0].masks, results[1].masks) and (results[0].picture == picture).all()
+    assert torch.equal(results[0].masks, results[1].masks) and (results[0].pixels == picture).all()
     assert (tmp_path / "out" / "picture-2-overlay.png").exists()
 
 
@@ -129,11 +129,11 @@ def test_shown_in_a_notebook(seen):
     assert hostile.sources == [] and hostile.words == "<img src=x>: <b>no</b>"
 
 
-def test_of_a_skipped_image_nothing_is_seen(tmp_path):
+def test_a_skipped_image_has_no_results(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG")
     (result,) = oh.predict("sprites", tmp_path / "bad.png", skip_bad=True)
     assert "bad.png" in result.error and result.files == {}
-    for ask in ("slots", "attention", "image", "picture"):
+    for ask in ("slots", "attention", "image", "pixels"):
         with pytest.raises(ValueError, match="bad.png was skipped and has no results"):
             getattr(result, ask)
     with pytest.raises(ValueError, match="was skipped and has no results"):
