@@ -96,7 +96,5 @@ def test_videos_are_refused(tmp_path, capsys):
         )
         == 2
     )
-    assert "--merge-background unites slots of images, not of videos" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "--merge-background works for images only" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "o").exists()

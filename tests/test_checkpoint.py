@@ -362,17 +362,17 @@ def test_a_whole_checkpoint_of_something_else_is_refused(two, name, content):
     (newest / name).write_bytes(content)
     sums = json.loads((newest / "manifest.json").read_text()) | {name: hashlib.sha256(content).hexdigest()}
     (newest / "manifest.json").write_text(json.dumps(sums))
-    with pytest.raises(ValueError, match="step_00000002 is not one of this training") as caught:
+    with pytest.raises(ValueError, match="step_00000002 is not of this run") as caught:
         restore(folder, *trained(0))
     assert "\n" not in str(caught.value)
     if content == b'{"step": "1"}':
-        assert str(caught.value).endswith("step_00000002 is not one of this training (its step is '1')")
+        assert str(caught.value).endswith("step_00000002 is not of this run (its step is '1')")
 
 
 def test_optimisers_of_something_else_are_refused(tmp_path):
     model, optimizers = trained()
     save_checkpoint(tmp_path, 1, model, optimizers, {})
-    with pytest.raises(ValueError, match="is not one of this training"):
+    with pytest.raises(ValueError, match="is not of this run"):
         restore(tmp_path, model, optimizers[:1])
 
 

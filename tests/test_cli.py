@@ -104,7 +104,7 @@ def test_help_says_nothing_that_only_python_needs(capsys, words):
     for noise in ("{None}", "None)", "(default: '')", "(default: )", "[STR", "tuple"):
         assert noise not in said, noise
     if words == ["predict"]:
-        assert "[IMAGE ...]" in said and "--iterations INT" in said and "--out STR" in said
+        assert "[IMAGE ...]" in said and "--iterations N" in said and "--out FOLDER" in said
         assert "(default: predictions)" in said, "defaults that are something stay"
     # The options themselves are as before.
     assert run(capsys, "predict", "--slots", "many")[0] == 2
@@ -131,8 +131,8 @@ def test_images_of_another_kind_are_counted(capsys, tmp_path):
     code, said, complaints = run(capsys, *command)
     warnings = [line for line in complaints if line.startswith("warning: ")]
     assert code == 0 and len(warnings) == 2 and "00.png is " in warnings[0]
-    assert re.fullmatch(r"warning: 1[0-5] of 15 images are unlike the training data", warnings[1])
-    assert said.count("for images of another kind") == 1
+    assert re.fullmatch(r"warning: 1[0-5] of 15 images are likely out of distribution", warnings[1])
+    assert said.count("to train on your own images") == 1
     code, said, complaints = run(capsys, "predict", tmp_path / "00.png", *command[2:])
     assert len([line for line in complaints if line.startswith("warning: ")]) == 1
 
@@ -241,11 +241,11 @@ def test_short_forms_are_understood(typed, meant):
 
 
 WRONGLY_TYPED = [
-    ("frobnicate", "known are train, sweep, evaluate"),
-    ("--verbose train", "did you mean --version|known are --help"),
+    ("frobnicate", "allowed are train, sweep, evaluate"),
+    ("--verbose train", "did you mean --version|allowed are --help"),
     ("train", "train needs a recipe"),
-    ("train sprites extra", "one word too many"),
-    ("train sprites num_slots=3", "options are written --name VALUE"),
+    ("train sprites extra", "unexpected argument"),
+    ("train sprites num_slots=3", "write options as --name VALUE"),
     ("train sprites --steps", "--steps needs a value, a whole number"),
     ("train sprites --steps --seed 1", "--steps needs a value"),
     ("train sprites --steps many", r"--steps \(='many'\) must be a whole number"),
@@ -261,16 +261,16 @@ WRONGLY_TYPED = [
     ("train sprites --device potato", "use auto, cpu, cuda"),
     ("train sprites -s 1", "has no option -s"),
     ("train --resum RUN", "did you mean --resume?"),
-    ("train sprites --resume RUN", "trains another recipe"),
-    ("train --resume RUN --out elsewhere", "leave one away"),
+    ("train sprites --resume RUN", "is not a run of sprites"),
+    ("train --resume RUN --out elsewhere", "omit one"),
     ("evaluate", "WEIGHTS is missing"),
     ("evaluate sprites-paper", "objecthood train sprites-paper"),
-    ("evaluate RUN again", "one word too many"),
+    ("evaluate RUN again", "unexpected argument"),
     ("evaluate RUN --split tset", "did you mean test?"),
     ("evaluate RUN --num-scenes 0", "at least 1"),
     ("evaluate RUN --num-scenes few", "must be a whole number"),
     ("evaluate RUN --recipe sprits", "did you mean sprites?"),
-    ("predict --weights RUN", "PICTURES is missing"),
+    ("predict --weights RUN", "IMAGE is missing"),
     ("predict x.png --weights sprites-paper", "objecthood train sprites-paper"),
     ("evaluate RUN --iterations 0", "at least 1"),
     ("predict x.png --weights RUN --slots 257", "at most 256"),
@@ -280,9 +280,9 @@ WRONGLY_TYPED = [
     ("train sprites --out NEW --log tensorbord", "did you mean tensorboard?"),
     ("show", "WHAT is missing"),
     ("show tetromino", "did you mean tetrominoes?"),
-    ("list all", "known are recipes, weights"),
+    ("list all", "allowed are recipes, weights"),
     ("list wieghts", "did you mean weights?"),
-    ("list weights all", "one word too many"),
+    ("list weights all", "unexpected argument"),
     ("doctor --fast", "has no option --fast"),
 ]
 NOT_POSSIBLE = [
@@ -301,7 +301,7 @@ NOT_POSSIBLE = [
     ("evaluate RUN --recipe sprites --num-scenes 1", "Resize with"),
     ("predict none.png --weights RUN --out NEW", "no such file"),
     ("predict FILE --weights RUN --out NEW", "not a readable image"),
-    ("predict FILE --weights RUN --out RUN", "name a new or an empty folder"),
+    ("predict FILE --weights RUN --out RUN", "use a new or empty output folder"),
     ("show FILE", "not a weight file"),
 ]
 
@@ -404,7 +404,7 @@ def test_stop_and_resume(capsys, trained, tmp_path, monkeypatch):
 def test_resume_alone_takes_the_newest_unfinished_run(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, complaints = run(capsys, "train", "--resume")
-    assert code == 2 and "--resume needs a run folder, as no unfinished run lies below runs/" in complaints[0]
+    assert code == 2 and "there is no unfinished run in runs/" in complaints[0]
     stops_at_two(monkeypatch)
     for seed in (5, 6):
         assert run(capsys, "train", "tetrominoes", *TINY, "--seed", seed)[0] == 130

@@ -442,7 +442,7 @@ def test_any_address_can_be_listened_on(shown, monkeypatch, host, asked):
 
 @pytest.mark.parametrize("host", ["", " ", "no.such.host.invalid", "256.1.1.1", "a" * 300, "::1::2"])
 def test_addresses_that_are_none(shown, host):
-    with pytest.raises(ValueError, match="names no address|cannot be listened on") as caught:
+    with pytest.raises(ValueError, match="is empty|cannot listen on") as caught:
         server.serve(shown, host, 0, lambda address: None)
     assert "\n" not in str(caught.value)
 

@@ -107,7 +107,7 @@ def test_the_slider_walks_through_attention_and_painting(visit):
 def test_slots_and_iterations_change_it_at_once(visit):
     visit.set("slots", 9)
     assert visit.page.locator(f"{A} .slot").count() == visit.page.locator(f"{B} .slot").count() == 9
-    assert "3 more than it was trained with" in visit.page.inner_text("#start-note")
+    assert "3 more slots than in training" in visit.page.inner_text("#start-note")
     visit.set("slots", 2)
     assert visit.page.locator(f"{A} .slot").count() == 2
     before = visit.pixels(f"{A} .rebuilt")
@@ -118,7 +118,7 @@ def test_slots_and_iterations_change_it_at_once(visit):
 
 def test_rolling_says_what_is_rolled_and_can_be_undone(visit):
     learned = visit.pixels(f"{A} .slot canvas")
-    assert "learned where its slots start" in visit.page.inner_text("#start-note")
+    assert "learned initial slots" in visit.page.inner_text("#start-note")
     visit.page.click("#roll")
     assert visit.settle() == "ready"
     assert "noise is added" in visit.page.inner_text("#start-note")
@@ -229,7 +229,7 @@ def test_everything_is_reached_and_named_by_keyboard(visit):
         named.append(name)
     text = " | ".join(named)
     for wanted in (
-        "Play the iterations", "Iteration", "Slots", "Iterations", "Roll the start again", "New scene",
+        "Play the iterations", "Iteration", "Slots", "Iterations", "Restart with noise", "New scene",
         "Your image", "Slot 1 of image A, shown", "Move slot 1 of image A to image B",
         "where slots look",
     ):  # fmt: skip
@@ -267,8 +267,8 @@ def test_a_image_of_ones_own_is_looked_at_and_doubted(visit):
     before = visit.pixels(f"{A} .picture")
     assert upload(visit, png(200)) == "ready"
     assert visit.pixels(f"{A} .picture") != before
-    assert "unlike those the model was trained on" in visit.page.inner_text(f"{A} .facts")
-    assert "unlike" not in visit.page.inner_text(f"{B} .facts")
+    assert "out of distribution" in visit.page.inner_text(f"{A} .facts")
+    assert "out of distribution" not in visit.page.inner_text(f"{B} .facts")
 
 
 @pytest.mark.parametrize("port", ["static"], indirect=True)

@@ -88,7 +88,7 @@ def test_a_wide_image_is_fitted_as_in_predict(port, shown):
     assert describe(shown[0])["fit"] == model.fit == "pad"
 
 
-def test_paints_what_it_looked_at(port, shown):
+def test_decoded_slots_give_the_reconstruction(port, shown):
     planes, slots, attention = numbers(ask(port, LOOK, png()))
     body = np.concatenate([slots.reshape(3, -1)[-1], attention.reshape(3, -1)[-1]]).tobytes()
     answer = ask(port, "/api/paint?model=tetrominoes&slots=4", body)
@@ -122,7 +122,7 @@ def test_every_published_model_is_shown():
         )
 
 
-def test_a_rolled_start_is_another_one_and_a_learned_one_is_not(port):
+def test_noise_changes_the_initial_slots(port):
     learned, again = (numbers(ask(port, LOOK.replace("seed=1", f"seed={seed}"), png()))[1] for seed in (1, 2))
     assert np.array_equal(learned, again)
     rolled, other = (
@@ -334,7 +334,7 @@ def test_numbers_out_of_range(port, change, scoreboard):
     scoreboard("The demo's server", "numbers out of range: refused in one line", 1)
 
 
-def test_slots_to_paint_must_be_so_many_finite_numbers(port):
+def test_slots_to_decode_must_be_finite_and_of_the_right_size(port):
     path = "/api/paint?model=tetrominoes&slots=1"
     right = np.zeros(64 + 18 * 18, np.float32)
     assert ask(port, path, right.tobytes()).status == 200
@@ -474,7 +474,7 @@ def test_thousands_of_small_uploads_leave_nothing(shown, tmp_path, monkeypatch, 
     scoreboard("The demo's server", what, 10_000, measured=f"memory grew by {grown:.0f} MB")
 
 
-def test_only_what_paints_can_be_shown():
+def test_only_discovery_models_can_be_shown():
     with pytest.raises(ValueError, match="cannot show 'set-clevr': only a discovery model"):
         load_shown(["set-clevr"])
     with pytest.raises(ValueError, match="two models are called 'sprites'"):
@@ -484,7 +484,7 @@ def test_only_what_paints_can_be_shown():
 def test_a_taken_port_is_one_line(shown):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
-        with pytest.raises(ValueError, match="cannot be listened on .* name another --port"):
+        with pytest.raises(ValueError, match="cannot listen on .* choose another --port"):
             server.serve(shown, "127.0.0.1", number, lambda address: None)
 
 

@@ -74,14 +74,14 @@ def test_every_stage_is_told_when_it_begins(guided, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("steady, asked", [(torch.inf, [32]), (0.0, [32, 96])])
-def test_more_images_are_looked_at_where_few_are_steady(guided, monkeypatch, steady, asked):
+def test_more_candidates_are_tried_if_few_are_stable(guided, monkeypatch, steady, asked):
     counts = []
-    monkeypatch.setattr(export_module, "_STEADY", steady)
+    monkeypatch.setattr(export_module, "_STABLE", steady)
     monkeypatch.setattr(
         export_module, "example_images", lambda model, n: counts.append(n) or example_images(model, n)
     )
     with torch.no_grad():
-        assert len(export_module._steady_images(guided, 4, 4, 3)) == 4
+        assert len(export_module._stable_images(guided, 4, 4, 3)) == 4
     assert counts == asked
 
 

@@ -1,9 +1,9 @@
-"""A model taken apart and put together again is the model."""
+"""The export stages of a model, run in sequence, equal the model."""
 
 import pytest
 import torch
 
-from objecthood.export.stages import Begin, Finish, Start, Step, stages_of_discovery
+from objecthood.export.stages import FirstStage, LastStage, Start, Step, stages_of_discovery
 from objecthood.models import autoencoder
 from objecthood.models.set_predictor import fast_clevr
 
@@ -16,15 +16,15 @@ def gaussian() -> autoencoder.SlotAutoencoder:
     return autoencoder.small_image(12, num_slots=4)
 
 
-def put_together(model, images, noise, iterations):
-    slots, inputs, bias = Begin(model)(images, noise)
+def run_stages(model, images, noise, iterations):
+    slots, inputs, bias = FirstStage(model)(images, noise)
     step, attention = Step(model), []
     for _ in range(iterations):
-        slots, shares, bias, seen = step(slots, inputs, bias)
+        slots, shares, bias, to_decode = step(slots, inputs, bias)
         attention.append(shares.unflatten(-1, model.feature_grid))
-    finish = Finish(model)
-    found = dict(zip(finish.names, finish(seen, attention[-1]), strict=True))
-    return found | {"slots": seen, "attention": torch.stack(attention, dim=1)}
+    last = LastStage(model)
+    found = dict(zip(last.names, last(to_decode, attention[-1]), strict=True))
+    return found | {"slots": to_decode, "attention": torch.stack(attention, dim=1)}
 
 
 @pytest.mark.parametrize(
@@ -32,31 +32,31 @@ def put_together(model, images, noise, iterations):
     [guided, gaussian, autoencoder.fast_tetrominoes, autoencoder.fast_slot_frames, fast_clevr],
 )
 @pytest.mark.parametrize("num_slots", [1, 3, 4, 6])
-def test_parts_in_a_row_are_the_model(build, num_slots):
+def test_stages_in_sequence_equal_the_model(build, num_slots):
     model = build().eval()
     images = torch.rand(2, 3, model.resolution, model.resolution)
     noise = torch.randn(2, num_slots, model.slot_dim)
     with torch.no_grad():
         expected = model(images, num_slots=num_slots, iterations=4, noise=noise)._asdict()
-        found = put_together(model, images, noise, 4)
+        found = run_stages(model, images, noise, 4)
     assert found.keys() == expected.keys()
     for name in expected:
         assert torch.allclose(found[name], expected[name], atol=1e-5), name
 
 
-def test_slots_are_painted_alone():
-    """What lets the page leave a slot away, or show it in another image, without asking the model again."""
+def test_slots_are_decoded_independently():
+    """The demo page hides slots, or composites them into another image, without another decoder call."""
     model = guided().eval()
-    paint = stages_of_discovery(model).paint
+    decode = stages_of_discovery(model).decode
     slots, attention = torch.randn(1, 4, 64), torch.rand(1, 4, 8, 8)
     with torch.no_grad():
-        together, apart = paint(slots, attention), paint(slots[:, 2:3], attention[:, 2:3])
+        together, apart = decode(slots, attention), decode(slots[:, 2:3], attention[:, 2:3])
     assert all(
         torch.allclose(one[:, 2:3], other, atol=1e-6) for one, other in zip(together, apart, strict=True)
     )
 
 
-def test_spread_moves_learned_queries_by_their_own_deviation():
+def test_noise_scale_is_in_units_of_the_deviation_between_queries():
     model = autoencoder.fast_tetrominoes(num_slots=4)
     start, noise = Start(model), torch.randn(2, 6, 64)
     assert start.is_learned and not Start(gaussian()).is_learned

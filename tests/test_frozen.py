@@ -344,7 +344,7 @@ def test_only_stored_weights_are_counted_against_a_file(monkeypatch):
     with checkpoint.no_more_weights_than(0):
         for _ in range(15):
             restore("test:tiny")
-    with checkpoint.no_more_weights_than(0), pytest.raises(ValueError, match="asks for more weights"):
+    with checkpoint.no_more_weights_than(0), pytest.raises(ValueError, match="needs more weights"):
         for _ in range(15):
             Backbone()
     monkeypatch.setattr(limits, "FROZEN_WEIGHTS", NUM_WEIGHTS - 1)

@@ -61,7 +61,7 @@ def test_no_room_at_any_point_of_a_save(tmp_path, scoreboard):
     def work(size):
         limit_files(size)
         with pytest.raises(
-            NotSaved, match=r"step 2 could not be .* MB needed, .* free\); step_00000001 is whole"
+            NotSaved, match=r"step 2 could not be .* MB needed, .* free\); step_00000001 is intact"
         ):
             save(tmp_path, 2)
 
@@ -105,7 +105,7 @@ def test_too_little_room_is_told_before_the_first_step(tmp_path, monkeypatch, ca
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert main([*TRAIN, "--out", str(tmp_path / "run")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{tmp_path / 'run'} has no room for checkpoints: 8.2 MB needed, 1.0 MB free" in line
+    assert f"{tmp_path / 'run'} has no space for checkpoints: 8.2 MB needed, 1.0 MB free" in line
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     check_space(tmp_path, nn.Linear(2, 2))
 
@@ -140,7 +140,7 @@ def test_a_place_that_cannot_be_written_to(tmp_path, monkeypatch, error, name, s
     save(tmp_path, 1)
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, *refusing(name, error))
-        with pytest.raises(NotSaved, match=f"{error.strerror}; .*step_00000001 is whole") as caught:
+        with pytest.raises(NotSaved, match=f"{error.strerror}; .*step_00000001 is intact") as caught:
             save(tmp_path, 2)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
     check_last(tmp_path, 1)
@@ -156,7 +156,7 @@ def test_the_first_checkpoint_fails_in_one_line(tmp_path):
 def test_weights_that_cannot_be_written_leave_nothing(tmp_path, monkeypatch):
     recipe = oh.RECIPES["tetrominoes"]
     monkeypatch.setattr(checkpoint, *refusing("sync", OSError(28, "No space left on device")))
-    with pytest.raises(NotSaved, match="w.safetensors .No space left on device; .* or name another place"):
+    with pytest.raises(NotSaved, match="w.safetensors .No space left on device; .* or use another folder"):
         oh.save(recipe.build_model(), recipe, tmp_path / "w.safetensors")
     assert not list(tmp_path.iterdir())
 

@@ -65,7 +65,7 @@ def test_cards_are_made_from_the_facts(name):
 
 def test_a_card_with_a_gap_is_refused():
     for fact in REQUIRED:
-        with pytest.raises(ValueError, match=f"no card without {fact};"):
+        with pytest.raises(ValueError, match=f"the model card needs {fact};"):
             model_card("x", {**oh.PRETRAINED["sprites"].facts, fact: ""}, "x.png", "x")
 
 
@@ -98,11 +98,11 @@ def test_damaged_weights_are_not_loaded(copies):
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    with pytest.raises(ValueError, match="weights 'sprites' are not those that were published") as caught:
+    with pytest.raises(ValueError, match="weights 'sprites' are not the published ones") as caught:
         oh.load("sprites")
     assert "\n" not in str(caught.value) and oh.PRETRAINED["sprites"].sha256 in str(caught.value)
     file.unlink()
-    with pytest.raises(ValueError, match="weights 'sprites' are not there"):
+    with pytest.raises(ValueError, match="weights 'sprites' are missing"):
         oh.load("sprites")
     assert oh.load("tetrominoes")
 

@@ -65,7 +65,7 @@ def test_there_and_back(server, elsewhere):
 
     server.repositories["me/blocks"]["weights.safetensors"] = oh.PRETRAINED["sprites"].file.read_bytes()
     wrong = "try: oh.from_pretrained('me/blocks')\nexcept ValueError as error: print(error)"
-    assert "are not those that were published" in elsewhere(wrong)
+    assert "are not the published ones" in elsewhere(wrong)
     assert all(key in ("Bearer hf_test", "") for _, _, key in server.asked)
 
 
@@ -88,12 +88,12 @@ for name in NAMES:
 print(json.dumps(said))
 """
 TROUBLE = {
-    "error": "ValueError: weights.safetensors of me/error could not be fetched (",
-    "elsewhere": "ValueError: weights.safetensors of me/elsewhere could not be fetched (",
-    "short": "ValueError: weights.safetensors of me/short could not be fetched (Consistency check failed",
-    "long": "ValueError: weights.safetensors of me/long could not be fetched (Consistency check failed",
-    "other": "ValueError: weights of me/other are not those that were published: ",
-    "full": "ValueError: weights.safetensors of me/full could not be fetched ([Errno 27] File too large",
+    "error": "ValueError: weights.safetensors of me/error could not be downloaded (",
+    "elsewhere": "ValueError: weights.safetensors of me/elsewhere could not be downloaded (",
+    "short": "ValueError: weights.safetensors of me/short could not be downloaded (Consistency check failed",
+    "long": "ValueError: weights.safetensors of me/long could not be downloaded (Consistency check failed",
+    "other": "ValueError: weights of me/other are not the published ones: ",
+    "full": "ValueError: weights.safetensors of me/full could not be downloaded ([Errno 27] File too large",
     "broken-off": "tetrominoes",
 }
 
@@ -110,7 +110,7 @@ def test_servers_that_misbehave(server, elsewhere, names, scoreboard):
         server.trouble[f"me/{name}"] = name.replace("-", " ")
     said = json.loads(elsewhere(f"NAMES = {names!r}\n{FETCH}"))
     for name in names:
-        told = TROUBLE.get(name, f"ValueError: weights.safetensors of me/{name} could not be fetched (")
+        told = TROUBLE.get(name, f"ValueError: weights.safetensors of me/{name} could not be downloaded (")
         assert said[name].startswith(told) and "\n" not in said[name], said[name]
     if "broken-off" in names:
         assert [name for name, _ in server.ranges] == ["me/broken-off"], (
@@ -123,7 +123,7 @@ def test_servers_that_misbehave(server, elsewhere, names, scoreboard):
         name: "tetrominoes" for name in names if name != "other"
     }
     if "other" in names:  # what is refused stays in the Hub's cache until it is removed, as the line says
-        assert again["other"] == said["other"] and "remove that file and fetch them again" in said["other"]
+        assert again["other"] == said["other"] and "remove that file and download them again" in said["other"]
     what = (
         "a server that breaks off, lies, redirects to a file, falls silent; a full disk: one line, or resumed"
     )
@@ -133,7 +133,7 @@ def test_servers_that_misbehave(server, elsewhere, names, scoreboard):
 def test_refusals_are_one_line(elsewhere):
     code = "try: {}\nexcept ValueError as error: print(error)"
     said = elsewhere(code.format("oh.from_pretrained('me/nothing')"))
-    assert said.startswith("config.json of me/nothing could not be fetched")
+    assert said.startswith("config.json of me/nothing could not be downloaded")
     said = elsewhere(code.format("oh.push_to_hub('sprites', 'me/x')"), token="hf_wrong")
     assert said.startswith("me/x could not be published")
 
@@ -154,7 +154,9 @@ except ValueError as error:
 
 def test_without_a_connection_it_fails_at_once_in_one_line(elsewhere):
     said = elsewhere(OFFLINE.replace("NAME", "absent"))
-    assert said.startswith("True config.json of me/absent could not be fetched (no connection to the Hub: ")
+    assert said.startswith(
+        "True config.json of me/absent could not be downloaded (no connection to the Hub: "
+    )
     assert said.endswith("; check the connection, or take one of " + ", ".join(oh.PRETRAINED))
     assert "..." not in said
 
@@ -208,12 +210,10 @@ def test_models_that_cannot_be_published_are_told(tmp_path):
 def test_own_weights_need_what_only_their_owner_knows(tmp_path, monkeypatch):
     recipe = oh.RECIPES["tetrominoes"]
     file = oh.save(recipe.build_model(), recipe, tmp_path / "w.safetensors", {"fg_ari": 0.5})
-    with pytest.raises(
-        ValueError, match="nothing is published without licence, data, limits, chosen; say it"
-    ):
+    with pytest.raises(ValueError, match="publishing needs licence, data, limits, chosen; add"):
         oh.push_to_hub(file, "me/mine")
     told = {"licence": "MIT", "data": "Mine.", "limits": "Many.", "chosen": "One seed was trained"}
-    with pytest.raises(ValueError, match="a card needs an image"):
+    with pytest.raises(ValueError, match="the model card needs an image"):
         oh.push_to_hub(file, "me/mine", **told)
     path, facts = huggingface._facts(file, told)
     assert path == file and facts["licence"] == "MIT" and facts["sha256"] == hub.sha256_of(file)

@@ -140,11 +140,11 @@ def test_arrays_and_cutouts(model, pictures, tmp_path):
     stale.write_bytes(b"")
     (again,) = oh.predict(model, pictures / "turned.jpg", out, animate=False, also=["cutouts"])
     assert not stale.exists() and again.files["cutouts"] == result.files["cutouts"]
-    with pytest.raises(ImageError, match="no image to look at"):
+    with pytest.raises(ImageError, match="there are no input images"):
         oh.predict(model, again.files["cutouts"], out)
     with pytest.raises(ValueError, match=r"`slot` \(=4\) must be from 0 to 3"):
         result.cutout(4)
-    with pytest.raises(ValueError, match=r"`also` \(='cutout'\) must be of arrays, cutouts"):
+    with pytest.raises(ValueError, match=r"`also` \(='cutout'\) must be one of arrays, cutouts"):
         oh.predict(model, pictures / "turned.jpg", out, also=["cutout"])
 
 
@@ -217,7 +217,7 @@ def test_own_results_are_no_images_to_look_at(model, tmp_path):
         results = oh.predict(model, tmp_path, tmp_path / "out")
         assert [result.path.name for result in results] == ["x.png"]
     checkered(30, 30).save(tmp_path / "out" / "y.png")
-    with pytest.raises(ValueError, match="lies in the folder to write to"):
+    with pytest.raises(ValueError, match="is in the output folder"):
         oh.predict(model, tmp_path / "out" / "y.png", tmp_path / "out")
 
 
@@ -240,7 +240,9 @@ def test_several_starts(model, tmp_path):
     assert not torch.equal(one.masks, two.masks)
     guided.restarts = 8
     assert torch.equal(oh.predict(guided, picture)[0].masks, two.masks)
-    with pytest.raises(ValueError, match=r"`restarts` \(=2\) must be 1 here: the slots .* begin the same"):
+    with pytest.raises(
+        ValueError, match=r"`restarts` \(=2\) must be 1 for these weights: their initial slots are fixed"
+    ):
         oh.predict(model, picture, restarts=2)
 
 
@@ -255,7 +257,7 @@ def test_starts_on_the_command_line(capsys):
     for weights, restarts, reason in (
         ("tetrominoes", "2", "--restarts (=2) must be 1 here"),
         ("tetrominoes-guided", "0", "--restarts (=0) must be at least 1"),
-        ("set-clevr", "2", "--restarts (=2) means nothing to set-clevr-like"),
+        ("set-clevr", "2", "set-clevr-like has no --restarts (=2)"),
     ):
         code, said = evaluate(weights, "--restarts", restarts)
         assert code == 2 and reason in " ".join(said.split())
@@ -317,7 +319,7 @@ def test_objects_in_words(namer, pictures, tmp_path):
     assert [result.path for result in again] == [result.path for result in results]
 
 
-def test_objects_are_where_their_slots_look():
+def test_objects_are_located_by_attention():
     properties, attention = torch.zeros(3, 19), torch.full((3, 8, 16), 0.01)
     properties[1, [3, 5, 7, 10, 18]], attention[1, 6, 3] = 1.0, 0.9
     properties[2, 18], attention[2, :2, 8:] = 0.6, 0.8
@@ -337,7 +339,7 @@ def test_a_image_without_objects(tmp_path):
 
 
 def test_other_models_are_refused(tmp_path, unchecked):
-    with pytest.raises(ValueError, match="a Linear is no model to predict with"):
+    with pytest.raises(ValueError, match="a Linear cannot predict"):
         oh.predict(torch.nn.Linear(1, 1), tmp_path, tmp_path / "out")
 
 

@@ -127,7 +127,7 @@ def test_a_image_model_takes_frames_for_themselves(tmp_path, unchecked):
     model = autoencoder.fast_sprites(num_slots=3, resolution=32)
     clip = write_video(tmp_path / "clip.mp4", some_frames(3))
     assert predict_video(model, clip, tmp_path / "out").frames == 3
-    with pytest.raises(ValueError, match="a Linear cannot look at videos"):
+    with pytest.raises(ValueError, match="a Linear cannot predict videos"):
         predict_video(torch.nn.Linear(1, 1), clip, tmp_path / "out")
 
 

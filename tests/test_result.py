@@ -40,13 +40,13 @@ def test_it_is_the_models_own_output(seen):
     for name in ("masks", "slots", "attention", "reconstruction", "appearance"):
         assert torch.equal(getattr(seen, name), getattr(scene, name)[0].detach()), name
     assert seen.masks.shape == (7, 64, 64) and seen.attention.shape == (5, 7, 32, 32)
-    assert seen.size == (128, 128) and seen.picture.shape == (128, 128, 3)
+    assert seen.size == (128, 128) and seen.pixels.shape == (128, 128, 3)
     assert seen.warning == seen.error == "" and seen.path == oh.PRETRAINED["clevr"].example
 
 
 def test_the_first_thing_anyone_sees_is_right(seen):
     """Six things and the ground, each in a slot of its own."""
-    assert seen.summary == "7 of 7 slots are seen"
+    assert seen.summary == "7 of 7 slots active"
     shares = np.bincount(seen.labels.ravel(), minlength=7) / seen.labels.size
     assert shares.max() > 0.6 and shares.min() > 0.003
 
@@ -95,7 +95,7 @@ def test_user_images_in_memory(tmp_path):
     picture = read_image(oh.PRETRAINED["sprites"].example)
     results = oh.predict("sprites", [picture, Image.fromarray(picture)], tmp_path / "out", animate=False)
     assert [str(one.path) for one in results] == ["picture-1", "picture-2"]
-    assert torch.equal(results[0].masks, results[1].masks) and (results[0].picture == picture).all()
+    assert torch.equal(results[0].masks, results[1].masks) and (results[0].pixels == picture).all()
     assert (tmp_path / "out" / "picture-2-overlay.png").exists()
 
 
@@ -124,19 +124,19 @@ class Tags(html.parser.HTMLParser):
 def test_shown_in_a_notebook(seen):
     shown = Tags(seen._repr_html_())
     assert len(shown.sources) == 2 and all(one.startswith("data:image/png;base64,") for one in shown.sources)
-    assert shown.words == "clevr.png: 7 of 7 slots are seen"
+    assert shown.words == "clevr.png: 7 of 7 slots active"
     hostile = Tags(Result(seen.path.with_name("<img src=x>"), seen.relative, error="<b>no</b>")._repr_html_())
     assert hostile.sources == [] and hostile.words == "<img src=x>: <b>no</b>"
 
 
-def test_of_a_skipped_image_nothing_is_seen(tmp_path):
+def test_a_skipped_image_has_no_results(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG")
     (result,) = oh.predict("sprites", tmp_path / "bad.png", skip_bad=True)
     assert "bad.png" in result.error and result.files == {}
-    for ask in ("slots", "attention", "image", "picture"):
-        with pytest.raises(ValueError, match="nothing was seen in .*bad.png"):
+    for ask in ("slots", "attention", "image", "pixels"):
+        with pytest.raises(ValueError, match="bad.png was skipped and has no results"):
             getattr(result, ask)
-    with pytest.raises(ValueError, match="nothing was seen"):
+    with pytest.raises(ValueError, match="was skipped and has no results"):
         result.save(tmp_path / "out")
     assert not (tmp_path / "out").exists() and "bad.png" in repr(result) and result._repr_html_()
 
@@ -181,7 +181,7 @@ def test_a_stream_keeps_nothing(tmp_path):
 def test_a_stream_checks_at_once(tmp_path):
     with pytest.raises(ValueError, match="`num_slots`"):
         stream("sprites", num_slots=0)
-    with pytest.raises(ValueError, match="come with no image of their own"):
+    with pytest.raises(ValueError, match="have no bundled image"):
         stream(oh.load("sprites"))
 
 
@@ -205,7 +205,7 @@ def test_the_command_without_arguments(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     *said, seconds = done.stdout.splitlines()
-    assert any(line.endswith("clevr.png: 7 of 7 slots are seen") for line in said)
+    assert any(line.endswith("clevr.png: 7 of 7 slots active") for line in said)
     assert float(seconds) < 20
     for ending in ("overlay.png", "masks.png", "masks.json", "attention.gif"):
         assert (tmp_path / "predictions" / f"clevr-{ending}").stat().st_size > 100

@@ -181,7 +181,7 @@ def test_it_predicts_as_an_estimator():
     cut[..., :40] = cut[..., 80:] = -1
     assert finder.score(wide()[None], masks) == finder.score(wide()[None], cut), "cut off: not scored"
     with pytest.raises(
-        ValueError, match="the model gives no reconstruction; it gives slots, attention, masks"
+        ValueError, match="the model has no output reconstruction; it has slots, attention, masks"
     ):
         finder.score(wide()[None])
 
@@ -207,7 +207,7 @@ def test_it_warns_of_strange_images():
 def test_its_figures_and_files_need_no_decoder(tmp_path):
     (result,) = oh.predict(Colours(), wide(), tmp_path / "out")
     assert set(result.files) == {"overlay", "masks", "coco", "animation"}
-    assert result.plot().width > 32 and "of 4 slots are seen" in result._repr_html_()
+    assert result.plot().width > 32 and "of 4 slots active" in result._repr_html_()
     with pytest.raises(ValueError, match=r"`merge_background` \(=True\)"):
         oh.predict(Colours(), wide(), merge_background=True)
     with pytest.raises(ValueError, match=r"`restarts` \(=2\) must be 1 here"):
@@ -280,10 +280,10 @@ def test_several_restarts_are_drawn_where_no_noise_is_given():
 
 def test_models_of_motion_ask_for_a_video():
     model = oh.RECIPES["motion-grouping"].build_model()
-    with pytest.raises(ValueError, match="these weights see motion"):
+    with pytest.raises(ValueError, match="these weights need motion"):
         oh.predict(model, np.zeros((64, 64, 3), np.uint8))
 
 
 def test_a_set_predictor_cannot_look_at_videos(tmp_path):
-    with pytest.raises(ValueError, match="a SetPredictor cannot look at videos"):
+    with pytest.raises(ValueError, match="a SetPredictor cannot predict videos"):
         predict_video(set_predictor.fast_clevr(), tmp_path / "x.mp4", tmp_path / "out")

@@ -142,7 +142,7 @@ def test_crafted_weights_are_refused(tmp_path, metadata, unchecked):
 def test_more_weights_than_the_file_holds_are_not_built(tmp_path):
     recipe = oh.RECIPES["tetrominoes"]
     with (
-        pytest.raises(ValueError, match="asks for more weights than the 10 it holds"),
+        pytest.raises(ValueError, match="needs more weights than the 10 in the file"),
         no_more_weights_than(10),
     ):
         nn.Linear(2000, 2000)

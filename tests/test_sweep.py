@@ -34,20 +34,18 @@ def test_every_combination_is_trained_once_and_summed_up(tmp_path, capsys):
     assert sweep(tmp_path / "s", *words) == 0
     said = capsys.readouterr().out
     runs = sorted(folder.name for folder in (tmp_path / "s").iterdir() if folder.is_dir())
-    assert runs == [
-        f"matrix-learning-rate={rate},seed={seed}" for rate in ("0.01", "0.02") for seed in (0, 1)
-    ]
-    assert "4 of 4: matrix-learning-rate=0.02,seed=1" in said and "±" in said and "held out" in said
+    assert runs == [f"muon-learning-rate={rate},seed={seed}" for rate in ("0.01", "0.02") for seed in (0, 1)]
+    assert "4 of 4: muon-learning-rate=0.02,seed=1" in said and "±" in said and "held out" in said
     found = json.loads((tmp_path / "s" / "sweep.json").read_text())
     assert [row["setting"] for row in found["rows"]] == [
-        "matrix-learning-rate 0.01",
-        "matrix-learning-rate 0.02",
+        "muon-learning-rate 0.01",
+        "muon-learning-rate 0.02",
     ]
     lines = list(csv.DictReader((tmp_path / "s" / "sweep.csv").read_text().splitlines()))
     for row, rate in zip(found["rows"], ("0.01", "0.02"), strict=True):
         own = [
             json.loads(
-                (tmp_path / "s" / f"matrix-learning-rate={rate},seed={seed}" / "result.json").read_text()
+                (tmp_path / "s" / f"muon-learning-rate={rate},seed={seed}" / "result.json").read_text()
             )
             for seed in (0, 1)
         ]
@@ -107,7 +105,7 @@ def test_five_seeds_unless_named_and_folders_with_commas():
         (["sweep"], "sweep needs a recipe"),
         (["sweep", "tetrominos"], "did you mean tetrominoes?"),
         (["sweep", "tetrominoes", "--sed", "0..2"], "did you mean --seed?"),
-        (["sweep", "tetrominoes", "--seed", "4..0"], "a range must rise (='4..0'); write 0..4"),
+        (["sweep", "tetrominoes", "--seed", "4..0"], "range 4..0 must be ascending; write 0..4"),
         (["sweep", "tetrominoes", "--steps", "5,many"], "--steps (='many') must be a whole number"),
         (["sweep", "tetrominoes", "--steps", "5,0"], "`steps` (=0) must be at least 1"),
     ],

@@ -427,7 +427,7 @@ def test_there_must_be_a_run_to_resume(tmp_path):
 
 
 def test_an_unknown_device_or_precision_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="device 'quantum' is not at hand"):
+    with pytest.raises(ValueError, match="device 'quantum' is not available"):
         oh.train(PAPER, tmp_path / "a", device="quantum")
     with pytest.raises(ValueError, match="`precision` .='float8'."):
         oh.train(replace(PAPER, precision="float8"), tmp_path / "b")

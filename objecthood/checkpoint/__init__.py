@@ -1,6 +1,6 @@
-"""Weights in and out: run checkpoints that survive a crash, and weight files that describe themselves.
+"""Crash-safe run checkpoints, and weight files with metadata.
 
-Names are imported on first use: what a weight file says of itself is read without torch.
+Names are imported on first use, so that metadata can be read without torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a weight file says of itself, read from its first bytes alone: no tensor, no torch.
+"""Read the metadata of a weight file without loading tensors or importing torch.
 
-A safetensors file begins with the length of a JSON header (8 bytes, little endian), which lists tensors and
-carries free text as `__metadata__`; the tensors follow (github.com/huggingface/safetensors, "Format").
+A safetensors file begins with the length of a JSON header (8 bytes, little endian) that lists the tensors and
+holds text in `__metadata__`; the tensors follow (github.com/huggingface/safetensors, "Format").
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ _IN_JSON = ("recipe", "scores", "calibration", "frozen")
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """Recipe, version, commit, scores and what is `calibration` (`out_of_distribution`), without reading a tensor.
+    """The metadata of a weight file: recipe, version, commit, scores and "calibration"
+    (`out_of_distribution`).
 
-    "parameters" is the number of all weights in the file. "frozen" names the parts of the model whose weights
-    are not in it (`nn.frozen.Identity`), by where they are in the model. Raises ValueError, in one line,
-    where there is no such file, it is cut short, or is not one of ours.
+    "parameters" is the number of weights in the file. "frozen" maps paths of frozen modules, whose weights
+    are not in the file, to their identities (`nn.frozen.Identity`). Raises ValueError if the file is missing,
+    truncated, or of another format.
 
     Example:
         >>> from objecthood.hub import PRETRAINED
@@ -39,26 +40,24 @@ def read_description(path: str | Path) -> dict[str, Any]:
         if metadata.get("format") != FORMAT:
             raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
         metadata |= {new: metadata.pop(old) for old, new in METADATA.items() if old in metadata}
-        metadata.setdefault("calibration", "{}")  # not in files of version 0.1.0
-        metadata.setdefault("frozen", "{}")  # only in files of models with frozen parts
+        metadata.setdefault("calibration", "{}")  # missing in files of version 0.1.0
+        metadata.setdefault("frozen", "{}")  # only for models with frozen modules
         facts = metadata | {key: parse_json(metadata[key]) for key in _IN_JSON}
         _check_facts(facts)
         parameters = sum(_product(tensor["shape"]) for tensor in tensors.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not a weight file of objecthood ({error}); train one or name another"
-        ) from error
+        raise ValueError(f"{path} is not a weight file of objecthood ({error}); use another file") from error
     return facts | {"parameters": parameters}
 
 
 def _check_facts(facts: dict[str, Any]) -> None:
-    """ValueError where a fact is of another form than what `checkpoint.save` writes."""
+    """Raise ValueError for metadata that `checkpoint.save` does not write."""
     for key in _IN_JSON:
         if not isinstance(facts[key], dict):
-            raise ValueError(f"its {key} is no object")
+            raise ValueError(f"its {key} is not a JSON object")
     wrong = [name for name, score in facts["scores"].items() if not isinstance(score, int | float | None)]
     if wrong:
-        raise ValueError(f"its score {wrong[0]!r:.60} is no number")
+        raise ValueError(f"its score {wrong[0]!r:.60} is not a number")
     calibration = facts["calibration"]
     quantiles = calibration.get("quantiles", {})
     fits = isinstance(quantiles, dict) and (not calibration or type(calibration.get("scenes")) is int)
@@ -66,11 +65,11 @@ def _check_facts(facts: dict[str, Any]) -> None:
         isinstance(shares, dict) and {"0.5", "0.95"} <= shares.keys() and all(map(is_number, shares.values()))
         for shares in quantiles.values()
     ):
-        raise ValueError("what is usual for it is no table of quantiles")
+        raise ValueError("its calibration is not a table of quantiles")
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    """The JSON header; ValueError where it, or what it promises, is not all there."""
+    """The JSON header; ValueError if the file is truncated."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -80,7 +79,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         header = parse_json(file.read(length))
     ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
     if 8 + length + max(ends, default=0) != size:
-        raise ValueError(f"{size} bytes, its header promises {8 + length + max(ends, default=0)}")
+        raise ValueError(f"{size} bytes instead of the {8 + length + max(ends, default=0)} in its header")
     return header
 
 

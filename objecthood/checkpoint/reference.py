@@ -1,4 +1,4 @@
-"""The reference implementation's arrays as PyTorch modules: Keras' layouts in, the official numerics out."""
+"""Load arrays of the reference implementation (Keras) into PyTorch modules with the same numerics."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def load_reference(path: str | Path) -> nn.Module:
 
     Keys are `w.<layer>.<index>` in Keras' layouts: Dense [in, out]; Conv2D [height, width, in, out];
     Conv2DTranspose [height, width, out, in]; GRU kernel, recurrent kernel and two biases with gates in the
-    order z, r, h. Told apart by the layers present: a `Grouping` called `module(inputs, noise=...)`, or a
-    `SlotAutoencoder` called `module(images, noise=...)`.
+    order z, r, h. The layers decide the module: a `Grouping`, called `module(inputs, noise=...)`, or a
+    `SlotAutoencoder` or `SetPredictor`, called `module(images, noise=...)`.
 
-    Raises ValueError where a layer is missing or has another shape.
+    Raises ValueError if an array is missing or has another shape.
     """
     weights, num_slots = _read(path)
     try:
@@ -34,18 +34,18 @@ def load_reference(path: str | Path) -> nn.Module:
         if "project_q.0" in weights:
             return _load_grouping(weights, num_slots)
     except KeyError as error:
-        raise ValueError(f"{path} lacks the reference's array w.{error.args[0]}") from error
+        raise ValueError(f"{path} has no array w.{error.args[0]} of the reference") from error
     raise ValueError(
-        f"{path} holds neither the reference's module nor one of its models: layers {sorted(weights)[:5]}"
+        f"{path} holds neither the module nor a model of the reference: layers {sorted(weights)[:5]}"
     )
 
 
 def _read(path: str | Path) -> tuple[dict[str, np.ndarray], int]:
-    """The weights of an .npz, and the number of slots of its noise (7 without)."""
+    """The weights of an .npz, and the number of slots of its noise (7 without noise)."""
     try:
         arrays = read_arrays(path)
     except ArchiveError as error:
-        raise ValueError(f"{path} is not a whole .npz of plain arrays: {error}") from error
+        raise ValueError(f"{path} is not a complete .npz of plain arrays: {error}") from error
     weights = {key[2:]: array for key, array in arrays.items() if key.startswith("w.")}
     noise = arrays.get("noise", np.empty((1, 7, 0)))
     if noise.ndim != 3:
@@ -75,7 +75,7 @@ def _load_autoencoder(weights: dict[str, np.ndarray], num_slots: int) -> SlotAut
         kernel = weights[f"decoder_cnn.{2 * index}"]
         if isinstance(layer, nn.ConvTranspose2d):
             kernel = kernel.transpose(3, 2, 0, 1)
-        else:  # at stride 1 a transposed convolution is a convolution with the kernel turned half round
+        else:  # at stride 1 a transposed convolution is a convolution with the kernel rotated by 180 degrees
             kernel = kernel[::-1, ::-1].transpose(2, 3, 0, 1)
         state[f"decoder.layers.{index}.weight"] = _tensor(kernel)
         state[f"decoder.layers.{index}.bias"] = _tensor(weights[f"decoder_cnn.{2 * index + 1}"])

@@ -1,7 +1,7 @@
-"""Weights in and out: run checkpoints that survive a crash, and weight files that describe themselves.
+"""Crash-safe run checkpoints, and weight files with metadata.
 
-A checkpoint is a folder written beside its place, synced to disk, its SHA-256 manifest last, then renamed: it
-is there whole or not at all, and a damaged one is noticed and skipped. No pickle is written or read.
+A checkpoint is a folder written under a temporary name, synced to disk with a SHA-256 manifest last, then
+renamed: it is complete or absent, and damaged ones are detected and skipped. Pickle is not used.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ from objecthood.runtime.files import real_folder, refuse_link, staged_name
 __all__ = ["NotSaved", "load", "load_reference", "read_description", "restore", "save", "save_checkpoint"]
 
 KEPT = 2
-"""Checkpoints that stay: a damaged newest one leaves one to go on from."""
+"""Number of checkpoints that are kept, so that one remains if the newest is damaged."""
 SMALL_RESOLUTION = 256
-"""Pixels a side up to which a model's tables take at most 100 MB, and are not counted before it is built."""
+"""Image side in pixels up to which buffers take at most 100 MB and are not checked before the model is
+built."""
 NAMED = 5
-"""Tensors that a message lists where weights do not fit."""
+"""Number of mismatched tensors that an error message lists."""
 
 
 class NotSaved(OSError, ValueError):
-    """What could not be written; what was there before is whole. One line: where, why, needed and free."""
+    """A write failed; earlier files are intact. The message states path, reason, needed and free space."""
 
 
 def save(
@@ -52,11 +53,11 @@ def save(
     scores: dict[str, float] | None = None,
     calibration: dict[str, Any] | None = None,
 ) -> Path:
-    """Write weights as safetensors; atomically, and the same weights and facts give the same bytes.
+    """Write weights as safetensors, atomically; the same weights and metadata give the same bytes.
 
-    The metadata hold recipe, version, commit, scores, and what is `calibration` (`out_of_distribution.calibration`).
-    Frozen parts (`nn.frozen`) are named there, and their weights left out. Raises NotSaved where the file
-    cannot be written; ValueError where the weights of a frozen part were changed.
+    The metadata hold recipe, version, commit, scores and calibration (`out_of_distribution.calibration`).
+    Weights of frozen modules (`nn.frozen`) are omitted and identified in the metadata. Raises NotSaved if the
+    file cannot be written, ValueError if weights of a frozen module were changed.
     """
     path = Path(path)
     frozen.check_unchanged(model)
@@ -85,12 +86,12 @@ def save(
 
 
 def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
-    """The model of a weight file, ready for use; its recipe is at `model.recipe`, and what is
-    usual for it (`out_of_distribution`) at `model.calibration`. `hub.load` takes names as well.
+    """The model of a weight file, ready for use, with `model.recipe` and `model.calibration`
+    (`out_of_distribution`). `hub.load` also takes names.
 
-    A file made by a recipe class of your own needs that `recipe`. Frozen parts (`nn.frozen`), whose weights
-    are not in the file, are restored from what it names. Raises ValueError where the file is missing, is not
-    ours, or does not fit the recipe, or a frozen part cannot be found or has other weights.
+    Files of a custom recipe class need that `recipe`. Frozen modules (`nn.frozen`) are restored by their
+    identity. Raises ValueError if the file is missing, of another format, or does not fit the recipe, or if a
+    frozen module is missing or has other weights.
 
     Example:
         >>> import tempfile
@@ -101,7 +102,7 @@ def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
         ...     load(file).recipe.name
         'tetrominoes'
     """
-    description = read_description(path)  # refuses what is no weight file of ours
+    description = read_description(path)  # refuses other files
     if recipe is None:
         recipe = described_recipe(path)
     try:
@@ -113,19 +114,19 @@ def load(path: str | Path, recipe: Recipe | None = None) -> nn.Module:
         frozen.compare(parts, frozen.identities(model))
     except frozen.FrozenPartError as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
-    except Exception as error:  # a crafted recipe makes anything fail
+    except Exception as error:  # a crafted recipe may raise any error
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} cannot be loaded as {recipe.name!r}: {reason}; train anew") from error
+        raise ValueError(f"{path} cannot be loaded as {recipe.name!r}: {reason}; train again") from error
     differences = _differences(model.state_dict(), tensors)
     if differences:
-        raise ValueError(f"{path} does not fit recipe {recipe.name!r}: {differences}; name its own recipe")
+        raise ValueError(f"{path} does not fit recipe {recipe.name!r}: {differences}; pass its own recipe")
     model.load_state_dict(tensors)
     model.recipe, model.calibration = recipe, description["calibration"]
     return recipe.prepare_for_test(model)
 
 
 def described_recipe(path: str | Path, task: type[Recipe] | None = None) -> Recipe:
-    """The recipe of a weight file; `task` is its class where that is one of your own, else ValueError."""
+    """The recipe of a weight file; `task` is its class if it is a custom one (ValueError without it)."""
     description = read_description(path)
     try:
         return from_dict(description["recipe"], task)
@@ -134,11 +135,11 @@ def described_recipe(path: str | Path, task: type[Recipe] | None = None) -> Reci
 
 
 def check_buffers(recipe: Recipe) -> None:
-    """ValueError where the tables that a recipe's model computes, such as grids of positions, would take more
-    than `limits.BUFFER_BYTES`.
+    """Raise ValueError if buffers of a recipe's model, such as coordinate grids, exceed
+    `limits.BUFFER_BYTES`.
 
-    The model is built on PyTorch's meta device, which takes no memory. Its operations take a second to
-    import, so that recipes of up to `SMALL_RESOLUTION` pixels a side are not counted.
+    The model is built on PyTorch's meta device, without memory. Importing that takes a second, so recipes
+    with a side of up to `SMALL_RESOLUTION` pixels are not checked.
     """
     if getattr(recipe, "resolution", 0) <= SMALL_RESOLUTION:
         return
@@ -147,19 +148,19 @@ def check_buffers(recipe: Recipe) -> None:
     size = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
     if size > limits.BUFFER_BYTES:
         raise ValueError(
-            f"its recipe asks for tables of {_megabytes(size)} at `resolution` (={recipe.resolution}), "  # type: ignore[attr-defined]
-            f"and at most {_megabytes(limits.BUFFER_BYTES)} are allowed"
+            f"its recipe needs buffers of {_megabytes(size)} at `resolution` (={recipe.resolution}); at most "  # type: ignore[attr-defined]
+            f"{_megabytes(limits.BUFFER_BYTES)} are allowed"
         )
 
 
 @contextlib.contextmanager
 def no_more_weights_than(count: int) -> Iterator[None]:
-    """A model built within has not far more than `count` weights, else ValueError before memory is taken for
-    them.
+    """Raise ValueError if a model built in this context has far more than `count` weights, before they are
+    allocated.
 
-    The recipe of a stranger's file says how large a model to build; the file says how many weights it holds.
-    Twice as many pass, and a million: modules that are built and replaced count as well. Weights of frozen
-    parts, which no file holds, are counted apart, up to `limits.FROZEN_WEIGHTS`.
+    The recipe in an untrusted file sets the size of the model; `count` is the number of weights in the file.
+    Twice as many plus a million are allowed, as replaced modules count too. Weights of frozen modules, which
+    no file holds, are limited separately by `limits.FROZEN_WEIGHTS`.
     """
     thread, found, restored = threading.get_ident(), 0, 0
 
@@ -170,11 +171,11 @@ def no_more_weights_than(count: int) -> Iterator[None]:
         if frozen.is_restoring():
             restored += parameter.numel()
             if restored > limits.FROZEN_WEIGHTS:
-                raise ValueError(f"more than {limits.FROZEN_WEIGHTS:,} weights in frozen parts")
+                raise ValueError(f"more than {limits.FROZEN_WEIGHTS:,} frozen weights")
         else:
             found += parameter.numel()
             if found > 2 * count + 1_000_000:
-                raise ValueError(f"its recipe asks for more weights than the {count:,} it holds")
+                raise ValueError(f"its recipe needs more weights than the {count:,} in the file")
 
     handle = nn.modules.module.register_module_parameter_registration_hook(add)
     try:
@@ -184,29 +185,29 @@ def no_more_weights_than(count: int) -> Iterator[None]:
 
 
 def frozen_facts(model: nn.Module) -> dict[str, dict[str, str]]:
-    """The identities of a model's frozen parts, as JSON values; empty without any."""
+    """The identities of a model's frozen modules, as JSON values; may be empty."""
     return frozen.to_json(frozen.identities(model))
 
 
 def check_space(folder: Path, model: nn.Module) -> None:
-    """NotSaved where the disk of `folder` has no room for the checkpoints of a run: those kept and one in the
-    making, each twice the size of `model` (two moments of Adam for its weights, and of its averages none)."""
+    """Raise NotSaved if the disk of `folder` lacks space for the kept checkpoints and a temporary one, each
+    twice the size of `model` (weights and EMA, plus two Adam moments of the weights)."""
     needed, free = (KEPT + 1) * 2 * _size(model), shutil.disk_usage(folder).free
     if free < needed:
         raise NotSaved(
-            f"{folder} has no room for checkpoints: {_megabytes(needed)} needed, {_megabytes(free)} free; "
-            "make room, or name another folder with --out"
+            f"{folder} has no space for checkpoints: {_megabytes(needed)} needed, {_megabytes(free)} free; "
+            "free space or use another folder with --out"
         )
 
 
 def save_checkpoint(
     folder: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], facts: dict[str, Any]
 ) -> Path:
-    """Write `folder/step_NNNNNNNN` and remove what is older than the newest `KEPT` whole checkpoints; `facts`
-    are JSON values kept beside it. Frozen parts (`nn.frozen`) are named there, and their weights left out.
+    """Write `folder/step_NNNNNNNN` and remove checkpoints older than the newest `KEPT` intact ones; `facts`
+    are JSON values stored in it. Weights of frozen modules (`nn.frozen`) are omitted and identified there.
 
-    Raises NotSaved where that cannot be done; what was saved before is then whole. ValueError where `folder`
-    is a symbolic link, or the weights of a frozen part were changed.
+    Raises NotSaved if writing fails (earlier checkpoints stay intact), ValueError if `folder` is a symbolic
+    link or weights of a frozen module were changed.
     """
     frozen.check_unchanged(model)
     if parts := frozen_facts(model):
@@ -223,7 +224,9 @@ def save_checkpoint(
             _remove(old)
     except (OSError, SafetensorError) as error:
         whole = [one.name for one in _checkpoints(folder) if not _fault(one)]
-        there = f"{whole[0]} is whole; make room, and go on with --resume" if whole else "none is there yet"
+        there = (
+            f"{whole[0]} is intact; free space and continue with --resume" if whole else "there is none yet"
+        )
         problem = f"the checkpoint of step {step} could not be written to {folder}"
         raise _not_saved(problem, folder, error, model, there) from error
     finally:
@@ -238,7 +241,7 @@ def _fill(
     optimizers: list[torch.optim.Optimizer],
     facts: dict[str, Any],
 ) -> None:
-    """All files of a checkpoint, on disk; the manifest last."""
+    """Write and sync all files of a checkpoint; the manifest last."""
     _write_tensors(model.state_dict(), staged / "model.safetensors")
     _write_tensors(dict(_optimizer_tensors(optimizers)), staged / "optimizers.safetensors")
     (staged / "state.json").write_text(json.dumps({"step": step} | facts))
@@ -251,11 +254,10 @@ def _fill(
 
 
 def _publish(staged: Path, final: Path) -> None:
-    """Give a checkpoint its name. One of that name is found under another until then: at no moment is there
-    none."""
+    """Rename a checkpoint to its final name. An existing one is renamed first, so that one always exists."""
     before = final.with_name(f"{final.name}-before")
     if final.is_symlink() or final.is_file():
-        final.unlink()  # no checkpoint, and what a link points to is not ours
+        final.unlink()  # not a checkpoint; the target of a link is left alone
     if final.exists():
         shutil.rmtree(before, ignore_errors=True)
         os.rename(final, before)
@@ -267,11 +269,9 @@ def _publish(staged: Path, final: Path) -> None:
 def restore(
     folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], say: Any = print
 ) -> dict[str, Any] | None:
-    """Fill model and optimizers from the newest whole checkpoint of `folder` and return its facts; None
-    without any.
+    """Load the newest intact checkpoint of `folder` into model and optimizers; returns its facts, or None.
 
-    Raises ValueError where it is whole and not of this model, or was made with other frozen weights, or
-    `folder` is a symbolic link.
+    Raises ValueError if it is of another model or other frozen weights, or `folder` is a symbolic link.
     """
     for checkpoint in _checkpoints(refuse_link(folder)):
         fault = _fault(checkpoint)
@@ -291,21 +291,21 @@ def restore(
                 _restore_optimizers(optimizers, states)
         except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"checkpoint {checkpoint} is not one of this training ({reason})") from error
+            raise ValueError(f"checkpoint {checkpoint} is not of this run ({reason})") from error
         if differences:
-            raise ValueError(f"checkpoint {checkpoint} was made by another architecture: {differences}")
+            raise ValueError(f"checkpoint {checkpoint} is of another architecture: {differences}")
         return facts
     return None
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Newest first, by the step in the name."""
+    """Checkpoints, newest first by the step in the name."""
     return sorted(folder.glob("step_*"), reverse=True)
 
 
 def _outdated(folder: Path) -> list[Path]:
-    """Folders of checkpoints older than the newest `KEPT` whole ones. Damaged ones, files and links do not
-    count, and files and links are not ours to remove."""
+    """Checkpoint folders older than the newest `KEPT` intact ones; files and links are neither counted nor
+    removed."""
     whole = 0
     for number, checkpoint in enumerate(found := _checkpoints(folder)):
         whole += not _fault(checkpoint)
@@ -315,7 +315,7 @@ def _outdated(folder: Path) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    """A folder with all it holds, or a file or link by itself."""
+    """Remove a folder recursively, or a file or link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -331,38 +331,41 @@ def _fault(checkpoint: Path) -> str | None:
         manifest = json.loads((checkpoint / "manifest.json").read_text())
         for name in ("model.safetensors", "optimizers.safetensors", "state.json"):
             if _sha256(checkpoint / name) != manifest[name]:
-                return f"{name} is not what was written (its SHA-256 differs)"
+                return f"{name} is damaged (its SHA-256 differs)"
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"incomplete ({error})"
     return None
 
 
 def _differences(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:
-    """The first tensors that are missing, too many, or of another shape or kind, in one line; "" without
-    any."""
+    """The first tensors that are missing, unexpected, or of another shape or type, in one line; "" if
+    none."""
 
-    def told(tensors: dict[str, Tensor], name: str) -> str:
+    def described(tensors: dict[str, Tensor], name: str) -> str:
         if name not in tensors:
             return "none"
         kind = "" if tensors[name].is_floating_point() else f" {tensors[name].dtype}"
         return f"{list(tensors[name].shape)}{kind}"
 
-    names = [name for name in sorted(wanted.keys() | found.keys()) if told(wanted, name) != told(found, name)]
-    listed = [f"{name} is {told(found, name)}, expected {told(wanted, name)}" for name in names[:NAMED]]
+    every = sorted(wanted.keys() | found.keys())
+    names = [name for name in every if described(wanted, name) != described(found, name)]
+    listed = [
+        f"{name} is {described(found, name)}, expected {described(wanted, name)}" for name in names[:NAMED]
+    ]
     return "; ".join(listed) + (f"; and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _not_saved(problem: str, folder: Path, error: Exception, model: nn.Module, there: str = "") -> NotSaved:
-    """One line for what a full, read-only or missing disk makes others say in many ways."""
+    """The error for a full, read-only or missing disk, in one line."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split()).rpartition("I/O error: ")[2]
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(folder).free
         reason += f"; about {_megabytes(2 * _size(model))} needed, {_megabytes(free)} free"
-    return NotSaved(f"{problem} ({reason}); {there or 'make room, or name another place'}")
+    return NotSaved(f"{problem} ({reason}); {there or 'free space or use another folder'}")
 
 
 def _size(model: nn.Module) -> int:
-    """Bytes of its weights."""
+    """Size of the state dict in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
@@ -375,20 +378,20 @@ def _write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, s
 
 
 def _sort_metadata(path: Path) -> None:
-    """Rewrite the header of a safetensors file with its metadata sorted: the library lists it in an order of
-    its own, another in every process, and the same weights should be the same file."""
+    """Sort the metadata in the header of a safetensors file: the library's order differs between processes,
+    and equal weights should give equal files."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
-        assert len(text) == length, "the same text in another order"
+        assert len(text) == length, "sorting keeps the length"
         file.seek(8)
         file.write(text)
 
 
 def _sha256(file: Path) -> str:
-    """As hexadecimal digits; OSError for a pipe or a device, which would never end."""
+    """SHA-256 as hexadecimal digits; OSError for a pipe or device, which may never end."""
     if not file.is_file():
         raise OSError(f"no file {file.name}")
     digest = hashlib.sha256()
@@ -414,7 +417,7 @@ def _restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[s
     for key, tensor in tensors.items():
         number, index, name = key.split(".")
         parameter = parameters[int(number)][int(index)]
-        # Files hold rows in order; fused Adam reads in memory order, so a state must lie as its weight does.
+        # Fused Adam reads in memory order, so a state needs the memory layout of its weight.
         laid_out = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor) if tensor.ndim else tensor
         states[int(number)].setdefault(int(index), {})[name] = laid_out
     for optimizer, state in zip(optimizers, states, strict=True):
@@ -422,7 +425,7 @@ def _restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[s
 
 
 def sync(path: Path) -> None:
-    """Have the system write a file, or a folder's list of names, to disk before going on."""
+    """Flush a file or folder to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""`objecthood benchmark`: what training and inference cost here, beside the paper's model written plainly."""
+"""`objecthood benchmark`: cost of training and inference, relative to a reference implementation."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if typing.TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkOptions:
-    """What is measured."""
+    """What to measure."""
 
     resolutions: str = "35,64,128"
-    """Sides of the images, of 35 (4 slots), 64 (6) and 128 (7), with commas between."""
+    """Comma-separated image sides in pixels: 35 (4 slots), 64 (6 slots), 128 (7 slots)."""
     seconds: float = 120.0
-    """For each resolution, about; more gives narrower quartiles."""
+    """Approximate time for each resolution; more time gives narrower quartiles."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int = 1
-    """Of the processor."""
-    out: str = "results/benchmark.json"
-    """File to write all numbers to."""
+    """Number of CPU threads."""
+    out: str = dataclasses.field(default="results/benchmark.json", metadata={"metavar": "FILE"})
+    """JSON file for all measurements."""
 
 
 def benchmark(arguments: list[str]) -> int:
-    """Measure training steps and inference beside the paper's model written plainly.
+    """Measure the cost of training and inference, relative to a reference implementation.
 
-    Contestants take turns in one process; medians, and quartiles in the file. A ratio below 1 is cheaper than
-    the paper's model in plain eager float32 PyTorch, per image; on a CPU of CPU seconds, on a GPU of wall
-    seconds.
+    The reference implements the paper's model in eager float32 PyTorch. Models run alternately in one
+    process. The tables show medians; the file also holds quartiles. A ratio below 1 means cheaper than the
+    reference, per image: in CPU seconds on a CPU, in wall seconds on a GPU.
     """
     about = inspect.getdoc(benchmark) or ""
     options = parse(BenchmarkOptions, arguments, "benchmark", about)
@@ -66,23 +66,23 @@ def benchmark(arguments: list[str]) -> int:
 
 
 def show(results: dict[str, Any]) -> None:
-    """Tables of the results."""
+    """Print the results as tables."""
     from objecthood.cli import listing
 
     console = listing.console()
     peak = results["peaks"]
     console.print(
         f"{results['machine']['processor']}, {results['device']}, {results['machine']['threads']} threads: "
-        f"product {peak['float32'] / 1e9:.0f} (float32) and {peak['bfloat16'] / 1e9:.0f} (bfloat16) Gflop/s, "
+        f"matmul {peak['float32'] / 1e9:.0f} (float32) and {peak['bfloat16'] / 1e9:.0f} (bfloat16) Gflop/s, "
         f"copy {peak['copy'] / 1e9:.1f} GB/s"
     )
     for resolution, found in results["resolutions"].items():
         console.print(
-            f"\n{resolution} pixels, {found['num_slots']} slots; milliseconds an image", soft_wrap=True
+            f"\n{resolution} pixels, {found['num_slots']} slots; milliseconds per image", soft_wrap=True
         )
         console.print(_costs(found))
-        for name, rooms in found["rooms"].items():
-            shares = ", ".join(f"{room} {100 * part['share']:.0f} %" for room, part in rooms.items())
+        for name, stages in found["rooms"].items():
+            shares = ", ".join(f"{stage} {100 * part['share']:.0f} %" for stage, part in stages.items())
             console.print(f"time of {name}: {shares}", soft_wrap=True)
 
 
@@ -90,9 +90,9 @@ def _costs(found: dict[str, Any]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    table.add_column("what")
-    table.add_column("who")
-    for heading in ("batch", "CPU ms", "wall ms", "ratio", "quartiles", "Gflop/s", "times floor", "peak MB"):
+    table.add_column("task")
+    table.add_column("model")
+    for heading in ("batch", "CPU ms", "wall ms", "ratio", "quartiles", "Gflop/s", "x roofline", "peak MB"):
         table.add_column(heading, justify="right")
     groups = {"training step": found["training_step"]}
     groups |= {f"inference, {size}": rows for size, rows in found["inference"].items()}

@@ -1,4 +1,4 @@
-"""What each word after `objecthood` does. Heavy imports (torch, tyro, rich) lie within the commands."""
+"""The subcommands of `objecthood`. Commands import heavy packages (torch, tyro, rich) themselves."""
 
 from __future__ import annotations
 
@@ -39,77 +39,79 @@ if typing.TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """Where and how a recipe is trained."""
+    """Settings of the run."""
 
-    out: str = ""
-    """Run folder; runs/NAME-sSEED unless named."""
-    resume: str = ""
-    """Run folder of a training that was stopped, to go on with; its recipe is the folder's own. Without a
-    folder, the newest unfinished one below runs/."""
+    out: str = dataclasses.field(default="", metadata={"metavar": "FOLDER"})
+    """Run folder; runs/NAME-sSEED by default."""
+    resume: str = dataclasses.field(default="", metadata={"metavar": "RUN"})
+    """Continue the stopped run in this folder with its own recipe; without a folder, the newest unfinished
+    run in runs/."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     processes: int = 1
-    """Processes of this machine that share every batch, one a GPU; more machines: docs/many-machines.md."""
+    """Number of processes on this machine that share each batch, one per GPU; for several machines see
+    docs/many-machines.md."""
     compile: bool = False
-    """Compile the loss with torch.compile: a minute at the start, quicker steps on a GPU."""
-    log: str = ""
-    """tensorboard: event files in the run folder, beside metrics.jsonl."""
+    """Compile the loss with torch.compile: about a minute at startup, faster steps on a GPU."""
+    log: str = dataclasses.field(default="", metadata={"metavar": "TRACKER"})
+    """tensorboard: also write event files into the run folder."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateOptions:
-    """What is scored."""
+    """What to score."""
 
     weights: str
-    """Name (objecthood list weights), weights file, or run folder."""
-    recipe: str = ""
-    """Recipe whose scenes and scores are used, or a Python file with one; the weights' own unless named."""
+    """Name (objecthood list weights), weights file or run folder."""
+    recipe: str = dataclasses.field(default="", metadata={"metavar": "NAME_OR_FILE"})
+    """Recipe, or Python file with one, that gives scenes and scores; that of the weights by default."""
     split: str = "test"
     """train, validation or test."""
     num_scenes: int | None = None
-    """How many scenes; the recipe's test_scenes unless named."""
+    """Number of scenes; the recipe's test_scenes by default."""
     iterations: int | None = None
-    """Iterations of slot attention; the recipe's test_iterations unless named."""
+    """Iterations of slot attention; the recipe's test_iterations by default."""
     restarts: int | None = None
-    """Starts of each image, of which the best painted counts; the recipe's unless named."""
-    data_path: str = ""
-    """Where the recipe's scenes lie; its own data_path unless named."""
+    """Restarts of each image; the one with the lowest reconstruction error is also scored."""
+    data_path: str = dataclasses.field(default="", metadata={"metavar": "PATH"})
+    """Location of the scenes; the recipe's data_path by default."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
-    json: str = ""
-    """File to write scores and protocol (and the diagnosis) to as well."""
-    csv: str = ""
-    """File to write the scores to as a table: score, value."""
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    json: str = dataclasses.field(default="", metadata={"metavar": "FILE"})
+    """Also write scores, protocol and diagnosis to this JSON file."""
+    csv: str = dataclasses.field(default="", metadata={"metavar": "FILE"})
+    """Also write the scores to this CSV file, with columns score and value."""
     diagnose: bool = False
-    """Say what is wrong as well: slots shared, objects and background in pieces, and where to read on."""
+    """Also report failures: objects that share a slot, split objects, split background."""
     floors: bool = False
-    """Score what needs no learning as well: colour components, colour k-means, blocks, an untrained model."""
-    figure: str = ""
-    """With --diagnose: file (.png, .webp) to draw the worst scenes in."""
+    """Also score baselines without learning: colour components, colour k-means, blocks, an untrained
+    model."""
+    figure: str = dataclasses.field(default="", metadata={"metavar": "FILE"})
+    """With --diagnose, draw the worst scenes into this file (.png or .webp)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class NoOptions:
-    """Nothing to choose."""
+    """No options."""
 
 
 def train(arguments: list[str]) -> int:
-    """Train a recipe into a run folder: NAME or my_recipe.py, or --resume RUN.
+    """Train a recipe: NAME or FILE.py, or --resume RUN.
 
-    NAME is a recipe of `objecthood list`, trained with other numbers where fields are named (--steps 500),
-    or a Python file with a module-level `recipe`. With --resume a stopped training goes on (alone: the
-    newest below runs/); then NAME is not needed. Fields and defaults are those of the recipe: objecthood
-    train NAME --help.
+    NAME is a recipe of `objecthood list`; FILE.py defines a module-level `recipe`. Options such as --steps
+    500 change fields of the recipe; `objecthood train NAME --help` lists its fields and defaults. --resume
+    continues a stopped run and needs no NAME.
     """
     arguments = with_newest_run(arguments)
     name, rest = split_name(arguments)
     base = recipe_to_train(name, rest)
     kinds = [("recipe", type(base), base), ("run", TrainOptions, TrainOptions())]
     both: Any = dataclasses.make_dataclass("Options", kinds, frozen=True)
-    options = parse(both, rest, f"train {base.name}", _about("train"), flags=False)
+    title = "NAME" if not name and {"-h", "--help"} & set(rest) else base.name
+    options = parse(both, rest, f"train {title}", _about("train"), flags=False)
     recipe, chosen = options.recipe, options.run
     if chosen.out and chosen.resume:
-        raise UsageError("--out and --resume name two run folders; leave one away")
+        raise UsageError("--out and --resume both name a run folder; omit one")
     if chosen.processes < 1 or recipe.batch_size % chosen.processes:
         raise UsageError(
             f"--processes (={chosen.processes}) must be at least 1 and divide a batch of {recipe.batch_size}"
@@ -147,16 +149,16 @@ def train(arguments: list[str]) -> int:
 
 
 def evaluate(arguments: list[str]) -> int:
-    """Score weights on held-out scenes: WEIGHTS_OR_RUN.
+    """Score weights on held-out scenes: WEIGHTS or RUN.
 
-    Scores are those of the Python function oh.evaluate, with noise fixed by the index of the scene.
+    The scores equal those of oh.evaluate in Python. The initial noise depends on the index of the scene only.
     """
     options = parse(EvaluateOptions, arguments, "evaluate", _about("evaluate"))
     from objecthood.data.randomness import SPLITS
     from objecthood.recipes import TASKS
 
     if options.split not in SPLITS:
-        raise UsageError(f"--split (={options.split!r}) is not one; {did_you_mean(options.split, SPLITS)}")
+        raise UsageError(f"--split (={options.split!r}) is unknown; {did_you_mean(options.split, SPLITS)}")
     counted = {
         "num-scenes": options.num_scenes,
         "iterations": options.iterations,
@@ -166,29 +168,27 @@ def evaluate(arguments: list[str]) -> int:
         if value is not None and value < 1:
             raise UsageError(f"--{name} (={value}) must be at least 1")
     if options.figure and not options.diagnose:
-        raise UsageError("--figure draws what --diagnose finds; add --diagnose")
+        raise UsageError("--figure needs --diagnose; add --diagnose")
     if options.figure and Path(options.figure).suffix not in (".png", ".webp"):
         raise UsageError(f"--figure (={options.figure!r}) must end in .png or .webp")
     named = find_recipe(options.recipe) if options.recipe else None
     model = load_model(options.weights, named)
-    # Weights of a recipe of one's own bring its numbers; the Python file then gave no more than its class.
+    # Weights of a custom recipe hold its numbers; the Python file only gives its class.
     recipe = named if named and type(model.recipe) in TASKS.values() else model.recipe
     if options.data_path and not hasattr(recipe, "data_path"):
-        raise UsageError(f"--data-path (={options.data_path}) means nothing to {recipe.name}; leave it away")
+        raise UsageError(f"{recipe.name} has no --data-path (={options.data_path}); omit it")
     changes: dict[str, Any] = {"test_scenes": options.num_scenes, "test_iterations": options.iterations}
     changes["data_path"] = options.data_path or None
     if options.restarts is not None:
         if not hasattr(recipe, "restarts"):
-            raise UsageError(
-                f"--restarts (={options.restarts}) means nothing to {recipe.name}; leave it away"
-            )
+            raise UsageError(f"{recipe.name} has no --restarts (={options.restarts}); omit it")
         if options.restarts > 1 and not model.restarts_differ:
             raise UsageError(
-                f"--restarts (={options.restarts}) must be 1 here: the slots of these weights begin the same "
-                "every time; leave it away"
+                f"--restarts (={options.restarts}) must be 1 for these weights: their initial slots are "
+                "fixed; omit it"
             )
         changes["restarts"] = options.restarts
-    changes["num_slots"] = model.num_slots  # what the protocol speaks of
+    changes["num_slots"] = model.num_slots  # stated by the protocol
     recipe = dataclasses.replace(
         recipe, **{name: value for name, value in changes.items() if value is not None}
     )
@@ -216,7 +216,7 @@ def evaluate(arguments: list[str]) -> int:
             "split": options.split,
             "protocol": protocol,
         }
-        # JSON has no nan: a score that no image defines is null.
+        # JSON has no NaN: an undefined score is null.
         facts["scores"] = {name: None if value != value else value for name, value in scores.items()}
         facts |= {"floors": found} if found else {}
         facts |= {"diagnosis": diagnosis.to_dict()} if diagnosis else {}
@@ -231,7 +231,7 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def doctor(arguments: list[str]) -> int:
-    """Check this installation; a block to paste into a bug report."""
+    """Check this installation and print a report to paste into an issue."""
     parse(NoOptions, arguments, "doctor", _about("doctor"))
     from objecthood.cli.doctor import examine
 
@@ -244,16 +244,15 @@ def doctor(arguments: list[str]) -> int:
         echo(f"{'PROBLEM':<{width}}{problem}")
     echo("```")
     if not problems:
-        echo("all in place")
+        echo("no problems found")
     return 1 if problems else 0
 
 
 def completion(arguments: list[str]) -> int:
-    """Print what makes Tab complete commands, names and options: bash | zsh | tcsh.
+    """Print a shell completion script: bash, zsh or tcsh.
 
-    bash: eval "$(objecthood completion bash)" in ~/.bashrc. zsh: objecthood completion zsh, written to a file
-    _objecthood in a folder of $fpath. tcsh: objecthood completion tcsh, written to a file that ~/.tcshrc
-    sources.
+    bash: add eval "$(objecthood completion bash)" to ~/.bashrc. zsh: write the output to a file _objecthood
+    in a folder of $fpath. tcsh: write the output to a file and source it in ~/.tcshrc.
     """
     return print_completion(arguments, COMMANDS, {"train": TrainOptions, "evaluate": EvaluateOptions})
 
@@ -275,12 +274,12 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 
 def _about(name: str) -> str:
-    """A command's docstring, without its indentation."""
+    """A command's docstring without indentation."""
     return inspect.getdoc(COMMANDS[name]) or ""
 
 
 def _diagnose(model: Model, recipe: Recipe, options: EvaluateOptions) -> Diagnosis:
-    """Signs of trouble, printed, and drawn where a file is named."""
+    """Print the diagnosis, and draw it if `--figure` names a file."""
     from objecthood.analysis.diagnosis import diagnose
     from objecthood.cli.diagnose import print_diagnosis
 
@@ -292,7 +291,7 @@ def _diagnose(model: Model, recipe: Recipe, options: EvaluateOptions) -> Diagnos
 def _print_scores(
     title: str, scores: dict[str, float], protocol: str, floors: dict[str, dict[str, float]] | None = None
 ) -> None:
-    """A table of scores, floors below them, and how they were taken."""
+    """Print a table of scores, baselines below them, and the protocol."""
     from rich.table import Table
 
     from objecthood.recipes.score_names import by_restarts
@@ -305,7 +304,7 @@ def _print_scores(
     if floors:
         from objecthood.analysis.floors import TITLES
 
-        rows |= {f"floor: {TITLES[floor]}": own for floor, own in floors.items()}
+        rows |= {f"baseline: {TITLES[floor]}": own for floor, own in floors.items()}
     table = Table(box=None, pad_edge=False)
     for name in ("", *map(title_of, first)):
         table.add_column(name, justify="right" if name else "left")
@@ -317,9 +316,9 @@ def _print_scores(
     for floor, own in (floors or {}).items():
         for name in ("fg_ari", "video_fg_ari", "attention_fg_ari"):
             if name in first and own.get(name, -1.0) >= first[name]:
-                said = f"{TITLES[floor]} reach {own[name]:.3f} {title_of(name)} without training, the model"
                 plain.print(
-                    f"{said} {first[name]:.3f}: these scenes show that a method works, not that it is needed",
+                    f"baseline {TITLES[floor]}: {title_of(name)} {own[name]:.3f} without training, model "
+                    f"{first[name]:.3f}; these scenes do not need a learned model",
                     soft_wrap=True,
                 )
                 break

@@ -1,4 +1,4 @@
-"""What a recipe will need, told before it runs: parameters by part, scenes, bytes. No step is taken."""
+"""Cost of a recipe before training: parameters, scenes, memory."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from objecthood.recipes import Recipe
 from objecthood.train import step_seed
 
 FEW = 8
-"""Scenes that the loss is asked of; the bytes of a batch are taken to be in proportion."""
+"""Scenes for which the loss is computed; memory of a batch is extrapolated linearly."""
 
 
 def costs(recipe: Recipe) -> dict[str, Any]:
-    """Facts of `recipe`, ready for JSON, from its model and the loss of a few scenes in float32.
+    """Costs of `recipe` as JSON values, from its model and the loss of a few scenes in float32.
 
-    "parameters" by part and in all; "frozen_parameters", which are neither trained nor stored, where the
-    model has any; "training_scenes", or "endless"; "weights_bytes": weights, gradients, averages and what
-    optimisers keep, at most, and frozen weights; "activations_bytes": what the backward pass of a whole batch
-    needs, weights not counted. The global generator is left as it was. Raises ValueError where its data is
-    not there.
+    "parameters": counts by module and in total ("all"). "frozen_parameters": counts of frozen modules, if
+    any. "training_scenes": a number or "endless". "weights_bytes": upper bound for weights, gradients, EMA
+    and optimiser state, plus frozen weights. "activations_bytes": tensors saved for the backward pass of a
+    batch. The global random state is unchanged. Raises ValueError if the data is missing.
 
     Example:
         >>> from objecthood.recipes import RECIPES
@@ -41,7 +40,7 @@ def costs(recipe: Recipe) -> dict[str, Any]:
         def keep(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             kept.setdefault(storage.data_ptr(), storage.nbytes())
-            alive.append(tensor)  # so that no place is given to another
+            alive.append(tensor)  # keep addresses unique
             return tensor
 
         alive: list[Tensor] = []

@@ -1,8 +1,9 @@
-"""`objecthood data`: render scenes, and pack published files."""
+"""`objecthood data`: render scenes and convert published files."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,56 +14,56 @@ from objecthood.runtime.terminal import echo
 
 @dataclasses.dataclass(frozen=True)
 class RenderOptions:
-    """What is rendered."""
+    """What to render."""
 
     kind: Literal["clevr"]
-    """clevr: scenes after CLEVR's rules, called clevr-like."""
-    out: str = ""
-    """Folder to write to, which must be named; scenes that are there already are kept."""
+    """clevr: scenes modelled on CLEVR (the data set clevr-like)."""
+    out: str = dataclasses.field(default="", metadata={"metavar": "FOLDER"})
+    """Output folder (required); existing scenes are kept."""
     count: int = 6000
-    """Scenes of the split."""
-    objects: str = "3-6"
-    """Fewest and most objects in a scene, within 3 to 10."""
+    """Number of scenes in the split."""
+    objects: str = dataclasses.field(default="3-6", metadata={"metavar": "MIN-MAX"})
+    """Number of objects in a scene, within 3 to 10."""
     seed: int = 0
-    """Scene i is a function of seed, split, objects, background and i."""
+    """Scene i depends on seed, split, objects, background and i only."""
     split: Literal["train", "validation", "test"] = "train"
-    """Splits are independent of one another."""
+    """Split; scenes of different splits are independent."""
     resolution: int = 128
-    """Side of the images, in pixels."""
+    """Image side in pixels."""
     background: Literal["plain", "textured"] = "plain"
-    """textured: patterns on the ground and on the objects."""
+    """textured: textures on the background and on objects."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions:
-    """What is packed."""
+    """What to convert."""
 
-    source: str
+    source: str = dataclasses.field(metadata={"metavar": "FILE"})
     """A .tfrecords file of the multi_object_datasets release."""
-    out: str = ""
-    """Folder to make, which must be named."""
+    out: str = dataclasses.field(default="", metadata={"metavar": "FOLDER"})
+    """Output folder (required); must not exist."""
     crop: bool = False
-    """Of CLEVR, keep the paper's square alone."""
+    """For CLEVR, keep only the paper's square crop."""
     resolution: int | None = None
-    """Resize to this many pixels a side, as the reference does; as stored unless named."""
+    """Resize images to this side in pixels, as the reference does; unchanged by default."""
     max_scenes: int | None = None
-    """Stop after so many."""
+    """Stop after this number of scenes."""
     skip_bad: bool = False
-    """Pass over damaged records, and list them."""
+    """Skip damaged records and list them."""
 
 
 def data(arguments: list[str]) -> int:
-    """Make data: render clevr --out FOLDER, or convert FILE --out FOLDER.
+    """Create data sets: render clevr --out FOLDER, or convert FILE --out FOLDER.
 
     `objecthood data render --help` and `objecthood data convert --help` show the options.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
-        echo(f"usage: objecthood data {{{','.join(ACTIONS)}}} ...\n\n{data.__doc__}")
+        echo(f"usage: objecthood data {{{','.join(ACTIONS)}}} ...\n\n{inspect.getdoc(data)}")
         return 0
     action, *rest = arguments
     if action not in ACTIONS:
         raise UsageError(
-            f"unknown action {action!r} of data; {did_you_mean(action, list(ACTIONS))} objecthood data --help"
+            f"data has no action {action!r}; {did_you_mean(action, list(ACTIONS))} See objecthood data --help"
         )
     return ACTIONS[action](rest)
 
@@ -94,7 +95,7 @@ def render(arguments: list[str]) -> int:
 
 
 def convert(arguments: list[str]) -> int:
-    """Pack a published file into a folder that loads at once."""
+    """Convert a published file into a folder that loads without decoding."""
     options = parse(ConvertOptions, arguments, "data convert", convert.__doc__ or "")
     _need_out(options.out)
     from objecthood.data.published.multi_object_packed import convert as pack
@@ -120,4 +121,4 @@ ACTIONS: dict[str, Callable[[list[str]], int]] = {"render": render, "convert": c
 
 def _need_out(out: str) -> None:
     if not out:
-        raise UsageError("--out is missing; name the folder to write to: --out FOLDER")
+        raise UsageError("--out is missing; add the output folder: --out FOLDER")

@@ -1,4 +1,4 @@
-"""`objecthood demo`: the page that shows slots at work, served here or built as a static folder."""
+"""`objecthood demo`: an interactive page, served locally or built as a static site."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from objecthood.runtime.terminal import echo
 
 @dataclasses.dataclass(frozen=True)
 class DemoOptions:
-    """What is shown, and where."""
+    """What to show, and where."""
 
     weights: tuple[str, ...] = ()
-    """Names (objecthood list weights), weights files, or run folders of object discovery; all that come with
-    the package unless named."""
-    host: str = "127.0.0.1"
-    """Address to listen on; this machine's own unless named. Another one (0.0.0.0, ::, a name) opens the
-    demo to a network."""
-    names: tuple[str, ...] = ()
-    """Further names by which browsers may ask for the page, such as a proxy's. Others are not answered."""
-    port: int = 8765
-    """Port to listen on; 0: any free one."""
+    """Names (objecthood list weights), weights files or run folders of discovery models; all bundled ones by
+    default."""
+    host: str = dataclasses.field(default="127.0.0.1", metadata={"metavar": "ADDRESS"})
+    """Address to listen on. The default is reachable from this machine only; 0.0.0.0 or :: opens the demo to
+    the network."""
+    names: tuple[str, ...] = dataclasses.field(default=(), metadata={"metavar": "NAME", "is_option": True})
+    """Additional host name to accept, such as that of a proxy; requests for other hosts are refused."""
+    port: int = dataclasses.field(default=8765, metadata={"metavar": "PORT"})
+    """Port to listen on; 0 takes a free one."""
     browser: bool = True
     """Open the page in a browser."""
-    site: str = ""
-    """New folder to build the page in instead of serving it: it then runs in the visitor's browser."""
-    runtime: str = "web/node_modules/onnxruntime-web/dist"
-    """With --site, where onnxruntime-web lies (npm ci --prefix web)."""
+    site: str = dataclasses.field(default="", metadata={"metavar": "FOLDER"})
+    """Build a static site in this new folder instead of serving; the model then runs in the browser."""
+    runtime: str = dataclasses.field(
+        default="web/node_modules/onnxruntime-web/dist", metadata={"metavar": "FOLDER"}
+    )
+    """With --site, the folder of onnxruntime-web (npm ci --prefix web)."""
 
 
 def demo(arguments: list[str]) -> int:
-    """Show slots at work, on a page: [WEIGHTS...].
+    """Open an interactive demo in the browser: [WEIGHTS ...].
 
-    Serves the page on this machine, with PyTorch behind it; Ctrl-C ends it. Images that are dropped on it
-    are kept in memory alone. With --site FOLDER the page is built as plain files for any web host: the
-    exported model then runs in the visitor's browser.
+    Serves a page from this machine and runs the model with PyTorch; Ctrl-C stops it. Uploaded images stay in
+    memory. --site FOLDER builds a static site for any web host, which runs the exported model in the browser.
     """
     options = parse(DemoOptions, arguments, "demo", inspect.getdoc(demo) or "")
     if not 0 <= options.port < 65536:
@@ -55,12 +56,12 @@ def demo(arguments: list[str]) -> int:
         written = build_site(shown, options.site, options.runtime)
         echo(f"{written}: open it with python -m http.server --directory {written}")
         return 0
-    torch.set_num_threads(1)  # images are small: more threads cost more than they bring
+    torch.set_num_threads(1)  # more threads do not pay off on small images
 
     from objecthood.demo.server import serve
 
     def started(address: str) -> None:
-        echo(f"the demo is at {address} (Ctrl-C ends it)", flush=True)
+        echo(f"the demo is at {address} (press Ctrl-C to stop)", flush=True)
         if options.browser:
             import webbrowser
 

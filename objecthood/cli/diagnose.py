@@ -1,4 +1,5 @@
-"""What `objecthood evaluate --diagnose` says beside the scores: a table of signs, and where to read on."""
+"""Output of `objecthood evaluate --diagnose`: a table of indicators, findings, and the pages that explain
+them."""
 
 from __future__ import annotations
 
@@ -14,20 +15,20 @@ WORDS = {
     "num_slots": "slots",
     "used_slots": "slots used, mean over images",
     "objects": "objects, mean over images",
-    "attention_entropy": "entropy of the last attention, 0 sure to 1 undecided",
+    "attention_entropy": "normalised entropy of the last attention, 0 to 1",
     "shared_objects": "objects that share a slot with another",
-    "split_objects": "objects in pieces",
-    "objects_in_background": "objects in the background's slot",
-    "background_slots": "slots that hold the background, mean over images",
-    "background_split": "images with a divided background",
-    "swing": "larger error over smaller, after two neighbouring numbers of iterations",
+    "split_objects": "objects split over several slots",
+    "objects_in_background": "objects in the background slot",
+    "background_slots": "background slots, mean over images",
+    "background_split": "images with a split background",
+    "swing": "ratio of errors at consecutive iterations (1: converged)",
 }
-"""What each key of a summary means, in the order of the table."""
+"""Label of each summary key, in table order."""
 PERCENT = ("shared_objects", "split_objects", "objects_in_background", "background_split")
 
 
 def print_diagnosis(diagnosis: Diagnosis, console: Console, figure: str = "") -> None:
-    """The signs as a table, what stands out, and the image of the worst scenes if a file is named."""
+    """Print indicators and findings, and draw the worst scenes into `figure` if named."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -41,7 +42,7 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console, figure: str = "") ->
     for finding in diagnosis.findings:
         console.print(f"- {finding.text}; see {finding.page}", soft_wrap=True)
     if not diagnosis.findings:
-        console.print("nothing stands out")
+        console.print("no problems found")
     console.print(f"worst scenes: {', '.join(map(str, diagnosis.worst[:5]))}", soft_wrap=True)
     if figure:
         diagnosis.figure().save(Path(figure))
@@ -49,7 +50,7 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console, figure: str = "") ->
 
 
 def in_units(name: str, value: float) -> str:
-    """A value of a summary as it is shown: shares in percent, counts with one digit.
+    """Format a summary value: shares in percent, counts with one decimal.
 
     >>> in_units("shared_objects", 0.25), in_units("used_slots", 3.04), in_units("num_slots", 6.0)
     ('25 %', '3.0', '6')

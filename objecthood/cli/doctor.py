@@ -1,4 +1,4 @@
-"""Whether everything is in place: versions, processor, device, limits; a block to paste into a bug report."""
+"""`objecthood doctor`: versions, hardware and limits, and problems with the installation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEEDED = {
     "shtab": (1, 7),
     "typing_extensions": (4, 10),
 }
-"""Packages without which nothing runs, and the oldest version of each, as in pyproject.toml."""
+"""Required packages and their minimum versions, as in pyproject.toml."""
 OPTIONAL = {
     "pycocotools": "reads COCO's annotations",
     "mitsuba": "renders CLEVR-like scenes",
@@ -31,7 +31,7 @@ OPTIONAL = {
 
 
 def examine() -> tuple[dict[str, str], list[str]]:
-    """Facts by name, and what is wrong, each with what to do; torch stays unimported where one is missing."""
+    """Facts by name, and problems with their remedies; torch is not imported if a package is missing."""
     facts, problems = dict(_packages()), []
     for name, least in NEEDED.items():
         found = _version(name)
@@ -56,7 +56,7 @@ def _packages() -> Iterator[tuple[str, str]]:
 
 
 def _machine() -> dict[str, str]:
-    """What `environment` says of this machine, and what it would choose."""
+    """Hardware, and the device and precision that `environment` chooses."""
     import torch
 
     from objecthood.runtime import environment
@@ -68,9 +68,11 @@ def _machine() -> dict[str, str]:
     return environment.describe(device) | {
         "device": environment.describe(device).get("device", str(device)),
         "precision": precision,
-        "bfloat16": "computed natively" if native else "emulated here, and slow; training uses float32",
+        "bfloat16": "native" if native else "emulated and slow; training uses float32",
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
-        "freed memory": "kept for reuse (glibc)" if kept else "left to the system: training may be slower",
+        "freed memory": "kept for reuse (glibc)"
+        if kept
+        else "returned to the system; training may be slower",
     }
 
 
@@ -81,7 +83,7 @@ def _limits() -> dict[str, str]:
 
     return limits.TABLE | {
         "image formats": " ".join(images.FORMATS),
-        "images kept in memory": f"{folder.CACHE_BYTES:,} bytes of a folder",
+        "image cache": f"{folder.CACHE_BYTES:,} bytes per folder",
     }
 
 
@@ -99,7 +101,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _write_test(folder: Path) -> str:
-    """Why nothing can be written to `folder`, or ""."""
+    """Why `folder` is not writable, or ""."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"objecthood")

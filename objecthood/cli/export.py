@@ -1,4 +1,4 @@
-"""`objecthood export`: weights as ONNX, compared with PyTorch before they are kept."""
+"""`objecthood export`: ONNX export, verified against PyTorch."""
 
 from __future__ import annotations
 
@@ -17,31 +17,30 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
-    """What is exported, and where to."""
+    """What to export, and where to."""
 
     weights: str
-    """Name (objecthood list weights), weights file, or run folder."""
+    """Name (objecthood list weights), weights file or run folder."""
     format: str = "onnx"
-    """onnx is the only one."""
-    out: str = ""
-    """File to write, or with --parts folder; NAME.onnx or NAME-parts unless named. Nothing is replaced."""
+    """Only onnx is supported."""
+    out: str = dataclasses.field(default="", metadata={"metavar": "PATH"})
+    """Output file, or folder with --parts; must not exist. NAME.onnx or NAME-parts by default."""
     parts: bool = False
-    """Write start, encoder, one iteration and decoder each by itself, as the page of the demo uses them."""
-    recipe: str = ""
-    """Python file of the recipe, where the weights come from one of your own."""
+    """Write the export stages as separate graphs: initial slots, encoder, one iteration, decoder."""
+    recipe: str = dataclasses.field(default="", metadata={"metavar": "FILE"})
+    """Python file of the recipe, for weights of a custom recipe."""
 
 
 def export(arguments: list[str]) -> int:
-    """Export weights as ONNX: WEIGHTS --format onnx --out FILE.
+    """Export weights as ONNX: WEIGHTS --out FILE.
 
-    One graph: image [batch, 3, height, width] in [0, 1], start noise [batch, slots, dim] and the number of
-    iterations go in; what the model gives comes out, with the attention of every iteration. It is run by
-    onnxruntime on batches of 1 and 4 and kept only if it differs from PyTorch by at most 1e-4. What a prior
-    does between iterations is in it.
+    The graph takes image [batch, 3, height, width] in [0, 1], noise [batch, slots, dim] and the number of
+    iterations. It returns the outputs of the model and the attention of every iteration. The file is kept
+    only if onnxruntime matches PyTorch to 1e-4 on batches of 1 and 4.
     """
     options = parse(ExportOptions, arguments, "export", inspect.getdoc(export) or "")
     if options.format not in FORMATS:
-        raise UsageError(f"--format {options.format} is not one; {did_you_mean(options.format, FORMATS)}")
+        raise UsageError(f"--format {options.format} is unknown; {did_you_mean(options.format, FORMATS)}")
     require(NEEDED, "export")
     model = load_model(options.weights, find_recipe(options.recipe) if options.recipe else None)
 
@@ -49,20 +48,20 @@ def export(arguments: list[str]) -> int:
 
     from objecthood.export.export import export_onnx, export_parts
 
-    path = Path(options.weights)  # of a run folder, the folder's name
+    path = Path(options.weights)  # a run folder gives its own name
     name = path.name if path.is_dir() else path.stem
     write = export_parts if options.parts else export_onnx
     out = options.out or (f"{name}-parts" if options.parts else f"{name}.onnx")
     written = write(model, out, report=lambda what: echo(f"export   {what}", flush=True))
-    echo(f"{written}: as PyTorch to 1e-4, for batches of 1 and 4")
+    echo(f"{written}: matches PyTorch to 1e-4 for batches of 1 and 4")
     return 0
 
 
 def require(modules: tuple[str, ...], extra: str) -> None:
-    """ValueError, saying which extra to install, where one of `modules` is not there."""
+    """Raise ValueError, naming the extra to install, if one of `modules` is missing."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"{', '.join(missing)} must be installed for this; pip install 'objecthood[{extra}]', or in a "
-            f"clone pip install '.[{extra}]'"
+            f"this needs {', '.join(missing)}; pip install 'objecthood[{extra}]', or pip install "
+            f"'.[{extra}]' in a clone"
         )

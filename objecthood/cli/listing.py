@@ -1,4 +1,4 @@
-"""`objecthood list` and `objecthood show`: what there is, and what is known of it."""
+"""`objecthood list` and `objecthood show`: recipes, weights and runs."""
 
 from __future__ import annotations
 
@@ -21,43 +21,42 @@ if typing.TYPE_CHECKING:
     from objecthood.recipes import Recipe
 
 PLAIN_WIDTH = 140
-"""Characters of a table where there is no terminal to fit it into."""
+"""Width of tables, in characters, without a terminal."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ShowOptions:
-    """What is shown."""
+    """What to show."""
 
-    what: str
-    """Weights by name, recipe, Python file with one, weights file, or run folder."""
+    what: str = dataclasses.field(metadata={"metavar": "NAME_OR_PATH"})
+    """Weights, recipe, Python file with a recipe, weights file or run folder."""
     recipe: bool = False
-    """Show the recipe, where weights have the same name."""
+    """Show the recipe if weights have the same name."""
     costs: bool = False
-    """Of a recipe, say what it will need as well: parameters by part, scenes, bytes. No step is taken."""
-    data_path: str = ""
-    """With --costs, where the recipe's scenes lie; its own data_path unless named."""
+    """Also show the costs of a recipe: parameters, scenes, memory."""
+    data_path: str = dataclasses.field(default="", metadata={"metavar": "PATH"})
+    """With --costs, location of the scenes; the recipe's data_path by default."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ListOptions:
-    """What is listed."""
+    """What to list."""
 
     what: tuple[str, ...] = ()
-    """recipes (so unless named) or weights."""
+    """recipes (default) or weights."""
 
 
 def list_names(arguments: list[str]) -> int:
-    """List the recipes, or the pretrained weights: [recipes | weights].
+    """List recipes or pretrained weights: [recipes | weights].
 
-    Of recipes: name, data, size, training and expected score of everything that objecthood train knows. Of
-    weights: name, recipe, seed, scores on test scenes, licence and size of everything that comes with this
-    package.
+    Recipes are listed with data, image size, training steps and expected score; bundled weights with recipe,
+    seed, test scores, licence and file size.
     """
     options = parse(ListOptions, arguments, "list", inspect.getdoc(list_names) or "")
     kinds = {"recipes": _list_recipes, "weights": _list_weights}
     if len(options.what) > 1:
         raise UsageError(
-            f"{options.what[1]!r} is one word too many; write objecthood list recipes or weights"
+            f"unexpected argument {options.what[1]!r}; use objecthood list recipes or objecthood list weights"
         )
     what = options.what[0] if options.what else "recipes"
     if what not in kinds:
@@ -69,15 +68,15 @@ def list_names(arguments: list[str]) -> int:
 def show(arguments: list[str]) -> int:
     """Show weights, a recipe or a run as JSON: NAME, FILE or RUN.
 
-    Of weights nothing but their description is read: recipe, scores with protocol and seeds, data, licence,
-    limits.
+    Weights are described by their metadata: recipe, scores with protocol and seeds, data, licence and
+    limitations. The tensors are not loaded.
     """
     options = parse(ShowOptions, arguments, "show", inspect.getdoc(show) or "")
     what, path = options.what, Path(options.what)
     from objecthood.hub.pretrained import PRETRAINED
 
     if options.data_path and not options.costs:
-        raise UsageError("--data-path is where --costs looks for scenes; add --costs")
+        raise UsageError("--data-path needs --costs; add --costs")
     if options.costs:
         facts: dict[str, Any] = _with_costs(find_recipe(what), options.data_path)
     elif what in PRETRAINED and not options.recipe:
@@ -100,14 +99,14 @@ def _with_costs(recipe: Recipe, data_path: str) -> dict[str, Any]:
     from objecthood.cli.costs import costs
 
     if data_path and not hasattr(recipe, "data_path"):
-        raise UsageError(f"--data-path (={data_path}) means nothing to {recipe.name}; leave it away")
-    placed: Any = recipe
-    recipe = dataclasses.replace(placed, data_path=data_path) if data_path else recipe
+        raise UsageError(f"{recipe.name} has no --data-path (={data_path}); omit it")
+    changed: Any = recipe
+    recipe = dataclasses.replace(changed, data_path=data_path) if data_path else recipe
     return recipe.to_dict() | {"costs": costs(recipe)}
 
 
 def console() -> Console:
-    """Where tables go: as wide as the terminal, or wide enough for pipes and files."""
+    """A console for tables: as wide as the terminal, or `PLAIN_WIDTH` without one."""
     plain = {"highlight": False, "markup": False, "emoji": False}
     wide = terminal.console(**plain)
     return wide if wide.is_terminal else terminal.console(**plain, width=PLAIN_WIDTH)
@@ -119,7 +118,7 @@ def _list_recipes() -> None:
     from objecthood.recipes import RECIPES
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("recipe", "data", "pixels", "steps", "what it is", "expected"):
+    for heading in ("recipe", "data", "pixels", "steps", "description", "expected"):
         numbers = heading in ("pixels", "steps")
         table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
     for name, recipe in RECIPES.items():

@@ -1,6 +1,6 @@
-"""The command: `objecthood train | sweep | evaluate | predict | list | ...`; help, errors and exit codes.
+"""Entry point of the command `objecthood`: dispatch, help, errors and exit codes.
 
-Nothing heavy is imported until a command needs it, so that help and mistakes are answered at once.
+Commands import heavy packages themselves, so that help and usage errors are fast.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from objecthood.runtime.spelling import did_you_mean
 from objecthood.runtime.terminal import echo
 
 EXIT_CODES = """\
-  0    done
-  1    could not be done, or not for all images; the reason is one line on stderr
-  2    typed wrongly: unknown command, recipe or option, or a value that does not fit
-  75   stopped by a signal (SIGTERM, SIGUSR1, SIGHUP) and saved; train --resume RUN goes on
-  130  stopped with Ctrl-C"""
+  0    success
+  1    failure, also if some images were skipped; the reason is on stderr
+  2    usage error: unknown command, recipe or option, or invalid value
+  75   stopped by SIGTERM, SIGUSR1 or SIGHUP and saved; continue with train --resume RUN
+  130  stopped by Ctrl-C"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with `arguments` (those typed, unless given) and return its exit code."""
-    # Threads of OpenMP that wait by spinning take a busy machine's cores from each other: several times the
-    # CPU seconds. It is read when torch is imported, so this comes first; a choice of the user's own stands.
+    """Run the command with `arguments` (`sys.argv` by default) and return its exit code."""
+    # On a busy machine spinning OpenMP threads cost several times the CPU seconds. Importing torch reads the
+    # variable, so it is set first; a value set by the user is kept.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for stream in (sys.stdout, sys.stderr):  # names that the terminal's encoding lacks are escaped
+    for stream in (sys.stdout, sys.stderr):  # escape characters that the terminal cannot encode
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     typed = list(sys.argv[1:] if arguments is None else arguments)
@@ -46,13 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             if TOLD not in stop.args:
                 print("stopped", file=sys.stderr, flush=True)
-        except OSError:  # the terminal was closed, which is why we were stopped
-            nothing_more_is_said()
+        except OSError:  # the terminal was closed
+            discard_output()
         return PREEMPTED if isinstance(stop, Preempted) else INTERRUPTED
-    except SystemExit as stop:  # after a command's help
+    except SystemExit as stop:  # raised by --help
         return stop.code if isinstance(stop.code, int) else 0
-    except BrokenPipeError:  # whoever read our output (`| head`) has enough
-        nothing_more_is_said()
+    except BrokenPipeError:  # the reader (such as `| head`) closed the pipe
+        discard_output()
         return 0
     except Exception as error:
         if debug:
@@ -63,15 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
-def nothing_more_is_said() -> None:
-    """What was printed and could not be written is dropped, for Python would fail to write it at its end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def discard_output() -> None:
+    """Redirect stdout and stderr to the null device: flushing them at exit would fail."""
+    null = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
+        os.dup2(null, stream.fileno())
 
 
 def run(arguments: list[str]) -> int:
-    """The command that the first word names, with the rest; its exit code."""
+    """Run the command named by the first argument and return its exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(help_text())
         return 0
@@ -83,24 +83,25 @@ def run(arguments: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         known = ["--help", "--version"] if is_option(name) else list(COMMANDS)
-        raise UsageError(f"no command {name!r}; {did_you_mean(name, known)} objecthood --help lists all")
+        raise UsageError(f"no command {name!r}; {did_you_mean(name, known)} See objecthood --help")
     return COMMANDS[name](rest)
 
 
 def help_text() -> str:
-    """The help of the whole command, from the first lines of its parts."""
+    """The help of the whole command: the first line of every command's docstring, and exit codes."""
     lines = [f"  {name:<12}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: objecthood COMMAND ...",
             "",
-            "Objects in images, found without labels.",
+            "Find objects in images, learned without labels (Slot Attention and related models).",
             "",
             "commands:",
             *lines,
             "",
-            "objecthood COMMAND --help shows a command's options; objecthood --version the version.",
-            "--debug, anywhere, shows where an error comes from.",
+            "objecthood COMMAND --help  show the options of a command",
+            "objecthood --version       show the version",
+            "--debug                    show the traceback of an error",
             "",
             "exit codes:",
             EXIT_CODES,
@@ -109,11 +110,11 @@ def help_text() -> str:
 
 
 def in_one_line(error: Exception) -> str:
-    """An error as one line; of a kind that we do not raise ourselves, with its kind and how to see more."""
+    """An error as one line; unexpected types of errors with their type and a hint."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         text = f"{place}{error.strerror}; check the path, its permissions and the space left"
     elif not isinstance(error, ValueError):
-        text = f"{type(error).__name__}: {text}; see where with --debug"
+        text = f"{type(error).__name__}: {text}; --debug shows the traceback"
     return text

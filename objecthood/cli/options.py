@@ -1,7 +1,7 @@
-"""What was typed after a command -> its options; or one line: what is wrong, what was probably meant.
+"""Parse the options of a command into a dataclass, with one-line errors and suggestions.
 
-Names are checked here, against the fields of a dataclass, before anything is read or computed; tyro then
-gives the values the types of the fields, and writes the help of a command.
+Option names are checked here against the fields of the dataclass; tyro then parses the values and writes the
+help.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 import io
 import os
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -22,47 +23,57 @@ Options = TypeVar("Options")
 
 _NUMBER = re.compile(r"-(\d|\.\d|inf|nan)")
 _IN_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+_METAVARS = {int: "N", float: "X"}
+_WIDTH = 80
+"""Width of help, in characters."""
 
 
 class UsageError(ValueError):
-    """Something was typed wrongly; one line, as the command shows it. Exit code 2."""
+    """A mistake in the command line, in one line. Exit code 2."""
 
 
 def parse(
     options: type[Options], arguments: Sequence[str], command: str, about: str, *, flags: bool = True
 ) -> Options:
-    """An instance of the dataclass `options` (whose fields may be such dataclasses) from what was typed.
+    """Parse `arguments` into an instance of the dataclass `options`, whose fields may be dataclasses.
 
-    Fields without a default are positional, a tuple takes one or more, or with a default none or more; all
-    others are `--field value`.
-    Booleans are switches (`--field`, `--no-field`), or with `flags=False` take a value as well. `about` heads
-    the help, which `--help` prints, followed by SystemExit. Raises UsageError for whatever does not fit.
+    Fields without a default are positional; tuples take one or more words, or any number with a default. All
+    other fields are `--field VALUE`. Booleans are switches (`--field`, `--no-field`), or take a value with
+    `flags=False`. `--help` prints `about` and the options, then raises SystemExit.
+
+    Raises:
+        UsageError: an unknown option, a missing argument or an invalid value.
     """
     import tyro
 
     markers = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
     config = markers if flags else (*markers, tyro.conf.FlagConversionOff)
     optional = _optional_words(options)
-    for name in optional:  # tyro's marker, put in here so that no module needs tyro for it
+    for name in optional:  # marked here, so that no other module imports tyro
         options.__annotations__[name] = tyro.conf.Positional[tuple[str, ...]]
     settings: dict[str, Any] = {"prog": f"objecthood {command}", "description": about, "config": config}
     if {"-h", "--help"} & set(arguments):
-        with _plain_help(options):
-            tyro.cli(options, args=["--help"], **settings)
+        text = io.StringIO()
+        with _plain_help(options), contextlib.suppress(SystemExit), contextlib.redirect_stdout(text):
+            tyro.cli(options, args=["--help"], **settings | {"description": "ABOUT"})
+        usage, _, lists = text.getvalue().partition("ABOUT")
+        lines = [line.removeprefix(" ").rstrip() for line in lists.strip("\n").splitlines()]
+        print(_wrapped(usage), _wrapped(about), "\n".join(lines).rstrip(), sep="\n\n")
+        raise SystemExit(0)
     kinds, positional = _fields(options)
     words, values = _sort(arguments, kinds, positional, command, flags, optional)
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
             return tyro.cli(options, args=words + list(values.values()), **settings)
     except SystemExit:
-        raise UsageError(_explain(said.getvalue(), kinds, values, command)) from None
+        raise UsageError(_explain(output.getvalue(), kinds, values, command)) from None
 
 
 @contextlib.contextmanager
 def _plain_help(options: type) -> Iterator[None]:
-    """Help without what only says how Python writes it: None among the values, defaults that are nothing,
-    "STR" for what has a name. Annotations are as before afterwards."""
+    """Annotate fields for readable help: metavars (`_metavar`), and no empty defaults. Restores annotations
+    afterwards."""
     import tyro
 
     before: list[tuple[type, dict[str, Any]]] = []
@@ -79,17 +90,11 @@ def _plain_help(options: type) -> Iterator[None]:
                     continue
                 if field.default in ("", None, ()):
                     settings["help_behavior_hint"] = ""
-                name = field.metadata.get("metavar", field.name.upper())
-                if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                    settings["metavar"] = name
-                elif field.default == ():
-                    settings["metavar"] = f"[{name} ...]"
-                elif type(None) in _members(kind):
-                    names = (member.__name__.upper() for member in _members(kind) if member is not type(None))
-                    settings["metavar"] = "|".join(names)
+                if bool not in _members(kind):
+                    settings["metavar"] = _metavar(field, kind)
                 if settings:
                     marks: list[Any] = [tyro.conf.arg(**settings)]
-                    marks += [tyro.conf.Positional] if field.default == () else []
+                    marks += [tyro.conf.Positional] if field.name in _optional_words(owner) else []
                     for mark in marks:
                         kind = mark[kind] if mark is tyro.conf.Positional else typing.Annotated[kind, mark]
                     owner.__annotations__[field.name] = kind
@@ -100,8 +105,22 @@ def _plain_help(options: type) -> Iterator[None]:
             owner.__annotations__.update(annotations)
 
 
+def _metavar(field: dataclasses.Field[Any], kind: Any) -> str:
+    """The placeholder of a value in help: the field's own, its choices, N or X for numbers, or its name."""
+    members = [member for member in _members(kind) if member is not type(None)]
+    if typing.get_origin(members[0]) is typing.Literal:
+        return "{" + ",".join(map(str, typing.get_args(members[0]))) + "}"
+    name = str(field.metadata.get("metavar", _METAVARS.get(members[0], field.name.upper())))
+    return f"[{name} ...]" if field.default == () and not field.metadata.get("is_option") else name
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs wrapped to `_WIDTH`."""
+    return "\n\n".join(textwrap.fill(" ".join(part.split()), _WIDTH) for part in text.strip().split("\n\n"))
+
+
 def several(name: str, typed: str, known: Sequence[str]) -> list[str]:
-    """The values of --`name`, typed with commas between them; UsageError for one that is not `known`.
+    """The comma-separated values of --`name`; UsageError for one that is not `known`.
 
     >>> several("also", "arrays, cutouts", ["arrays", "cutouts"])
     ['arrays', 'cutouts']
@@ -109,14 +128,14 @@ def several(name: str, typed: str, known: Sequence[str]) -> list[str]:
     values = [value.strip() for value in typed.split(",") if value.strip()]
     for value in values:
         if value not in known:
-            raise UsageError(f"--{name} (={value!r}) is not one; {did_you_mean(value, known)}")
+            raise UsageError(f"--{name} (={value!r}) is unknown; {did_you_mean(value, known)}")
     return values
 
 
 def _fields(options: type) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Types of the named options, by their name on the command line, and of the positional ones.
+    """Types of the options, by their name on the command line, and of the positional arguments.
 
-    What lies in a dataclass within has a default from the instance that stands there, so all of it is named.
+    Fields of nested dataclasses take defaults from the nested instance, so all of them are options.
     """
     named: dict[str, Any] = {}
     positional: dict[str, Any] = {}
@@ -134,12 +153,16 @@ def _fields(options: type) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _optional_words(options: type) -> list[str]:
-    """Fields that take any number of words, none included."""
-    return [field.name for field in dataclasses.fields(options) if field.default == ()]
+    """Positional fields that take zero or more words."""
+    return [
+        field.name
+        for field in dataclasses.fields(options)
+        if field.default == () and not field.metadata.get("is_option")
+    ]
 
 
 def is_option(token: str) -> bool:
-    """Whether a word names an option, rather than being a value such as -1."""
+    """Whether a word is an option rather than a value such as -1."""
     return token.startswith("-") and token != "-" and not _NUMBER.match(token)
 
 
@@ -151,12 +174,12 @@ def _sort(
     flags: bool,
     optional: Sequence[str],
 ) -> tuple[list[str], dict[str, str]]:
-    """Plain words, and for each option the one token that gives tyro its value (the last one counts)."""
+    """Positional words, and for each option the token with its value for tyro (the last one counts)."""
     words: list[str] = []
     values: dict[str, str] = {}
     tokens = iter(arguments)
     for token in tokens:
-        if token == "--":  # whatever follows is a word; ./ keeps tyro from taking it for an option
+        if token == "--":  # the rest is positional; ./ keeps tyro from parsing it as an option
             words += [f"./{word}" if is_option(word) else word for word in tokens]
             break
         if not is_option(token):
@@ -178,7 +201,7 @@ def _sort(
         values[name] = f"--{name}={value}"
     several = any(typing.get_origin(kind) is tuple for kind in positional.values())
     if len(words) > len(positional) and not several:
-        raise UsageError(f"{words[len(positional)]!r} is one word too many; options are written --name VALUE")
+        raise UsageError(f"unexpected argument {words[len(positional)]!r}; write options as --name VALUE")
     needed = [name for name in positional if name not in optional]
     if len(words) < len(needed):
         missing = needed[len(words)].upper()
@@ -187,7 +210,7 @@ def _sort(
 
 
 def _find(typed: str, kinds: dict[str, Any], command: str, flags: bool) -> tuple[str, str]:
-    """The option's name and, where it is a switch, what tyro calls the position it is put in."""
+    """The option's name and, for a switch, its token for tyro."""
     name = typed.lstrip("-").replace("_", "-")
     switches = [name for name, kind in kinds.items() if kind is bool] if flags else []
     known = {name: name for name in kinds} | {f"no-{name}": name for name in switches}
@@ -195,22 +218,22 @@ def _find(typed: str, kinds: dict[str, Any], command: str, flags: bool) -> tuple
         question = did_you_mean(name, list(known), "--")
         if os.path.exists(typed):
             question = f"the file of that name is ./{typed}; {question}"
-        raise UsageError(f"{command} has no option {typed}; {question} objecthood {command} --help lists all")
+        raise UsageError(f"{command} has no option {typed}; {question} See objecthood {command} --help")
     return known[name], f"--{name}" if known[name] in switches else ""
 
 
-def _explain(said: str, kinds: dict[str, Any], values: dict[str, str], command: str) -> str:
-    """Tyro's box of several lines as one line."""
-    said = " ".join(said.split())
-    refused = re.search(r"Error parsing \w+: (`.*?) -----", said)  # what a dataclass itself does not accept
+def _explain(output: str, kinds: dict[str, Any], values: dict[str, str], command: str) -> str:
+    """Tyro's error box as one line."""
+    output = " ".join(output.split())
+    refused = re.search(r"Error parsing \w+: (`.*?) -----", output)  # raised by the dataclass
     if refused:
         return refused.group(1)
-    match = re.search(r"--([a-z][a-z0-9-]*)", said)
+    match = re.search(r"--([a-z][a-z0-9-]*)", output)
     name = match.group(1) if match else ""
     if name in values:
         value = values[name].partition("=")[2]
         return f"--{name} (={value!r}) must be {_allowed(kinds[name])}; see objecthood {command} --help"
-    return f"{said.strip(' -')}; see objecthood {command} --help"
+    return f"{output.strip(' -')}; see objecthood {command} --help"
 
 
 def _allowed(kind: Any) -> str:
@@ -223,6 +246,6 @@ def _allowed(kind: Any) -> str:
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
-    """The types that a union allows; of any other type, itself."""
+    """The member types of a union; any other type itself."""
     is_union = typing.get_origin(kind) in (types.UnionType, typing.Union)
     return typing.get_args(kind) if is_union else (kind,)

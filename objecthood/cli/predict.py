@@ -1,4 +1,4 @@
-"""`objecthood predict`: what a model sees in images, written into a folder and said in a few lines."""
+"""`objecthood predict`: find objects in images or videos, write results and print a summary."""
 
 from __future__ import annotations
 
@@ -26,48 +26,47 @@ if typing.TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class PredictOptions:
-    """What is looked at."""
+    """What to predict, and how."""
 
     images: tuple[str, ...] = dataclasses.field(default=(), metadata={"metavar": "IMAGE"})
-    """Images, folders, patterns, videos, "camera", or - for an image from stdin; the weights' own image
-    unless named."""
+    """Images, videos, folders or glob patterns; "camera" for a camera, - for an image from stdin. The image
+    bundled with the weights by default."""
     weights: str = ""
-    """Name (photos, or of objecthood list weights), weights file, or run folder; photos unless named, clevr
-    where no image is named or one is a video."""
-    out: str = "predictions"
-    """Folder to write to: a new or empty one, or one of earlier predictions."""
+    """Name (photos, or see objecthood list weights), weights file or run folder. photos by default; clevr for
+    videos or without an image."""
+    out: str = dataclasses.field(default="predictions", metadata={"metavar": "FOLDER"})
+    """Output folder: new, empty, or with earlier predictions."""
     iterations: int | None = None
-    """Iterations of slot attention; those of the weights unless named."""
+    """Iterations of slot attention; set by the weights by default."""
     slots: int | None = None
-    """Number of slots; that of the weights unless named."""
+    """Number of slots; set by the weights by default."""
     restarts: int | None = None
-    """How often slots begin anew; what paints the image best is kept. That of the weights unless named."""
+    """Number of restarts; the one with the lowest reconstruction error is kept. Set by the weights by
+    default."""
     merge_background: bool = False
-    """Unite slots that reach across the whole image, as one ground of several colours."""
+    """Merge slots that extend across the whole image into one background."""
     fit: typing.Literal["pad", "crop", "squash"] | None = None
-    """Of images that are not square: pad keeps the whole, crop the central square, squash distorts. As the
-    weights say unless named."""
+    """How to fit images that are not square: pad the border, crop the central square, or squash (changes the
+    aspect ratio). Set by the weights by default."""
     skip_bad: bool = False
-    """Go on after an image that cannot be read."""
+    """Skip images that cannot be read."""
     animation: bool = True
-    """Write the animation of attention, which takes most of the time."""
-    also: str = ""
-    """What is written as well: arrays (NPZ), cutouts (each slot on transparent ground), or arrays,cutouts."""
-    recipe: str = ""
-    """Python file of the recipe, where the weights come from one of your own."""
+    """Write an animation of the attention; this takes most of the time."""
+    also: str = dataclasses.field(default="", metadata={"metavar": "KINDS"})
+    """Also write arrays (NPZ), cutouts (one transparent PNG per slot), or arrays,cutouts."""
+    recipe: str = dataclasses.field(default="", metadata={"metavar": "FILE"})
+    """Python file of the recipe, for weights of a custom recipe."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
 
 
 def predict(arguments: list[str]) -> int:
-    """Find the objects of your images or videos: [PICTURE or VIDEO...] --weights NAME_OR_RUN --out FOLDER.
+    """Find objects in images or videos: [IMAGE ...] --weights WEIGHTS --out FOLDER.
 
-    Writes for each image an overlay, a palette image of labels and COCO masks (JSON), or, with weights of
-    a set prediction, says what it sees and writes it on the image and as JSON; and an animation of
-    attention. Nothing else is changed. Folders and patterns are taken with all their images. Of a video
-    (with weights of a video model also of a folder of frames) it writes the video with its objects in stable
-    colours, label images, and the way of every slot as CSV and JSON; videos need the extra "video".
-    Without images, weights that come with the package look at an image that comes with them.
+    For each image, a discovery model writes an overlay, a label map (palette PNG), COCO masks (JSON) and an
+    animation of the attention; a set predictor prints the objects and writes an annotated image and JSON.
+    For a video, or a folder of frames with a video model, it writes an overlay video, label maps, and the
+    tracks of all slots as CSV and JSON; this needs the extra "video". Input files are not changed.
     """
     options = parse(PredictOptions, arguments, "predict", inspect.getdoc(predict) or "")
     from objecthood.data.io.frames import is_video
@@ -78,7 +77,8 @@ def predict(arguments: list[str]) -> int:
         options = dataclasses.replace(options, weights="photos" if still else DEFAULT)
     if not options.images and options.weights not in PRETRAINED:
         raise UsageError(
-            f"PICTURES is missing; only {', '.join(PRETRAINED)} come with one; see objecthood predict --help"
+            f"IMAGE is missing; only {', '.join(PRETRAINED)} have a bundled image; see objecthood predict "
+            "--help"
         )
     for name, value, most in (
         ("slots", options.slots, limits.SLOTS),
@@ -94,17 +94,17 @@ def predict(arguments: list[str]) -> int:
     with warnings_in_lines():
         if options.images and are_videos(options.images, model):
             if options.also:
-                raise UsageError(f"--also (={options.also}) is for images, not for videos; leave it away")
+                raise UsageError(f"--also (={options.also}) works for images only, not for videos; omit it")
             return predict_videos(model, options)
         return _predict_images(model, options)
 
 
 def _predict_images(model: SlotModel, options: PredictOptions) -> int:
-    """Look at every image of `options`, and say what became of it; the exit code."""
+    """Predict every image of `options` and print a summary; returns the exit code."""
     from objecthood.inference.predict import RESULTS
 
     also = several("also", options.also, RESULTS[model.result_kind].extras)
-    done = skipped = strange = 0
+    done = skipped = warned = 0
     last: Result | None = None
     for last in _predict_with_progress(model, options, also):
         done += 1
@@ -114,25 +114,25 @@ def _predict_images(model: SlotModel, options: PredictOptions) -> int:
         elif "objects" in last.files:
             _print_objects(last)
         if last.warning:
-            strange += 1
-            if strange == 1:  # the others are counted
+            warned += 1
+            if warned == 1:  # further ones are counted
                 echo(f"warning: {last.path} is {last.warning}", file=sys.stderr)
     if last is not None and done == 1 and not last.error:
         if "objects" not in last.files:
             echo(f"{last.path}: {last.summary}")
         for what, file in last.files.items():
             echo(f"{what:<10}{file}")
-    if strange > 1:
-        echo(f"warning: {strange} of {done} images are unlike the training data", file=sys.stderr)
-    if strange:
-        echo("for images of another kind: objecthood train folder --data-path FOLDER")
+    if warned > 1:
+        echo(f"warning: {warned} of {done} images are likely out of distribution", file=sys.stderr)
+    if warned:
+        echo("to train on your own images: objecthood train folder --data-path FOLDER")
     missing = f", {skipped} skipped" if skipped else ""
     echo(f"{done - skipped} of {done} images{missing}; written to {options.out}")
     return 1 if skipped else 0
 
 
 def _predict_with_progress(model: SlotModel, options: PredictOptions, also: list[str]) -> Iterator[Result]:
-    """Result after result, with none kept, so that any number of images finds room."""
+    """Yield results one at a time, so that memory does not grow with the number of images."""
     from objecthood.data.io.frames import is_video
     from objecthood.data.io.images import ImageError
     from objecthood.hub.pretrained import PRETRAINED
@@ -170,31 +170,31 @@ def _predict_with_progress(model: SlotModel, options: PredictOptions, also: list
             if len(images) == 1 and isinstance(images[0], bytes):
                 raise
             if len(images) == 1 and os.path.isfile(images[0]) and not is_video(images[0]):
-                raise  # there is nothing to go on with
-            raise ImageError(f"{error}; to go on after such an image, add --skip-bad") from error
+                raise  # nothing else to predict
+            raise ImageError(f"{error}; add --skip-bad to skip such images") from error
 
 
 def _print_objects(result: Result) -> None:
-    """What a set predictor saw in one image, one line an object."""
+    """Print the objects of one image (set prediction), one per line."""
     from objecthood.inference.objects import sentence
 
     objects = json.loads(result.files["objects"].read_text())["objects"]
     echo(f"{result.path}:" + ("" if objects else " nothing"))
-    for thing in objects:
-        echo(f"  {sentence(thing)}")
+    for found in objects:
+        echo(f"  {sentence(found)}")
 
 
 def predict_videos(model: SlotModel, options: PredictOptions) -> int:
-    """Look at every video of `options`, each into the folder --out; the exit code."""
+    """Predict every video of `options` into the folder --out; returns the exit code."""
     from objecthood.inference.predict_video import predict_video, sees_video
     from objecthood.runtime.progress import RunProgress
 
     if options.restarts is not None:
-        raise UsageError("--restarts begins images anew, not videos, where slots go on; leave it away")
+        raise UsageError("--restarts works for images only: slots of a video are propagated; omit it")
     if options.merge_background:
-        raise UsageError("--merge-background unites slots of images, not of videos; leave it away")
+        raise UsageError("--merge-background works for images only, not for videos; omit it")
     if not sees_video(model):
-        echo("weights of an image model: every frame is taken for itself, slots may change objects")
+        echo("weights of an image model: frames are independent, slots may switch objects")
     for path in _without_results(options.images, options.out):
         with RunProgress(Path(path).name, 0) as progress:
 
@@ -219,34 +219,33 @@ def predict_videos(model: SlotModel, options: PredictOptions) -> int:
 
 
 def _without_results(paths: Iterable[str], out: str) -> list[str]:
-    """Videos without those that an earlier call wrote into `out`; ValueError where another lies there."""
+    """Videos except results of an earlier call in `out`; ValueError for any other video in that folder."""
     inside, kept = os.path.join(os.path.realpath(out), ""), []
     for path in paths:
         place = os.path.realpath(path)
         if not place.startswith(inside):
             kept.append(path)
         elif not place.endswith(("-overlay.mp4", "-masks")):
-            raise ValueError(f"{path} lies in the folder to write to, {out}; name another folder")
+            raise ValueError(f"{path} is in the output folder {out}; use another output folder")
     if not kept:
-        raise ValueError(f"no video to look at but results in {out}; name videos")
+        raise ValueError(f"there are only results in {out}; name input videos")
     return kept
 
 
 @contextlib.contextmanager
 def warnings_in_lines() -> Iterator[None]:
-    """The first `ImageWarning` of a kind as a line on stderr; at the end, how many more files it was given
-    of."""
+    """Print the first `ImageWarning` of a kind on stderr, and at the end the number of further files."""
     from objecthood.data.io.images import ImageWarning
 
-    told: dict[str, set[str]] = {}
+    shown: dict[str, set[str]] = {}
 
     def show(message: Warning | str, *rest: Any, **more: Any) -> None:
         if not isinstance(message, ImageWarning):
             return others(message, *rest, **more)
         name, problem = map(str, message.args)
-        if problem not in told:
+        if problem not in shown:
             echo(f"warning: {message}", file=sys.stderr)
-        told.setdefault(problem, set()).add(name)
+        shown.setdefault(problem, set()).add(name)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", ImageWarning)
@@ -255,6 +254,6 @@ def warnings_in_lines() -> Iterator[None]:
         try:
             yield
         finally:
-            for problem, names in told.items():
+            for problem, names in shown.items():
                 if len(names) > 1:
                     echo(f"warning: {len(names) - 1} more: {problem}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`objecthood sweep`: one recipe with several seeds and settings, as means and deviations."""
+"""`objecthood sweep`: train a recipe with several seeds and settings; means and standard deviations."""
 
 from __future__ import annotations
 
@@ -23,63 +23,63 @@ if typing.TYPE_CHECKING:
     from objecthood.recipes import Recipe
 
 SEEDS = "0..4"
-"""Seeds unless named."""
+"""Default seeds."""
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _SINGLE = {"out", "device", "data-path", "description", "expected"}
-"""Options whose values are taken as they are, commas included."""
+"""Options whose values may contain commas."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions:
-    """Where a sweep is kept."""
+    """Settings of the sweep."""
 
-    out: str = ""
-    """Folder of the sweep, with a run folder for each setting and seed; runs/sweep-NAME unless named."""
+    out: str = dataclasses.field(default="", metadata={"metavar": "FOLDER"})
+    """Folder of the sweep, with a run folder per setting and seed; runs/sweep-NAME by default."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One training of a sweep."""
+    """One run of a sweep."""
 
     changes: dict[str, str]
-    """What is particular to it, as typed; the seed included."""
+    """Its swept options as typed, including the seed."""
     recipe: Recipe
 
     @property
     def name(self) -> str:
-        """Of its run folder."""
+        """Name of its run folder."""
         return ",".join(f"{key}={value}" for key, value in self.changes.items()).replace("/", "_")
 
     @property
     def setting(self) -> str:
-        """What is particular to it, the seed left out."""
+        """Its swept options without the seed."""
         return ", ".join(f"{key} {value}" for key, value in self.changes.items() if key != "seed")
 
 
 def sweep(arguments: list[str]) -> int:
     """Train a recipe with several seeds and settings: NAME --seed 0..4 --field A,B.
 
-    Every field of the recipe takes one value, several (A,B,C) or a range of whole numbers (0..4); all
-    combinations are trained, one after the other, with five seeds unless seeds are named. The same command,
-    given again, goes on where it was stopped. Means and sample deviations over seeds are printed, and written
-    to sweep.json and sweep.csv in the folder; a training that fails (no finite gradient) is counted.
+    Each field of the recipe takes a value, a list (A,B,C) or a range of whole numbers (0..4). All
+    combinations are trained one after the other, with five seeds by default. Repeating the command continues
+    a stopped sweep. The mean and sample standard deviation over seeds are printed and written to sweep.json
+    and sweep.csv; runs without a finite gradient count as failed.
     """
     name, rest = split_name(arguments)
     about = inspect.getdoc(sweep) or ""
     if not name and not {"-h", "--help"} & set(rest):
-        raise UsageError("sweep needs a recipe (objecthood list shows them), or a Python file with one")
+        raise UsageError("sweep needs a recipe (see objecthood list) or a Python file with one")
     base = find_recipe(name or "tetrominoes")
     kinds = [("recipe", type(base), base), ("sweep", SweepOptions, SweepOptions())]
     both: Any = dataclasses.make_dataclass("Options", kinds, frozen=True)
-    members, place = [], SweepOptions()
+    members, settings = [], SweepOptions()
     for changes, words in combinations(rest):
-        options = parse(both, words, f"sweep {base.name}", about, flags=False)
+        options = parse(both, words, f"sweep {name or 'NAME'}", about, flags=False)
         members.append(Member(changes, options.recipe))
-        place = options.sweep
-    out = Path(place.out or f"runs/sweep-{base.name}")
-    device = choose_device(place.device, base)
+        settings = options.sweep
+    out = Path(settings.out or f"runs/sweep-{base.name}")
+    device = choose_device(settings.device, base)
 
     from objecthood.train import train
 
@@ -102,7 +102,7 @@ def sweep(arguments: list[str]) -> int:
 
 
 def combinations(arguments: list[str]) -> list[tuple[dict[str, str], list[str]]]:
-    """All that several values mean: what is particular to each combination, and the words to parse for it.
+    """Every combination of swept values: its swept options, and its arguments.
 
     >>> [changes for changes, _ in combinations(["--steps", "7", "--seed", "1..2"])]
     [{'seed': '1'}, {'seed': '2'}]
@@ -135,7 +135,7 @@ def combinations(arguments: list[str]) -> list[tuple[dict[str, str], list[str]]]
 
 
 def separate(value: str) -> list[str]:
-    """One value or several: "a,b" and, of whole numbers, "0..4".
+    """The values of a list ("a,b") or of a range of whole numbers ("0..4").
 
     >>> separate("0..2"), separate("0.1,0.2"), separate("grey")
     (['0', '1', '2'], ['0.1', '0.2'], ['grey'])
@@ -144,13 +144,13 @@ def separate(value: str) -> list[str]:
     if match:
         first, last = map(int, match.groups())
         if first > last:
-            raise UsageError(f"a range must rise (={value!r}); write {last}..{first}")
+            raise UsageError(f"range {value} must be ascending; write {last}..{first}")
         return [str(number) for number in range(first, last + 1)]
     return value.split(",")
 
 
 def summary(results: list[tuple[Member, dict[str, Any] | None]]) -> list[dict[str, Any]]:
-    """For each setting its seeds, those that failed, and of every score mean, sample deviation and values."""
+    """For each setting: seeds, failed seeds, and mean, sample standard deviation and values of each score."""
     rows = []
     for setting in dict.fromkeys(member.setting for member, _ in results):
         own = [(member.recipe.seed, result) for member, result in results if member.setting == setting]
@@ -173,13 +173,13 @@ def summary(results: list[tuple[Member, dict[str, Any] | None]]) -> list[dict[st
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """Mean, sample deviation (None for fewer than two) and the values themselves."""
+    """Mean, sample standard deviation (None for fewer than two values) and the values."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.mean(values) if values else None, "deviation": deviation, "values": values}
 
 
-def in_words(numbers: dict[str, Any], digits: int) -> str:
-    """Mean and deviation, or "-"."""
+def mean_and_deviation(numbers: dict[str, Any], digits: int) -> str:
+    """Mean and standard deviation as text, or "-"."""
     if numbers["mean"] is None:
         return "-"
     deviation = "" if numbers["deviation"] is None else f" ± {numbers['deviation']:.{digits}f}"
@@ -187,7 +187,7 @@ def in_words(numbers: dict[str, Any], digits: int) -> str:
 
 
 def write_csv(rows: list[dict[str, Any]], file: Path) -> None:
-    """A line for each setting, seed and score."""
+    """Write a row for each setting, seed and score."""
     with replacing(file) as content, io.TextIOWrapper(content, "utf-8", newline="") as lines:
         writer = csv.writer(lines)
         writer.writerow(["setting", "seed", "score", "value"])
@@ -201,7 +201,7 @@ def write_csv(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def print_table(title: str, rows: list[dict[str, Any]]) -> None:
-    """The summary as a table."""
+    """Print the summary as a table."""
     from rich.table import Table
 
     from objecthood.recipes.score_names import title as title_of
@@ -211,9 +211,11 @@ def print_table(title: str, rows: list[dict[str, Any]]) -> None:
     for column in ("setting", "seeds", "failed", *map(title_of, names), "CPU s"):
         table.add_column(column, justify="left" if column == "setting" else "right")
     for row in rows:
-        scores = [in_words(row["scores"][name], 3) if name in row["scores"] else "-" for name in names]
+        scores = [
+            mean_and_deviation(row["scores"][name], 3) if name in row["scores"] else "-" for name in names
+        ]
         counts = [str(len(row["seeds"])), str(len(row["failed"]))]
-        table.add_row(row["setting"] or title, *counts, *scores, in_words(row["cpu_seconds"], 0))
+        table.add_row(row["setting"] or title, *counts, *scores, mean_and_deviation(row["cpu_seconds"], 0))
     plain = console()
     plain.print(table)
     plain.print(next((row["protocol"] for row in rows if row["protocol"]), ""), soft_wrap=True)

@@ -1,1 +1,1 @@
-"""Scenes: made here or read from published files."""
+"""Data sets of scenes: generated, rendered, or read from published files."""

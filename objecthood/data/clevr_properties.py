@@ -1,13 +1,13 @@
-"""The 19 numbers that say what a CLEVR object is, the target of set prediction.
+"""The 19 properties of a CLEVR object, the target of set prediction.
 
 Locatello et al. 2020, section 4.2 and slot_attention/data.py of the reference: 3 coordinates scaled from
 [-3, 3] to [0, 1], then one-hot size (2), material (2), shape (3), colour (8), then 1 for a real object; rows
 beyond the scene's objects are zero.
 
-Differences from the reference: the entries of each one-hot stand in the order of CLEVR's own generator
+Differences from the reference: the entries of each one-hot are in the order of CLEVR's generator
 (clevr-dataset-gen, `properties.json`). TensorFlow Datasets, which the reference reads, has (small, large) and
-(gray, blue, brown, yellow, red, green, purple, cyan) instead. No loss or score depends on the order, but
-weights trained with the one read wrong names with the other.
+(gray, blue, brown, yellow, red, green, purple, cyan). Losses and scores do not depend on the order, but
+weights trained with one order give wrong names with the other.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ MATERIALS = ("rubber", "metal")
 SHAPES = ("cube", "sphere", "cylinder")
 COLORS = ("gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow")
 NAMES = {"size": SIZES, "material": MATERIALS, "shape": SHAPES, "color": COLORS}
-"""The one-hot groups in their order, by the names CLEVR gives them."""
+"""The one-hot groups in order, with CLEVR's names."""
 MAX_OBJECTS = 10
 NUM_PROPERTIES = 19
-EXTENT = 3.0  # coordinates lie in [-EXTENT, EXTENT]
+EXTENT = 3.0  # coordinates are in [-EXTENT, EXTENT]
 
 
 def encode(
@@ -34,7 +34,7 @@ def encode(
 
     Args:
         coordinates: x, y, z in CLEVR's units.
-        classes: for every group in `NAMES`, which of its entries each object is, from 0.
+        classes: for every group in `NAMES`, the index of each object's entry, from 0.
 
     Example:
         >>> ones = {group: np.array([1]) for group in NAMES}

@@ -1,7 +1,6 @@
-"""A user's folder of images as a data set: images only, no masks.
+"""A data set of a folder of images, without masks.
 
-Every image is decoded once when the data set is built, so that a damaged file shows at once and not after
-hours of training.
+Every image is decoded once when the data set is built, so that damaged files are found before training.
 """
 
 from __future__ import annotations
@@ -19,33 +18,33 @@ from objecthood.data.randomness import HELD_OUT, SPLITS, split_of
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.data.transforms import central_square
 
-# Resized images are kept in memory up to this many bytes (20,000 of 128 x 128), later ones are read anew at
-# every use. It leaves room on a machine of 8 GB, where several processes may each hold a copy.
+# Cache size for resized images (20,000 of 128 x 128); further images are read at every use. It leaves memory
+# on a machine with 8 GB, where several processes may each hold a copy.
 CACHE_BYTES = 1_000_000_000
 
 
 class Folder(Dataset):
-    """All images below a folder, the central square of each, resized.
+    """All images in a folder and its sub-folders: the central square of each, resized.
 
-    Which split an image belongs to depends on its path below the folder and nothing else: about 90 % train,
-    5 % validation, 5 % test, the same on every machine, and unchanged for old images when new ones come.
-    Where a folder is so small that a split would be empty, "validation" and "test" reuse the last images
-    (5 %, at least one) and "train" takes all: `overlaps` is then true, and scores are not held-out scores.
+    The split of an image depends only on its path relative to the folder: about 90 % train, 5 % validation,
+    5 % test, on every machine, unaffected by other images. If a split of a small folder would be empty,
+    "validation" and "test" reuse the last images (5 %, at least one) and "train" takes all: `overlaps` is
+    then True, and scores are not held-out scores.
 
     Args:
         path: the folder.
-        resolution: side of the images that come out, in pixels.
+        resolution: side of the resized images in pixels.
         split: "train", "validation" or "test".
-        crop: take the central square of an image; False resizes it whole, without keeping its aspect ratio.
-        skip_bad: leave out images that cannot be read and list them in `skipped`, instead of raising.
+        crop: take the central square; False resizes the whole image without keeping its aspect ratio.
+        skip_bad: skip images that cannot be read and list them in `skipped`, instead of raising.
 
     Attributes:
         paths: the images, in the order of the indices.
-        skipped: (path, reason) of every image left out.
-        overlaps: whether this split shares images with others because the folder is small.
+        skipped: (path, reason) of every skipped image.
+        overlaps: whether splits share images because the folder is small.
 
     Raises:
-        ImageError: no such folder, no good image in it, or, without `skip_bad`, a bad one.
+        ImageError: no such folder, no readable image in it, or, without `skip_bad`, an unreadable one.
         ValueError: unknown split, or a resolution below 1.
 
     Example:
@@ -92,7 +91,7 @@ class Folder(Dataset):
         """A batch: `image` float32 [batch, 3, resolution, resolution] in [0, 1].
 
         Raises:
-            ImageError: an image beyond the cache has gone or was damaged since the data set was built.
+            ImageError: an image outside the cache was removed or damaged since the data set was built.
         """
         batch = np.empty((len(indices), self.resolution, self.resolution, 3), dtype=np.uint8)
         for row, index in enumerate(indices):
@@ -110,14 +109,14 @@ class Folder(Dataset):
         capacity = CACHE_BYTES // (3 * self.resolution**2)
         for member in members:
             try:
-                picture = self._read(member)
+                image = self._read(member)
             except ImageError as error:
                 if not skip_bad:
                     raise
                 self.skipped.append((member, str(error)))
                 continue
             if len(self._cache) < capacity:
-                self._cache[member] = picture
+                self._cache[member] = image
             self.paths.append(member)
 
 
@@ -127,7 +126,7 @@ def _members(everything: list[Path], folder: Path, split: str) -> tuple[list[Pat
     for path in everything:
         splits[split_of(path.relative_to(folder).as_posix())].append(path)
     if splits[split]:
-        # A training split that is whole may still be what an empty held-out split reuses.
+        # An empty held-out split reuses images of the training split.
         return splits[split], not all(splits.values())
     if split == "train":
         return everything, True

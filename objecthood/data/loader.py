@@ -1,8 +1,7 @@
-"""Which scenes come at which step: a function of seed and step alone, so that any run can be resumed
-anywhere.
+"""Batches that depend on seed and step only, so that a run can be resumed at any step.
 
-Generated data is taken in the order of its index; finite data in a new permutation every epoch. With several
-processes each takes its share of the same global batch. Scenes are made one step ahead, in a thread.
+Generated data is read in index order, finite data in a new permutation every epoch. Several processes share
+each global batch. A thread prepares the next batch.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ def batches(
     rank: int = 0,
     num_processes: int = 1,
 ) -> Iterator[Scenes]:
-    """Endless batches from `first_step` on; `batch_size` counts the scenes of all processes together.
+    """Endless batches from `first_step` on; `batch_size` is the total over all processes.
 
-    Raises ValueError where the batch cannot be shared equally.
+    Raises ValueError if `batch_size` is not a multiple of `num_processes`.
     """
     if batch_size % num_processes:
         raise ValueError(f"`batch_size` (={batch_size}) must be a multiple of the {num_processes} processes")
@@ -49,11 +48,11 @@ def batches(
 
 def scene_indices(dataset: Dataset, batch_size: int, *, seed: int, step: int) -> Int[np.ndarray, " batch"]:
     """Indices of the scenes of one step."""
-    places = step * batch_size + np.arange(batch_size, dtype=np.int64)
+    positions = step * batch_size + np.arange(batch_size, dtype=np.int64)
     if dataset.endless:
-        return places
+        return positions
     num_scenes = len(dataset)
-    epochs, offsets = places // num_scenes, places % num_scenes
+    epochs, offsets = positions // num_scenes, positions % num_scenes
     orders = {int(epoch): permutation(num_scenes, seed, int(epoch)) for epoch in np.unique(epochs)}
     return np.array([orders[int(epoch)][offset] for epoch, offset in zip(epochs, offsets, strict=True)])
 

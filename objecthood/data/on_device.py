@@ -1,7 +1,6 @@
-"""Scenes of another data set, decoded once and kept as bytes where the model is: no batch crosses to the GPU.
+"""A data set decoded once and kept on the model's device, so that no batch is copied to the GPU.
 
-At 128 pixels a scene takes 66 KB, images and masks together: the 70,000 of CLEVR 4.6 GB. Picking and
-splitting a batch then costs less than sending it would.
+At 128 pixels a scene takes 66 KB with masks: the 70,000 scenes of CLEVR take 4.6 GB.
 """
 
 from __future__ import annotations
@@ -17,15 +16,14 @@ from objecthood.data.scene import Dataset, Scenes
 
 
 class OnDevice(Dataset):
-    """The scenes of `dataset`, batches of which are born on `device`.
+    """The scenes of `dataset`, stored on `device`.
 
-    Images are kept in 8 bits: those that come from files are so already, and are given back to the bit;
-    others are rounded, by 1/510 at most.
+    Images are stored with 8 bits: exact for images from files, rounded by at most 1/510 otherwise.
 
     Args:
-        dataset: what to read; all of it, from the first scene to the last.
-        device: where to keep it.
-        count: keep only the first so many scenes; must be given for an endless data set.
+        dataset: the data set, read completely.
+        device: the device that stores it.
+        count: number of scenes to store; required for an endless data set.
 
     Raises:
         ValueError: an endless data set without `count`, a count below 1, or a scene of over 127 objects.
@@ -39,7 +37,7 @@ class OnDevice(Dataset):
 
     def __init__(self, dataset: Dataset, device: torch.device | str, count: int | None = None):
         if count is None and dataset.endless:
-            raise ValueError("an endless data set cannot be kept whole; say how many scenes, `count=10_000`")
+            raise ValueError("an endless data set needs `count`, the number of scenes, such as 10_000")
         if count is not None and count < 1:
             raise ValueError(f"`count` (={count}) must be at least 1")
         available = sys.maxsize if dataset.endless else len(dataset)
@@ -57,9 +55,9 @@ class OnDevice(Dataset):
         return self._size
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        """As the data set's own, on the device."""
-        places = torch.as_tensor(np.asarray(indices, dtype=np.int64)).to(self._kept["image"].device)
-        chosen = {key: kept[places] for key, kept in self._kept.items()}
+        """A batch of the data set, on the device."""
+        rows = torch.as_tensor(np.asarray(indices, dtype=np.int64)).to(self._kept["image"].device)
+        chosen = {key: kept[rows] for key, kept in self._kept.items()}
         scenes: Scenes = {"image": chosen["image"].float().div_(255)}
         if "masks" in chosen:
             scenes["masks"] = chosen["masks"].long()
@@ -69,7 +67,7 @@ class OnDevice(Dataset):
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the scenes take on the device."""
+        """Memory used on the device."""
         return sum(kept.nbytes for kept in self._kept.values())
 
 
@@ -79,7 +77,7 @@ def _read(dataset: Dataset, count: int, batch_size: int = 64) -> Iterator[tuple[
 
 
 def _pack(key: str, values: Tensor) -> Tensor:
-    """Images as bytes, labels (-1 to 127 at most) as signed bytes, the rest as it is."""
+    """Images as uint8, labels (-1 to 127) as int8, other values unchanged."""
     if key == "image":
         return values.mul(255).round_().to(torch.uint8)
     if key == "masks":

@@ -1,8 +1,6 @@
-"""Random numbers that are a function of seed, scene and draw, so that a scene is the same in whatever batch
-it comes.
+"""Counter-based random numbers: a function of seed, scene and draw, independent of batches.
 
-SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators") used as a hash of
-counters.
+SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators") hashes the counters.
 """
 
 from __future__ import annotations
@@ -21,17 +19,17 @@ HELD_OUT = 0.05
 
 
 def split_key(seed: int, split: str) -> int:
-    """The key of a data split's own stream of random numbers; ValueError where the split is not known."""
+    """The key of the random stream of a split; ValueError for an unknown split."""
     if split not in SPLITS:
         raise ValueError(f"`split` (={split!r}) must be one of {', '.join(SPLITS)}")
     return len(SPLITS) * seed + SPLITS.index(split)
 
 
 def split_of(name: str) -> str:
-    """The split of an image by its name alone: about 90 % "train", 5 % "validation", 5 % "test".
+    """The split of an image, from its name only: about 90 % "train", 5 % "validation", 5 % "test".
 
-    The first 8 bytes of the name's SHA-256, as a fraction of their range, lie below 0.05 for "test", below
-    0.1 for "validation". So a name has the same split on every machine, whatever other names there are.
+    The first 8 bytes of the name's SHA-256, as a fraction of their range, are below 0.05 for "test" and below
+    0.1 for "validation".
 
     Example:
         >>> [split_of(f"{number:012}.jpg") for number in (10, 11, 22)]
@@ -47,7 +45,7 @@ def split_of(name: str) -> str:
 def uniform(
     key: int, indices: Integer[np.ndarray, " scenes"], num_draws: int, stream: int = 0
 ) -> Float[np.ndarray, "scenes draws"]:
-    """float64 in [0, 1): draw d of scene i depends on `key`, `stream`, i and d alone.
+    """float64 in [0, 1): draw d of scene i depends on `key`, `stream`, i and d only.
 
     Example:
         >>> together, alone = uniform(7, np.array([3, 5]), 2), uniform(7, np.array([5]), 2)
@@ -66,7 +64,7 @@ def uniform(
 def normal(
     key: int, indices: Integer[np.ndarray, " scenes"], num_draws: int, stream: int = 0
 ) -> Float[np.ndarray, "scenes draws"]:
-    """Standard normal float64, by Box and Muller 1958; otherwise as `uniform`."""
+    """Standard normal float64 (Box and Muller 1958); arguments as in `uniform`."""
     first, second = np.split(uniform(key, indices, 2 * num_draws, stream), 2, axis=1)
     return np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)
 
@@ -74,8 +72,8 @@ def normal(
 def start_noise(
     indices: Integer[np.ndarray, " scenes"], num_slots: int, slot_dim: int, start: int = 0
 ) -> Float[np.ndarray, "scenes slots slot_dim"]:
-    """Standard normal float32 that slots start from in evaluation and prediction, fixed by the index and the
-    number of the start."""
+    """Standard normal float32 noise of initial slots in evaluation and prediction, a function of scene index
+    and restart number `start`."""
     draws = normal(split_key(0, "test"), indices, num_slots * slot_dim, stream=99 + 1_000_000 * start)
     return draws.reshape(-1, num_slots, slot_dim).astype(np.float32)
 
@@ -83,13 +81,13 @@ def start_noise(
 def restart_noise(
     indices: Integer[np.ndarray, " scenes"], restarts: int, num_slots: int, slot_dim: int
 ) -> Float[Tensor, "starts scenes slots slot_dim"]:
-    """`start_noise` of every start."""
+    """`start_noise` of every restart."""
     noise = [start_noise(indices, num_slots, slot_dim, start) for start in range(restarts)]
     return torch.from_numpy(np.stack(noise))
 
 
 def scramble(bits: UInt64[np.ndarray, ...]) -> UInt64[np.ndarray, ...]:
-    """SplitMix64's output function: every input bit moves every output bit."""
+    """SplitMix64's output function, which mixes all bits."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))

@@ -1,8 +1,7 @@
-"""The contract of data: every data set is a `torch.utils.data.Dataset` of scenes.
+"""The interface of data sets: every data set is a `torch.utils.data.Dataset` of scenes.
 
-`dataset[3]` is one scene, a dict of tensors without a batch axis; `dataset[range(4)]` (a slice, a list, an
-array) is a batch of them. A data set implements `__len__` and `batch`, which makes or reads many scenes at
-once; `Dataset` derives the rest from these two.
+`dataset[3]` is one scene, a dict of tensors without a batch axis; `dataset[range(4)]` (or a slice, list or
+array) is a batch. A data set implements `__len__` and `batch`; `Dataset` adds indexing.
 """
 
 from __future__ import annotations
@@ -21,41 +20,40 @@ from typing_extensions import NotRequired
 
 Index: TypeAlias = SupportsIndex | slice | Sequence[int] | np.ndarray | Tensor
 DEFAULT_SIZE = 100_000
-"""Number of scenes of a generated data set, unless `size` says otherwise: as many as CLEVR has in all."""
+"""Default number of scenes of a generated data set: the size of CLEVR."""
 
 
 class Scenes(TypedDict):
-    """A batch; one scene has no `batch` axis. Video adds `time` and keeps an object's label over time."""
+    """A batch; one scene has no `batch` axis. Video adds `time`; labels persist over time."""
 
     image: Float[Tensor, "batch *time 3 height width"]
     """In [0, 1]."""
     masks: NotRequired[Int[Tensor, "batch *time height width"]]
-    """0 background, 1, 2, ... objects, -1 ignored; absent where the source has none."""
+    """0 background, 1, 2, ... objects, -1 ignored; absent if the source has no masks."""
     properties: NotRequired[Float[Tensor, "batch max_objects 19"]]
     """CLEVR: 3 coordinates scaled to [0, 1], one-hot size 2, material 2, shape 3, colour 8, real-object
     flag."""
     flow: NotRequired[Float[Tensor, "batch time 2 height width"]]
-    """Video: where each pixel goes until the next frame, across and down, in pixels."""
+    """Video: optical flow to the next frame (across, down), in pixels."""
     velocity: NotRequired[Float[Tensor, "batch time objects 2"]]
-    """Video: of each object against its world (not the camera), across and down, in pixels per frame."""
+    """Video: velocity of each object in world coordinates (across, down), in pixels per frame."""
     camera: NotRequired[Float[Tensor, "batch time 2"]]
-    """Video: what the camera's motion adds to every object's and the background's."""
+    """Video: apparent velocity added by the camera, in pixels per frame."""
     kind: NotRequired[Int[Tensor, "batch objects"]]
-    """Video made here: each object's shape (0 square, 1 ellipse, 2 heart), -1 where there is none."""
+    """Generated video: shape of each object (0 square, 1 ellipse, 2 heart), -1 for absent objects."""
     visibility: NotRequired[Float[Tensor, "batch time objects"]]
-    """Video: share of each object that is seen; 0 where it is covered, outside, or not of this clip."""
+    """Video: visible share of each object; 0 if it is occluded, outside the frame or absent."""
 
 
 class Dataset(torch.utils.data.Dataset[Scenes], ABC):
     """Scenes by index; a subclass implements `__len__` and `batch`.
 
-    All scenes of a data set have the same keys and shapes, however many objects they have: `properties`,
-    `velocity` and the like have a row for every object there may be, and rows of absent objects are 0 (-1 in
-    `kind`). So the default `collate_fn` of `torch.utils.data.DataLoader` stacks scenes, and its batches equal
-    those of `batch`.
+    All scenes of a data set have the same keys and shapes: `properties`, `velocity` and the like have a row
+    for every possible object, and rows of absent objects are 0 (-1 in `kind`). So the default `collate_fn` of
+    `torch.utils.data.DataLoader` gives the same batches as `batch`.
 
     Attributes:
-        endless: whether `batch` takes any index from 0 on, also beyond `len`.
+        endless: whether `batch` accepts indices beyond `len`.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -74,10 +72,10 @@ class Dataset(torch.utils.data.Dataset[Scenes], ABC):
 
     @abstractmethod
     def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        """The scenes of these indices, stacked along a first axis `batch`.
+        """The scenes of `indices`, stacked along a first axis `batch`.
 
-        `indices` are at least 0 and, unless the data set is endless, below `len`. They are not checked here;
-        `dataset[indices]` checks them.
+        `indices` must be at least 0 and, unless the data set is endless, below `len`; only `dataset[indices]`
+        checks them.
         """
 
     def __getitem__(self, index: Index) -> Scenes:
@@ -98,7 +96,7 @@ class Dataset(torch.utils.data.Dataset[Scenes], ABC):
         return self.batch(indices)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Scenes]:
-        """Several scenes, made together: what `DataLoader` asks for and passes to `collate_fn`."""
+        """A list of scenes, which `DataLoader` passes to `collate_fn`."""
         return _rows(self[indices])
 
     def _resolve(self, index: Index) -> Int[np.ndarray, "*scenes"]:
@@ -117,13 +115,13 @@ class Dataset(torch.utils.data.Dataset[Scenes], ABC):
 
 
 class EndlessDataset(Dataset):
-    """Scenes that are generated from their index, so that there are as many as anyone asks for.
+    """Scenes generated from their index, in unlimited number.
 
-    `len` is `size`, so that samplers and loops end. `batch` takes larger indices too: the training loop draws
-    every scene once, in the order of the index, for as many steps as it takes.
+    `len` is `size`, so that samplers and loops end. `batch` also accepts larger indices: the training loop
+    uses every scene once, in index order.
 
     Args:
-        size: number of scenes that `len` gives.
+        size: value of `len`.
 
     Raises:
         ValueError: `size` below 1.
@@ -158,7 +156,7 @@ def to_device(scenes: Scenes, device: torch.device) -> Scenes:
 def paint_labels(
     labels: Integer[np.ndarray, "batch height width"], colors: Float[np.ndarray, "batch labels channels"]
 ) -> Float[np.ndarray, "batch channels height width"]:
-    """Images in which every label has the colour (or other values) its scene gives it."""
+    """Images with the colour (or other values) of the label at every pixel."""
     batch, height, width = labels.shape
     flat = labels.reshape(batch, 1, height * width).astype(np.intp)
     table = colors.transpose(0, 2, 1).astype(np.float32)

@@ -1,7 +1,7 @@
-"""Crops and resizes of images and their label maps together, as the papers' own code does them.
+"""Crop and resize images and label maps as the papers' code does.
 
-`tf.image.resize` of TensorFlow 2, which the reference for Locatello et al. 2020 uses, does not antialias and
-takes pixels as areas (half-pixel centres): bilinear for images, nearest for label maps.
+`tf.image.resize` of TensorFlow 2, used by the reference for Locatello et al. 2020, has half-pixel centres
+and no antialiasing: bilinear for images, nearest for label maps.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-# Rows and columns of the 240 x 320 CLEVR image that stay: slot_attention/data.py of the reference, after
-# Greff et al. 2019.
+# Crop of the 240 x 320 CLEVR image: slot_attention/data.py of the reference, after Greff et al. 2019.
 CLEVR_ROWS, CLEVR_COLUMNS = slice(29, 221), slice(64, 256)
 
 
 def resize_bilinear(
     image: Float[Tensor, "batch 3 height width"], resolution: int
 ) -> Float[Tensor, "batch 3 new_height new_width"]:
-    """To a square of `resolution` pixels, without antialiasing: as `tf.image.resize`, and aliasing like it.
+    """Resize to a square of `resolution` pixels without antialiasing, as `tf.image.resize`.
 
     Example:
         >>> resize_bilinear(torch.tensor([0.0, 1.0]).expand(1, 3, 1, 2), 4)[0, 0, 0].tolist()
@@ -34,7 +33,7 @@ def resize_bilinear(
 def resize_nearest(
     labels: Integer[np.ndarray, "*batch height width"], resolution: int
 ) -> Integer[np.ndarray, "*batch new_height new_width"]:
-    """To a square of `resolution` pixels: of every new pixel's centre, the label below it; the dtype stays.
+    """Resize to a square of `resolution` pixels with the nearest label; keeps the dtype.
 
     Example:
         >>> resize_nearest(np.array([[1, 2, 3, 4]]), 2).tolist()
@@ -51,10 +50,10 @@ def resize_nearest(
 def resize_majority(
     labels: Integer[np.ndarray, "height width"], resolution: int
 ) -> Integer[np.ndarray, "new_height new_width"]:
-    """To a square of `resolution` pixels: of every new pixel, the label that covers most of it.
+    """Resize to a square of `resolution` pixels with the label that covers most of each pixel.
 
-    For label maps beside images that are averaged over area. At 2 to 1 the nearest label is that of a
-    corner, a quarter of a new pixel off. Where two labels cover as much, the smaller one (background first).
+    It matches images resized by area averaging, where the nearest label would be off by a quarter pixel at a
+    factor of 2. Ties go to the smaller label (background first).
 
     Example:
         >>> resize_majority(np.array([[0, 0, 3, 3, 3, 3]] * 6), 2).tolist()
@@ -69,7 +68,7 @@ def resize_majority(
 
 
 def central_square(height: int, width: int, share: float = 1.0) -> tuple[slice, slice]:
-    """Rows and columns of the square in the middle whose side is `share` of the shorter side, rounded down.
+    """Rows and columns of the central square with `share` of the shorter side, rounded down.
 
     Example:
         >>> central_square(240, 320, share=0.8)
@@ -80,6 +79,6 @@ def central_square(height: int, width: int, share: float = 1.0) -> tuple[slice, 
     return slice(top, top + side), slice(left, left + side)
 
 
-def as_images(pictures: Integer[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
-    """8-bit images, 0..255, as the contract wants them: float32 in [0, 1], channels first."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float().div_(255)
+def as_images(pixels: Integer[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
+    """8-bit images as float32 in [0, 1], channels first."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)

@@ -1,1 +1,1 @@
-"""The demo: one page, served with PyTorch behind it or built as a static folder that needs no server."""
+"""The demo: an interactive page, served with PyTorch or built as a static site."""

@@ -1,8 +1,7 @@
-"""Connections of the server: how many, how long each may take to ask, and in how many pieces.
+"""Limits on connections to the demo server: their number, duration and chunks.
 
-uvicorn lets a connection that never finishes its request stay for ever, and one that sends a body in millions
-of pieces keep the event loop busy. Here a request's head has a deadline, a whole exchange another, and where
-all places are taken, the connection that has kept its head waiting longest gives way to a new one.
+uvicorn has no timeout for incomplete requests and no limit on chunks. Here the header and the whole exchange
+have deadlines, and a new connection replaces the one that has waited longest for its header if all are taken.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _FULL = (
 
 
 def most_connections() -> int:
-    """`limits.CONNECTIONS`, or fewer where the system allows few open files."""
+    """`limits.CONNECTIONS`, or fewer if the system limits open files."""
     try:
         import resource
     except ImportError:  # Windows
@@ -33,7 +32,7 @@ def most_connections() -> int:
 
 
 class _Parser(h11.Connection):
-    """Counts the pieces of a chunked body."""
+    """Limits the number of chunks of a request body."""
 
     num_chunks = 0
 
@@ -48,14 +47,14 @@ class _Parser(h11.Connection):
 
 
 class BoundedProtocol(H11Protocol):
-    """One connection, as uvicorn serves it, with deadlines and a place among `limits.CONNECTIONS`."""
+    """uvicorn's connection with deadlines, one of at most `limits.CONNECTIONS`."""
 
     def __init__(self, config: Config, server_state: Any, app_state: dict[str, Any], _loop: Any = None):
         super().__init__(config, server_state, app_state, _loop)
         self.conn = _Parser(h11.SERVER, config.h11_max_incomplete_event_size or limits.REQUEST_HEAD_BYTES)
         self._deadline: asyncio.TimerHandle | None = None
         self.waits_since: float | None = None
-        """When it began to wait for the head of a request; None while one is answered."""
+        """Time since which it waits for a request header; None while a request is processed."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= most_connections() and not self._make_room():
@@ -67,7 +66,7 @@ class BoundedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_deadline()
-        if self.transport is not None:  # else it was turned away at once
+        if self.transport is not None:  # None if the connection was refused
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -91,9 +90,9 @@ class BoundedProtocol(H11Protocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP is refused with the same headers as all else."""
+        """Refuse malformed HTTP with the security headers of every response."""
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            self.transport.abort()  # amid an answer no other can be sent
+            self.transport.abort()  # a response is already being sent
             return
         headers = {"content-type": "text/plain; charset=utf-8", "connection": "close", **HEADERS}
         self.transport.write(self.conn.send(h11.Response(status_code=400, headers=list(headers.items()))))
@@ -102,7 +101,7 @@ class BoundedProtocol(H11Protocol):
         self.transport.close()
 
     def _make_room(self) -> bool:
-        """End the connection that has waited longest for a head; False where none waits for one."""
+        """Close the connection that has waited longest for a header; False if none waits."""
         waiting = [
             (one.waits_since, number, one)
             for number, one in enumerate(self.connections)
@@ -110,9 +109,9 @@ class BoundedProtocol(H11Protocol):
         ]
         if not waiting:
             return False
-        ended = min(waiting)[2]
-        ended.transport.abort()
-        self.connections.discard(ended)
+        oldest = min(waiting)[2]
+        oldest.transport.abort()
+        self.connections.discard(oldest)
         return True
 
     def _await_head(self) -> None:
@@ -121,7 +120,8 @@ class BoundedProtocol(H11Protocol):
         self._deadline = self.loop.call_later(limits.HEAD_SECONDS, self._head_is_late)
 
     def _head_is_late(self) -> None:
-        """End the connection, unless the last answer is still being taken: that has the longer time."""
+        """Close the connection, unless the client still reads the last response, which has a longer
+        deadline."""
         waited = self.loop.time() - (self.waits_since or 0)
         if self.transport.get_write_buffer_size() and waited < limits.EXCHANGE_SECONDS:
             self._deadline = self.loop.call_later(limits.HEAD_SECONDS, self._head_is_late)

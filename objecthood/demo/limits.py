@@ -1,7 +1,7 @@
-"""What a request may ask for: its size, its place in the queue, who may ask, and what comes back with it.
+"""Request limits of the demo server: size, queue, allowed hosts and origins, security headers.
 
-The server is made for one person on one machine, but any page that this person visits can send requests
-to it.
+The server is meant for one user on one machine, but any web page that this user visits can send requests to
+it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from objecthood.runtime import limits
 
 _DISCARD_SECONDS = 1.0
-"""For which too large an upload is read on without being kept, lest the answer get lost."""
+"""Time for which the rest of an oversized upload is read and discarded, so that the client gets the
+response."""
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob:; "
@@ -41,20 +42,20 @@ HEADERS = {
 
 
 class Refused(Exception):
-    """A request that is not answered as asked: HTTP status, and why in one line."""
+    """A refused request: HTTP status and reason in one line."""
 
     def __init__(self, status: int, reason: str):
         super().__init__(reason)
         self.status, self.reason = status, reason
 
     def response(self) -> JSONResponse:
-        """What is sent instead; the connection ends, as the request may not have been read to its end."""
+        """The error response; it closes the connection, as the request may not have been read completely."""
         headers = {"connection": "close"} | ({"retry-after": "1"} if self.status == 503 else {})
         return JSONResponse({"error": self.reason}, self.status, headers)
 
 
 class Queue:
-    """At most `capacity` requests at a time, read, waiting or being answered; one of them at work."""
+    """At most `capacity` requests at a time, of which one is computed."""
 
     def __init__(self, capacity: int):
         self.capacity, self.held = capacity, 0
@@ -62,9 +63,9 @@ class Queue:
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
-        """A place for as long as the block lasts; Refused (503) where none is free."""
+        """Hold a place in the queue within the block; Refused (503) if the queue is full."""
         if self.held >= self.capacity:
-            raise Refused(503, f"{self.capacity} requests are waiting already; try again in a moment")
+            raise Refused(503, f"the queue is full ({self.capacity} requests); try again in a moment")
         self.held += 1
         try:
             yield
@@ -74,13 +75,13 @@ class Queue:
     async def run(
         self, request: Request, function: Callable[..., bytes | Refused], *arguments: Any
     ) -> bytes | Refused:
-        """What `function` returns, from the one thread at work.
+        """Run `function` in the worker thread and return its result.
 
-        It must not raise: an exception that passes from one thread to another stays in a reference cycle, and
-        with it all that its frames hold, such as a decoded image. It is called with `arguments` and one more,
-        a function that tells whether the client has left; then it may stop, and what it returns is dropped.
+        `function` must not raise: an exception passed between threads stays in a reference cycle that keeps
+        its frames alive, with decoded images. It gets `arguments` and a function that returns whether the
+        client has disconnected; it may then stop early, and its result is discarded.
 
-        Raises ClientDisconnect where the client leaves.
+        Raises ClientDisconnect if the client disconnects.
         """
         left = threading.Event()
         outcome: bytes | Refused | None = None
@@ -106,16 +107,15 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]*)(:\d{1,5})?")
 
 
 class Names:
-    """The names by which the server may be asked for. Another one may be a stranger's, made to point here
-    ("DNS rebinding"): its pages would count as ours."""
+    """Host names that the server accepts; others are refused, against DNS rebinding."""
 
     def __init__(self, names: tuple[str, ...], any_address: bool = False):
         self.names = {name.lower() for name in names}
         self.any_address = any_address
-        """Whether addresses in numbers are answered to as well: no name can be made to look like one."""
+        """Whether all IP addresses are accepted; DNS rebinding needs a name."""
 
     def include(self, host: str) -> bool:
-        """Whether the header `Host` is one of the names, with any port."""
+        """Whether the header `Host` holds an accepted name, with any port."""
         found = _HOST.fullmatch(host.lower())
         if found is None:
             return False
@@ -132,15 +132,15 @@ def _is_address(name: str) -> bool:
 
 
 async def read_body(request: Request, most: int) -> bytes:
-    """The content of a request, counted as it comes, whatever its length is said to be.
+    """The body of a request; its size is counted, whatever content-length states.
 
-    Raises Refused: 413 above `most` bytes, 408 where it takes too long.
+    Raises Refused: 413 above `most` bytes, 408 after `limits.UPLOAD_SECONDS`.
     """
-    said = request.headers.get("content-length", "")
+    stated = request.headers.get("content-length", "")
     size = 0
     parts: list[bytes] = []
     with anyio.move_on_after(limits.UPLOAD_SECONDS) as waiting:
-        if said.isdigit() and int(said) > most:
+        if stated.isdigit() and int(stated) > most:
             await _refuse_large(request, most)
         async for part in request.stream():
             size += len(part)
@@ -157,12 +157,11 @@ async def _refuse_large(request: Request, most: int) -> None:
     with anyio.move_on_after(_DISCARD_SECONDS):
         async for _ in request.stream():
             pass
-    raise Refused(413, f"that is too large; at most {most} bytes are taken")
+    raise Refused(413, f"the upload is too large; the limit is {most} bytes")
 
 
 def guarded(app: ASGIApp, names: Names) -> ASGIApp:
-    """`app`, with `HEADERS` on every answer, and only requests for one of `names` that no page of another
-    origin sent."""
+    """`app` with `HEADERS` on every response; refuses requests for other hosts or from other origins."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -175,10 +174,10 @@ def guarded(app: ASGIApp, names: Names) -> ASGIApp:
 
         headers = Headers(scope=scope)
         if not names.include(headers.get("host", "")):
-            refused = Refused(400, "that is no name of this server; --names adds one")
+            refused = Refused(400, "unknown host name; add it with --names")
             await refused.response()(scope, receive, send_with_headers)
         elif is_foreign(headers):
-            refused = Refused(403, "requests of pages of another origin are not answered")
+            refused = Refused(403, "requests from pages of another origin are refused")
             await refused.response()(scope, receive, send_with_headers)
         else:
             await app(scope, receive, send_with_headers)
@@ -187,7 +186,7 @@ def guarded(app: ASGIApp, names: Names) -> ASGIApp:
 
 
 def is_foreign(headers: Headers) -> bool:
-    """Whether a browser says that the request comes from a page of another origin, or says it unreadably."""
+    """Whether the request comes from a page of another origin, or its origin cannot be parsed."""
     for origin in headers.getlist("origin"):
         try:
             if urlsplit(origin).netloc != headers.get("host"):

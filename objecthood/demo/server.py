@@ -1,9 +1,10 @@
-"""The page with PyTorch behind it: two questions, and files that were read before the first request came.
+"""The demo server: the page as static files held in memory, and two endpoints that run the model with
+PyTorch.
 
-`POST api/look` takes an image, `POST api/paint` slots (see `work.Work`). Nothing is written to disk, no name
-in a request reaches the file system, and what is refused is told in one line of JSON: 403 (a page of another
-origin), 404, 405, 408, 413 (too large), 415 (no image), 422 (damaged, or a number out of range), 503 (the
-queue is full).
+`POST api/look` takes an image, `POST api/paint` slots (see `work.Work`). Nothing is written to disk and no
+name in a request reaches the file system. Errors are one line of JSON: 400 (unknown host), 403 (other
+origin), 404, 405, 408 (timeout), 413 (too large), 415 (not an image), 422 (damaged, or a number out of
+range), 503 (queue full).
 """
 
 from __future__ import annotations
@@ -33,22 +34,21 @@ from objecthood.runtime import limits
 
 CAPACITY = limits.REQUESTS
 BACKLOG = 128
-"""Connections that are accepted at once, on top of those that are served."""
+"""Pending connections of the listening socket."""
 SEND_SECONDS = 30.0
-"""In which an answer must be taken; slower readers are cut off, so that they hold no place for ever."""
+"""Time in which a client must read the response; slower clients are disconnected."""
 MOST = {"slots": 32, "iterations": 30, "seed": 2**32 - 1}
 MOST_SPREAD = 4.0
 _CHUNK = 64 * 1024
-WRONG_HERE = "something went wrong here; the terminal says more"
+WRONG_HERE = "internal error; see the terminal"
 
 
 THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
-"""Names by which a machine asks for itself."""
+"""Host names of the local machine."""
 
 
 def build_app(shown: list[Shown], names: Names | None = None) -> ASGIApp:
-    """The whole server as an ASGI application, for requests that name one of `names`; this machine's own
-    unless given."""
+    """The server as an ASGI application that accepts `names` as hosts, by default those of this machine."""
     files = {name: content for name, content in page_files().items() if name != "engine-browser.js"}
     for one in shown:
         files |= example_files(one)
@@ -65,7 +65,7 @@ def build_app(shown: list[Shown], names: Names | None = None) -> ASGIApp:
 
 
 class Api:
-    """A question that is read, waits its turn, is answered and sent, all within one place of the queue."""
+    """An endpoint: a request is read, queued, computed and answered within one place of the queue."""
 
     def __init__(self, works: dict[str, Work], queue: Queue, answer: Callable[..., Any]):
         self.works, self.queue, self.answer = works, queue, answer
@@ -89,12 +89,12 @@ class Api:
     def _work(self, request: Request) -> Work:
         name = request.query_params.get("model", "")
         if name not in self.works:
-            raise Refused(422, f"no such model; there are {', '.join(self.works)}")
+            raise Refused(422, f"unknown model; available are {', '.join(self.works)}")
         return self.works[name]
 
 
 async def look(request: Request, work: Work, queue: Queue) -> bytes | Refused:
-    """The answer of `Work.look`."""
+    """The response of `Work.look`."""
     settings = Settings(
         slots=_number(request, "slots", 1),
         iterations=_number(request, "iterations", 1),
@@ -106,14 +106,14 @@ async def look(request: Request, work: Work, queue: Queue) -> bytes | Refused:
 
 
 async def paint(request: Request, work: Work, queue: Queue) -> bytes | Refused:
-    """The answer of `Work.paint`."""
+    """The response of `Work.paint`."""
     num_slots = _number(request, "slots", 1)
     content = await read_body(request, work.paint_size(num_slots))
     return await queue.run(request, answered, work.paint, content, num_slots)
 
 
 def answered(function: Callable[..., bytes], *arguments: Any) -> bytes | Refused:
-    """What `function` returns, or, in place of each exception, what the client is told of it."""
+    """The result of `function`, or the error response for an exception."""
     try:
         return function(*arguments)
     except ImageTooLargeError as error:
@@ -130,40 +130,41 @@ def answered(function: Callable[..., bytes], *arguments: Any) -> bytes | Refused
 def serve(
     shown: list[Shown], host: str, port: int, started: Callable[[str], None], names: tuple[str, ...] = ()
 ) -> None:
-    """Serve until stopped; `started` is told the address.
+    """Serve until stopped; `started` is called with the address of the page.
 
     Args:
-        host: address to listen on, of either family; 0.0.0.0 or :: for all of this machine's.
-        names: by which the server may be asked for, besides its own.
+        host: IPv4 or IPv6 address or name to listen on; 0.0.0.0 or :: for all interfaces.
+        port: 0 takes a free one.
+        names: additional host names to accept.
 
-    Raises ValueError where the address or the port cannot be had.
+    Raises ValueError if the address or port is not available.
     """
     everywhere = host in ("0.0.0.0", "::")
     listening = listen(host, port)
     own = (socket.gethostname(), f"{socket.gethostname()}.local") if everywhere else (host,)
     app = build_app(shown, Names((*THIS_MACHINE, *own, *names), any_address=everywhere))
     with listening:
-        said = "localhost" if everywhere else f"[{host}]" if ":" in host else host
-        started(f"http://{said}:{listening.getsockname()[1]}/")
+        name = "localhost" if everywhere else f"[{host}]" if ":" in host else host
+        started(f"http://{name}:{listening.getsockname()[1]}/")
         uvicorn.Server(settings_for(app)).run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; ValueError, in one line, where there can be none."""
+    """A listening socket; ValueError if the address or port is not available."""
     if not host.strip():
         raise ValueError(
-            f"--host (={host!r}) names no address; 127.0.0.1 is this machine alone, 0.0.0.0 all networks"
+            f"--host (={host!r}) is empty; use 127.0.0.1 for this machine only, 0.0.0.0 for all networks"
         )
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         both = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except (OSError, OverflowError, UnicodeError) as error:
-        raise ValueError(f"{host}:{port} cannot be listened on ({error}); name another --port") from error
+        raise ValueError(f"cannot listen on {host}:{port} ({error}); choose another --port") from error
 
 
 def settings_for(app: ASGIApp) -> uvicorn.Config:
-    """How uvicorn is to serve: plain HTTP, short heads, and nothing said of itself."""
+    """uvicorn's settings: plain HTTP, short headers, no server header."""
     return uvicorn.Config(
         app,
         log_level="error",
@@ -180,7 +181,7 @@ def settings_for(app: ASGIApp) -> uvicorn.Config:
 
 
 def _stream(content: bytes) -> Response:
-    """Sent piece by piece, so that a slow reader holds one piece back, not all."""
+    """Stream the response in chunks, so that a slow client delays one chunk only."""
 
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(content), _CHUNK):

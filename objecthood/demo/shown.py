@@ -1,4 +1,4 @@
-"""What the page is told of the models that it shows: `config.json`, and example images as files."""
+"""Configuration of the demo page: the models in `config.json`, and example images."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from objecthood.runtime import limits
 from objecthood.runtime.files import check_name
 
 MAX_BYTES = limits.UPLOAD_BYTES
-"""Of an uploaded image."""
+"""Size limit of an uploaded image file."""
 NUM_EXAMPLES = 12
 EXAMPLE_SIDE = 128
-"""Pixels a side of examples, where the data has them finer than the model's own size."""
+"""Side of example images in pixels, for data with a higher resolution than the model's."""
 PAGE = Path(__file__).parent / "page"
 TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -48,15 +48,14 @@ class Shown:
     about: str
 
     def __post_init__(self) -> None:
-        """ValueError where the name, which becomes part of paths and addresses, is not plain."""
+        """Raise ValueError if the name is not safe in paths and addresses."""
         check_name(self.name, "name")
 
 
 def load_shown(names: list[str]) -> list[Shown]:
-    """Discovery models by name of `hub.PRETRAINED`, file or run folder; all that come with the package unless
-    named.
+    """Discovery models by name in `hub.PRETRAINED`, file or run folder; all bundled ones by default.
 
-    Raises ValueError where one cannot be loaded, is no discovery model, or shares another's name.
+    Raises ValueError if one cannot be loaded, is not a discovery model, or has the name of another.
     """
     shown: list[Shown] = []
     for source in names or discovery_names():
@@ -65,8 +64,8 @@ def load_shown(names: list[str]) -> list[Shown]:
             stages_of_discovery(model)
         except ValueError as error:
             raise ValueError(
-                f"the demo cannot show {source!r}: {error}; take {', '.join(discovery_names())} or "
-                "weights of your own discovery recipe"
+                f"the demo cannot show {source!r}: {error}; use {', '.join(discovery_names())} or weights of "
+                "your own discovery recipe"
             ) from error
         known, recipe = hub.PRETRAINED.get(source), typing.cast(Recipe, model.recipe)
         name = source if known else recipe.name
@@ -78,18 +77,18 @@ def load_shown(names: list[str]) -> list[Shown]:
 
 
 def discovery_names() -> list[str]:
-    """Names of published weights that paint, those of `hub.DEFAULT` first."""
+    """Names of bundled discovery models, `hub.DEFAULT` first."""
     names = [name for name, known in hub.PRETRAINED.items() if "masks" in known.protocol]
     return sorted(names, key=lambda name: (name != hub.DEFAULT, name))
 
 
 def config(engine: str, shown: list[Shown]) -> dict[str, Any]:
-    """What `main.js` reads first; `engine` is "server" or "browser"."""
+    """The content of `config.json`; `engine` is "server" or "browser"."""
     return {"engine": engine, "max_bytes": MAX_BYTES, "models": [describe(one) for one in shown]}
 
 
 def describe(one: Shown) -> dict[str, Any]:
-    """One model, as JSON values."""
+    """The description of one model, as JSON values."""
     known = facts(one.model)
     recipe = known.pop("recipe") or {}
     quantiles: Mapping[str, Any] = one.model.calibration.get("quantiles", {})
@@ -112,23 +111,23 @@ def describe(one: Shown) -> dict[str, Any]:
 
 
 def page_files() -> dict[str, bytes]:
-    """The page itself, by name."""
+    """The files of the page, by name."""
     return {file.name: file.read_bytes() for file in sorted(PAGE.iterdir()) if file.suffix in TYPES}
 
 
 def example_files(one: Shown) -> dict[str, bytes]:
-    """Images that the model is at home with, as PNG, by the names that `describe` gives."""
+    """In-distribution example images as PNG, by the names in `describe`."""
     names = describe(one)["examples"]
     if not names:
         return {}
     side = EXAMPLE_SIDE if getattr(one.model.recipe, "data", "") == "clevr-like" else one.model.resolution
-    pictures = example_images(one.model, len(names), side).permute(0, 2, 3, 1)
-    pixels = np.rint(pictures.numpy() * 255).astype(np.uint8)
-    return {name: png_of(picture) for name, picture in zip(names, pixels, strict=True)}
+    images = example_images(one.model, len(names), side).permute(0, 2, 3, 1)
+    pixels = np.rint(images.numpy() * 255).astype(np.uint8)
+    return {name: png_of(image) for name, image in zip(names, pixels, strict=True)}
 
 
 def png_of(pixels: np.ndarray) -> bytes:
-    """The file of uint8 [height, width, 3]."""
+    """The PNG file of uint8 [height, width, 3]."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()

@@ -1,6 +1,6 @@
-"""The page as a static folder: the exported model runs in the visitor's browser, by onnxruntime-web.
+"""Build the demo as a static site; onnxruntime-web runs the exported model in the browser.
 
-Any host of plain files will do, in a folder of any name; nothing is asked of another one.
+The site works on any static host and in any folder, and makes no requests to other hosts.
 """
 
 from __future__ import annotations
@@ -23,22 +23,21 @@ _UNUSED = "engine-server.js"
 def build_site(
     shown: list[Shown], folder: str | Path, runtime: str | Path, say: Callable[[str], None] = print
 ) -> Path:
-    """Write the page, the parts of every model, and the runtime into a new folder; all of it or nothing.
+    """Write the page, the export stages of every model and the runtime into a new folder, atomically.
 
     Args:
         runtime: the folder `dist` of the npm package onnxruntime-web.
 
-    Raises ValueError where the folder exists, the runtime is not there, or an export is not what PyTorch
-    gives.
+    Raises ValueError if the folder exists, the runtime is missing, or an export differs from PyTorch.
     """
     folder, runtime = Path(folder), Path(runtime)
     if folder.exists():
-        raise ValueError(f"{folder} exists; name a new one to write to, nothing is replaced")
+        raise ValueError(f"{folder} exists and is not replaced; choose a new folder")
     for name in RUNTIME:
         if not (runtime / name).is_file():
             raise ValueError(
-                f"{runtime} has no {name}; install onnxruntime-web with npm ci --prefix web, or name its "
-                "folder dist with --runtime"
+                f"{runtime} has no {name}; install onnxruntime-web with npm ci --prefix web, or give its "
+                "folder dist as --runtime"
             )
     staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
@@ -51,7 +50,7 @@ def build_site(
         for name in RUNTIME:
             shutil.copyfile(runtime / name, staged / "runtime" / name)
         for one in shown:
-            say(f"{one.name}: export, and comparison with PyTorch")
+            say(f"{one.name}: exporting and comparing with PyTorch")
             export_parts(one.model, staged / "models" / one.name)
             for name, content in example_files(one).items():
                 (staged / name).write_bytes(content)

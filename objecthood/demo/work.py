@@ -1,6 +1,6 @@
-"""What the server computes: the parts of a model, run by PyTorch for one request at a time.
+"""Computations of the demo server: the export stages of a model in PyTorch.
 
-Answers are float32, little-endian, one array after the other: what the page's own engine returns.
+Responses are concatenated little-endian float32 arrays, the same as the outputs of the browser engine.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from objecthood.export.stages import stages_of_discovery
 from objecthood.runtime import limits
 
 MAX_PIXELS = limits.UPLOAD_PIXELS
-"""Of an uploaded image: a phone's. Decoding takes up to 12 bytes a pixel (transparent ones), 300 MB."""
+"""Pixel limit of an uploaded image. Decoding takes up to 12 bytes per pixel (with transparency), 300 MB."""
 
 
 def never() -> bool:
-    """That nobody has left: for work that is not asked for over a network."""
+    """The client never disconnects: for calls without a network."""
     return False
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How slots are to look at an image."""
+    """Settings of Slot Attention on one image."""
 
     slots: int
     iterations: int
@@ -36,45 +36,45 @@ class Settings:
 
 
 class Work:
-    """One model with its parts."""
+    """One model with its export stages."""
 
     def __init__(self, shown: Shown):
         self.model = shown.model
-        self.parts = stages_of_discovery(shown.model)
+        self.stages = stages_of_discovery(shown.model)
         self.rows, self.columns = shown.model.feature_grid
 
     @torch.no_grad()
     def look(self, content: bytes, settings: Settings, left: Callable[[], bool] = never) -> bytes:
-        """The image as the model sees it [3, side, side], slots [iterations, slots, dim], and attention
-        [iterations, slots, rows * columns]. Nothing (b"") once nobody waits for it, as `left` tells.
+        """The preprocessed image [3, side, side], slots [iterations, slots, dim] and attention [iterations,
+        slots, rows * columns]; b"" once `left` returns True.
 
-        Raises ImageError where `content` is no image that is read here.
+        Raises ImageError if `content` is not a supported image.
         """
         if left():
             return b""
         image = self.model.preprocess(read_image(content, max_pixels=MAX_PIXELS))[0][None]
         noise = torch.from_numpy(_normal(settings.seed, (1, settings.slots, self.model.slot_dim)))
-        slots = self.parts.start(noise, torch.tensor(settings.noise_scale))
-        inputs = self.parts.encode(image)
+        slots = self.stages.start(noise, torch.tensor(settings.noise_scale))
+        inputs = self.stages.encode(image)
         bias, all_slots, attention = torch.zeros(1, settings.slots, inputs.shape[1]), [], []
         for _ in range(settings.iterations):
             if left():
                 return b""
-            slots, shares, bias, seen = self.parts.step(slots, inputs, bias)
-            all_slots.append(seen)
+            slots, shares, bias, to_decode = self.stages.step(slots, inputs, bias)
+            all_slots.append(to_decode)
             attention.append(shares)
         return _packed(image, torch.stack(all_slots), torch.stack(attention))
 
     def paint_size(self, num_slots: int) -> int:
-        """Bytes that `paint` takes."""
+        """Size of the request body of `paint`, in bytes."""
         return 4 * num_slots * (self.model.slot_dim + self.rows * self.columns)
 
     @torch.no_grad()
     def paint(self, content: bytes, num_slots: int, left: Callable[[], bool] = never) -> bytes:
-        """Slots [slots, dim] and attention [slots, rows * columns] to appearance [slots, 3, side, side] and
-        mask logits [slots, side, side]. Nothing (b"") where nobody waits for it.
+        """Decode slots [slots, dim] and attention [slots, rows * columns] into appearance [slots, 3, side,
+        side] and mask logits [slots, side, side]; b"" if `left` returns True.
 
-        Raises ValueError where `content` is not so many finite numbers.
+        Raises ValueError if `content` has another size or non-finite numbers.
         """
         if left():
             return b""
@@ -85,7 +85,7 @@ class Work:
             raise ValueError("slots and attention must be finite numbers")
         slots, attention = np.split(numbers, [num_slots * self.model.slot_dim])
         grid = (1, num_slots, self.rows, self.columns)
-        appearance, mask_logits = self.parts.paint(
+        appearance, mask_logits = self.stages.decode(
             torch.from_numpy(slots).view(1, num_slots, -1),
             torch.from_numpy(attention).clamp(0, 1).view(grid),
         )

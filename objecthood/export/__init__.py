@@ -1,4 +1,4 @@
-"""Models as ONNX graphs: the stages of a model, the graphs, the comparison with PyTorch."""
+"""ONNX export: the stages of a model, their graphs, and the comparison with PyTorch."""
 
 from objecthood.export.export import export_onnx, export_parts
 

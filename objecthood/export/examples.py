@@ -1,7 +1,4 @@
-"""Images that a model is at home with, wherever they can be had without a download.
-
-For trying a model: what an exported graph is compared on, and what the demo shows first.
-"""
+"""In-distribution example images of a model, available without a download: for export checks and the demo."""
 
 from __future__ import annotations
 
@@ -22,11 +19,12 @@ def example_images(
 ) -> Float[Tensor, "number 3 height width"]:
     """The first test images of the data that `model.recipe` names, in [0, 1].
 
-    Generated here, or of the rendered scenes that come with the package (at most 100 or so); of any other
-    data, and for a model without a recipe, sprites take their place.
+    They are generated, or taken from the bundled rendered scenes (about 100). Sprites replace any other data,
+    and serve models without a recipe.
 
     Args:
-        resolution: side in pixels; what the model sees unless given. Tetrominoes have but one.
+        number: of images.
+        resolution: side in pixels, the model's by default. Tetrominoes ignore it.
 
     Example:
         >>> from objecthood.models import autoencoder

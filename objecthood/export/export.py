@@ -1,8 +1,7 @@
-"""A model to ONNX: traced, compared with PyTorch, and only then kept.
+"""Export a model to ONNX and keep the files only if they match PyTorch.
 
-`export_onnx` writes one graph with start noise and the number of iterations as inputs and the attention of
-every iteration as an output; `export_parts` the parts of `export.stages`, one graph each, which the
-page of the demo puts together itself. What a prior adds between iterations is in both.
+`export_onnx` writes one graph with the initial noise and the number of iterations as inputs; `export_parts`
+writes one graph per stage (`export.stages`), which the demo page combines. Both include the attention bias.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import objecthood
 from objecthood.data.randomness import start_noise
 from objecthood.export.examples import example_images
 from objecthood.export.graph import repeat, trace
-from objecthood.export.stages import Begin, Finish, Start, Step, stages_of, stages_of_discovery
+from objecthood.export.stages import FirstStage, LastStage, Start, Step, stages_of, stages_of_discovery
 from objecthood.models import SlotModel
 from objecthood.runtime.environment import commit
 
@@ -31,12 +30,12 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 TOLERANCE = 1e-4
-"""Largest difference from PyTorch, of any number of any output, over that output's largest value or 1,
-whichever is more: images, masks and attention reach to about 1, slots to about 10."""
+"""Largest absolute difference from PyTorch, relative to the largest value of the output or 1, whichever is
+larger: images, masks and attention reach about 1, slots about 10."""
 BATCHES = (1, 4)
-_CANDIDATES, _MORE, _TOUCHES = 32, 96, 3
-_STEADY = 3e-5
-"""Change by a touch of noise (of 1e-6) up to which an image is steady."""
+_CANDIDATES, _MORE, _PERTURBATIONS = 32, 96, 3
+_STABLE = 3e-5
+"""Largest change of the output, under noise of 1e-6, of an image that is used for comparison."""
 PARTS = ("start", "encode", "step", "paint")
 
 
@@ -46,15 +45,14 @@ Report = Callable[[str], None]
 def export_onnx(model: SlotModel, path: str | Path, *, report: Report | None = None) -> Path:
     """Write `model` as one ONNX graph to a new file.
 
-    Inputs: `image` [batch, 3, height, width] in [0, 1]; `noise` [batch, slots, slot_dim], standard normal
-    (where slots are learned queries only those beyond them use it), which decides the number of slots, and is
-    one start, also of a model that takes the best of several;
-    `iterations`, a whole number. Outputs: those of the model (reconstruction, appearance and masks, or
-    properties), `slots`, and `attention` [batch, iterations, slots, rows, columns].
+    Inputs: `image` [batch, 3, height, width] in [0, 1]; `noise` [batch, slots, slot_dim], standard normal,
+    whose shape sets the number of slots (learned queries ignore it, additional slots use it); `iterations`, a
+    whole number. The graph computes one restart. Outputs: those of the model (reconstruction, appearance and
+    masks, or properties), `slots`, and `attention` [batch, iterations, slots, rows, columns].
 
     Raises:
-        ValueError: there is such a file, the model is of another kind, or the graph does not give what
-            PyTorch gives, to 1e-4, for batches of 1 and 4; then nothing is left behind.
+        ValueError: the file exists, the model cannot be exported, or the graph differs from PyTorch by more
+            than 1e-4 for batches of 1 or 4; no file is written.
 
     Example:
         >>> import tempfile
@@ -80,23 +78,23 @@ def export_onnx(model: SlotModel, path: str | Path, *, report: Report | None = N
 
 
 def tell(report: Report | None, what: str) -> None:
-    """Say what is done now, where somebody listens."""
+    """Report progress if `report` is given."""
     if report:
         report(what)
 
 
 def _comparisons(model: SlotModel) -> list[tuple[int, int]]:
-    """Batches and numbers of slots."""
+    """Pairs of batch size and number of slots."""
     return [*((batch, model.num_slots) for batch in BATCHES), (2, model.num_slots + 2)]
 
 
 def export_parts(model: SlotModel, folder: str | Path, *, report: Report | None = None) -> Path:
-    """Write the parts of a discovery model as ONNX graphs into a new folder, with `model.json` beside them.
+    """Write the stages of a discovery model as ONNX graphs into a new folder, with facts in `model.json`.
 
-    The graphs are `start` (noise, spread -> slots), `encode` (image -> inputs), `step` (slots, inputs, bias
-    -> slots_after, attention, bias_after, slots_seen; the first bias is 0, and slots_seen are those to paint)
-    and `paint` (slots, attention -> appearance, mask_logits); shapes are those of `export.stages`. Batch
-    and number of slots are open.
+    The graphs are `start` (noise, noise_scale -> slots), `encode` (image -> inputs), `step` (slots, inputs,
+    bias -> slots_after, attention, bias_after, slots_seen) and `paint` (slots, attention -> appearance,
+    mask_logits). The first bias is 0; `slots_seen` are the slots to decode. Shapes are those of
+    `export.stages`, with dynamic batch and number of slots.
 
     Raises:
         ValueError: as `export_onnx`.
@@ -107,7 +105,7 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report | None 
     staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     staged.mkdir(parents=True)
     try:
-        tell(report, "tracing the parts of the model")
+        tell(report, "tracing the stages of the model")
         for name, graph in part_graphs(model).items():
             describe(graph, model)
             (staged / f"{name}.onnx").write_bytes(graph.SerializeToString())
@@ -122,7 +120,7 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report | None 
 
 
 def facts(model: SlotModel) -> dict[str, Any]:
-    """What a user of a graph must know of the model, as JSON values."""
+    """Facts needed to use an exported graph, as JSON values."""
     recipe = getattr(model, "recipe", None)
     return {
         "version": objecthood.__version__,
@@ -139,7 +137,7 @@ def facts(model: SlotModel) -> dict[str, Any]:
 
 
 def describe(graph: ModelProto, model: SlotModel) -> None:
-    """Put `facts` into the metadata of a graph, under "objecthood"."""
+    """Store `facts` in the metadata of a graph, under "objecthood"."""
     from onnx import helper
 
     graph.producer_name, graph.producer_version = "objecthood", objecthood.__version__
@@ -147,38 +145,38 @@ def describe(graph: ModelProto, model: SlotModel) -> None:
 
 
 def whole_graph(model: SlotModel) -> ModelProto:
-    """The graph of `export_onnx`, not yet compared."""
-    finish = Finish(model)
+    """The graph of `export_onnx`, not yet verified."""
+    stage = LastStage(model)
     example = _example(model)
-    begin = trace(
-        Begin(model).eval(),
+    first = trace(
+        FirstStage(model).eval(),
         {name: example[name] for name in ("image", "noise")},
         {"image": "b", "noise": "bs"},
         ("slots", "inputs", "bias"),
     )
-    end = trace(
-        finish.eval(),
+    last = trace(
+        stage.eval(),
         {"slots": example["slots"], "attention": example["shares"]},
         {"slots": "bs", "attention": "bs"},
-        finish.names,
+        stage.names,
     )
-    return repeat(begin, _step_graph(model, example), end, model.feature_grid)
+    return repeat(first, _step_graph(model, example), last, model.feature_grid)
 
 
 def part_graphs(model: SlotModel) -> dict[str, ModelProto]:
-    """The graphs of `export_parts` by name, not yet compared."""
-    example, parts = _example(model), stages_of_discovery(model)
+    """The graphs of `export_parts` by name, not yet verified."""
+    example, stages = _example(model), stages_of_discovery(model)
     return {
         "start": trace(
-            parts.start.eval(),
+            stages.start.eval(),
             {name: example[name] for name in ("noise", "noise_scale")},
             {"noise": "bs"},
             ("slots",),
         ),
-        "encode": trace(parts.encode.eval(), {"image": example["image"]}, {"image": "b"}, ("inputs",)),
+        "encode": trace(stages.encode.eval(), {"image": example["image"]}, {"image": "b"}, ("inputs",)),
         "step": _step_graph(model, example),
         "paint": trace(
-            parts.paint.eval(),
+            stages.decode.eval(),
             {"slots": example["slots"], "attention": example["shares"]},
             {"slots": "bs", "attention": "bs"},
             ("appearance", "mask_logits"),
@@ -189,10 +187,10 @@ def part_graphs(model: SlotModel) -> dict[str, ModelProto]:
 def compare_whole(model: SlotModel, file: Path, batch: int, num_slots: int, iterations: int = 0) -> float:
     """The largest difference of the graph in `file` from `model`; ValueError above `TOLERANCE`.
 
-    `iterations` are the model's own where 0; images are those of `_steady_pictures`.
+    With `iterations` 0 the model's own number is used; the images come from `_stable_images`.
     """
     iterations = iterations or model.iterations
-    images = _steady_images(model, batch, num_slots, iterations)
+    images = _stable_images(model, batch, num_slots, iterations)
     noise = _noise(model, batch, num_slots)
     with torch.no_grad():
         expected = model.segment(images, num_slots, iterations, noise=noise[None])
@@ -202,27 +200,27 @@ def compare_whole(model: SlotModel, file: Path, batch: int, num_slots: int, iter
 
 
 def compare_parts(model: SlotModel, folder: Path, batch: int, num_slots: int, iterations: int = 0) -> float:
-    """The largest difference from `model` of what the graphs in `folder` give, one after the other."""
+    """The largest difference of the graphs in `folder`, run in sequence, from `model`."""
     iterations = iterations or model.iterations
-    images = _steady_images(model, batch, num_slots, iterations)
+    images = _stable_images(model, batch, num_slots, iterations)
     noise = _noise(model, batch, num_slots)
     run = {name: session(folder / f"{name}.onnx") for name in PARTS}
     with torch.no_grad():
         expected = model.segment(images, num_slots, iterations, noise=noise[None])
     noise_scale = torch.tensor(stages_of_discovery(model).start.own_noise_scale)
     slots = run["start"]({"noise": noise, "noise_scale": noise_scale})["slots"]
-    seen = run["encode"]({"image": images})
-    bias, attention = np.zeros((batch, num_slots, seen["inputs"].shape[1]), np.float32), []
+    encoded = run["encode"]({"image": images})
+    bias, attention = np.zeros((batch, num_slots, encoded["inputs"].shape[1]), np.float32), []
     for _ in range(iterations):
-        after = run["step"]({"slots": slots, "bias": bias, **seen})
+        after = run["step"]({"slots": slots, "bias": bias, **encoded})
         slots, bias = after["slots_after"], after["bias_after"]
         attention.append(after["attention"].reshape(batch, num_slots, *model.feature_grid))
     slots = after["slots_seen"]
-    painting = run["paint"]({"slots": slots, "attention": attention[-1]})
-    masks = torch.from_numpy(painting["mask_logits"]).softmax(dim=1).numpy()
+    decoded = run["paint"]({"slots": slots, "attention": attention[-1]})
+    masks = torch.from_numpy(decoded["mask_logits"]).softmax(dim=1).numpy()
     found = {
-        "reconstruction": (masks[:, :, None] * painting["appearance"]).sum(axis=1),
-        "appearance": painting["appearance"],
+        "reconstruction": (masks[:, :, None] * decoded["appearance"]).sum(axis=1),
+        "appearance": decoded["appearance"],
         "masks": masks,
         "slots": slots,
         "attention": np.stack(attention, axis=1),
@@ -231,11 +229,11 @@ def compare_parts(model: SlotModel, folder: Path, batch: int, num_slots: int, it
 
 
 def session(file: Path) -> Callable[[dict[str, Any]], dict[str, np.ndarray]]:
-    """A graph as a function of named arrays or tensors, run by onnxruntime on the processor."""
+    """A graph as a function of named arrays or tensors, run by onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = torch.get_num_threads()
     running = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in running.get_outputs()]
@@ -254,8 +252,8 @@ def _largest_difference(expected: dict[str, Tensor], found: dict[str, np.ndarray
         difference = np.abs(wanted - found[name]).max() / max(1.0, np.abs(wanted).max())
         if not difference <= TOLERANCE:
             raise ValueError(
-                f"the exported graph gives {name} that differ by {difference:.1e} from PyTorch's ({where}), "
-                f"more than {TOLERANCE}; nothing was kept. Try other versions of onnxscript and onnxruntime"
+                f"{name} of the exported graph differs from PyTorch by {difference:.1e} ({where}), more than "
+                f"{TOLERANCE}; no file was written. Try other versions of onnxscript and onnxruntime"
             )
         largest = max(largest, float(difference))
     return largest
@@ -273,9 +271,9 @@ def _step(model: SlotModel) -> nn.Module:
 
 @torch.no_grad()
 def _example(model: SlotModel) -> dict[str, Tensor]:
-    """What the parts take: 3 images and 5 slots, sizes that nothing else has."""
+    """Example inputs of all stages: 3 images and 5 slots, sizes that no other axis has."""
     image, noise = example_images(model, 3), _noise(model, 3, 5)
-    slots, inputs, bias = Begin(model)(image, noise)
+    slots, inputs, bias = FirstStage(model)(image, noise)
     shares = bias.softmax(dim=1).unflatten(-1, model.feature_grid)
     given = {"image": image, "noise": noise, "noise_scale": torch.zeros(()), "shares": shares}
     return given | {"slots": slots, "inputs": inputs, "bias": bias}
@@ -286,48 +284,48 @@ def _noise(model: SlotModel, batch: int, num_slots: int) -> Tensor:
 
 
 @torch.no_grad()
-def _steady_images(
+def _stable_images(
     model: SlotModel,
     batch: int,
     num_slots: int,
     iterations: int,
     candidates: int = _CANDIDATES,
 ) -> Tensor:
-    """Of some images that the model is at home with, those that change least by a touch of noise; of more
-    where these are not steady.
+    """The example images whose outputs change least under small noise, from more candidates if needed.
 
-    Iterations make much of little: on some images PyTorch's own answers, rounded otherwise, differ by more
-    than `TOLERANCE`, and say nothing of a graph. A wrong one is wrong on the others too.
+    Iterations amplify rounding: on some images PyTorch itself differs by more than `TOLERANCE` under another
+    rounding, so that a comparison means nothing. A wrong graph is wrong on the stable images too.
     """
     images, noise = example_images(model, candidates), _noise(model, candidates, num_slots)
-    touches = torch.from_numpy(start_noise(np.arange(candidates), _TOUCHES, images[0].numel())).unbind(dim=1)
-    still, *touched = (
-        model.segment(images + 1e-6 * touch.view_as(images), num_slots, iterations, noise=noise[None]).found()
-        for touch in (torch.zeros_like(touches[0]), *touches)
+    numbers = start_noise(np.arange(candidates), _PERTURBATIONS, images[0].numel())
+    added = torch.from_numpy(numbers).unbind(dim=1)
+    clean, *perturbed = (
+        model.segment(images + 1e-6 * one.view_as(images), num_slots, iterations, noise=noise[None]).found()
+        for one in (torch.zeros_like(added[0]), *added)
     )
     changes = [
         (one - other).abs().flatten(1).amax(dim=1)
-        for answer in touched
-        for one, other in zip(still.values(), answer.values(), strict=True)
+        for outputs in perturbed
+        for one, other in zip(clean.values(), outputs.values(), strict=True)
     ]
     change, order = torch.stack(changes).amax(dim=0).sort()
-    if change[batch - 1] > _STEADY and candidates < _MORE:
-        return _steady_images(model, batch, num_slots, iterations, _MORE)
+    if change[batch - 1] > _STABLE and candidates < _MORE:
+        return _stable_images(model, batch, num_slots, iterations, _MORE)
     return images[order[:batch]]
 
 
 def _check_kind(model: nn.Module) -> None:
     stages_of(model)
     if model.training or next(model.parameters()).device.type != "cpu":
-        raise ValueError("the model must be on the processor and in eval mode; call model.cpu().eval()")
+        raise ValueError("the model must be on the CPU and in eval mode; call model.cpu().eval()")
 
 
 def _new(path: Path, suffix: str) -> Path:
-    """`path`, where nothing is yet and something may be."""
+    """`path`; ValueError if it exists, has another suffix, or its folder is missing."""
     if path.exists():
-        raise ValueError(f"{path} exists; name a new one to write to, nothing is replaced")
+        raise ValueError(f"{path} exists and is not replaced; choose a new path")
     if suffix and path.suffix != suffix:
         raise ValueError(f"{path} must end in {suffix}; name it {path.with_suffix(suffix).name}")
     if not path.absolute().parent.is_dir():
-        raise ValueError(f"there is no folder {path.parent} to write {path.name} to; make it first")
+        raise ValueError(f"folder {path.parent} of {path.name} does not exist; create it first")
     return path

@@ -1,8 +1,7 @@
-"""A module to an ONNX graph whose batch and number of slots stay open; graphs to one graph with a loop.
+"""Trace modules to ONNX graphs with dynamic batch and number of slots, and join graphs around a loop.
 
-Traced by `torch.export` and translated by `torch.onnx` (onnxscript). Two operations that ONNX has not, a
-running maximum and the solution of linear equations, are written out in ones that it has; and long sums of
-products are taken in blocks, as PyTorch does and onnxruntime does not.
+`torch.export` traces and `torch.onnx` (onnxscript) translates. Two operations missing in ONNX, cumulative
+maximum and linear solve, are decomposed. Long dot products are summed in blocks, as in PyTorch.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
 MAX_BATCH, MAX_SLOTS = 4096, 256
-"""What traced graphs are promised to meet at most; `torch.export` asks for bounds."""
+"""Upper bounds of the dynamic axes, which `torch.export` requires."""
 _LONG, _BLOCK = 2048, 64
-"""Numbers from which a sum of products is long, and those of a block."""
+"""Length from which a dot product is summed in blocks, and the length of a block."""
 _FOLDED = 64 * 1024
-"""Bytes up to which a constant is computed beforehand; larger ones would only make files large."""
+"""Largest constant that is folded, in bytes; larger ones would inflate the file."""
 
 
 def trace(
@@ -34,10 +33,10 @@ def trace(
     """The ONNX graph of `module`, with named inputs and outputs.
 
     Args:
-        module: in the state (training or not) that it is to have.
-        inputs: name -> example, in the order of the arguments; a batch of 3 with 5 slots or so: sizes of 1,
-            and sizes that happen to be equal, would be taken for constants.
-        open_axes: name of an input -> letters of its first axes that stay open: "b" batch, "s" slots.
+        module: in the mode (training or eval) to export.
+        inputs: name -> example, in the order of the arguments. Dynamic axes need distinct sizes above 1, such
+            as a batch of 3 with 5 slots: size 1 and equal sizes would be specialised.
+        open_axes: name of an input -> letters of its leading dynamic axes: "b" batch, "s" slots.
         outputs: names, in order.
     """
     import onnx_ir
@@ -48,7 +47,7 @@ def trace(
         {axis: open_sizes[letter] for axis, letter in enumerate(open_axes.get(name, ""))} for name in inputs
     )
     with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
-        warnings.simplefilter("ignore")  # of the exporter about itself
+        warnings.simplefilter("ignore")  # internal warnings of the exporter
         program = torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes, strict=False)
         aten = torch.ops.aten
         program = program.run_decompositions(
@@ -74,13 +73,12 @@ def trace(
         optimizer.remove_unused_nodes(graph)
         optimizer.remove_unused_functions(graph)
         model = onnx_ir.to_proto(graph)
-    del model.graph.value_info[:]  # shapes within, by names that graphs put together would share
+    del model.graph.value_info[:]  # inner shapes, whose names would clash in joined graphs
     return model
 
 
 def running_maximum(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """`torch.cummax` of finite numbers, as the maximum of a window that reaches back to the first; the second
-    output, where the maximum lies, is left at 0.
+    """`torch.cummax` of finite numbers by max pooling; the second output, the indices, is 0.
 
     Example:
         >>> running_maximum(torch.tensor([1.0, 3.0, 2.0, 5.0, 4.0]), 0)[0]
@@ -94,10 +92,10 @@ def running_maximum(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def multiply_in_blocks(one: Tensor, other: Tensor) -> Any:
-    """`one @ other` where rows are long, summed over blocks of `_BLOCK` first; else left as it is.
+    """`one @ other`, summed over blocks of `_BLOCK` for long rows; NotImplemented otherwise.
 
-    One after the other, 4096 numbers in float32 lose a digit: the light on the ground that
-    `nn.color_transforms` fits would be off by 1e-5, and ten iterations make 1e-3 of that.
+    A sequential float32 sum of 4096 numbers loses a digit: the background illumination fitted by
+    `nn.color_transforms` would be off by 1e-5, which ten iterations amplify to 1e-3.
     """
     size = one.shape[-1]
     if not isinstance(size, int) or size < _LONG or size % _BLOCK:
@@ -108,9 +106,10 @@ def multiply_in_blocks(one: Tensor, other: Tensor) -> Any:
 
 
 def solve(matrix: Tensor, right: Tensor, *, left: bool = True) -> Tensor:
-    """`torch.linalg.solve` of [batch, n, n] and [batch, n, columns], by elimination without a change of rows.
+    """`torch.linalg.solve` of [batch, n, n] and [batch, n, columns], by Gaussian elimination without
+    pivoting.
 
-    For symmetric matrices without zero or negative eigenvalues, as in least squares; n steps are written out.
+    For symmetric positive definite matrices, as in least squares; the n steps are unrolled.
 
     Example:
         >>> solve(torch.tensor([[[2.0, 1.0], [1.0, 3.0]]]), torch.tensor([[[3.0], [4.0]]])).flatten()
@@ -125,23 +124,25 @@ def solve(matrix: Tensor, right: Tensor, *, left: bool = True) -> Tensor:
     return both[..., size:]
 
 
-def repeat(begin: ModelProto, step: ModelProto, finish: ModelProto, grid: tuple[int, int]) -> ModelProto:
-    """One graph: `begin`, then `step` for as many iterations as its input `iterations` says, then `finish`.
+def repeat(
+    first_stage: ModelProto, step: ModelProto, last_stage: ModelProto, grid: tuple[int, int]
+) -> ModelProto:
+    """One graph: `first_stage`, then `step` in a loop of `iterations` (a new input), then `last_stage`.
 
-    `begin` gives slots, inputs, bias; `step` takes these and gives slots, attention, bias, and the slots that
-    are seen; `finish` takes the last and attention [batch, slots, *grid], and its outputs come first. All
-    attention follows as "attention" [batch, iterations, slots, *grid].
+    `first_stage` returns slots, inputs, bias. `step` takes these and returns slots, attention, bias and the
+    slots to decode. `last_stage` takes the latter and attention [batch, slots, *grid]. The outputs are those
+    of `last_stage`, "slots", and "attention" [batch, iterations, slots, *grid].
     """
     import onnx
     from onnx import TensorProto, helper
 
-    inputs, outputs = list(begin.graph.input), list(finish.graph.output)
+    inputs, outputs = list(first_stage.graph.input), list(last_stage.graph.output)
     first, body, last = (
         _with_prefix(model.graph, prefix, kept)
         for model, prefix, kept in (
-            (begin, "begin", {value.name for value in inputs}),
+            (first_stage, "begin", {value.name for value in inputs}),
             (step, "step", set()),
-            (finish, "finish", {value.name for value in outputs}),
+            (last_stage, "finish", {value.name for value in outputs}),
         )
     )
     loop = _loop(body, [value.name for value in first.output])
@@ -169,19 +170,21 @@ def repeat(begin: ModelProto, step: ModelProto, finish: ModelProto, grid: tuple[
         ],
         [*first.initializer, *body.initializer, *last.initializer, shape, newest],
     )
-    model = helper.make_model(graph, opset_imports=begin.opset_import, ir_version=begin.ir_version)
+    model = helper.make_model(
+        graph, opset_imports=first_stage.opset_import, ir_version=first_stage.ir_version
+    )
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def _loop(body: GraphProto, carried: Sequence[str]) -> NodeProto:
-    """The ONNX loop around `body`; the inputs are seen from outside."""
+    """The ONNX Loop node around `body`; the encoder inputs are captured from the outer graph."""
     from onnx import TensorProto, helper
 
     slots_in, inputs_in, bias_in = body.input
-    slots_out, attention_out, bias_out, seen_out = body.output
+    slots_out, attention_out, bias_out, decoded_out = body.output
     slots, inputs, bias = carried
-    seen_in = helper.make_tensor_value_info("seen_before", TensorProto.FLOAT, None)
+    decoded_in = helper.make_tensor_value_info("seen_before", TensorProto.FLOAT, None)
     outside = helper.make_node("Identity", [inputs], [inputs_in.name])
     go_on = helper.make_node("Identity", ["go_on"], ["goes_on"])
     number = helper.make_tensor_value_info("iteration", TensorProto.INT64, [])
@@ -190,15 +193,15 @@ def _loop(body: GraphProto, carried: Sequence[str]) -> NodeProto:
     graph = helper.make_graph(
         [go_on, outside, *body.node],
         "iteration",
-        [number, condition, slots_in, bias_in, seen_in],
-        [goes_on, slots_out, bias_out, seen_out, attention_out],
+        [number, condition, slots_in, bias_in, decoded_in],
+        [goes_on, slots_out, bias_out, decoded_out, attention_out],
     )
     outputs = ["last_slots", "last_bias", "slots", "all_attention"]
     return helper.make_node("Loop", ["iterations", "", slots, bias, slots], outputs, body=graph)
 
 
 def _with_prefix(graph: GraphProto, prefix: str, kept: set[str]) -> GraphProto:
-    """`graph` with every name but those `kept` made its own."""
+    """`graph` with a prefix on every name except those `kept`."""
     from onnx import GraphProto
 
     renamed = GraphProto()
@@ -208,7 +211,7 @@ def _with_prefix(graph: GraphProto, prefix: str, kept: set[str]) -> GraphProto:
         return name if not name or name in kept else f"{prefix}/{name}"
 
     for node in renamed.node:
-        assert not any(attribute.HasField("g") for attribute in node.attribute), "graphs within graphs"
+        assert not any(attribute.HasField("g") for attribute in node.attribute), "nested graph"
         node.name = own(node.name)
         node.input[:] = [own(name) for name in node.input]
         node.output[:] = [own(name) for name in node.output]
@@ -218,7 +221,7 @@ def _with_prefix(graph: GraphProto, prefix: str, kept: set[str]) -> GraphProto:
 
 
 class _quiet:
-    """Loggers that say errors only, for a while."""
+    """Context manager that restricts loggers to errors."""
 
     def __init__(self, *names: str):
         self.loggers = [logging.getLogger(name) for name in names]

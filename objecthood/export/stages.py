@@ -1,9 +1,8 @@
-"""A model cut at its joints, so that what happens between them can be looked at and changed.
+"""The export stages of a model: initial slots, encoder, one iteration, decoder.
 
-`Start` makes the slots, `Encode` what they compete for, `Step` is one iteration of the competition with what
-a prior adds to the next, `Paint` is what slots look like. In a row (`Begin`, then `Step` over and over, then
-`Finish`) they are the model's own `forward`, written so that batch and number of slots may stay open when it
-is traced. The parts hold the model's own modules; nothing is copied.
+`Start` makes the initial slots, `Encode` the inputs, `Step` is one iteration with the attention bias of the
+next, `Decode` reconstructs each slot. `FirstStage`, repeated `Step` and `LastStage` equal the model's
+`forward` with dynamic batch and number of slots. The stages share the model's modules.
 """
 
 from __future__ import annotations
@@ -20,18 +19,20 @@ from objecthood.nn import GaussianSlots, LearnedSlots, SlotAttention
 
 
 def stages_of(model: nn.Module) -> ExportStages:
-    """The model's `export_stages`; ValueError where it has none."""
+    """The model's `export_stages`; ValueError if it has none."""
     if not isinstance(model, SlotModel):
-        raise ValueError(f"a {type(model).__name__} cannot be exported; take weights of `objecthood list`")
+        raise ValueError(
+            f"a {type(model).__name__} cannot be exported; use weights of `objecthood list weights`"
+        )
     return model.export_stages()
 
 
 class Start(nn.Module):
-    """Start noise to the slots that a model begins with.
+    """Initial slots from noise.
 
-    Learned queries stay as they are with `noise_scale` 0; above it they are moved by noise, in units of their
-    deviation from each other, whatever the model's own `noise_scale` is (in most models 0). Slots beyond the
-    learned ones, and Gaussian slots, are drawn with the trained deviation whatever `noise_scale` says.
+    `noise_scale` scales the noise added to learned queries, in units of the standard deviation between
+    queries; it replaces the model's own (0 in most models). Slots beyond the learned ones, and Gaussian
+    slots, use the trained deviation and ignore `noise_scale`.
     """
 
     initial_slots: GaussianSlots | LearnedSlots
@@ -42,18 +43,18 @@ class Start(nn.Module):
 
     @property
     def own_noise_scale(self) -> float:
-        """The model's own `noise_scale`: 0 where slots begin the same in every image, or are Gaussian."""
+        """The model's `noise_scale`; 0 for fixed and for Gaussian initial slots."""
         return self.initial_slots.noise_scale if isinstance(self.initial_slots, LearnedSlots) else 0.0
 
     @property
     def is_learned(self) -> bool:
-        """Whether slots begin as learned queries."""
+        """Whether the initial slots are learned queries."""
         return isinstance(self.initial_slots, LearnedSlots)
 
     def forward(
         self, noise: Float[Tensor, "batch slots slot_dim"], noise_scale: Float[Tensor, ""]
     ) -> Float[Tensor, "batch slots slot_dim"]:
-        """The slots, for standard normal `noise`."""
+        """The initial slots for standard normal `noise`."""
         initial = self.initial_slots
         if isinstance(initial, GaussianSlots):
             return initial.slots_mu + initial.slots_log_sigma.exp() * noise
@@ -68,7 +69,7 @@ class Start(nn.Module):
 
 
 class Encode(nn.Module):
-    """Images in [0, 1] to the normalised inputs that slots compete for."""
+    """Images in [0, 1] to normalised inputs of Slot Attention."""
 
     def __init__(self, model: SlotModel):
         super().__init__()
@@ -79,7 +80,7 @@ class Encode(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch inputs input_dim"]:
-        """The inputs."""
+        """The normalised inputs."""
         inputs: Tensor = self.slot_attention.norm_inputs(
             self.encoder(self.input_transform(images)).flatten(1, 2)
         )
@@ -87,11 +88,10 @@ class Encode(nn.Module):
 
 
 class Step(nn.Module):
-    """One iteration: slots before to slots after, the attention in it, what to add to the next logits, and
-    the slots that are painted.
+    """One iteration of Slot Attention.
 
-    These are the slots after it, told, where the model has a readout, what they hold. Raises ValueError for
-    a model with `SlotMLP`, which has no iterations.
+    The slots to decode are the updated slots, passed through the readout if the model has one. Raises
+    ValueError for a model with `SlotMLP`, which has no iterations.
     """
 
     def __init__(self, model: SlotModel):
@@ -100,8 +100,8 @@ class Step(nn.Module):
         group = stages.grouping.slot_attention
         if not isinstance(group, SlotAttention):
             raise ValueError(
-                f"`model` groups by {type(group).__name__}, which has no iterations to take apart; use a "
-                "model with SlotAttention"
+                f"`model` uses {type(group).__name__}, which has no iterations to export; use a model with "
+                "SlotAttention"
             )
         self.slot_attention, self.grid, self.readout = group, model.feature_grid, stages.readout
 
@@ -116,7 +116,7 @@ class Step(nn.Module):
         Float[Tensor, "batch slots inputs"],
         Float[Tensor, "batch slots slot_dim"],
     ]:
-        """Slots, attention, the next `bias` (the first iteration's is 0), and the slots that are painted."""
+        """Slots, attention, the `bias` of the next iteration (0 for the first), and the slots to decode."""
         group = self.slot_attention
         if group.attention_bias is not None and group.bias_before_attention:
             bias = group.early_bias(slots, inputs, bias)
@@ -126,22 +126,22 @@ class Step(nn.Module):
         elif not group.bias_before_attention:
             bias = group.attention_bias(attention, group.resemblance(slots, inputs))
         if self.readout is None:
-            return after, attention, bias, after + 0  # an output of its own, when traced
+            return after, attention, bias, after + 0  # a distinct output when traced
         return after, attention, bias, self.readout(after, inputs, attention.unflatten(-1, self.grid))
 
 
-class Paint(nn.Module):
-    """Slots and the attention that made them to what each paints, and how strongly it claims each pixel.
+class Decode(nn.Module):
+    """Slots and their attention to an appearance and mask logits for each slot.
 
-    Every slot is painted alone: a softmax of the logits over any set of slots, of one image or of several,
-    weighs their appearances into an image.
+    Slots are decoded independently: a softmax of the logits over any set of slots, also of several images,
+    gives alpha masks that composite their appearances into an image.
     """
 
     def __init__(self, model: SlotModel):
         super().__init__()
         decoder = stages_of(model).decoder
         if decoder is None:
-            raise ValueError(f"only a discovery model has parts to paint with; got a {type(model).__name__}")
+            raise ValueError(f"only a discovery model has a decoder; got a {type(model).__name__}")
         self.decoder = decoder
 
     def forward(
@@ -150,12 +150,12 @@ class Paint(nn.Module):
         attention: Float[Tensor, "batch slots rows columns"],
     ) -> tuple[Float[Tensor, "batch slots 3 height width"], Float[Tensor, "batch slots height width"]]:
         """Appearance in [0, 1] units (not clamped), and mask logits."""
-        painting = self.decoder(slots, attention)
-        return 0.5 + 0.5 * painting.appearance, painting.mask_logits
+        output = self.decoder(slots, attention)
+        return 0.5 + 0.5 * output.appearance, output.mask_logits
 
 
-class Begin(nn.Module):
-    """Images and start noise to all that the first iteration needs; `Start` and `Encode` together."""
+class FirstStage(nn.Module):
+    """`Start` and `Encode`: images and noise to the inputs of the first iteration."""
 
     def __init__(self, model: SlotModel):
         super().__init__()
@@ -170,54 +170,54 @@ class Begin(nn.Module):
         return slots, inputs, torch.zeros_like(slots[..., :1] * inputs[:, None, :, 0])
 
 
-class Finish(nn.Module):
-    """The last slots and their attention to what the model says: a painted image, or properties."""
+class LastStage(nn.Module):
+    """The final slots and their attention to the outputs of the model: decoder outputs or properties."""
 
     def __init__(self, model: SlotModel):
         super().__init__()
         self.head = stages_of(model).head
-        self.paint = Paint(model) if self.head is None else None
+        self.decode = Decode(model) if self.head is None else None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is said: fields of the model's own output, in order."""
-        return ("reconstruction", "appearance", "masks") if self.paint else ("properties",)
+        """Names of the outputs, in order: fields of the model's output."""
+        return ("reconstruction", "appearance", "masks") if self.decode else ("properties",)
 
     def forward(
         self,
         slots: Float[Tensor, "batch slots slot_dim"],
         attention: Float[Tensor, "batch slots rows columns"],
     ) -> tuple[Tensor, ...]:
-        """What `names` says."""
-        if self.paint is None:
+        """The outputs listed in `names`."""
+        if self.decode is None:
             assert self.head is not None
             return (self.head(slots).sigmoid(),)
-        appearance, mask_logits = self.paint(slots, attention)
+        appearance, mask_logits = self.decode(slots, attention)
         masks = mask_logits.softmax(dim=1)
         return (masks[:, :, None] * appearance).sum(dim=1), appearance, masks
 
 
-class Parts(NamedTuple):
-    """The parts of a discovery model."""
+class Stages(NamedTuple):
+    """The stages of a discovery model."""
 
     start: Start
     encode: Encode
     step: Step
-    paint: Paint
+    decode: Decode
 
 
-def stages_of_discovery(model: SlotModel) -> Parts:
-    """The parts of a discovery model, in the state that the model is in.
+def stages_of_discovery(model: SlotModel) -> Stages:
+    """The stages of a discovery model, in the model's mode; ValueError for another model.
 
     Example:
         >>> import torch
         >>> from objecthood.models import autoencoder
-        >>> start, encode, step, paint = stages_of_discovery(autoencoder.fast_tetrominoes().eval())
+        >>> start, encode, step, decode = stages_of_discovery(autoencoder.fast_tetrominoes().eval())
         >>> inputs = encode(torch.rand(2, 3, 35, 35))
         >>> slots = start(torch.randn(2, 5, 64), torch.tensor(0.0))
-        >>> slots, attention, bias, seen = step(slots, inputs, torch.zeros(2, 5, 324))
-        >>> appearance, mask_logits = paint(seen, attention.unflatten(-1, (18, 18)))
+        >>> slots, attention, bias, to_decode = step(slots, inputs, torch.zeros(2, 5, 324))
+        >>> appearance, mask_logits = decode(to_decode, attention.unflatten(-1, (18, 18)))
         >>> appearance.shape, mask_logits.shape
         (torch.Size([2, 5, 3, 35, 35]), torch.Size([2, 5, 35, 35]))
     """
-    return Parts(Start(model), Encode(model), Step(model), Paint(model))
+    return Stages(Start(model), Encode(model), Step(model), Decode(model))

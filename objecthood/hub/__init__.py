@@ -1,4 +1,4 @@
-"""Weights by name: those that come with the package, and those of the Hugging Face hub."""
+"""Weights by name: bundled with the package, or from the Hugging Face Hub."""
 
 from objecthood.hub.pretrained import (
     DEFAULT,

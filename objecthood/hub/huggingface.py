@@ -1,7 +1,7 @@
-"""Weights from and to the Hugging Face Hub, through huggingface-hub (extra `hub`); nothing is sent unasked.
+"""Download weights from the Hugging Face Hub and publish them (extra `hub`).
 
-A repository holds weights.safetensors, config.json (the facts, with the SHA-256 that a download is compared
-with), README.md (the model card) and picture.png.
+A repository holds weights.safetensors, config.json (facts, with the SHA-256 of the weights), README.md (model
+card) and picture.png.
 """
 
 from __future__ import annotations
@@ -36,20 +36,19 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 def from_pretrained(
     source: str | Path, recipe: Recipe | None = None, *, revision: str | None = None, token: str | None = None
 ) -> nn.Module:
-    """The model of weights by name, file or run folder (as `hub.load`), or of a repository of the Hub.
+    """The model of weights by name, file or run folder (as `hub.load`), or from a repository on the Hub.
 
-    "OWNER/NAME" is a repository where there is no such file or folder; its weights are kept in the Hub's own
-    cache and compared with the SHA-256 that the repository states. `revision` is a branch, tag or commit,
-    `token` for what is private. Weights of a recipe class of your own need that `recipe`.
+    "OWNER/NAME" is a repository unless such a file or folder exists; its weights are cached by the Hub's
+    library and verified by the SHA-256 in the repository. `revision` is a branch, tag or commit; `token`
+    gives access to private repositories. Weights of a custom recipe class need that `recipe`.
 
-    Without a connection to the Hub, weights in its cache are loaded; others fail at once, without retries.
+    Without a connection, cached weights are loaded and others fail without retries.
 
-    Raises ValueError, in one line, where there is nothing of that name, it cannot be fetched, or it is not
-    what was published.
+    Raises ValueError if the name is unknown, the download fails, or the SHA-256 differs.
 
     Example:
         >>> import objecthood as oh
-        >>> oh.from_pretrained("clevr").num_slots  # comes with the package: no network
+        >>> oh.from_pretrained("clevr").num_slots  # bundled: no network access
         7
     """
     if str(source) in hub.PRETRAINED or Path(source).exists() or not _REPOSITORY.fullmatch(str(source)):
@@ -57,12 +56,12 @@ def from_pretrained(
     from_cache = _unreachable(str(source), revision, token)
     sha256 = _stated_sha256(_download(str(source), FACTS, revision, token, from_cache), str(source))
     file = _download(str(source), WEIGHTS, revision, token, from_cache)
-    hub.check_sha256(file, sha256, f"weights of {source}", "remove that file and fetch them again")
+    hub.check_sha256(file, sha256, f"weights of {source}", "remove that file and download them again")
     return hub.load(file, recipe)
 
 
 def _stated_sha256(file: Path, source: str) -> str:
-    """What config.json says of the weights; ValueError where it says nothing, or is not ours."""
+    """The SHA-256 of the weights in config.json; ValueError if it is missing or config.json is damaged."""
     problem = "states no SHA-256"
     try:
         size = file.stat().st_size
@@ -73,7 +72,7 @@ def _stated_sha256(file: Path, source: str) -> str:
         stated = facts.get("sha256") if isinstance(facts, dict) else None
         if isinstance(stated, str) and _SHA256.fullmatch(stated):
             return stated
-    raise ValueError(f"{source} was not published by objecthood ({FACTS} {problem}); name another")
+    raise ValueError(f"{source} was not published by objecthood ({FACTS} {problem}); use another repository")
 
 
 def push_to_hub(
@@ -90,24 +89,25 @@ def push_to_hub(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Publish weights with their card as "OWNER/NAME" on the Hub, and return the address of the commit.
+    """Publish weights with a model card as "OWNER/NAME" on the Hub; returns the address of the commit.
 
     Args:
-        source: a model, a name of `hub.PRETRAINED`, whose facts are known, or a run folder or weight file.
-        recipe: of a model that `oh.load` and `oh.from_pretrained` did not give; theirs is `model.recipe`.
-        scores: on test scenes, such as `oh.evaluate` returns; those that a weight file states unless given.
-        licence, data, limits, chosen: what only you can tell of your own weights: the SPDX identifier of the
-            licence, what was trained on, what they cannot do, and how the seed was chosen.
-        image: shown in the card as the model sees it; of a run folder its latest.png unless named.
-        private: whether a repository that is not there yet is made private.
-        token: of your account; unless given, the one that `hf auth login` stored.
+        source: a model, a name in `hub.PRETRAINED`, a run folder or a weight file.
+        repository: "OWNER/NAME".
+        recipe: of a model without `model.recipe` (which `oh.load` and `oh.from_pretrained` set).
+        scores: on test scenes, as `oh.evaluate` returns; those in the weight file by default.
+        licence, data, limits, chosen: required for your own weights: SPDX identifier of the licence, training
+            data, limitations, and how the seed was chosen.
+        picture: image whose prediction is shown in the card; latest.png of a run folder by default.
+        private: create a new repository as private.
+        token: access token; that of `hf auth login` by default.
 
-    Raises ValueError, in one line, where a fact or the image is missing, or the Hub refuses.
+    Raises ValueError if a fact or the image is missing, or the Hub refuses.
     """
     library = _library()
     if isinstance(source, str | Path):
         if recipe is not None:
-            raise ValueError("`recipe` goes with a model; a weight file states its own, so leave it out")
+            raise ValueError("`recipe` is for models only; a weight file holds its own, so omit it")
     else:
         with tempfile.TemporaryDirectory() as folder:
             file = _save(source, recipe, Path(folder), scores)
@@ -124,20 +124,18 @@ def push_to_hub(
                 token=token,
             )
     api = library.HfApi(token=token)
-    told = {
+    given = {
         "scores": dict(scores or {}),
         "licence": licence,
         "data": data,
         "limits": limits,
         "chosen": chosen,
     }
-    file, facts = _facts(source, told)
+    file, facts = _facts(source, given)
     gaps = missing_facts(facts)
     if gaps:
         example = "scores=oh.evaluate(model, recipe)" if gaps[0] == "scores" else f"{gaps[0]}='...'"
-        raise ValueError(
-            f"nothing is published without {', '.join(gaps)}; say it: push_to_hub(..., {example})"
-        )
+        raise ValueError(f"publishing needs {', '.join(gaps)}; add push_to_hub(..., {example})")
     content = io.BytesIO()
     _drawn(source, file, picture).save(content, "PNG")
     card = model_card(repository.rpartition("/")[2], facts, PICTURE, f'oh.from_pretrained("{repository}")')
@@ -151,43 +149,41 @@ def push_to_hub(
     operations = [add(path_in_repo=name, path_or_fileobj=source) for name, source in files.items()]
     try:
         api.create_repo(repository, private=private, exist_ok=True)
-        said = api.create_commit(repository, operations, commit_message="Weights by objecthood")
-    except Exception as error:  # what a network and a foreign library may raise is no short list
+        commit = api.create_commit(repository, operations, commit_message="Weights by objecthood")
+    except Exception as error:  # the network and the library raise many types of errors
         raise ValueError(f"{repository} could not be published: {_one_line(error)}") from error
-    return said.commit_url
+    return commit.commit_url
 
 
 def _save(model: object, recipe: Recipe | None, folder: Path, scores: Mapping[str, float] | None) -> Path:
-    """The weight file, in `folder`, of a model in memory."""
+    """Write a model in memory to a weight file in `folder`."""
     from torch import nn
 
     from objecthood.checkpoint.run import save
 
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
-        raise ValueError(
-            f"a {kind} cannot be published; give a model, weights by name, a file or a run folder"
-        )
+        raise ValueError(f"a {kind} cannot be published; pass a model, a name, a weight file or a run folder")
     recipe = recipe or getattr(model, "recipe", None)
     if recipe is None:
         raise ValueError(
-            f"this {type(model).__name__} does not state its recipe, from which it is built again; name it: "
+            f"this {type(model).__name__} has no `recipe`, which is needed to load it; pass "
             "push_to_hub(model, ..., recipe=oh.RECIPES['...'])"
         )
     return save(model, recipe, folder / WEIGHTS, dict(scores or {}), getattr(model, "calibration", None))
 
 
-def _facts(source: str | Path, told: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """The weight file and all that is known of it; what was told goes first."""
+def _facts(source: str | Path, given: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The weight file and its facts; `given` values take precedence."""
     file = hub.resolve(source)
-    told = {name: value for name, value in told.items() if value}
+    given = {name: value for name, value in given.items() if value}
     if str(source) in hub.PRETRAINED:
-        return file, {**hub.PRETRAINED[str(source)].facts, **told}
+        return file, {**hub.PRETRAINED[str(source)].facts, **given}
     from objecthood.recipes import from_dict
 
     description = read_description(file)
     settings = description["recipe"]
-    if settings.get("data_path"):  # the folder's name tells the data; where it lies is nobody's concern
+    if settings.get("data_path"):  # keep the folder's name only: the path is private
         settings["data_path"] = Path(settings["data_path"]).name
     facts = {
         "recipe": settings["name"],
@@ -202,11 +198,12 @@ def _facts(source: str | Path, told: Mapping[str, Any]) -> tuple[Path, dict[str,
     }
     if description["frozen"]:
         facts["frozen"] = description["frozen"]
-    return file, facts | told
+    return file, facts | given
 
 
 def _drawn(source: str | Path, file: Path, picture: str | Path | None) -> Image.Image:
-    """What the model sees in the image; without one, in the weights' own, or a run folder's latest."""
+    """The figure of the card: a prediction of `picture`, of the bundled image, or the run folder's
+    latest.png."""
     from PIL import Image
 
     from objecthood.inference.predict import predict
@@ -217,12 +214,12 @@ def _drawn(source: str | Path, file: Path, picture: str | Path | None) -> Image.
     if picture is None and str(source) in hub.PRETRAINED:
         picture = hub.PRETRAINED[str(source)].example
     if picture is None:
-        raise ValueError("a card needs an image; name one: push_to_hub(..., image='picture.png')")
+        raise ValueError("the model card needs an image; add push_to_hub(..., picture='image.png')")
     return predict(file, picture)[0].plot()
 
 
 def _download(repository: str, name: str, revision: str | None, token: str | None, unreachable: str) -> Path:
-    """The file in the Hub's cache, fetched unless the Hub is `unreachable` (why, else "")."""
+    """The file in the Hub's cache, downloaded unless the Hub is `unreachable` (the reason, or "")."""
     try:
         return Path(
             _library().hf_hub_download(
@@ -233,13 +230,13 @@ def _download(repository: str, name: str, revision: str | None, token: str | Non
         reason = f"no connection to the Hub: {unreachable}" if unreachable else _one_line(error)
         remedy = "check the connection" if unreachable else "check the name"
         raise ValueError(
-            f"{name} of {repository} could not be fetched ({reason}); {remedy}, or take one of "
+            f"{name} of {repository} could not be downloaded ({reason}); {remedy}, or use one of "
             f"{', '.join(hub.PRETRAINED)}"
         ) from error
 
 
 def _unreachable(repository: str, revision: str | None, token: str | None) -> str:
-    """Why the Hub cannot be reached, in one line, or "". A download would retry six times, for 25 seconds."""
+    """Why the Hub is unreachable, or "". A download would retry six times, for 25 seconds."""
     library = _library()
     try:
         address = library.hf_hub_url(repository, FACTS, revision=revision)

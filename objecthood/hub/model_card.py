@@ -1,7 +1,7 @@
-"""What is known of published weights, as a page: licence, data, scores with protocol and seeds, limits.
+"""Model cards of published weights: licence, data, scores with protocol and seeds, limitations.
 
-The head is what the Hugging Face Hub reads (huggingface.co/docs/hub/model-cards); everything comes from the
-facts beside the weights (`hub.Pretrained.facts`), and a card with a gap is refused.
+The YAML header follows huggingface.co/docs/hub/model-cards. All content comes from `hub.Pretrained.facts`; a
+card with a missing fact is refused.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ REQUIRED = (
     "sha256",
     "chosen",
 )
-"""Facts without which nothing is published."""
+"""Facts that a model card needs."""
 
 
 def missing_facts(facts: Mapping[str, Any]) -> list[str]:
-    """Which of the required facts are not there, or empty."""
+    """The required facts that are missing or empty."""
     return [name for name in REQUIRED if facts.get(name) in (None, "", {}, [])]
 
 
@@ -37,11 +37,11 @@ def model_card(name: str, facts: Mapping[str, Any], picture: str, load: str) -> 
 
     Args:
         name: heading.
-        facts: as of `hub.Pretrained`.
-        image: where the card finds its image.
-        load: the line of Python that loads the weights.
+        facts: as in `hub.Pretrained`.
+        picture: path of the image, relative to the card.
+        load: Python expression that loads the weights.
 
-    Raises ValueError where a required fact is missing.
+    Raises ValueError if a required fact is missing.
 
     Example:
         >>> from objecthood.hub import PRETRAINED
@@ -51,11 +51,11 @@ def model_card(name: str, facts: Mapping[str, Any], picture: str, load: str) -> 
     """
     gaps = missing_facts(facts)
     if gaps:
-        raise ValueError(f"no card without {', '.join(gaps)}; state what is missing in the facts of {name!r}")
+        raise ValueError(f"the model card needs {', '.join(gaps)}; add them to the facts of {name!r}")
     parts = [
         _head(name, facts),
         f"# {name}\n\n{facts['settings'].get('description', '')}".strip() + ".",
-        f"![what the model sees in a held-out image]({picture})",
+        f"![prediction on a held-out image]({picture})",
         f"*{facts['picture']}*" if facts.get("picture") else "",
         _use(load),
         f"## Scores\n\n{_scores(facts)}",
@@ -69,7 +69,7 @@ def model_card(name: str, facts: Mapping[str, Any], picture: str, load: str) -> 
 
 
 def _head(name: str, facts: Mapping[str, Any]) -> str:
-    """YAML that the Hub reads; texts as JSON strings, which YAML understands."""
+    """The YAML header; texts are JSON strings, which are valid YAML."""
     kind = "image-segmentation" if "fg_ari" in facts["scores"] else "object-detection"
     metrics = [
         f"          - type: {score}\n            name: {json.dumps(title(score))}\n"
@@ -100,7 +100,7 @@ def _use(load: str) -> str:
     return (
         "```python\nimport objecthood as oh\n\n"
         f'model = {load}\n(result,) = oh.predict(model, "picture.png")\n'
-        'result.plot().save("seen.png")\n```'
+        'result.plot().save("prediction.png")\n```'
     )
 
 
@@ -136,9 +136,9 @@ def _warnings(facts: Mapping[str, Any]) -> str:
         return ""
     each = "; ".join(f"{kind}: {share:.0%}" for kind, share in shares.items())
     return (
-        f"`predict` warns of images unlike the training data by their "
-        f"{' and '.join(facts['calibration']['quantiles'])}. Share of images it warned of, measured, on "
-        f"kinds that the thresholds were chosen on: {each}."
+        f"`predict` warns of out-of-distribution images by their "
+        f"{' and '.join(facts['calibration']['quantiles'])}. Measured share of images with a warning, on the kinds "
+        f"of images used to choose the thresholds: {each}."
     )
 
 

@@ -1,9 +1,8 @@
-"""Weights by name: what comes with the package, what is known of it, and how it is loaded.
+"""Bundled weights by name: files, facts and loading. Imports no heavy packages.
 
-Every entry of `PRETRAINED` is three files in `weights/`: NAME.safetensors, NAME.json (SHA-256, licence, data,
-scores with protocol and seeds, limits), NAME.png (a held-out image). `runs/release/publish_weights.py`
-writes all three; nothing else needs to change for weights to be added or replaced. Imports nothing heavy,
-so that what is known is told at once.
+Every entry of `PRETRAINED` has three files in `weights/`: NAME.safetensors, NAME.json (SHA-256, licence,
+data, scores with protocol and seeds, limitations) and NAME.png (a held-out image), all written by
+`runs/release/publish_weights.py`.
 """
 
 from __future__ import annotations
@@ -26,32 +25,32 @@ if typing.TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 UNTRAINED = ("photos",)
-"""Models that `load` knows by name and whose grouping is not trained: they have no weight file."""
+"""Models by name without trained weights, and so without a weight file."""
 DEFAULT = "clevr"
-"""Whose weights look at images where none are named."""
+"""Default weights of `predict`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """Weights that come with the package."""
+    """Bundled weights."""
 
     name: str
     facts: Mapping[str, Any]
-    """All that is published: "recipe" (name), "settings", "seed", "chosen" (how the seed was), "parameters",
-    "bytes", "sha256", "licence", "data", "limits", "scores" and "protocol" (test scenes), "validation" and
-    "test_by_seed", "calibration" and "warnings" (share of images, by kind, that are told to be unlike what was
-    trained on), "trained" (costs, machine, commit), "image", and "frozen" (identities by place) where parts
-    of the model are not in the file."""
+    """Content of the JSON file: "recipe" (name), "settings", "seed", "chosen" (selection of the seed),
+    "parameters", "bytes", "sha256", "licence", "data", "limits", "scores" and "protocol" (test scenes),
+    "validation" and "test_by_seed", "calibration" and "warnings" (share of images with an
+    out-of-distribution warning, by kind), "trained" (costs, machine, commit), "picture", and "frozen"
+    (identities of frozen modules by path)."""
     folder: Path = WEIGHTS
 
     @property
     def file(self) -> Path:
-        """The weights, as safetensors."""
+        """The weight file (safetensors)."""
         return self.folder / f"{self.name}.safetensors"
 
     @property
     def example(self) -> Path:
-        """An image to try them on, held out of training."""
+        """A held-out example image."""
         return self.folder / f"{self.name}.png"
 
     picture = renamed.attribute("picture", "example")
@@ -67,7 +66,7 @@ class Pretrained:
 
     @property
     def scores(self) -> dict[str, float]:
-        """On test scenes, by the `protocol`."""
+        """Test scores, measured by `protocol`."""
         return self.facts["scores"]
 
     @property
@@ -75,30 +74,29 @@ class Pretrained:
         return self.facts["protocol"]
 
     def check(self) -> Path:
-        """The file, after its SHA-256 was compared; ValueError where it is missing or another."""
+        """The weight file; ValueError if it is missing or its SHA-256 differs."""
         check_sha256(self.file, self.sha256, f"weights {self.name!r}", "reinstall objecthood")
         return self.file
 
 
 def check_sha256(file: Path, wanted: str, name: str, remedy: str) -> None:
-    """ValueError, in one line, where `file` is not there or not what was published."""
+    """Raise ValueError if `file` is missing or its SHA-256 is not `wanted`."""
     if not file.is_file():
-        raise ValueError(f"{name} are not there ({file}); {remedy}")
+        raise ValueError(f"{name} are missing ({file}); {remedy}")
     found = sha256_of(file)
     if found != wanted:
         raise ValueError(
-            f"{name} are not those that were published: {file} has SHA-256 {found}, expected {wanted}; "
-            f"{remedy}"
+            f"{name} are not the published ones: {file} has SHA-256 {found}, expected {wanted}; {remedy}"
         )
 
 
 def sha256_of(file: Path) -> str:
-    """As hexadecimal digits."""
+    """SHA-256 as hexadecimal digits."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def read_all(folder: Path) -> dict[str, Pretrained]:
-    """Name to weights, from the JSON files of a folder."""
+    """Weights by name, from the JSON files of a folder."""
     return {
         file.stem: Pretrained(file.stem, json.loads(file.read_text()), folder)
         for file in sorted(folder.glob("*.json"))
@@ -106,25 +104,23 @@ def read_all(folder: Path) -> dict[str, Pretrained]:
 
 
 PRETRAINED: dict[str, Pretrained] = read_all(WEIGHTS)
-"""Weights that come with the package, by name."""
+"""Bundled weights by name."""
 
 
 def resolve(source: str | Path) -> Path:
-    """The weight file that a name, a file or a run folder stands for.
+    """The weight file of a name, file or run folder.
 
-    A name of `PRETRAINED` is taken as such (`./sprites` is a file or folder), and its SHA-256 compared.
-    Raises ValueError where nothing is found, or another file than was published.
+    Names in `PRETRAINED` take precedence (`./sprites` is a path), and their SHA-256 is verified. Raises
+    ValueError if there is no such file or its SHA-256 differs.
     """
     if isinstance(source, str) and source in PRETRAINED:
         return PRETRAINED[source].check()
     if source in UNTRAINED and not Path(source).exists():
-        raise ValueError(
-            f"{source} has no weight file, for its grouping is not trained; it serves predict, and oh.load"
-        )
+        raise ValueError(f"{source} has no weight file, as it is not trained; use it with predict or oh.load")
     path = Path(source)
     if path.is_dir():
         if not (path / "recipe.json").exists() and not (path / "weights.safetensors").exists():
-            raise ValueError(f"{path} is not a run folder; name one, or a weights file")
+            raise ValueError(f"{path} is not a run folder; pass a run folder or a weight file")
         path = path / "weights.safetensors"
         if not path.exists():
             raise ValueError(
@@ -134,20 +130,19 @@ def resolve(source: str | Path) -> Path:
         near = nearest(str(source), PRETRAINED)
         question = f"did you mean {near}?" if near else f"known names are {', '.join(PRETRAINED)};"
         raise ValueError(
-            f"no weight file at {path}, and no weights of that name; {question} a finished run has one as "
+            f"no weight file at {path}, and no weights of that name; {question} finished runs have "
             "RUN/weights.safetensors"
         )
     return path
 
 
 def load(source: str | Path, recipe: Recipe | None = None) -> nn.Module:
-    """The model of weights by name, by file, or of a run folder, ready for use; its recipe is `model.recipe`.
+    """The model of weights by name, file or run folder, ready for use, with `model.recipe`.
 
-    Names are those of `oh.PRETRAINED` (`objecthood list weights`); their files come with the package and are
-    compared with their SHA-256. A file made by a recipe class of your own needs that `recipe`.
+    Names are those in `oh.PRETRAINED` (`objecthood list weights`), whose files are bundled and verified by
+    SHA-256. Files of a custom recipe class need that `recipe`.
 
-    Raises ValueError where there is nothing of that name, the file is not ours, is not what was published, or
-    does not fit the recipe.
+    Raises ValueError if the weights are unknown, damaged, of another format, or do not fit the recipe.
 
     Example:
         >>> import objecthood as oh

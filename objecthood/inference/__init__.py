@@ -1,1 +1,1 @@
-"""Weights at work on a user's images and videos: predictions, result files, the scikit-learn estimator."""
+"""Prediction on images and videos: results, result files, the scikit-learn style estimator."""

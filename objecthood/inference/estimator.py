@@ -1,7 +1,6 @@
-"""`fit`, `predict`, `transform` and `score` on arrays of images, after the conventions of scikit-learn.
+"""`fit`, `predict`, `transform` and `score` on arrays of images, following the conventions of scikit-learn.
 
-The recipe is `folder`, the command's own for images without labels; this is the way to it for those whose
-images lie in an array. scikit-learn itself is not needed.
+It trains the recipe `folder` (images without labels). scikit-learn is not required.
 """
 
 from __future__ import annotations
@@ -25,25 +24,25 @@ from objecthood.recipes import RECIPES
 from objecthood.runtime.environment import choose_device
 from objecthood.train import train
 
-Pictures = UInt8[np.ndarray, "images height width 3"] | Float[np.ndarray, "images height width 3"]
+Images = UInt8[np.ndarray, "images height width 3"] | Float[np.ndarray, "images height width 3"]
 
 
 class ObjectFinder:
-    """Slots that are trained on images, and what they then find in images.
+    """A discovery model trained on an array of images.
 
     Args:
-        num_slots: objects an image has at most, and one for the background.
-        resolution: side, in pixels, of the squares that the model sees; a multiple of 4.
-        steps: of training, with 16 images each; the recipe's own (2,000) unless given.
+        num_slots: largest number of objects per image, plus one for the background.
+        resolution: side of the model's input in pixels; a multiple of 4.
+        steps: of training, with 16 images each; 2,000 by default.
         seed: of weights and of the order of images.
-        iterations: of slot attention after training.
-        out: run folder to keep (curves, checkpoints, weights, report); none is kept unless named. The
-            images are not kept with it, so that a `fit` that was stopped cannot be gone on with.
+        iterations: of Slot Attention after training.
+        out: run folder to keep (curves, checkpoints, weights, report); not kept by default. It does not hold
+            the images, so a stopped `fit` cannot be resumed.
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Attributes:
         model_: after `fit`, the trained `SlotModel`.
-        scores_: after `fit`, its error on images kept out, mean square in [-1, 1] units, as {"mse": ...}.
+        scores_: after `fit`, {"mse": ...}: mean squared error on held-out images, in [-1, 1] units.
 
     Example:
         >>> import numpy as np
@@ -68,12 +67,12 @@ class ObjectFinder:
         self.num_slots, self.resolution, self.steps, self.seed = num_slots, resolution, steps, seed
         self.iterations, self.out, self.device = iterations, out, device
 
-    def fit(self, X: Pictures, y: object = None) -> ObjectFinder:
-        """Train on images [images, height, width, 3], uint8 or float in [0, 1]; `y` is not looked at.
+    def fit(self, X: Images, y: object = None) -> ObjectFinder:
+        """Train on images [images, height, width, 3], uint8 or float in [0, 1]; `y` is ignored.
 
-        ValueError for other arrays, for settings that do not fit, and where `out` holds a run already.
+        Raises ValueError for other arrays, invalid settings, or if `out` already holds a run.
         """
-        pictures = as_bytes(X)
+        images = as_bytes(X)
         folder_recipe: Any = RECIPES["folder"]
         recipe = dataclasses.replace(
             folder_recipe,
@@ -83,42 +82,42 @@ class ObjectFinder:
             seed=self.seed,
             test_iterations=self.iterations,
         )
-        with tempfile.TemporaryDirectory(prefix="objecthood-") as place:
-            folder = Path(place) / "pictures"
+        with tempfile.TemporaryDirectory(prefix="objecthood-") as temporary:
+            folder = Path(temporary) / "images"
             folder.mkdir()
-            for number, picture in enumerate(pictures):
-                Image.fromarray(picture).save(folder / f"{number:07d}.png", compress_level=1)
-            run = Path(self.out) if self.out is not None else Path(place) / "run"
+            for number, image in enumerate(images):
+                Image.fromarray(image).save(folder / f"{number:07d}.png", compress_level=1)
+            run = Path(self.out) if self.out is not None else Path(temporary) / "run"
             recipe = dataclasses.replace(recipe, data_path=str(folder))
             self.scores_: dict[str, float] = train(recipe, run, device=self.device)["scores"]
             self.model_: Any = load(run / "weights.safetensors")
         return self
 
-    def predict(self, X: Pictures) -> Int16[np.ndarray, "images height width"]:
-        """The strongest slot of every pixel, 0 to num_slots - 1, at the images' own size; -1 where a model
-        whose `fit` is "crop" does not see it."""
-        return np.stack([result.labels for result in self._look(X)])
+    def predict(self, X: Images) -> Int16[np.ndarray, "images height width"]:
+        """The slot with the largest mask at every pixel, 0 to num_slots - 1, at the size of the images; -1
+        outside the crop of a model whose `fit` is "crop"."""
+        return np.stack([result.labels for result in self._results(X)])
 
-    def transform(self, X: Pictures) -> Float[np.ndarray, "images slots slot_dim"]:
-        """What each slot holds of each image."""
-        return np.stack([result.slots.numpy() for result in self._look(X)])
+    def transform(self, X: Images) -> Float[np.ndarray, "images slots slot_dim"]:
+        """The slots of each image."""
+        return np.stack([result.slots.numpy() for result in self._results(X)])
 
-    def fit_transform(self, X: Pictures, y: object = None) -> Float[np.ndarray, "images slots slot_dim"]:
+    def fit_transform(self, X: Images, y: object = None) -> Float[np.ndarray, "images slots slot_dim"]:
         """`fit`, then `transform` of the same images."""
         return self.fit(X).transform(X)
 
-    def score(self, X: Pictures, y: Int[np.ndarray, "images height width"] | None = None) -> float:
-        """Higher is better: with true labels `y` (0: background) the mean foreground ARI of `predict`;
-        without, the error of the painted images (mean square in [-1, 1] units), negative."""
+    def score(self, X: Images, y: Int[np.ndarray, "images height width"] | None = None) -> float:
+        """A score, higher is better: with true labels `y` (0: background) the mean foreground ARI of
+        `predict`, without labels the negative mean squared reconstruction error, in [-1, 1] units."""
         if y is None:
-            errors = [4 * (one.reconstruction - one.image).square().mean() for one in self._look(X)]
+            errors = [4 * (one.reconstruction - one.image).square().mean() for one in self._results(X)]
             return -torch.stack(errors).mean().item()
         found, truth = torch.from_numpy(self.predict(X)).long(), torch.from_numpy(np.asarray(y)).long()
         if found.shape != truth.shape:
             raise ValueError(
                 f"`y` {list(truth.shape)} must have the shape of the images, {list(found.shape)}"
             )
-        truth, found = truth.where(found >= 0, -1), found.clamp_min(0)  # what is not seen is not scored
+        truth, found = truth.where(found >= 0, -1), found.clamp_min(0)  # ignore pixels outside the crop
         masks = torch.nn.functional.one_hot(found, self.model_.num_slots).movedim(-1, 1).float()
         return metrics.adjusted_rand_index(truth, masks, ignore_background=True).nanmean().item()
 
@@ -136,35 +135,35 @@ class ObjectFinder:
             setattr(self, name, value)
         return self
 
-    def _look(self, X: Pictures) -> Any:
+    def _results(self, X: Images) -> Any:
         """A `Result` for every image."""
         if not hasattr(self, "model_"):
-            raise ValueError("this ObjectFinder was not trained; call fit(images) first")
+            raise ValueError("this ObjectFinder is not trained; call fit(images) first")
         model = self.model_.to(choose_device(self.device))
         return stream(model, list(as_bytes(X)), iterations=self.iterations)
 
 
-def as_bytes(pictures: Any) -> UInt8[np.ndarray, "images height width 3"]:
-    """Images as uint8; ValueError, which says what they are, for any other array.
+def as_bytes(images: Any) -> UInt8[np.ndarray, "images height width 3"]:
+    """Images as uint8; ValueError for an array of another shape, type or range.
 
     >>> as_bytes(np.ones((1, 2, 2, 3))).max()
     np.uint8(255)
     """
-    array = np.asarray(pictures.cpu() if isinstance(pictures, Tensor) else pictures)
+    array = np.asarray(images.cpu() if isinstance(images, Tensor) else images)
     kind = f"{array.dtype} {list(array.shape)}"
     shaped = array.ndim == 4 and array.shape[-1] == 3 and 0 not in array.shape
     if not shaped or not (array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)):
         raise ValueError(
-            f"images ({kind}) must be [images, height, width, 3], uint8 or float in [0, 1]; move "
-            "channels last with np.moveaxis, and repeat a grey one three times"
+            f"images ({kind}) must be [images, height, width, 3], uint8 or float in [0, 1]; move channels "
+            "last with np.moveaxis and repeat a grey channel three times"
         )
     if array.shape[1] * array.shape[2] > MAX_PIXELS:
-        raise ValueError(f"images ({kind}) must have at most {MAX_PIXELS} pixels each; make them smaller")
+        raise ValueError(f"images ({kind}) must have at most {MAX_PIXELS} pixels each; resize them")
     if array.dtype == np.uint8:
         return array
     if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
         raise ValueError(
-            f"images ({kind}) must lie in [0, 1], and go from {array.min():.4g} to {array.max():.4g}; "
-            "divide by 255, say, or give uint8"
+            f"images ({kind}) must be in [0, 1], got {array.min():.4g} to {array.max():.4g}; divide by 255 "
+            "or pass uint8"
         )
     return (array * 255).round().astype(np.uint8)

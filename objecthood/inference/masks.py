@@ -1,4 +1,4 @@
-"""What a discovery model sees in a user's image: soft masks, labels, COCO masks, files."""
+"""Results of discovery models: soft masks, label maps, COCO masks, files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from objecthood.runtime.files import real_folder
 from objecthood.visualize import figures
 
 CUTOUTS = "-cutouts"
-"""How the folder of an image's cut-outs is named after it."""
+"""Suffix of the folder of an image's cutouts."""
 NO_SLOT = 255
-"""Index, in a palette image, of pixels that the model did not see (label -1)."""
+"""Palette index of pixels outside the model's input (label -1)."""
 
 
 class PredictedMasks(Result):
-    """Objects of one image as masks, one for each slot; background takes a slot, too.
+    """The segmentation of one image: a mask for each slot, including the background.
 
     Example:
         >>> import objecthood as oh
@@ -40,34 +40,32 @@ class PredictedMasks(Result):
 
     @property
     def masks(self) -> Float[Tensor, "slots rows columns"]:
-        """Where each slot is seen, in the model's input; sums to 1 over slots."""
+        """Alpha masks in the model's input; they sum to 1 over slots."""
         return self._part("masks")
 
     @property
     def reconstruction(self) -> Float[Tensor, "3 rows columns"]:
-        """The input, painted again by all slots; [0, 1] units, not clamped."""
+        """The reconstruction of the input; [0, 1] units, not clamped."""
         return self._part("reconstruction")
 
     @property
     def appearance(self) -> Float[Tensor, "slots 3 rows columns"]:
-        """What each slot paints, seen or not; [0, 1] units, not clamped."""
+        """The decoded appearance of each slot, unmasked; [0, 1] units, not clamped."""
         return self._part("appearance")
 
     @property
     def labels(self) -> Int16[np.ndarray, "height width"]:
-        """The strongest slot of every pixel at the image's own size, 0 to slots - 1; -1 where the model did
-        not see the image (cut off by `fit="crop"`)."""
+        """The slot with the largest mask at every pixel, at the image's size, 0 to slots - 1; -1 outside the
+        crop of `fit="crop"`."""
         return enlarge_labels(self.masks, self.placement).numpy()
 
     def to_coco(self) -> dict[str, Any]:
-        """A COCO data set of this image, ready for JSON (`coco_masks`)."""
+        """A COCO data set of this image, as JSON values (`coco_masks`)."""
         return coco_masks(self.labels, self.relative.as_posix())
 
     def cutout(self, slot: int) -> Image.Image:
-        """The image where `slot` is seen, at its own size: RGBA, as opaque as the slot's soft mask.
-
-        ValueError where there is no such slot.
-        """
+        """The image at its own size, RGBA, with the soft mask of `slot` as alpha; ValueError for another
+        slot."""
         if not 0 <= slot < len(self.masks):
             raise ValueError(f"`slot` (={slot}) must be from 0 to {len(self.masks) - 1}")
         soft = self.placement.restore(self.masks[slot]).clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -77,9 +75,9 @@ class PredictedMasks(Result):
 
     @property
     def summary(self) -> str:
-        """How many slots are seen, background included."""
-        seen, slots = len(np.unique(self.masks.argmax(dim=0))), len(self.masks)
-        return f"{seen} of {slots} slots are seen"
+        """The number of active slots, including the background."""
+        active, slots = len(np.unique(self.masks.argmax(dim=0))), len(self.masks)
+        return f"{active} of {slots} slots active"
 
     def _shown(self) -> tuple[str, ...]:
         return ("overlay", "slots")
@@ -102,29 +100,29 @@ class PredictedMasks(Result):
         return super()._arrays() | {"labels": self.labels}
 
     def _write_extra(self, extra: str, stem: Path) -> Path:
-        """Of cut-outs a folder, with one image of every slot that is the strongest somewhere."""
+        """Write a folder with a cutout of every active slot."""
         if extra != "cutouts":
             return super()._write_extra(extra, stem)
         folder = real_folder(Path(f"{stem}{CUTOUTS}"))
         for old in folder.glob("slot-*.png"):
-            if old.stem.removeprefix("slot-").isdecimal():  # a result of another image may lie beside
+            if old.stem.removeprefix("slot-").isdecimal():  # keep results of other images
                 old.unlink()
-        for slot in seen_slots(self.labels):
+        for slot in active_slots(self.labels):
             self.cutout(slot).save(folder / f"slot-{slot}.png")
         return folder
 
 
-def _tint(picture: UInt8[np.ndarray, "height width 3"], labels: Int16[Tensor, "height width"]) -> Image.Image:
-    return figures.overlay_one(torch.from_numpy(picture).permute(2, 0, 1), labels, 0.5)
+def _tint(pixels: UInt8[np.ndarray, "height width 3"], labels: Int16[Tensor, "height width"]) -> Image.Image:
+    return figures.overlay_one(torch.from_numpy(pixels).permute(2, 0, 1), labels, 0.5)
 
 
 def enlarge_labels(
     masks: Float[Tensor, "slots rows columns"], placement: Placement
 ) -> Int16[Tensor, "height width"]:
-    """The strongest slot of every pixel of an image, after bilinear resizing of soft masks of the model's
-    input; -1 where the input does not show the image.
+    """The slot with the largest mask at every pixel of an image, after bilinear resizing of the soft masks;
+    -1 outside the model's input.
 
-    Slot by slot, so that a large image needs memory for two masks and not for all.
+    Slots are resized one by one, so that memory is needed for two masks only.
 
     >>> enlarge_labels(torch.eye(2)[:, None], Placement((1, 6), (0, 1, 1, 4))).tolist()
     [[-1, 0, 0, 1, 1, -1]]
@@ -138,13 +136,13 @@ def enlarge_labels(
     return labels
 
 
-def seen_slots(labels: Int16[np.ndarray, "height width"]) -> list[int]:
-    """The slots that are the strongest somewhere."""
+def active_slots(labels: Int16[np.ndarray, "height width"]) -> list[int]:
+    """The slots that have the largest mask at some pixel."""
     return np.unique(labels[labels >= 0]).tolist()
 
 
 def coco_masks(labels: Int16[np.ndarray, "height width"], file_name: str) -> dict[str, Any]:
-    """Labels as a COCO data set of one image, ready for JSON; slots that no pixel belongs to are left out.
+    """Labels as a COCO data set of one image, as JSON values; slots without pixels are omitted.
 
     >>> masks = coco_masks(np.array([[0, 0, 3]], np.int16), "a.png")["annotations"]
     >>> [(mask["slot"], mask["bbox"]) for mask in masks]
@@ -152,7 +150,7 @@ def coco_masks(labels: Int16[np.ndarray, "height width"], file_name: str) -> dic
     """
     height, width = labels.shape
     annotations = []
-    for number, slot in enumerate(seen_slots(labels), start=1):
+    for number, slot in enumerate(active_slots(labels), start=1):
         mask = labels == slot
         annotation = {"id": number, "image_id": 1, "category_id": 1, "iscrowd": 0, "slot": slot}
         where = {"segmentation": rle.encode(mask), "area": int(mask.sum()), "bbox": rle.bounding_box(mask)}

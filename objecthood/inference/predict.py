@@ -1,8 +1,7 @@
-"""A user's images -> what a model sees in them: masks of a discovery model, objects in words of a set
-predictor.
+"""Predict images: masks with a discovery model (`PredictedMasks`), named objects with a set predictor
+(`PredictedObjects`).
 
-Images are only read; what is written lies in one folder of its own (`result_folder`). What comes out is a
-`Result` for each image: `PredictedMasks` or `PredictedObjects`.
+Results are written into one folder (`result_folder`); input images are only read.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from objecthood.runtime import limits, renamed
 
 _OURS = (*PredictedMasks.endings.values(), *PredictedObjects.endings.values(), "-attention.gif")
 RESULTS: dict[str, type[Result]] = {"masks": PredictedMasks, "objects": PredictedObjects}
-"""What `predict` gives, by `SlotModel.result_kind`."""
+"""Result classes by `SlotModel.result_kind`."""
 Report = Callable[[Result, int], None]
 
 
@@ -54,53 +53,51 @@ def predict(
     also: Sequence[str] = (),
     report: Report | None = None,
 ) -> list[Result]:
-    """Find the objects of images; with `out`, also write what a model sees into that folder.
+    """Find the objects in images; with `out`, also write the results into that folder.
 
-    Of an image NAME a discovery model gives `NAME-overlay.png`, `NAME-masks.png` (a palette image of
-    labels: slot k is index k) and `NAME-masks.json` (COCO, one annotation for each slot that is seen, with
-    its index as "slot"), all at the image's own size; a set predictor `NAME-objects.png` (names written on
-    the image) and `NAME-objects.json`. Both give `NAME-attention.gif`. A video gives the same for every
-    frame, without animations, in a folder of its name.
+    For an image NAME, a discovery model writes `NAME-overlay.png`, `NAME-masks.png` (palette image of labels:
+    slot k is index k) and `NAME-masks.json` (COCO, one annotation per active slot, with its index as "slot"),
+    all at the image's size; a set predictor writes `NAME-objects.png` (annotated image) and
+    `NAME-objects.json`. Both write `NAME-attention.gif`. For a video, the results of all frames, without
+    animations, go into a folder with its name.
 
-    Below a folder the sub-folders are kept; where two images would share a NAME, the later one gets a
-    number. An image is resized to the image size of the model with its aspect ratio kept (`fit`); weights
-    trained on CLEVR-like scenes saw the paper's square cut (of CLEVR's 320 x 240 pixels rows 29 to 221,
-    columns 64 to 256): cut such images first. Start noise is the same for every image, so
-    that its result does not depend on its company, but for rounding. A result whose `warning` is not empty is
-    of an image unlike the training data.
+    Sub-folders of input folders are kept; a repeated NAME gets a number. Images are resized to the model's
+    input as set by `fit`. Models trained on CLEVR-like scenes expect the paper's crop (rows 29 to 221,
+    columns 64 to 256 of CLEVR's 320 x 240 pixels): crop such images first. The initial noise is the same for
+    every image, so a result does not depend on the other images, except for rounding. A non-empty `warning`
+    marks an image that is likely out of distribution.
 
     Args:
-        model: such as `oh.load` gives, or what it would load: a name, file or run folder.
+        model: a model, or a name, file or run folder for `oh.load`.
         images: one or several of: files, folders, patterns, videos, "camera", encoded bytes, uint8 arrays
             [height, width, 3], float tensors [3, height, width] in [0, 1], Pillow images. By default the
-            image that comes with the named weights.
-        out: a new or empty folder, or one that an earlier call wrote; names it gave are kept, files replaced.
-        iterations, num_slots: the model's own unless given; at least 1, slots at most 256.
-        restarts: how often slots begin anew, from other noise; kept is what paints the image best. The
-            model's own unless given: 1 in most, and no other where slots begin the same every time.
-        merge_background: whether slots that reach across the image are united, as one ground of several colours
-            (`nn.merge_background`); of discovery models.
-        fit: "pad" (the whole image, its border repeated around it), "crop" (its central square; outside of
-            it, no slot is seen: label -1) or "squash" (the whole image, its aspect ratio not kept). The
-            model's own unless given: "squash" where it was trained on squashed images (`folder`), else
-            "pad". Of square images all three are the same.
-        batch_size: images that go through the model at once.
-        skip_bad: go on after an image that cannot be read; its result carries the `error`.
-        animate: whether to write animations, which take most of the time.
-        also: "arrays" (`NAME-arrays.npz`: soft masks, slots, attention, labels and all else the model gave),
-            "cutouts" (`NAME-cutouts/slot-K.png`: the image where slot K is seen, as opaque as its mask).
-        report: called with each result and the number of all images (0 where a video does not say).
+            image bundled with the named weights.
+        out: a new or empty folder, or that of an earlier call, whose names are kept and files replaced.
+        iterations, num_slots: the model's own by default; at least 1, at most 256 slots.
+        restarts: number of restarts from different noise; the one with the lowest reconstruction error is
+            kept. The model's own by default; must be 1 for fixed initial slots.
+        merge_background: merge slots that extend across the image into one background
+            (`nn.merge_background`); discovery models only.
+        fit: "pad" (the whole image, its border repeated around it), "crop" (the central square; the label is
+            -1 outside it) or "squash" (the whole image, aspect ratio changed). The model's own by default:
+            "squash" if it was trained on squashed images (`folder`), else "pad". No effect on square images.
+        batch_size: images per forward pass.
+        skip_bad: skip images that cannot be read; their results hold the `error`.
+        animate: write animations, which take most of the time.
+        also: "arrays" (`NAME-arrays.npz`: soft masks, slots, attention, labels and other outputs),
+            "cutouts" (`NAME-cutouts/slot-K.png`: the image with the soft mask of slot K as alpha).
+        report: called with each result and the total number of images (0 if a video does not state it).
 
-    Returns: the results, in the order of the images. For thousands of images, or a video, take `stream`,
-        which yields one after the other and keeps none.
+    Returns: the results, in the order of the images. `stream` yields them one at a time, for thousands of
+        images or a video.
 
     Raises:
         ImageError: no image, or, without `skip_bad`, one that cannot be read.
-        ValueError: a model of another kind, a number out of range, or a folder `out` that holds other files.
+        ValueError: an unsuitable model, a number out of range, or a folder `out` with other files.
 
     Example:
         >>> import objecthood as oh
-        >>> (result,) = oh.predict("tetrominoes")  # the image that comes with these weights
+        >>> (result,) = oh.predict("tetrominoes")  # the image bundled with these weights
         >>> result.labels.shape, result.attention.shape, result.warning
         ((35, 35), torch.Size([5, 4, 18, 18]), '')
         >>> results = oh.predict("tetrominoes", np.zeros((48, 64, 3), np.uint8), num_slots=6)
@@ -142,26 +139,26 @@ def stream(
     also: Sequence[str] = (),
     report: Report | None = None,
 ) -> Iterator[Result]:
-    """`predict`, one result after the other: a folder or video of any length in the memory of a batch.
+    """`predict` as a generator, with the memory of one batch.
 
-    What can be checked is checked at once; images are read as results are asked for.
+    Arguments are checked immediately; images are read when their results are requested.
     """
     if images is None:
         if not isinstance(model, str) or model not in hub.PRETRAINED:
-            raise ValueError("these weights come with no image of their own; name images to look at")
+            raise ValueError("these weights have no bundled image; pass `images`")
         images = hub.PRETRAINED[model].example
     if isinstance(model, str | Path):
         model = hub.load(model)  # type: ignore[assignment]  # refused below where it is another kind
     if not isinstance(model, SlotModel):
         raise ValueError(
-            f"a {type(model).__name__} is no model to predict with; take weights of a recipe of `objecthood "
-            "list`"
+            f"a {type(model).__name__} cannot predict; use a SlotModel or weights of `objecthood list "
+            "weights`"
         )
     if model.modality == "motion":
-        raise ValueError("these weights see motion, and one image has none; take `predict_video` of a video")
+        raise ValueError("these weights need motion, and an image has none; use `predict_video` with a video")
     if fit is not None and fit not in FITS:
         raise ValueError(f"`fit` (={fit!r}) must be one of {', '.join(FITS)}")
-    how = _Looks(
+    how = _Settings(
         model.iterations if iterations is None else iterations,
         num_slots,
         model.restarts if restarts is None else restarts,
@@ -174,13 +171,11 @@ def stream(
     _check_range("restarts", how.restarts, limits.RESTARTS)
     if how.restarts > 1 and not model.restarts_differ:
         raise ValueError(
-            f"`restarts` (={how.restarts}) must be 1 here: the slots of these weights begin the same every time; "
-            "leave it away"
+            f"`restarts` (={how.restarts}) must be 1 for these weights: their initial slots are fixed; "
+            "omit it"
         )
     if merge_background and model.result_kind != "masks":
-        raise ValueError(
-            "`merge_background` (=True) unites masks, and these weights give none; leave it away"
-        )
+        raise ValueError("`merge_background` (=True) needs masks, and these weights predict none; omit it")
     _check_range("batch_size", batch_size)
     check_extras(also, RESULTS[model.result_kind].extras)
     folder = None if out is None else ResultFolder(out)
@@ -189,22 +184,22 @@ def stream(
     if folder:
         found = _without_results(found, folder.path)
         folder.open()
-        new = {picture.path for picture in found if picture.in_memory}
-        names = folder.choose({picture.path: picture.relative for picture in found}, new)
+        new = {image.path for image in found if image.in_memory}
+        names = folder.choose({image.path: image.relative for image in found}, new)
 
-    def save(result: Result, picture: InputImage) -> None:
+    def save(result: Result, image: InputImage) -> None:
         if folder is None or result.error:
             return
-        is_frame = picture.source != picture.path
-        place = names[picture.source]
-        stem = folder.place(f"{place}/{picture.relative.name}" if is_frame else place)
+        is_frame = image.source != image.path
+        name = names[image.source]
+        stem = folder.place(f"{name}/{image.relative.name}" if is_frame else name)
         result.write(stem, animate=animate and not is_frame, also=also)
 
     results = _run(model, found, how, 1 if model.any_size else batch_size, skip_bad, save, report)
     return results if folder is None else folder.closing(results)
 
 
-class _Looks(NamedTuple):
+class _Settings(NamedTuple):
     iterations: int
     num_slots: int | None
     restarts: int
@@ -215,7 +210,7 @@ class _Looks(NamedTuple):
 def _run(
     model: SlotModel,
     found: list[InputImage],
-    how: _Looks,
+    how: _Settings,
     batch_size: int,
     skip_bad: bool,
     save: Callable[[Result, InputImage], None],
@@ -227,12 +222,12 @@ def _run(
     model.eval()
     try:
         for group in _groups(found, batch_size, skip_bad):
-            results = iter(_look(model, [one for one in group if one[1] is not None], how))
-            for picture, content, error in group:
-                failed = Result(picture.path, picture.relative, error=error)
+            results = iter(_predict_batch(model, [one for one in group if one[1] is not None], how))
+            for image, content, error in group:
+                failed = Result(image.path, image.relative, error=error)
                 result = failed if content is None else next(results)
-                result.in_memory = picture.in_memory
-                save(result, picture)
+                result.in_memory = image.in_memory
+                save(result, image)
                 if report:
                     report(result, total)
                 yield result
@@ -240,12 +235,12 @@ def _run(
         model.train(was_training)
 
 
-def _look(
+def _predict_batch(
     model: SlotModel,
     group: list[tuple[InputImage, UInt8[np.ndarray, "_ _ 3"] | None, str]],
-    how: _Looks,
+    how: _Settings,
 ) -> Iterator[Result]:
-    """What the model makes of images that were read."""
+    """The results of images that were read."""
     if not group:
         return
     contents = [content for _, content, _ in group if content is not None]
@@ -259,22 +254,22 @@ def _look(
     if how.merge_background:
         if output.masks is None or output.appearance is None:
             raise ValueError(
-                "`merge_background` (=True) unites what slots decode, and these weights decode nothing"
+                "`merge_background` (=True) needs decoded slots, and these weights have no decoder; omit it"
             )
         masks, appearance = merge_background(output.masks, output.appearance)
         output = output._replace(masks=masks, appearance=appearance)
     output = output._replace(**{name: values.float().cpu() for name, values in output.found().items()})
-    strange = model.anomaly_score(images, output)
-    for index, ((picture, _, _), placement) in enumerate(zip(group, placements, strict=True)):
+    scores = model.anomaly_score(images, output)
+    for index, ((source, _, _), placement) in enumerate(zip(group, placements, strict=True)):
         yield RESULTS[model.result_kind](
-            picture.path,
-            picture.relative,
+            source.path,
+            source.relative,
             placement,
-            picture.read,
+            source.read,
             images[index].clone(),
             {name: values[index].clone() for name, values in output.found().items()},
             warning=out_of_distribution.warning_for(
-                {measure: values[index].item() for measure, values in strange.items()}, model.calibration
+                {measure: values[index].item() for measure, values in scores.items()}, model.calibration
             ),
         )
 
@@ -282,15 +277,15 @@ def _look(
 def _groups(
     found: list[InputImage], batch_size: int, skip_bad: bool
 ) -> Iterator[list[tuple[InputImage, UInt8[np.ndarray, "_ _ 3"] | None, str]]]:
-    """Images, or why one cannot be read, `batch_size` at a time; fewer where they are large."""
+    """Batches of up to `batch_size` images (fewer if they are large), each with its content or read error."""
     group: list[tuple[InputImage, UInt8[np.ndarray, "_ _ 3"] | None, str]] = []
     pixels = 0
-    for picture, content, error in _read_all(found, skip_bad):
+    for image, content, error in _read_all(found, skip_bad):
         size = 0 if content is None else content.shape[0] * content.shape[1]
         if group and (len(group) == batch_size or pixels + size > MAX_PIXELS):
             yield group
             group, pixels = [], 0
-        group.append((picture, content, error))
+        group.append((image, content, error))
         pixels += size
     if group:
         yield group
@@ -299,35 +294,35 @@ def _groups(
 def _read_all(
     found: list[InputImage], skip_bad: bool
 ) -> Iterator[tuple[InputImage, UInt8[np.ndarray, "_ _ 3"] | None, str]]:
-    """Every image and every frame with its content, or, with `skip_bad`, why it cannot be read."""
-    for picture in found:
+    """Every image and frame with its content, or, with `skip_bad`, its read error."""
+    for image in found:
         try:
-            if _is_whole_video(picture):
-                for frame in open_frames(picture):
+            if _is_whole_video(image):
+                for frame in open_frames(image):
                     yield frame, frame.read(), ""
             else:
-                yield picture, picture.read(), ""
+                yield image, image.read(), ""
         except ImageError as problem:
             if not skip_bad:
                 raise
-            yield picture, None, str(problem)
+            yield image, None, str(problem)
 
 
-def _is_whole_video(picture: InputImage) -> bool:
-    return is_video(picture.path) and os.path.isfile(picture.path)
+def _is_whole_video(image: InputImage) -> bool:
+    return is_video(image.path) and os.path.isfile(image.path)
 
 
 def _without_results(found: list[InputImage], out: Path) -> list[InputImage]:
-    """Images without our own results among them; ValueError where another lies in the folder."""
+    """Images except results of earlier calls; ValueError for any other image in the output folder."""
     inside, kept = os.path.join(os.path.realpath(out), ""), []
-    for picture in found:
-        place = os.path.realpath(picture.path)
-        if not place.startswith(inside):
-            kept.append(picture)
-        elif not (place.endswith(_OURS) or os.path.dirname(place).endswith(CUTOUTS)):
-            raise ValueError(f"{picture.path} lies in the folder to write to, {out}; name another folder")
+    for image in found:
+        path = os.path.realpath(image.path)
+        if not path.startswith(inside):
+            kept.append(image)
+        elif not (path.endswith(_OURS) or os.path.dirname(path).endswith(CUTOUTS)):
+            raise ValueError(f"{image.path} is in the output folder {out}; use another output folder")
     if not kept:
-        raise ImageError("no image to look at; name images, folders or patterns")
+        raise ImageError("there are no input images; name images, folders or patterns")
     return kept
 
 

@@ -1,7 +1,7 @@
-"""A user's video -> the same video with what is found in it, label images, and the way of every slot.
+"""Predict videos: an overlay video, label maps and the tracks of all slots.
 
-Frames stream through: however long the video, a few frames are in memory. The video is only read; what is
-written lies in one folder of its own, which `video-predictions.json` marks as ours.
+Frames are streamed, so that memory does not grow with the length. Results are written into one folder, marked
+by `video-predictions.json`; the input video is only read.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from objecthood.visualize import figures
 from objecthood.visualize.video import mark_motion
 
 COLUMNS = ("frame", "seconds", "slot", "area", "x", "y", "velocity_x", "velocity_y", "speed", "moving")
-"""Of the tracks: area as a share of the frame; places in pixels of the video; velocities against the
-background, in pixels of the video per frame."""
+"""Columns of the tracks: area as a share of the frame; coordinates in pixels of the video; velocities
+relative to the background, in pixels of the video per frame."""
 WINDOW, MARGIN = 64, 24
-"""How many frames a model that sees motion looks at together, and how many more before and after: what is
-averaged along paths counts 5 / 6 of it a frame on, a hundredth after 25."""
+"""Frames in a window of a motion model, and additional frames on either side: averages along paths decay by
+5 / 6 per frame, to a hundredth after 25 frames."""
 
 
 Found: TypeAlias = tuple[
     UInt8[np.ndarray, "height width 3"], Float[Tensor, "slots rows columns"], Placement, Tracks
 ]
-"""A frame, the masks of the model's input, where the frame lies in it, and tracks in pixels of the input,
-counted from the frame's corner."""
+"""A frame, masks in the model's input, the placement of the frame in the input, and tracks in pixels of the
+input, relative to the corner of the frame."""
 
 
 class VideoResult(NamedTuple):
-    """What became of one video."""
+    """The result of one video."""
 
     path: Path
     frames: int
-    """How many frames were read, and written."""
+    """Number of frames."""
     files: dict[str, Path]
-    """"video", "masks" (a folder of label images, one a frame), "csv" and "json" (tracks)."""
+    """"video", "masks" (a folder of label maps, one per frame), "csv" and "json" (tracks)."""
 
 
 def predict_video(
@@ -69,34 +69,35 @@ def predict_video(
     fit: Fit | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> VideoResult:
-    """Find the objects of a video file, or of a folder of frames, and follow them.
+    """Find and track the objects in a video file or a folder of frames.
 
-    Of a video NAME.mp4 the folder `out` gets `NAME-overlay.mp4` (as many frames, as large, at the same times;
-    a slot keeps its colour; an arrow on slots that move, a dot on slots that stand still), the folder
-    `NAME-masks` (palette images, slot k is index k), `NAME-tracks.csv` (a line for each slot in each frame)
-    and `NAME-tracks.json` (the same, with size, rate and a summary of each slot). A model for images
-    takes every frame for itself: its slots need not keep their objects. A model that sees motion
-    (`motion-grouping`) gives two slots, what does not move and what does. Sound is not kept.
+    For a video NAME.mp4 it writes `NAME-overlay.mp4` (same size, frames and times; a fixed colour per slot;
+    an arrow on moving slots, a dot on static ones), the folder `NAME-masks` (palette images, slot k is index
+    k), `NAME-tracks.csv` (a row per slot and frame) and `NAME-tracks.json` (the same, with size, frame rate
+    and a summary of each slot). An image model predicts frames independently, so its slots may switch
+    objects. A motion model (`motion-grouping`) has two slots, static and moving. Sound is dropped.
 
     Args:
-        model: such as `oh.load` gives.
-        iterations: of the first frame, of every frame for an image model; the model's own unless given.
-        fit: "pad", "crop" or "squash" frames of another aspect ratio, as in `predict`; the model's own unless
-            given.
-        report: called with the number of frames done and of all frames (0 where the file does not say).
+        model: a discovery model.
+        path: a video file or a folder of frames.
+        out: a new or empty folder, or that of an earlier call.
+        iterations: of the first frame, or of every frame for an image model; the model's own by default.
+        num_slots: the model's own by default.
+        fit: "pad", "crop" or "squash" as in `predict`; the model's own by default.
+        report: called with the number of processed frames and of all frames (0 if unknown).
 
     Raises:
         ImageError: the video cannot be read.
-        ValueError: a model of another kind, or a folder `out` that holds other files.
+        ValueError: an unsuitable model, or a folder `out` with other files.
     """
     if not isinstance(model, SlotModel) or model.result_kind != "masks":
         raise ValueError(
-            f"a {type(model).__name__} cannot look at videos; take weights of moving-sprites or sprites"
+            f"a {type(model).__name__} cannot predict videos; use weights of moving-sprites or sprites"
         )
     if model.any_size:
         raise ValueError(
-            "these weights divide every image anew: segments do not persist over frames; take weights of "
-            "moving-sprites or sprites"
+            "these weights segment every image independently: segments do not persist over frames; use "
+            "weights of moving-sprites or sprites"
         )
     path, folder = Path(path), ResultFolder(out, VIDEO_RECORD)
     source = FrameFolder(path) if path.is_dir() else VideoFile(path)
@@ -109,7 +110,7 @@ def predict_video(
 
 
 def _named(path: Path) -> Path:
-    """The name of a file, or of a folder of frames its name, all of which stands before the ending."""
+    """The file name; for a folder its whole name as the stem, with the suffix ".frames"."""
     if path.is_dir():
         return Path(plain_part(os.path.basename(os.path.abspath(path))) + ".frames")
     return Path(path.name)
@@ -124,7 +125,7 @@ def _predict_into(
     fit: Fit | None,
     report: Callable[[int, int], None] | None,
 ) -> VideoResult:
-    """Everything that `predict_video` writes, beside `stem`."""
+    """Write all results of `predict_video`, named after `stem`."""
     path = source.path
     files = {
         "video": stem.with_name(f"{stem.name}-overlay.mp4"),
@@ -147,13 +148,13 @@ def _predict_into(
     }
     try:
         with VideoWriter(files["video"], source.size, source.rate) as writer, Table(files, facts) as table:
-            for picture, masks, placement, tracks in seen(model, source, iterations, num_slots, fit):
+            for frame, masks, placement, tracks in seen(model, source, iterations, num_slots, fit):
                 labels = enlarge_labels(masks, placement)
                 figures.indexed_png(labels.where(labels >= 0, NO_SLOT), files["masks"] / f"{done:06d}.png")
                 rows, columns = placement.shown(model.image_size)
                 scale = placement.box[3] / columns, placement.box[2] / rows
                 seconds = source.seconds(done)
-                writer.write(draw(picture, labels, tracks, scale), seconds)
+                writer.write(draw(frame, labels, tracks, scale), seconds)
                 table.add(tracks, scale, rows * columns, seconds)
                 done += 1
                 if report:
@@ -170,19 +171,18 @@ def seen(
     num_slots: int | None,
     fit: Fit | None = None,
 ) -> Iterator[Found]:
-    """`look`, or, for a model of motion fields, `look_at_motion`."""
+    """Predictions of all frames: `look`, or `look_at_motion` for a motion model."""
     if model.tracks or model.modality == "frame":
         return look(model, source, iterations, num_slots, fit)
     if (iterations, num_slots, fit) != (None, None, None):
-        raise ValueError("models that see motion take no other number of iterations or slots, and no `fit`")
+        raise ValueError("motion models accept no `iterations`, `num_slots` or `fit`; omit them")
     return look_at_motion(model, source)
 
 
 def look_at_motion(model: SlotModel, source: FrameFolder | VideoFile) -> Iterator[Found]:
-    """Every frame with masks of what does not move and of what does, as `runs/experiments/davis.py`
-    measures them, and tracks.
+    """Predict static and moving regions of every frame, as `runs/experiments/davis.py` evaluates them.
 
-    The source is read twice, so that of frames read ahead only small ones are kept.
+    The source is read twice, so that only small copies of the frames ahead are held in memory.
     """
     device, tracker = model.device, Tracker()
     size = flow_size(source.size)
@@ -191,31 +191,31 @@ def look_at_motion(model: SlotModel, source: FrameFolder | VideoFile) -> Iterato
         for frames, inner in windows((resize_image(frame, size) for frame in source), WINDOW, MARGIN)
         for mask in moving_masks(model, frames)[inner]
     )
-    for (picture, small, following, _), moving in zip(ahead(source, model, "squash"), masks, strict=True):
+    for (frame, small, following, _), moving in zip(ahead(source, model, "squash"), masks, strict=True):
         both = torch.stack([1 - moving, moving])
         square = torch.nn.functional.interpolate(both[None], small.shape[-2:], mode="area")
         tracks = tracker.update(small, square.to(device), following)
-        yield picture, both, whole(source.size), Tracks(*(part[0].cpu() for part in tracks))
+        yield frame, both, whole(source.size), Tracks(*(part[0].cpu() for part in tracks))
 
 
 @torch.no_grad()
 def moving_masks(
     model: SlotModel, frames: list[UInt8[np.ndarray, "height width 3"]]
 ) -> Float[Tensor, "frames rows columns"]:
-    """What moves in frames of one size, at half their size."""
+    """The mask of moving pixels of frames of one size, at half their size."""
     if len(frames) < 2:
-        raise ValueError("the video has 1 frame; motion needs two")
+        raise ValueError("the video has 1 frame; motion needs at least two")
     device = model.device
     fields = SequenceFields(*(part.to(device).float() for part in fields_of(frames)))
     size = fields.flow.shape[-2], fields.flow.shape[-1]
-    pictures = torch.from_numpy(np.stack([resize_image(frame, size) for frame in frames]))
-    images = pictures.to(device).permute(0, 3, 1, 2).float().div(255)
+    small = torch.from_numpy(np.stack([resize_image(frame, size) for frame in frames]))
+    images = small.to(device).permute(0, 3, 1, 2).float().div(255)
     return model.recipe.objects(model, fields, images).cpu()
 
 
 def windows(items: Iterable[Any], length: int, margin: int) -> Iterator[tuple[list[Any], slice]]:
-    """Stretches of `length` items with up to `margin` more on either side, and which of them are the stretch.
-    The last stretch is longer, by up to twice the margin.
+    """Windows of `length` items with up to `margin` more on either side, and the slice of the window. The
+    last window is longer, by up to twice the margin.
 
     >>> [(part, part[inner]) for part, inner in windows(range(8), 3, 1)]
     [([0, 1, 2, 3], [0, 1, 2]), ([2, 3, 4, 5, 6, 7], [3, 4, 5, 6, 7])]
@@ -239,11 +239,11 @@ def look(
     num_slots: int | None = None,
     fit: Fit | None = None,
 ) -> Iterator[Found]:
-    """Every frame as `Found`; one frame is read ahead."""
+    """Predict every frame with propagated slots; one frame is read ahead."""
     slots = model.num_slots if num_slots is None else num_slots
     noise = torch.from_numpy(start_noise(np.zeros(1, np.int64), slots, model.slot_dim)).to(model.device)
     tracker, state = Tracker(), None
-    for picture, small, following, placement in ahead(source, model, fit):
+    for frame, small, following, placement in ahead(source, model, fit):
         with torch.no_grad():
             output, state = model.step(
                 small, state, following, num_slots=slots, iterations=iterations, noise=noise
@@ -253,13 +253,13 @@ def look(
             tracks = tracker.update(placement.crop(small), placement.crop(masks), after)
         tracks = Tracks(*(part[0].cpu() for part in tracks))
         centre = within_frame(tracks.centre, model, placement)
-        yield picture, masks[0].cpu(), placement, tracks._replace(centre=centre)
+        yield frame, masks[0].cpu(), placement, tracks._replace(centre=centre)
 
 
 def within_frame(
     centre: Float[Tensor, "slots 2"], model: SlotModel, placement: Placement
 ) -> Float[Tensor, "slots 2"]:
-    """Centres (across, down; -1: not seen), counted from the frame's corner, not from that of its crop."""
+    """Centres (across, down; -1: empty slot) relative to the corner of the frame instead of the crop."""
     (rows, columns), (top, left, height, width) = placement.shown(model.image_size), placement.box
     corner = torch.tensor([left * columns / width, top * rows / height])
     return torch.where(centre < 0, centre, centre + corner)
@@ -268,34 +268,33 @@ def within_frame(
 def ahead(
     source: Iterable[UInt8[np.ndarray, "height width 3"]], model: SlotModel, fit: Fit | None
 ) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Tensor, Tensor | None, Placement]]:
-    """Every frame, the model's input of it [1, 3, rows, columns], that of the next one (None at the end), and
-    where the frame lies in it."""
+    """Every frame, its input [1, 3, rows, columns], the next input (None at the end), and the placement."""
     waiting: tuple[np.ndarray, Tensor, Placement] | None = None
-    for picture in source:
-        small, placement = model.preprocess(picture, fit)
+    for frame in source:
+        small, placement = model.preprocess(frame, fit)
         view = small[None].to(model.device)
         if waiting:
             yield *waiting[:2], view, waiting[2]
-        waiting = picture, view, placement
+        waiting = frame, view, placement
     if waiting:
         yield *waiting[:2], None, waiting[2]
 
 
 def draw(
-    picture: UInt8[np.ndarray, "height width 3"],
+    frame: UInt8[np.ndarray, "height width 3"],
     labels: Int16[Tensor, "height width"],
     tracks: Tracks,
     scale: tuple[float, float],
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The frame tinted by slot, with arrows and dots."""
-    image = torch.from_numpy(picture).permute(2, 0, 1).float().div_(255)
+    """The frame with its overlay, arrows and dots."""
+    image = torch.from_numpy(frame).permute(2, 0, 1).float().div_(255)
     tinted: Image.Image = figures.overlay_one(image, labels.long(), 0.5)
     mark_motion(tinted, tracks, scale)
     return np.asarray(tinted)
 
 
 class Table:
-    """Writes tracks as they come: CSV, and JSON whose list of rows is closed, with a summary, at the end."""
+    """Streams tracks to CSV and JSON; the summary is written at the end."""
 
     def __init__(self, files: dict[str, Path], facts: dict[str, Any]):
         self._csv, self._json = files["csv"].open("w", newline=""), files["json"].open("w")
@@ -308,8 +307,8 @@ class Table:
     def add(
         self, tracks: Tracks, scale: tuple[float, float], pixels: int, seconds: float | None = None
     ) -> None:
-        """The next frame, shown at `seconds` (unless given, as the rate says): `pixels` of the model's input,
-        each `scale` pixels of the video across and down."""
+        """Add the next frame, shown at `seconds` (by default from the frame rate). The model's input has
+        `pixels` pixels, each `scale` pixels of the video across and down."""
         seconds = round(self._frame / self._facts["rate"] if seconds is None else seconds, 4)
         across, down = scale
         for slot, ((x, y), area, velocity, moving) in enumerate(
@@ -342,15 +341,15 @@ class Table:
 
 
 def sees_video(model: object) -> bool:
-    """Whether a model needs frames that follow each other: of clips, or of motion."""
+    """Whether a model needs consecutive frames: a video or motion model."""
     return isinstance(model, SlotModel) and (model.tracks or model.modality == "motion")
 
 
 def are_videos(paths: Iterable[str], model: object) -> bool:
-    """Whether `paths` are for `predict_video`: video files, or, for a video model, folders of frames."""
+    """Whether `paths` are videos: video files, or folders of frames for a video model."""
     kinds = [is_video(path) or (sees_video(model) and os.path.isdir(path)) for path in paths]
     if any(kinds) and not all(kinds):
-        raise ValueError("videos and images together; look at them one kind at a time")
+        raise ValueError("the inputs mix videos and images; predict them separately")
     if sees_video(model) and not all(kinds):
         raise ValueError("these weights are of a video model; name video files or folders of frames")
     return bool(kinds) and all(kinds)

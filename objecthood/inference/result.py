@@ -1,8 +1,7 @@
-"""What a model sees in one image, to look at, to save and to hand on.
+"""The result of one image: base class of `PredictedMasks` and `PredictedObjects`.
 
-`predict` makes them: `PredictedMasks` of a discovery model, `PredictedObjects` of a set predictor. Tensors
-are the model's own output for this image, on the CPU; the image itself is read again from its file when
-it is needed, so that many results find room in memory.
+Tensors are the model's outputs for this image, on the CPU. The image is read again from its file when needed,
+to save memory.
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ from objecthood.visualize.animation import attention_frames, save_animation
 from objecthood.visualize.figures import attention_figure
 
 SHOWN_SIDE = 320
-"""Pixels: the height of an image in a notebook."""
+"""Height of an image in a notebook, in pixels."""
 _NOWHERE = whole((0, 0))
 
 
 class Animation:
-    """Frames that move in a notebook and can be saved."""
+    """An animation, for notebooks and files."""
 
     def __init__(self, frames: list[Image.Image], milliseconds: int = 100):
         self.frames, self.milliseconds = frames, milliseconds
 
     def save(self, path: str | Path) -> Path:
-        """Write .webp (best), .png (exact), .gif, or a film, .mp4 (extra `video`; `ImageError` without it).
+        """Write .webp (recommended), .png (lossless), .gif or .mp4 (extra `video`; `ImageError` without it).
 
-        ValueError where the name ends otherwise.
+        Raises ValueError for another suffix.
         """
         if Path(path).suffix.lower() != ".mp4":
             return save_animation(self.frames, path, self.milliseconds)
@@ -59,29 +58,27 @@ class Animation:
 
 
 class Result:
-    """What became of one image.
+    """The result of one image.
 
     Attributes:
-        path: the image, as it was found; of a video's frame "VIDEO#NUMBER", of an image in memory a name
-            alone ("image-1").
-        relative: its path below the folder that was named, or its name.
-        size: (height, width) of the image in pixels; (0, 0) where it could not be read.
-        placement: where the image lies in the model's input (`models.placement`); of masks,
-            `placement.restore(masks)` has the image's own size.
+        path: path of the image; "VIDEO#NUMBER" for a frame, a name such as "image-1" for an image in memory.
+        relative: path relative to the input folder, or the file name.
+        size: (height, width) of the image in pixels; (0, 0) if it could not be read.
+        placement: region of the image in the model's input (`models.placement`);
+            `placement.restore(masks)` resizes masks to the image.
         image: float32 [3, rows, columns] in [0, 1], the model's input.
-        error: why it was skipped, or "". What the model sees is then not there (ValueError).
-        warning: says so where the image is unlike what the weights were trained on, or "".
-        files: what was written, by kind.
-        in_memory: whether the image has no file (an array, bytes, a camera): `save` then always gives it a
-            new name.
+        error: why the image was skipped, or "". Outputs of a skipped image raise ValueError.
+        warning: out-of-distribution warning, or "".
+        files: written files by kind.
+        in_memory: whether the image has no file (an array, bytes, a camera); `save` then chooses a new name.
     """
 
     endings: ClassVar[dict[str, str]] = {}
-    """What `save` writes, and how the names end."""
+    """Suffixes of the files that `save` writes, by kind."""
     extras: ClassVar[tuple[str, ...]] = ("arrays",)
-    """What `save` writes where it is asked for `also`."""
+    """Values of `also` in `save`."""
     kinds: ClassVar[tuple[str, ...]] = ("attention",)
-    """What `plot` can draw, the default first."""
+    """Figures that `plot` can draw, the default first."""
 
     def __init__(
         self,
@@ -107,7 +104,7 @@ class Result:
 
     @property
     def pixels(self) -> UInt8[np.ndarray, "height width 3"]:
-        """The image at its own size, 0..255."""
+        """The image at its own size, 0 to 255."""
         assert self._read is not None or self.error
         return self._read() if self._read is not None else self._missing()
 
@@ -119,25 +116,25 @@ class Result:
 
     @property
     def slots(self) -> Float[Tensor, "slots slot_dim"]:
-        """What each slot holds."""
+        """The slot vectors."""
         return self._part("slots")
 
     @property
     def attention(self) -> Float[Tensor, "iterations slots rows columns"]:
-        """The softmax over slots, of every iteration, on the encoder's grid."""
+        """Attention of every iteration on the feature grid; sums to 1 over slots."""
         return self._part("attention")
 
     def plot(self, kind: str = "") -> Image.Image:
-        """A figure: by default the first of `kinds`; ValueError for one that is not among them."""
+        """A figure, one of `kinds` (the first by default); ValueError for another."""
         kind = kind or self.kinds[0]
         if kind not in self.kinds:
             raise ValueError(f"`kind` (={kind!r}) must be one of {', '.join(self.kinds)}")
         return attention_figure(self.image, self.attention) if kind == "attention" else self._draw(kind)
 
     def animate(self, path: str | Path | None = None, *, hold: int = 6, between: int = 5) -> Animation:
-        """Where each slot looks, iteration after iteration; shown in notebooks, written to `path` if given.
+        """An animation of the attention over iterations, also written to `path` (.gif, .webp, .png or .mp4).
 
-        `path` ends in .gif, .webp, .png or .mp4; `hold` and `between` are numbers of frames, 10 a second.
+        `hold` and `between` are numbers of frames per iteration and per transition, at 10 frames per second.
         """
         frames = attention_frames(self.image, self.attention, hold=hold, between=between)
         animation = Animation(frames)
@@ -146,10 +143,9 @@ class Result:
         return animation
 
     def save(self, out: str | Path, *, animate: bool = True, also: Sequence[str] = ()) -> dict[str, Path]:
-        """Write everything into the folder `out`, as `predict` does, and return the files by kind.
+        """Write all results into the folder `out`, as `predict` does, and return the files by kind.
 
-        `also` may name `extras`. ValueError where it names others, or `out` holds files that are not
-        predictions.
+        `also` lists `extras`. Raises ValueError for others, or if `out` holds files that are not predictions.
         """
         if self.error:
             self._missing()
@@ -164,7 +160,8 @@ class Result:
             folder.close()
 
     def write(self, stem: Path, *, animate: bool = True, also: Sequence[str] = ()) -> dict[str, Path]:
-        """Write everything beside `stem`, whatever is there, and return the files by kind."""
+        """Write all results with names starting with `stem`, replacing files, and return the files by
+        kind."""
         stem.parent.mkdir(parents=True, exist_ok=True)
         self.files = {kind: remove_link(Path(f"{stem}{ending}")) for kind, ending in self.endings.items()}
         self._write(self.files)
@@ -179,7 +176,7 @@ class Result:
         return f"<{type(self).__name__} of {self.path}: {what}{'; ' if self.warning else ''}{self.warning}>"
 
     def _repr_html_(self) -> str:
-        """For notebooks: what is seen, in words and in images, self-contained."""
+        """Summary and figures for notebooks, as self-contained HTML."""
         lines = [f"<b>{html.escape(self.path.name)}</b>: {html.escape(self.error or self.summary)}"]
         if self.warning:
             lines.append(f"<b>Warning:</b> {html.escape(self.warning)}")
@@ -191,19 +188,19 @@ class Result:
         if self._seen is None:
             return self._missing()
         if name not in self._seen:
-            raise ValueError(f"the model gives no {name}; it gives {', '.join(self._seen)}")
+            raise ValueError(f"the model has no output {name}; it has {', '.join(self._seen)}")
         return self._seen[name]
 
     def _missing(self) -> Any:
-        raise ValueError(f"nothing was seen in {self.path}, which was skipped: {self.error}")
+        raise ValueError(f"{self.path} was skipped and has no results: {self.error}")
 
     @property
     def summary(self) -> str:
-        """What is seen, in a few words."""
-        return "nothing"
+        """A short summary."""
+        return "no objects"
 
     def _shown(self) -> tuple[str, ...]:
-        """The figures that a notebook shows."""
+        """The figures shown in a notebook."""
         return self.kinds[:1]
 
     def _draw(self, kind: str) -> Image.Image:
@@ -213,27 +210,27 @@ class Result:
         raise NotImplementedError
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        """All that the model gave for this image, and the image as it saw it."""
+        """All outputs for this image, and the model's input."""
         assert self._seen is not None
         return {name: part.numpy() for name, part in self._seen.items()} | {"image": self.image.numpy()}
 
     def _write_extra(self, extra: str, stem: Path) -> Path:
-        """The file, or folder, that one of `extras` was written to."""
+        """Write one of `extras`; returns its file or folder."""
         file = remove_link(Path(f"{stem}-arrays.npz"))
         np.savez_compressed(file, **self._arrays())  # type: ignore[arg-type]  # names are ours
         return file
 
 
 def check_extras(also: Sequence[str], known: Sequence[str]) -> None:
-    """ValueError where something is asked for that is not known."""
+    """Raise ValueError for an unknown value of `also`."""
     for extra in also:
         if extra not in known:
-            raise ValueError(f"`also` (={extra!r}) must be of {', '.join(known)}")
+            raise ValueError(f"`also` (={extra!r}) must be one of {', '.join(known)}")
 
 
-def _as_html(picture: Image.Image, name: str) -> str:
+def _as_html(figure: Image.Image, name: str) -> str:
     content = io.BytesIO()
-    picture.save(content, "PNG")
+    figure.save(content, "PNG")
     return _embedded(content.getvalue(), "png", name)
 
 

@@ -1,7 +1,7 @@
-"""The folder that predictions are written to: whose name each result has, and that nothing else lies there.
+"""The output folder of predictions: unique result names, kept in a record.
 
-A record (`predictions.json`, of videos `video-predictions.json`) marks a folder as ours and keeps names, so
-that the results of a file are found under the same name again, whatever is asked for later.
+The record (`predictions.json`, or `video-predictions.json` for videos) marks the folder as an output folder
+and maps result names to input files, so that later calls reuse the names.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ from objecthood.runtime.signals import lock_folder
 RECORD, FORMAT = "predictions.json", RESULT_RECORDS["predictions.json"]
 VIDEO_RECORD, VIDEO_FORMAT = "video-predictions.json", RESULT_RECORDS["video-predictions.json"]
 IN_MEMORY = "in memory"
-"""What the record says in place of the path of an image that has none."""
+"""Recorded in place of the path of an image without a file."""
 LONGEST_ENDING = len("-attention.gif")
 NUMBER_ROOM = len("-9999999")
 _Item = TypeVar("_Item")
 
 
 class ResultFolder:
-    """A new or empty folder, or one that was opened earlier; ValueError where it holds other files.
+    """A new or empty folder, or an earlier output folder; ValueError if it holds other files.
 
-    Nothing is written before `open`, after which the folder is locked until `close`: two runs never write
-    into one folder at the same time.
+    Nothing is written before `open`, which locks the folder until `close` against concurrent writes.
 
     Args:
         path: the folder.
@@ -50,40 +49,38 @@ class ResultFolder:
         self._unlock: weakref.finalize[..., Any] | None = None
 
     def open(self) -> None:
-        """Make the folder, lock it, and mark it as ours; ValueError where another run writes there."""
+        """Create, lock and mark the folder; ValueError if another process writes there."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = lock_folder(self.path, "written to", "wait for it, or name another folder")
+        lock = lock_folder(self.path, "written to", "wait for it, or use another folder")
         self._unlock = weakref.finalize(self, _close, lock)
-        self._record = _read_record(self._file)  # what a run that ended meanwhile wrote
+        self._record = _read_record(self._file)  # another process may have written meanwhile
         write_json(self._file, self._record)
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._unlock is not None:
             self._unlock()
 
     def closing(self, items: Iterable[_Item]) -> Iterator[_Item]:
-        """`items`, with the folder open until the last one was taken."""
+        """Yield `items`, then close the folder."""
         try:
             yield from items
         finally:
             self.close()
 
-    def choose(self, pictures: dict[Path, Path], new: Collection[Path] = ()) -> dict[Path, str]:
-        """A name for the results of each image, given its path below what was asked for; recorded where the
-        folder is open.
+    def choose(self, images: dict[Path, Path], new: Collection[Path] = ()) -> dict[Path, str]:
+        """Choose a result name for each image (path -> relative path); recorded if the folder is open.
 
-        Its own without suffix ("unnamed" where that leaves nothing, "." or ".."), shortened where the file
-        system allows no name as long, with a number where another has it. Capitals make no difference, as on
-        some systems. Images of `new` have no file (arrays, standard input, a camera): nothing says that
-        they are those of an earlier call, so their names are always new.
+        The name is the relative path without suffix ("unnamed" if the stem is empty, "." or ".."), shortened
+        to the limit of the file system, with a number if it is taken (ignoring case). Images in `new` have no
+        file (arrays, stdin, a camera) and always get new names.
         """
         known: dict[str, str] = self._record["names"]
         names = {}
         taken = {name.casefold(): source for name, source in known.items()}
-        folders = {name for name, source in taken.items() if is_video(source)}  # of the frames of a video
+        folders = {name for name, source in taken.items() if is_video(source)}  # folders of video frames
         longest = _name_bytes(self.path) - LONGEST_ENDING - NUMBER_ROOM
-        for path, relative in pictures.items():
+        for path, relative in images.items():
             source = IN_MEMORY if path in new else os.path.realpath(path)
             stem = shortened(plain_stem(relative), longest)
             parent = relative.parent.as_posix()
@@ -101,7 +98,7 @@ class ResultFolder:
         return names
 
     def place(self, name: str) -> Path:
-        """Where results of a chosen name begin; ValueError where a symbolic link leads out of the folder."""
+        """The path of a chosen name; ValueError if a parent folder is a symbolic link."""
         stem = self.path / name
         for parent in (self.path / part for part in Path(name).parents if part.name):
             refuse_link(parent)
@@ -109,7 +106,7 @@ class ResultFolder:
 
 
 def shortened(stem: str, longest: int) -> str:
-    """`stem`, or where it has more than `longest` bytes its beginning with a hash of the whole.
+    """`stem`, shortened to at most `longest` bytes with a hash of the whole if needed.
 
     >>> shortened("photo", 20), shortened(40 * "a", 20)
     ('photo', 'aaaaaaaaaaa-e33cdf9c')
@@ -123,15 +120,14 @@ def shortened(stem: str, longest: int) -> str:
 
 
 def _is_free(name: str, source: str, taken: dict[str, str]) -> bool:
-    """Whether results of `source` may have `name`: nobody else has it, and where the frames of a video would
-    lie, in a folder of its name, lies nothing else."""
+    """Whether `name` is not used by another source, and for a video whether its folder of frames is free."""
     if taken.get(name, source) != source or (name in taken and source == IN_MEMORY):
         return False
     return not is_video(source) or not any(other.startswith(f"{name}/") for other in taken)
 
 
 def _beside(folder: str, source: str, taken: dict[str, str], folders: set[str]) -> str:
-    """A folder ("a/b/") without frames of videos but `source`: each part has a number where some are."""
+    """`folder` ("a/b/") with numbers added to parts that are folders of frames of another video."""
     place = ""
     for part in Path(folder).parts:
         number, name = 1, f"{place}{part}"
@@ -143,7 +139,7 @@ def _beside(folder: str, source: str, taken: dict[str, str], folders: set[str]) 
 
 
 def _name_bytes(folder: Path) -> int:
-    """The longest name of a file that the file system of `folder` allows, in bytes."""
+    """The longest file name that the file system of `folder` allows, in bytes."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
@@ -158,13 +154,13 @@ def _close(descriptor: int | None) -> None:
 
 
 def _read_record(file: Path) -> dict[str, Any]:
-    """What earlier calls wrote into the folder; ValueError where it holds files of others."""
+    """The record of earlier calls; ValueError if the folder holds other files."""
     out, wanted = file.parent, RESULT_RECORDS[file.name]
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return {"format": wanted, "names": {}}
     try:
         record = json.loads(file.read_text())
-        names = record.get("names", {})  # records of videos held none before
+        names = record.get("names", {})  # missing in older records of videos
         if record["format"] == wanted and all(
             isinstance(part, str) for entry in names.items() for part in entry
         ):
@@ -172,4 +168,4 @@ def _read_record(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     kind = "video predictions" if file.name == VIDEO_RECORD else "predictions"
-    raise ValueError(f"{out} holds files that are not {kind}; name a new or an empty folder to write to")
+    raise ValueError(f"{out} holds files that are not {kind}; use a new or empty output folder")

@@ -1,4 +1,4 @@
-"""What moves: optical flow, motion fields, paths of pixels, tracks of slots, masks of moving objects."""
+"""Motion: optical flow, motion fields, pixel trajectories, tracks of slots, masks of moving objects."""
 
 from objecthood.motion.tracking import Tracker, Tracks, track
 

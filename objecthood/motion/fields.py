@@ -1,10 +1,9 @@
-"""Frames of videos as motion fields: flow to the next and from the last frame, the camera's taken off.
+"""Motion fields of video frames: optical flow without camera motion, averaged along pixel trajectories.
 
-Of every frame two fields, both in the direction of time: to the next frame, and (negated) to the last. What
-an object covers and uncovers blurs the one on the one side of it and the other on the other. The camera's
-motion is an affine field fitted to all pixels but outliers (Geman and McClure 1987), which removes turning
-and zooming and not depth. What is left is averaged along the paths of pixels, its speed as well: waves and
-noise go one way and the other, objects go on.
+Each frame has two fields in the direction of time: flow to the next frame, and negated flow to the previous
+one, whose occlusion errors lie on opposite sides of an object. Camera motion is an affine field fitted
+robustly (Geman and McClure 1987), which covers rotation and zoom but not parallax. Residual and speed are
+averaged along trajectories, which cancels noise and oscillation.
 """
 
 from __future__ import annotations
@@ -28,32 +27,32 @@ from objecthood.motion.optical_flow import DenseInverseSearch
 from objecthood.motion.paths import along_paths
 
 SIDE = 240
-"""Shorter side at which flow is sought, half of 480p."""
+"""Shorter side of the frames for optical flow in pixels, half of 480p."""
 KEPT = 2
-"""By how much fields are shrunk after that: DIS is no finer."""
+"""Factor by which fields are then downsampled; DIS is no finer."""
 DIRECTIONS = 2
-_ROUNDS = 8  # of reweighting: residuals change by less than a hundredth of a pixel after
+_ROUNDS = 8  # iterations of reweighting, after which residuals change by less than 0.01 pixels
 
 
 class SequenceFields(NamedTuple):
-    """One sequence, in pixels of its grid (DAVIS: 214 x 120) per frame, float16 as it is kept."""
+    """Motion of one sequence in pixels of its grid (DAVIS: 214 x 120) per frame, float16."""
 
     flow: Float[Tensor, "frames directions 2 rows columns"]
-    """To the next frame, and from the last; at an end of the sequence the other one."""
+    """To the next frame and from the previous one; at either end of the sequence both are the same."""
     residual: Float[Tensor, "frames directions 2 rows columns"]
-    """The same without the camera's motion."""
+    """`flow` without camera motion."""
     steady: Float[Tensor, "frames directions 2 rows columns"]
-    """`residual`, averaged along the paths of pixels."""
+    """`residual`, averaged along pixel trajectories."""
     speed: Float[Tensor, "frames directions rows columns"]
-    """Its length, averaged along them: of what moves to and fro as well."""
+    """Length of `residual`, averaged along pixel trajectories; includes oscillating motion."""
 
 
 class MotionFields(Dataset):
-    """The motion of DAVIS-2016 sequences as images: a finite data set of frames.
+    """Motion fields of DAVIS-2016 frames as images: a finite data set.
 
     Args:
-        path: a copy of DAVIS-2016.
-        split: "train": the sequences that fold `fold` trains on; "validation" and "test": those it holds out.
+        path: folder of DAVIS-2016.
+        split: "train": training sequences of fold `fold`; "validation" and "test": its held-out sequences.
         fold, num_folds: see `data.published.davis.folds`.
         resolution: side of the square images.
     """
@@ -74,16 +73,16 @@ class MotionFields(Dataset):
             )
         train, held_out = folds(davis.sequences, num_folds)[fold]
         self.sequences = train if split == "train" else held_out
-        self.resolution, pictures, masks = resolution, [], []
+        self.resolution, images, masks = resolution, [], []
         for name in self.sequences:
             fields = sequence_fields(str(path), name)
             steady, speed = fields.steady.float(), fields.speed.float()
             fitted = shown(steady.flatten(0, 1), speed.flatten(0, 1), resolution)
-            pictures.append(fitted.unflatten(0, speed.shape[:2]))
+            images.append(fitted.unflatten(0, speed.shape[:2]))
             truth = torch.from_numpy(davis.truth(name)).float()[:, None]
             small = functional.interpolate(truth, (resolution, resolution), mode="area")[:, 0]
             masks.append((small > 0.5).long())
-        self._images, self._masks = torch.cat(pictures), torch.cat(masks)
+        self._images, self._masks = torch.cat(images), torch.cat(masks)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -98,15 +97,15 @@ class MotionFields(Dataset):
 
 @lru_cache(maxsize=64)
 def sequence_fields(path: str, name: str) -> SequenceFields:
-    """The motion of one sequence; kept in memory, as three folds ask for it."""
+    """The motion of one sequence; cached, as three folds use it."""
     frames = [resize_image(frame, flow_size(frame.shape[:2])) for frame in Davis2016(path).frames(name)]
     if len(frames) < 2:
-        raise ValueError(f"sequence {name!r} has {len(frames)} frame; motion needs two")
+        raise ValueError(f"sequence {name!r} has {len(frames)} frame; motion needs at least two")
     return fields_of(frames)
 
 
 def flow_size(size: tuple[int, int]) -> tuple[int, int]:
-    """The size (height, width) at which flow is sought: the shorter side `SIDE`, both multiples of `KEPT`.
+    """The size (height, width) of frames for optical flow: shorter side `SIDE`, both multiples of `KEPT`.
 
     Example:
         >>> flow_size((480, 854)), flow_size((1920, 1080))
@@ -117,7 +116,7 @@ def flow_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def fields_of(frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> SequenceFields:
-    """The motion of at least two frames, of the size that `flow_size` says."""
+    """The motion of at least two frames of size `flow_size`."""
     search, flows = DenseInverseSearch(), []
     for now in range(len(frames)):
         both = []
@@ -135,7 +134,7 @@ def fields_of(frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> Sequence
 
 
 def without_camera(field: Float[np.ndarray, "2 rows columns"]) -> Float[np.ndarray, "2 rows columns"]:
-    """What is left of a motion field when a robustly fitted affine field is taken off.
+    """A motion field minus a robustly fitted affine field.
 
     Example:
         >>> y, x = np.mgrid[0:20, 0:30].astype(float)
@@ -149,7 +148,7 @@ def without_camera(field: Float[np.ndarray, "2 rows columns"]) -> Float[np.ndarr
     y, x = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
     design = np.stack([np.ones_like(x), x, y], axis=-1).reshape(-1, 3)
     values = field.reshape(2, -1).T.astype(float)
-    some = slice(None, None, 3)  # every third pixel is plenty for three numbers
+    some = slice(None, None, 3)  # every third pixel is enough for three parameters
     weights = np.ones(len(design[some]))
     for _ in range(_ROUNDS):
         weighted = design[some] * weights[:, None]
@@ -165,9 +164,9 @@ def shown(
     speed: Float[Tensor, "fields rows columns"],
     resolution: int,
 ) -> Float[Tensor, "fields 3 side side"]:
-    """Motion fields as images in [0, 1]: across and down around 1/2, and the speed.
+    """Motion fields as images in [0, 1]: horizontal and vertical motion around 1/2, and speed.
 
-    The scale of each is the speed that 98 % of its pixels do not exceed, at least 0.1 pixels.
+    Each is scaled by the 98th percentile of its speed, at least 0.1 pixels.
     """
     field = functional.interpolate(field, (resolution, resolution), mode="area")
     small = functional.interpolate(speed[:, None], (resolution, resolution), mode="area")
@@ -186,6 +185,6 @@ def scaled(
 def largest_speed(
     speed: Float[Tensor, "fields rows columns"], resolution: int
 ) -> Float[Tensor, "fields 1 1 1"]:
-    """The speed that 98 % of the pixels of each field do not exceed at `resolution`, at least 0.1 pixels."""
+    """The 98th percentile of the speed of each field at `resolution`, at least 0.1 pixels."""
     small = functional.interpolate(speed[:, None], (resolution, resolution), mode="area")
     return small.flatten(1).quantile(0.98, dim=1).clamp_min(0.1)[:, None, None, None]

@@ -1,6 +1,7 @@
-"""From slots on motion fields to one mask of what moves: chosen, agreed on, carried along, coloured, drawn.
+"""Post-process slot masks of motion fields into one mask of moving objects per frame, without labels.
 
-No step knows labels. Each takes and gives soft masks in [0, 1].
+Steps: select foreground, combine directions, average over time, refine by colour, filter to edges. All masks
+are soft, in [0, 1].
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from objecthood.motion.paths import warped
 
 
 def moving_mask(masks: Float[Tensor, "fields slots rows columns"]) -> Float[Tensor, "fields rows columns"]:
-    """What does not belong to the slot that has most of the image's border, which is the background.
+    """The complement of the background, the slot with the largest mask along the image border.
 
     Example:
         >>> masks = torch.zeros(1, 2, 4, 4)
@@ -26,14 +27,14 @@ def moving_mask(masks: Float[Tensor, "fields slots rows columns"]) -> Float[Tens
 
 
 def ground_slot(masks: Float[Tensor, "fields slots rows columns"]) -> Int[Tensor, " fields"]:
-    """Which slot has most of the image's border."""
+    """The background slot, which has the largest mask along the image border."""
     return border_share(masks).argmax(dim=1)
 
 
 def border_share(
     masks: Float[Tensor, "fields slots rows columns"],
 ) -> Float[Tensor, "fields slots"]:
-    """The mean of each mask along the image's border."""
+    """The mean of each mask along the image border."""
     sides = (masks[..., 0, :], masks[..., -1, :], masks[..., 0], masks[..., -1])
     return torch.cat(sides, dim=-1).mean(dim=-1)
 
@@ -43,31 +44,31 @@ def sharpened(
     appearance: Float[Tensor, "fields slots 3 rows columns"],
     motion: Float[Tensor, "fields 3 height width"],
 ) -> Float[Tensor, "fields slots height width"]:
-    """Masks on the grid of `motion`: how likely each pixel's is what each slot paints there, Gaussian with
-    the variance of what the slots miss, times the mask."""
+    """Posterior masks on the grid of `motion`: mask times Gaussian likelihood of the motion given each slot's
+    appearance, with the variance of the residual."""
     size = motion.shape[2:]
-    painted = F.interpolate(appearance.flatten(0, 1), size, mode="bilinear", align_corners=False)
+    decoded = F.interpolate(appearance.flatten(0, 1), size, mode="bilinear", align_corners=False)
     wide = F.interpolate(masks, size, mode="bilinear", align_corners=False)
-    # Across and down span [-1, 1], the speed [0, 1]: four times the squared difference of their images.
+    # Horizontal and vertical motion span [-1, 1], speed [0, 1]: four times the squared difference in images.
     units = torch.tensor([4.0, 4.0, 1.0], device=motion.device)[:, None, None]
-    missed = ((motion[:, None] - painted.unflatten(0, masks.shape[:2])).square() * units).sum(dim=2)
-    variance = (wide * missed).sum(dim=1).mean(dim=(-1, -2)).clamp_min(1e-4)[:, None, None, None]
-    return (wide.clamp_min(1e-4).log() - missed / (2 * variance)).softmax(dim=1)
+    error = ((motion[:, None] - decoded.unflatten(0, masks.shape[:2])).square() * units).sum(dim=2)
+    variance = (wide * error).sum(dim=1).mean(dim=(-1, -2)).clamp_min(1e-4)[:, None, None, None]
+    return (wide.clamp_min(1e-4).log() - error / (2 * variance)).softmax(dim=1)
 
 
 def main_slot(masks: Float[Tensor, "fields slots rows columns"]) -> Int[Tensor, " fields"]:
-    """Which slot but the ground's is large and away from the border: area times what the border lacks."""
+    """The main foreground slot: largest area, weighted down by its share of the border."""
     area = masks.mean(dim=(-1, -2))
     away = (1 - border_share(masks) / area.clamp_min(1e-3)).clamp_min(0.01)
-    ground = F.one_hot(ground_slot(masks), masks.shape[1]).bool()
-    return (area * away).masked_fill(ground, -1).argmax(dim=1)
+    background = F.one_hot(ground_slot(masks), masks.shape[1]).bool()
+    return (area * away).masked_fill(background, -1).argmax(dim=1)
 
 
 def located(
     masks: Float[Tensor, "frames rows columns"], flat: float = 2.0, frames: int = 3
 ) -> Float[Tensor, "frames rows columns"]:
-    """Where the main thing is: 1 within the ellipse of `flat` standard deviations of its mask, falling
-    outside. Moments are medians over so many `frames` before and after."""
+    """A spatial prior of the main object: 1 within the ellipse of `flat` standard deviations of its mask,
+    decreasing outside. Moments are medians over `frames` frames before and after."""
     rows, columns = masks.shape[1:]
     y = torch.arange(rows, device=masks.device)[:, None] + 0.5
     x = torch.arange(columns, device=masks.device) + 0.5
@@ -77,13 +78,13 @@ def located(
         return (weight * values).sum(dim=(1, 2), keepdim=True)
 
     across, down = x - mean(x), y - mean(y)
-    least = 4.0  # squared pixels: two pixels wide at least
+    least = 4.0  # smallest variance, in squared pixels
     moments = [mean(x), mean(y), mean(across**2) + least, mean(down**2) + least, mean(across * down)]
     padded = F.pad(torch.cat(moments, dim=2)[:, 0].T[None], (frames, frames), mode="replicate")[0]
-    calm = padded.unfold(1, 2 * frames + 1, 1).median(dim=-1).values[:, :, None, None]
-    across, down = x - calm[0], y - calm[1]
-    determinant = (calm[2] * calm[3] - calm[4] ** 2).clamp_min(1)
-    squared = (calm[3] * across**2 - 2 * calm[4] * across * down + calm[2] * down**2) / determinant
+    median = padded.unfold(1, 2 * frames + 1, 1).median(dim=-1).values[:, :, None, None]
+    across, down = x - median[0], y - median[1]
+    determinant = (median[2] * median[3] - median[4] ** 2).clamp_min(1)
+    squared = (median[3] * across**2 - 2 * median[4] * across * down + median[2] * down**2) / determinant
     return (-(squared.clamp_min(0).sqrt() - flat).clamp_min(0).square()).exp()
 
 
@@ -92,13 +93,13 @@ def fast_near(
     speed: Float[Tensor, "frames directions rows columns"],
     flow: Float[Tensor, "frames directions 2 rows columns"],
 ) -> Float[Tensor, "frames directions rows columns"]:
-    """What is fast where the main slot is."""
-    place = located(carried_along(agreed(main), flow))
-    return above_threshold(speed) * place[:, None]
+    """Fast pixels near the main slot."""
+    near = located(carried_along(agreed(main), flow))
+    return above_threshold(speed) * near[:, None]
 
 
 def above_threshold(speed: Float[Tensor, "*fields rows columns"]) -> Float[Tensor, "*fields rows columns"]:
-    """1 where each field exceeds the threshold that parts it best (Otsu 1979), 256 steps up to its 99 %.
+    """1 where a field exceeds its Otsu threshold (Otsu 1979, 256 bins up to the 99th percentile), else 0.
 
     Example:
         >>> above_threshold(torch.tensor([[0.1, 0.2, 0.1], [2.0, 0.1, 2.2]])).tolist()
@@ -111,18 +112,19 @@ def above_threshold(speed: Float[Tensor, "*fields rows columns"]) -> Float[Tenso
 def finished(
     masks: Float[Tensor, "frames directions rows columns"],
     flow: Float[Tensor, "frames directions 2 height width"],
-    pictures: Float[Tensor, "frames 3 rows columns"],
+    images: Float[Tensor, "frames 3 rows columns"],
     colours: float = 0.6,
 ) -> Float[Tensor, "frames rows columns"]:
-    """One mask a frame: agreed on, carried along, coloured with weight `colours`, drawn to edges."""
+    """One mask per frame: directions combined, averaged over time, refined by colour (weight `colours`) and
+    filtered to edges."""
     carried = carried_along(agreed(masks), flow)
-    return drawn_to_edges(coloured(carried, pictures, colours), pictures)
+    return drawn_to_edges(coloured(carried, images, colours), images)
 
 
 def agreed(
     masks: Float[Tensor, "frames directions rows columns"],
 ) -> Float[Tensor, "frames rows columns"]:
-    """The geometric mean over the fields of a frame: blur beside an object is in one of them only."""
+    """The geometric mean over the fields of a frame: occlusion errors are in one of them only."""
     return masks.prod(dim=1) ** (1 / masks.shape[1])
 
 
@@ -131,34 +133,34 @@ def carried_along(
     flow: Float[Tensor, "frames directions 2 height width"],
     weight: float = 2.0,
 ) -> Float[Tensor, "frames rows columns"]:
-    """Masks averaged with those of the frames before and after, brought here by the flow.
+    """Masks averaged over time with neighbouring frames warped by the flow.
 
-    A running average each way, in which what came before counts `weight` times the frame itself; the two are
-    joined so that the frame itself counts once. `flow` goes to the next frame and comes from the last, in
-    pixels of its own grid.
+    A running average in each direction weighs earlier frames by `weight` relative to the current one; their
+    sum counts the current frame once. `flow` is to the next and from the previous frame, in pixels of its
+    grid.
     """
     past, future = masks.clone(), masks.clone()
     for now in range(1, len(masks)):
-        brought = warped(past[now - 1][None], -flow[now, 1])[0]
-        past[now] = (masks[now] + weight * brought) / (1 + weight)
+        aligned = warped(past[now - 1][None], -flow[now, 1])[0]
+        past[now] = (masks[now] + weight * aligned) / (1 + weight)
     for now in range(len(masks) - 2, -1, -1):
-        brought = warped(future[now + 1][None], flow[now, 0])[0]
-        future[now] = (masks[now] + weight * brought) / (1 + weight)
+        aligned = warped(future[now + 1][None], flow[now, 0])[0]
+        future[now] = (masks[now] + weight * aligned) / (1 + weight)
     return ((1 + weight) * (past + future) - masks) / (1 + 2 * weight)
 
 
 def coloured(
     masks: Float[Tensor, "frames rows columns"],
-    pictures: Float[Tensor, "frames 3 rows columns"],
+    images: Float[Tensor, "frames 3 rows columns"],
     weight: float = 0.6,
     bins: int = 16,
 ) -> Float[Tensor, "frames rows columns"]:
-    """Masks and the colours they have over the whole sequence: what is coloured as what moves, moves.
+    """Masks refined by the colour distribution of foreground and background over the sequence.
 
-    Log odds of the mask, and `weight` times by how much those of a pixel's colour exceed most of those of
-    any pixel. Colours are `bins` steps of each channel, their counts blurred over neighbours.
+    Adds to the log odds of the mask `weight` times the log odds of foreground given the pixel's colour, minus
+    most of the prior log odds. Colours have `bins` bins per channel; their histogram is blurred.
     """
-    colour = _colour_bins(pictures, bins)
+    colour = _colour_bins(images, bins)
     inside = (masks > 0.5).float()
     common = inside.mean().clamp(1e-3, 0.9)
     found = _blurred_counts(colour, inside, bins)
@@ -170,7 +172,7 @@ def coloured(
 
 def drawn_to_edges(
     masks: Float[Tensor, "frames rows columns"],
-    pictures: Float[Tensor, "frames 3 rows columns"],
+    images: Float[Tensor, "frames 3 rows columns"],
     radius: int = 5,
     epsilon: float = 1e-3,
 ) -> Float[Tensor, "frames rows columns"]:
@@ -183,15 +185,15 @@ def drawn_to_edges(
         columns = F.avg_pool2d(values, (2 * radius + 1, 1), 1, (radius, 0), count_include_pad=False)
         return F.avg_pool2d(columns, (1, 2 * radius + 1), 1, (0, radius), count_include_pad=False)
 
-    colour, mask = mean(pictures), mean(masks[:, None])
-    r, g, b = pictures.unbind(1)
+    colour, mask = mean(images), mean(masks[:, None])
+    r, g, b = images.unbind(1)
     pairs = mean(torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], dim=1))
     (mr, mg, mb) = colour.unbind(1)
     rr, rg, rb, gg, gb, bb = (
         pairs - torch.stack([mr * mr, mr * mg, mr * mb, mg * mg, mg * mb, mb * mb], dim=1)
     ).unbind(1)
     rr, gg, bb = rr + epsilon, gg + epsilon, bb + epsilon
-    # The inverse of a symmetric 3 x 3 matrix, written out: solving for each pixel takes long.
+    # The inverse of a symmetric 3 x 3 matrix in closed form; solving for each pixel is slow.
     inverse = torch.stack(
         [
             *(gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg),
@@ -201,21 +203,21 @@ def drawn_to_edges(
         dim=1,
     ).unflatten(1, (3, 3))
     determinant = (rr * inverse[:, 0, 0] + rg * inverse[:, 0, 1] + rb * inverse[:, 0, 2])[:, None]
-    with_mask = mean(pictures * masks[:, None]) - colour * mask
+    with_mask = mean(images * masks[:, None]) - colour * mask
     slope = torch.einsum("fijhw,fjhw->fihw", inverse, with_mask) / determinant
     level = mask - (slope * colour).sum(dim=1, keepdim=True)
-    return ((mean(slope) * pictures).sum(dim=1) + mean(level)[:, 0]).clamp(0, 1)
+    return ((mean(slope) * images).sum(dim=1) + mean(level)[:, 0]).clamp(0, 1)
 
 
-def _colour_bins(pictures: Tensor, bins: int) -> Tensor:
-    """Bins of brightness and two differences of colour, each spread over what 99.8 % of pixels have."""
-    red, green, blue = F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False).unbind(1)
-    place = torch.zeros_like(red, dtype=torch.long)
+def _colour_bins(images: Tensor, bins: int) -> Tensor:
+    """Joint bins of brightness and two colour differences, each spanning 99.8 % of the pixels."""
+    red, green, blue = F.avg_pool2d(images, 3, 1, 1, count_include_pad=False).unbind(1)
+    joint = torch.zeros_like(red, dtype=torch.long)
     for channel in (0.3 * red + 0.6 * green + 0.1 * blue, red - green, 0.5 * (red + green) - blue):
         low, high = channel.flatten()[::7].quantile(torch.tensor([0.001, 0.999], device=red.device))
         step = ((channel - low) / (high - low).clamp_min(0.05) * bins).long().clamp(0, bins - 1)
-        place = place * bins + step
-    return place
+        joint = joint * bins + step
+    return joint
 
 
 def _blurred_counts(colour: Tensor, weight: Tensor, bins: int) -> Tensor:

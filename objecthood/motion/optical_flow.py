@@ -1,7 +1,7 @@
 """Optical flow between images by OpenCV's DIS (extra `video`).
 
-Kroeger et al. 2016, "Fast Optical Flow using Dense Inverse Search" (ECCV). No training, one
-processor core, some 20 ms a pair at 240 rows; far from learned flow (RAFT) at thin and at fast things.
+Kroeger et al. 2016, "Fast Optical Flow using Dense Inverse Search" (ECCV). It needs no training and takes
+about 20 ms per pair on one core at 240 rows; learned flow (RAFT) is much better at thin and fast objects.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from objecthood.data.io.images import ImageError
 
 
 class DenseInverseSearch:
-    """DIS at its medium preset, down to the finest scale; flow as (across, down), in pixels.
+    """DIS with the medium preset down to the finest scale; flow as (across, down) in pixels.
 
     Raises:
         ImageError: OpenCV is not installed.
@@ -24,18 +24,18 @@ class DenseInverseSearch:
     def __init__(self) -> None:
         self._cv2 = import_cv2()
         self._search = self._cv2.DISOpticalFlow_create(self._cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._search.setFinestScale(0)  # the preset stops at half size: borders of objects blur
+        self._search.setFinestScale(0)  # the preset stops at half resolution, which blurs object borders
 
     def __call__(
         self, frame: UInt8[np.ndarray, "height width 3"], other: UInt8[np.ndarray, "height width 3"]
     ) -> Float32[np.ndarray, "height width 2"]:
-        """Where each pixel of `frame` is in `other`."""
-        grey = [self._cv2.cvtColor(picture, self._cv2.COLOR_RGB2GRAY) for picture in (frame, other)]
+        """Displacement of each pixel of `frame` to `other`."""
+        grey = [self._cv2.cvtColor(image, self._cv2.COLOR_RGB2GRAY) for image in (frame, other)]
         return self._search.calc(*grey, None)
 
 
 def import_cv2() -> Any:
-    """OpenCV on one thread, or one line on how to get it."""
+    """OpenCV on one thread; ImageError if it is not installed."""
     try:
         import cv2
     except ImportError as error:

@@ -1,8 +1,8 @@
-"""Values averaged along the paths of pixels: what is noise in one frame cancels over many.
+"""Average values along pixel trajectories, which cancels noise of single frames.
 
-A running average each way through time, brought from frame to frame by the flow. Where the flow to a
-neighbour and the flow back disagree (Sundaram et al. 2010, "Dense point trajectories by GPU-accelerated large
-displacement optical flow", equation 5, soft here), little is brought, and the frame itself counts little.
+A running average in each direction of time is warped from frame to frame by the flow, weighted by
+forward-backward consistency (Sundaram et al. 2010, "Dense point trajectories by GPU-accelerated large
+displacement optical flow", equation 5; a soft version here).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-_LEAST = 0.05  # what a pixel counts for itself if no flow of its is sure
+_LEAST = 0.05  # smallest weight of a pixel's own value, with inconsistent flow
 
 
 def along_paths(
@@ -20,8 +20,8 @@ def along_paths(
     flow: Float[Tensor, "frames directions 2 rows columns"],
     memory: float = 5.0,
 ) -> Float[Tensor, "frames channels rows columns"]:
-    """`values` averaged over the frames before and after: what came before counts `memory` times the share
-    that the frame itself adds. `flow` goes to the next frame and comes from the last, in pixels.
+    """`values` averaged over earlier and later frames, with a decay of memory / (1 + memory) per frame.
+    `flow` is to the next and from the previous frame, in pixels.
 
     Example:
         >>> noise = torch.randn(9, 1, 4, 6, generator=torch.Generator().manual_seed(0))
@@ -45,10 +45,8 @@ def along_paths(
 def consistency(
     flow: Float[Tensor, "frames directions 2 rows columns"],
 ) -> Float[Tensor, "frames directions rows columns"]:
-    """How well flow to the next and from the last frame agree with the flow found there: 1, down to 0.
-
-    An end of the sequence, which has no such neighbour, gets 1.
-    """
+    """Forward-backward consistency of the flow to the next and from the previous frame, in [0, 1]; 1 at the
+    ends of the sequence."""
     agreement = torch.ones_like(flow[:, :, 0])
     for now in range(len(flow)):
         for direction, other in ((0, now + 1), (1, now - 1)):
@@ -64,8 +62,7 @@ def consistency(
 def warped(
     values: Float[Tensor, "channels rows columns"], flow: Float[Tensor, "2 height width"]
 ) -> Float[Tensor, "channels rows columns"]:
-    """`values` of another frame, seen from this one, whose pixels are found at `flow` (its own grid) from
-    here.
+    """`values` of another frame, sampled at this frame's pixels displaced by `flow` (in pixels of its grid).
 
     Example:
         >>> mask = torch.tensor([[[0.0, 0.0, 1.0, 0.0]]]).expand(1, 4, 4)
@@ -79,5 +76,5 @@ def warped(
         small = F.interpolate(small, (rows, columns), mode="bilinear", align_corners=False)
     y, x = ((2 * torch.arange(size, device=values.device) + 1) / size - 1 for size in (rows, columns))
     here = torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], dim=-1)
-    place = here + small[0].permute(1, 2, 0) * scale
-    return F.grid_sample(values[None], place[None], padding_mode="border", align_corners=False)[0]
+    coordinates = here + small[0].permute(1, 2, 0) * scale
+    return F.grid_sample(values[None], coordinates[None], padding_mode="border", align_corners=False)[0]

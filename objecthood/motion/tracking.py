@@ -1,8 +1,7 @@
-"""Does it move? Speed of every slot in every frame, and the verdict: moving or static.
+"""Track slots: centre, area and velocity of every slot in every frame, and whether it moves.
 
-What a slot shows is looked for in the next frame (`nn.block_matching.slot_motion`), the background's own
-displacement, which is the camera's, is taken off, and velocities are averaged over a few frames. A stream
-needs the average of each slot and nothing else.
+Block matching (`nn.block_matching.slot_motion`) gives the displacement of each slot; that of the background
+(camera motion) is subtracted, and velocities are averaged over a few frames. The average is the only state.
 """
 
 from __future__ import annotations
@@ -18,30 +17,31 @@ from objecthood.data.scene import Scenes
 from objecthood.nn.block_matching import slot_motion
 
 LEAST_SPEED = 0.3
-"""Pixels per frame, at the model's resolution, from which a slot counts as moving: the slowest sprites make
-0.5."""
+"""Speed in pixels per frame, at the model's resolution, from which a slot counts as moving; the slowest
+sprites have 0.5."""
 KEPT = 0.8
-"""Share of the average that stays when a frame is added: it looks back about 1 / (1 - 0.8) frames."""
+"""Decay of the average velocity per frame: a window of about 1 / (1 - 0.8) frames."""
 REACH = 4
-"""Pixels that a slot may move in a frame, at the model's resolution."""
+"""Search range of a slot's displacement per frame, in pixels at the model's resolution."""
 EMPTY = 4
-"""Pixels; a slot with fewer is not seen, and stands still."""
+"""Area in pixels below which a slot counts as empty and static."""
 
 
 class Tracks(NamedTuple):
-    """Where slots are, how fast, and whether they move; for one frame without the time axis."""
+    """Tracks of slots; for one frame without the time axis."""
 
     centre: Float[Tensor, "batch *time slots 2"]
-    """Mean place (across, down) of the pixels that a slot holds, in pixels; -1 where it is not seen."""
+    """Mean coordinates (across, down) of a slot's segment, in pixels; -1 for an empty slot."""
     area: Int[Tensor, "batch *time slots"]
-    """Pixels held."""
+    """Area of the segment in pixels."""
     velocity: Float[Tensor, "batch *time slots 2"]
-    """Against the background (the slot that holds most), averaged, in pixels per frame."""
+    """Averaged velocity relative to the background (the largest slot), in pixels per frame."""
     moving: Bool[Tensor, "batch *time slots"]
+    """Whether the speed exceeds `LEAST_SPEED`."""
 
 
 class Tracker:
-    """Follows the slots of a stream, frame by frame.
+    """Tracks the slots of a stream, frame by frame.
 
     Example:
         >>> tracker = Tracker()
@@ -61,7 +61,8 @@ class Tracker:
         masks: Float[Tensor, "batch slots height width"],
         following: Float[Tensor, "batch 3 height width"] | None,
     ) -> Tracks:
-        """The next frame; `following` is the one after it, None at the end (speeds then stay)."""
+        """Add `frame` [0, 1] with its masks; `following` is the next frame, None at the end (keeps
+        velocities)."""
         held = torch.nn.functional.one_hot(masks.argmax(dim=1), masks.shape[1]).permute(0, 3, 1, 2).float()
         area = held.sum(dim=(2, 3))
         seen = area >= EMPTY
@@ -85,7 +86,7 @@ class Tracker:
 def track(
     frames: Float[Tensor, "batch time 3 height width"], masks: Float[Tensor, "batch time slots height width"]
 ) -> Tracks:
-    """The tracks of whole clips, as `Tracker` gives them frame by frame."""
+    """The tracks of whole clips, equal to those of `Tracker` frame by frame."""
     tracker, every = Tracker(), frames.unbind(1)
     parts = [
         tracker.update(frame, its_masks, following)
@@ -97,10 +98,10 @@ def track(
 def verdicts_right(
     tracks: Tracks, masks: Float[Tensor, "batch time slots height width"], clips: Scenes
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """How many verdicts are right, and how many there are: one for each object found in each frame.
+    """The number of correct moving/static decisions, and of all decisions: one per found object and frame.
 
-    An object is found by the slot assigned to it, overlap at least 0.5 (`metrics.found_by`); it moves where
-    its true velocity in the world is not 0. Objects that are not found are not judged.
+    An object is found if its assigned slot has an IoU of at least 0.5 (`metrics.found_by`); it moves if its
+    true velocity is not 0. Objects that are not found are ignored.
     """
     slot = metrics.found_by(clips["masks"], masks)
     objects = slot.shape[2]
@@ -111,27 +112,27 @@ def verdicts_right(
 
 
 def ground_within(held: Float[Tensor, "batch slots height width"]) -> Float[Tensor, "batch 1 height width"]:
-    """The background (the slot that holds most) further than `REACH` pixels from anything else.
+    """The background (the largest slot) further than `REACH` pixels from other slots.
 
-    Nearer, what moves beside plain ground covers and uncovers it, so that ground seems to move along. Where
-    nothing is so far, the camera counts as still.
+    Closer pixels are covered and uncovered by moving objects, which biases block matching. If nothing is
+    left, the camera counts as static.
     """
-    ground = held.sum(dim=(2, 3)).argmax(dim=1)[:, None, None, None].expand(-1, 1, *held.shape[-2:])
-    return 1 - torch.nn.functional.max_pool2d(1 - held.gather(1, ground), 2 * REACH + 1, 1, REACH)
+    largest = held.sum(dim=(2, 3)).argmax(dim=1)[:, None, None, None].expand(-1, 1, *held.shape[-2:])
+    return 1 - torch.nn.functional.max_pool2d(1 - held.gather(1, largest), 2 * REACH + 1, 1, REACH)
 
 
 def clear_of_others(
     held: Float[Tensor, "batch slots height width"],
 ) -> Float[Tensor, "batch slots height width"]:
-    """What each slot holds further than `REACH` pixels from other slots, the background aside.
+    """The segments further than `REACH` pixels from other foreground slots.
 
-    Nearer, what moves covers and uncovers what stands still. A slot that would keep less than a fifth keeps
-    all.
+    Closer pixels may be covered and uncovered by moving objects. A slot that would keep less than a fifth of
+    its segment keeps all of it.
     """
     area = held.sum(dim=(2, 3), keepdim=True)
-    ground = area.argmax(dim=1, keepdim=True).expand(-1, 1, *held.shape[-2:])
-    things = held.scatter(1, ground, 0.0)
-    others = things.sum(dim=1, keepdim=True) - things
+    background = area.argmax(dim=1, keepdim=True).expand(-1, 1, *held.shape[-2:])
+    foreground = held.scatter(1, background, 0.0)
+    others = foreground.sum(dim=1, keepdim=True) - foreground
     clear = held * (1 - torch.nn.functional.max_pool2d(others, 2 * REACH + 1, 1, REACH))
     return torch.where(clear.sum(dim=(2, 3), keepdim=True) > 0.2 * area, clear, held)
 
@@ -139,7 +140,7 @@ def clear_of_others(
 def centres(
     held: Float[Tensor, "batch slots height width"], seen: Bool[Tensor, "batch slots"]
 ) -> Float[Tensor, "batch slots 2"]:
-    """Mean place (across, down) of what each slot holds, in pixels; -1 where it is not seen."""
+    """Mean coordinates (across, down) of each segment, in pixels; -1 for an empty slot."""
     area = held.sum(dim=(2, 3)).clamp_min(1)
     rows, columns = (torch.arange(size, device=held.device).float() for size in held.shape[-2:])
     across = (held.sum(dim=2) * columns).sum(dim=-1) / area

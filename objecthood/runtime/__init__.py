@@ -1,1 +1,1 @@
-"""The machine under a run: devices, processes, signals, limits, files that are written whole."""
+"""Runtime support: devices, processes, signals, limits, atomic file writes."""

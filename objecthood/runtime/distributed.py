@@ -1,8 +1,7 @@
-"""Several processes train as one: each has its share of every batch, gradients are averaged between them.
+"""Data-parallel training: processes share each batch and average gradients.
 
-torchrun, or whatever else sets its environment variables, starts the processes; DistributedDataParallel (Li
-et al. 2020, arXiv 2006.15704) averages gradients while they are computed. This file is what lies between
-these and the loop: who am I, on which device, and what do the others say?
+torchrun (or anything that sets its environment variables) starts the processes; DistributedDataParallel (Li
+et al. 2020, arXiv 2006.15704) averages gradients.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from objecthood.runtime.signals import INTERRUPTED, PREEMPTED, Preempted, stop_s
 Value = TypeVar("Value")
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun tells each process that it starts."""
+"""Environment variables that torchrun sets."""
 PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others: scoring and drawing on the first one are waited for as well."""
+"""Timeout of collective operations, which includes evaluation on the first process."""
 
 
 class Processes:
-    """This process among the `count` that train together; `rank` 0 is the first, which alone writes.
+    """This process in a group of `count`; only `rank` 0 writes files.
 
     Args:
         rank: of this process, from 0.
@@ -57,45 +56,43 @@ class Processes:
         return self.rank == 0
 
     def spread(self, module: nn.Module) -> nn.Module:
-        """`module`, whose backward pass averages gradients over processes; all parameters must have a part
-        in it."""
+        """`module` with gradients averaged over processes; every parameter must be used."""
         if self.count == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=devices)
 
     def total(self, *values: float) -> list[float]:
-        """Sums over processes; all must ask."""
+        """Sums over processes (collective)."""
         return self._reduce(values, dist.ReduceOp.SUM)
 
     def largest(self, *values: float) -> list[float]:
-        """The largest of each over processes; all must ask."""
+        """Maxima over processes (collective)."""
         return self._reduce(values, dist.ReduceOp.MAX)
 
     def agree(self, text: str) -> bool:
-        """Whether `text` is the same in all processes; all must ask."""
+        """Whether `text` is equal in all processes (collective)."""
         number = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)  # 48 bits: exact as a float64
         least, most = self.largest(-number, number)
         return -least == most
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait for all processes (collective)."""
         self.total(0)
 
     def _reduce(self, values: tuple[float, ...], operation: dist.ReduceOp.RedOpType) -> list[float]:
         if self.count == 1:
             return list(values)
-        shared = torch.tensor(values, dtype=torch.float64)  # on the CPU: no GPU has to be waited for
+        shared = torch.tensor(values, dtype=torch.float64)  # on the CPU, without GPU synchronisation
         dist.all_reduce(shared, operation)
         return shared.tolist()
 
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """This process among those that torchrun started, or alone; all but the first keep silent.
+    """The group of processes that torchrun started, or a single process; only the first prints.
 
-    "cuda" without a number is the GPU of the process's own number on its machine. Raises ValueError where
-    there is none.
+    "cuda" without a number is the GPU with the local rank. Raises ValueError if there is none.
     """
     if not started() or os.environ["WORLD_SIZE"] == "1":
         yield Processes(0, 1, device)
@@ -115,15 +112,15 @@ def joined(device: torch.device) -> Iterator[Processes]:
         with contextlib.nullcontext() if rank == 0 else silence():
             yield Processes(rank, count, device)
     finally:
-        # A thread of gloo may still wait for Python's lock, to let go of a tensor. Destroying the group waits
-        # for that thread with the lock in hand; asleep we do not hold it.
+        # A gloo thread may still wait for the GIL to release a tensor, and destroying the group waits for
+        # that thread while holding the GIL; sleeping releases it.
         time.sleep(0.2)
         dist.destroy_process_group()
 
 
 def meeting_place() -> dict[str, Any]:
-    """Where processes that torchrun started anew find each other: its store (torch 2.13) still lists the
-    ports of those that died, hence a part of it for each start; nothing for the first one."""
+    """Rendezvous arguments after a restart by torchrun: its store (torch 2.13) still lists ports of failed
+    processes, so each start uses its own prefix; empty for the first start."""
     if not restarted():
         return {}
     store, rank, count = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
@@ -134,23 +131,23 @@ def meeting_place() -> dict[str, Any]:
 
 
 def started() -> bool:
-    """Whether this process is one of several that were started together."""
+    """Whether torchrun started this process."""
     return all(name in os.environ for name in VARIABLES)
 
 
 def restarted() -> bool:
-    """Whether torchrun started this process anew after a failure (`--max-restarts`)."""
+    """Whether torchrun restarted this process after a failure (`--max-restarts`)."""
     return started() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks."""
+    """Whether this is the first process, which prints."""
     return not started() or os.environ["RANK"] == "0"
 
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Nothing is printed; errors are raised as ever."""
+    """Suppress all output; errors are still raised."""
     with (
         open(os.devnull, "w") as nowhere,
         contextlib.redirect_stdout(nowhere),
@@ -162,9 +159,9 @@ def silence() -> Iterator[None]:
 def launch(arguments: list[str], count: int) -> None:
     """Run `objecthood ARGUMENTS` as `count` processes of this machine, through torchrun's agent.
 
-    Signals are handed on, the processes given 30 seconds to save, and KeyboardInterrupt or `Preempted`
-    raised. Where a process fails, the others are ended, and ValueError says why, in one line. Cores are
-    shared out (`OMP_NUM_THREADS`) unless that is set.
+    Signals are forwarded, and the processes have 30 seconds to save; then KeyboardInterrupt or `Preempted` is
+    raised. If a process fails, the others are stopped and ValueError states the reason. Cores are divided
+    (`OMP_NUM_THREADS`) unless that is set.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -197,13 +194,13 @@ def launch(arguments: list[str], count: int) -> None:
 
 
 def cause(failures: dict[int, Any], count: int) -> BaseException:
-    """What the first of the failed processes (`ProcessFailure` by rank) ended with."""
+    """The error of the process that failed first (`ProcessFailure` by rank)."""
 
     earliest = min(failure.timestamp for failure in failures.values())
 
     def doubt(rank: int) -> tuple[bool, ...]:
-        """That the agent ended a process (SIGTERM, 30 seconds later SIGKILL), or that one lost a peer, is no
-        cause."""
+        """Sort key: processes stopped by the agent (SIGTERM, 30 seconds later SIGKILL) or that lost a peer
+        are not the cause."""
         failure = failures[rank]
         ended = failure.exitcode == -signal.SIGTERM or failure.timestamp > earliest + 10
         return ended, failure.exitcode > 0, "peer" in str(failure.message)
@@ -214,8 +211,8 @@ def cause(failures: dict[int, Any], count: int) -> BaseException:
         return Preempted() if failure.exitcode == PREEMPTED else KeyboardInterrupt()
     if failure.exitcode < 0:
         return ValueError(
-            f"process {rank} of {count} was killed ({failure.signal_name()}), and the others were ended; "
-            "the run goes on from its last checkpoint with --resume RUN"
+            f"process {rank} of {count} was killed ({failure.signal_name()}), and the others were stopped; "
+            "continue from the last checkpoint with --resume RUN"
         )
     told = failure.message if isinstance(failure.message, str) else failure.message["message"]
     kind, _, text = told.partition(": ")
@@ -241,13 +238,13 @@ def reporting(function: Callable[..., Value]) -> Callable[..., Value]:
 
 
 def num_cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def logging_off() -> Iterator[None]:
-    """The agent's own account of a failure, in dozens of lines, is left out."""
+    """Suppress logging, such as the agent's long report of a failure."""
     logging.disable(logging.CRITICAL)
     try:
         yield

@@ -1,5 +1,4 @@
-"""What this run runs on: device, precision, versions, commit; for results, reports and `objecthood
-doctor`."""
+"""The environment of a run: device, precision, versions, commit."""
 
 from __future__ import annotations
 
@@ -15,19 +14,19 @@ import objecthood
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The named device, or the best at hand ("auto"); ValueError where it is not at hand."""
+    """The named device, or the best available ("auto"); ValueError if it is not available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} is not at hand here; use auto, cpu, cuda or cuda:N") from error
+        raise ValueError(f"device {name!r} is not available; use auto, cpu, cuda or cuda:N") from error
     return device
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """float32 or bfloat16 by name; "auto" takes bfloat16 where `device` computes in it natively."""
+    """float32 or bfloat16 by name; "auto" takes bfloat16 if `device` supports it natively."""
     choices = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if name == "auto":
         return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
@@ -37,7 +36,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is an arithmetic of the device and not an emulation."""
+    """Whether the device supports bfloat16 natively."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -45,11 +44,10 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory for reuse; True where that was possible.
+    """Configure glibc to keep freed memory for reuse; False with other C libraries.
 
-    By default every large tensor is mapped afresh and faulted in page by page: a series of eight 5 MB
-    products takes 20 ms instead of 3. The price is that the process holds on to its peak. Other C libraries
-    are left alone.
+    By default every large tensor is mapped again and page-faulted: eight 5 MB products take 20 ms instead of
+    3. The process then keeps its peak memory.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -60,7 +58,7 @@ def keep_freed_memory() -> bool:
 
 
 def describe(device: torch.device | None = None) -> dict[str, str]:
-    """Versions, processor and commit, in words."""
+    """Versions, processor and commit, as text."""
     facts = {
         "objecthood": objecthood.__version__,
         "commit": commit(),
@@ -77,7 +75,7 @@ def describe(device: torch.device | None = None) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Commit of the source this package runs from, "+" appended where the package differs; "" without one."""
+    """Git commit of the package, with "+" if it was modified; "" without git."""
     folder = str(Path(__file__).parent)
     try:
         name = _git(folder, "rev-parse", "--short=12", "HEAD")
@@ -92,7 +90,7 @@ def _git(folder: str, *arguments: str) -> str:
 
 
 def processor() -> str:
-    """The processor's own name, as far as the system tells it."""
+    """Name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,8 +1,7 @@
-"""Files written whole or not at all, never through a link, and names that stay inside their folder.
+"""Atomic file writes that do not follow symbolic links, and checked file names.
 
-A folder from someone else may hold symbolic links in place of the files that a command writes. Every file is
-therefore written under a random name that must not exist yet (O_EXCL, O_NOFOLLOW) and then renamed: a rename
-replaces a link, not what it points to.
+An untrusted folder may hold symbolic links in place of the files that a command writes. Every file is
+written under a new random name (O_EXCL, O_NOFOLLOW) and renamed, which replaces a link and not its target.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ def staged_name(path: Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path`, or of a link there, when the block ends without an error.
+    """A new file that replaces `path` (or a link there) when the block ends without an error.
 
-    Raises OSError where it cannot be written; what was at `path` is then unchanged.
+    Raises OSError if it cannot be written; `path` is then unchanged.
     """
     staged = staged_name(path)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | getattr(os, "O_BINARY", 0)
@@ -176,7 +175,7 @@ def read_json(file: Path) -> dict[str, Any]:
             f"{file.parent} is not a run folder (no {file.name}); name a folder that train wrote"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}); restore it, or train anew") from error
+        raise ValueError(f"{file} is damaged ({error}); restore it or train again") from error
     if not isinstance(facts, dict):
-        raise ValueError(f"{file} is damaged (not a JSON object); restore it, or train anew")
+        raise ValueError(f"{file} is damaged (not a JSON object); restore it or train again")
     return facts

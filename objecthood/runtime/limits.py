@@ -1,6 +1,6 @@
-"""Limits on what a file or a request from someone else may ask for; `objecthood doctor` prints them.
+"""Limits on untrusted files and requests, in memory or time; `objecthood doctor` prints them.
 
-Each is a bound on memory or time, far above what the published recipes need. Imports nothing.
+All are far above the needs of published recipes. Imports nothing.
 """
 
 IMAGE_PIXELS = 50_000_000
@@ -9,7 +9,7 @@ gigabytes."""
 IMAGE_BYTES = 8 * IMAGE_PIXELS
 """Size of an image file: an uncompressed one of 16 bits and 4 channels."""
 TILE_PIXELS = 2**24
-"""Height x width of a TIFF tile: 4096 x 4096 (usual are 256 and 512 a side). One is decoded as a whole."""
+"""Height x width of a TIFF tile: 4096 x 4096 (typical sides are 256 and 512). It is decoded as a whole."""
 JPEG_SCANS = 100
 """Scans of a progressive JPEG (encoders write about 10). A decoder passes over all pixels at each."""
 JPEG_SCAN_PIXELS = 16 * IMAGE_PIXELS

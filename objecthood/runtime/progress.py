@@ -1,4 +1,4 @@
-"""What a run says while it runs: a live line on a terminal, plain lines elsewhere."""
+"""Progress of a run: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class RunProgress:
     """A bar with loss, score, images per second and time left; use as a context manager.
 
     Args:
-        name: of the run, shown in front.
-        num_steps: the step at which the bar is full.
-        first_step: where it starts (a resumed run).
-        every: seconds between plain lines where there is no terminal.
+        name: of the run, shown first.
+        num_steps: total number of steps.
+        first_step: first step of a resumed run.
+        every: seconds between plain lines without a terminal.
     """
 
     def __init__(self, name: str, num_steps: int, first_step: int = 0, every: float = 15.0):
@@ -47,7 +47,7 @@ class RunProgress:
             self.bar.stop()
 
     def update(self, step: int, status: str) -> None:
-        """`step` steps are done; `status` is what is known of them."""
+        """Show that `step` steps are done, with a `status` text."""
         self.bar.update(self.task, completed=step, status=status)
         now = time.monotonic()
         if not self.console.is_terminal and (now - self.spoken >= self.every or step == self.num_steps):
@@ -56,7 +56,7 @@ class RunProgress:
             echo(f"{self.name} {step}/{self.num_steps}  {status}  {seconds_left:.0f} s left", flush=True)
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         if self.console.is_terminal:
             self.bar.console.print(text, highlight=False, markup=False)
         else:

@@ -1,8 +1,8 @@
-"""Names of version 0.1 beside those of today: what was stored or written with the old ones still works.
+"""Names of version 0.1 and their replacements, for stored files and existing code.
 
-Weight files, run folders and recipes hold names of fields, classes and tensors. They are read through the
-tables below, silently. Code that uses an old name gets a DeprecationWarning, a command a line on stderr,
-until version 0.3. Module paths that moved are in `objecthood._moved`.
+Weight files, run folders and recipes with old names of fields, classes and tensors are read silently through
+the tables below. Old names in code give a DeprecationWarning, in commands a line on stderr, until version
+0.3. Moved modules are in `objecthood._moved`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FIELDS = {
     "still_steps": "single_frame_steps",
     "without_shading": "chromaticity",
 }
-"""Recipe fields, and with hyphens the options of the command."""
+"""Recipe fields; with hyphens, options of the command."""
 VALUES = {("target", "seen"): "input"}
 """Values of fields, by field."""
 TASKS = {"GuidedDiscovery": "SpatialBiasDiscovery", "PaintedDiscovery": "SlotFrameDiscovery"}
@@ -79,8 +79,8 @@ ATTRIBUTES: dict[str, dict[str, str]] = {
 
 
 def fields(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Fields of a recipe under today's names; `known` are those of its class, which pass unchanged. Where
-    both names of a field are given, the old one counts: `dataclasses.replace` fills in the new one.
+    """Fields of a recipe under current names; `known` are those of its class, which pass unchanged. If both
+    names are given, the old one counts, as `dataclasses.replace` fills in the new one.
 
     Example:
         >>> fields({"average": 0.99, "ema_decay": 0.5, "steps": 10}, {"ema_decay", "steps"})
@@ -107,7 +107,7 @@ def settings(stored: Mapping[str, Any], known: Collection[str]) -> dict[str, Any
 
 
 def tensors(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A state dict under today's names.
+    """A state dict under current names.
 
     Example:
         >>> tensors({"grouping.slot_attention.prior.ramp": 1, "encoder.weight": 2})
@@ -122,7 +122,7 @@ def _part(name: str, change: tuple[str, str]) -> str:
 
 
 def arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, which also takes keyword arguments under their old names, with a DeprecationWarning."""
+    """Decorator that accepts keyword arguments under old names, with a DeprecationWarning."""
     allowed = inspect.signature(function).parameters
 
     @functools.wraps(function)
@@ -138,7 +138,7 @@ def arguments(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def attribute(old: str, new: str) -> property:
-    """The attribute `new` of an object, under its old name, with a DeprecationWarning."""
+    """A property that returns the attribute `new`, with a DeprecationWarning."""
 
     def get(instance: object) -> Any:
         warnings.warn(f"`.{old}` is now `.{new}`", DeprecationWarning, stacklevel=2)
@@ -148,7 +148,7 @@ def attribute(old: str, new: str) -> property:
 
 
 def attributes(module: str) -> Callable[[str], Any]:
-    """A module's `__getattr__`: its attributes under their old names, with a DeprecationWarning."""
+    """A module's `__getattr__` for old names of attributes, with a DeprecationWarning."""
 
     def find(name: str) -> Any:
         new = ATTRIBUTES[module].get(name)
@@ -161,7 +161,7 @@ def attributes(module: str) -> Callable[[str], Any]:
 
 
 def options(words: list[str]) -> tuple[list[str], list[str]]:
-    """Words of a command with options under today's names, and a hint for each that was renamed.
+    """The words of a command with current option names, and a hint for each renamed one.
 
     Example:
         >>> options(["train", "sprites", "--average", "0.9", "--no-rehome"])[0]

@@ -1,4 +1,4 @@
-"""Being told to stop: by the keyboard, or by a machine that is wanted for something else."""
+"""Stop signals: Ctrl-C and preemption; folder locks."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import Any
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, by the convention of shells."""
 PREEMPTED = 75
-"""Exit code after any signal but Ctrl-C: saved, to be gone on with (EX_TEMPFAIL of sysexits.h)."""
+"""Exit code after any other signal: saved and resumable (EX_TEMPFAIL of sysexits.h)."""
 TOLD = "told"
-"""Of a KeyboardInterrupt: whoever stopped the command has been told what it means."""
+"""Argument of a KeyboardInterrupt whose message was already printed."""
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-"""Ctrl-C; a scheduler or a shutdown; a closed terminal; SLURM's warning, by custom."""
+"""Ctrl-C; scheduler or shutdown; closed terminal; SLURM's warning, by convention."""
 
 
 def command() -> str:
-    """How this command is typed here: `objecthood` where the shell finds it, else Python with the module."""
+    """The command line of this command: `objecthood` if it is on the PATH, else `python -m objecthood`."""
     return "objecthood" if shutil.which("objecthood") else f"{shlex.quote(sys.executable)} -m objecthood"
 
 
 class Preempted(KeyboardInterrupt):
-    """The run was saved because the machine is wanted; the same command with --resume goes on."""
+    """The run was stopped by a signal and saved; --resume continues it."""
 
 
 class StartingUp:
@@ -64,11 +64,9 @@ class StartingUp:
 
 
 class StopRequest:
-    """Takes note of the first signal of `NAMES`, so that no step is cut in half; gives way to a second
-    Ctrl-C.
+    """Records the first signal of `NAMES`, so that the current step is completed; a second Ctrl-C interrupts.
 
-    `requested` is the signal's number, 0 without one. Outside the main thread, where Python delivers no
-    signals, it does nothing.
+    `requested` is the signal number, or 0. It does nothing outside the main thread, which gets no signals.
     """
 
     requested = 0
@@ -86,7 +84,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """What lies within is cut short by a signal: all has been saved, and it may take minutes."""
+        """A block that a signal interrupts immediately: everything is saved, and it may take minutes."""
         if self.requested:
             raise self.exception()
         self._at_once = True
@@ -96,7 +94,7 @@ class StopRequest:
             self._at_once = False
 
     def exception(self) -> KeyboardInterrupt:
-        """What the signal means: `Preempted`, or KeyboardInterrupt of Ctrl-C."""
+        """`Preempted`, or KeyboardInterrupt for Ctrl-C."""
         return KeyboardInterrupt() if self.requested == signal.SIGINT else Preempted()
 
     def _note(self, number: int, frame: object) -> None:
@@ -109,8 +107,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def nobody_else(folder: Path) -> Iterator[None]:
-    """No other process of this machine trains into `folder` meanwhile; ValueError, which names it, where one
-    does."""
+    """Lock `folder` against training by another process; ValueError names the process that holds the lock."""
     descriptor = lock_folder(folder, "trained into", "wait for it, or stop it")
     try:
         yield
@@ -120,11 +117,11 @@ def nobody_else(folder: Path) -> Iterator[None]:
 
 
 def lock_folder(folder: Path, use: str, remedy: str) -> int | None:
-    """A descriptor that holds the lock of `folder` until it is closed; ValueError, which names the other
-    process, where it is held already.
+    """A descriptor that holds the lock of `folder` until it is closed; ValueError names the process that
+    holds the lock.
 
-    The lock is on the folder itself and ends with the process, however that ends; where a file system or
-    Windows has none, nothing is locked (None on Windows).
+    The lock is on the folder itself and ends with the process. File systems without locks are not locked;
+    None on Windows.
     """
     try:
         import fcntl
@@ -142,7 +139,7 @@ def lock_folder(folder: Path, use: str, remedy: str) -> int | None:
 
 
 def _holder(inode: int) -> str:
-    """Who holds a lock, as Linux lists it: "1: FLOCK ADVISORY WRITE 4321 08:01:1234567 0 EOF"."""
+    """The process that holds a lock, from /proc/locks: "1: FLOCK ADVISORY WRITE 4321 08:01:1234567 0 EOF"."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/locks").read_text().splitlines():
             words = line.split()
@@ -152,7 +149,7 @@ def _holder(inode: int) -> str:
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Those of `NAMES` that this system has; a closed terminal only where nohup does not say to ignore it."""
+    """The signals of `NAMES` on this system, without SIGHUP under nohup."""
     known = [signal.Signals[name] for name in NAMES if hasattr(signal, name)]
     ignored = [s for s in known if s.name == "SIGHUP" and signal.getsignal(s) == signal.SIG_IGN]
     return [number for number in known if number not in ignored]

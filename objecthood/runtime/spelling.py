@@ -1,4 +1,4 @@
-"""The name that was probably meant, for messages about names that do not exist."""
+"""Suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 ALIKE = 0.6
-"""Share of common letters from which on a name is suggested (the default of `difflib.get_close_matches`)."""
+"""Similarity from which a name is suggested (the default of `difflib.get_close_matches`)."""
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """The name that `word` was probably meant to be, or "" where none is near.
+    """The most similar name, or "" if none is similar.
 
-    Capitals and underscores count for nothing; a beginning, a whole part and initials are as good as a name.
+    Case and underscores are ignored; prefixes, whole parts and initials count as matches.
 
     >>> nearest("eval", ["train", "evaluate"]), nearest("lr", ["learning-rate"])
     ('evaluate', 'learning-rate')
@@ -37,14 +37,14 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def did_you_mean(word: str, words: Sequence[str], prefix: str = "") -> str:
-    """A question that names the nearest of `words`, or a list of them all where none is near."""
+    """A suggestion of the nearest of `words`, or a list of all of them."""
     if not words:
         return "it has none."
     near = nearest(word, words)
     return (
         f"did you mean {prefix}{near}?"
         if near
-        else f"known are {', '.join(prefix + name for name in words)}."
+        else f"allowed are {', '.join(prefix + name for name in words)}."
     )
 
 

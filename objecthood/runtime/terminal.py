@@ -1,7 +1,7 @@
-"""What is printed: names of files and recipes come from others, and must not steer the terminal.
+"""Safe terminal output of untrusted names.
 
-A name may hold escape sequences (clear the screen, retitle the window, type a reply) or characters that turn
-the direction of what follows (Boucher and Anderson 2021, "Trojan Source"). All of them are shown as escapes.
+Names of files and recipes may hold escape sequences or bidirectional control characters (Boucher and
+Anderson 2021, "Trojan Source"); both are printed as escapes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if typing.TYPE_CHECKING:
 
 _KEPT = "\n\t"
 _HIDDEN = frozenset(("Cc", "Cs", "Zl", "Zp"))
-"""Unicode's categories of control characters, halves of pairs, and separators of lines and paragraphs."""
+"""Unicode categories of control characters, surrogates, and line and paragraph separators."""
 _DIRECTION = frozenset(map(chr, (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 
 
 def printable(text: str) -> str:
-    r"""`text`, with control characters, but for line breaks and tabs, and marks of direction as escapes.
+    r"""`text` with control characters (except line breaks and tabs) and direction marks escaped.
 
     >>> printable("a\x1b[2Jb é 猫")
     'a\\x1b[2Jb é 猫'
@@ -42,12 +42,12 @@ def _escaped(character: str) -> str:
 
 
 def echo(text: object = "", *, file: Any = None, flush: bool = False) -> None:
-    """Print a line, `printable`."""
+    """Print a line with `printable`."""
     print(printable(str(text)), file=file, flush=flush)
 
 
 def console(**options: Any) -> Console:
-    """A console of rich that shows texts, those in tables too, `printable`."""
+    """A rich console that applies `printable` to all text."""
     from rich.console import Console
 
     class Printable(Console):

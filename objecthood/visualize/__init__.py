@@ -1,4 +1,4 @@
-"""Drawing: figures of slots and attention, animations, video figures, curves."""
+"""Visualisation: figures of slots and attention, animations, video figures, curves."""
 
 from objecthood.visualize.figures import (
     attention_figure,

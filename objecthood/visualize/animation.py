@@ -1,7 +1,7 @@
-"""Slot attention in motion: where each slot looks, from the first iteration to the last.
+"""Animations of the attention of every slot over iterations.
 
-The still version is `visualize.attention_figure` (Locatello et al. 2020, Figure 3). Frames are plain Pillow
-images, so they can also be joined, cropped or captioned before they are saved.
+The static version is `visualize.attention_figure` (Locatello et al. 2020, Figure 3). Frames are Pillow
+images.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ from objecthood.visualize.figures import (
     write,
 )
 
-GAP = 12  # pixels between cells: wider than in still figures, so that captions find room
-CAPTION = 24  # pixels under a slot: its colour bar and its name
-FAINT = (0x3A, 0x3E, 0x48)  # iterations still to come
+GAP = 12  # pixels between cells: wider than in static figures, for captions
+CAPTION = 24  # pixels below a slot for its colour bar and name
+FAINT = (0x3A, 0x3E, 0x48)  # colour of iterations to come
 
 
 def attention_frames(
@@ -41,15 +41,16 @@ def attention_frames(
     between: int = 10,
     scale: int | None = None,
 ) -> list[Image.Image]:
-    """The image, the strongest slot everywhere, and every slot's attention, iteration after iteration.
+    """Frames that show the image, the slot with the largest attention, and every slot's attention per
+    iteration.
 
     Args:
         image: values in [0, 1].
-        attention: the softmax over slots, in [0, 1], of every iteration; any resolution.
-        hold: frames on which an iteration stands still; the last one stands twice as long.
-        between: frames that glide from one iteration to the next.
-        scale: each pixel becomes `scale` x `scale` in a slot's cell, and twice that in the two large ones;
-            by default so many that a slot's cell reaches 96 pixels.
+        attention: softmax over slots of every iteration, in [0, 1]; any resolution.
+        hold: frames per iteration; the last iteration has twice as many.
+        between: transition frames between iterations.
+        scale: enlargement of slot cells (the two large cells have twice that); by default a cell reaches 96
+            pixels.
 
     Returns: iterations * hold + (iterations - 1) * between + hold frames of one size.
 
@@ -72,13 +73,13 @@ def attention_frames(
 
 
 def save_animation(frames: Sequence[Image.Image], path: str | Path, milliseconds: int = 50) -> Path:
-    """Write frames as an endless animation: .webp (best), .png (APNG, exact) or .gif (256 colours).
+    """Write frames as a looping animation: .webp (recommended), .png (APNG, lossless) or .gif (256 colours).
 
     Args:
         frames: images of one size.
-        milliseconds: how long each frame is shown; .gif counts in steps of 10.
+        milliseconds: duration of each frame; multiples of 10 for .gif.
 
-    Raises: ValueError where the name ends otherwise.
+    Raises: ValueError for another suffix.
 
     >>> import tempfile
     >>> frames = [Image.new("RGB", (8, 8), name) for name in ("red", "blue")]
@@ -105,12 +106,12 @@ def save_animation(frames: Sequence[Image.Image], path: str | Path, milliseconds
 
 
 def _ease(part: float) -> float:
-    """From 0 to 1 with a soft start and a soft stop (smoothstep)."""
+    """Smoothstep from 0 to 1."""
     return part * part * (3.0 - 2.0 * part)
 
 
 def _frame(small: Tensor, large: Tensor, weights: Tensor, now: float, total: int) -> Image.Image:
-    """One frame. `now` is the iteration, 1.0 to `total`, with a fraction on the way to the next one."""
+    """One frame. `now` is the iteration, 1.0 to `total`, fractional in transitions."""
     colors = slot_colors(len(weights))
     columns = -(-len(weights) // 2)
     height, width = small.shape[-2:]
@@ -124,10 +125,10 @@ def _frame(small: Tensor, large: Tensor, weights: Tensor, now: float, total: int
         bar = (x, y + height + 3, x + width - 1, y + height + 2 + BAR)
         ImageDraw.Draw(frame).rectangle(bar, fill=tuple(color.tolist()))
         write(frame, (x + width / 2, y + height + CAPTION - 7), f"slot {index + 1}")
-    for column, picture in enumerate((to_image(large), overlay_one(large, weights, STRONG))):
-        frame.paste(picture, (MARGIN + column * (2 * width + GAP), MARGIN))
+    for column, cell in enumerate((to_image(large), overlay_one(large, weights, STRONG))):
+        frame.paste(cell, (MARGIN + column * (2 * width + GAP), MARGIN))
     middle = MARGIN + 2 * height + 32
-    write(frame, (MARGIN + width, middle), "picture", 16)
+    write(frame, (MARGIN + width, middle), "image", 16)
     x = MARGIN + 2 * width + GAP
     write(frame, (x + width, middle), f"iteration {round(now)} of {total}", 16)
     _progress(frame, (x, MARGIN + 2 * height + 10, x + 2 * width), now, total)
@@ -135,7 +136,7 @@ def _frame(small: Tensor, large: Tensor, weights: Tensor, now: float, total: int
 
 
 def _progress(frame: Image.Image, place: tuple[int, int, int], now: float, total: int) -> None:
-    """One segment per iteration at `place` (left, top, right), filled as far as the iterations have come."""
+    """A progress bar at `place` (left, top, right) with one segment per iteration."""
     left, top, right = place
     length = (right - left + BAR) / total
     draw = ImageDraw.Draw(frame)
@@ -150,13 +151,13 @@ def _progress(frame: Image.Image, place: tuple[int, int, int], now: float, total
 
 
 def _with_one_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
-    """All frames in the same 256 colours, chosen from the first, middle and last: no flicker."""
+    """All frames with one palette of 256 colours, from the first, middle and last frame, to avoid flicker."""
     samples = [frames[0], frames[len(frames) // 2], frames[-1]]
     width, height = samples[0].size
     sheet = Image.new("RGB", (width, 3 * height))
     for row, sample in enumerate(samples):
         sheet.paste(sample, (0, row * height))
-    sheet = sheet.resize((width // 3, height), Image.Resampling.NEAREST)  # a ninth tells the colours as well
-    # Maximum coverage spends colours on rare shades too: the glow of a small slot keeps its hue.
+    sheet = sheet.resize((width // 3, height), Image.Resampling.NEAREST)  # a ninth is enough for the palette
+    # Maximum coverage includes rare colours, so that small slots keep their hue.
     palette = sheet.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2)
     return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]

@@ -1,8 +1,7 @@
-"""Curves as SVG: axes, ticks, the last value or a title at each curve's end; no script.
+"""Line charts as SVG without scripts.
 
-`line_chart` is for a page and has no style of its own: colours come from the page through CSS classes
-(`grid`, `axis`, `band`, `line`, `last`), so that one chart reads well on a dark page and on a light one.
-`score_curves` is an image that stands alone.
+`line_chart` is embedded in a page, which styles it by CSS classes (`grid`, `axis`, `band`, `line`, `last`)
+for light and dark themes. `score_curves` is a self-contained image.
 """
 
 import itertools
@@ -11,9 +10,9 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 440, 220  # units of the drawing; the page scales it
-LEFT, RIGHT, TOP, BOTTOM = 52, 70, 14, 30  # room for the labels; right: the last value
-LOG_ROOM = 1.25  # above and below a logarithmic curve; a linear one is framed by ticks
-ROOM_FOR_TITLES = 240  # right of curves that are named at their end
+LEFT, RIGHT, TOP, BOTTOM = 52, 70, 14, 30  # margins for labels; right: the last value
+LOG_ROOM = 1.25  # margin factor of a logarithmic axis; a linear one ends at ticks
+ROOM_FOR_TITLES = 240  # margin right of the curves for their titles
 CURVE_STYLE = "text { font: 13px sans-serif; fill: #616875 } line { stroke: #b5bac4; stroke-width: .6 }"
 CURVE_COLORS = (
     "#3a57ff",
@@ -22,24 +21,24 @@ CURVE_COLORS = (
     "#cc2c3a",
     "#70768a",
     "#8a3ab9",
-)  # read on white and on black
-MOST_CHARACTERS = 45  # of numbers below a curve, with spaces; if all need more, round ones are written
-MAX_COLUMNS = 200  # more points than this are summed up by column: mean as line, extremes as band
+)  # legible on white and on black
+MOST_CHARACTERS = 45  # largest total length of tick labels; beyond it only round numbers are labelled
+MAX_COLUMNS = 200  # more points than this are aggregated by column: mean as line, extremes as band
 
-Number = int | float  # steps are whole, and JSON may hold a value as either
+Number = int | float  # JSON may hold a value as either
 Point = tuple[Number, Number]
-Place = Callable[[Number], float]  # from a value to where it lies along an axis
+Place = Callable[[Number], float]  # from a value to its coordinate along an axis
 
 
 def line_chart(points: Sequence[Point], *, name: str, logarithmic: bool = False) -> str:
-    """Draw (step, value) pairs, in order of step, as an `<svg>` element.
+    """Draw (step, value) pairs, ordered by step, as an `<svg>` element.
 
     Args:
-        points: values that are not finite are left out.
-        name: what is measured, for screen readers.
-        logarithmic: logarithmic value axis; linear all the same where a value is not above 0.
+        points: non-finite values are omitted.
+        name: name of the quantity, for screen readers.
+        logarithmic: logarithmic value axis; linear if a value is not positive.
 
-    Returns: SVG text, or "" where there is nothing to draw.
+    Returns: SVG text, or "" without points.
 
     >>> line_chart([(0, 1.0), (100, 0.1)], name="loss", logarithmic=True).startswith("<svg")
     True
@@ -70,13 +69,14 @@ def line_chart(points: Sequence[Point], *, name: str, logarithmic: bool = False)
 
 
 def score_curves(curves: dict[str, Sequence[Point]], *, name: str) -> str:
-    """Draw scores up to 1 over numbers (test iterations, say), each curve named at its end, as SVG.
+    """Draw scores up to 1 over numbers (such as test iterations) as SVG, with a title at the end of each
+    curve.
 
-    The axis begins at 0, or below the least score (ARI may be negative).
+    The axis starts at 0, or below the lowest score (ARI may be negative).
 
     Args:
-        curves: title -> (number, score) pairs, in order of number, at least one.
-        name: what is drawn, for screen readers.
+        curves: title -> (number, score) pairs, ordered by number, at least one.
+        name: name of the chart, for screen readers.
 
     >>> score_curves({"ARI": [(1, 0.5), (3, 0.9)]}, name="ARI over iterations").count("<polyline")
     1
@@ -106,7 +106,7 @@ def score_curves(curves: dict[str, Sequence[Point]], *, name: str) -> str:
     below = -math.inf
     for title in sorted(ends, key=ends.__getitem__):
         path = " ".join(f"{place_x(number):.1f},{place_y(score):.1f}" for number, score in curves[title])
-        below = max(ends[title] + 4, below + 14)  # titles of curves that end together stand below each other
+        below = max(ends[title] + 4, below + 14)  # stack titles that would overlap
         where = f'x="{place_x(curves[title][-1][0]) + 8:.1f}" y="{below:.1f}" style="fill:{colors[title]}"'
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colors[title]}" stroke-width="2"/>')
         parts.append(f"<text {where}>{escape(title)}</text>")
@@ -115,7 +115,7 @@ def score_curves(curves: dict[str, Sequence[Point]], *, name: str) -> str:
 
 
 def linear_ticks(low: Number, high: Number, wanted: int = 5) -> list[float]:
-    """Round numbers, 1, 2 or 5 times a power of ten apart, that enclose `low`..`high`.
+    """Ticks at multiples of 1, 2 or 5 times a power of ten that enclose `low`..`high`.
 
     >>> linear_ticks(0.03, 0.97)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -131,7 +131,7 @@ def linear_ticks(low: Number, high: Number, wanted: int = 5) -> list[float]:
 
 
 def logarithmic_ticks(low: Number, high: Number) -> list[float]:
-    """Ticks within `low`..`high`: powers of ten, or 1, 2, 5 times those, or evenly spaced where it is narrow.
+    """Ticks within `low`..`high`: powers of ten, 1, 2, 5 times those, or linear ticks for a narrow range.
 
     >>> logarithmic_ticks(0.0006, 0.12)
     [0.001, 0.01, 0.1]
@@ -149,7 +149,7 @@ def logarithmic_ticks(low: Number, high: Number) -> list[float]:
 
 
 def short_number(value: Number) -> str:
-    """At most four digits that matter: 0.9877, 12.35, 1500, 25k, 1.5M, 4.8e-4.
+    """At most four significant digits: 0.9877, 12.35, 1500, 25k, 1.5M, 4.8e-4.
 
     >>> [short_number(value) for value in (0.98765, 25000, 1.5e6, 0.0, 0.00048)]
     ['0.9877', '25k', '1.5M', '0', '4.8e-4']
@@ -164,7 +164,7 @@ def short_number(value: Number) -> str:
 
 
 def _scale(low: Number, high: Number, start: Number, stop: Number, warp: Place) -> Place:
-    """The map from a value in low..high to its place in start..stop; a single value lies in the middle."""
+    """The map from low..high to start..stop, after `warp`; a single value maps to the middle."""
     if warp(high) == warp(low):
         return lambda value: (start + stop) / 2
     return lambda value: start + (stop - start) * (warp(value) - warp(low)) / (warp(high) - warp(low))
@@ -203,7 +203,7 @@ def _curve(points: Sequence[Point], place_x: Place, place_y: Place) -> list[str]
 
 
 def _columns(points: Sequence[Point]) -> list[tuple[Number, Number, Number, Number]]:
-    """Points, or neighbouring points together: (step, lowest, mean, highest)."""
+    """Points, aggregated to at most `MAX_COLUMNS` columns: (step, lowest, mean, highest)."""
     size = -(-len(points) // MAX_COLUMNS)
     columns = []
     for start in range(0, len(points), size):

@@ -1,8 +1,7 @@
-"""Images of what a model sees: overlays, the slot figure, the attention figure, indexed masks.
+"""Figures of predictions: overlays, the slot figure, the attention figure, palette images.
 
-Every function takes tensors in the shapes of the contract (images in [0, 1], channels first) and gives
-Pillow images. Slot k has the same colour in every one of them. The attention figure is Figure 3 of
-Locatello et al. 2020; its moving version is in `animation.py`.
+Functions take tensors with channels first and values in [0, 1], and return Pillow images. Slot k has the same
+colour everywhere. The attention figure follows Locatello et al. 2020, Figure 3; `animation.py` animates it.
 """
 
 import colorsys
@@ -18,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 # The first eight keep a CIELAB distance of at least 25 from each other for normal, protanope and
-# deuteranope eyes (simulated after Machado et al. 2009), and a lightness of 45 to 92, so that each is
-# seen on black and on white.
+# deuteranope vision (simulated after Machado et al. 2009), and a lightness of 45 to 92, for contrast to
+# black and white.
 BASE_COLORS = (
     (0x3A, 0x57, 0xFF),  # blue
     (0xE8, 0x88, 0x1A),  # orange
@@ -30,24 +29,21 @@ BASE_COLORS = (
     (0xE6, 0xAE, 0xE4),  # pink
     (0x70, 0x76, 0x8A),  # slate
 )
-PAPER = (0x15, 0x17, 0x1C)  # figure background: dark and nearly neutral, so that colours stand out
+PAPER = (0x15, 0x17, 0x1C)  # figure background
 INK = (0xD7, 0xDA, 0xE0)
-CHEQUER = (0x2F, 0x24)  # the two greys that stand for "nothing here"
+CHEQUER = (0x2F, 0x24)  # the two greys of transparent regions
 MARGIN, GAP, BAR = 20, 8, 3  # pixels: around a figure, between its cells, thickness of a colour bar
 TEXT_SIZE = 13  # pixels
-STRONG = 0.7  # opacity of a segmentation in figures, where the plain image stands beside it
-BAND = 256  # rows of a large image that are tinted at once: all at once would take gigabytes
-NAMED = 640  # pixels: the smallest side of an image on which ten names find room
-LEGIBLE = 96  # pixels: the smallest side of a cell in which shapes are still told apart
+STRONG = 0.7  # opacity of a segmentation next to the plain image
+BAND = 256  # rows of a large image that are tinted at once, to save memory
+NAMED = 640  # pixels: the smallest side of an image with room for ten names
+LEGIBLE = 96  # pixels: the smallest legible side of a cell
 
 
 def slot_colors(num_slots: int) -> UInt8[np.ndarray, "slots 3"]:
-    """The colour of each slot: row k is the same for every `num_slots`.
+    """The colour of each slot, independent of `num_slots`: RGB in 0..255, shape [num_slots, 3].
 
-    Eight colours are chosen by hand; further ones walk round the hues by the golden ratio, which never
-    comes back to the same hue, in three steps of strength.
-
-    Returns: red, green, blue in 0..255, shape [num_slots, 3].
+    Eight colours are fixed; further hues advance by the golden ratio, so that they never repeat.
 
     >>> slot_colors(2).tolist()
     [[58, 87, 255], [232, 136, 26]]
@@ -71,12 +67,12 @@ def overlay(
 
     Args:
         image: values in [0, 1]; one image, or a batch.
-        masks: soft masks, enlarged bilinearly and then given to the strongest slot; or integer labels,
-            of which negative ones (ignore) stay untinted. Any resolution.
-        opacity: strength of the tint, 0 (none) to 1 (flat colour).
-        contours: whether to draw the borders, in full colour.
+        masks: soft masks, resized bilinearly before the argmax over slots; or integer labels, of which
+            negative ones (ignored) are not tinted. Any resolution.
+        opacity: of the tint, 0 to 1.
+        contours: whether to draw borders, in full colour.
 
-    Returns: one image of the image's size, or a list of them where `image` is a batch.
+    Returns: an image of the size of `image`, or a list of them for a batch.
 
     >>> image = overlay(torch.zeros(3, 8, 8), torch.ones(8, 8, dtype=torch.int64), opacity=1.0)
     >>> image.size, image.getpixel((4, 4))
@@ -89,11 +85,11 @@ def overlay(
 
 
 def overlay_one(image: Tensor, masks: Tensor, opacity: float, contours: bool = True) -> Image.Image:
-    """`overlay` of a single image, whose values may also be bytes: a large one takes less memory so."""
+    """`overlay` of a single image, which may also be uint8 to save memory."""
     labels = _label_map(masks, (image.shape[-2], image.shape[-1]))
     colors = torch.from_numpy(slot_colors(max(int(labels.max()) + 1, 1)) / 255.0).float()
-    reach = max(1, round(min(labels.shape) / 160))  # contours are wider in large images
-    picture = Image.new("RGB", (labels.shape[1], labels.shape[0]))
+    reach = max(1, round(min(labels.shape) / 160))  # wider contours in large images
+    tinted = Image.new("RGB", (labels.shape[1], labels.shape[0]))
     for top in range(0, len(labels), BAND):
         rows = slice(top, top + BAND)
         strength = torch.full(labels[rows].shape, opacity)
@@ -105,43 +101,43 @@ def overlay_one(image: Tensor, masks: Tensor, opacity: float, contours: bool = T
         tint = colors[labels[rows].clamp(min=0).long()].permute(2, 0, 1)
         band = image[:, rows].detach().cpu()
         band = band.float() / 255 if band.dtype == torch.uint8 else band.float()
-        picture.paste(to_image(torch.lerp(band, tint, strength)), (0, top))
-    return picture
+        tinted.paste(to_image(torch.lerp(band, tint, strength)), (0, top))
+    return tinted
 
 
 def name_objects(
     image: UInt8[Tensor, "height width 3"], objects: Sequence[tuple[float, float, int, str]]
 ) -> Image.Image:
-    """Mark objects in the colours of their slots and write their names below the marks.
+    """Mark objects in the colours of their slots, with their names below.
 
     Args:
-        image: 0..255; a small image is enlarged, its shorter side to 640 pixels or its longer to at most
-            2560, so that names can be read.
-        objects: of each the place (across and down, in [0, 1]), its slot, and its name, which gets a line for
-            each two words. Names move down where they would cover another.
+        image: 0..255; a small image is enlarged, to a shorter side of 640 pixels or a longer side of at most
+            2560.
+        objects: (across, down, slot, name) with coordinates in [0, 1]. Names are broken after two words and
+            moved down if they overlap.
 
     >>> name_objects(torch.zeros(64, 64, 3, dtype=torch.uint8), [(0.5, 0.5, 0, "large red metal cube")]).size
     (640, 640)
     """
-    picture = Image.fromarray(image.cpu().numpy())
-    scale = max(1, min(-(-NAMED // min(picture.size)), 4 * NAMED // max(picture.size)))
-    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
-    size = max(TEXT_SIZE, round(min(picture.size) * TEXT_SIZE / NAMED))
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+    figure = Image.fromarray(image.cpu().numpy())
+    scale = max(1, min(-(-NAMED // min(figure.size)), 4 * NAMED // max(figure.size)))
+    figure = figure.resize((figure.width * scale, figure.height * scale), Image.Resampling.BICUBIC)
+    size = max(TEXT_SIZE, round(min(figure.size) * TEXT_SIZE / NAMED))
+    draw, font = ImageDraw.Draw(figure), ImageFont.load_default(size)
     colors = slot_colors(max((slot for _, _, slot, _ in objects), default=0) + 1)
     taken: list[tuple[float, float, float, float]] = []
     for across, down, slot, name in sorted(objects, key=lambda one: one[1]):
-        x, y, color = across * picture.width, down * picture.height, tuple(colors[slot].tolist())
+        x, y, color = across * figure.width, down * figure.height, tuple(colors[slot].tolist())
         draw.circle((x, y), size / 3, fill=color, outline=PAPER, width=max(1, size // 6))
         words = name.split()
         text = "\n".join(" ".join(words[start : start + 2]) for start in range(0, len(words), 2))
         right, bottom = draw.multiline_textbbox((0, 0), text, font)[2:]
-        box = _free_box((right, bottom + size / 3), (x, y + size / 2), picture.size, taken)
+        box = _free_box((right, bottom + size / 3), (x, y + size / 2), figure.size, taken)
         draw.multiline_text(
             box[:2], text, fill=INK, font=font, align="center", stroke_width=size // 6, stroke_fill=PAPER
         )
         taken.append(box)
-    return picture
+    return figure
 
 
 def slots_figure(
@@ -152,14 +148,12 @@ def slots_figure(
     *,
     scale: int | None = None,
 ) -> Image.Image:
-    """One row per image: image, reconstruction, segmentation, then every slot alone.
-
-    A slot alone is its appearance where its mask is, over a grey chequer where it is not.
+    """One row per image: image, reconstruction, segmentation, and every slot's masked appearance.
 
     Args:
-        images, reconstruction, appearance: values in [0, 1]; what lies outside is clipped.
-        masks: sum to 1 over slots.
-        scale: each pixel becomes `scale` x `scale`; by default so many that a cell reaches 96 pixels.
+        images, reconstruction, appearance: values in [0, 1], clipped.
+        masks: alpha masks; sum to 1 over slots.
+        scale: enlargement; by default a cell reaches 96 pixels.
 
     >>> images, masks = torch.rand(2, 3, 35, 35), torch.rand(2, 4, 35, 35).softmax(1)
     >>> slots_figure(images, images, masks, images[:, None].expand(-1, 4, -1, -1, -1)).size
@@ -173,7 +167,7 @@ def slots_figure(
         segmentation = overlay_one(enlarge(image, scale), its_masks, STRONG)
         alone = [on_chequer(*pair, scale) for pair in zip(its_appearance, its_masks, strict=True)]
         rows.append([_cell(image, scale), _cell(rebuilt, scale), segmentation, *alone])
-    headings = ["picture", "reconstruction", "segmentation"]
+    headings = ["image", "reconstruction", "segmentation"]
     return grid(rows, headings, num_slots=masks.shape[1])
 
 
@@ -183,19 +177,19 @@ def attention_figure(
     *,
     reconstruction: Float[Tensor, "3 height width"] | None = None,
 ) -> Image.Image:
-    """Rows are iterations, columns are slots: where each slot looks, after Locatello et al. 2020, Figure 3.
+    """The attention of every slot (columns) at every iteration (rows), after Locatello et al. 2020, Figure 3.
 
     Args:
         image: values in [0, 1].
-        attention: the softmax over slots, in [0, 1], of every iteration; any resolution.
-        reconstruction: shown beside the image where given.
+        attention: softmax over slots of every iteration, in [0, 1]; any resolution.
+        reconstruction: shown next to the image if given.
 
     >>> attention_figure(torch.rand(3, 64, 64), torch.rand(3, 4, 32, 32).softmax(1)).mode
     'RGB'
     """
     scale = legible_scale(image)
     large = enlarge(image, scale)
-    once = {"picture": to_image(large)}
+    once = {"image": to_image(large)}
     if reconstruction is not None:
         once["reconstruction"] = to_image(enlarge(reconstruction, scale))
     colors = slot_colors(attention.shape[1])
@@ -204,15 +198,15 @@ def attention_figure(
         slots = [attention_cell(large, weight, color) for weight, color in zip(weights, colors, strict=True)]
         rows.append([overlay_one(large, weights, STRONG), *slots])
     names = [f"iteration {number}" for number in range(1, len(rows) + 1)]
-    return grid(rows, ["strongest slot"], num_slots=len(colors), row_names=names, once=once)
+    return grid(rows, ["largest attention"], num_slots=len(colors), row_names=names, once=once)
 
 
 def indexed_png(
     labels: Integer[Tensor, "height width"] | Integer[np.ndarray, "height width"], path: str | Path
 ) -> None:
-    """Write labels as a palette PNG: it opens as a coloured image and reads back as the labels.
+    """Write labels as a palette PNG, shown in slot colours and read back as labels.
 
-    Raises: ValueError where a label lies outside 0..255, as an index is one byte.
+    Raises: ValueError for a label outside 0..255.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "labels.png"
@@ -223,12 +217,12 @@ def indexed_png(
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else labels
     if values.min() < 0 or values.max() > 255:
         raise ValueError(
-            f"labels of an indexed PNG must be 0..255, got {values.min()}..{values.max()}; "
-            "give ignored pixels (-1) a label of their own first"
+            f"labels of a palette PNG must be 0..255, got {values.min()}..{values.max()}; replace ignored "
+            "pixels (-1) by another label"
         )
-    picture = Image.fromarray(values.astype(np.uint8)).convert("P")
-    picture.putpalette(slot_colors(256).tobytes())
-    picture.save(path, format="PNG")
+    figure = Image.fromarray(values.astype(np.uint8)).convert("P")
+    figure.putpalette(slot_colors(256).tobytes())
+    figure.save(path, format="PNG")
 
 
 def to_image(image: Float[Tensor, "3 height width"]) -> Image.Image:
@@ -242,7 +236,7 @@ def to_image(image: Float[Tensor, "3 height width"]) -> Image.Image:
 
 
 def enlarge(image: Float[Tensor, "*any height width"], scale: int) -> Float[Tensor, "*any tall wide"]:
-    """Each pixel becomes a square of `scale` x `scale` pixels: small images stay honest, not blurred.
+    """Enlarge each pixel to `scale` x `scale` pixels, without interpolation.
 
     >>> enlarge(torch.rand(3, 35, 35), 3).shape
     torch.Size([3, 105, 105])
@@ -252,7 +246,7 @@ def enlarge(image: Float[Tensor, "*any height width"], scale: int) -> Float[Tens
 
 
 def legible_scale(image: Float[Tensor, "*any height width"]) -> int:
-    """The least whole enlargement that brings the shorter side to 96 pixels.
+    """The smallest integer enlargement with a shorter side of at least 96 pixels.
 
     >>> legible_scale(torch.zeros(3, 35, 35))
     3
@@ -265,7 +259,7 @@ def attention_cell(
     weight: Float[Tensor, "rows columns"],
     color: UInt8[np.ndarray, "3"],
 ) -> Image.Image:
-    """One slot's attention as light: its colour where it looks, a dim ghost of the image where not.
+    """One slot's attention in its colour over the dimmed image.
 
     `weight` in [0, 1], any resolution; the result has the size of `image`.
 
@@ -275,18 +269,18 @@ def attention_cell(
     weight = _resize(weight[None], (image.shape[-2], image.shape[-1]))[0].clamp(0.0, 1.0)
     grey = image.detach().cpu().float().mean(0)
     light = torch.from_numpy(color / 255.0).float()[:, None, None] * weight
-    # The image's own light and shade shows through: a little, so that the colour stays the slot's own.
+    # Add a little of the image's brightness; the slot's colour dominates.
     return to_image(light + (0.06 + 0.22 * grey) * (1.0 - weight) + 0.12 * grey * weight)
 
 
 def write(
-    picture: Image.Image, center: tuple[int | float, int | float], text: str, size: int = TEXT_SIZE
+    image: Image.Image, center: tuple[int | float, int | float], text: str, size: int = TEXT_SIZE
 ) -> None:
-    """Write `text` around the point `center` (x, y) of `image`, in the font that Pillow brings along.
+    """Write `text` centred at `center` (x, y) of `image`, in Pillow's default font.
 
     >>> write(Image.new("RGB", (96, 20)), (48, 10), "slot 1")
     """
-    ImageDraw.Draw(picture).text(center, text, fill=INK, font=ImageFont.load_default(size), anchor="mm")
+    ImageDraw.Draw(image).text(center, text, fill=INK, font=ImageFont.load_default(size), anchor="mm")
 
 
 def _free_box(
@@ -295,7 +289,7 @@ def _free_box(
     size: tuple[int, int],
     taken: list[tuple[float, float, float, float]],
 ) -> tuple[float, float, float, float]:
-    """Room for a text (width, height) below the point `top`, within `size`, and below what it would cover."""
+    """A box for a text (width, height) below the point `top`, within `size`, without overlap with `taken`."""
     width, height = text
     left = min(max(top[0] - width / 2, 0), max(size[0] - width, 0))
     upper = min(top[1], size[1] - height)
@@ -312,7 +306,7 @@ def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _label_map(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Soft masks or labels of any resolution -> labels int64 of the size asked for."""
+    """Labels (int64) at `size`, from soft masks or labels of any resolution."""
     if masks.is_floating_point():
         return _resize(masks, size).argmax(0)
     labels = masks.detach().cpu()
@@ -322,16 +316,14 @@ def _label_map(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _borders(labels: Tensor, reach: int) -> Tensor:
-    """True where another label lies within reach, in pixels."""
+    """True within `reach` pixels of another label."""
     values = labels.short() if labels.dtype in (torch.uint8, torch.int16) else labels.int()
     return _highest(values, reach) != -_highest(-values, reach)
 
 
 def _highest(values: Tensor, reach: int) -> Tensor:
-    """The highest value [height, width] within reach: down, then across, in windows that double.
-
-    (`max_pool2d` takes 24 s for a photograph of 12 million pixels.)
-    """
+    """The maximum [height, width] within `reach` pixels, by separable doubling windows (`max_pool2d` takes
+    24 s for a photograph of 12 million pixels)."""
     for dim in (0, 1):
         padding = (0, 0, reach, reach) if dim == 0 else (reach, reach, 0, 0)
         values = functional.pad(values, padding, value=torch.iinfo(values.dtype).min)
@@ -349,11 +341,11 @@ def _cell(image: Tensor, scale: int) -> Image.Image:
 
 
 def on_chequer(appearance: Tensor, mask: Tensor, scale: int) -> Image.Image:
-    """One slot alone; the chequer's squares are 8 pixels of the finished figure."""
+    """The masked appearance of one slot over a chequerboard with squares of 8 pixels."""
     appearance, mask = enlarge(appearance, scale), enlarge(mask, scale)
     down, across = (torch.arange(side) // 8 for side in mask.shape)
-    nothing = torch.tensor(CHEQUER)[(down[:, None] + across) % 2] / 255.0
-    return to_image(torch.lerp(nothing.expand_as(appearance), appearance.clamp(0.0, 1.0), mask))
+    chequers = torch.tensor(CHEQUER)[(down[:, None] + across) % 2] / 255.0
+    return to_image(torch.lerp(chequers.expand_as(appearance), appearance.clamp(0.0, 1.0), mask))
 
 
 def grid(
@@ -364,10 +356,9 @@ def grid(
     row_names: Sequence[str] = (),
     once: Mapping[str, Image.Image] = MappingProxyType({}),
 ) -> Image.Image:
-    """Cells of one size under headings; the last `num_slots` columns are slots, with their colour bars.
+    """Cells of one size under headings; the last `num_slots` columns are slots with colour bars.
 
-    Row names may have several lines. Images in `once` belong to all rows: they stand left of the row names,
-    in the middle of the height.
+    Row names may have several lines. Images in `once` are drawn once, left of the row names.
     """
     width, height = rows[0][0].size
     top = MARGIN + TEXT_SIZE + 2 * GAP
@@ -379,9 +370,9 @@ def grid(
     size = (left + len(rows[0]) * (width + GAP) - GAP + MARGIN, top + tall + MARGIN)
     figure = Image.new("RGB", size, PAPER)
 
-    for column, (name, picture) in enumerate(once.items()):
+    for column, (name, cell) in enumerate(once.items()):
         x, y = MARGIN + column * (width + GAP), top + (tall - height) // 2
-        figure.paste(picture, (x, y))
+        figure.paste(cell, (x, y))
         write(figure, (x + width / 2, y - GAP - TEXT_SIZE / 2), name)
     for row, name in enumerate(row_names):
         write(figure, (left - name_width / 2 - GAP / 2, top + row * (height + GAP) + height / 2), name)

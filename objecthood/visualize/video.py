@@ -1,4 +1,4 @@
-"""Images of clips: frames above what is found in them, still and animated; arrows show which slots move."""
+"""Figures of clips: frames above their segmentation, static and animated; arrows mark moving slots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from objecthood.visualize.figures import (
 )
 
 ARROW = 4.0
-"""Frames ahead that an arrow points: where the slot will be then."""
+"""Length of an arrow, in frames of motion."""
 
 
 def clips_figure(
@@ -31,7 +31,7 @@ def clips_figure(
     masks: Float[Tensor, "batch time slots height width"],
     shown: int = 6,
 ) -> Image.Image:
-    """Of each clip two rows: up to `shown` frames, first and last among them, and the slots found there.
+    """Two rows per clip: up to `shown` frames, including first and last, and their segmentation.
 
     >>> import torch
     >>> clips_figure(torch.rand(1, 3, 3, 32, 32), torch.rand(1, 3, 4, 32, 32).softmax(2)).size
@@ -54,8 +54,8 @@ def clips_frames(
     masks: Float[Tensor, "batch time slots height width"],
     tracks: Tracks,
 ) -> list[Image.Image]:
-    """One image per time: every clip's frame above its slots, an arrow where a slot moves, a dot where one
-    stands still.
+    """One image per time step: every clip's frame above its segmentation, with an arrow on moving slots and
+    a dot on static ones.
 
     >>> import torch
     >>> from objecthood.motion.tracking import track
@@ -64,25 +64,25 @@ def clips_frames(
     3
     """
     scale = 2 * legible_scale(frames)
-    pictures = []
+    sheets = []
     for now in range(frames.shape[1]):
         large = enlarge(frames[:, now], scale)
         found = [overlay_one(*pair, STRONG) for pair in zip(large, masks[:, now], strict=True)]
-        for clip, picture in enumerate(found):
-            mark_motion(picture, Tracks(*(part[clip, now] for part in tracks)), scale)
-        pictures.append(_sheet([[to_image(frame) for frame in large], found]))
-    return pictures
+        for clip, image in enumerate(found):
+            mark_motion(image, Tracks(*(part[clip, now] for part in tracks)), scale)
+        sheets.append(_sheet([[to_image(frame) for frame in large], found]))
+    return sheets
 
 
-def mark_motion(picture: Image.Image, tracks: Tracks, scale: float | tuple[float, float]) -> None:
-    """Draw on `image` an arrow for each slot that moves and a dot for each that stands still.
+def mark_motion(image: Image.Image, tracks: Tracks, scale: float | tuple[float, float]) -> None:
+    """Draw an arrow on each moving slot and a dot on each static one, except the background (largest slot).
 
-    `tracks` are of one frame of one clip (no batch axis); `scale` is image pixels per pixel of theirs,
-    across and down where they differ. The slot that holds most, the background, is left out.
+    `tracks` are of one frame of one clip (no batch axis); `scale` is the number of pixels of `image` per
+    pixel of the tracks, as (across, down) if they differ.
     """
     across, down = (scale, scale) if isinstance(scale, int | float) else scale
-    size = max(2.0, min(picture.size) / 64)
-    draw = ImageDraw.Draw(picture)
+    size = max(2.0, min(image.size) / 64)
+    draw = ImageDraw.Draw(image)
     colors = slot_colors(len(tracks.area))
     for slot, (x, y) in enumerate(tracks.centre.tolist()):
         if x < 0 or slot == int(tracks.area.argmax()):
@@ -100,7 +100,7 @@ def mark_motion(picture: Image.Image, tracks: Tracks, scale: float | tuple[float
 
 
 def _sheet(rows: list[list[Image.Image]]) -> Image.Image:
-    """Cells of one size on paper."""
+    """A grid of cells of one size."""
     width, height = rows[0][0].size
     size = (
         2 * MARGIN + len(rows[0]) * (width + GAP) - GAP,
@@ -114,7 +114,7 @@ def _sheet(rows: list[list[Image.Image]]) -> Image.Image:
 
 
 def label_columns(sheet: Image.Image, names: list[str]) -> Image.Image:
-    """`sheet` with a name above each of its columns, which are equally wide.
+    """`sheet` with a name above each of its equally wide columns.
 
     >>> import torch
     >>> label_columns(Image.new("RGB", (100, 20)), ["a", "b"]).size

@@ -1,4 +1,4 @@
-"""What lies in a CLEVR-like scene: counts, places, shapes, colours, camera and lamps, and no image yet.
+"""Sample the layout of a CLEVR-like scene: objects, camera and lamps, without rendering.
 
 Johnson et al. 2017, "CLEVR: A Diagnostic Dataset for Compositional Language and Elementary Visual Reasoning",
 by the rules of its released generator (clevr-dataset-gen, `image_generation/render_images.py`). As there, an
@@ -33,8 +33,7 @@ _DRAWS_PER_OBJECT = 5 + 2 * TRIES  # size, shape, colour, material, angle; then 
 def draw_scene(key: int, index: int, objects: tuple[int, int] = (MIN_OBJECTS, MAX_OBJECTS)) -> ClevrScene:
     """Scene `index` of the stream `key` (`randomness.split_key`), of `objects[0]` to `objects[1]` objects.
 
-    The same arguments give the same scene, whatever was drawn before. Takes 2 milliseconds for 3 to 6
-    objects, 16 for 10.
+    The scene depends on the arguments only. It takes 2 milliseconds for 3 to 6 objects, 16 for 10.
 
     Raises:
         ValueError: `objects` does not lie within 3 to 10, or is upside down.
@@ -56,7 +55,7 @@ def draw_scene(key: int, index: int, objects: tuple[int, int] = (MIN_OBJECTS, MA
 
 
 def check_objects(objects: tuple[int, int]) -> None:
-    """ValueError unless `objects` is a range of counts that the generator's rules allow."""
+    """Raise ValueError unless `objects` is a valid range of counts."""
     least, most = objects
     if not MIN_OBJECTS <= least <= most <= MAX_OBJECTS:
         raise ValueError(
@@ -73,7 +72,7 @@ def _draw_stage(key: int, index: int, objects: tuple[int, int]) -> tuple[np.ndar
 
 
 def _arrange(camera: np.ndarray, lamps: np.ndarray, draws: np.ndarray) -> ClevrScene | None:
-    """One arrangement, or None where an object finds no place."""
+    """One arrangement, or None if an object cannot be placed."""
     sizes, shapes, colors, materials = (
         (draws[:, column] * len(names)).astype(np.int64)
         for column, names in enumerate((SIZES, SHAPES, COLORS, MATERIALS))

@@ -34,7 +34,7 @@ from objecthood.data.transforms import resize_majority
 
 MAX_OBJECTS = clevr_properties.MAX_OBJECTS
 SAMPLES = Path(__file__).parents[1] / "samples" / "clevr_like"
-"""256 scenes of 3 to 10 objects, split "test", that come with the package."""
+"""Bundled data: 256 scenes of 3 to 10 objects, split "test"."""
 SHARD_SCENES = 500
 QUALITIES = (95, 92, 89, 86, 82, 78)  # of JPEG; the first that fits is taken, else the last
 PICTURE_BYTES = 5500 / 128**2  # budget per pixel; masks and properties take about 500 bytes more
@@ -44,11 +44,11 @@ FORMAT = 1
 
 
 class ClevrLikeError(ValueError):
-    """A folder that holds no such scenes, or others than asked for, or damaged ones. One line."""
+    """A folder without matching scenes, or with damaged ones. One line."""
 
 
 class Packed(NamedTuple):
-    """One scene as a shard keeps it."""
+    """One scene as stored in a shard."""
 
     picture: bytes
     masks: bytes
@@ -75,7 +75,7 @@ def render_dataset(
 
     Args:
         objects: least and most objects in a scene, within 3 to 10.
-        background: "plain", or "textured" for patterns on ground and objects.
+        background: "plain", or "textured" for textures on background and objects.
         progress: called with the number of scenes done and `count`, after every scene.
         say: called once with a line on which renderer is used, and how to get a faster one.
 
@@ -215,7 +215,7 @@ def pack(
     picture: UInt8[np.ndarray, "height width 3"],
     masks: UInt8[np.ndarray, "height width"],
 ) -> Packed:
-    """A scene in few bytes: see the top of this file."""
+    """Encode a scene as described at the top of this file."""
     for quality in QUALITIES:
         stream = io.BytesIO()
         Image.fromarray(picture).save(stream, "JPEG", quality=quality, subsampling=0, optimize=True)
@@ -251,7 +251,7 @@ def _properties(
 
 
 def _join(scenes: list[Packed]) -> bytes:
-    """Scenes as one .npz, without times in it: the same scenes give the same bytes."""
+    """Scenes as one .npz without timestamps, so that the same scenes give the same bytes."""
     stream = io.BytesIO()
     np.savez(
         stream,
@@ -300,7 +300,7 @@ def _read_split(path: Path, split: str) -> tuple[dict[str, Any], list[Packed]]:
 
 
 def _resume(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The shards that are there; makes the folder."""
+    """Names of existing shards; creates the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "manifest.json"
     if not file.is_file():
@@ -316,7 +316,7 @@ def _resume(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
+    """Write a file atomically."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
     os.replace(part, path)

@@ -1,4 +1,4 @@
-"""Light on a CLEVR-like scene: ray traced, three lamps, a soft sun, one bounce. The fast renderer.
+"""The fast renderer of CLEVR-like scenes: ray tracing with three lamps, a soft sun and one bounce.
 
 What Johnson et al. 2017 let Blender do with 512 samples a pixel is done here with 24: every lamp is asked at
 every point, so that no chance decides which; mirrored neighbours are shaded without gloss and matt surfaces
@@ -38,7 +38,7 @@ _OFFSET = 1e-3  # keeps shadow rays off the surface they start from
 
 
 class Light(NamedTuple):
-    """What reaches each pixel, linear RGB, and what is needed to smooth it."""
+    """Linear radiance of each pixel, and the features for denoising."""
 
     sharp: Float[np.ndarray, "height width 3"]
     """Lamps and sun, and all of the bounce on metal."""
@@ -88,7 +88,7 @@ def libraries() -> tuple[Any, Any]:
 
 
 class _Surface:
-    """What the camera sees: a matt colour under GGX gloss (Walter et al. 2007, Schlick 1994)."""
+    """A surface: diffuse colour with GGX specular reflection (Walter et al. 2007, Schlick 1994)."""
 
     def __init__(self, first: Any, seen: Any):
         _, mi = libraries()

@@ -31,7 +31,7 @@ class Mesh(NamedTuple):
 
 
 def scene_mesh(scene: ClevrScene, fine: bool = False) -> Mesh:
-    """All objects of a scene where they lie; `fine` gives flat sides the vertices that patterns need."""
+    """The mesh of all objects of a scene; `fine` adds vertices on flat sides for textures."""
     parts, first = [], 0
     for number in range(len(scene)):
         vertices, normals, faces = unit_mesh(SHAPES[scene.shapes[number]], fine)

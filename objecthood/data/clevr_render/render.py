@@ -2,7 +2,7 @@
 
 With LLVM 19 or newer `clevr_light.py` traces whole images in one compiled program; without,
 `clevr_slow_light.py` makes nearly the same images, many times slower. The look was matched to published
-images of Johnson et al. 2017: grey ground, soft shadows, gloss, metal that mirrors lamps and neighbours,
+images of Johnson et al. 2017: grey floor, soft shadows, gloss, metal that mirrors lamps and neighbours,
 bevelled edges, sRGB.
 """
 
@@ -58,7 +58,7 @@ def render_image(
         scene: what `arrangement.draw_scene(key, index)` drew.
         key, index: seed the grain (of which hardly any is left) and the textures.
         resolution: side in pixels.
-        background: "plain" is CLEVR's grey ground; "textured" covers ground and objects with patterns.
+        background: "plain" is CLEVR's grey floor; "textured" puts textures on floor and objects.
 
     Raises:
         RenderError: mitsuba is not installed.
@@ -120,7 +120,7 @@ def find_llvm() -> str | None:
 def smooth(
     light: clevr_light.Light, masks: Int[np.ndarray, "height width"], neighbours: tuple[int, ...]
 ) -> Float[np.ndarray, "height width 3"]:
-    """The bounced light, its grain averaged away.
+    """The indirect light, denoised.
 
     Before colour, averaged over pixels, so many rows and columns away, of the same object that face the same
     way. Pixels on an edge, where normals of several surfaces cancel, stay as they are: no grain shows there,
@@ -208,7 +208,7 @@ _MATERIAL = {
 
 
 def _ground(nodes: int) -> Mesh:
-    """The ground as a grid, fine in the part that is seen."""
+    """The floor as a grid, fine in its visible part."""
     line = np.linspace(-VISIBLE_SIDE, VISIBLE_SIDE, nodes)
     line = np.concatenate([[-GROUND_SIDE], line, [GROUND_SIDE]])
     x, y = (grid.ravel() for grid in np.meshgrid(line, line, indexing="ij"))

@@ -1,4 +1,4 @@
-"""What a CLEVR-like scene is: objects, camera and lamps, in the units of CLEVR's generator."""
+"""The description of a CLEVR-like scene: objects, camera and lamps, in the units of CLEVR's generator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RADII = (0.7, 0.35)  # radius of spheres and cylinders, half the height of cylin
 
 @dataclass(frozen=True)
 class ClevrScene:
-    """One scene. Lengths are in the generator's units; z points up, the ground is z = 0.
+    """One scene. Lengths are in the generator's units; z points up, the floor is z = 0.
 
     `sizes`, `materials`, `shapes` and `colors` number the names in `clevr_properties`; `angles` are in
     radians, around the vertical.

@@ -1,4 +1,4 @@
-"""Light on a CLEVR-like scene by mitsuba's own path tracer, where no LLVM is: the slow renderer.
+"""The slow renderer of CLEVR-like scenes: mitsuba's path tracer, used without LLVM.
 
 Same lamps, sun and materials as `clevr_light.py`, to which it is the fallback. Lamps and sun are points that
 take another place on the lamp in each pass. Matt surfaces are taken from passes in which metal is

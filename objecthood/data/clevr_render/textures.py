@@ -1,4 +1,4 @@
-"""Colours of a CLEVR-like scene, point by point: CLEVR's own, or procedural patterns for cluttered scenes.
+"""Surface colours of a CLEVR-like scene: CLEVR's colours, or procedural textures.
 
 The eight colours are those of Johnson et al. 2017 (`properties.json`), grey levels / 255 taken as linear
 light, as their Blender scenes do. Patterns are functions of a point in space: checks, stripes, spots, waves,

@@ -1,4 +1,4 @@
-"""What a camera sees of a CLEVR-like scene: which object at which pixel, by casting rays at plain solids.
+"""Instance masks of a CLEVR-like scene, by casting rays at simple solids.
 
 Exact for spheres; cubes and cylinders are taken without their bevels, which moves an edge by less than half a
 pixel at 128 x 128. NumPy alone, so masks are the same whichever renderer makes the image.
@@ -22,7 +22,7 @@ MIN_PIXELS, FRAME_STEP = 200, 2
 
 
 def crop_masks(scene: ClevrScene, resolution: int) -> Int[np.ndarray, "resolution resolution"]:
-    """Instance masks of the paper's crop, int64: 0 ground, k + 1 object k, at pixel centres."""
+    """Instance masks of the paper's crop, int64: 0 background, k + 1 object k, at pixel centres."""
     offsets = ((np.arange(resolution) + 0.5) / resolution - 0.5) * CROP_SIDE
     return cast_rays(scene, offsets + CROP_CENTRE[0], offsets + CROP_CENTRE[1])
 

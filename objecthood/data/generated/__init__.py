@@ -1,1 +1,1 @@
-"""Scenes that are drawn as they are needed: a function of seed and index."""
+"""Scenes generated on the fly from seed and index."""

@@ -1,8 +1,7 @@
-"""Clips in which no frame shows anything: moving things of the same random texture as what lies behind them.
+"""Random-dot motion: clips of objects and background with independent noise, visible by motion only.
 
-Every pixel of every surface is noise of its own, so that within a frame a pixel says nothing about where an
-object is. A surface keeps its noise and moves by whole pixels, so that nothing is blurred: what moves
-together belongs together, and there is no other sign of it. Objects turn back at the border.
+Every surface has its own noise texture and moves by whole pixels, so that a single frame holds no information
+about objects; common motion is the only cue. Objects bounce at the border.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ _DRAWS = 5  # per object: kind, size, angle, column, row
 
 
 class Camouflage(EndlessDataset):
-    """Endless clips; clip i of a split and seed is the same whenever and wherever it is made.
+    """Endless clips; clip i is a function of split, seed and i.
 
     Args:
-        frames: of every clip.
-        camera: whether what lies behind the objects moves as well, at a velocity of its own.
-        size: number of clips that `len` gives; the training loop draws beyond it.
+        frames: number of frames per clip.
+        camera: whether the background moves as well, with its own velocity.
+        size: value of `len`; the training loop uses further clips.
 
     Example:
         >>> clips = Camouflage("test", frames=3)[range(2)]
@@ -57,7 +56,7 @@ class Camouflage(EndlessDataset):
         self.key, self.frames, self.camera = split_key(seed, split), frames, camera
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        """image [batch, time, 3, 64, 64], and the rest of `data.scene` that video has."""
+        """image [batch, time, 3, 64, 64], and the other video fields of `data.scene`."""
         indices = np.asarray(indices, dtype=np.int64)
         chunks = [self._make(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]
         joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
@@ -74,7 +73,7 @@ class Camouflage(EndlessDataset):
         )
         count = MIN_OBJECTS + uniform(self.key, indices, 1, stream=4) * (MAX_OBJECTS - MIN_OBJECTS + 1)
         is_there = np.arange(MAX_OBJECTS) < count.astype(int)
-        # No two velocities of a clip are equal, the background's included.
+        # All velocities of a clip differ, including the background's.
         order = uniform(self.key, indices, len(VELOCITIES), stream=5).argsort(axis=1)
         velocity = VELOCITIES[order[:, : MAX_OBJECTS + 1]]
         camera = velocity[:, MAX_OBJECTS] * int(self.camera)
@@ -113,14 +112,15 @@ class Camouflage(EndlessDataset):
         }
 
     def _noise(self, indices: np.ndarray) -> np.ndarray:
-        """A sheet of noise for the background and for each object [batch, 1 + objects, 3, H, W]."""
+        """Noise textures of the background and each object [batch, 1 + objects, 3, H, W]."""
         shape = (MAX_OBJECTS + 1, 3, RESOLUTION, RESOLUTION)
         draws = uniform(self.key, indices, int(np.prod(shape)), stream=6)
         return draws.reshape(-1, *shape).astype(np.float32)
 
 
 def shifted(sheet: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """`sheet` [batch, 3, H, W] moved by `way` [batch, time, 2] (across, down, whole pixels), wrapped round.
+    """`sheet` [batch, 3, H, W] shifted by `way` [batch, time, 2] (across, down, whole pixels), with
+    wrap-around.
 
     Example:
         >>> shifted(np.arange(4).reshape(1, 1, 1, 4), np.array([[[0, 0], [1, 0]]]))[0, :, 0, 0].tolist()

@@ -1,10 +1,9 @@
-"""Clips of two to five sprites, some of which move: several speeds, occlusion, leaving and entering.
+"""Clips of two to five moving or static sprites, with several speeds, occlusion, exits and entries.
 
-Squares, ellipses and hearts as in `sprites`, each straight ahead at a speed of its own or standing
-still; later ones cover earlier ones. They turn back well outside the image, so that they leave it and come
-back, under the same label. The background is one grey level, one colour, or a soft random texture. With
-`camera` above 0 the camera moves at up to that speed, and everything with it. Made here: scores are not
-comparable with those on published sets.
+Squares, ellipses and hearts as in `sprites` move on straight lines; later ones occlude earlier ones. They
+bounce outside the image, so that they leave and re-enter with the same label. The background is a grey
+level, a colour, or a smooth random texture; the camera may move. Generated data: scores are not comparable
+with published sets.
 """
 
 from __future__ import annotations
@@ -26,26 +25,27 @@ MIN_SPRITES, MAX_SPRITES = 2, 5
 HALF_SIZE = (0.09, 0.18)  # of the image's side
 CENTRE = (0.1, 0.9)
 SPEED = (0.5 / 64, 3.0 / 64)  # of the image's side, per frame: 0.5 to 3 pixels at 64
-STATIC = 0.35  # share of the sprites that stand still
-ENTERING = 0.25  # share of the moving ones that begin outside
-TURN = 0.25  # of the side, beyond the border: where sprites turn back, out of sight (0.18 * 1.32 = 0.24)
+STATIC = 0.35  # share of static sprites
+ENTERING = 0.25  # share of moving sprites that start outside
+TURN = 0.25  # of the side: distance beyond the border at which sprites bounce, invisible (0.18 * 1.32 = 0.24)
 SATURATION, VALUE = (0.5, 1.0), (0.6, 1.0)
-CAMERA_RADIUS = 0.125  # of the side: the camera goes round a circle, which never loses the scene
-WAVES, WAVE_NUMBER = 6, 5.0  # of the texture: cosines per channel, and the most of them across the side
+CAMERA_RADIUS = 0.125  # of the side: the camera moves on a circle
+WAVES, WAVE_NUMBER = 6, 5.0  # of the texture: cosines per channel, and their largest wave number
 Backdrop = Literal["grey", "coloured", "textured"]
 _CHUNK = 16
 _DRAWS = 12  # per sprite
 
 
 class MovingSprites(EndlessDataset):
-    """Endless clips; clip i of a split, seed and background is the same whenever and wherever it is made, and
-    a longer one begins like a shorter one.
+    """Endless clips; clip i is a function of split, seed, background and i, and longer clips start like
+    shorter ones.
 
     Args:
-        frames: of every clip.
-        camera: the camera's speed is drawn between 0 and this, in pixels per frame at 64 x 64.
+        frames: number of frames per clip.
+        background: "grey", "coloured" or "textured".
+        camera: largest speed of the camera (drawn from 0 on), in pixels per frame at 64 x 64; 0 to 4.
         resolution: side of the image in pixels.
-        size: number of clips that `len` gives; the training loop draws beyond it.
+        size: value of `len`; the training loop uses further clips.
 
     Example:
         >>> clips = MovingSprites("test", frames=4)[range(2)]
@@ -75,7 +75,7 @@ class MovingSprites(EndlessDataset):
         self.camera, self.resolution = camera, resolution
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        """image [batch, time, 3, H, W], and the rest of `data.scene` that video has."""
+        """image [batch, time, 3, H, W], and the other video fields of `data.scene`."""
         indices = np.asarray(indices, dtype=np.int64)
         chunks = [self._make(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]
         joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
@@ -88,13 +88,13 @@ class MovingSprites(EndlessDataset):
         is_there = np.arange(MAX_SPRITES) < MIN_SPRITES + (
             scene[:, :1] * (MAX_SPRITES - MIN_SPRITES + 1)
         ).astype(int)
-        # One frame more than is shown: the flow of the last frame leads to it.
+        # One additional frame for the flow of the last frame.
         times = np.arange(time + 1)
         speed, phase = self.camera / RESOLUTION * scene[:, 4:5], 2 * np.pi * scene[:, 5:6]
         camera = circle(speed, phase, times, CAMERA_RADIUS)
         world = places(draws, times)
         labels = self._labels(draws, (world + camera[:, None])[:, :, :-1], is_there)
-        image = self._paint(draws, scene, camera[:, :-1], labels, indices)
+        image = self._draw(draws, scene, camera[:, :-1], labels, indices)
         velocity = np.diff(world, axis=2) * is_there[:, :, None, None] * side
         shift = np.diff(camera, axis=1) * side
         steps = np.concatenate([shift[:, None], velocity + shift[:, None]], axis=1)
@@ -113,7 +113,7 @@ class MovingSprites(EndlessDataset):
         }
 
     def _labels(self, draws: np.ndarray, middle: np.ndarray, is_there: np.ndarray) -> np.ndarray:
-        """Label maps [batch, time, H, W] of sprites around `middle` [batch, sprites, time, 2]."""
+        """Label maps [batch, time, H, W] of sprites centred at `middle` [batch, sprites, time, 2]."""
         time, side = middle.shape[2], self.resolution
         labels = np.zeros((len(draws), time, side, side), np.uint8)
         for number in range(MAX_SPRITES):
@@ -124,7 +124,7 @@ class MovingSprites(EndlessDataset):
             labels[clips] = np.where(covered, np.uint8(number + 1), labels[clips])
         return labels
 
-    def _paint(
+    def _draw(
         self,
         draws: np.ndarray,
         scene: np.ndarray,
@@ -146,7 +146,7 @@ class MovingSprites(EndlessDataset):
         return image
 
     def _visibility(self, draws: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Pixels seen of each sprite [batch, time, sprites], as a share of its area."""
+        """Visible share of each sprite's area [batch, time, sprites]."""
         kind, size, _ = forms(draws)
         area = np.take(AREAS, kind) * (size * self.resolution) ** 2
         seen = np.stack([(labels == n).sum(axis=(2, 3)) for n in range(1, MAX_SPRITES + 1)], axis=-1)
@@ -161,12 +161,13 @@ def forms(draws: Float[np.ndarray, "batch sprites 12"]) -> tuple[np.ndarray, np.
 def places(
     draws: Float[np.ndarray, "batch sprites 12"], times: Integer[np.ndarray, " time"]
 ) -> Float[np.ndarray, "batch sprites time 2"]:
-    """Middle (across, down) of each sprite at each time, in units of the image's side, without camera."""
+    """Centre (across, down) of each sprite at each time, in units of the image's side, without camera
+    motion."""
     start = between(CENTRE, draws[..., 3:5])
     speed = between(SPEED, draws[..., 5]) * (draws[..., 10] >= STATIC)
     angle = 2 * np.pi * draws[..., 6]
     velocity = speed[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    # One that enters begins where it is just out of sight, on the side that it comes from.
+    # Entering sprites start just outside, on the side opposite to their direction.
     enters = (draws[..., 11] < ENTERING) & (speed > 0)
     main = np.abs(velocity).argmax(axis=-1)[..., None] == np.arange(2)
     outside = np.where(velocity > 0, -TURN, 1 + TURN)
@@ -177,12 +178,12 @@ def places(
 def texture(
     key: int, indices: np.ndarray, camera: Float[np.ndarray, "batch time 2"], side: int
 ) -> Float[np.ndarray, "batch time 3 side side"]:
-    """Sums of cosines around mid grey, in [0, 1], that move with the camera to a fraction of a pixel."""
+    """Sums of cosines around mid grey, in [0, 1], that follow the camera with sub-pixel motion."""
     draws = uniform(key, indices, 3 * WAVES * 3, stream=2).reshape(len(indices), 1, 3, WAVES, 3)
     pixels = (np.arange(side) + 0.5) / side
     across, down = (2 * np.pi * WAVE_NUMBER * (2 * draws[..., axis] - 1) for axis in (0, 1))
     phase = 2 * np.pi * draws[..., 2]
-    # cos(a + b) from angles of rows and of columns: no cosine for each pixel.
+    # cos(a + b) from angles of rows and columns, which avoids a cosine per pixel.
     x, y = (pixels - camera[:, :, axis, None] for axis in (0, 1))
     rows = (down[..., None] * y[:, :, None, None]).astype(np.float32)
     columns = (across[..., None] * x[:, :, None, None] + phase[..., None]).astype(np.float32)

@@ -1,7 +1,5 @@
-"""Shapes and colours of sprites: which pixels a square, an ellipse or a heart covers, wherever it stands.
-
-Own shapes, after those of dSprites (Matthey et al. 2017).
-"""
+"""Shapes and colours of sprites: masks of squares, ellipses and hearts, modelled on dSprites (Matthey et al.
+2017)."""
 
 from __future__ import annotations
 
@@ -9,9 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 AREAS = (2.89, 2.4190, 3.6620)
-"""Of the square, the ellipse and the heart of half size 1; the heart's by numerical integration."""
+"""Areas of the square, ellipse and heart of half size 1; the heart's by numerical integration."""
 REACH = 1.32
-"""No shape of half size 1 reaches further than this from its middle: the heart reaches 1.315."""
+"""Upper bound of the radius of a shape of half size 1; the heart has 1.315."""
 
 
 def silhouettes(
@@ -22,18 +20,19 @@ def silhouettes(
     column: Float[np.ndarray, " sprites"],
     resolution: int,
 ) -> Bool[np.ndarray, "sprites height width"]:
-    """Which pixel centres lie in each sprite.
+    """The mask of each sprite, sampled at pixel centres.
 
     Args:
         kind: 0 square, 1 ellipse, 2 heart.
-        size: half the size, and `row`, `column` the middle, in units of the image's side.
+        size: half size, in units of the image's side.
         angle: in radians.
+        row, column: centre, in units of the image's side.
         resolution: side of the image in pixels.
     """
     cosine, sine = (np.cos(angle) / size).astype(np.float32), (np.sin(angle) / size).astype(np.float32)
     pixels = (np.arange(resolution, dtype=np.float32) + 0.5) / resolution
     rows, columns = (pixels - middle[:, None].astype(np.float32) for middle in (row, column))
-    # Position in the sprite's own frame, in units of its half size; y points up.
+    # Coordinates relative to the sprite, in units of its half size; y points up.
     x = (cosine[:, None] * columns)[:, None, :] + (sine[:, None] * rows)[:, :, None]
     y = (sine[:, None] * columns)[:, None, :] - (cosine[:, None] * rows)[:, :, None]
     inside = np.empty(x.shape, bool)
@@ -44,7 +43,7 @@ def silhouettes(
 
 
 def square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """|x|, |y| < 0.85: about the area of the other shapes."""
+    """|x|, |y| < 0.85, for an area similar to the other shapes."""
     return np.maximum(np.abs(x), np.abs(y)) < 0.85
 
 
@@ -54,7 +53,7 @@ def ellipse(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(x^2 + y^2 - 1)^3 < x^2 y^3, moved so that its middle lies at the origin."""
+    """(x^2 + y^2 - 1)^3 < x^2 y^3, centred at the origin."""
     y = y + np.float32(0.15)
     x_squared, y_squared = np.square(x), np.square(y)
     ring = x_squared + y_squared - 1
@@ -68,5 +67,5 @@ def rgb_from_hsv(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> 
 
 
 def between(limits: tuple[float, float], draw: np.ndarray) -> np.ndarray:
-    """A draw in [0, 1) scaled to lie between the limits."""
+    """Scale a draw in [0, 1) to the limits."""
     return limits[0] + (limits[1] - limits[0]) * draw

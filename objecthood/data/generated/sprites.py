@@ -1,9 +1,8 @@
-"""Two to five overlapping sprites on a plain background, 64 x 64, made on the spot: after Multi-dSprites.
+"""Generated scenes of two to five overlapping sprites on a plain background, modelled on Multi-dSprites.
 
-Squares, ellipses and hearts of random colour, size, orientation and position; later sprites cover earlier
-ones. The background is one random grey level ("grey", as in the published coloured-on-greyscale variant) or
-one random colour ("coloured"). Own shapes and ranges: scores here are not comparable with scores on the
-published set.
+Squares, ellipses and hearts have random colour, size, orientation and position; later sprites occlude
+earlier ones. The background is a random grey level ("grey", as in the published coloured-on-greyscale
+variant) or colour ("coloured"). Shapes and ranges differ: scores are not comparable with the published set.
 """
 
 from __future__ import annotations
@@ -30,11 +29,12 @@ _DRAWS = 8  # per sprite: shape, half size, angle, row, column, hue, saturation,
 
 
 class Sprites(EndlessDataset):
-    """Endless scenes; scene i of a split, seed and background is the same whenever and wherever it is made.
+    """Endless scenes; scene i is a function of split, seed, background and i.
 
     Args:
+        background: "grey" or "coloured".
         resolution: side of the image in pixels.
-        size: number of scenes that `len` gives; the training loop draws beyond it.
+        size: value of `len`; the training loop uses further scenes.
 
     Example:
         >>> scenes = Sprites("test", background="coloured")[range(4)]
@@ -59,8 +59,8 @@ class Sprites(EndlessDataset):
         self.key, self.background, self.resolution = split_key(seed, split), background, resolution
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        """image float32 [batch, 3, H, W] in [0, 1], masks int64 [batch, H, W], objects from 1, a covered one
-        absent."""
+        """image float32 [batch, 3, H, W] in [0, 1], masks int64 [batch, H, W] with objects from 1 (occluded
+        ones absent)."""
         indices = np.asarray(indices, dtype=np.int64)
         chunks = [self._make(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]
         image, masks = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
@@ -86,7 +86,7 @@ class Sprites(EndlessDataset):
 def silhouettes_of(
     draws: Float[np.ndarray, "sprites 8"], resolution: int
 ) -> Bool[np.ndarray, "sprites height width"]:
-    """Which pixel centres lie in each sprite, from its eight draws in [0, 1)."""
+    """The mask of each sprite, from its eight draws in [0, 1)."""
     kind = (draws[:, 0] * 3).astype(int)
     size, angle = between(HALF_SIZE, draws[:, 1]), 2 * np.pi * draws[:, 2]
     return silhouettes(

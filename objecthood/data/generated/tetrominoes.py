@@ -1,9 +1,8 @@
-"""Three tetrominoes on black, 35 x 35, made on the spot: after the published Tetrominoes, not a copy of it.
+"""Generated scenes of three tetrominoes on black, 35 x 35 pixels, modelled on the published Tetrominoes.
 
 The published set (Kabra et al. 2019, multi_object_datasets) has 17 shapes and orientations; here are all 19
-fixed tetrominoes, of 5 x 5 pixel blocks at any pixel position, without overlap, each in one of the six
-colours of the published set, drawn independently (equal colours may touch). Scores here are not comparable
-with scores there.
+fixed tetrominoes of 5 x 5 pixel blocks, without overlap, at any pixel, in independent colours of the
+published set (equal colours may touch). Scores are not comparable.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ _SHAPES = {
     "J": [(0, 0), (1, 0), (1, 1), (1, 2)],
     "L": [(0, 2), (1, 0), (1, 1), (1, 2)],
 }
-_CHUNK = 64  # larger temporaries fall out of the processor's cache: 64 at a time is fastest
+_CHUNK = 64  # fastest: larger temporaries exceed the CPU cache
 
 
 class Tetrominoes(EndlessDataset):
-    """Endless scenes; scene i of a split and seed is the same whenever and wherever it is made.
+    """Endless scenes; scene i is a function of split, seed and i.
 
     Args:
-        size: number of scenes that `len` gives; the training loop draws beyond it.
+        size: value of `len`; the training loop uses further scenes.
 
     Example:
         >>> scenes = Tetrominoes("test")[range(4)]
@@ -68,7 +67,7 @@ class Tetrominoes(EndlessDataset):
         return paint_labels(labels, colors), labels.astype(np.int64)
 
     def _choose(self, indices: np.ndarray) -> Int[np.ndarray, "scenes pieces"]:
-        """Placements drawn until none overlap: uniform over all that fit, with no order among the pieces."""
+        """Rejection sampling of placements without overlap: uniform over all valid ones."""
         _, packed = placements()
         chosen = np.zeros((len(indices), NUM_PIECES), np.int64)
         open_scenes, attempt = np.arange(len(indices)), 1
@@ -84,7 +83,7 @@ class Tetrominoes(EndlessDataset):
 
 @cache
 def placements() -> tuple[Bool[np.ndarray, "placements 35 35"], UInt64[np.ndarray, "placements words"]]:
-    """Every tetromino at every position inside the image, as masks and packed into 64-bit words."""
+    """Every tetromino at every position in the image, as masks and packed into 64-bit words."""
     masks = []
     for shape in fixed_shapes():
         height, width = (shape.max(axis=0) + 1) * BLOCK

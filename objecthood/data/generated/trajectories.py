@@ -1,7 +1,4 @@
-"""Where things made here are at each frame: straight ahead, turned back beyond the image's border.
-
-Positions are a closed function of the frame, so that a clip of any length, or any frame alone, can be made.
-"""
+"""Trajectories of generated objects and cameras, in closed form for any frame."""
 
 from __future__ import annotations
 
@@ -17,9 +14,7 @@ def bounce(
     low: float | np.ndarray,
     high: float | np.ndarray,
 ) -> np.ndarray:
-    """start + velocity * times, turned back wherever it meets `low` or `high`; arguments broadcast.
-
-    Integers stay integers.
+    """start + velocity * times, reflected at `low` and `high`; arguments broadcast, integers stay integers.
 
     Example:
         >>> bounce(np.array(2), np.array(1), np.arange(6), 0, 4).tolist()
@@ -31,10 +26,10 @@ def bounce(
 
 
 def circle(speed: np.ndarray, phase: np.ndarray, times: np.ndarray, radius: float) -> np.ndarray:
-    """Way (across, down) [..., times, 2] on a circle, from the origin, at a constant speed.
+    """Displacement (across, down) [..., times, 2] on a circle through the origin, at constant speed.
 
-    `speed` and `phase` (radians) have a last axis of 1 beside `times`. The chord of one frame is the speed to
-    within 1 % up to a speed of half the radius.
+    `speed` and `phase` (radians) have a last axis of 1 to broadcast with `times`. The displacement per frame
+    equals `speed` to within 1 % for speeds up to half the radius.
 
     Example:
         >>> way = circle(np.array([1.0]), np.array([0.0]), np.arange(3), radius=8.0)

@@ -1,1 +1,1 @@
-"""Files in and out: the gates for images, videos and arrays that may come from a stranger."""
+"""Readers and writers of images, videos and arrays, with limits for untrusted files."""

@@ -1,7 +1,7 @@
-"""The one way in for .npz archives (zip files of arrays), which may be a stranger's.
+"""Read untrusted .npz archives (zip files of arrays).
 
-Refused are more or larger arrays than allowed, zip bombs, two arrays of one name, and whatever is no plain
-array (for Python objects NumPy would need pickle, which can run programs). No archive is unpacked to disk.
+Archives with too many or too large arrays, zip bombs, duplicate names and Python objects (which need pickle)
+are refused. Nothing is unpacked to disk.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ FREE_BYTES = 50_000_000
 
 
 class ArchiveError(ValueError):
-    """What is no archive, or holds what it must not. One line, without the name of the file."""
+    """Not an archive, or one with refused content. One line, without the file name."""
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file, by name.
+    """All arrays of an .npz file by name.
 
     Raises:
         ArchiveError: no such file, damage, or one of the limits above.

@@ -1,4 +1,4 @@
-"""Decoded scenes kept in memory, as many as fit: decoding an image takes longer than most training steps."""
+"""A memory cache of decoded scenes: decoding an image takes longer than most training steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Decoded(NamedTuple):
 
 
 class Cache:
-    """The scenes first asked for, up to `capacity` bytes; later ones are made anew at every use."""
+    """The first requested scenes, up to `capacity` bytes; others are decoded at every use."""
 
     def __init__(self, make: Callable[[int], Decoded], capacity: int = CACHE_BYTES):
         self._make, self._room = make, capacity

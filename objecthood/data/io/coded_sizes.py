@@ -1,8 +1,8 @@
-"""How large an image file really is, where its first header does not tell: icons, tiles, scans, coded frames.
+"""The real decoding size of image files beyond their first header: icons, tiles, scans, coded frames.
 
-A decoder may take memory and time for more than the size that a file states: a TIFF tile larger than its
-image, an icon's own PNG, the AV1 frame inside an AVIF, scan after scan of a JPEG. These functions read the
-structure alone and decode nothing.
+A decoder may use more memory and time than the stated size suggests: for a TIFF tile larger than its image,
+the PNG in an icon, the AV1 frame in an AVIF, or many scans of a JPEG. These functions read the file
+structure without decoding.
 
 TIFF 6.0, section 15 (tiles); ITU-T T.81, annex B (JPEG markers); ISO/IEC 14496-12 and 23008-12 (boxes,
 `iloc`); AV1 Bitstream & Decoding Process Specification, sections 5.3 to 5.5 (open bitstream units, sequence

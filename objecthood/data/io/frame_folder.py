@@ -1,4 +1,4 @@
-"""A folder of frames as one sequence: its images in natural order of their names, one at a time."""
+"""A folder of frames as a sequence, in natural order of the file names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from objecthood.data.io.images import SUFFIXES, ImageError, read_image
 
 RATE = Fraction(24)
-"""Frames per second of a folder, which does not say: that of DAVIS."""
+"""Assumed frame rate of a folder, that of DAVIS."""
 
 
 class FrameFolder:
@@ -54,7 +54,7 @@ class FrameFolder:
         self.size: tuple[int, int] = read_image(self.paths[0]).shape[:2]
 
     def seconds(self, number: int) -> float:
-        """When a frame is shown, from the first one on."""
+        """Time of a frame in seconds, relative to the first."""
         return float(number / self.rate)
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "height width 3"]]:

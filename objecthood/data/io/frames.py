@@ -1,7 +1,7 @@
-"""Frames of a video file, or one of a camera: the gate of `images` for what moves (PyAV, extra `video`).
+"""Read frames of a video file, or an image of a camera, with the limits of `images` (PyAV, extra `video`).
 
-The same limits hold: size is checked before a frame is decoded, damage ends in one line, nothing is written.
-Only formats that hold their own frames are opened, so that a file cannot make us read others or the network.
+The size is checked before decoding, and damage gives a one-line error. Only self-contained formats are
+opened, so that a file cannot refer to other files or the network.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from jaxtyping import UInt8
 from objecthood.data.io.images import MAX_PIXELS, ImageError, ImageWarning, what_to_do
 
 SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ogv".split())
-"""What is taken for a video by its name."""
+"""Suffixes of supported videos."""
 OTHER_SUFFIXES = frozenset(".ts .mts .m2ts .3gp .3g2 .wmv .asf .flv .vob .rm .mxf .h264 .hevc".split())
-"""Videos of kinds that are not opened."""
+"""Suffixes of unsupported videos."""
 _FORMATS = "mov,matroska,avi,mpeg,ogg"  # FFmpeg's names; playlists and the like are left out on purpose
 _CAMERAS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation")}
 WARM_UP = 10
-"""Frames that are dropped before a camera's image is taken: exposure settles."""
+"""Frames dropped before a camera image is taken, while exposure adapts."""
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
@@ -53,7 +53,7 @@ def read_frames(
 
 
 def count_frames(path: str | os.PathLike[str]) -> int:
-    """How many frames the file says it has; 0 where it does not say. Raises as `read_frames`."""
+    """The number of frames stated in the file, 0 if unknown. Raises as `read_frames`."""
     with open_video(path) as container:
         return container.streams.video[0].frames if container.streams.video else 0
 
@@ -96,7 +96,7 @@ class Frame(NamedTuple):
 
     picture: UInt8[np.ndarray, "height width 3"]
     seconds: float | None
-    """When it is shown; None where the file does not say."""
+    """Time in seconds; None if the file does not state it."""
 
 
 def decode(container: Any, name: str, max_pixels: int) -> Iterator[UInt8[np.ndarray, "height width 3"]]:

@@ -1,7 +1,7 @@
-"""The one gate through which every foreign image enters: plain RGB comes out, or one line saying why not.
+"""Read untrusted images as RGB arrays, with limits and one-line errors.
 
-The command, the data sets and the web page read images here and nowhere else, so that a limit or a repair
-made once holds for all of them. Nothing is ever written. Imports numpy and Pillow only.
+The command, the data sets and the demo read images only through this module. It imports NumPy and Pillow
+only and writes nothing.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class ImageError(ValueError):
-    """An image that cannot be read. One line: which file, what is wrong, what is allowed, what to do."""
+    """An image cannot be read. One line: file, problem, what is allowed, remedy."""
 
 
 class ImageTooLargeError(ImageError):
@@ -84,15 +84,15 @@ class ImageTooLargeError(ImageError):
 
 
 class ImageFormatError(ImageError):
-    """No image, or one in a format that is not opened here."""
+    """Not an image, or an unsupported format."""
 
 
 class NoImageError(ImageError):
-    """A folder or a pattern that is there and gives no image."""
+    """A folder or pattern without images."""
 
 
 class ImageWarning(UserWarning):
-    """An image or a video that was read, and may not be what was meant: what it is of, and the problem."""
+    """A warning about an image or video that was read: its name and the problem."""
 
     def __str__(self) -> str:
         return ": ".join(map(str, self.args))
@@ -205,7 +205,7 @@ def read_pillow(
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """List the image files that files, folders and patterns stand for.
+    """List the image files in files, folders and glob patterns.
 
     A file is taken as it is, whatever its name. A folder gives all images below it by suffix (`SUFFIXES`),
     sorted by path; hidden files and folders are left out, and linked folders are not entered. A name that

@@ -1,5 +1,5 @@
-"""A user's images, in whatever form they come, one after the other: files, folders, patterns, videos, a
-camera, encoded bytes, arrays, tensors, Pillow images."""
+"""Input images of any form: files, folders, patterns, videos, a camera, encoded bytes, arrays, tensors,
+Pillow images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NUMERIC = ("float", "bfloat", "int", "uint", "bool", "complex")
 
 
 class InputImage(NamedTuple):
-    """One image that can be read, now and later."""
+    """An input image that can be read repeatedly."""
 
     path: Path
     """As it was found; of a frame VIDEO#NUMBER, of an image in memory a name alone."""

@@ -1,4 +1,4 @@
-"""Video files in and out, one frame in memory at a time, through PyAV (FFmpeg's libraries; extra `video`).
+"""Read and write video files frame by frame with PyAV (FFmpeg; extra `video`).
 
 What is kept: number, size and times of the frames, even or not. What is not: sound. A rotation or reflection
 noted in the file (phones) is applied.
@@ -19,7 +19,7 @@ from objecthood.data.io.frames import decode, decode_timed, import_av, open_vide
 from objecthood.data.io.images import MAX_PIXELS, ImageError
 
 MOST_TICKS = 60_000
-"""In a second, of the times that are written."""
+"""Time base of written videos, in ticks per second."""
 QUALITY = "18"
 """x264's constant rate factor: about the least loss that is seen (x264 documentation)."""
 

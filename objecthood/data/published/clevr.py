@@ -33,7 +33,7 @@ HELD_OUT = 0.1  # of CLEVR's train, at most: of a folder that holds a part of it
 
 
 class ClevrError(ValueError):
-    """A folder that is not CLEVR's, or damaged. One line."""
+    """Not a CLEVR folder, or a damaged one. One line."""
 
 
 class Clevr(Dataset):
@@ -41,9 +41,9 @@ class Clevr(Dataset):
 
     Args:
         path: the folder `CLEVR_v1.0`.
-        resolution: side of the images that come out. Bilinear without antialiasing, as in the paper.
+        resolution: side of the resized images. Bilinear without antialiasing, as in the paper.
         split: "train", "validation" or "test".
-        min_objects, max_objects: leave out scenes with fewer or more objects, both ends included.
+        min_objects, max_objects: range of the number of objects in scenes that are kept, inclusive.
         crop: keep rows 29 to 221 and columns 64 to 256 alone, as the reference does for object discovery. The
             numbers were made for images of 240 x 320. CLEVR v1.0 has 320 x 480: the square then lies left
             of the middle, objects outside it stay in `properties`, and scores are not the paper's.

@@ -1,4 +1,4 @@
-"""ClevrTex: CLEVR's arrangements with textured objects on textured ground, with masks.
+"""ClevrTex: CLEVR scenes with textured objects and backgrounds, with masks.
 
 Karazija, Laina and Rupprecht 2021, "ClevrTex: A Texture-Rich Benchmark for Unsupervised Multi-Object
 Segmentation", www.robots.ox.ac.uk/~vgg/data/clevrtex. Layout, splits, crop and resize are those of the loader
@@ -33,7 +33,7 @@ SPLIT_SHARES = {"test": (0.0, 0.1), "validation": (0.1, 0.2), "train": (0.2, 1.0
 
 
 class ClevrTexError(ValueError):
-    """A folder that is not ClevrTex's, or damaged. One line."""
+    """Not a ClevrTex folder, or a damaged one. One line."""
 
 
 class ClevrTex(Dataset):
@@ -44,7 +44,7 @@ class ClevrTex(Dataset):
 
     Args:
         path: the folder of the variant (`clevrtex_full`), or the one that holds it.
-        resolution: side of the images that come out. Images bilinear and antialiased, masks nearest.
+        resolution: side of the resized images. Images bilinear and antialiased, masks nearest.
         split: "train", "validation" or "test".
         variant: "full", or plain ("pbg"), varied ("vbg") or grass ("grassbg") backgrounds, "camo" (all of one
             texture), or "outd" (unseen shapes and textures).
@@ -110,7 +110,7 @@ class ClevrTex(Dataset):
 
 
 def mask_path(picture: Path) -> Path:
-    """Where the mask of an image lies."""
+    """The path of the mask of an image."""
     return picture.with_name(f"{picture.stem}_flat.png")
 
 

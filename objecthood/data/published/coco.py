@@ -1,4 +1,4 @@
-"""Photographs with annotations in COCO's JSON format: every object a label, or every class.
+"""Photographs with instance or class masks from annotations in COCO's JSON format.
 
 Lin et al. 2014, "Microsoft COCO: Common Objects in Context"; format: cocodataset.org/#format-data. Polygons
 are drawn by pycocotools (extra `coco`).
@@ -51,7 +51,7 @@ class Coco(Dataset):
     Args:
         images: the folder of the images that the file names.
         annotations: the JSON file, as `instances_val2017.json`.
-        resolution: side of the images that come out. Images bilinear and antialiased, masks nearest.
+        resolution: side of the resized images. Images bilinear and antialiased, masks nearest.
         labels: "instance": 1, 2, ... in the order of the file; "class": 1, 2, ... in the order of `classes`.
         crop: keep the square in the middle before resizing; without it images are squashed to a square.
         keep_empty: keep images without any annotation but crowds.
@@ -139,7 +139,7 @@ class Coco(Dataset):
         objects = [
             (thing, runs) for thing, runs in zip(things, codes, strict=True) if not thing.get("iscrowd")
         ]
-        # The largest is painted first. Python's sort keeps equals in the order of the file.
+        # The largest is drawn first. Python's stable sort keeps equals in file order.
         for place in sorted(range(len(objects)), key=lambda place: -int(objects[place][1][1::2].sum())):
             thing, runs = objects[place]
             label = place + 1 if self.labels == "instance" else self._class_label(thing)
@@ -227,7 +227,7 @@ def _pycocotools() -> Any:
 
 
 class Budget:
-    """How much of something the annotations of one image may ask for."""
+    """A limit on the work that the annotations of one image may need."""
 
     def __init__(self, most: int, what: str):
         self.left, self.most, self.what = most, most, what
@@ -283,7 +283,7 @@ def _read(path: Path, name: str) -> dict[str, Any]:
 
 
 def _refuse_repeated(rows: list[dict[str, Any]], part: str, name: str) -> None:
-    """CocoError where two images, or two categories, have one id: annotations are then of both."""
+    """Raise CocoError for duplicate ids of images or categories, which make annotations ambiguous."""
     seen: dict[Any, int] = {}
     for place, row in enumerate(rows):
         if row["id"] in seen:

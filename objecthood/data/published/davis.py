@@ -21,10 +21,10 @@ from objecthood.data.io.images import MAX_PIXELS, ImageError
 
 
 class Davis2016:
-    """The sequences of a copy of DAVIS-2016.
+    """The sequences of DAVIS-2016.
 
     Args:
-        path: the folder that holds JPEGImages and Annotations.
+        path: the folder with JPEGImages and Annotations.
         resolution: "480p" or "1080p".
 
     Raises:
@@ -44,8 +44,8 @@ class Davis2016:
         return FrameFolder(self.images / sequence)
 
     def truth(self, sequence: str) -> Bool[np.ndarray, "frames height width"]:
-        """Where the foreground is in every frame; ImageError where a frame has no annotation, or an
-        annotation no frame, or another size."""
+        """The foreground mask of every frame; ImageError if frames and annotations do not match in number or
+        size."""
         frames, folder = self.frames(sequence), self.annotations / sequence
         files = [folder / f"{frame.stem}.png" for frame in frames.paths]
         for file in files:

@@ -27,7 +27,7 @@ from objecthood.data.scene import Scenes
 
 
 class Movi:
-    """The clips of a set of TFRecord files, in order, one in memory at a time; a batch of one each.
+    """The clips of TFRecord files in order, as batches of one; one clip is in memory at a time.
 
     Args:
         paths: a file, a folder (its .tfrecord files), or a pattern.

@@ -29,7 +29,7 @@ from objecthood.data.published.tfrecord import Records
 
 
 class Variant(NamedTuple):
-    """One of the published sets: what a record of it holds."""
+    """The record layout of one published set."""
 
     name: str
     height: int
@@ -221,7 +221,7 @@ def _flat_bytes(features: dict[str, Feature], name: str) -> UInt8[np.ndarray, " 
 
 
 def _labels(mask: UInt8[np.ndarray, " bytes"], variant: Variant) -> UInt8[np.ndarray, "height width"]:
-    """Which entity's mask is greatest. (`argmax` does the same in ten times the time.)"""
+    """The entity with the largest mask; ten times faster than `argmax`."""
     if variant.entity_last:
         masks = mask.reshape(variant.height, variant.width, variant.num_entities).transpose(2, 0, 1)
     else:

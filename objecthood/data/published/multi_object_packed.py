@@ -1,4 +1,4 @@
-"""The multi-object data sets packed once into arrays on disk, from which any scene is read at once.
+"""The multi-object data sets converted to memory-mapped arrays with random access.
 
 A published file is one compressed stream: its last scene is reached through all others. `convert` reads it
 once into a folder of plain .npy arrays and `manifest.json`, `Packed` maps those into memory.
@@ -254,7 +254,7 @@ def _write_arrays(
     max_scenes: int | None,
     progress: Callable[[int, float], None],
 ) -> int:
-    """Write all scenes and say how many they were."""
+    """Write all scenes; returns their number."""
     count = 0
     with contextlib.ExitStack() as stack:
         arrays: dict[str, _GrowingArray] = {}

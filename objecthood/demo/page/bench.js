@@ -1,17 +1,17 @@
-// One of the two pictures: its stage, its slots, and what is done to them by hand.
+// A panel with one image: its canvases, its slots, and the user's edits.
 
 import { compose, countSeen, errors } from "./compose.js";
-import { GROUND, cutout, drawCutout, drawDivided, drawPlanes, drawSpotlight } from "./draw.js";
+import { BACKGROUND, cutout, drawCutout, drawDivided, drawPlanes, drawSpotlight } from "./draw.js";
 import { css, slotColor } from "./palette.js";
 import { SMALL } from "./picture.js";
 
-const IN_FRONT = 3; // added to the mask logits of a thing from the other picture: slots do not know who is in front
-const DRAG = 6; // pixels that a pointer moves before a press becomes a drag
+const IN_FRONT = 3; // added to the mask logits of an object from the other image: slots hold no depth order
+const DRAG = 6; // pixels from which a press counts as a drag
 
-/** A panel with a picture and its slots; `asks` are the functions that the page gives it. */
+/** A panel with an image and its slots; `asks` are callbacks of the page. */
 export class Bench {
   constructor(name, asks) {
-    Object.assign(this, { name, asks, picture: null, result: null, paintings: new Map() });
+    Object.assign(this, { name, asks, picture: null, result: null, decoded: new Map() });
     Object.assign(this, { off: new Set(), away: new Set(), focus: -1, layers: [], composed: null });
     const copy = document.getElementById("bench").content.cloneNode(true);
     this.element = copy.querySelector(".bench");
@@ -20,18 +20,18 @@ export class Bench {
       picture: find(".picture"), rebuilt: find(".rebuilt"), slots: find(".slots"), facts: find(".facts"),
       file: find("input"),
     };
-    find("h2").textContent = `Picture ${name}`;
+    find("h2").textContent = `Image ${name}`;
     find(".new").addEventListener("click", () => asks.newScene(this));
     this.parts.file.addEventListener("change", () => {
       if (this.parts.file.files[0]) asks.take(this, this.parts.file.files[0]);
       this.parts.file.value = "";
     });
-    this.element.setAttribute("aria-label", `Picture ${name}`);
+    this.element.setAttribute("aria-label", `Image ${name}`);
     this.takeDrops();
     this.takePointer();
   }
 
-  /** Forget what was done to the slots by hand. */
+  /** Reset the user's edits. */
   forget() {
     this.off.clear();
     this.away.clear();
@@ -48,7 +48,7 @@ export class Bench {
     });
   }
 
-  /** On the picture: hovering shows a slot, a click switches it, dragging carries it to the other picture. */
+  /** On the image: hovering highlights a slot, a click toggles it, dragging moves it to the other image. */
   takePointer() {
     const canvas = this.parts.picture;
     let pressed = null, ghost = null;
@@ -93,7 +93,7 @@ export class Bench {
     return canvas;
   }
 
-  /** The index among `layers` of the slot that is seen under a pointer, or -1. */
+  /** The index in `layers` of the slot with the largest mask under the pointer, or -1. */
   layerAt(event) {
     if (!this.composed) return -1;
     const box = this.parts.picture.getBoundingClientRect(), side = Math.sqrt(this.composed.owner.length);
@@ -112,9 +112,7 @@ export class Bench {
   }
 
   /**
-   * Draw everything at one iteration.
-   *
-   * `guests` are slots of the other picture: { home, index, ... } as in `ownLayers`.
+   * Draw the panel at one iteration. `guests` are slots of the other image: { home, index, ... } as in `ownLayers`.
    */
   render({ view, iteration, iterations, model, guests, other }) {
     this.view = view;
@@ -128,16 +126,16 @@ export class Bench {
     this.say({ isUntouched, isLast: iteration === iterations, model });
   }
 
-  /** The slots of this picture at an iteration, ready to be composed. */
+  /** The decoded slots of this image at an iteration, for `compose`. */
   ownLayers(iteration) {
-    const { attention } = this.result, painting = this.paintings.get(iteration);
-    const number = this.result.numSlots, size = painting.logits.length / number;
+    const { attention } = this.result, decoded = this.decoded.get(iteration);
+    const number = this.result.numSlots, size = decoded.logits.length / number;
     const inputs = attention[iteration - 1].length / number;
     return Array.from({ length: number }, (_, index) => ({
       home: this,
       index,
-      appearance: painting.appearance.subarray(3 * size * index, 3 * size * (index + 1)),
-      logits: painting.logits.subarray(size * index, size * (index + 1)),
+      appearance: decoded.appearance.subarray(3 * size * index, 3 * size * (index + 1)),
+      logits: decoded.logits.subarray(size * index, size * (index + 1)),
       attention: attention[iteration - 1].subarray(inputs * index, inputs * (index + 1)),
     }));
   }
@@ -175,13 +173,13 @@ export class Bench {
   }
 
   card(layer, other) {
-    const isGuest = layer.home !== this, name = `Slot ${layer.index + 1} of picture ${layer.home.name}`;
+    const isGuest = layer.home !== this, name = `Slot ${layer.index + 1} of image ${layer.home.name}`;
     const card = make("li", { className: isGuest ? "slot guest" : "slot" });
     card.dataset.key = keyOf(layer);
     card.style.setProperty("--color", css(slotColor(this.colorOf(layer))));
     const canvas = make("canvas", { width: SMALL, height: SMALL });
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `${name}, alone`);
+    canvas.setAttribute("aria-label", name);
     const label = make("label", { className: "switch" });
     const box = make("input", { type: "checkbox", checked: true });
     box.setAttribute("role", "switch");
@@ -191,7 +189,7 @@ export class Bench {
     box.addEventListener("change", () => this.asks.toggle(layer.home, layer.index));
     const target = isGuest ? layer.home : other;
     const move = make("button", { type: "button", className: "move", textContent: `to ${target.name}` });
-    move.setAttribute("aria-label", `Move slot ${layer.index + 1} of picture ${layer.home.name} to picture ${target.name}`);
+    move.setAttribute("aria-label", `Move slot ${layer.index + 1} of image ${layer.home.name} to image ${target.name}`);
     move.addEventListener("click", () => this.asks.move(layer.home, layer.index));
     card.append(canvas, label, move);
     const find = () => this.layers.findIndex((shown) => keyOf(shown) === card.dataset.key);
@@ -202,27 +200,27 @@ export class Bench {
 
   say({ isUntouched, isLast, model }) {
     const number = this.composed ? countSeen(this.composed.owner, this.layers.length) : 0;
-    const parts = [`${number} of ${this.layers.length} slots hold something`];
-    let isUnlike = false;
+    const parts = [`${number} of ${this.layers.length} slots active`];
+    let isWarned = false;
     if (isUntouched) {
       const found = errors(this.composed.reconstruction, this.result.planes);
-      const usual = model.usual_error ? ` (usual: ${model.usual_error.toFixed(4)})` : "";
-      parts.push(`error ${found["reconstruction error"].toFixed(4)}${usual}`);
-      isUnlike = isLast && Object.entries(model.strange_above).some(([name, most]) => found[name] > most);
+      const median = model.usual_error ? ` (median in validation: ${model.usual_error.toFixed(4)})` : "";
+      parts.push(`reconstruction error ${found["reconstruction error"].toFixed(4)}${median}`);
+      isWarned = isLast && Object.entries(model.strange_above).some(([name, most]) => found[name] > most);
     }
-    this.parts.facts.textContent = parts.join(" · ") + (isUnlike
-      ? ". This picture is unlike those the model was trained on: do not trust what it finds here."
+    this.parts.facts.textContent = parts.join(" · ") + (isWarned
+      ? ". This image is likely out of distribution: do not trust the result."
       : "");
-    this.parts.facts.classList.toggle("warning", isUnlike);
-    this.parts.picture.setAttribute("aria-label", `Picture ${this.name}, divided among ${this.layers.length} slots`);
-    this.parts.rebuilt.setAttribute("aria-label", `Picture ${this.name}, painted by ${this.layers.length} slots`);
+    this.parts.facts.classList.toggle("warning", isWarned);
+    this.parts.picture.setAttribute("aria-label", `Image ${this.name}, segmented by ${this.layers.length} slots`);
+    this.parts.rebuilt.setAttribute("aria-label", `Image ${this.name}, reconstructed from ${this.layers.length} slots`);
   }
 }
 
-/** A guest laid over what is there; a ground stays behind. */
+/** A guest in front of the other layers, unless it is a background. */
 function inFront(guest) {
   const area = guest.attention.reduce((sum, share) => sum + share, 0) / guest.attention.length;
-  return area > GROUND ? guest : { ...guest, logits: guest.logits.map((logit) => logit + IN_FRONT) };
+  return area > BACKGROUND ? guest : { ...guest, logits: guest.logits.map((logit) => logit + IN_FRONT) };
 }
 
 const keyOf = ({ home, index }) => `${home.name}${index}`;

@@ -1,11 +1,11 @@
-// Slots to one picture. A decoder paints every slot alone, so that slots can be left away, and slots of
-// another picture added, without asking the model again: only the softmax over slots is taken anew.
+// Composite decoded slots into an image. Slots are decoded independently, so hiding a slot or adding one of another
+// image only needs a new softmax over slots.
 
 /**
- * Weigh layers { appearance [3 * size], logits [size] } into a picture.
+ * Composite layers { appearance [3 * size], logits [size] }.
  *
- * Returns reconstruction [3 * size], masks (one [size] for each layer; they sum to 1), and owner [size], the
- * layer that is seen most; null without a layer.
+ * Returns reconstruction [3 * size], masks (one [size] per layer; they sum to 1) and owner [size], the layer with the
+ * largest mask; null without layers.
  */
 export function compose(layers, size) {
   if (!layers.length) return null;
@@ -29,25 +29,25 @@ export function compose(layers, size) {
   return { reconstruction, masks, owner };
 }
 
-/** How badly planes [3 * size] are painted, by the measures of objecthood/analysis/out_of_distribution.py, in [-1, 1] units. */
-export function errors(painted, planes) {
+/** Errors of a reconstruction of planes [3 * size], in [-1, 1] units, as in objecthood/analysis/out_of_distribution.py. */
+export function errors(reconstruction, planes) {
   const size = planes.length / 3, rest = new Float32Array(size);
   let whole = 0;
   for (let channel = 0; channel < 3; channel++) {
     let mean = 0;
     for (let at = channel * size; at < (channel + 1) * size; at++) {
-      const error = 2 * (painted[at] - planes[at]);
+      const error = 2 * (reconstruction[at] - planes[at]);
       mean += error / size;
       whole += error ** 2 / (3 * size);
     }
     for (let at = 0; at < size; at++) {
-      rest[at] += (2 * (painted[channel * size + at] - planes[channel * size + at]) - mean) ** 2 / 3;
+      rest[at] += (2 * (reconstruction[channel * size + at] - planes[channel * size + at]) - mean) ** 2 / 3;
     }
   }
   return { "reconstruction error": whole, "error of most pixels": rest.sort()[Math.floor(0.75 * (size - 1))] };
 }
 
-/** How many layers are seen most at more than one pixel in 200. */
+/** The number of layers that have the largest mask at more than one pixel in 200. */
 export function countSeen(owner, numLayers) {
   const areas = new Array(numLayers).fill(0);
   for (const index of owner) areas[index]++;

@@ -1,10 +1,10 @@
-// Pictures of what slots do, on canvases. Maps are Float32Arrays of a square grid, enlarged bilinearly.
+// Draw masks, attention and reconstructions on canvases. Maps are Float32Arrays of a square grid, enlarged bilinearly.
 
 import { slotColor } from "./palette.js";
 
-const DIM = 0.2, GLOW = 1.2; // what is left of a picture where a slot does not look, and what is added where it does
-const FIRM = 0.4; // share from which a border is drawn
-export const GROUND = 0.2; // share of the picture above which a slot holds background, not things (nn/priors.py)
+const DIM = 0.2, GLOW = 1.2; // brightness of pixels without attention, and at the maximum of attention
+const FIRM = 0.4; // mask value from which a border is drawn
+export const BACKGROUND = 0.2; // image share above which a slot is background (nn/attention_bias.py)
 
 /** `values` of a square grid, enlarged to side * side. */
 export function enlarge(values, side) {
@@ -28,23 +28,22 @@ export function enlarge(values, side) {
 }
 
 /**
- * A picture divided among slots.
+ * An image with its segmentation.
  *
- * `layers` are { map, color }; with `isSoft` colours mix by the maps' shares, else each pixel has the colour of
- * the strongest. The slot that holds the ground is hardly tinted. `focus` is the index of the one layer that
- * stays bright, or -1.
+ * `layers` are { map, color }; `isSoft` mixes colours by the maps, else each pixel has the colour of the largest. The
+ * background slot is not tinted. `focus` is the index of the highlighted layer, or -1.
  */
 export function drawDivided(canvas, picture, layers, { isSoft, focus }) {
   const side = canvas.width, context = canvas.getContext("2d");
   const image = new ImageData(new Uint8ClampedArray(picture), side, side), pixels = image.data;
   const maps = layers.map(({ map }) => enlarge(map, side)), colors = layers.map(({ color }) => slotColor(color));
-  const owner = new Int16Array(side * side).fill(-1), ground = findGround(layers);
+  const owner = new Int16Array(side * side).fill(-1), background = findBackground(layers);
   for (let at = 0; at < side * side && layers.length; at++) {
     let most = 0, total = 1e-9, red = 0, green = 0, blue = 0;
     for (let index = 0; index < maps.length; index++) {
       const share = maps[index][at], color = colors[index];
       if (share > most) [most, owner[at]] = [share, index];
-      if (index === ground) continue;
+      if (index === background) continue;
       total += share;
       red += share * color[0];
       green += share * color[1];
@@ -53,7 +52,7 @@ export function drawDivided(canvas, picture, layers, { isSoft, focus }) {
     if (owner[at] < 0) continue;
     const own = colors[owner[at]], isAside = focus >= 0 && owner[at] !== focus;
     const tint = isSoft ? [red / total, green / total, blue / total] : own;
-    const share = isSoft ? Math.min(1, total) : owner[at] === ground ? 0 : 1;
+    const share = isSoft ? Math.min(1, total) : owner[at] === background ? 0 : 1;
     const strength = share * (isAside ? 0.1 : focus >= 0 ? 0.2 : 0.55);
     for (let channel = 0; channel < 3; channel++) {
       const plain = pixels[4 * at + channel] * (isAside ? 0.35 : 1);
@@ -61,18 +60,18 @@ export function drawDivided(canvas, picture, layers, { isSoft, focus }) {
     }
   }
   drawBorders(pixels, owner, colors, side, (own, at) =>
-    (focus < 0 ? own !== ground : own === focus) && maps[own][at] > FIRM);
+    (focus < 0 ? own !== background : own === focus) && maps[own][at] > FIRM);
   context.putImageData(image, 0, 0);
 }
 
-/** The index of the layer that holds most of the picture, if that is more than things hold; else -1. */
-function findGround(layers) {
+/** The index of the largest layer if it is background, else -1. */
+function findBackground(layers) {
   const areas = layers.map(({ map }) => map.reduce((sum, share) => sum + share, 0) / map.length);
   const largest = areas.indexOf(Math.max(...areas));
-  return areas[largest] > GROUND ? largest : -1;
+  return areas[largest] > BACKGROUND ? largest : -1;
 }
 
-/** Lines around what slots own, each in its own colour, of those that `isDrawn`. */
+/** Borders of the segments for which `isDrawn`, in the colour of the slot. */
 function drawBorders(pixels, owner, colors, side, isDrawn) {
   const reach = [1, -1, side, -side, side + 1, side - 1, 1 - side, -1 - side];
   for (let y = 1; y < side - 1; y++) {
@@ -84,7 +83,7 @@ function drawBorders(pixels, owner, colors, side, isDrawn) {
   }
 }
 
-/** Planes [3, side, side] in [0, 1] on a canvas, enlarged smoothly; chequered where `planes` is null. */
+/** Planes [3, side, side] in [0, 1] on a canvas, enlarged smoothly; a chequerboard if `planes` is null. */
 export function drawPlanes(canvas, planes) {
   const context = canvas.getContext("2d");
   if (!planes) return drawChequers(context, canvas.width);
@@ -96,11 +95,11 @@ export function drawPlanes(canvas, planes) {
   }
   small.getContext("2d").putImageData(new ImageData(pixels, side, side), 0, 0);
   context.imageSmoothingQuality = "high";
-  context.clearRect(0, 0, canvas.width, canvas.height); // enlarged pixels are not always quite opaque
+  context.clearRect(0, 0, canvas.width, canvas.height); // enlarged pixels may be translucent
   context.drawImage(small, 0, 0, canvas.width, canvas.height);
 }
 
-/** Where one slot looks: the picture, dark elsewhere. */
+/** The image weighted by the attention of one slot. */
 export function drawSpotlight(canvas, picture, attention) {
   const side = canvas.width, large = enlarge(attention, side);
   const brightest = Math.max(0.3, large.reduce((most, value) => Math.max(most, value), 0));
@@ -112,14 +111,14 @@ export function drawSpotlight(canvas, picture, attention) {
   canvas.getContext("2d").putImageData(new ImageData(pixels, side, side), 0, 0);
 }
 
-/** What one slot paints, where it is seen; chequers elsewhere. */
+/** The appearance of one slot, masked, over a chequerboard. */
 export function drawCutout(canvas, appearance, mask) {
   const context = canvas.getContext("2d");
   drawChequers(context, canvas.width);
   context.drawImage(cutout(appearance, mask), 0, 0, canvas.width, canvas.height);
 }
 
-/** What one slot paints as a canvas of the model's size, transparent where it is not seen. */
+/** The appearance of one slot with its mask as alpha, as a canvas of the model's resolution. */
 export function cutout(appearance, mask) {
   const size = mask.length, side = Math.sqrt(size), pixels = new Uint8ClampedArray(4 * size);
   for (let at = 0; at < size; at++) {

@@ -1,6 +1,6 @@
-// The model behind `objecthood demo`: PyTorch, asked over HTTP on this machine.
+// The model in `objecthood demo`: PyTorch behind the local HTTP server.
 
-/** What a model makes of a picture file: see `look` in engine-browser.js. */
+/** Slots and attention of an image file: see `look` in engine-browser.js. */
 export async function look(model, blob, { numSlots, iterations, seed, spread }) {
   const query = new URLSearchParams({ model: model.name, slots: numSlots, iterations, seed, spread });
   const answer = await ask(`api/look?${query}`, blob);
@@ -13,7 +13,7 @@ export async function look(model, blob, { numSlots, iterations, seed, spread }) 
   return { planes, slots, attention };
 }
 
-/** What slots look like: see `paint` in engine-browser.js. */
+/** Decode slots: see `paint` in engine-browser.js. */
 export async function paint(model, slots, attention) {
   const numSlots = slots.length / model.slot_dim, size = model.resolution ** 2;
   const body = new Float32Array(slots.length + attention.length);
@@ -35,12 +35,12 @@ async function ask(address, body) {
   }
 }
 
-/** A function that gives the next numbers of an answer. */
+/** A function that returns the next numbers of a response. */
 function reader(buffer) {
-  let place = 0;
+  let offset = 0;
   return (count) => {
-    const part = new Float32Array(buffer, place, count);
-    place += 4 * count;
+    const part = new Float32Array(buffer, offset, count);
+    offset += 4 * count;
     return part;
   };
 }

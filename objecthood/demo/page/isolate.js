@@ -1,5 +1,5 @@
-// A service worker that adds two headers which a plain static host does not send, and does nothing else: with them
-// a browser lets a page use several threads. It acts from the second visit on.
+// A service worker that adds the two headers needed for several threads, which static hosts do not send. It is active
+// from the second visit on.
 
 addEventListener("install", () => skipWaiting());
 addEventListener("activate", (event) => event.waitUntil(clients.claim()));

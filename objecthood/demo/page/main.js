@@ -1,11 +1,11 @@
-// The page: one model, two pictures, and the controls that both share.
+// The page: one model, two images, and shared controls.
 
 import { Bench } from "./bench.js";
 import { fromBlob, fromScene, showPlanes } from "./picture.js";
 import { drawSprites } from "./scenes.js";
 
-const SPREAD = 0.5; // noise of a rolled start, in units of the deviation between learned queries
-const WALK = 130, PLAY = 450; // milliseconds an iteration: after something new, and on "play"
+const SPREAD = 0.5; // noise scale of a restart, in units of the deviation between learned queries
+const WALK = 130, PLAY = 450; // milliseconds per iteration: after a change, and on "play"
 const isCalm = matchMedia("(prefers-reduced-motion: reduce)");
 
 const get = (id) => document.getElementById(id);
@@ -16,9 +16,9 @@ const asks = { newScene, take, toggle, move };
 const benches = ["A", "B"].map((name) => new Bench(name, asks));
 const otherOf = (bench) => benches[1 - benches.indexOf(bench)];
 
-// What is computed and shown
+// Computation and display
 
-/** Bring everything up to date; calls that come meanwhile are answered by one more round, and wait for it. */
+/** Recompute and redraw; calls made meanwhile share one further update. */
 function refresh() {
   isStale = true;
   running ??= rounds().finally(() => { running = null; });
@@ -40,7 +40,7 @@ async function rounds() {
   }
 }
 
-/** Ask the model what a picture needs: slots where the settings are new, a painting where the iteration is. */
+/** Compute what is missing: slots after a change of settings, decoder outputs of a new iteration. */
 async function update(bench) {
   const { model, numSlots, iterations, seed, spread, iteration } = state;
   const { picture } = bench, key = [model.name, numSlots, iterations, seed, spread].join();
@@ -48,15 +48,15 @@ async function update(bench) {
     const result = await engine.look(model, picture.blob, { numSlots, iterations, seed, spread });
     showPlanes(picture, result.planes);
     bench.result = { ...result, key, picture, numSlots };
-    bench.paintings = new Map();
+    bench.decoded = new Map();
     for (const changed of [bench.off, bench.away]) {
       for (const index of changed) if (index >= numSlots) changed.delete(index);
     }
   }
   const at = Math.min(iteration, iterations);
-  if (!bench.paintings.has(at)) {
+  if (!bench.decoded.has(at)) {
     const { slots, attention } = bench.result;
-    bench.paintings.set(at, await engine.paint(model, slots[at - 1], attention[at - 1]));
+    bench.decoded.set(at, await engine.paint(model, slots[at - 1], attention[at - 1]));
   }
 }
 
@@ -75,9 +75,9 @@ function say(text) {
   get("status").hidden = !text;
 }
 
-// Pictures
+// Images
 
-/** A scene that was not there before: drawn here, or the next of those that came with the model. */
+/** A new scene: generated here, or the next example of the model. */
 async function nextPicture() {
   const { model } = state, seed = sceneSeed++;
   if (model.scenes === "sprites") return fromScene(drawSprites(seed, model.background), model.resolution);
@@ -92,7 +92,7 @@ async function newScene(bench) {
   walk();
 }
 
-/** Take a file of the visitor's; what was there before stays where it cannot be read. */
+/** Show the user's file; the previous image stays if it cannot be read. */
 async function take(bench, file) {
   const before = bench.picture;
   if (file.size > config.max_bytes) return say(`That file is too large: at most ${config.max_bytes / 2 ** 20} MB.`);
@@ -109,7 +109,7 @@ async function take(bench, file) {
   }
 }
 
-// Slots, by hand
+// Edits of slots
 
 function toggle(home, index) {
   if (!home.off.delete(index)) home.off.add(index);
@@ -123,9 +123,9 @@ function move(home, index) {
   now.element.querySelector(`[data-key="${home.name}${index}"] .move`)?.focus({ preventScroll: true });
 }
 
-// Iterations in time
+// Animation of iterations
 
-/** Show the iterations one after the other; the last at once where motion is not wanted. */
+/** Animate the iterations; with reduced motion show the last. */
 async function walk() {
   stop();
   setIteration(isCalm.matches ? state.iterations : 1);
@@ -154,7 +154,7 @@ function stop() {
   get("play").firstElementChild.textContent = "▶";
 }
 
-/** The next to be shown; the slider follows when it is, so that it never says another than is seen. */
+/** The iteration to show; the slider changes when it is drawn. */
 function setIteration(value) {
   state.iteration = value;
 }
@@ -188,22 +188,22 @@ function setStart(seed, spread) {
   sayStart();
 }
 
-/** What rolling means: with learned queries it is our own addition. */
+/** Explain the initial slots; noise on learned queries is an addition of this page. */
 function sayStart() {
   const { model, numSlots, spread } = state;
-  let text = "Slots start as random draws from one learned Gaussian: every roll is as good as another.";
+  let text = "Initial slots are samples of one learned Gaussian.";
   if (model.is_start_learned) {
     text = spread
-      ? "The start is rolled: noise is added to the learned starting points of the slots, half as large as they "
-        + "differ. Training never did so."
-      : "This model learned where its slots start, so that they always start alike. Rolling adds noise to them.";
+      ? "Restarted: noise is added to the learned initial slots, with half of their standard deviation. "
+        + "Training used no such noise."
+      : "This model has learned initial slots, the same for every image. A restart adds noise to them.";
     const more = numSlots - model.num_slots;
-    if (more > 0) text += ` ${more} more than it was trained with: drawn at random.`;
+    if (more > 0) text += ` ${more} more slots than in training: these start at random.`;
   }
   get("start-note").textContent = text;
 }
 
-/** Text in which `code` stands between backticks, as nodes. */
+/** Text with `code` in backticks, as nodes. */
 function withCode(text) {
   return text.split("`").map((part, index) => {
     if (index % 2 === 0) return part;
@@ -257,8 +257,8 @@ async function begin() {
   config = await (await fetch("config.json")).json();
   engine = await (config.engine === "server" ? import("./engine-server.js") : import("./engine-browser.js"));
   get("where").textContent = config.engine === "server"
-    ? "It runs in PyTorch on this machine; your pictures do not leave it."
-    : "It runs in this browser; your pictures do not leave it.";
+    ? "It runs in PyTorch on this machine; your images stay on it."
+    : "It runs in this browser; your images stay on this machine.";
   get("model").append(...config.models.map(({ name }) => new Option(name, name)));
   get("model").closest("label").hidden = config.models.length < 2;
   get("benches").append(...benches.map(({ element }) => element));

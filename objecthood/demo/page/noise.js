@@ -1,6 +1,6 @@
-// Random numbers that are a function of a seed.
+// Seeded random numbers.
 
-/** Uniform numbers in [0, 1), one at each call (mulberry32, T. Ettinger). */
+/** A generator of uniform numbers in [0, 1) (mulberry32, T. Ettinger). */
 export function uniform(seed) {
   let state = seed >>> 0;
   return () => {

@@ -5,7 +5,7 @@ const BASE = [
   [0xff, 0xe9, 0x70], [0x35, 0x9e, 0xff], [0xe6, 0xae, 0xe4], [0x70, 0x76, 0x8a],
 ];
 
-/** Red, green, blue in 0..255 of slot `index`; beyond the eight the hue walks on by the golden ratio. */
+/** RGB in 0..255 of slot `index`; from the ninth slot on, hues advance by the golden ratio. */
 export function slotColor(index) {
   if (index < BASE.length) return BASE[index];
   const hue = (index * 0.6180339887) % 1;

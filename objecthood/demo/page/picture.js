@@ -1,22 +1,22 @@
-// A picture as the page holds it: the file that the model is given, and its pixels at the sizes that are shown.
+// An image on the page: its file for the model, and its pixels at the sizes that are shown.
 
 import { placeIn } from "./resize.js";
 
-export const SHOWN = 320, SMALL = 96; // pixels a side of the stage and of a slot's card
-const BLOCKS = 64; // pixels a side below which a picture is shown in blocks, as it is
+export const SHOWN = 320, SMALL = 96; // side in pixels of the large canvas and of a slot's card
+const BLOCKS = 64; // images with a smaller side are enlarged without smoothing
 
-/** A picture from a file or blob; `shown` stays empty where this browser cannot decode it, though a server may. */
+/** An image from a file or blob; `shown` is null if the browser cannot decode it (the server may). */
 export async function fromBlob(blob, fit) {
   const picture = { blob, shown: null, small: null };
   try {
     const bitmap = await createImageBitmap(blob);
     show(picture, bitmap, fit);
     bitmap.close();
-  } catch { /* the model may know it all the same */ }
+  } catch { /* the server may decode it */ }
   return picture;
 }
 
-/** A picture from a scene, a function of the side: sharp on the page, and exactly `resolution` for the model. */
+/** An image from a scene, a function of the side: sharp on the page, at `resolution` for the model. */
 export async function fromScene(scene, resolution) {
   const blob = await toCanvas(scene(resolution), resolution).convertToBlob({ type: "image/png" });
   const picture = { blob, shown: null, small: null };
@@ -24,7 +24,7 @@ export async function fromScene(scene, resolution) {
   return picture;
 }
 
-/** Show what the model saw, planes [3, side, side] in [0, 1], where nothing better is there. */
+/** Show the model's input, planes [3, side, side] in [0, 1], if nothing is shown yet. */
 export function showPlanes(picture, planes) {
   if (picture.shown) return;
   const side = Math.sqrt(planes.length / 3), size = side * side, pixels = new Uint8ClampedArray(4 * size);
@@ -40,7 +40,7 @@ function show(picture, source, fit) {
   picture.small = read(source, SMALL, fit);
 }
 
-/** The pixels of a square, in which the source lies as in the model's. */
+/** The pixels of a square, into which the source is fitted as in the model's input. */
 function read(source, side, fit) {
   const canvas = new OffscreenCanvas(side, side), context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";

@@ -1,8 +1,8 @@
-// Images to a model's square, as objecthood/models/placement.py does it: bilinear, antialiased, in their aspect ratio.
+// Fit images into the model's square as in objecthood/models/placement.py: bilinear, antialiased.
 
-const MOST = 2048; // pixels a side that are read out of a canvas; larger images are halved by the browser first
+const MOST = 2048; // largest side read from a canvas; the browser shrinks larger images first
 
-/** A file as planes [3, side, side] in [0, 1]; transparency lies over white, `fit` is the model's. */
+/** A file as planes [3, side, side] in [0, 1], composited over white; `fit` is that of the model. */
 export async function readPlanes(blob, side, fit) {
   const bitmap = await createImageBitmap(blob);
   const { box, shown } = placeIn(bitmap.width, bitmap.height, side, fit);
@@ -17,7 +17,7 @@ export async function readPlanes(blob, side, fit) {
   return toPlanes(context.getImageData(0, 0, width, height).data, width, height, side, shown);
 }
 
-/** Left, top, width and height of the `box` of an image that a square shows, and of where it is `shown` there. */
+/** Left, top, width and height of the visible `box` of an image, and of the region of the square where it is `shown`. */
 export function placeIn(width, height, side, fit) {
   const inside = (size, ratio) => { // the largest [width, height] of an aspect ratio within a size
     const [w, h] = ratio, isTall = h * size[0] >= w * size[1];
@@ -35,7 +35,7 @@ export function placeIn(width, height, side, fit) {
 /**
  * RGBA bytes of width * height as planes [3, side, side] in [0, 1], rounded to 256 steps as Pillow does.
  *
- * They are resized to the part `shown` of the square, [left, top, width, height]; around it their border is repeated.
+ * They are resized to the region `shown` of the square, [left, top, width, height]; the border is repeated around it.
  */
 export function toPlanes(pixels, width, height, side, shown = [0, 0, side, side]) {
   const [left, top, columns, numRows] = shown, nearest = (at, size) => Math.min(Math.max(at, 0), size - 1);
@@ -67,7 +67,7 @@ export function toPlanes(pixels, width, height, side, shown = [0, 0, side, side]
   return planes;
 }
 
-/** For each of `to` places, the first of `from` places it is made of, and their weights: a triangle. */
+/** For each of `to` output samples, the first of `from` input samples and the weights of a triangle filter. */
 function taps(from, to) {
   const scale = from / to, reach = Math.max(1, scale);
   return Array.from({ length: to }, (_, place) => {

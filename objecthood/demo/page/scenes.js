@@ -1,4 +1,4 @@
-// Scenes drawn here: two to five overlapping sprites, with the shapes and ranges of objecthood/data/generated/sprites.py.
+// Generated scenes: two to five overlapping sprites, with the shapes and ranges of objecthood/data/generated/sprites.py.
 
 import { uniform } from "./noise.js";
 import { fromHsv } from "./palette.js";
@@ -15,7 +15,7 @@ export function drawSprites(seed, background) {
   const draw = uniform(seed);
   const between = (low, high) => low + (high - low) * draw();
   const grey = draw();
-  const ground = background === "coloured" ? [draw(), draw(), draw()] : [grey, grey, grey];
+  const backdrop = background === "coloured" ? [draw(), draw(), draw()] : [grey, grey, grey];
   const sprites = Array.from({ length: 2 + Math.floor(draw() * 4) }, () => ({
     isInside: [square, ellipse, heart][Math.floor(draw() * 3)],
     size: between(0.09, 0.18),
@@ -29,7 +29,7 @@ export function drawSprites(seed, background) {
     for (let index = 0; index < side * side; index++) {
       const row = (Math.floor(index / side) + 0.5) / side, column = ((index % side) + 0.5) / side;
       const top = sprites.findLast((sprite) => covers(sprite, row, column));
-      const color = top ? top.color : ground;
+      const color = top ? top.color : backdrop;
       pixels.set([255 * color[0], 255 * color[1], 255 * color[2], 255], 4 * index);
     }
     return pixels;
