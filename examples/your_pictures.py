@@ -30,5 +30,5 @@ result = oh.train(mine, "run")  # Ctrl-C any time; again with resume=True goes o
 print("error on pictures kept out of training:", round(result["scores"]["mse"], 4))
 
 model = oh.load("run", mine)  # weights of your own class need it
-for seen in oh.predict(model, folder, "seen", animate=False):
+for seen in oh.predict(model, folder, "seen"):
     print(seen.path.name, seen.summary, seen.warning)

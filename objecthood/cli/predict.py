@@ -49,8 +49,8 @@ class PredictOptions:
     weights say unless named."""
     skip_bad: bool = False
     """Go on after a picture that cannot be read."""
-    animation: bool = True
-    """Write the animation of attention, which takes most of the time."""
+    animation: bool = False
+    """Write the animation of attention as well, which takes as long as all else."""
     also: str = ""
     """What is written as well: arrays (NPZ), cutouts (each slot on transparent ground), or arrays,cutouts."""
     recipe: str = ""
@@ -63,8 +63,8 @@ def predict(arguments: list[str]) -> int:
     """Find the objects of your pictures or videos: [PICTURE or VIDEO...] --weights NAME_OR_RUN --out FOLDER.
 
     Writes for each picture an overlay, a palette picture of labels and COCO masks (JSON), or, with weights of
-    a set prediction, says what it sees and writes it on the picture and as JSON; and an animation of
-    attention. Nothing else is changed. Folders and patterns are taken with all their pictures. Of a video
+    a set prediction, says what it sees and writes it on the picture and as JSON; with --animation also where
+    each slot looks. Nothing else is changed. Folders and patterns are taken with all their pictures. Of a video
     (with weights of a video model also of a folder of frames) it writes the video with its objects in stable
     colours, label pictures, and the way of every slot as CSV and JSON; videos need the extra "video".
     Without pictures, weights that come with the package look at a picture that comes with them.

@@ -49,7 +49,7 @@ def predict(
     fit: Fit | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
-    animate: bool = True,
+    animate: bool = False,
     also: Sequence[str] = (),
     report: Report | None = None,
 ) -> list[Result]:
@@ -58,8 +58,8 @@ def predict(
     Of a picture NAME a discovery model gives `NAME-overlay.png`, `NAME-masks.png` (a palette picture of
     labels: slot k is index k) and `NAME-masks.json` (COCO, one annotation for each slot that is seen, with
     its index as "slot"), all at the picture's own size; a set predictor `NAME-objects.png` (names written on
-    the picture) and `NAME-objects.json`. Both give `NAME-attention.gif`. A video gives the same for every
-    frame, without animations, in a folder of its name.
+    the picture) and `NAME-objects.json`. With `animate` both give `NAME-attention.gif`. A video gives the same
+    for every frame, without animations, in a folder of its name.
 
     Below a folder the sub-folders are kept; where two pictures would share a NAME, the later one gets a
     number. A picture is resized to the image size of the model with its aspect ratio kept (`fit`); weights
@@ -85,7 +85,7 @@ def predict(
             "pad". Of square pictures all three are the same.
         batch_size: pictures that go through the model at once.
         skip_bad: go on after a picture that cannot be read; its result carries the `error`.
-        animate: whether to write animations, which take most of the time.
+        animate: whether to write animations, which take as long as all else.
         also: "arrays" (`NAME-arrays.npz`: soft masks, slots, attention, labels and all else the model gave),
             "cutouts" (`NAME-cutouts/slot-K.png`: the picture where slot K is seen, as opaque as its mask).
         report: called with each result and the number of all pictures (0 where a video does not say).
@@ -137,7 +137,7 @@ def stream(
     fit: Fit | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
-    animate: bool = True,
+    animate: bool = False,
     also: Sequence[str] = (),
     report: Report | None = None,
 ) -> Iterator[Result]:

@@ -142,7 +142,7 @@ class Result:
             self.files["animation"] = animation.save(path)
         return animation
 
-    def save(self, out: str | Path, *, animate: bool = True, also: Sequence[str] = ()) -> dict[str, Path]:
+    def save(self, out: str | Path, *, animate: bool = False, also: Sequence[str] = ()) -> dict[str, Path]:
         """Write everything into the folder `out`, as `predict` does, and return the files by kind.
 
         `also` may name `extras`. ValueError where it names others, or `out` holds files that are not
@@ -160,7 +160,7 @@ class Result:
         finally:
             folder.close()
 
-    def write(self, stem: Path, *, animate: bool = True, also: Sequence[str] = ()) -> dict[str, Path]:
+    def write(self, stem: Path, *, animate: bool = False, also: Sequence[str] = ()) -> dict[str, Path]:
         """Write everything beside `stem`, whatever is there, and return the files by kind."""
         stem.parent.mkdir(parents=True, exist_ok=True)
         self.files = {kind: remove_link(Path(f"{stem}{ending}")) for kind, ending in self.endings.items()}
