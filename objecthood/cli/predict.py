@@ -64,9 +64,9 @@ def predict(arguments: list[str]) -> int:
 
     Writes for each picture an overlay, a palette picture of labels and COCO masks (JSON), or, with weights of
     a set prediction, says what it sees and writes it on the picture and as JSON; with --animation also where
-    each slot looks. Nothing else is changed. Folders and patterns are taken with all their pictures. Of a video
-    (with weights of a video model also of a folder of frames) it writes the video with its objects in stable
-    colours, label pictures, and the way of every slot as CSV and JSON; videos need the extra "video".
+    each slot looks. Nothing else is changed. Folders and patterns are taken with all their pictures. Of a
+    video (with weights of a video model also of a folder of frames) it writes the video with its objects in
+    stable colours, label pictures, and the way of every slot as CSV and JSON; videos need the extra "video".
     Without pictures, weights that come with the package look at a picture that comes with them.
     """
     options = parse(PredictOptions, arguments, "predict", inspect.getdoc(predict) or "")

@@ -58,8 +58,8 @@ def predict(
     Of a picture NAME a discovery model gives `NAME-overlay.png`, `NAME-masks.png` (a palette picture of
     labels: slot k is index k) and `NAME-masks.json` (COCO, one annotation for each slot that is seen, with
     its index as "slot"), all at the picture's own size; a set predictor `NAME-objects.png` (names written on
-    the picture) and `NAME-objects.json`. With `animate` both give `NAME-attention.gif`. A video gives the same
-    for every frame, without animations, in a folder of its name.
+    the picture) and `NAME-objects.json`. With `animate` both give `NAME-attention.gif`. A video gives the
+    same for every frame, without animations, in a folder of its name.
 
     Below a folder the sub-folders are kept; where two pictures would share a NAME, the later one gets a
     number. A picture is resized to the image size of the model with its aspect ratio kept (`fit`); weights

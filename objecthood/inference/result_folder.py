@@ -7,7 +7,6 @@ that the results of a file are found under the same name again, whatever is aske
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import weakref
 from collections.abc import Collection, Iterable, Iterator
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 
 from objecthood.data.io.frames import is_video
 from objecthood.data.io.images import RESULT_RECORDS
-from objecthood.runtime.files import plain_stem, refuse_link, write_json
+from objecthood.runtime.files import parse_json, plain_stem, refuse_link, write_json
 from objecthood.runtime.signals import lock_folder
 
 RECORD, FORMAT = "predictions.json", RESULT_RECORDS["predictions.json"]
@@ -163,13 +162,13 @@ def _read_record(file: Path) -> dict[str, Any]:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return {"format": wanted, "names": {}}
     try:
-        record = json.loads(file.read_text())
+        record = parse_json(file.read_bytes())
         names = record.get("names", {})  # records of videos held none before
         if record["format"] == wanted and all(
             isinstance(part, str) for entry in names.items() for part in entry
         ):
             return {"format": wanted, "names": dict(names)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     kind = "video predictions" if file.name == VIDEO_RECORD else "predictions"
     raise ValueError(f"{out} holds files that are not {kind}; name a new or an empty folder to write to")

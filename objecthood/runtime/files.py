@@ -121,13 +121,11 @@ def _whole_number(text: str) -> int:
 
 def _depth(value: Any) -> int:
     """How many lists and objects lie inside each other, counted up to one more than is allowed."""
-    depth, inner = 0, [value]
+    depth, inner = 0, [value] if isinstance(value, dict | list) else []
     while inner and depth <= JSON_DEPTH:
-        containers = [one for one in inner if isinstance(one, dict | list)]
-        inner = [part for one in containers for part in (one.values() if isinstance(one, dict) else one)]
-        depth += bool(containers)
-        if not containers:
-            break
+        parts = (part for one in inner for part in (one.values() if isinstance(one, dict) else one))
+        inner = [part for part in parts if isinstance(part, dict | list)]
+        depth += 1
     return depth
 
 
