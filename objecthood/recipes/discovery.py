@@ -37,7 +37,8 @@ class Discovery(Recipe):
 
     data: str
     """"tetrominoes", "sprites" (made on the spot), or, in `data_path`, "folder" (pictures), "clevr-like"
-    (rendered here), "multi-object" (converted), "clevr", "clevrtex", "coco"."""
+    (rendered here), "multi-object" (converted), "clevr", "clevrtex", "coco" ("coco-stored" or
+    "coco-upright" where images have an EXIF orientation: which pixels are annotated)."""
     data_path: str = ""
     min_objects: int = 0
     """Scenes with fewer are left out, where the data says how many there are."""

@@ -18,7 +18,7 @@ from objecthood.data.generated.sprites import Background, Sprites
 from objecthood.data.generated.tetrominoes import Tetrominoes
 from objecthood.data.published.clevr import Clevr
 from objecthood.data.published.clevrtex import ClevrTex
-from objecthood.data.published.coco import Coco
+from objecthood.data.published.coco import Coco, Orientation
 from objecthood.data.published.multi_object_packed import Packed
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.models.placement import Fit
@@ -49,7 +49,7 @@ def open_dataset(data: str, source: Source) -> Dataset:
 
 def scenes_in_words(data: str, source: Source) -> str:
     """What scenes of that name are, for the protocol of a score."""
-    if data == "coco":
+    if data in COCO:
         return "images of the COCO file (at most; 5 % of it by a hash of their names)"
     if data == "sprites":
         return f"generated sprites scenes ({source.background} background)"
@@ -85,6 +85,18 @@ def _generated(make: Callable[[Source], Dataset]) -> Callable[[Source], Dataset]
     return lambda source: Untouched(make(source)) if source.split == "test" else make(source)
 
 
+def _coco(orientation: Orientation | None) -> Callable[[Source], Dataset]:
+    return lambda source: Coco(
+        Path(source.path) / "images",
+        Path(source.path) / "instances.json",
+        source.resolution,
+        split=source.split,
+        orientation=orientation,
+    )
+
+
+COCO: dict[str, Orientation | None] = {"coco": None, "coco-stored": "stored", "coco-upright": "upright"}
+"""Names of a COCO folder, by the pixels that its annotations are of (`Coco`'s `orientation`)."""
 FIRST_TEST_SCENE = 1000
 SQUASHED = ("folder", "clevr")
 """Data whose images are resized whole to a square for training, whatever their aspect ratio."""
@@ -102,7 +114,5 @@ READ_FROM_FILES: dict[str, Callable[[Source], Dataset]] = {
         s.path, s.resolution, s.split, min_objects=s.objects[0], max_objects=s.objects[1]
     ),
     "clevrtex": lambda s: ClevrTex(s.path, s.resolution, s.split),
-    "coco": lambda s: Coco(
-        Path(s.path) / "images", Path(s.path) / "instances.json", s.resolution, split=s.split
-    ),
+    **{name: _coco(orientation) for name, orientation in COCO.items()},
 }
