@@ -26,7 +26,7 @@ from objecthood.data.loader import batches, scene_indices
 from objecthood.data.scene import Scenes, to_device
 from objecthood.evaluate import evaluate
 from objecthood.recipes import Recipe
-from objecthood.runtime.distributed import Processes, joined, restarted
+from objecthood.runtime.distributed import Processes, joined, launched, restarted
 from objecthood.runtime.environment import choose_device, choose_precision, describe, keep_freed_memory
 from objecthood.runtime.files import (
     read_json,
@@ -237,13 +237,14 @@ def take_steps(
 
 @contextlib.contextmanager
 def told_how_to_go_on(out: Path) -> Iterator[None]:
-    """A line for whoever stops a run."""
+    """A line for whoever stops a run, where there is one; once for all processes."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        with contextlib.suppress(OSError):  # a terminal that was closed
-            echo(f"stopped; go on with: {command()} train --resume {shlex.quote(str(out))}", flush=True)
-            stop.args = (TOLD,)
+        if not launched() and (out / "recipe.json").exists():
+            with contextlib.suppress(OSError):  # a terminal that was closed
+                echo(f"stopped; go on with: {command()} train --resume {shlex.quote(str(out))}", flush=True)
+                stop.args = (TOLD,)
         raise
 
 

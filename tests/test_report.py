@@ -261,8 +261,8 @@ LABEL = re.compile(r'<text(?: class="(\w+)")? x="([^"]+)" y="([^"]+)"(?: text-an
 
 
 def boxes(svg: str) -> list[tuple[float, float, float, float]]:
-    """Left, top, right and bottom of every label, in a wide font (DejaVu Sans: digits of 0.64 of its size, bold 0.70,
-    points and signs of about half)."""
+    """Left, top, right and bottom of every label, in a wide font (DejaVu Sans: digits of 0.64 of its
+    size, bold 0.70, points and signs of about half)."""
     found = []
     for kind, x, y, anchor, text in LABEL.findall(svg):
         digit = 9.04 if kind == "last" else 8.27

@@ -119,7 +119,10 @@ def train(arguments: list[str]) -> int:
     from objecthood.runtime import distributed
 
     if chosen.processes > 1 and not distributed.started():
-        distributed.launch(["train", *arguments], chosen.processes)
+        from objecthood.train import told_how_to_go_on
+
+        with told_how_to_go_on(out):
+            distributed.launch(["train", *arguments], chosen.processes)
         return 0
     with contextlib.nullcontext() if distributed.is_first() else distributed.silence():
         device = choose_device(chosen.device, recipe)

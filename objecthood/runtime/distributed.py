@@ -31,6 +31,8 @@ Value = TypeVar("Value")
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells each process that it starts."""
+LAUNCHED = "objecthood-"
+"""How the identity of a job of `launch` begins, which torchrun's agent hands on."""
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others: scoring and drawing on the first one are waited for as well."""
 
@@ -143,6 +145,11 @@ def restarted() -> bool:
     return started() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
+def launched() -> bool:
+    """Whether `launch` started this process: what is to be said of the whole, the launching one says."""
+    return started() and os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(LAUNCHED)
+
+
 def is_first() -> bool:
     """Whether this process is the one that speaks."""
     return not started() or os.environ["RANK"] == "0"
@@ -178,7 +185,7 @@ def launch(arguments: list[str], count: int) -> None:
             max_nodes=1,
             nproc_per_node=count,
             max_restarts=0,
-            run_id=uuid.uuid4().hex,
+            run_id=f"{LAUNCHED}{uuid.uuid4().hex}",
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             local_addr="localhost",

@@ -11,12 +11,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 440, 220  # units of the drawing; the page scales it
-LEFT, RIGHT, TOP, BOTTOM = (
-    52,
-    70,
-    14,
-    30,
-)  # room for labels, more where they are longer; right: the last value
+LEFT, RIGHT, TOP, BOTTOM = 52, 70, 14, 30  # room for labels, left and right at least
 LINE_HEIGHT = 14  # of text of 13 units
 CHARACTER, BOLD_CHARACTER = 8.3, 9.1  # width of a digit at 13 units in a wide font, DejaVu Sans
 LOG_ROOM = 1.25  # above and below a logarithmic curve; a linear one is framed by ticks

@@ -205,7 +205,8 @@ class Coco(Dataset):
         if size != wanted:
             shapes = f"{size[1]} x {size[0]}, not {wanted[1]} x {wanted[0]}"
             other = "upright" if self.orientation == "stored" else "stored"
-            hint = f"; with its EXIF orientation ({turned}): orientation={other!r}, of a recipe --data coco-{other}"
+            hint = f"; with its EXIF orientation ({turned}): orientation={other!r}"
+            hint += f", of a recipe --data coco-{other}"
             hint = hint if turned > 4 and size == wanted[::-1] else ""
             raise CocoError(f"'{path}': is {shapes} as {self.name} says{hint}")
         if turned > 1 and (turned < 5 or size[0] == size[1]):
