@@ -32,9 +32,9 @@ from objecthood.runtime.files import (
     read_json,
     real_folder,
     refuse_link,
-    remove_link,
     remove_staged,
     replacing,
+    staged,
     write_json,
 )
 from objecthood.runtime.progress import RunProgress
@@ -287,9 +287,11 @@ def finish(
     folder = real_folder(out / "figures")
     for name, figure in recipe.figures(model, shown).items():
         if isinstance(figure, list):
-            save_animation(figure, remove_link(folder / f"{name}.gif"))
+            with staged(folder / f"{name}.gif") as file:
+                save_animation(figure, file)
         else:
-            figure.save(remove_link(folder / f"{name}.png"))
+            with staged(folder / f"{name}.png") as file:
+                figure.save(file)
     write_json(out / "result.json", result)
     report.write_report(out)
 

@@ -17,6 +17,7 @@ from typing import Any
 from objecthood.cli.lookup import choose_device, find_recipe, load_model
 from objecthood.cli.options import UsageError, parse, several
 from objecthood.runtime import limits
+from objecthood.runtime.signals import StopRequest
 from objecthood.runtime.terminal import echo
 
 if typing.TYPE_CHECKING:
@@ -91,7 +92,8 @@ def predict(arguments: list[str]) -> int:
     model = model.to(choose_device(options.device))
     from objecthood.inference.predict_video import are_videos
 
-    with warnings_in_lines():
+    # A signal ends it at once: each file that was written is whole, and the one in hand is taken away.
+    with warnings_in_lines(), StopRequest() as stop, stop.at_once():
         if options.pictures and are_videos(options.pictures, model):
             if options.also:
                 raise UsageError(f"--also (={options.also}) is for pictures, not for videos; leave it away")

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from objecthood.data.io.frames import is_video
 from objecthood.data.io.images import RESULT_RECORDS
-from objecthood.runtime.files import parse_json, plain_stem, refuse_link, write_json
+from objecthood.runtime.files import parse_json, plain_stem, refuse_link, remove_staged, write_json
 from objecthood.runtime.signals import lock_folder
 
 RECORD, FORMAT = "predictions.json", RESULT_RECORDS["predictions.json"]
@@ -53,6 +53,7 @@ class ResultFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         lock = lock_folder(self.path, "written to", "wait for it, or name another folder")
         self._unlock = weakref.finalize(self, _close, lock)
+        remove_staged(self.path)
         self._record = _read_record(self._file)  # what a run that ended meanwhile wrote
         write_json(self._file, self._record)
 
