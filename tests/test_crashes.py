@@ -390,11 +390,27 @@ def test_a_terminal_that_is_closed(tmp_path, scoreboard):
     scoreboard("Signals", "a terminal that is closed (SIGHUP): saved, exit code 75", 1)
 
 
-SMALL = ["--steps", "6", "--evaluate-every", "3", "--validation-scenes", "2", "--test-scenes", "2"]
-SMALL += ["--batch-size", "2", "--precision", "float32"]
+SMALL = """
+import dataclasses
+from PIL import Image
+from objecthood.recipes import Discovery
+
+@dataclasses.dataclass(frozen=True)
+class Small(Discovery):
+    def figures(self, model, scenes):
+        return {"blank": Image.new("RGB", (8, 8))}
+
+    def picture(self, model, scenes):
+        return Image.new("RGB", (8, 8))
+
+recipe = Small(
+    name="small", data="sprites", resolution=16, num_slots=3, steps=6, batch_size=2, evaluate_every=3,
+    validation_scenes=2, test_scenes=2, warmup_steps=2, precision="float32",
+)
+"""
 WHOLE_LIFE = {
-    "train": ["train", "tetrominoes", *SMALL, "--out", "out"],
-    "sweep": ["sweep", "tetrominoes", *SMALL, "--seed", "0..1", "--out", "out"],
+    "train": ["train", "small.py", "--out", "out"],
+    "sweep": ["sweep", "small.py", "--seed", "0..1", "--out", "out"],
     "predict": [
         *("predict", "images", "--weights", "tetrominoes", "--out", "out", "--animation"),
         *("--also", "arrays,cutouts"),
@@ -406,7 +422,7 @@ ENDS = {signal.SIGTERM: PREEMPTED, signal.SIGUSR1: PREEMPTED, signal.SIGINT: INT
 def command_of(name: str, folder: Path) -> list[str]:
     """A command as it is typed; a run that has begun goes on."""
     begun = name == "train" and (folder / "out" / "recipe.json").exists()
-    return ["train", "--resume", "out"] if begun else WHOLE_LIFE[name]
+    return ["train", "small.py", "--resume", "out"] if begun else WHOLE_LIFE[name]
 
 
 OWN_CTRL_C = """
@@ -464,14 +480,17 @@ def whole(folder: Path) -> dict[str, str]:
 
 @needs_proc
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", WHOLE_LIFE)
-@pytest.mark.parametrize("kills", [2, pytest.param(24, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("name", "kills"),
+    [("train", 1), ("predict", 1), *(pytest.param(name, 24, marks=pytest.mark.long) for name in WHOLE_LIFE)],
+)
 def test_stopped_at_any_moment_of_a_command(name, kills, tmp_path, scoreboard):
     """Starting up, working, finishing: a line and its exit code, files whole, and the same end."""
     chance, ends = random.Random(kills), Counter()
     plain, folder = tmp_path / "plain", tmp_path / "stopped"
     for place in (plain, folder):
         (place / "images").mkdir(parents=True)
+        (place / "small.py").write_text(SMALL)
         for number in range(2):
             Image.new("RGB", (40, 30 + number), "navy").save(place / "images" / f"{number}.png")
     process, start = began(name, plain), time.monotonic()
