@@ -192,11 +192,11 @@ class Packed(Dataset):
 
     def _pick(self, name: str, numbers: Integer[np.ndarray, " batch"]) -> np.ndarray:
         array = self._arrays[name]
-        window = (CLEVR_ROWS, CLEVR_COLUMNS) if self.crop else (slice(None), slice(None))
-        shape = array[(slice(0, 1), *window)].shape[1:]
+        rows, columns = (CLEVR_ROWS, CLEVR_COLUMNS) if self.crop else (slice(None), slice(None))
+        shape = array[:1, rows, columns].shape[1:]
         picked = np.empty((len(numbers), *shape), array.dtype)
         for row, number in enumerate(numbers):
-            picked[row] = array[(number, *window)]
+            picked[row] = array[number, rows, columns]
         return picked
 
 
