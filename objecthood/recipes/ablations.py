@@ -61,7 +61,7 @@ class Ablation(LowResolutionWarmup):
     slots: Literal["learned", "gaussian"] = "learned"
     """Initial slots: learned queries with bi-level gradient, or the paper's Gaussian with the full one."""
 
-    choices: ClassVar = LowResolutionWarmup.choices | {
+    choices: ClassVar[dict[str, Any]] = LowResolutionWarmup.choices | {
         "ablation": get_args(Change),
         "slots": ("learned", "gaussian"),
     }

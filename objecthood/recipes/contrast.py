@@ -8,7 +8,7 @@ while what a part of the picture shows does not.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ class Contrast(OnClips):
 
     main_score = "attention_fg_ari"
     least = OnClips.least | {"batch_size": 2, "lag": 1}
-    choices: ClassVar = {"contrast": (*CONTRASTS, RECONSTRUCTION)}
+    choices: ClassVar[dict[str, Any]] = {"contrast": (*CONTRASTS, RECONSTRUCTION)}
 
     def __post_init__(self) -> None:
         super().__post_init__()

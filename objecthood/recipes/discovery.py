@@ -56,7 +56,7 @@ class Discovery(Recipe):
 
     main_score = "fg_ari"
     least = Recipe.least | {"resolution": 8, "num_slots": 1, "test_iterations": 1, "starts": 1}
-    choices: ClassVar = {"slot_module": SLOT_MODULES}
+    choices: ClassVar[dict[str, Any]] = {"slot_module": SLOT_MODULES}
 
     def build_model(self) -> SlotAutoencoder:
         if self.resolution == 128:
