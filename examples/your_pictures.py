@@ -30,5 +30,5 @@ result = oh.train(mine, "run")  # Ctrl-C stops it; resume=True continues
 print("MSE on held-out images:", round(result["scores"]["mse"], 4))
 
 model = oh.load("run", mine)  # a recipe class of your own must be passed
-for seen in oh.predict(model, folder, "seen", animate=False):
+for seen in oh.predict(model, folder, "seen"):
     print(seen.path.name, seen.summary, seen.warning)

@@ -2,7 +2,7 @@
 
 import sys
 
-from objecthood.cli.main import main
+from objecthood.cli.main import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

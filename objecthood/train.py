@@ -27,15 +27,15 @@ from objecthood.data.scene import Scenes, to_device
 from objecthood.evaluate import evaluate
 from objecthood.recipes import Recipe
 from objecthood.runtime import renamed
-from objecthood.runtime.distributed import Processes, joined, restarted
+from objecthood.runtime.distributed import Processes, joined, launched, restarted
 from objecthood.runtime.environment import choose_device, choose_precision, describe, keep_freed_memory
 from objecthood.runtime.files import (
     read_json,
     real_folder,
     refuse_link,
-    remove_link,
     remove_staged,
     replacing,
+    staged,
     write_json,
 )
 from objecthood.runtime.progress import RunProgress
@@ -245,13 +245,14 @@ def take_steps(
 
 @contextlib.contextmanager
 def resume_hint(out: Path) -> Iterator[None]:
-    """Print the command that resumes an interrupted run."""
+    """Print the command that resumes an interrupted run, once for all processes."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        with contextlib.suppress(OSError):  # the terminal may be closed
-            echo(f"stopped; resume with: {command()} train --resume {shlex.quote(str(out))}", flush=True)
-            stop.args = (TOLD,)
+        if not launched() and (out / "recipe.json").exists():
+            with contextlib.suppress(OSError):  # the terminal may be closed
+                echo(f"stopped; resume with: {command()} train --resume {shlex.quote(str(out))}", flush=True)
+                stop.args = (TOLD,)
         raise
 
 
@@ -294,9 +295,11 @@ def finish(
     folder = real_folder(out / "figures")
     for name, figure in recipe.figures(model, shown).items():
         if isinstance(figure, list):
-            save_animation(figure, remove_link(folder / f"{name}.gif"))
+            with staged(folder / f"{name}.gif") as file:
+                save_animation(figure, file)
         else:
-            figure.save(remove_link(folder / f"{name}.png"))
+            with staged(folder / f"{name}.png") as file:
+                figure.save(file)
     write_json(out / "result.json", result)
     report.write_report(out)
 

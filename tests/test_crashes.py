@@ -1,5 +1,6 @@
 """Killed at any moment, at any call to the system: a run goes on, and ends as if nothing had been."""
 
+import itertools
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from dying import begin, begin_on_terminal, die_at_call, ended, fork_is_fine, kill, needs_fork, shown, traced
@@ -31,6 +33,7 @@ from objecthood.recipes import Discovery
 from objecthood.runtime.signals import INTERRUPTED, PREEMPTED, Preempted
 
 pytestmark = [fork_is_fine, needs_fork]
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 
 
 @dataclass(frozen=True)
@@ -385,6 +388,133 @@ def test_a_terminal_that_is_closed(tmp_path, scoreboard):
     assert ended(process) == PREEMPTED
     assert saved(tmp_path / "run") > 2
     scoreboard("Signals", "a terminal that is closed (SIGHUP): saved, exit code 75", 1)
+
+
+SMALL = """
+import dataclasses
+from PIL import Image
+from objecthood.recipes import Discovery
+
+@dataclasses.dataclass(frozen=True)
+class Small(Discovery):
+    def figures(self, model, scenes):
+        return {"blank": Image.new("RGB", (8, 8))}
+
+    def picture(self, model, scenes):
+        return Image.new("RGB", (8, 8))
+
+recipe = Small(
+    name="small", data="sprites", resolution=16, num_slots=3, steps=6, batch_size=2, evaluate_every=3,
+    validation_scenes=2, test_scenes=2, warmup_steps=2, precision="float32",
+)
+"""
+WHOLE_LIFE = {
+    "train": ["train", "small.py", "--out", "out"],
+    "sweep": ["sweep", "small.py", "--seed", "0..1", "--out", "out"],
+    "predict": [
+        *("predict", "images", "--weights", "tetrominoes", "--out", "out", "--animation"),
+        *("--also", "arrays,cutouts"),
+    ],
+}
+ENDS = {signal.SIGTERM: PREEMPTED, signal.SIGUSR1: PREEMPTED, signal.SIGINT: INTERRUPTED, signal.SIGKILL: -9}
+
+
+def command_of(name: str, folder: Path) -> list[str]:
+    """A command as it is typed; a run that has begun goes on."""
+    begun = name == "train" and (folder / "out" / "recipe.json").exists()
+    return ["train", "small.py", "--resume", "out"] if begun else WHOLE_LIFE[name]
+
+
+OWN_CTRL_C = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+from objecthood.cli.main import entry
+sys.exit(entry())
+"""
+
+
+def began(name: str, folder: Path) -> subprocess.Popen[str]:
+    """A process of its own, in `folder`, once it has taken charge of SIGTERM."""
+    environment = os.environ | {"PYTHONPATH": str(Path(oh.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWN_CTRL_C, *command_of(name, folder)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    status, bit = Path(f"/proc/{process.pid}/status"), 1 << (signal.SIGTERM - 1)
+    while process.poll() is None:
+        caught = re.search(r"SigCgt:\s*(\w+)", status.read_text())
+        if caught and int(caught[1], 16) & bit:
+            break
+        time.sleep(0.005)
+    return process
+
+
+def ran(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and all that was said."""
+    said = process.communicate(timeout=300)[0]
+    return process.returncode, said
+
+
+def whole(folder: Path) -> dict[str, str]:
+    """SHA-256 of files that do not tell the time, by name; each of a final name must be readable."""
+    found = {}
+    for file in (file for file in folder.rglob("*") if file.is_file() and "/." not in str(file)):
+        if file.suffix in (".png", ".gif"):
+            with Image.open(file) as image:
+                image.load()
+        elif file.suffix == ".json":
+            json.loads(file.read_text())
+        elif file.suffix == ".safetensors":
+            load_file(file)
+        elif file.suffix == ".npz":
+            with np.load(file) as arrays:
+                assert "masks" in arrays
+        if re.search(r"weights.safetensors$|-(masks|overlay|attention|arrays|cutouts)\b", str(file)):
+            found[str(file.relative_to(folder))] = sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+@needs_proc
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("name", "kills"),
+    [("train", 1), ("predict", 1), *(pytest.param(name, 24, marks=pytest.mark.long) for name in WHOLE_LIFE)],
+)
+def test_stopped_at_any_moment_of_a_command(name, kills, tmp_path, scoreboard):
+    """Starting up, working, finishing: a line and its exit code, files whole, and the same end."""
+    chance, ends = random.Random(kills), Counter()
+    plain, folder = tmp_path / "plain", tmp_path / "stopped"
+    for place in (plain, folder):
+        (place / "images").mkdir(parents=True)
+        (place / "small.py").write_text(SMALL)
+        for number in range(2):
+            Image.new("RGB", (40, 30 + number), "navy").save(place / "images" / f"{number}.png")
+    process, start = began(name, plain), time.monotonic()
+    code, said = ran(process)
+    seconds, right = time.monotonic() - start, whole(plain / "out")
+    assert code == 0 and right, said
+    for number in itertools.islice(itertools.cycle(ENDS), kills):
+        process = began(name, folder)
+        time.sleep(chance.uniform(0, seconds))
+        process.send_signal(number)
+        code, said = ran(process)
+        assert code in (0, ENDS[number]) and "Traceback" not in said, (number, code, said)
+        assert code in (0, -signal.SIGKILL) or said.count("stopped") == 1, said
+        ends[code] += 1
+        found = whole(folder / "out")
+        if code == 0:
+            assert found == right
+            shutil.rmtree(folder / "out")
+    code, said = ran(began(name, folder))
+    assert code == 0 and whole(folder / "out") == right, said
+    assert not list((folder / "out").rglob(".*.part*"))
+    what = f"`{name}` stopped at a random moment, first to last: a line and its exit code, every file whole"
+    codes = ", ".join(f"{count} ended with {code}" for code, count in sorted(ends.items()))
+    scoreboard("Signals", what, kills, measured=codes)
 
 
 TINY = ["train", "tetrominoes", "--steps", "6", "--validation-scenes", "2", "--test-scenes", "2"]

@@ -67,7 +67,12 @@ def fingerprints(folder) -> dict[str, str]:
 def test_odd_images(model, pictures, tmp_path):
     before, seen = fingerprints(pictures), []
     results = oh.predict(
-        model, pictures, tmp_path / "out", skip_bad=True, report=lambda *told: seen.append(told)
+        model,
+        pictures,
+        tmp_path / "out",
+        skip_bad=True,
+        animate=True,
+        report=lambda *told: seen.append(told),
     )
     assert fingerprints(pictures) == before
     assert seen == [(result, 5) for result in results] and len(results) == 5
@@ -297,7 +302,7 @@ def namer():
 
 def test_objects_in_words(namer, pictures, tmp_path):
     before = fingerprints(pictures)
-    results = oh.predict(namer, pictures, tmp_path / "out", skip_bad=True)
+    results = oh.predict(namer, pictures, tmp_path / "out", skip_bad=True, animate=True)
     assert fingerprints(pictures) == before
     for result in results:
         if result.error:
@@ -374,7 +379,7 @@ folder = Path(sys.argv[1])
 tiles = np.random.default_rng(0).integers(0, 256, (70, 70, 3), np.uint8)
 Image.fromarray(np.kron(tiles, np.ones((100, 100, 1), np.uint8))).save(folder / "large.png", compress_level=1)
 resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000, 2_000_000_000))
-(result,) = oh.predict("tetrominoes", folder / "large.png", folder / "out")
+(result,) = oh.predict("tetrominoes", folder / "large.png", folder / "out", animate=True)
 assert result.labels.shape == (7000, 7000) and Image.open(folder / "out/large-masks.png").size == (7000, 7000)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

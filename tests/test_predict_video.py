@@ -142,7 +142,7 @@ model = video.moving_sprites(num_slots=3, resolution=16).eval()
 frame = numpy.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=numpy.uint8)
 def run(count):
     files = {kind: Path(sys.argv[1]) / kind for kind in ("csv", "json")}
-    with Table(files, {"rate": 25.0}) as table:
+    with Table(files["csv"], files["json"], {"rate": 25.0}) as table:
         for *_, tracks in look(model, itertools.repeat(frame, count)):
             table.add(tracks, (1.0, 1.0), 256)
 run(20)

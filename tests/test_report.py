@@ -257,6 +257,46 @@ def test_logarithmic_ticks_lie_within(low, high):
     assert ticks == sorted(ticks) and low <= ticks[0] and ticks[-1] <= high and 2 <= len(ticks) <= 8
 
 
+LABEL = re.compile(r'<text(?: class="(\w+)")? x="([^"]+)" y="([^"]+)"(?: text-anchor="(\w+)")?>([^<]+)<')
+
+
+def boxes(svg: str) -> list[tuple[float, float, float, float]]:
+    """Left, top, right and bottom of every label, in a wide font (DejaVu Sans: digits of 0.64 of its
+    size, bold 0.70, points and signs of about half)."""
+    found = []
+    for kind, x, y, anchor, text in LABEL.findall(svg):
+        digit = 9.04 if kind == "last" else 8.27
+        width = sum(digit * (0.57 if letter in ".-" else 1.25 if letter == "M" else 1) for letter in text)
+        start = float(x) - {"end": width, "middle": width / 2}.get(anchor, 0)
+        found.append((start, float(y) - 10, start + width, float(y) + 1))
+    return found
+
+
+@pytest.mark.parametrize("logarithmic", [False, True])
+@pytest.mark.parametrize("steps", [(0, 6), (25, 60_000), (999_900, 1_000_000), (12_345_600, 12_345_678)])
+@pytest.mark.parametrize(
+    "values",
+    [
+        (0.3, 0.001234),
+        (-0.0012, -0.00063),
+        (0.5, 0.50001),
+        (12_345_678.9, 0.00438),
+        (1e-12, 1e15),
+        (11, 1.01),
+    ],
+)
+def test_labels_fit_and_do_not_overlap(steps, values, logarithmic):
+    svg = line_chart(list(zip(steps, values, strict=True)), name="x", logarithmic=logarithmic)
+    found = boxes(svg)
+    assert len(found) >= 4
+    for left, top, right, bottom in found:
+        assert left >= 0 and right <= charts.WIDTH and top >= 0 and bottom <= charts.HEIGHT, found
+    for number, (left, top, right, bottom) in enumerate(found):
+        for other in found[:number]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top, found
+    assert len({text for *_, anchor, text in LABEL.findall(svg) if anchor == "end"}) > 1
+
+
 @pytest.mark.parametrize("module", [report, charts])
 def test_examples_run(module):
     assert doctest.testmod(module).failed == 0

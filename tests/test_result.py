@@ -77,8 +77,8 @@ def test_saved_alone_as_by_predict(tmp_path):
     path = oh.PRETRAINED["sprites"].example
     (alone,) = oh.predict("sprites", path)
     assert alone.files == {}
-    alone.save(tmp_path / "alone")
-    (together,) = oh.predict("sprites", path, tmp_path / "together")
+    alone.save(tmp_path / "alone", animate=True)
+    (together,) = oh.predict("sprites", path, tmp_path / "together", animate=True)
     assert set(alone.files) == set(together.files) == {"overlay", "masks", "coco", "animation"}
     for kind, file in alone.files.items():
         other = together.files[kind]
@@ -207,7 +207,7 @@ def test_the_command_without_arguments(tmp_path):
     *said, seconds = done.stdout.splitlines()
     assert any(line.endswith("clevr.png: 7 of 7 slots active") for line in said)
     assert float(seconds) < 20
-    for ending in ("overlay.png", "masks.png", "masks.json", "attention.gif"):
+    for ending in ("overlay.png", "masks.png", "masks.json"):
         assert (tmp_path / "predictions" / f"clevr-{ending}").stat().st_size > 100
 
 

@@ -200,7 +200,7 @@ def test_long_names_are_shortened(model, tmp_path, letter):
     stem = letter * ((longest - 4) // len(letter.encode()))
     for number, name in enumerate((f"{stem}.png", f"{stem[:-1]}.png", "z.png")):
         plain(tmp_path / "in" / name, size=(20, 10 + number))
-    results = oh.predict(model, tmp_path / "in", tmp_path / "out", also=["arrays", "cutouts"])
+    results = oh.predict(model, tmp_path / "in", tmp_path / "out", animate=True, also=["arrays", "cutouts"])
     written = {file for result in results for file in result.files.values()}
     assert len(results) == 3 and len(written) == 18 and all(file.exists() for file in written)
     assert {size_of(result.files["masks"])[1] for result in results} == {10, 11, 12}

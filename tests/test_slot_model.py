@@ -206,7 +206,7 @@ def test_it_warns_of_strange_images():
 
 def test_its_figures_and_files_need_no_decoder(tmp_path):
     (result,) = oh.predict(Colours(), wide(), tmp_path / "out")
-    assert set(result.files) == {"overlay", "masks", "coco", "animation"}
+    assert set(result.files) == {"overlay", "masks", "coco"}
     assert result.plot().width > 32 and "of 4 slots active" in result._repr_html_()
     with pytest.raises(ValueError, match=r"`merge_background` \(=True\)"):
         oh.predict(Colours(), wide(), merge_background=True)

@@ -86,6 +86,8 @@ def clevr_like_scenes(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 WRITERS = {
     "folder": folder,
     "coco": coco,
+    "coco-stored": coco,
+    "coco-upright": coco,
     "clevr": clevr,
     "clevrtex": clevrtex,
     "multi-object": multi_object,
@@ -118,7 +120,7 @@ def test_every_source_from_files_is_written_here():
 
 @pytest.mark.parametrize("data", READ_FROM_FILES)
 def test_splits_of_files_share_no_scene(data, tmp_path, monkeypatch):
-    if data == "coco" and importlib.util.find_spec("pycocotools") is None:
+    if data.startswith("coco") and importlib.util.find_spec("pycocotools") is None:
         pytest.skip("needs the extra `coco`")
     path = WRITERS[data](tmp_path / "data", monkeypatch)
     check_apart({split: fingerprints(opened(data, path, split)) for split in SPLITS})

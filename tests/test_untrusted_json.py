@@ -15,8 +15,13 @@ from objecthood.analysis import out_of_distribution
 from objecthood.benchmarks.quality import curve_of
 from objecthood.checkpoint.header import read_description
 from objecthood.cli.lookup import read_json
+from objecthood.data.clevr_render.clevr_like import ClevrLike
+from objecthood.data.published.clevr import Clevr
+from objecthood.data.published.coco import Coco
+from objecthood.data.published.multi_object_packed import Packed
 from objecthood.hub import huggingface
 from objecthood.hub.pretrained import PRETRAINED
+from objecthood.inference.result_folder import ResultFolder
 from objecthood.runtime.files import parse_json
 from objecthood.runtime.limits import JSON_DEPTH
 from objecthood.training.report import write_report
@@ -175,3 +180,39 @@ def test_facts_of_measures_that_are_not_known(tmp_path):
     model = oh.load(described(tmp_path, calibration=known))
     assert oh.predict(model, torch.rand(3, 35, 35))[0].warning == ""
     assert out_of_distribution.warning_for({out_of_distribution.WHOLE: 9.0}, known) == ""
+
+
+def coco(folder, content):
+    (folder / "instances.json").write_bytes(content)
+    Coco(folder, folder / "instances.json")
+
+
+def clevr(folder, content):
+    (folder / "scenes").mkdir()
+    (folder / "scenes" / "CLEVR_val_scenes.json").write_bytes(content)
+    Clevr(folder, split="test")
+
+
+def rendered(folder, content):
+    (folder / "test").mkdir()
+    (folder / "test" / "manifest.json").write_bytes(content)
+    ClevrLike(folder, "test")
+
+
+def packed(folder, content):
+    (folder / "manifest.json").write_bytes(content)
+    Packed(folder, "train")
+
+
+def results(folder, content):
+    (folder / "predictions.json").write_bytes(content)
+    ResultFolder(folder)
+
+
+@bad
+@pytest.mark.parametrize("read", [coco, clevr, rendered, packed, results])
+def test_files_beside_data(read, content, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        read(tmp_path, content)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+    assert len(str(caught.value)) < 300 + 2 * len(str(tmp_path))

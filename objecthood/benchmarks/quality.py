@@ -6,13 +6,13 @@ to one interval. Seeds that do not reach it count as infinite in the median.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from objecthood.runtime.files import parse_json
 from objecthood.training.run_log import read_log
 
 
@@ -22,7 +22,7 @@ def curve_of(path: str | Path) -> list[dict[str, Any]]:
     if path.is_dir():
         curve = [line for line in read_log(path / "metrics.jsonl") if line["kind"] == "evaluate"]
     else:
-        curve = json.loads(path.read_text()).get("curve", [])
+        curve = parse_json(path.read_bytes()).get("curve", [])
     if not curve:
         raise ValueError(
             f"{path} holds no evaluations; name a run folder or a JSON made by runs/experiments/seeds.py"

@@ -29,7 +29,7 @@ from objecthood.nn import frozen
 from objecthood.recipes import Recipe, from_dict
 from objecthood.runtime import limits, renamed
 from objecthood.runtime.environment import commit
-from objecthood.runtime.files import real_folder, refuse_link, staged_name
+from objecthood.runtime.files import parse_json, real_folder, refuse_link, staged_name
 
 __all__ = ["NotSaved", "load", "load_reference", "read_description", "restore", "save", "save_checkpoint"]
 
@@ -281,7 +281,7 @@ def restore(
         try:
             tensors = renamed.tensors(load_file(checkpoint / "model.safetensors"))
             states = load_file(checkpoint / "optimizers.safetensors")
-            facts = json.loads((checkpoint / "state.json").read_text())
+            facts = parse_json((checkpoint / "state.json").read_bytes())
             if type(facts["step"]) is not int or facts["step"] < 0:
                 raise ValueError(f"its step is {facts['step']!r}")
             frozen.compare(frozen.from_json(facts.get("frozen", {})), frozen.identities(model))
@@ -328,11 +328,11 @@ def _fault(checkpoint: Path) -> str | None:
     if linked:
         return f"{linked[0]} is a symbolic link"
     try:
-        manifest = json.loads((checkpoint / "manifest.json").read_text())
+        manifest = parse_json((checkpoint / "manifest.json").read_bytes())
         for name in ("model.safetensors", "optimizers.safetensors", "state.json"):
             if _sha256(checkpoint / name) != manifest[name]:
                 return f"{name} is damaged (its SHA-256 differs)"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"incomplete ({error})"
     return None
 

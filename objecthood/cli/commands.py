@@ -121,7 +121,10 @@ def train(arguments: list[str]) -> int:
     from objecthood.runtime import distributed
 
     if chosen.processes > 1 and not distributed.started():
-        distributed.launch(["train", *arguments], chosen.processes)
+        from objecthood.train import resume_hint
+
+        with resume_hint(out):
+            distributed.launch(["train", *arguments], chosen.processes)
         return 0
     with contextlib.nullcontext() if distributed.is_first() else distributed.silence():
         device = choose_device(chosen.device, recipe)

@@ -19,7 +19,7 @@ NEEDED = {
     "jaxtyping": (0, 3),
     "google-crc32c": (1, 5),
     "shtab": (1, 7),
-    "typing_extensions": (4, 10),
+    "typing_extensions": (4, 13),
 }
 """Required packages and their minimum versions, as in pyproject.toml."""
 OPTIONAL = {
@@ -40,7 +40,11 @@ def examine() -> tuple[dict[str, str], list[str]]:
             problems.append(f"{name} is {found or 'missing'}: pip install '{name}>={wanted}'")
     if not problems:
         facts = _machine() | facts | _limits()
-    for place in (Path.cwd(), Path(tempfile.gettempdir())):
+    try:
+        places = [Path.cwd(), Path(tempfile.gettempdir())]
+    except OSError as error:  # no folder for temporary files, or the one we stand in was removed
+        return facts, [*problems, f"{error.strerror}: set TMPDIR to a folder that can be written to"]
+    for place in places:
         problem = _write_test(place)
         facts[f"write to {place}"] = problem or f"yes, {shutil.disk_usage(place).free / 2**30:.1f} GiB free"
         if problem:

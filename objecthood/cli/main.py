@@ -8,16 +8,26 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from objecthood.cli.commands import COMMANDS
 from objecthood.cli.options import UsageError, is_option
 from objecthood.runtime import renamed
-from objecthood.runtime.signals import INTERRUPTED, PREEMPTED, TOLD, Preempted, StartingUp
+from objecthood.runtime.signals import INTERRUPTED, PREEMPTED, TOLD, Preempted, StartingUp, stop_signals
 from objecthood.runtime.spelling import did_you_mean
 from objecthood.runtime.terminal import echo
 
+AGAIN = "type the command again"
+STOPPABLE = {
+    "train": "go on with --resume, or start again where there is no run yet",
+    "sweep": AGAIN,
+    "predict": AGAIN,
+    "evaluate": AGAIN,
+}
+"""Commands that a scheduler runs: stopped by it, they end with `PREEMPTED` and a line, which says what to
+do."""
 EXIT_CODES = """\
   0    success
   1    failure, also if some images were skipped; the reason is on stderr
@@ -37,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in typed
     try:
-        with StartingUp() if typed[:1] in (["train"], ["sweep"]) else contextlib.nullcontext():
+        word = typed[0] if typed else ""
+        with StartingUp(STOPPABLE[word]) if word in STOPPABLE else contextlib.nullcontext():
             words, hints = renamed.options([word for word in typed if word != "--debug"])
             for hint in hints:
                 echo(hint, file=sys.stderr)
@@ -61,6 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         echo(f"error: {in_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+
+
+def entry() -> int:
+    """`main` as a process: signals that arrive after its end do not change the exit code."""
+    code = main()
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
+    return code
 
 
 def discard_output() -> None:

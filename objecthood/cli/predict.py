@@ -17,6 +17,7 @@ from typing import Any
 from objecthood.cli.lookup import choose_device, find_recipe, load_model
 from objecthood.cli.options import UsageError, parse, several
 from objecthood.runtime import limits
+from objecthood.runtime.signals import StopRequest
 from objecthood.runtime.terminal import echo
 
 if typing.TYPE_CHECKING:
@@ -50,8 +51,8 @@ class PredictOptions:
     aspect ratio). Set by the weights by default."""
     skip_bad: bool = False
     """Skip images that cannot be read."""
-    animation: bool = True
-    """Write an animation of the attention; this takes most of the time."""
+    animation: bool = False
+    """Also write an animation of the attention, which takes most of the time."""
     also: str = dataclasses.field(default="", metadata={"metavar": "KINDS"})
     """Also write arrays (NPZ), cutouts (one transparent PNG per slot), or arrays,cutouts."""
     recipe: str = dataclasses.field(default="", metadata={"metavar": "FILE"})
@@ -63,10 +64,11 @@ class PredictOptions:
 def predict(arguments: list[str]) -> int:
     """Find objects in images or videos: [IMAGE ...] --weights WEIGHTS --out FOLDER.
 
-    For each image, a discovery model writes an overlay, a label map (palette PNG), COCO masks (JSON) and an
-    animation of the attention; a set predictor prints the objects and writes an annotated image and JSON.
-    For a video, or a folder of frames with a video model, it writes an overlay video, label maps, and the
-    tracks of all slots as CSV and JSON; this needs the extra "video". Input files are not changed.
+    For each image, a discovery model writes an overlay, a label map (palette PNG) and COCO masks (JSON); a set
+    predictor prints the objects and writes an annotated image and JSON. With --animation, both also write an
+    animation of the attention. For a video, or a folder of frames with a video model, it writes an overlay
+    video, label maps, and the tracks of all slots as CSV and JSON; this needs the extra "video". Input files
+    are not changed.
     """
     options = parse(PredictOptions, arguments, "predict", inspect.getdoc(predict) or "")
     from objecthood.data.io.frames import is_video
@@ -91,7 +93,8 @@ def predict(arguments: list[str]) -> int:
     model = model.to(choose_device(options.device))
     from objecthood.inference.predict_video import are_videos
 
-    with warnings_in_lines():
+    # A signal ends it at once: written files are whole, and the file being written is removed.
+    with warnings_in_lines(), StopRequest() as stop, stop.at_once():
         if options.images and are_videos(options.images, model):
             if options.also:
                 raise UsageError(f"--also (={options.also}) works for images only, not for videos; omit it")

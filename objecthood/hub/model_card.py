@@ -137,8 +137,8 @@ def _warnings(facts: Mapping[str, Any]) -> str:
     each = "; ".join(f"{kind}: {share:.0%}" for kind, share in shares.items())
     return (
         f"`predict` warns of out-of-distribution images by their "
-        f"{' and '.join(facts['calibration']['quantiles'])}. Measured share of images with a warning, on the kinds "
-        f"of images used to choose the thresholds: {each}."
+        f"{' and '.join(facts['calibration']['quantiles'])}. Measured share of images with a warning, on the "
+        f"kinds of images used to choose the thresholds: {each}."
     )
 
 

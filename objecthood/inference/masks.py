@@ -15,7 +15,7 @@ from torch import Tensor
 from objecthood.data.io import rle
 from objecthood.inference.result import Result
 from objecthood.models.placement import Placement
-from objecthood.runtime.files import real_folder
+from objecthood.runtime.files import real_folder, staged, write_text
 from objecthood.visualize import figures
 
 CUTOUTS = "-cutouts"
@@ -92,9 +92,11 @@ class PredictedMasks(Result):
 
     def _write(self, files: dict[str, Path]) -> None:
         labels = enlarge_labels(self.masks, self.placement)
-        figures.indexed_png(labels.where(labels >= 0, NO_SLOT), files["masks"])
-        files["coco"].write_text(json.dumps(coco_masks(labels.numpy(), self.relative.as_posix())))
-        _tint(self.pixels, labels).save(files["overlay"])
+        with staged(files["masks"]) as file:
+            figures.indexed_png(labels.where(labels >= 0, NO_SLOT), file)
+        write_text(files["coco"], json.dumps(coco_masks(labels.numpy(), self.relative.as_posix())))
+        with staged(files["overlay"]) as file:
+            _tint(self.pixels, labels).save(file)
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return super()._arrays() | {"labels": self.labels}
@@ -108,7 +110,8 @@ class PredictedMasks(Result):
             if old.stem.removeprefix("slot-").isdecimal():  # keep results of other images
                 old.unlink()
         for slot in active_slots(self.labels):
-            self.cutout(slot).save(folder / f"slot-{slot}.png")
+            with staged(folder / f"slot-{slot}.png") as file:
+                self.cutout(slot).save(file)
         return folder
 
 

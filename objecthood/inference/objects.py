@@ -6,7 +6,6 @@ attention shared by all slots and needs no camera parameters.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from objecthood.data.clevr_properties import EXTENT, NAMES
 from objecthood.inference.result import Result
 from objecthood.metrics import PROPERTY_GROUPS
+from objecthood.runtime.files import staged, write_json
 from objecthood.visualize import figures
 
 LEAST_CONFIDENCE = 0.5
@@ -72,8 +72,9 @@ class PredictedObjects(Result):
             "height": height,
             "objects": self.objects,
         }
-        files["objects"].write_text(json.dumps(facts, indent=1) + "\n")
-        self._draw("objects").save(files["drawing"])
+        write_json(files["objects"], facts)
+        with staged(files["drawing"]) as file:
+            self._draw("objects").save(file)
 
 
 def describe(

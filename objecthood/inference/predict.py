@@ -49,7 +49,7 @@ def predict(
     fit: Fit | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
-    animate: bool = True,
+    animate: bool = False,
     also: Sequence[str] = (),
     report: Report | None = None,
 ) -> list[Result]:
@@ -58,8 +58,8 @@ def predict(
     For an image NAME, a discovery model writes `NAME-overlay.png`, `NAME-masks.png` (palette image of labels:
     slot k is index k) and `NAME-masks.json` (COCO, one annotation per active slot, with its index as "slot"),
     all at the image's size; a set predictor writes `NAME-objects.png` (annotated image) and
-    `NAME-objects.json`. Both write `NAME-attention.gif`. For a video, the results of all frames, without
-    animations, go into a folder with its name.
+    `NAME-objects.json`. With `animate`, both write `NAME-attention.gif`. For a video, the results of all
+    frames, without animations, go into a folder with its name.
 
     Sub-folders of input folders are kept; a repeated NAME gets a number. Images are resized to the model's
     input as set by `fit`. Models trained on CLEVR-like scenes expect the paper's crop (rows 29 to 221,
@@ -80,7 +80,7 @@ def predict(
             (`nn.merge_background`); discovery models only.
         fit: "pad" (the whole image, its border repeated around it), "crop" (the central square; the label is
             -1 outside it) or "squash" (the whole image, aspect ratio changed). The model's own by default:
-            "squash" if it was trained on squashed images (`folder`), else "pad". No effect on square images.
+            "squash" if it was trained on squashed images (`clevr`), else "pad". No effect on square images.
         batch_size: images per forward pass.
         skip_bad: skip images that cannot be read; their results hold the `error`.
         animate: write animations, which take most of the time.
@@ -135,7 +135,7 @@ def stream(
     fit: Fit | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
-    animate: bool = True,
+    animate: bool = False,
     also: Sequence[str] = (),
     report: Report | None = None,
 ) -> Iterator[Result]:

@@ -30,7 +30,7 @@ from objecthood.models import SlotModel
 from objecthood.models.placement import Fit, Placement, whole
 from objecthood.motion.fields import SequenceFields, fields_of, flow_size
 from objecthood.motion.tracking import Tracker, Tracks
-from objecthood.runtime.files import plain_part, real_folder, remove_link
+from objecthood.runtime.files import plain_part, real_folder, remove_link, staged
 from objecthood.visualize import figures
 from objecthood.visualize.video import mark_motion
 
@@ -147,10 +147,17 @@ def _predict_into(
         "rate": float(source.rate),
     }
     try:
-        with VideoWriter(files["video"], source.size, source.rate) as writer, Table(files, facts) as table:
+        with (
+            staged(files["video"]) as video,
+            staged(files["csv"]) as rows_file,
+            staged(files["json"]) as json_file,
+            VideoWriter(video, source.size, source.rate) as writer,
+            Table(rows_file, json_file, facts) as table,
+        ):
             for frame, masks, placement, tracks in seen(model, source, iterations, num_slots, fit):
                 labels = enlarge_labels(masks, placement)
-                figures.indexed_png(labels.where(labels >= 0, NO_SLOT), files["masks"] / f"{done:06d}.png")
+                with staged(files["masks"] / f"{done:06d}.png") as file:
+                    figures.indexed_png(labels.where(labels >= 0, NO_SLOT), file)
                 rows, columns = placement.shown(model.image_size)
                 scale = placement.box[3] / columns, placement.box[2] / rows
                 seconds = source.seconds(done)
@@ -296,8 +303,8 @@ def draw(
 class Table:
     """Streams tracks to CSV and JSON; the summary is written at the end."""
 
-    def __init__(self, files: dict[str, Path], facts: dict[str, Any]):
-        self._csv, self._json = files["csv"].open("w", newline=""), files["json"].open("w")
+    def __init__(self, csv_file: Path, json_file: Path, facts: dict[str, Any]):
+        self._csv, self._json = csv_file.open("w", newline=""), json_file.open("w")
         self._rows = csv.writer(self._csv)
         self._rows.writerow(COLUMNS)
         self._json.write(json.dumps(facts | {"columns": COLUMNS})[:-1] + ', "tracks": [')

@@ -23,7 +23,7 @@ from objecthood.data.io.video_file import VideoWriter
 from objecthood.inference.result_folder import ResultFolder
 from objecthood.models.placement import Placement, whole
 from objecthood.runtime import renamed
-from objecthood.runtime.files import remove_link
+from objecthood.runtime.files import remove_link, replacing, staged
 from objecthood.visualize.animation import attention_frames, save_animation
 from objecthood.visualize.figures import attention_figure
 
@@ -142,7 +142,7 @@ class Result:
             self.files["animation"] = animation.save(path)
         return animation
 
-    def save(self, out: str | Path, *, animate: bool = True, also: Sequence[str] = ()) -> dict[str, Path]:
+    def save(self, out: str | Path, *, animate: bool = False, also: Sequence[str] = ()) -> dict[str, Path]:
         """Write all results into the folder `out`, as `predict` does, and return the files by kind.
 
         `also` lists `extras`. Raises ValueError for others, or if `out` holds files that are not predictions.
@@ -159,7 +159,7 @@ class Result:
         finally:
             folder.close()
 
-    def write(self, stem: Path, *, animate: bool = True, also: Sequence[str] = ()) -> dict[str, Path]:
+    def write(self, stem: Path, *, animate: bool = False, also: Sequence[str] = ()) -> dict[str, Path]:
         """Write all results with names starting with `stem`, replacing files, and return the files by
         kind."""
         stem.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,9 @@ class Result:
         for extra in also:
             self.files[extra] = self._write_extra(extra, stem)
         if animate:
-            self.animate(remove_link(Path(f"{stem}-attention.gif")))
+            self.files["animation"] = remove_link(Path(f"{stem}-attention.gif"))
+            with staged(self.files["animation"]) as file:
+                self.animate().save(file)
         return self.files
 
     def __repr__(self) -> str:
@@ -217,7 +219,8 @@ class Result:
     def _write_extra(self, extra: str, stem: Path) -> Path:
         """Write one of `extras`; returns its file or folder."""
         file = remove_link(Path(f"{stem}-arrays.npz"))
-        np.savez_compressed(file, **self._arrays())  # type: ignore[arg-type]  # names are ours
+        with replacing(file) as content:
+            np.savez_compressed(content, **self._arrays())  # type: ignore[arg-type]  # names are ours
         return file
 
 

@@ -7,7 +7,6 @@ and maps result names to input files, so that later calls reuse the names.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import weakref
 from collections.abc import Collection, Iterable, Iterator
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 
 from objecthood.data.io.frames import is_video
 from objecthood.data.io.images import RESULT_RECORDS
-from objecthood.runtime.files import plain_stem, refuse_link, write_json
+from objecthood.runtime.files import parse_json, plain_stem, refuse_link, remove_staged, write_json
 from objecthood.runtime.signals import lock_folder
 
 RECORD, FORMAT = "predictions.json", RESULT_RECORDS["predictions.json"]
@@ -53,6 +52,7 @@ class ResultFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         lock = lock_folder(self.path, "written to", "wait for it, or use another folder")
         self._unlock = weakref.finalize(self, _close, lock)
+        remove_staged(self.path)
         self._record = _read_record(self._file)  # another process may have written meanwhile
         write_json(self._file, self._record)
 
@@ -159,13 +159,13 @@ def _read_record(file: Path) -> dict[str, Any]:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return {"format": wanted, "names": {}}
     try:
-        record = json.loads(file.read_text())
+        record = parse_json(file.read_bytes())
         names = record.get("names", {})  # missing in older records of videos
         if record["format"] == wanted and all(
             isinstance(part, str) for entry in names.items() for part in entry
         ):
             return {"format": wanted, "names": dict(names)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     kind = "video predictions" if file.name == VIDEO_RECORD else "predictions"
     raise ValueError(f"{out} holds files that are not {kind}; use a new or empty output folder")

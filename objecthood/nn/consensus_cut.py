@@ -16,8 +16,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from scipy.cluster.hierarchy import cut_tree, fcluster, linkage
-from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from objecthood.nn.normalised_cut import (
@@ -107,6 +105,10 @@ class ConsensusCut:
 
     def _linkage(self, agreement: Tensor) -> Tensor:
         """Labels of the cells, from 0, by average linkage."""
+        # Half a second of every start, for those who need it.
+        from scipy.cluster.hierarchy import cut_tree, fcluster, linkage
+        from scipy.spatial.distance import squareform
+
         tree = linkage(squareform((1 - agreement).cpu().numpy(), checks=False), "average")
         if self.num_segments is None:
             labels = fcluster(tree, self.distance, "distance") - 1

@@ -62,7 +62,7 @@ class Ablation(LowResolutionWarmup):
     """Initial slots: "learned" queries with bilevel gradient, or the paper's "gaussian" with full
     gradient."""
 
-    choices: ClassVar = LowResolutionWarmup.choices | {
+    choices: ClassVar[dict[str, Any]] = LowResolutionWarmup.choices | {
         "ablation": get_args(Change),
         "initial_slots": ("learned", "gaussian"),
     }

@@ -7,7 +7,7 @@ predict those of the second as a set, with other clips as negatives.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class Contrast(OnClips):
 
     main_score = "attention_fg_ari"
     minimums = OnClips.minimums | {"batch_size": 2, "lag": 1}
-    choices: ClassVar = {"contrast": (*CONTRASTS, RECONSTRUCTION)}
+    choices: ClassVar[dict[str, Any]] = {"contrast": (*CONTRASTS, RECONSTRUCTION)}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -36,7 +36,8 @@ class Discovery(Recipe):
 
     data: str
     """"tetrominoes" or "sprites" (generated), or, from `data_path`, "folder" (images), "clevr-like"
-    (rendered), "multi-object" (converted), "clevr", "clevrtex" or "coco"."""
+    (rendered), "multi-object" (converted), "clevr", "clevrtex" or "coco" ("coco-stored" or "coco-upright" for
+    images with an EXIF orientation: which pixels are annotated)."""
     data_path: str = ""
     min_objects: int = 0
     """Scenes with fewer objects are excluded, if the data gives their number."""
@@ -54,7 +55,7 @@ class Discovery(Recipe):
 
     main_score = "fg_ari"
     minimums = Recipe.minimums | {"resolution": 8, "num_slots": 1, "test_iterations": 1, "restarts": 1}
-    choices: ClassVar = {"slot_module": SLOT_MODULES}
+    choices: ClassVar[dict[str, Any]] = {"slot_module": SLOT_MODULES}
 
     def build_model(self) -> SlotAutoencoder:
         if self.resolution == 128:

@@ -17,7 +17,7 @@ from objecthood.data.generated.sprites import Background, Sprites
 from objecthood.data.generated.tetrominoes import Tetrominoes
 from objecthood.data.published.clevr import Clevr
 from objecthood.data.published.clevrtex import ClevrTex
-from objecthood.data.published.coco import Coco
+from objecthood.data.published.coco import Coco, Orientation
 from objecthood.data.published.multi_object_packed import Packed
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.models.placement import Fit
@@ -48,7 +48,7 @@ def open_dataset(data: str, source: Source) -> Dataset:
 
 def describe_scenes(data: str, source: Source) -> str:
     """Description of a data set's scenes, for evaluation protocols."""
-    if data == "coco":
+    if data in COCO:
         return "images of the COCO file (at most; 5 % of it by a hash of their names)"
     if data == "sprites":
         return f"generated sprites scenes ({source.background} background)"
@@ -84,6 +84,18 @@ def _generated(make: Callable[[Source], Dataset]) -> Callable[[Source], Dataset]
     return lambda source: Untouched(make(source)) if source.split == "test" else make(source)
 
 
+def _coco(orientation: Orientation | None) -> Callable[[Source], Dataset]:
+    return lambda source: Coco(
+        Path(source.path) / "images",
+        Path(source.path) / "instances.json",
+        source.resolution,
+        split=source.split,
+        orientation=orientation,
+    )
+
+
+COCO: dict[str, Orientation | None] = {"coco": None, "coco-stored": "stored", "coco-upright": "upright"}
+"""Names of a COCO folder, by the pixels that its annotations are of (`Coco`'s `orientation`)."""
 FIRST_TEST_SCENE = 1000
 SQUASHED = ("clevr",)
 """Data whose images are resized whole to a square for training, whatever their aspect ratio."""
@@ -101,7 +113,5 @@ READ_FROM_FILES: dict[str, Callable[[Source], Dataset]] = {
         s.path, s.resolution, s.split, min_objects=s.objects[0], max_objects=s.objects[1]
     ),
     "clevrtex": lambda s: ClevrTex(s.path, s.resolution, s.split),
-    "coco": lambda s: Coco(
-        Path(s.path) / "images", Path(s.path) / "instances.json", s.resolution, split=s.split
-    ),
+    **{name: _coco(orientation) for name, orientation in COCO.items()},
 }

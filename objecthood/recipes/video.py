@@ -21,7 +21,7 @@ the model are listed in `models.video`:
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -71,7 +71,11 @@ class Video(OnClips):
 
     main_score = "video_fg_ari"
     minimums = OnClips.minimums | {"frames": 1, "single_frame_steps": 0}
-    choices: ClassVar = {"target": TARGETS, "predictor": PREDICTORS, "slot_module": SLOT_MODULES}
+    choices: ClassVar[dict[str, Any]] = {
+        "target": TARGETS,
+        "predictor": PREDICTORS,
+        "slot_module": SLOT_MODULES,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

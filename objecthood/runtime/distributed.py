@@ -30,6 +30,8 @@ Value = TypeVar("Value")
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables that torchrun sets."""
+LAUNCHED = "objecthood-"
+"""Prefix of the job identity of `launch`, which torchrun's agent passes on."""
 PATIENCE = timedelta(minutes=30)
 """Timeout of collective operations, which includes evaluation on the first process."""
 
@@ -140,6 +142,11 @@ def restarted() -> bool:
     return started() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
+def launched() -> bool:
+    """Whether `launch` started this process: what is to be said of the whole, the launching one says."""
+    return started() and os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(LAUNCHED)
+
+
 def is_first() -> bool:
     """Whether this is the first process, which prints."""
     return not started() or os.environ["RANK"] == "0"
@@ -175,7 +182,7 @@ def launch(arguments: list[str], count: int) -> None:
             max_nodes=1,
             nproc_per_node=count,
             max_restarts=0,
-            run_id=uuid.uuid4().hex,
+            run_id=f"{LAUNCHED}{uuid.uuid4().hex}",
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             local_addr="localhost",

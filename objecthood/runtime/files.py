@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from objecthood.runtime.limits import JSON_DEPTH, NAME_LENGTH
 
 _NAME = re.compile(r"[\w.-]+")
-_STAGED = re.compile(r"\.[0-9a-f]{32}\.part")
+_STAGED = re.compile(r"\.[0-9a-f]{32}\.part(\.\w+)?")
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 
 
@@ -44,6 +44,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         staged.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """The name of a new file, with the ending of `path`, for what is written by name; when the block ends
+    without an error it takes the place of `path`, or of a link there."""
+    place = path.with_name(f"{staged_name(path).name}{path.suffix}")
+    try:
+        yield place
+        os.replace(place, path)
+    finally:
+        place.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by a file of `text`, as UTF-8 (a lone surrogate becomes "?")."""
     with replacing(path) as file:
@@ -56,8 +68,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove_staged(folder: Path) -> None:
-    """Remove the unfinished files that a killed process left in `folder`; nobody else may write there."""
-    for left in folder.glob(".*.part"):
+    """Remove the unfinished files that a killed process left in `folder` or below; nobody else may write
+    there."""
+    for left in folder.rglob(".*.part*"):
         if _STAGED.fullmatch(left.name):
             left.unlink(missing_ok=True)
 
@@ -120,13 +133,11 @@ def _whole_number(text: str) -> int:
 
 def _depth(value: Any) -> int:
     """How many lists and objects lie inside each other, counted up to one more than is allowed."""
-    depth, inner = 0, [value]
+    depth, inner = 0, [value] if isinstance(value, dict | list) else []
     while inner and depth <= JSON_DEPTH:
-        containers = [one for one in inner if isinstance(one, dict | list)]
-        inner = [part for one in containers for part in (one.values() if isinstance(one, dict) else one)]
-        depth += bool(containers)
-        if not containers:
-            break
+        parts = (part for one in inner for part in (one.values() if isinstance(one, dict) else one))
+        inner = [part for part in parts if isinstance(part, dict | list)]
+        depth += 1
     return depth
 
 

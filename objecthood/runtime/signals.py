@@ -39,7 +39,13 @@ class StartingUp:
     Imports and the making of a model take seconds, in which nothing has been computed that could be saved.
     The process ends at once: an exception could be lost in a library that catches all. Outside the main
     thread it does nothing.
+
+    Args:
+        remedy: what to do then, the end of the line.
     """
+
+    def __init__(self, remedy: str = "type the command again"):
+        self.remedy = remedy
 
     def __enter__(self) -> None:
         self._before: dict[int, Any] = {}
@@ -51,12 +57,8 @@ class StartingUp:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    @staticmethod
-    def _end(number: int, frame: object) -> None:
-        said = (
-            f"stopped by {signal.Signals(number).name} outside the training steps; go on with --resume, or "
-            "start again where there is no run yet\n"
-        )
+    def _end(self, number: int, frame: object) -> None:
+        said = f"stopped by {signal.Signals(number).name}; {self.remedy}\n"
         if "RANK" not in os.environ:  # of several processes the one that started them speaks
             with contextlib.suppress(OSError):  # a terminal that was closed
                 os.write(2, said.encode())

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 440, 220  # units of the drawing; the page scales it
-LEFT, RIGHT, TOP, BOTTOM = 52, 70, 14, 30  # margins for labels; right: the last value
+LEFT, RIGHT, TOP, BOTTOM = 52, 70, 14, 30  # least margins for labels
+LINE_HEIGHT = 14  # of text of 13 units
+CHARACTER, BOLD_CHARACTER = 8.3, 9.1  # width of a digit at 13 units in a wide font, DejaVu Sans
 LOG_ROOM = 1.25  # margin factor of a logarithmic axis; a linear one ends at ticks
 ROOM_FOR_TITLES = 240  # margin right of the curves for their titles
 CURVE_STYLE = "text { font: 13px sans-serif; fill: #616875 } line { stroke: #b5bac4; stroke-width: .6 }"
@@ -55,13 +57,17 @@ def line_chart(points: Sequence[Point], *, name: str, logarithmic: bool = False)
     else:
         ticks_y = linear_ticks(low, high)
         low, high = ticks_y[0], ticks_y[-1]
-    place_x = _scale(points[0][0], points[-1][0], LEFT, WIDTH - RIGHT, float)
+    labels_y = tick_labels(ticks_y)
+    left = max(LEFT, 8 + CHARACTER * max(map(len, labels_y.values()), default=0))
+    right = WIDTH - max(RIGHT, 10 + BOLD_CHARACTER * len(short_number(points[-1][1])))
+    place_x = _scale(points[0][0], points[-1][0], left, right, float)
     place_y = _scale(low, high, HEIGHT - BOTTOM, TOP, math.log10 if logarithmic else float)
-    ticks_x = linear_ticks(points[0][0], points[-1][0])
+    labels_x = tick_labels(linear_ticks(points[0][0], points[-1][0]))
+    labels_x = {tick: label for tick, label in labels_x.items() if left - 0.5 <= place_x(tick) <= right + 0.5}
     return "".join(
         [
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)} over steps">',
-            *_axes(ticks_x, ticks_y, place_x, place_y),
+            *_axes(labels_x, labels_y, place_x, place_y, left, right),
             *_curve(points, place_x, place_y),
             "</svg>",
         ]
@@ -148,6 +154,18 @@ def logarithmic_ticks(low: Number, high: Number) -> list[float]:
     return [tick for tick in ticks if low <= tick <= high]
 
 
+def tick_labels(ticks: Sequence[float]) -> dict[float, str]:
+    """What stands beside each tick: short numbers, or as many digits as tell them apart.
+
+    >>> tick_labels([0.5, 1.0]), tick_labels([0.50001, 0.50002])
+    ({0.5: '0.5', 1.0: '1'}, {0.50001: '0.50001', 0.50002: '0.50002'})
+    """
+    labels = {tick: short_number(tick) for tick in ticks}
+    if len(set(labels.values())) < len(labels):
+        return {tick: f"{tick:.12g}" for tick in ticks}
+    return labels
+
+
 def short_number(value: Number) -> str:
     """At most four significant digits: 0.9877, 12.35, 1500, 25k, 1.5M, 4.8e-4.
 
@@ -155,7 +173,7 @@ def short_number(value: Number) -> str:
     ['0.9877', '25k', '1.5M', '0', '4.8e-4']
     """
     size = abs(value)
-    if 0 < size < 1e-3 or 1e12 <= size < math.inf:
+    if 0 < size < 1e-3 or 1e9 <= size < math.inf:
         digits, power = f"{value:.2e}".split("e")
         return f"{float(digits):g}e{int(power)}"
     if 1e6 <= size < math.inf:
@@ -170,20 +188,30 @@ def _scale(low: Number, high: Number, start: Number, stop: Number, warp: Place) 
     return lambda value: start + (stop - start) * (warp(value) - warp(low)) / (warp(high) - warp(low))
 
 
-def _axes(ticks_x: list[float], ticks_y: list[float], place_x: Place, place_y: Place) -> list[str]:
-    parts = []
-    for tick in ticks_y:
+def _axes(
+    labels_x: dict[float, str],
+    labels_y: dict[float, str],
+    place_x: Place,
+    place_y: Place,
+    left: float,
+    right: float,
+) -> list[str]:
+    """Lines, ticks and their labels; a label that would lie over the one before it is left out."""
+    parts, free = [], math.inf
+    for tick, label in labels_y.items():  # upwards
         y = place_y(tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short_number(tick)}</text>')
-    floor = HEIGHT - BOTTOM
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
-    for tick in ticks_x:
-        x = place_x(tick)
-        if LEFT - 0.5 <= x <= WIDTH - RIGHT + 0.5:
-            parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{floor}" y2="{floor + 4}"/>')
-            label = f'<text x="{x:.1f}" y="{floor + 17}" text-anchor="middle">{short_number(tick)}</text>'
-            parts.append(label)
+        parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        if y <= free:
+            parts.append(f'<text x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+            free = y - LINE_HEIGHT
+    floor, free = HEIGHT - BOTTOM, -math.inf
+    parts.append(f'<line class="axis" x1="{left:.1f}" x2="{right:.1f}" y1="{floor}" y2="{floor}"/>')
+    for tick, label in labels_x.items():
+        x, half = place_x(tick), CHARACTER * len(label) / 2
+        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{floor}" y2="{floor + 4}"/>')
+        if x - half >= free:
+            parts.append(f'<text x="{x:.1f}" y="{floor + 17}" text-anchor="middle">{label}</text>')
+            free = x + half + CHARACTER
     return parts
 
 

@@ -31,6 +31,7 @@ from objecthood.data.io.images import read_image
 from objecthood.data.randomness import SPLITS, split_key
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.data.transforms import resize_majority
+from objecthood.runtime.files import parse_json
 
 MAX_OBJECTS = clevr_properties.MAX_OBJECTS
 SAMPLES = Path(__file__).parents[1] / "samples" / "clevr_like"
@@ -287,16 +288,25 @@ def _read_split(path: Path, split: str) -> tuple[dict[str, Any], list[Packed]]:
         raise ClevrLikeError(
             f"{str(path)!r}: no rendered split {split!r} (there: {there}); run: objecthood data render clevr"
         )
-    try:
-        manifest = json.loads(file.read_text())
-        if manifest["format"] != FORMAT:
-            raise ClevrLikeError(f"{str(file)!r}: format {manifest['format']}, this version reads {FORMAT}")
-        names = sorted(manifest["shards"])
-        if any(Path(name).name != name for name in names):
-            raise ClevrLikeError(f"{str(file)!r}: names shards in other folders; render again")
-    except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
-        raise ClevrLikeError(f"{str(file)!r}: is damaged ({error}); render again") from error
+    manifest = _read_manifest(file)
+    names = sorted(manifest["shards"])
+    if any(Path(name).name != name for name in names):
+        raise ClevrLikeError(f"{str(file)!r}: names shards in other folders; render again")
     return manifest, [scene for name in names for scene in _split(path / split / name)]
+
+
+def _read_manifest(file: Path) -> dict[str, Any]:
+    """A split's manifest; ClevrLikeError where it is damaged or of another version."""
+    try:
+        manifest = parse_json(file.read_bytes())
+        version, shards = manifest["format"], manifest["shards"]
+        if not isinstance(shards, dict) or not all(isinstance(shard, dict) for shard in shards.values()):
+            raise ValueError("its shards are no objects")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ClevrLikeError(f"{str(file)!r}: is damaged ({error}); render again") from error
+    if version != FORMAT:
+        raise ClevrLikeError(f"{str(file)!r}: format {version!r:.60}, this version reads {FORMAT}")
+    return manifest
 
 
 def _resume(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -305,11 +315,11 @@ def _resume(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     file = folder / "manifest.json"
     if not file.is_file():
         return {}
-    manifest = json.loads(file.read_text())
+    manifest = _read_manifest(file)
     for name, value in settings.items():
-        if manifest[name] != value:
+        if manifest.get(name) != value:
             raise ClevrLikeError(
-                f"{str(folder)!r}: holds scenes with {name} {manifest[name]!r}, not {value!r}; "
+                f"{str(folder)!r}: holds scenes with {name} {manifest.get(name)!r:.60}, not {value!r}; "
                 "name another folder"
             )
     return manifest["shards"]

@@ -11,7 +11,6 @@ Datasets. The order within one-hot groups: see `clevr_properties.py`.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from objecthood.data.io.images import read_image
 from objecthood.data.randomness import SPLITS
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.data.transforms import CLEVR_COLUMNS, CLEVR_ROWS, as_images, resize_bilinear
+from objecthood.runtime.files import parse_json
 
 VALIDATION_SCENES = 512  # num_eval_examples of the reference
 HELD_OUT = 0.1  # of CLEVR's train, at most: of a folder that holds a part of it
@@ -111,10 +111,10 @@ class Clevr(Dataset):
 def _read_scenes(file: Path) -> list[dict[str, Any]]:
     layout = "name the folder that holds images/ and scenes/"
     try:
-        scenes = json.loads(file.read_bytes())["scenes"]
+        scenes = parse_json(file.read_bytes())["scenes"]
     except OSError as error:
         raise ClevrError(f"'{file}': cannot be read ({error.strerror}); {layout}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ClevrError(f"'{file}': is damaged, or not CLEVR's ({error!r}); download it again") from error
     if not isinstance(scenes, list):
         raise ClevrError(f"'{file}': its scenes are no list but {type(scenes).__name__}; download it again")

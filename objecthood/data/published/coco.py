@@ -10,7 +10,6 @@ without a segmentation are left out.
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from objecthood.data.randomness import SPLITS, split_of
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.data.transforms import as_images, central_square, resize_nearest
 from objecthood.runtime import limits
+from objecthood.runtime.files import parse_json
 
 Labels = Literal["instance", "class"]
 Orientation = Literal["stored", "upright"]
@@ -206,12 +206,14 @@ class Coco(Dataset):
             shapes = f"{size[1]} x {size[0]}, not {wanted[1]} x {wanted[0]}"
             other = "upright" if self.orientation == "stored" else "stored"
             hint = f"; with its EXIF orientation ({turned}): orientation={other!r}"
+            hint += f", of a recipe --data coco-{other}"
             hint = hint if turned > 4 and size == wanted[::-1] else ""
             raise CocoError(f"'{path}': is {shapes} as {self.name} says{hint}")
         if turned > 1 and (turned < 5 or size[0] == size[1]):
             problem = (
                 "has an EXIF orientation, and its annotations may be of the pixels as stored; taken upright; "
-                "say which with orientation='stored' or 'upright'"
+                "say which with orientation='stored' or 'upright', of a recipe with --data coco-stored or "
+                "coco-upright"
             )
             warnings.warn(ImageWarning(f"'{path}'", problem), stacklevel=2)
 
@@ -257,12 +259,11 @@ def _from_polygons(polygons: list[Any], size: tuple[int, int], outline: Budget) 
 
 def _read(path: Path, name: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except OSError as error:
         raise CocoError(f"{name}: cannot be read ({error.strerror}); name COCO's JSON file") from error
-    except (ValueError, RecursionError) as error:
-        problem = f"{error!s:.200}" if isinstance(error, ValueError) else "nested too deeply"
-        raise CocoError(f"{name}: is damaged ({problem}); download it again") from error
+    except ValueError as error:
+        raise CocoError(f"{name}: is damaged ({error!s:.200}); download it again") from error
     for part, fields in _FIELDS.items():
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(

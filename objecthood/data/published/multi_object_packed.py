@@ -29,6 +29,7 @@ from objecthood.data.published.multi_object import RawScene, RawScenes
 from objecthood.data.randomness import SPLITS
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.data.transforms import CLEVR_COLUMNS, CLEVR_ROWS, as_images, resize_bilinear, resize_nearest
+from objecthood.runtime.files import parse_json
 
 FORMAT = "objecthood packed scenes 1"
 TEST_SCENES = 320
@@ -191,11 +192,11 @@ class Packed(Dataset):
 
     def _pick(self, name: str, numbers: Integer[np.ndarray, " batch"]) -> np.ndarray:
         array = self._arrays[name]
-        window = (CLEVR_ROWS, CLEVR_COLUMNS) if self.crop else (slice(None), slice(None))
-        shape = array[(slice(0, 1), *window)].shape[1:]
+        rows, columns = (CLEVR_ROWS, CLEVR_COLUMNS) if self.crop else (slice(None), slice(None))
+        shape = array[:1, rows, columns].shape[1:]
         picked = np.empty((len(numbers), *shape), array.dtype)
         for row, number in enumerate(numbers):
-            picked[row] = array[(number, *window)]
+            picked[row] = array[number, rows, columns]
         return picked
 
 
@@ -309,11 +310,11 @@ def _sha256(path: str | os.PathLike[str]) -> str:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = parse_json((path / "manifest.json").read_bytes())
     except OSError as error:
         problem = f"has no readable manifest.json ({error.strerror})"
         raise PackError(f"'{path}': {problem}; name a folder that `convert` made") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise PackError(f"'{path}': its manifest.json is damaged ({error}); convert again") from error
     whole = isinstance(manifest, dict) and all(name in manifest for name in _FACTS)
     if not whole or manifest.get("format") != FORMAT:
