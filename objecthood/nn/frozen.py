@@ -290,6 +290,11 @@ def is_restoring() -> bool:
     return _restoring.get()
 
 
+def is_loading() -> bool:
+    """Whether parts are restored for a weight file, which may be someone else's (`only`)."""
+    return _allowed.get() is not None
+
+
 @contextlib.contextmanager
 def only(wanted: Mapping[str, Identity]) -> Iterator[None]:
     """Within, `restore` takes the revisions of these identities, restores each once, and refuses all others:
