@@ -53,12 +53,12 @@ def test_features_are_the_patch_tokens_of_the_library(kind, size, cache):
     prefix = PREFIX.get(kind, 1)
     assert last.shape[1] == prefix + rows * columns
     for layer, norm, expected in ((0, True, last), (0, False, hidden[3]), (2, False, hidden[2])):
-        found = dataclass_replace(features, layer, norm)(images)
+        found = read_elsewhere(features, layer, norm)(images)
         assert found.shape == (2, rows, columns, 24)
         torch.testing.assert_close(found.flatten(1, 2), expected[:, prefix:], atol=1e-5, rtol=1e-4)
 
 
-def dataclass_replace(features, layer, final_norm):
+def read_elsewhere(features, layer, final_norm):
     """The same weights read elsewhere."""
     return type(features)(features.part, layer, final_norm)
 
@@ -95,7 +95,7 @@ def test_its_revision_is_the_commit_and_its_hash_that_of_the_weights(cache):
     assert (one.identity.name, one.identity.revision) == ("hf:someone/tiny", COMMIT)
     assert one.identity == backbone("hf:someone/tiny", COMMIT).identity
     assert one.identity.sha256 != changed.identity.sha256
-    assert one.key != dataclass_replace(one, 2, False).key
+    assert one.key != read_elsewhere(one, 2, False).key
 
 
 def test_sizes_and_layers_that_do_not_fit_are_refused(cache):

@@ -23,11 +23,10 @@ def tiny(kind: str, patch: int = 8):
     sizes = SIZES | {"patch_size": patch}
     wide = sizes | {"intermediate_size": 48}
     decoder = dict(decoder_num_hidden_layers=1, decoder_hidden_size=16, decoder_num_attention_heads=2)
+    decoder |= dict(decoder_intermediate_size=16)
     makers = {
         "dino": lambda: t.ViTModel(t.ViTConfig(**wide)),
-        "mae": lambda: t.ViTMAEForPreTraining(
-            t.ViTMAEConfig(**wide, **decoder, decoder_intermediate_size=16)
-        ),
+        "mae": lambda: t.ViTMAEForPreTraining(t.ViTMAEConfig(**wide, **decoder)),
         "dinov2": lambda: t.Dinov2Model(t.Dinov2Config(**sizes, mlp_ratio=2)),
         "dinov2-registers": lambda: t.Dinov2WithRegistersModel(
             t.Dinov2WithRegistersConfig(**sizes, mlp_ratio=2, num_register_tokens=4)

@@ -62,10 +62,10 @@ class Backbone(nn.Module):
         """
         height, width = image_size
         if min(height, width) < 1 or height % self.stride or width % self.stride:
+            nearest = " x ".join(str(max(1, round(side / self.stride)) * self.stride) for side in image_size)
             raise ValueError(
-                f"images of {height} x {width} pixels must have sides that are multiples of {self.stride}, the "
-                f"patch of {self.identity}; take {max(1, round(height / self.stride)) * self.stride} x "
-                f"{max(1, round(width / self.stride)) * self.stride}"
+                f"images of {height} x {width} pixels must have sides that are multiples of {self.stride}, "
+                f"the patch of {self.identity}; take {nearest}"
             )
         return height // self.stride, width // self.stride
 

@@ -137,10 +137,10 @@ def _restore_timm(name: str, revision: str) -> tuple[nn.Module, str]:
     """The `frozen.Restorer` of kind "timm": weights of the hub's repository timm/NAME."""
     try:
         import timm
-    except Exception as error:  # its torchvision may fit no torch
+    except Exception as error:  # or a package it needs
         raise ModuleNotFoundError(f"timm: backbones need timm, which cannot be imported ({error})") from error
     folder = snapshot(f"timm/{name}", revision)
-    (file,) = sorted(folder.glob("*.safetensors"))[:1] or [None]
+    file = next(path for pattern in WEIGHT_FILES for path in sorted(folder.glob(pattern)))
     model = timm.create_model(
         name,
         pretrained=True,
@@ -176,8 +176,8 @@ def snapshot(name: str, revision: str) -> Path:
     if frozen.is_loading():
         at = f" --revision {revision}" if revision else ""
         raise ValueError(
-            "it is not in the local cache, and a weight file starts no download; if you trust it: hf download "
-            f"{name}{at}"
+            "it is not in the local cache, and a weight file starts no download; if you trust it: "
+            f"hf download {name}{at}"
         )
     for pattern in WEIGHT_FILES:
         folder = Path(snapshot_download(**wanted, allow_patterns=[*CONFIG_FILES, pattern]))
