@@ -31,6 +31,10 @@ class Scenes(TypedDict):
     """In [0, 1]."""
     masks: NotRequired[Int[Tensor, "batch *time height width"]]
     """0 background, 1, 2, ... objects, -1 ignored; absent where the source has none."""
+    classes: NotRequired[Int[Tensor, "batch height width"]]
+    """As `masks`, with a label for every class; absent where the source has none."""
+    features: NotRequired[Float[Tensor, "batch rows columns feature_dim"]]
+    """What a backbone made of the image (`data.feature_cache`)."""
     properties: NotRequired[Float[Tensor, "batch max_objects 19"]]
     """CLEVR: 3 coordinates scaled to [0, 1], one-hot size 2, material 2, shape 3, colour 8, real-object
     flag."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -31,7 +32,6 @@ class Backbone(nn.Module):
         feature_dim: size of a feature.
 
     Example:
-        >>> import torch
         >>> features = backbone("efficientnet-lite0", final_norm=True)
         >>> features(torch.rand(1, 3, 64, 96)).shape, features.grid((64, 96))
         (torch.Size([1, 4, 6, 304]), (4, 6))
@@ -48,6 +48,11 @@ class Backbone(nn.Module):
     def identity(self) -> frozen.Identity:
         """Of the weights."""
         return self.part.identity
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.part.module.parameters()).device
 
     @property
     def key(self) -> str:

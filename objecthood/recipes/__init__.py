@@ -26,6 +26,15 @@ from objecthood.recipes.discovery import (
     tetrominoes_guided,
     tetrominoes_paper,
 )
+from objecthood.recipes.features import (
+    FeatureDiscovery,
+    SelfTraining,
+    dinosaur_dinov2_small,
+    dinosaur_vits16_coco,
+    photos_slots,
+    spot_vitb16,
+    spot_vitb16_teacher,
+)
 from objecthood.recipes.motion_grouping import MotionGrouping, motion_grouping
 from objecthood.recipes.set_prediction import (
     FastSetPrediction,
@@ -55,6 +64,11 @@ RECIPES: dict[str, Recipe] = {
         motion_grouping,
         moving_sprites_contrast,
         camouflage_contrast,
+        photos_slots,
+        dinosaur_vits16_coco,
+        dinosaur_dinov2_small,
+        spot_vitb16_teacher,
+        spot_vitb16,
     )
 }
 TASKS: dict[str, type[Recipe]] = {
@@ -71,6 +85,8 @@ TASKS: dict[str, type[Recipe]] = {
         MotionGrouping,
         Contrast,
         Ablation,
+        FeatureDiscovery,
+        SelfTraining,
     )
 }
 
@@ -82,11 +98,13 @@ __all__ = [
     "Discovery",
     "FastSetPrediction",
     "FastTetrominoes",
+    "FeatureDiscovery",
     "GuidedDiscovery",
     "MotionGrouping",
     "PaintedDiscovery",
     "PaperClevr",
     "Recipe",
+    "SelfTraining",
     "SetPrediction",
     "Video",
     "from_dict",
