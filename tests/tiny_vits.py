@@ -36,6 +36,14 @@ def tiny(kind: str, patch: int = 8):
     return makers[kind]().eval()
 
 
+def stand_in(name: str, revision: str):
+    """A tiny model in place of one of the hub, with its patch: a `frozen.Restorer`."""
+    from objecthood.nn.vit_backbones import HuggingFaceViT
+
+    patch = 14 if "dinov2" in name else 16
+    return HuggingFaceViT(tiny("dino", patch), patch, SIZES["hidden_size"], 3, {}), revision or COMMIT
+
+
 def snapshot_folder(cache: Path, name: str, commit: str = COMMIT) -> Path:
     """An empty snapshot that is the newest of a repository."""
     repository = cache / f"models--{name.replace('/', '--')}"

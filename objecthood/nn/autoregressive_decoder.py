@@ -117,11 +117,12 @@ class Block(nn.Module):
         self.self_in, self.self_out = linear(dim, 3 * dim), linear(dim, dim, gain)
         self.query, self.key_value = linear(dim, dim), linear(dim, 2 * dim)
         self.cross_out = linear(dim, dim, gain)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim))
-        nn.init.kaiming_uniform_(self.mlp[0].weight, nonlinearity="relu")
-        nn.init.xavier_uniform_(self.mlp[2].weight, gain)
-        for layer in (self.mlp[0], self.mlp[2]):
+        wide, narrow = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        nn.init.kaiming_uniform_(wide.weight, nonlinearity="relu")
+        nn.init.xavier_uniform_(narrow.weight, gain)
+        for layer in (wide, narrow):
             nn.init.zeros_(layer.bias)
+        self.mlp = nn.Sequential(wide, nn.ReLU(), narrow)
 
     def forward(
         self, tokens: Float[Tensor, "batch patches dim"], memory: Float[Tensor, "batch slots dim"]

@@ -13,9 +13,10 @@ clipped, where SPOT clips its largest value; the cosine ends at 0, where SPOT's 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -35,11 +36,14 @@ from objecthood.nn import GaussianSlots, Grouping, LearnedSlots, SlotAttention
 from objecthood.nn.autoregressive_decoder import AutoregressiveDecoder
 from objecthood.nn.feature_decoders import MLPFeatureDecoder
 from objecthood.nn.frozen_features import Backbone, backbone
+from objecthood.nn.randomness import per_picture
 from objecthood.recipes.base import Recipe
 from objecthood.recipes.sources import Source, fit_of, open_dataset, scenes_in_words
 from objecthood.runtime.environment import choose_device
 from objecthood.runtime.progress import RunProgress
 from objecthood.visualize import animation, figures
+
+Initial = Literal["gaussian", "learned"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,7 @@ class FeatureDiscovery(Recipe):
     """Whether the backbone's last norm is applied."""
     num_slots: int = 7
     slot_dim: int = 256
-    slots: Literal["gaussian", "learned"] = "gaussian"
+    slots: Initial = "gaussian"
     """Initial slots; learned ones have the bi-level gradient (BO-QSA)."""
     decoder: Literal["mlp", "autoregressive"] = "mlp"
     decoder_dim: int = 2048
@@ -90,7 +94,7 @@ class FeatureDiscovery(Recipe):
         "layer": 0,
     }
     most = Recipe.most | {"patch_orders": 9}
-    choices: ClassVar = {"slots": ("gaussian", "learned"), "decoder": ("mlp", "autoregressive")}
+    choices: ClassVar = {"slots": get_args(Initial), "decoder": ("mlp", "autoregressive")}
 
     def build_model(self) -> Dinosaur:
         features = backbone(self.backbone, self.backbone_revision, self.layer, self.final_norm)
@@ -152,7 +156,7 @@ class FeatureDiscovery(Recipe):
 
     def augmented(self, model: Dinosaur, scenes: Scenes) -> Tensor:
         """Features of a batch, of which a random half of the images is mirrored."""
-        mirrored = torch.rand(len(scenes["image"])) < 0.5
+        mirrored = per_picture(lambda size: torch.rand(size), len(scenes["image"])) < 0.5
         if "features" in scenes:
             return mirror(scenes["features"], mirrored, dim=2)
         return model.backbone(mirror(scenes["image"], mirrored, dim=3))
@@ -251,7 +255,7 @@ def _load_teacher(recipe: SelfTraining, device: str) -> Dinosaur:
         weights = load_file(Path(recipe.teacher))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"`teacher` (={recipe.teacher!r}) cannot be read ({error})") from error
-    slots = "learned" if "grouping.initial_slots.queries" in weights else "gaussian"
+    slots: Initial = "learned" if "grouping.initial_slots.queries" in weights else "gaussian"
     with torch.random.fork_rng(devices=[]):
         model = dataclasses.replace(recipe, slots=slots).build_model()
     try:
@@ -282,7 +286,7 @@ class WithClasses(Dataset):
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def batch(self, indices: np.ndarray) -> Scenes:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         scenes = self.scenes.batch(indices)
         scenes["classes"] = self.by_class.batch(indices)["masks"]
         return scenes
@@ -309,7 +313,7 @@ def side_by_side(images: list[Image.Image]) -> Image.Image:
     return row
 
 
-DINOSAUR = dict(
+DINOSAUR: dict[str, Any] = dict(
     data="coco",
     steps=500_000,
     batch_size=64,
@@ -336,7 +340,7 @@ dinosaur_dinov2_small = FeatureDiscovery(
     **DINOSAUR,
 )
 
-SPOT = dict(
+SPOT: dict[str, Any] = dict(
     data="coco",
     backbone="hf:facebook/dino-vitb16",
     decoder="autoregressive",
