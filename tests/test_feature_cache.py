@@ -34,7 +34,8 @@ def asked():
 
 @pytest.fixture
 def compute(asked):
-    def means(images):
+    def means(scenes):
+        images = scenes["image"]
         asked.extend(digests_of(images))
         return torch.nn.functional.avg_pool2d(images, 8).movedim(1, -1)
 
@@ -79,10 +80,10 @@ def test_features_are_computed_once_for_each_content_and_key(tmp_path, compute, 
 def test_what_a_kill_left_half_written_is_computed_anew(tmp_path, compute, asked, lost):
     photographs(tmp_path / "photos")
 
-    def killed(images):
+    def killed(scenes):
         if len(asked) >= 8:
             raise SystemExit
-        return compute(images)
+        return compute(scenes)
 
     with pytest.raises(SystemExit):
         open_all(tmp_path, killed, batch_size=4)

@@ -93,7 +93,7 @@ def test_its_revision_is_the_commit_and_its_hash_that_of_the_weights(cache):
     publish(cache, "someone/changed", "dinov2", seed=1)
     one, changed = backbone("hf:someone/tiny"), backbone("hf:someone/changed")
     assert (one.identity.name, one.identity.revision) == ("hf:someone/tiny", COMMIT)
-    assert one.identity == backbone("hf:someone/tiny", COMMIT).identity
+    assert one.identity == backbone(f"hf:someone/tiny@{COMMIT}").identity
     assert one.identity.sha256 != changed.identity.sha256
     assert one.key != read_elsewhere(one, 2, False).key
 

@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,8 +26,8 @@ from torch import Tensor
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.runtime.files import read_json, write_json
 
-Compute = Callable[[Tensor], Tensor]
-"""Images [batch, 3, height, width] in [0, 1] to features [batch, rows, columns, dim]."""
+Compute = Callable[[Scenes], Tensor]
+"""Scenes to features [batch, rows, columns, dim]."""
 DIGEST_BYTES = 32
 MAX_BYTES = 100 * 2**30
 """Of one folder's features, unless said otherwise: COCO's 118,287 images take 18 GB at 14 x 14 x 384."""
@@ -53,7 +54,7 @@ class FeatureCache:
         max_bytes: int = MAX_BYTES,
     ):
         self.folder = Path(folder) / hashlib.sha256(key.encode()).hexdigest()[:16]
-        self.shape, self.max_bytes = shape, max_bytes
+        self.key, self.shape, self.max_bytes = key, shape, max_bytes
         self.row_bytes = 2 * math.prod(shape)
         self.folder.mkdir(parents=True, exist_ok=True)
         facts = {"key": key, "shape": list(shape)}
@@ -140,7 +141,7 @@ class CachedFeatures(Dataset):
 
     Args:
         scenes: a data set that is not endless.
-        compute: features of images that are not in the cache yet.
+        compute: features of scenes that are not in the cache yet.
         cache: where features are kept.
         name: under which the scenes get them.
         tell: called with the number of images that are done and of all, while features are computed.
@@ -154,7 +155,7 @@ class CachedFeatures(Dataset):
         >>> from objecthood.data.clevr_render.clevr_like import ClevrLike
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     cache = FeatureCache(folder, "mean of 8 x 8 pixels", (4, 4, 3))
-        ...     means = lambda images: torch.nn.functional.avg_pool2d(images, 8).movedim(1, -1)
+        ...     means = lambda s: torch.nn.functional.avg_pool2d(s["image"], 8).movedim(1, -1)
         ...     scene = CachedFeatures(ClevrLike(resolution=32), means, cache)[3]
         ...     scene["image"].shape, scene["features"].shape
         (torch.Size([3, 32, 32]), torch.Size([4, 4, 3]))
@@ -179,16 +180,17 @@ class CachedFeatures(Dataset):
         with cache.filling():
             checked = False
             for start in range(0, len(scenes), batch_size):
-                images = scenes.batch(range(start, min(start + batch_size, len(scenes))))["image"]
-                digests = digests_of(images)
+                some = scenes.batch(range(start, min(start + batch_size, len(scenes))))
+                digests = digests_of(some["image"])
                 new = _first_of_each(digests, cache.places(digests) < 0)
                 if new and not checked:
                     cache.check_room(len(scenes) - start)
                     checked = True
                 if new:
-                    computed = compute(images[new]).detach().cpu().half().numpy()
+                    chosen = {name: values[new] for name, values in some.items()}  # type: ignore[index]
+                    computed = compute(cast(Scenes, chosen)).detach().cpu().half().numpy()
                     cache.append([digests[row] for row in new], computed)
-                    tell(start + len(images), len(scenes))
+                    tell(start + len(digests), len(scenes))
                 places.append(cache.places(digests))
         self._places = np.concatenate(places)
 

@@ -35,6 +35,8 @@ class Scenes(TypedDict):
     """As `masks`, with a label for every class; absent where the source has none."""
     features: NotRequired[Float[Tensor, "batch rows columns feature_dim"]]
     """What a backbone made of the image (`data.feature_cache`)."""
+    segments: NotRequired[Float[Tensor, "batch rows columns 1"]]
+    """Labels from 0 of segments of these features (`recipes.features`)."""
     properties: NotRequired[Float[Tensor, "batch max_objects 19"]]
     """CLEVR: 3 coordinates scaled to [0, 1], one-hot size 2, material 2, shape 3, colour 8, real-object
     flag."""

@@ -5,7 +5,8 @@ with its MLP decoder (`nn.feature_decoders`) or its autoregressive one (`nn.auto
 SPOT trains with several patch orders (Kakogeorgiou et al. 2024, arXiv 2312.00648).
 
 Differences: the backbone is never trained (as in DINOSAUR; SPOT's second stage trains its last blocks).
-`guided_masks`, off by default, has the masks follow the edges of the image (`nn.guided_filter`).
+Off by default: masks of the slots' attention in place of the decoder's, masks that follow the edges of the
+image (`nn.guided_filter`), positions added to what slots group.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from objecthood.nn.frozen_features import Backbone
 from objecthood.nn.grouping import Grouping
 from objecthood.nn.guided_filter import masks_at_size
 from objecthood.nn.initial_slots import LearnedSlots
+from objecthood.nn.positions import PositionEmbedding
 from objecthood.nn.precision import at_least_float32
 
 Decoder: TypeAlias = MLPFeatureDecoder | AutoregressiveDecoder
@@ -47,7 +49,9 @@ class Dinosaur(SlotModel):
         decoder: slots to the backbone's features.
         image_size: height and width of the images that go in, multiples of the backbone's stride.
         hidden_dim: of the projection, a layer norm and a two-layer MLP (paper: that of the features).
+        attention_masks: whether masks are the slots' last attention, and not the decoder's masks.
         guided_masks: whether masks follow the edges of the image.
+        positions: whether an embedding of their positions is added to the projected features.
 
     Example:
         >>> from objecthood.nn import GaussianSlots, SlotAttention
@@ -69,19 +73,23 @@ class Dinosaur(SlotModel):
         decoder: Decoder,
         image_size: tuple[int, int],
         hidden_dim: int | None = None,
+        attention_masks: bool = False,
         guided_masks: bool = False,
+        positions: bool = False,
     ):
         super().__init__()
         self.image_size, self.feature_grid = image_size, backbone.grid(image_size)
         self.backbone, self.grouping, self.decoder = backbone, grouping, decoder
-        self.guided_masks = guided_masks
+        self.attention_masks, self.guided_masks = attention_masks, guided_masks
+        input_dim = grouping.slot_attention.input_dim
+        self.positions = PositionEmbedding(input_dim) if positions else None
         dim = backbone.feature_dim
         hidden_dim = dim if hidden_dim is None else hidden_dim
         self.project = nn.Sequential(
             nn.LayerNorm(dim),
             nn.Linear(dim, hidden_dim),
             nn.ReLU(),
-            nn.Linear(hidden_dim, grouping.slot_attention.input_dim),
+            nn.Linear(hidden_dim, input_dim),
         )
 
     def group(
@@ -93,8 +101,10 @@ class Dinosaur(SlotModel):
         order: int | None = None,
     ) -> Slots:
         """Slots of the backbone's features, and what they decode to; `order` as of the decoder."""
-        inputs = self.project(features).flatten(1, 2)
-        slots, attention = self.grouping(inputs, num_slots, iterations, noise=noise)
+        inputs = self.project(features)
+        if self.positions is not None:
+            inputs = inputs + self.positions(*features.shape[1:3])
+        slots, attention = self.grouping(inputs.flatten(1, 2), num_slots, iterations, noise=noise)
         decoded = self.decoder(slots, features, order)
         return Slots(slots, attention.unflatten(-1, features.shape[1:3]), decoded)
 
@@ -128,6 +138,8 @@ class Dinosaur(SlotModel):
         rows = torch.arange(len(images), device=chosen.device)
         parts = zip(*((one.slots, one.attention, one.decoded.masks) for one in found), strict=True)
         slots, attention, masks = (torch.stack(part)[chosen, rows] for part in parts)
+        if self.attention_masks:
+            masks = attention[:, -1]
         return SlotOutput(slots, attention, self._at_size(masks, images))
 
     @property

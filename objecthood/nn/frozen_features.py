@@ -86,12 +86,12 @@ class Backbone(nn.Module):
         return self.part(images, self.layer, self.final_norm)
 
 
-def backbone(name: str, revision: str = "", layer: int = 0, final_norm: bool = False) -> Backbone:
+def backbone(name: str, layer: int = 0, final_norm: bool = False) -> Backbone:
     """The backbone of that name: "efficientnet-lite0", which comes with the package, "hf:OWNER/NAME" or
-    "timm:NAME"; other arguments as `Backbone`.
+    "timm:NAME", each with "@COMMIT" behind it where a revision is wanted; other arguments as `Backbone`.
 
     Raises:
         FrozenPartError: there is none of that name or revision.
     """
-    full = name if ":" in name else f"bundled:{name}"
+    full, _, revision = (name if ":" in name else f"bundled:{name}").partition("@")
     return Backbone(frozen.restore(full, revision), layer, final_norm)

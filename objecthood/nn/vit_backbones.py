@@ -12,8 +12,9 @@ name what its reader has already.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,14 @@ def _restore_hf(name: str, revision: str) -> tuple[nn.Module, str]:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type not in HF_MODELS:
         raise ValueError(f"its model type {config.model_type!r} must be one of {', '.join(HF_MODELS)}")
-    model, report = AutoModel.from_pretrained(
-        folder,
-        local_files_only=True,
-        output_loading_info=True,
-        dtype=torch.float32,
-        **HF_MODELS[config.model_type],
-    )
+    with _quiet():
+        model, report = AutoModel.from_pretrained(
+            folder,
+            local_files_only=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+            **HF_MODELS[config.model_type],
+        )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"its weights lack {missing[0]!r}, which would be random; name another revision")
     config = model.config
@@ -131,6 +133,22 @@ def _restore_hf(name: str, revision: str) -> tuple[nn.Module, str]:
         model, config.patch_size, config.hidden_size, config.num_hidden_layers, _preprocessing(folder)
     )
     return part, folder.name
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's table of tensors that are not used (heads), and its progress bar."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _restore_timm(name: str, revision: str) -> tuple[nn.Module, str]:

@@ -27,6 +27,7 @@ from objecthood.recipes.discovery import (
     tetrominoes_paper,
 )
 from objecthood.recipes.features import (
+    CutDistillation,
     FeatureDiscovery,
     SelfTraining,
     dinosaur_dinov2_small,
@@ -87,6 +88,7 @@ TASKS: dict[str, type[Recipe]] = {
         Ablation,
         FeatureDiscovery,
         SelfTraining,
+        CutDistillation,
     )
 }
 
@@ -95,6 +97,7 @@ __all__ = [
     "TASKS",
     "Ablation",
     "Contrast",
+    "CutDistillation",
     "Discovery",
     "FastSetPrediction",
     "FastTetrominoes",

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -34,6 +35,7 @@ from objecthood.models.base import SlotOutput
 from objecthood.models.dinosaur import Decoder, Dinosaur, feature_error
 from objecthood.nn import GaussianSlots, Grouping, LearnedSlots, SlotAttention
 from objecthood.nn.autoregressive_decoder import AutoregressiveDecoder
+from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.feature_decoders import MLPFeatureDecoder
 from objecthood.nn.frozen_features import Backbone, backbone
 from objecthood.nn.randomness import per_picture
@@ -57,9 +59,8 @@ class FeatureDiscovery(Recipe):
     resolution: int = 224
     """Side of the square images in pixels, a multiple of the backbone's patch."""
     backbone: str
-    """"efficientnet-lite0" (comes with the package), "hf:OWNER/NAME" or "timm:NAME"."""
-    backbone_revision: str = ""
-    """Commit of the backbone's repository; the newest, or the one in the cache, unless named."""
+    """"efficientnet-lite0" (comes with the package), "hf:OWNER/NAME" or "timm:NAME", of the commit in
+    "NAME@COMMIT"; without it, of the one in the cache, else of the newest."""
     layer: int = 0
     """How many of the backbone's blocks are passed; 0: all."""
     final_norm: bool = False
@@ -79,8 +80,6 @@ class FeatureDiscovery(Recipe):
     cached: bool = False
     """Whether features are computed once and kept on disk, in the folder that OBJECTHOOD_CACHE names or in
     ~/.cache/objecthood; those of mirrored images are then mirrored features."""
-    guided_masks: bool = False
-    """Whether masks follow the edges of the image."""
 
     main_score = "fg_ari"
     least = Recipe.least | {
@@ -97,7 +96,7 @@ class FeatureDiscovery(Recipe):
     choices: ClassVar = {"slots": get_args(Initial), "decoder": ("mlp", "autoregressive")}
 
     def build_model(self) -> Dinosaur:
-        features = backbone(self.backbone, self.backbone_revision, self.layer, self.final_norm)
+        features = backbone(self.backbone, self.layer, self.final_norm)
         size = (self.resolution, self.resolution)
         grid, dim = features.grid(size), features.feature_dim
         decoder: Decoder
@@ -115,7 +114,12 @@ class FeatureDiscovery(Recipe):
             hidden_dim=4 * self.slot_dim,
             gradient="bilevel" if learned else "full",
         )
-        return Dinosaur(features, Grouping(initial, attention), decoder, size, guided_masks=self.guided_masks)
+        return Dinosaur(features, Grouping(initial, attention), decoder, size, **self.variant)
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """Arguments of the model that are not the paper's."""
+        return {}
 
     def source(self, split: str) -> Source:
         """Where the scenes of a split come from."""
@@ -137,7 +141,7 @@ class FeatureDiscovery(Recipe):
 
     def with_features(self, scenes: Dataset) -> Dataset:
         """Scenes with the backbone's features, computed where they are not in the cache."""
-        features = _known_backbone(self.backbone, self.backbone_revision, self.layer, self.final_norm)
+        features = _known_backbone(self.backbone, self.layer, self.final_norm)
         rows, columns = features.grid((self.resolution, self.resolution))
         cache = FeatureCache(
             default_folder(), f"{features.key} side {self.resolution}", (rows, columns, features.feature_dim)
@@ -145,21 +149,21 @@ class FeatureDiscovery(Recipe):
         with RunProgress("features", len(scenes)) as progress:
             return CachedFeatures(
                 scenes,
-                lambda images: features(images.to(features.device)),
+                lambda some: features(some["image"].to(features.device)),
                 cache,
                 tell=lambda done, of: progress.update(done, "images"),
             )
 
     def loss(self, model: Dinosaur, scenes: Scenes, step: int) -> Tensor:
-        features = self.augmented(model, scenes)
+        features, _ = self.augmented(model, scenes)
         return feature_error(model.group(features).decoded, features).mean()
 
-    def augmented(self, model: Dinosaur, scenes: Scenes) -> Tensor:
-        """Features of a batch, of which a random half of the images is mirrored."""
+    def augmented(self, model: Dinosaur, scenes: Scenes) -> tuple[Tensor, Tensor]:
+        """Features of a batch, of which a random half of the images is mirrored, and which half."""
         mirrored = per_picture(lambda size: torch.rand(size), len(scenes["image"])) < 0.5
         if "features" in scenes:
-            return mirror(scenes["features"], mirrored, dim=2)
-        return model.backbone(mirror(scenes["image"], mirrored, dim=3))
+            return mirror(scenes["features"], mirrored, dim=2), mirrored
+        return model.backbone(mirror(scenes["image"], mirrored, dim=3)), mirrored
 
     def discover(self, model: Dinosaur, scenes: Scenes, indices: Tensor) -> SlotOutput:
         """The model's output for held-out images, from noise fixed by the index."""
@@ -225,23 +229,82 @@ class FeatureDiscovery(Recipe):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SelfTraining(FeatureDiscovery):
-    """SPOT's second stage: slots whose attention also learns from the masks of a trained teacher."""
+class Distillation(FeatureDiscovery):
+    """Slots whose attention also learns from the masks of a teacher; subclasses say which."""
 
-    teacher: str = ""
-    """Weights of the first stage, made by a recipe with the same backbone and decoder."""
-    distillation: float = 0.005
+    distillation: float
     """Weight of the distillation loss."""
 
     def loss(self, model: Dinosaur, scenes: Scenes, step: int) -> Tensor:
-        features = self.augmented(model, scenes)
+        features, mirrored = self.augmented(model, scenes)
         found = model.group(features)
-        teacher = _load_teacher(self, str(features.device))
+        masks = self.teacher_masks(scenes, features, mirrored)
+        attention = found.attention[:, -1].flatten(2)
+        distance = losses.attention_distillation(attention, masks.float().flatten(2))
+        return feature_error(found.decoded, features).mean() + self.distillation * distance
+
+    def teacher_masks(self, scenes: Scenes, features: Tensor, mirrored: Tensor) -> Tensor:
+        """Masks [batch, segments, rows, columns] of the features, which are mirrored already."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelfTraining(Distillation):
+    """SPOT's second stage: the teacher is a trained model of the first."""
+
+    distillation: float = 0.005
+    teacher: str = ""
+    """Weights of the first stage, made by a recipe with the same backbone and decoder."""
+
+    def teacher_masks(self, scenes: Scenes, features: Tensor, mirrored: Tensor) -> Tensor:
         order = int(torch.randint(self.patch_orders, ()))
         with torch.no_grad():
-            masks = teacher.group(features, order=order).decoded.masks
-        distance = losses.attention_distillation(found.attention[:, -1].flatten(2), masks.float().flatten(2))
-        return feature_error(found.decoded, features).mean() + self.distillation * distance
+            return _load_teacher(self, str(features.device)).group(features, order=order).decoded.masks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CutDistillation(Distillation):
+    """The teacher is a consensus of normalised cuts of the same features (`nn.consensus_cut`), computed once.
+
+    At test time nothing is decomposed: masks are the slots' attention, and follow the image's edges.
+    """
+
+    distillation: float = 1.0
+    cached: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.cached:
+            raise ValueError("`cached` (=False) must be True here: segments are computed once and kept")
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        return {"attention_masks": True, "guided_masks": True, "positions": True}
+
+    def with_features(self, scenes: Dataset) -> Dataset:
+        """Scenes with features, and with the label map of the cut."""
+        known = super().with_features(scenes)
+        assert isinstance(known, CachedFeatures)
+        rows, columns, _ = known.cache.shape
+        cache = FeatureCache(default_folder(), f"cut of {known.cache.key}", (rows, columns, 1))
+        with RunProgress("segments", len(scenes)) as progress:
+            return CachedFeatures(
+                known,
+                cut_features,
+                cache,
+                name="segments",
+                tell=lambda done, of: progress.update(done, "images"),
+            )
+
+    def teacher_masks(self, scenes: Scenes, features: Tensor, mirrored: Tensor) -> Tensor:
+        labels = mirror(scenes["segments"], mirrored, dim=2)[..., 0].long()
+        return F.one_hot(labels).movedim(-1, 1)
+
+
+def cut_features(scenes: Scenes) -> Tensor:
+    """Label maps [batch, rows, columns, 1] of the segments of each image's features."""
+    cut = ConsensusCut()
+    return torch.stack([cut([F.normalize(one, dim=-1)]).labels for one in scenes["features"]])[..., None]
 
 
 @lru_cache(maxsize=1)
@@ -293,9 +356,9 @@ class WithClasses(Dataset):
 
 
 @lru_cache(maxsize=1)
-def _known_backbone(name: str, revision: str, layer: int, final_norm: bool) -> Backbone:
+def _known_backbone(name: str, layer: int, final_norm: bool) -> Backbone:
     """The backbone that computes what is cached, where that is fastest."""
-    return backbone(name, revision, layer, final_norm).to(choose_device("auto"))
+    return backbone(name, layer, final_norm).to(choose_device("auto"))
 
 
 def mirror(maps: Tensor, chosen: Tensor, dim: int) -> Tensor:
@@ -369,13 +432,11 @@ spot_vitb16 = SelfTraining(
     **SPOT,
 )
 
-photos_slots = FeatureDiscovery(
+photos_slots = CutDistillation(
     name="photos-slots",
     description="Your own photographs: --data-path PHOTOS; bundled features, minutes on two CPU cores",
     backbone="efficientnet-lite0",
     final_norm=True,
-    cached=True,
-    guided_masks=True,
     slots="learned",
     slot_dim=64,
     decoder_dim=256,
