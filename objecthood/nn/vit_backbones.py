@@ -138,8 +138,9 @@ def _restore_hf(name: str, revision: str) -> tuple[nn.Module, str]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the library's table of tensors that are not used (heads), and its progress bar."""
-    from transformers.utils import logging
+    import transformers.utils
 
+    logging: Any = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
