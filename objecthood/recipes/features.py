@@ -217,12 +217,17 @@ class FeatureDiscovery(Recipe):
         return model.eval()
 
     @property
+    def masks_in_words(self) -> str:
+        """Which masks are scored, for the protocol."""
+        return "the decoder's masks"
+
+    @property
     def protocol(self) -> str:
         how = f"{self.test_iterations} iterations, {self.num_slots} slots, one restart"
         kind = scenes_in_words(self.data, self.source("test"))
         return (
             f"{self.test_scenes} {kind} held out (at most), at {self.resolution} x {self.resolution} pixels, "
-            f"{how}, argmax of the decoder's masks; fg_ari: adjusted Rand index of objects' pixels; mbo_i, "
+            f"{how}, argmax of {self.masks_in_words}; fg_ari: adjusted Rand index of objects' pixels; mbo_i, "
             "mbo_c: mean best overlap of objects, and of classes; feature_mse: squared error of the "
             "backbone's features; means over images; scores of masks only where there are true ones"
         )
@@ -276,6 +281,10 @@ class CutDistillation(Distillation):
         super().__post_init__()
         if not self.cached:
             raise ValueError("`cached` (=False) must be True here: segments are computed once and kept")
+
+    @property
+    def masks_in_words(self) -> str:
+        return "the attention, its edges those of the image"
 
     @property
     def variant(self) -> dict[str, Any]:
