@@ -132,6 +132,29 @@ def slot_slot_contrast(
     return (costs * counted.flatten()).sum() / counted.sum().clamp_min(1)
 
 
+def attention_distillation(
+    attention: Float[Tensor, "batch slots patches"], masks: Float[Tensor, "batch segments patches"]
+) -> Float[Tensor, ""]:
+    """How far slots' attention is from the masks of a teacher, matched one to one: cross entropy per patch.
+
+    Both are made hard (each patch to its largest) and matched where the sum of their intersections over
+    unions is largest; the cost is the mean over patches of -log of the attention of the slot that is matched
+    to the patch's segment. Patches of segments without a partner, and of none (all masks 0), do not count.
+
+    Kakogeorgiou et al. 2024, "SPOT" (arXiv 2312.00648), section 3.2. Of the teacher no gradient is taken.
+    """
+    owner = masks.argmax(dim=1)
+    theirs = F.one_hot(owner, masks.shape[1]).transpose(1, 2).float() * (masks.amax(dim=1) > 0)[:, None]
+    ours = F.one_hot(attention.argmax(dim=1), attention.shape[1]).transpose(1, 2).float()
+    shared = ours @ theirs.transpose(1, 2)
+    union = ours.sum(dim=-1)[:, :, None] + theirs.sum(dim=-1)[:, None] - shared
+    slots, segments = assign(-shared / union.clamp_min(1))
+    batch = torch.arange(len(masks), device=masks.device)[:, None]
+    counted = theirs[batch, segments]
+    cost = -(attention[batch, slots].clamp_min(1e-8).log() * counted).sum()
+    return cost / counted.sum().clamp_min(1)
+
+
 def _cosines(
     ours: Float[Tensor, "*#batch rows dim"], theirs: Float[Tensor, "*#batch columns dim"]
 ) -> Float[Tensor, "*#batch rows columns"]:

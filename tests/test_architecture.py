@@ -76,6 +76,9 @@ def only(modules: set[str], *allowed: str) -> set[str]:
 def test_ideas_stand_on_torch_alone(name):
     assert not only(ours(name), "objecthood.nn", OLD_NAMES)
     files = {"safetensors"} if name == "objecthood.nn.backbones" else set()
+    if name == "objecthood.nn.vit_backbones":
+        files = {"transformers", "timm", "huggingface_hub"}
+        assert not imports(MODULES[name], at_import=True) & files, "extras are imported where they are used"
     assert foreign(name) <= {"torch", "jaxtyping", "scipy", "numpy"} | files
 
 

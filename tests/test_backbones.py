@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from objecthood.nn.backbones import BUNDLED, EfficientNetLite0, describe_file
+from objecthood.nn.frozen_features import backbone as restored
 
 FILE = BUNDLED / "efficientnet-lite0.safetensors"
 BLOCKS = [1, 2, 2, 3, 3, 4]
@@ -129,11 +130,23 @@ def test_normalised_features_are_unit_vectors_with_equal_shares(backbone):
     assert torch.allclose(squares, torch.full_like(squares, 0.5), atol=1e-5)
 
 
-def test_identity_is_of_the_file(backbone, tmp_path):
+def test_by_name_it_gives_the_same_features(backbone):
+    images = test_image()
+    assert torch.equal(restored("efficientnet-lite0")(images), backbone(images))
+    embedding = restored("efficientnet-lite0", final_norm=True)(images)
+    torch.testing.assert_close(embedding / 304**0.5, backbone.normalise(backbone(images)))
+    with pytest.raises(ValueError, match="cannot be found .*must be efficientnet-lite0"):
+        restored("resnet50")
+    with pytest.raises(ValueError, match=r"`layer` \(=3\) must be 0"):
+        restored("efficientnet-lite0", layer=3)(images)
+
+
+def test_identity_is_of_the_weights(backbone, tmp_path):
     facts = describe_file(FILE)
     assert (facts["name"], facts["licence"]) == ("efficientnet-lite0", "Apache-2.0")
     assert "supervised" in facts["training"] and len(facts["origin_sha256"]) == 64
-    assert backbone.identity.name == "efficientnet-lite0"
+    assert backbone.identity.name == "bundled:efficientnet-lite0"
+    assert restored("efficientnet-lite0").identity == backbone.identity
     weights = load_file(FILE)
     weights["stem.bias"] += 1
     other = tmp_path / "other.safetensors"

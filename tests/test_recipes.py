@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_vits import stand_in
 from torch import nn
 
 import objecthood as oh
@@ -16,11 +17,19 @@ from objecthood.data.generated.sprites import Sprites
 from objecthood.models import autoencoder
 from objecthood.nn import SLOT_MODULES, ConvEncoder, GaussianSlots, SpatialBroadcastDecoder
 from objecthood.nn.attention_bias import grow_merge_penalty
+from objecthood.nn.frozen import RESTORERS
 from objecthood.recipes import RECIPES, TASKS, Discovery, PaperClevr, from_dict, from_file
 from objecthood.recipes.base import Recipe
 
 ALL = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 DISCOVERY = {name: recipe for name, recipe in RECIPES.items() if isinstance(recipe, Discovery)}
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbones(monkeypatch):
+    monkeypatch.setitem(RESTORERS, "hf", stand_in)
+
+
 PAPER = {name: recipe for name, recipe in DISCOVERY.items() if name.endswith("-paper")}
 
 

@@ -64,9 +64,9 @@ class PredictOptions:
 def predict(arguments: list[str]) -> int:
     """Find objects in images or videos: [IMAGE ...] --weights WEIGHTS --out FOLDER.
 
-    For each image, a discovery model writes an overlay, a label map (palette PNG) and COCO masks (JSON); a set
-    predictor prints the objects and writes an annotated image and JSON. With --animation, both also write an
-    animation of the attention. For a video, or a folder of frames with a video model, it writes an overlay
+    For each image, a discovery model writes an overlay, a label map (palette PNG) and COCO masks (JSON); a
+    set predictor prints the objects and writes an annotated image and JSON. With --animation, both also write
+    an animation of the attention. For a video, or a folder of frames with a video model, it writes an overlay
     video, label maps, and the tracks of all slots as CSV and JSON; this needs the extra "video". Input files
     are not changed.
     """

@@ -30,6 +30,12 @@ class Scenes(TypedDict):
     """In [0, 1]."""
     masks: NotRequired[Int[Tensor, "batch *time height width"]]
     """0 background, 1, 2, ... objects, -1 ignored; absent if the source has no masks."""
+    classes: NotRequired[Int[Tensor, "batch height width"]]
+    """As `masks`, with a label for every class; absent if the source has no classes."""
+    features: NotRequired[Float[Tensor, "batch rows columns feature_dim"]]
+    """Backbone features of the image (`data.feature_cache`)."""
+    segments: NotRequired[Float[Tensor, "batch rows columns 1"]]
+    """Labels, from 0, of segments of these features (`recipes.features`)."""
     properties: NotRequired[Float[Tensor, "batch max_objects 19"]]
     """CLEVR: 3 coordinates scaled to [0, 1], one-hot size 2, material 2, shape 3, colour 8, real-object
     flag."""

@@ -2,12 +2,15 @@
 
 from typing import TYPE_CHECKING
 
+import objecthood.nn.backbones  # these two register how frozen parts are restored
+import objecthood.nn.vit_backbones  # noqa: F401
 from objecthood.nn.attention_bias import SpatialBias
 from objecthood.nn.background_merge import merge_background
 from objecthood.nn.decoders import PatchDecoder, SpatialBroadcastDecoder
 from objecthood.nn.dynamics import ResidualPredictor, TransformerPredictor
 from objecthood.nn.encoders import ConvEncoder
 from objecthood.nn.frozen import Frozen
+from objecthood.nn.frozen_features import Backbone
 from objecthood.nn.grouping import SLOT_MODULES, Grouping, SlotModuleOptions
 from objecthood.nn.initial_slots import ConditionedSlots, GaussianSlots, LearnedSlots
 from objecthood.nn.matching import assign
@@ -20,6 +23,7 @@ from objecthood.runtime import renamed
 
 __all__ = [
     "SLOT_MODULES",
+    "Backbone",
     "ConditionedSlots",
     "ConvEncoder",
     "Frozen",

@@ -10,9 +10,7 @@ in float16; strides beyond `output_stride` become dilation.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor, nn
+
+from objecthood.nn import frozen
 
 FORMAT = "objecthood-backbone-1"
 BUNDLED = Path(__file__).resolve().parent.parent / "weights"
@@ -34,21 +34,6 @@ STAGES = (
     (4, 5, 2, 6, 192),
 )
 """Stages 0 to 5. The seventh (320 channels) made segments worse."""
-
-
-@dataclass(frozen=True)
-class BackboneIdentity:
-    """Identity of backbone weights: equal identities give equal features.
-
-    Attributes:
-        name: name of the backbone, such as "efficientnet-lite0".
-        revision: version of the published weights.
-        sha256: SHA-256 of the loaded file, in hexadecimal.
-    """
-
-    name: str
-    revision: str
-    sha256: str
 
 
 class SameConv(nn.Conv2d):
@@ -119,7 +104,7 @@ class EfficientNetLite0(nn.Module):
         if not layers or any(layer not in range(len(STAGES)) for layer in layers):
             raise ValueError(f"`layers` (={layers}) must be stages from 0 to {len(STAGES) - 1}")
         self.layers, self.output_stride = tuple(layers), output_stride
-        self.identity: BackboneIdentity | None = None
+        self.identity: frozen.Identity | None = None
         self.stem = SameConv(3, STEM_CHANNELS, 3, stride=2)
         self.stages = nn.ModuleList()
         channels, reached, dilation, strides = STEM_CHANNELS, 2, 1, []
@@ -171,8 +156,8 @@ class EfficientNetLite0(nn.Module):
                 f"{path}: lacks the weight {missing[0]!r}; write it with runs/release/bundle_backbone.py"
             )
         self.load_state_dict({name: weights[name].to(own[name].dtype) for name in own})
-        sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        self.identity = BackboneIdentity(facts["name"], facts["revision"], sha256)
+        name = f"bundled:{facts['name']}"
+        self.identity = frozen.Identity(name, facts["revision"], frozen.sha256_of(self))
         return self
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
@@ -195,13 +180,16 @@ class EfficientNetLite0(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, images: Float[Tensor, "batch 3 height width"]
+        self, images: Float[Tensor, "batch 3 height width"], layer: int = 0, final_norm: bool = False
     ) -> Float[Tensor, "batch grid_height grid_width feature_dim"]:
-        """Features of images in [0, 1].
+        """Features of images in [0, 1]; with `final_norm`, `normalise`d and scaled to a mean square of 1.
 
         Raises:
-            ValueError: a side that is not a multiple of the stride.
+            ValueError: a side that is not a multiple of the stride, or a `layer` (the constructor has
+                `layers`).
         """
+        if layer:
+            raise ValueError(f"`layer` (={layer}) must be 0 for {type(self).__name__}, which has `layers`")
         self.grid((images.shape[2], images.shape[3]))
         hidden = (2 * images - 1).contiguous(memory_format=torch.channels_last)
         hidden = F.relu6(self.stem(hidden))
@@ -209,7 +197,8 @@ class EfficientNetLite0(nn.Module):
         for number, stage in enumerate(self.stages):
             hidden = stage(hidden)
             kept[number] = hidden
-        return torch.cat([kept[layer] for layer in self.layers], dim=1).permute(0, 2, 3, 1)
+        features = torch.cat([kept[number] for number in self.layers], dim=1).permute(0, 2, 3, 1)
+        return self.normalise(features) * self.feature_dim**0.5 if final_norm else features
 
     def normalise(self, features: Float[Tensor, "*cells feature_dim"]) -> Float[Tensor, "*cells feature_dim"]:
         """Unit vectors with equal weight for each stage; dot products are mean cosines over stages.
@@ -220,6 +209,22 @@ class EfficientNetLite0(nn.Module):
         standard = (features - self.mean) / self.deviation
         parts = [F.normalize(part, dim=-1) for part in standard.split(self.channels, dim=-1)]
         return torch.cat(parts, dim=-1) / len(parts) ** 0.5
+
+
+def _bundled(name: str, revision: str) -> tuple[nn.Module, str]:
+    """The `frozen.Restorer` of kind "bundled"."""
+    if name != "efficientnet-lite0":
+        raise ValueError(f"`{name}` must be efficientnet-lite0, the one that comes with the package")
+    backbone = EfficientNetLite0.bundled()
+    assert backbone.identity is not None  # loaded
+    if revision not in ("", backbone.identity.revision):
+        raise ValueError(
+            f"revision {revision!r} must be {backbone.identity.revision!r}, the one in the package"
+        )
+    return backbone, backbone.identity.revision
+
+
+frozen.RESTORERS["bundled"] = _bundled
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -288,6 +288,11 @@ def is_restoring() -> bool:
     return _restoring.get()
 
 
+def is_loading() -> bool:
+    """Whether parts are restored for a weight file, which may be someone else's (`only`)."""
+    return _allowed.get() is not None
+
+
 @contextlib.contextmanager
 def only(wanted: Mapping[str, Identity]) -> Iterator[None]:
     """A context in which `restore` accepts these identities only, with their revisions, each restored once:

@@ -26,6 +26,16 @@ from objecthood.recipes.discovery import (
     tetrominoes_guided,
     tetrominoes_paper,
 )
+from objecthood.recipes.features import (
+    CutDistillation,
+    FeatureDiscovery,
+    SelfTraining,
+    dinosaur_dinov2_small,
+    dinosaur_vits16_coco,
+    photos_slots,
+    spot_vitb16,
+    spot_vitb16_teacher,
+)
 from objecthood.recipes.motion_grouping import MotionGrouping, motion_grouping
 from objecthood.recipes.set_prediction import (
     FastSetPrediction,
@@ -55,6 +65,11 @@ RECIPES: dict[str, Recipe] = {
         motion_grouping,
         moving_sprites_contrast,
         camouflage_contrast,
+        photos_slots,
+        dinosaur_vits16_coco,
+        dinosaur_dinov2_small,
+        spot_vitb16_teacher,
+        spot_vitb16,
     )
 }
 TASKS: dict[str, type[Recipe]] = {
@@ -71,6 +86,9 @@ TASKS: dict[str, type[Recipe]] = {
         MotionGrouping,
         Contrast,
         Ablation,
+        FeatureDiscovery,
+        SelfTraining,
+        CutDistillation,
     )
 }
 
@@ -79,12 +97,15 @@ __all__ = [
     "TASKS",
     "Ablation",
     "Contrast",
+    "CutDistillation",
     "Discovery",
     "FastSetPrediction",
     "FastTetrominoes",
+    "FeatureDiscovery",
     "MotionGrouping",
     "PaperClevr",
     "Recipe",
+    "SelfTraining",
     "SetPrediction",
     "SlotFrameDiscovery",
     "SpatialBiasDiscovery",

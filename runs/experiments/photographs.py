@@ -5,7 +5,8 @@
 
 Annotations are COCO's. "select" is the part on which settings were chosen, "report" another one, scored with
 the same settings; `--without` leaves out photographs whose file names occur in those folders. Each call
-writes its part of the file; `--slots` adds a measurement to it, and `--rows` prints some rows alone.
+writes its part of the file; `--slots` adds a measurement to it, `--runs` adds trained models (run folders),
+and `--rows` prints some rows alone.
 
 Protocol (Seitzer et al. 2023, arXiv 2209.14860): central square, scored at 320 x 320 pixels;
 foreground ARI over instances, mean best overlap over instances and over classes; pixels of crowds and of two
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 from pycocotools import mask as tools
 from torch import Tensor
 
+import objecthood as oh
 from objecthood.analysis.baselines import blocks
 from objecthood.data.io.images import read_image, resize_image
 from objecthood.data.transforms import as_images, central_square, resize_nearest
@@ -125,10 +127,19 @@ def main() -> None:
     parser.add_argument("annotations", type=Path)
     parser.add_argument("--without", type=Path, nargs="+", default=[])
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="print these; write nothing")
+    parser.add_argument("--runs", type=Path, nargs="+", help="score the models of these run folders as well")
     parser.add_argument("--slots", action="store_true", help="measure the slots alone: see `slot_retrieval`")
     arguments = parser.parse_args()
     left_out = {path.name.removeprefix("coco_") for folder in arguments.without for path in folder.iterdir()}
     scenes = list(photographs(arguments.images, arguments.annotations, left_out))
+    if arguments.runs:
+        found = json.loads(TARGET.read_text())
+        for run in arguments.runs:
+            row = scored_run(run, scenes)
+            print(run, row, flush=True)
+            found[arguments.part].setdefault("runs", []).append(row)
+        TARGET.write_text(json.dumps(found, indent=1) + "\n")
+        return
     if arguments.slots:
         found = json.loads(TARGET.read_text())
         found[arguments.part]["slots"] = slot_retrieval(scenes)
@@ -201,6 +212,29 @@ def scored(name: str, scenes: list[tuple[Tensor, Tensor, Tensor]]) -> dict:
         **{key: round(value, 4) for key, value in means.items()},
         "range": {key: [round(f({found[key] for _, found in runs}), 4) for f in (min, max)] for key in means},
         "cpu_seconds": round(statistics.mean(seconds for seconds, _ in runs) / len(scenes), 4),
+    }
+
+
+def scored_run(run: Path, scenes: list[tuple[Tensor, Tensor, Tensor]]) -> dict:
+    """Mean scores of a trained model, with its recipe, seed, commit and CPU seconds."""
+    result, began = json.loads((run / "result.json").read_text()), time.process_time()
+    model, facts = oh.load(run), oh.checkpoint.read_description(run / "weights.safetensors")
+    side = model.image_size[0]
+    labels = []
+    with torch.no_grad():
+        for image, _, _ in scenes:
+            seen = F.interpolate(image[None], size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
+            masks = F.interpolate(model.segment(seen).masks, size=(SIDE, SIDE), mode="bilinear")
+            labels.append(masks[0].argmax(dim=0))
+    seconds = (time.process_time() - began) / len(scenes)
+    means = scores(scenes, torch.stack(labels))
+    return {key: round(value, 4) for key, value in means.items()} | {
+        "recipe": result["recipe"],
+        "settings": {key: value for key, value in result["settings"].items() if key != "data_path"},
+        "seed": result["seed"],
+        "commit": facts["commit"],
+        "training_cpu_seconds": result["cpu_seconds"],
+        "cpu_seconds": round(seconds, 4),
     }
 
 

@@ -1,0 +1,173 @@
+"""Slots over frozen features, which they must reconstruct: object discovery in photographs.
+
+Seitzer et al. 2023, "Bridging the Gap to Real-World Object-Centric Learning" (DINOSAUR, arXiv 2209.14860),
+with its MLP decoder (`nn.feature_decoders`) or its autoregressive one (`nn.autoregressive_decoder`), which
+SPOT trains with several patch orders (Kakogeorgiou et al. 2024, arXiv 2312.00648).
+
+Differences: the backbone is never trained (as in DINOSAUR; SPOT's second stage trains its last blocks).
+Off by default: masks of the slots' attention in place of the decoder's, masks that follow the edges of the
+image (`nn.guided_filter`), positions added to what slots group.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from objecthood.models.base import SlotModel, SlotOutput
+from objecthood.nn.autoregressive_decoder import EVERY, AutoregressiveDecoder
+from objecthood.nn.feature_decoders import FeatureReconstruction, MLPFeatureDecoder
+from objecthood.nn.frozen_features import Backbone
+from objecthood.nn.grouping import Grouping
+from objecthood.nn.guided_filter import masks_at_size
+from objecthood.nn.initial_slots import LearnedSlots
+from objecthood.nn.positions import PositionEmbedding
+from objecthood.nn.precision import at_least_float32
+
+Decoder: TypeAlias = MLPFeatureDecoder | AutoregressiveDecoder
+FEATURE_ERROR = "reconstruction error of features"
+
+
+class Slots(NamedTuple):
+    """Slots of features, and what is decoded of them."""
+
+    slots: Float[Tensor, "batch slots slot_dim"]
+    attention: Float[Tensor, "batch iterations slots rows columns"]
+    decoded: FeatureReconstruction
+
+
+class Dinosaur(SlotModel):
+    """Backbone, projection, grouping, and a decoder of features.
+
+    Args:
+        backbone: frozen features of images.
+        grouping: projected features to slots.
+        decoder: slots to the backbone's features.
+        image_size: height and width of the images that go in, multiples of the backbone's stride.
+        hidden_dim: of the projection, a layer norm and a two-layer MLP (paper: that of the features).
+        attention_masks: whether masks are the slots' last attention, and not the decoder's masks.
+        guided_masks: whether masks follow the edges of the image.
+        positions: whether an embedding of their positions is added to the projected features.
+
+    Example:
+        >>> from objecthood.nn import GaussianSlots, SlotAttention
+        >>> from objecthood.nn.frozen_features import backbone
+        >>> model = Dinosaur(
+        ...     backbone("efficientnet-lite0"),
+        ...     Grouping(GaussianSlots(num_slots=5, dim=16), SlotAttention(input_dim=16, slot_dim=16)),
+        ...     MLPFeatureDecoder(slot_dim=16, grid=(4, 6), feature_dim=304, hidden_dim=32),
+        ...     image_size=(64, 96),
+        ... )
+        >>> model.segment(torch.rand(2, 3, 64, 96)).masks.shape
+        torch.Size([2, 5, 64, 96])
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        grouping: Grouping,
+        decoder: Decoder,
+        image_size: tuple[int, int],
+        hidden_dim: int | None = None,
+        attention_masks: bool = False,
+        guided_masks: bool = False,
+        positions: bool = False,
+    ):
+        super().__init__()
+        self.image_size, self.feature_grid = image_size, backbone.grid(image_size)
+        self.backbone, self.grouping, self.decoder = backbone, grouping, decoder
+        self.attention_masks, self.guided_masks = attention_masks, guided_masks
+        input_dim = grouping.slot_attention.input_dim
+        self.positions = PositionEmbedding(input_dim) if positions else None
+        dim = backbone.feature_dim
+        hidden_dim = dim if hidden_dim is None else hidden_dim
+        self.project = nn.Sequential(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, input_dim),
+        )
+
+    def group(
+        self,
+        features: Float[Tensor, "batch rows columns feature_dim"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        noise: Float[Tensor, "batch slots slot_dim"] | None = None,
+        order: int | None = None,
+    ) -> Slots:
+        """Slots of the backbone's features, and what they decode to; `order` as of the decoder."""
+        inputs = self.project(features)
+        if self.positions is not None:
+            inputs = inputs + self.positions(*features.shape[1:3])
+        slots, attention = self.grouping(inputs.flatten(1, 2), num_slots, iterations, noise=noise)
+        decoded = self.decoder(slots, features, order)
+        return Slots(slots, attention.unflatten(-1, features.shape[1:3]), decoded)
+
+    def segment(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        restarts: int | None = None,
+        noise: Float[Tensor, "restarts batch slots slot_dim"] | None = None,
+    ) -> SlotOutput:
+        """As `SlotModel.segment`; the best restart has the lowest reconstruction error of features. Masks are
+        the decoder's, of the images' size."""
+        return self.segment_features(self.backbone(images), images, num_slots, iterations, restarts, noise)
+
+    def segment_features(
+        self,
+        features: Float[Tensor, "batch rows columns feature_dim"],
+        images: Float[Tensor, "batch 3 height width"],
+        num_slots: int | None = None,
+        iterations: int | None = None,
+        restarts: int | None = None,
+        noise: Float[Tensor, "restarts batch slots slot_dim"] | None = None,
+    ) -> SlotOutput:
+        """The same with features that are known."""
+        found = [
+            self.group(features, num_slots, iterations, start, EVERY)
+            for start in self._restart_noise(restarts, noise)
+        ]
+        chosen = torch.stack([feature_error(one.decoded, features) for one in found]).argmin(dim=0)
+        rows = torch.arange(len(images), device=chosen.device)
+        parts = zip(*((one.slots, one.attention, one.decoded.masks) for one in found), strict=True)
+        slots, attention, masks = (torch.stack(part)[chosen, rows] for part in parts)
+        if self.attention_masks:
+            masks = attention[:, -1]
+        return SlotOutput(slots, attention, self._at_size(masks, images))
+
+    @property
+    def restarts_differ(self) -> bool:
+        """Whether slots start from noise."""
+        initial = self.grouping.initial_slots
+        return not isinstance(initial, LearnedSlots) or initial.spread > 0
+
+    def anomaly_score(
+        self, images: Float[Tensor, "batch 3 height width"], output: SlotOutput
+    ) -> dict[str, Float[Tensor, " batch"]]:
+        """Mean squared error of the features that the slots decode to; higher is worse."""
+        features = self.backbone(images)
+        return {FEATURE_ERROR: feature_error(self.decoder(output.slots, features, EVERY), features)}
+
+    def _at_size(
+        self, masks: Float[Tensor, "batch slots rows columns"], images: Tensor
+    ) -> Float[Tensor, "batch slots height width"]:
+        """Masks of the grid at the images' size."""
+        masks = at_least_float32(masks)
+        if self.guided_masks:
+            return torch.stack([masks_at_size(*pair) for pair in zip(masks, images, strict=True)])
+        return F.interpolate(masks, images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def feature_error(
+    decoded: FeatureReconstruction, features: Float[Tensor, "batch rows columns feature_dim"]
+) -> Float[Tensor, " batch"]:
+    """Mean squared error of each image's features."""
+    error = at_least_float32(decoded.features) - at_least_float32(features)
+    return error.square().mean(dim=(1, 2, 3))

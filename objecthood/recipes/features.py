@@ -1,0 +1,465 @@
+"""Object discovery in photographs: slots that reconstruct frozen features of a pretrained backbone.
+
+DINOSAUR (Seitzer et al. 2023, arXiv 2209.14860) with the settings of its public code (configs of
+amazon-science/object-centric-learning-framework, projects/bridging), and SPOT (Kakogeorgiou et al. 2024,
+arXiv 2312.00648) with those of gkakogeorgiou/spot. They need a GPU and the backbone's weights, which are
+looked for in the hub's local cache and downloaded otherwise. `photos-slots` is for two CPU cores and the
+bundled backbone, whose features are computed once (`data.feature_cache`).
+
+Differences from the papers: the backbone stays frozen in SPOT's second stage, too; the gradient's 2-norm is
+clipped, where SPOT clips its largest value; the cosine ends at 0, where SPOT's ends at 4e-7.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from objecthood import losses, metrics
+from objecthood.data.feature_cache import CachedFeatures, FeatureCache, default_folder
+from objecthood.data.published.coco import Coco
+from objecthood.data.randomness import restart_noise
+from objecthood.data.scene import Dataset, Scenes
+from objecthood.models.base import SlotOutput
+from objecthood.models.dinosaur import Decoder, Dinosaur, feature_error
+from objecthood.nn import GaussianSlots, Grouping, LearnedSlots, SlotAttention
+from objecthood.nn.autoregressive_decoder import AutoregressiveDecoder
+from objecthood.nn.consensus_cut import ConsensusCut
+from objecthood.nn.feature_decoders import MLPFeatureDecoder
+from objecthood.nn.frozen_features import Backbone, backbone
+from objecthood.nn.randomness import per_image
+from objecthood.recipes.base import Recipe
+from objecthood.recipes.sources import Source, fit_of, open_dataset, describe_scenes
+from objecthood.runtime.environment import choose_device
+from objecthood.runtime.progress import RunProgress
+from objecthood.visualize import animation, figures
+
+Initial = Literal["gaussian", "learned"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureDiscovery(Recipe):
+    """DINOSAUR on photographs."""
+
+    data: str = "folder"
+    """"folder" (images) or "coco" (images/ and instances.json), in `data_path`, or another data set of
+    `recipes.discovery`."""
+    data_path: str = ""
+    resolution: int = 224
+    """Side of the square images in pixels, a multiple of the backbone's patch."""
+    backbone: str
+    """"efficientnet-lite0" (comes with the package), "hf:OWNER/NAME" or "timm:NAME", of the commit in
+    "NAME@COMMIT"; without it, of the one in the cache, else of the newest."""
+    layer: int = 0
+    """How many of the backbone's blocks are passed; 0: all."""
+    final_norm: bool = False
+    """Whether the backbone's last norm is applied."""
+    num_slots: int = 7
+    slot_dim: int = 256
+    initial_slots: Initial = "gaussian"
+    """Initial slots; learned ones have the bi-level gradient (BO-QSA)."""
+    decoder: Literal["mlp", "autoregressive"] = "mlp"
+    decoder_dim: int = 2048
+    """Width of the MLP decoder's hidden layers."""
+    decoder_heads: int = 8
+    """Of the autoregressive decoder's attention."""
+    patch_orders: int = 1
+    """Orders of patches that the autoregressive decoder learns, at most 9."""
+    test_iterations: int = 3
+    cached: bool = False
+    """Whether features are computed once and kept on disk, in the folder that OBJECTHOOD_CACHE names or in
+    ~/.cache/objecthood; those of mirrored images are then mirrored features."""
+
+    main_score = "fg_ari"
+    minimums = Recipe.minimums | {
+        "resolution": 8,
+        "num_slots": 1,
+        "slot_dim": 1,
+        "decoder_dim": 1,
+        "decoder_heads": 1,
+        "patch_orders": 1,
+        "test_iterations": 1,
+        "layer": 0,
+    }
+    maximums = Recipe.maximums | {"patch_orders": 9}
+    choices: ClassVar[dict[str, Any]] = {
+        "initial_slots": get_args(Initial),
+        "decoder": ("mlp", "autoregressive"),
+    }
+
+    def build_model(self) -> Dinosaur:
+        features = backbone(self.backbone, self.layer, self.final_norm)
+        size = (self.resolution, self.resolution)
+        grid, dim = features.grid(size), features.feature_dim
+        decoder: Decoder
+        if self.decoder == "mlp":
+            decoder = MLPFeatureDecoder(self.slot_dim, grid, dim, self.decoder_dim)
+        else:
+            decoder = AutoregressiveDecoder(
+                self.slot_dim, grid, dim, heads=self.decoder_heads, orders=self.patch_orders
+            )
+        learned = self.initial_slots == "learned"
+        initial = (LearnedSlots if learned else GaussianSlots)(self.num_slots, self.slot_dim)
+        attention = SlotAttention(
+            self.slot_dim,
+            self.slot_dim,
+            hidden_dim=4 * self.slot_dim,
+            gradient="bilevel" if learned else "full",
+        )
+        return Dinosaur(features, Grouping(initial, attention), decoder, size, **self.variant)
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """Arguments of the model that are not the paper's."""
+        return {}
+
+    def source(self, split: str) -> Source:
+        """Where the scenes of a split come from."""
+        return Source(
+            path=self.data_path,
+            split=split,
+            seed=self.seed if split == "train" else 0,
+            resolution=self.resolution,
+            background="grey",
+            objects=(0, 10),
+        )
+
+    def dataset(self, split: str) -> Dataset:
+        source = self.source(split)
+        scenes = open_dataset(self.data, source)
+        if split != "train" and isinstance(scenes, Coco):
+            scenes = WithClasses(scenes, source)
+        return self.with_features(scenes) if self.cached else scenes
+
+    def with_features(self, scenes: Dataset) -> Dataset:
+        """Scenes with the backbone's features, computed where they are not in the cache."""
+        features = _known_backbone(self.backbone, self.layer, self.final_norm)
+        rows, columns = features.grid((self.resolution, self.resolution))
+        cache = FeatureCache(
+            default_folder(), f"{features.key} side {self.resolution}", (rows, columns, features.feature_dim)
+        )
+        with RunProgress("features", len(scenes)) as progress:
+            return CachedFeatures(
+                scenes,
+                lambda some: features(some["image"].to(features.device)),
+                cache,
+                tell=lambda done, of: progress.update(done, "images"),
+            )
+
+    def loss(self, model: Dinosaur, scenes: Scenes, step: int) -> Tensor:
+        features, _ = self.augmented(model, scenes)
+        return feature_error(model.group(features).decoded, features).mean()
+
+    def augmented(self, model: Dinosaur, scenes: Scenes) -> tuple[Tensor, Tensor]:
+        """Features of a batch, of which a random half of the images is mirrored, and which half."""
+        mirrored = per_image(lambda size: torch.rand(size), len(scenes["image"])) < 0.5
+        if "features" in scenes:
+            return mirror(scenes["features"], mirrored, dim=2), mirrored
+        return model.backbone(mirror(scenes["image"], mirrored, dim=3)), mirrored
+
+    def discover(self, model: Dinosaur, scenes: Scenes, indices: Tensor) -> SlotOutput:
+        """The model's output for held-out images, from noise fixed by the index."""
+        noise = restart_noise(np.asarray(indices), 1, model.num_slots, model.slot_dim)
+        images = scenes["image"]
+        features = scenes["features"] if "features" in scenes else model.backbone(images)
+        return model.segment_features(
+            features, images, iterations=self.test_iterations, noise=noise.to(images.device)
+        )
+
+    def scores(self, model: Dinosaur, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
+        """Reconstruction error of features, and the scores of masks where the scenes have true ones."""
+        output = self.discover(model, scenes, indices)
+        assert output.masks is not None
+        features = scenes["features"] if "features" in scenes else model.backbone(scenes["image"])
+        error = feature_error(model.decoder(output.slots, features), features)
+        return {"feature_mse": error.double()} | self.mask_scores(scenes, output.masks)
+
+    def mask_scores(self, scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
+        if "masks" not in scenes:
+            return {}
+        scores = {
+            "fg_ari": metrics.adjusted_rand_index(scenes["masks"], masks, ignore_background=True),
+            "mbo_i": metrics.mean_best_overlap(scenes["masks"], masks),
+        }
+        if "classes" in scenes:
+            scores["mbo_c"] = metrics.mean_best_overlap(scenes["classes"], masks)
+        return scores
+
+    def preview(self, model: Dinosaur, scenes: Scenes) -> Image.Image:
+        images = scenes["image"]
+        output = self.discover(model, scenes, torch.arange(len(images)))
+        assert output.masks is not None
+        tinted = figures.overlay(images, output.masks)
+        assert isinstance(tinted, list)
+        return side_by_side(tinted)
+
+    def figures(self, model: Dinosaur, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
+        first: Scenes = {"image": scenes["image"][:1]}
+        attention = self.discover(model, first, torch.arange(1)).attention[0]
+        image = first["image"][0]
+        return {
+            "slots": self.preview(model, scenes),
+            "attention": figures.attention_figure(image, attention),
+            "attention-animated": animation.attention_frames(image, attention),
+        }
+
+    def prepare_for_test(self, model: Dinosaur) -> Dinosaur:
+        model.grouping.iterations = self.test_iterations
+        model.fit = fit_of(self.data)
+        return model.eval()
+
+    @property
+    def masks_in_words(self) -> str:
+        """Which masks are scored, for the protocol."""
+        return "the decoder's masks"
+
+    @property
+    def protocol(self) -> str:
+        how = f"{self.test_iterations} iterations, {self.num_slots} slots, one restart"
+        kind = describe_scenes(self.data, self.source("test"))
+        return (
+            f"{self.test_scenes} {kind} held out (at most), at {self.resolution} x {self.resolution} pixels, "
+            f"{how}, argmax of {self.masks_in_words}; fg_ari: adjusted Rand index of objects' pixels; mbo_i, "
+            "mbo_c: mean best overlap of objects, and of classes; feature_mse: squared error of the "
+            "backbone's features; means over images; scores of masks only where there are true ones"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distillation(FeatureDiscovery):
+    """Slots whose attention also learns from the masks of a teacher; subclasses say which."""
+
+    distillation: float
+    """Weight of the distillation loss."""
+
+    def loss(self, model: Dinosaur, scenes: Scenes, step: int) -> Tensor:
+        features, mirrored = self.augmented(model, scenes)
+        found = model.group(features)
+        masks = self.teacher_masks(scenes, features, mirrored)
+        attention = found.attention[:, -1].flatten(2)
+        distance = losses.attention_distillation(attention, masks.float().flatten(2))
+        return feature_error(found.decoded, features).mean() + self.distillation * distance
+
+    def teacher_masks(self, scenes: Scenes, features: Tensor, mirrored: Tensor) -> Tensor:
+        """Masks [batch, segments, rows, columns] of the features, which are mirrored already."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelfTraining(Distillation):
+    """SPOT's second stage: the teacher is a trained model of the first."""
+
+    distillation: float = 0.005
+    teacher: str = ""
+    """Weights of the first stage, made by a recipe with the same backbone and decoder."""
+
+    def teacher_masks(self, scenes: Scenes, features: Tensor, mirrored: Tensor) -> Tensor:
+        order = int(torch.randint(self.patch_orders, ()))
+        with torch.no_grad():
+            return _load_teacher(self, str(features.device)).group(features, order=order).decoded.masks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CutDistillation(Distillation):
+    """The teacher is a consensus of normalised cuts of the same features (`nn.consensus_cut`), computed once.
+
+    At test time nothing is decomposed: masks are the slots' attention, and follow the image's edges.
+    """
+
+    distillation: float = 1.0
+    cached: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.cached:
+            raise ValueError("`cached` (=False) must be True here: segments are computed once and kept")
+
+    @property
+    def masks_in_words(self) -> str:
+        return "the attention, its edges those of the image"
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        return {"attention_masks": True, "guided_masks": True, "positions": True}
+
+    def with_features(self, scenes: Dataset) -> Dataset:
+        """Scenes with features, and with the label map of the cut."""
+        known = super().with_features(scenes)
+        assert isinstance(known, CachedFeatures)
+        rows, columns, _ = known.cache.shape
+        cache = FeatureCache(default_folder(), f"cut of {known.cache.key}", (rows, columns, 1))
+        with RunProgress("segments", len(scenes)) as progress:
+            return CachedFeatures(
+                known,
+                cut_features,
+                cache,
+                name="segments",
+                tell=lambda done, of: progress.update(done, "images"),
+            )
+
+    def teacher_masks(self, scenes: Scenes, features: Tensor, mirrored: Tensor) -> Tensor:
+        labels = mirror(scenes["segments"], mirrored, dim=2)[..., 0].long()
+        return F.one_hot(labels).movedim(-1, 1)
+
+
+def cut_features(scenes: Scenes) -> Tensor:
+    """Label maps [batch, rows, columns, 1] of the segments of each image's features."""
+    cut = ConsensusCut()
+    return torch.stack([cut([F.normalize(one, dim=-1)]).labels for one in scenes["features"]])[..., None]
+
+
+@lru_cache(maxsize=1)
+def _load_teacher(recipe: SelfTraining, device: str) -> Dinosaur:
+    """The model of `recipe.teacher`, in evaluation mode; ValueError where it does not fit the recipe."""
+    if not recipe.teacher:
+        raise ValueError(
+            "`teacher` (='') must name the first stage's weights: --teacher RUN/weights.safetensors"
+        )
+    try:
+        weights = load_file(Path(recipe.teacher))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"`teacher` (={recipe.teacher!r}) cannot be read ({error})") from error
+    initial_slots: Initial = "learned" if "grouping.initial_slots.queries" in weights else "gaussian"
+    with torch.random.fork_rng(devices=[]):
+        model = dataclasses.replace(recipe, initial_slots=initial_slots).build_model()
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"`teacher` (={recipe.teacher!r}) does not fit the recipe ({reason:.200}); train it with "
+            "the same backbone and decoder"
+        ) from error
+    return model.to(device).requires_grad_(False).eval()
+
+
+class WithClasses(Dataset):
+    """Scenes of COCO with a label map of classes beside that of objects."""
+
+    def __init__(self, scenes: Coco, source: Source):
+        self.scenes = scenes
+        root = Path(source.path)
+        self.by_class = Coco(
+            root / "images",
+            root / "instances.json",
+            source.resolution,
+            split=source.split,
+            labels="class",
+        )
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+        scenes = self.scenes.batch(indices)
+        scenes["classes"] = self.by_class.batch(indices)["masks"]
+        return scenes
+
+
+@lru_cache(maxsize=1)
+def _known_backbone(name: str, layer: int, final_norm: bool) -> Backbone:
+    """The backbone that computes what is cached, where that is fastest."""
+    return backbone(name, layer, final_norm).to(choose_device("auto"))
+
+
+def mirror(maps: Tensor, chosen: Tensor, dim: int) -> Tensor:
+    """Those of a batch that are chosen, mirrored along `dim`."""
+    shape = (-1, *[1] * (maps.ndim - 1))
+    return torch.where(chosen.to(maps.device).view(shape), maps.flip(dim), maps)
+
+
+def side_by_side(images: list[Image.Image]) -> Image.Image:
+    """Images of one size in a row."""
+    width, height = images[0].size
+    row = Image.new("RGB", (width * len(images), height))
+    for number, image in enumerate(images):
+        row.paste(image, (number * width, 0))
+    return row
+
+
+DINOSAUR: dict[str, Any] = dict(
+    data="coco",
+    steps=500_000,
+    batch_size=64,
+    learning_rate=4e-4,
+    warmup_steps=10_000,
+    decay_half_life=100_000,
+    gradient_clip=1.0,
+    evaluate_every=5000,
+)
+"""The published training on COCO: `_base_feature_recon.yaml` and `coco_feat_rec_dino_*.yaml`."""
+
+dinosaur_vits16_coco = FeatureDiscovery(
+    name="dinosaur-vits16-coco",
+    description="DINOSAUR on COCO: DINO ViT-S/16, autoregressive decoder (or --decoder mlp); for a GPU",
+    backbone="hf:facebook/dino-vits16",
+    decoder="autoregressive",
+    **DINOSAUR,
+)
+
+dinosaur_dinov2_small = FeatureDiscovery(
+    name="dinosaur-dinov2-small",
+    description="DINOSAUR on COCO: DINOv2 ViT-S/14, MLP decoder; for a GPU",
+    backbone="hf:facebook/dinov2-small",
+    **DINOSAUR,
+)
+
+SPOT: dict[str, Any] = dict(
+    data="coco",
+    backbone="hf:facebook/dino-vitb16",
+    decoder="autoregressive",
+    decoder_heads=6,
+    patch_orders=9,
+    steps=92_400,  # 50 epochs of COCO's 118,287 images
+    batch_size=64,
+    learning_rate=4e-4,
+    warmup_steps=10_000,
+    decay_half_life=0,
+    gradient_clip=0.3,
+    evaluate_every=5000,
+)
+"""Of train_spot.py and train_spot_2.py, for COCO."""
+
+spot_vitb16_teacher = FeatureDiscovery(
+    name="spot-vitb16-teacher",
+    description="SPOT on COCO, first stage: DINO ViT-B/16, nine patch orders; for a GPU",
+    **SPOT,
+)
+
+spot_vitb16 = SelfTraining(
+    name="spot-vitb16",
+    description="SPOT on COCO, second stage: --teacher RUN/weights.safetensors of the first; for a GPU",
+    initial_slots="learned",
+    **SPOT,
+)
+
+photos_slots = CutDistillation(
+    name="photos-slots",
+    description="Your own photographs: --data-path PHOTOS; slots learn normalised cuts of bundled features",
+    backbone="efficientnet-lite0",
+    resolution=320,
+    final_norm=True,
+    initial_slots="learned",
+    slot_dim=64,
+    num_slots=9,
+    decoder_dim=64,
+    distillation=5.0,
+    steps=1000,
+    batch_size=16,
+    learning_rate=2e-3,
+    warmup_steps=40,
+    decay_half_life=0,
+    gradient_clip=1.0,
+    ema_decay=0.99,
+)
