@@ -40,7 +40,7 @@ from objecthood.nn.feature_decoders import MLPFeatureDecoder
 from objecthood.nn.frozen_features import Backbone, backbone
 from objecthood.nn.randomness import per_image
 from objecthood.recipes.base import Recipe
-from objecthood.recipes.sources import Source, fit_of, open_dataset, describe_scenes
+from objecthood.recipes.sources import Source, describe_scenes, fit_of, open_dataset
 from objecthood.runtime.environment import choose_device
 from objecthood.runtime.progress import RunProgress
 from objecthood.visualize import animation, figures
