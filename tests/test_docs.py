@@ -53,14 +53,14 @@ def blocks(page: Path, language: str) -> list[re.Match]:
 def workbench(tmp_path, monkeypatch):
     """A folder with what the pages speak of, small; recipes of two steps."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "PICTURES").mkdir()
+    (tmp_path / "IMAGES").mkdir()
     for number in range(6):
         picture = Image.new("RGB", (32, 32), (10 * number, 80, 200))
         picture.paste((200, 10 * number, 20), (number, 8, number + 6, 20))
-        picture.save(tmp_path / "PICTURES" / f"{number}.png")
+        picture.save(tmp_path / "IMAGES" / f"{number}.png")
     few = {"steps": 2, "evaluate_every": 2, "validation_scenes": 2, "test_scenes": 2, "batch_size": 2}
     for name in ("picture.png", "image.png"):
-        (tmp_path / name).write_bytes((tmp_path / "PICTURES" / "3.png").read_bytes())
+        (tmp_path / name).write_bytes((tmp_path / "IMAGES" / "3.png").read_bytes())
     for name, recipe in oh.RECIPES.items():
         monkeypatch.setitem(oh.RECIPES, name, replace(recipe, **few))
     return tmp_path
@@ -283,7 +283,7 @@ def test_nothing_connects(workbench, monkeypatch):
     assert main(["predict"]) == 0  # weights and image of the package
     assert main(["train", "sprites", "--out", "run", "--precision", "float32"]) == 0
     assert main(["evaluate", "run", "--diagnose"]) == 0
-    assert main(["predict", "PICTURES/3.png", "--weights", "run", "--out", "found"]) == 0
+    assert main(["predict", "IMAGES/3.png", "--weights", "run", "--out", "found"]) == 0
 
 
 # The site.

@@ -182,7 +182,7 @@ def findings(summary: dict[str, float]) -> list[Finding]:
     if summary.get("swing", 1.0) > NOT_CONVERGED:
         ratio = summary["swing"]
         text = f"slots do not converge: one more iteration changes the error {ratio:.1f} times"
-        found.append(Finding(text, f"{PAGE}#slots-swing"))
+        found.append(Finding(text, f"{PAGE}#slots-do-not-converge"))
     for name, threshold, words, anchor in _SHARES:
         if summary.get(name, 0.0) > threshold:
             found.append(Finding(f"{share[name]} {words}", f"{PAGE}#{anchor}"))
