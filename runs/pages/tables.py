@@ -110,6 +110,9 @@ def summary() -> str:
     return as_table(["", *_TITLES[:3], "floor: FG-ARI / ARI", "seeds", "CPU s"], rows)
 
 
+_PHOTO_SCORES = ("fg_ari", "mbo_i", "mbo_c")
+
+
 def photographs() -> str:
     """Scores on photographs: the part on which settings were chosen, and the part that guided no choice."""
     found = read("photographs.json")
@@ -117,14 +120,15 @@ def photographs() -> str:
     head = ["", *(f"{score}, {words}" for words in parts.values() for score in ("FG-ARI", "mBO_i", "mBO_c"))]
     rows = []
     for name, row in found["select"]["rows"].items():
-        cells = [
-            f"{100 * found[part]['rows'][name][score]:.1f}"
-            for part in parts
-            for score in ("fg_ari", "mbo_i", "mbo_c")
-        ]
+        cells = [f"{100 * found[part]['rows'][name][score]:.1f}" for part in parts for score in _PHOTO_SCORES]
         title = row["title"].replace("and place", "and position")
         title = f"**{title}** (`photos`)" if name == "consensus" else title
         rows.append([title, *cells, f"{found['report']['rows'][name]['cpu_seconds']:.2f}"])
+    for on_select, on_report in zip(*(found[part]["runs"] for part in parts), strict=True):
+        cells = [f"{100 * run[score]:.1f}" for run in (on_select, on_report) for score in _PHOTO_SCORES]
+        cost = f"seed {on_report['seed']}, {on_report['training_cpu_seconds']:.0f} CPU s"
+        title = f"slots, trained (`{on_report['recipe']}`, {cost})"
+        rows.append([title, *cells, f"{on_report['cpu_seconds']:.2f}"])
     counts = " and ".join(f"{found[part]['photographs']} ({words})" for part, words in parts.items())
     slots = found["report"]["slots"]
     return (
