@@ -15,7 +15,7 @@ TITLES = {"ap": "any", "ap_1": "1", "ap_0.5": "0.5", "ap_0.25": "0.25", "ap_0.12
 """Scores, and the largest distance that counts as right."""
 ROWS = {
     "set-clevr-like": "`set-clevr-like`",
-    "set-clevr-like-no-geometry": "without `place_loss` and `attention_loss`",
+    "set-clevr-like-no-geometry": "without `position_loss` and `attention_loss`",
 }
 
 
@@ -56,6 +56,17 @@ def iterations() -> str:
     return f"{as_markdown(lines)}\nMean over {seeds} seed{'s' * (seeds > 1)}.\n"
 
 
+def more_objects() -> str:
+    """Trained on scenes of 3 to 6 objects, scored on these numbers and on 7 to 10: means over seeds."""
+    rows = json.loads((ROOT / "results" / "set-more-objects.json").read_text())["rows"]
+    lines = [["objects in the scene", "seeds", *(f"AP, distance {title}" for title in TITLES.values())]]
+    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
+    for part, title in (("as_trained", "3 to 6, as in training"), ("more", "7 to 10")):
+        means = [spread([row[part][score] for row in rows]) for score in TITLES]
+        lines.append([title, str(len(rows)), *means])
+    return as_markdown(lines)
+
+
 def of_seeds(name: str) -> list[dict]:
     files = sorted((ROOT / "results").glob(f"{name}-seed*.json"))
     return [json.loads(file.read_text()) for file in files]
@@ -76,4 +87,4 @@ def as_markdown(lines: list[list[str]]) -> str:
 
 
 def blocks() -> dict[str, Callable[[], str]]:
-    return {"score": scores, "iterations": iterations}
+    return {"score": scores, "more": more_objects, "iterations": iterations}
