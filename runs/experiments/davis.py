@@ -3,8 +3,8 @@
     python runs/experiments/davis.py ../shared/data/davis2016
 
 Writes results/davis2016.json (J of every sequence, of each stage, and of simple baselines on the same flow,
-of every seed; learning curves) and the image docs/images/davis.png. No step sees labels but the last, which
-scores. How much colours count in finished masks is chosen for each method and fold by J on the sequences of
+of every seed; learning curves) and runs/davis.png, which holds photographs and stays out of the repository.
+No step sees labels but the last, which scores. How much colours count in finished masks is chosen for each method and fold by J on the sequences of
 the other folds; the other constants of `objecthood.motion.masks` and `objecthood.motion.paths` were
 chosen on these sequences, which results/tries.md tells of.
 """
@@ -263,8 +263,7 @@ def draw(pictures: dict[str, list[Image.Image]], scores: dict[str, float]) -> No
     sheet = Image.new("RGB", (4 * (width + 6), -(-len(tiles) // 4) * (height + 6)), figures.PAPER)
     for place, tile in enumerate(tiles):
         sheet.paste(tile, (place % 4 * (width + 6), place // 4 * (height + 6)))
-    (ROOT / "docs" / "images").mkdir(parents=True, exist_ok=True)
-    sheet.save(ROOT / "docs" / "images" / "davis.png")
+    sheet.save(ROOT / "runs" / "davis.png")
 
 
 if __name__ == "__main__":
