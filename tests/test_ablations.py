@@ -148,7 +148,7 @@ def test_unknown_switches_are_refused_with_what_is_allowed(unchecked, wrong):
 
 def test_a_prior_needs_softmax_over_slots():
     with pytest.raises(
-        ValueError, match=r"`competition` \(='inputs'\) must be 'slots'.* leave out"
+        ValueError, match=r"`competition` \(='inputs'\) must be 'slots'.* remove one"
     ) as caught:
         SlotAttention(6, 8, attention_bias=lambda attention, alone: attention, competition="inputs")
     assert "\n" not in str(caught.value)
@@ -210,7 +210,7 @@ def test_slot_mlp_refuses_other_sizes_in_one_line(unchecked, inputs, slots, iter
 
 
 def test_a_model_without_iterations_is_not_taken_apart():
-    with pytest.raises(ValueError, match="groups by SlotMLP, which has no iterations"):
+    with pytest.raises(ValueError, match="uses SlotMLP, which has no iterations"):
         Step(dataclasses.replace(BASE, ablation="slot-mlp").build_model())
 
 
@@ -309,7 +309,7 @@ def test_coarse_steps_see_half_the_resolution():
         recipe.loss(model, batch, step)
     assert sides == [16, 32]
     with pytest.raises(
-        ValueError, match=r"`resolution` \(=36\) must be a multiple of 8.* low_resolution_steps at 0"
+        ValueError, match=r"`resolution` \(=36\) must be a multiple of 8.* low_resolution_steps to 0"
     ):
         dataclasses.replace(recipe, resolution=36)
 
@@ -358,6 +358,7 @@ def test_an_ablation_changes_one_part_at_a_time():
     ):
         assert name == other_name and torch.equal(one, other)
     with pytest.raises(
-        ValueError, match=r"`slot_module` \(='soft-k-means'\) .* `ablation` \(='no-gru'\).* leave out one"
+        ValueError,
+        match=r"`slot_module` \(='soft-k-means'\) .* `ablation` \(='no-gru'\).* one of the two only",
     ):
         dataclasses.replace(BASE, ablation="no-gru", slot_module="soft-k-means")

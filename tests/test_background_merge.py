@@ -79,7 +79,7 @@ def test_predict_merges_on_request():
 
 
 def test_merging_is_refused_without_masks(tmp_path, capsys):
-    with pytest.raises(ValueError, match="`merge_background` .* these weights give none"):
+    with pytest.raises(ValueError, match="`merge_background` .* these weights predict none"):
         oh.predict("set-clevr", merge_background=True)
     assert (
         main(["predict", "--weights", "set-clevr", "--merge-background", "--out", str(tmp_path / "out")]) != 0

@@ -96,7 +96,7 @@ def test_evaluate_prints_floors_and_says_where_they_win(tmp_path, capsys):
     assert main.main(["evaluate", "sprites", *options]) == 0
     said = capsys.readouterr().out
     lines = {line.split("  ")[0]: line for line in said.splitlines()}
-    assert {"one restart", "best of 2", "floor: colour components", "floor: equal blocks"} <= set(lines)
+    assert {"one restart", "best of 2", "baseline: colour components", "baseline: equal blocks"} <= set(lines)
     assert "colour components reach" in said and "not that it is needed" in said
     assert "equal blocks reach" not in said
     facts = json.loads(file.read_text())

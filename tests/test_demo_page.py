@@ -441,7 +441,7 @@ def test_the_built_site_is_whole_or_not_there(tmp_path):
     with pytest.raises(RuntimeError, match="stopped"):
         build_site(shown, tmp_path / "site", tmp_path, say=stop)
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(RUNTIME)
-    with pytest.raises(ValueError, match="exists; name a new one"):
+    with pytest.raises(ValueError, match="exists and is not replaced"):
         build_site(shown, tmp_path, tmp_path)
 
 

@@ -79,7 +79,7 @@ def test_your_images(tmp_path):
     for number, image in enumerate(Sprites("train", 0, "grey", 64)[range(40)]["image"]):
         figures.to_image(image).save(folder / f"{number}.png")
     said = run("your_pictures.py", tmp_path, str(folder), "20")
-    assert "error on images kept out of training:" in said and said.count("of 6 slots active") == 40
+    assert "MSE on held-out images:" in said and said.count("of 6 slots active") == 40
     assert (tmp_path / "run" / "weights.safetensors").exists()
     assert len(list((tmp_path / "seen").glob("*-overlay.png"))) == 40
 

@@ -133,10 +133,10 @@ def test_slots_told_what_they_hold_are_in_the_graph(tmp_path):
     for file in (whole, parts / "step.onnx"):
         assert onnx.load(file).graph.node, "compared with PyTorch before it was kept"
     reading, model.readout = model.readout, None
-    with pytest.raises(ValueError, match="that differ"):
+    with pytest.raises(ValueError, match="differs from PyTorch"):
         compare_parts(model, parts, 1, 3)
     model.readout, model.grouping.slot_attention.bias_before_attention = reading, False
-    with pytest.raises(ValueError, match="that differ"):
+    with pytest.raises(ValueError, match="differs from PyTorch"):
         compare_whole(model, whole, 1, 3)
 
 
@@ -160,7 +160,7 @@ def damaged(model, name):
 def test_a_graph_that_differs_is_not_kept(guided, files, tmp_path, monkeypatch):
     graph = damaged(onnx.load(files[0]), "gru.bias_hh")
     monkeypatch.setattr(export_module, "whole_graph", lambda model: graph)
-    with pytest.raises(ValueError, match="differ by .* nothing was kept"):
+    with pytest.raises(ValueError, match="differs from PyTorch by .* no file was written"):
         export_onnx(guided, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -169,16 +169,16 @@ def test_a_part_that_differs_is_not_kept(guided, files, tmp_path, monkeypatch):
     graphs = {name: onnx.load(files[1] / f"{name}.onnx") for name in PARTS}
     graphs["paint"] = damaged(graphs["paint"], "layers.2.bias")
     monkeypatch.setattr(export_module, "part_graphs", lambda model: graphs)
-    with pytest.raises(ValueError, match="gives (reconstruction|appearance|masks) that differ"):
+    with pytest.raises(ValueError, match="(reconstruction|appearance|masks) of the exported graph differs"):
         export_parts(guided, tmp_path / "parts")
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_replaced(guided, tmp_path):
     (tmp_path / "mine.onnx").write_text("mine")
-    with pytest.raises(ValueError, match="exists; name a new one"):
+    with pytest.raises(ValueError, match="exists and is not replaced"):
         export_onnx(guided, tmp_path / "mine.onnx")
-    with pytest.raises(ValueError, match="exists; name a new one"):
+    with pytest.raises(ValueError, match="exists and is not replaced"):
         export_parts(guided, tmp_path)
     with pytest.raises(ValueError, match="must end in .onnx"):
         export_onnx(guided, tmp_path / "mine.pt")
@@ -200,7 +200,7 @@ def test_the_command_exports_published_weights(tmp_path, monkeypatch, capsys, un
     monkeypatch.chdir(tmp_path)
     code = main.main(["export", "set-clevr"])
     assert code == 0, capsys.readouterr().err
-    assert "set-clevr.onnx: as PyTorch to 1e-4" in capsys.readouterr().out
+    assert "set-clevr.onnx: matches PyTorch to 1e-4" in capsys.readouterr().out
     run, model = session(Path("set-clevr.onnx")), oh.load("set-clevr")
     images, noise = example_images(model, 1), torch.zeros(1, 10, 64)
     found = run({"image": images, "noise": noise, "iterations": torch.tensor(3)})
@@ -228,7 +228,7 @@ def test_mistakes_are_one_line(arguments, code, said, capsys, unchecked):
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"onnx, onnxscript, onnxruntime must .* 'objecthood\[export\]'"):
+    with pytest.raises(ValueError, match=r"needs onnx, onnxscript, onnxruntime; .*'objecthood\[export\]'"):
         export.require(export.NEEDED, "export")
 
 

@@ -261,5 +261,10 @@ def test_published_settings_are_the_papers():
         assert (recipe.batch_size, recipe.learning_rate, recipe.warmup_steps) == (64, 4e-4, 10_000)
         assert not recipe.final_norm and recipe.layer == 0 and recipe.test_iterations == 3
     assert (small.steps, small.decay_half_life, small.gradient_clip) == (500_000, 100_000, 1.0)
-    assert (spot.steps, spot.patch_orders, spot.distillation, spot.slots) == (92_400, 9, 0.005, "learned")
+    assert (spot.steps, spot.patch_orders, spot.distillation, spot.initial_slots) == (
+        92_400,
+        9,
+        0.005,
+        "learned",
+    )
     assert isinstance(small, FeatureDiscovery) and small.decoder == "autoregressive"

@@ -348,7 +348,7 @@ def test_only_stored_weights_are_counted_against_a_file(monkeypatch):
         for _ in range(15):
             Backbone()
     monkeypatch.setattr(limits, "FROZEN_WEIGHTS", NUM_WEIGHTS - 1)
-    with checkpoint.no_more_weights_than(0), pytest.raises(ValueError, match="weights in frozen parts"):
+    with checkpoint.no_more_weights_than(0), pytest.raises(ValueError, match="frozen weights"):
         restore("test:tiny")
 
 

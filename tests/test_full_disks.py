@@ -149,7 +149,7 @@ def test_a_place_that_cannot_be_written_to(tmp_path, monkeypatch, error, name, s
 
 def test_the_first_checkpoint_fails_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotSaved, match=r"file/checkpoints \(Not a directory\); none is there yet"):
+    with pytest.raises(NotSaved, match=r"file/checkpoints \(Not a directory\); there is none yet"):
         save(tmp_path / "file" / "checkpoints", 1)
 
 

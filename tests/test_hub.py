@@ -45,7 +45,7 @@ def test_facts_are_whole_and_true(name):
     for key in ("scores", "calibration", "parameters"):
         assert facts[key] == described[key]
     recipe = described_recipe(one.file).to_dict()
-    assert facts["settings"] == recipe and facts["seed"] == recipe["seed"]
+    assert oh.recipes.from_dict(facts["settings"]).to_dict() == recipe and facts["seed"] == recipe["seed"]
     validation = facts["validation"]["seeds"]
     assert str(facts["seed"]) == max(validation, key=lambda seed: validation[seed])
     assert facts["trained"]["machine"]["commit"]

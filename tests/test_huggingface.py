@@ -60,7 +60,9 @@ def test_there_and_back(server, elsewhere):
         oh.PRETRAINED["tetrominoes"].scores["fg_ari"], abs=1e-4
     )
     assert 'oh.from_pretrained("me/blocks")' in card and "](picture.png)" in card
-    said = elsewhere("model = oh.from_pretrained('me/blocks'); print(model.recipe.name, bool(model.usual))")
+    said = elsewhere(
+        "model = oh.from_pretrained('me/blocks'); print(model.recipe.name, bool(model.calibration))"
+    )
     assert said == "tetrominoes True"
 
     server.repositories["me/blocks"]["weights.safetensors"] = oh.PRETRAINED["sprites"].file.read_bytes()
@@ -157,7 +159,7 @@ def test_without_a_connection_it_fails_at_once_in_one_line(elsewhere):
     assert said.startswith(
         "True config.json of me/absent could not be downloaded (no connection to the Hub: "
     )
-    assert said.endswith("; check the connection, or take one of " + ", ".join(oh.PRETRAINED))
+    assert said.endswith("; check the connection, or use one of " + ", ".join(oh.PRETRAINED))
     assert "..." not in said
 
 
@@ -172,7 +174,7 @@ def test_without_a_connection_the_cache_serves(server, elsewhere):
 
 
 def test_a_model_is_published_as_its_weight_file(server, elsewhere):
-    told = "licence='MIT', data='Mine.', limits='Many.', chosen='One seed', image=PICTURE"
+    told = "licence='MIT', data='Mine.', limits='Many.', chosen='One seed', picture=PICTURE"
     told += ", scores={'fg_ari': 0.5}"
     code = (
         "PICTURE = oh.PRETRAINED['tetrominoes'].example\n"
@@ -182,7 +184,7 @@ def test_a_model_is_published_as_its_weight_file(server, elsewhere):
         "again = oh.from_pretrained('me/model')\n"
         "pairs = zip(model.state_dict().values(), again.state_dict().values(), strict=True)\n"
         "same = all((a == b).all() for a, b in pairs)\n"
-        "print(again.recipe == model.recipe, again.usual == model.usual, same)"
+        "print(again.recipe == model.recipe, again.calibration == model.calibration, same)"
     )
     assert elsewhere(code) == "True True True"
     facts = json.loads(server.repositories["me/model"]["config.json"])
@@ -196,7 +198,7 @@ def test_a_model_is_published_as_its_weight_file(server, elsewhere):
 def test_models_that_cannot_be_published_are_told(tmp_path):
     import torch
 
-    with pytest.raises(ValueError, match="this Linear does not state its recipe.*recipe=oh.RECIPES"):
+    with pytest.raises(ValueError, match="this Linear has no `recipe`.*recipe=oh.RECIPES"):
         oh.push_to_hub(torch.nn.Linear(2, 2), "me/x")
     with pytest.raises(ValueError, match=r"without scores; .*scores=oh.evaluate\(model, recipe\)"):
         told = {"licence": "MIT", "data": "Mine.", "limits": "Many.", "chosen": "One seed"}

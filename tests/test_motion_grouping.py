@@ -269,7 +269,7 @@ def test_a_video_is_predicted_with_the_masks_that_are_measured(davis, tmp_path):
     assert predict_video.are_videos([str(folder)], model)
     with pytest.raises(ValueError, match="of a video model"):
         predict_video.are_videos([str(folder / "00000.jpg")], model)
-    with pytest.raises(ValueError, match="no other number of iterations or slots"):
+    with pytest.raises(ValueError, match="accept no `iterations`"):
         predict_video.predict_video(model, folder, tmp_path / "other", num_slots=4)
 
 

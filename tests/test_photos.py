@@ -71,5 +71,5 @@ def test_what_it_cannot_do_is_refused_in_one_line(tmp_path, capsys):
     assert "cannot be exported" in capsys.readouterr().err
     with pytest.raises(ValueError, match="segments do not persist over frames"):
         predict_video(oh.load("photos"), tmp_path / "clip.mp4", tmp_path / "out")
-    with pytest.raises(ValueError, match="must be 1 here"):
+    with pytest.raises(ValueError, match="must be 1 for these weights"):
         oh.predict("photos", drawn(64, 64)[0], restarts=2)

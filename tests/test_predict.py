@@ -260,7 +260,7 @@ def test_starts_on_the_command_line(capsys):
     code, said = evaluate("tetrominoes-guided", "--restarts", "2")
     assert code == 0 and "of 2 restarts the one of lowest" in " ".join(said.split())
     for weights, restarts, reason in (
-        ("tetrominoes", "2", "--restarts (=2) must be 1 here"),
+        ("tetrominoes", "2", "--restarts (=2) must be 1 for these weights"),
         ("tetrominoes-guided", "0", "--restarts (=0) must be at least 1"),
         ("set-clevr", "2", "set-clevr-like has no --restarts (=2)"),
     ):

@@ -120,7 +120,7 @@ def test_the_command(tmp_path, capsys):
     assert main(["predict", str(picture), "--weights", str(weights), "--out", str(out)]) == 1
     assert "name video files or folders of frames" in capsys.readouterr().err
     assert main(["predict", str(clip), str(picture), "--weights", str(weights), "--out", str(out)]) == 1
-    assert "one kind at a time" in capsys.readouterr().err
+    assert "mix videos and images" in capsys.readouterr().err
 
 
 def test_a_image_model_takes_frames_for_themselves(tmp_path, unchecked):

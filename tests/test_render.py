@@ -73,9 +73,9 @@ SLOW = """
 import sys
 import numpy as np
 from objecthood.data.clevr_render.arrangement import draw_scene
-from objecthood.data.clevr_render.render import choose_variant, render_picture
+from objecthood.data.clevr_render.render import choose_variant, render_image
 assert choose_variant()[0] == "scalar_rgb" and "libllvm19" in choose_variant()[1]
-np.save(sys.argv[1], [render_picture(draw_scene(5, 1, (3, 6)), 5, 1, 32) for _ in range(2)])
+np.save(sys.argv[1], [render_image(draw_scene(5, 1, (3, 6)), 5, 1, 32) for _ in range(2)])
 """
 
 

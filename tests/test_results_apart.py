@@ -98,7 +98,7 @@ def test_two_runs_do_not_write_into_one_folder(model, tmp_path, weights):
     pictures = [plain(tmp_path / "in" / f"{number}.png") for number in range(3)]
     first = stream(model, pictures[:2], tmp_path / "out", animate=False)
     next(first)
-    with pytest.raises(ValueError, match=f"is written to by process {os.getpid()}; wait for it, or name"):
+    with pytest.raises(ValueError, match=f"is written to by process {os.getpid()}; wait for it, or use"):
         oh.predict(model, pictures[2], tmp_path / "out", animate=False)
     command = [sys.executable, "-m", "objecthood", "predict", pictures[2], "--weights", weights]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

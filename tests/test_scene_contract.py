@@ -86,7 +86,8 @@ def test_every_data_set_of_the_package_is_tried_here(dataset):
         kinds = [kind for kind in waiting.pop().__subclasses__() if kind.__module__.startswith("objecthood.")]
         waiting += kinds
         found |= {kind.__name__ for kind in kinds}
-    assert found == {
+    elsewhere = {"CachedFeatures", "WithClasses"}  # test_feature_cache.py, test_feature_recipes.py
+    assert found - elsewhere == {
         *("EndlessDataset", "Tetrominoes", "Sprites", "MovingSprites", "Camouflage", "ClevrLike", "OnDevice"),
         *("Untouched", "Folder", "Packed", "Clevr", "ClevrTex", "Coco", "MotionFields"),
     }

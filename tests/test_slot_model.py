@@ -210,7 +210,7 @@ def test_its_figures_and_files_need_no_decoder(tmp_path):
     assert result.plot().width > 32 and "of 4 slots active" in result._repr_html_()
     with pytest.raises(ValueError, match=r"`merge_background` \(=True\)"):
         oh.predict(Colours(), wide(), merge_background=True)
-    with pytest.raises(ValueError, match=r"`restarts` \(=2\) must be 1 here"):
+    with pytest.raises(ValueError, match=r"`restarts` \(=2\) must be 1 for these weights"):
         oh.predict(Colours(), wide(), restarts=2)
 
 

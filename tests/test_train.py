@@ -454,7 +454,7 @@ def test_scores_depend_on_start_noise_of_each_image():
 
 
 def test_unknown_recipes_are_refused_by_name():
-    with pytest.raises(ValueError, match="recipe 'spritez' is not known; known are tetrominoes"):
+    with pytest.raises(ValueError, match="recipe 'spritez' is not known; choose one of tetrominoes"):
         oh.evaluate(PAPER.build_model(), "spritez")
 
 

@@ -97,7 +97,7 @@ def test_region_similarity_of_a_sequence_with_and_without_its_ends():
         predicted[frame, 0, :wrong] = False
     assert metrics.sequence_region_similarity(truth, predicted, skip_ends=False) == 0.375
     assert metrics.sequence_region_similarity(truth, predicted, skip_ends=True) == 0.625
-    with pytest.raises(ValueError, match="masks of 2 frames have no J: give at least 3 frames"):
+    with pytest.raises(ValueError, match="masks of 2 frames have no J; give at least 3 frames"):
         metrics.sequence_region_similarity(truth[:2], predicted[:2], skip_ends=True)
 
 

@@ -39,7 +39,9 @@ def read_description(path: str | Path) -> dict[str, Any]:
         metadata = tensors.pop("__metadata__", {})
         if metadata.get("format") != FORMAT:
             raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-        metadata |= {new: metadata.pop(old) for old, new in METADATA.items() if old in metadata}
+        for old, new in METADATA.items():
+            if old in metadata:
+                metadata.setdefault(new, metadata.pop(old))
         metadata.setdefault("calibration", "{}")  # missing in files of version 0.1.0
         metadata.setdefault("frozen", "{}")  # only for models with frozen modules
         facts = metadata | {key: parse_json(metadata[key]) for key in _IN_JSON}

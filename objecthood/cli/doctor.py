@@ -16,7 +16,7 @@ NEEDED = {
     "safetensors": (0, 5),
     "rich": (13, 7),
     "tyro": (1, 0),
-    "jaxtyping": (0, 3),
+    "jaxtyping": (0, 3, 7),
     "google-crc32c": (1, 5),
     "shtab": (1, 7),
     "typing_extensions": (4, 13),

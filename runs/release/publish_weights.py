@@ -71,56 +71,54 @@ SCENE = (
     "Scene {} of those with 3 to 6 objects that come with the package (seed 0, split test; trained on "
     "seed 7), chosen for its variety before a model had seen it."
 )
-STARTS = "Scores are of 8 starts of each image, of which the best painted counts."
+VARIANT = "The model is a variant of slot attention, not the paper's"
 ENTRIES = {
     "tetrominoes": Entry(
-        data="Tetrominoes generated on the spot (`objecthood.data.generated.tetrominoes`): three "
-        "blocks of plain "
-        "colour on black, 35 x 35 pixels, without end. Not the published data set.",
-        limits="Blocks of this size on black, and nothing else. The background often shares a slot with a "
-        "block, which costs nothing in reconstruction: that is why plain ARI is low where foreground"
-        " ARI is high.",
+        data="Generated Tetrominoes (`objecthood.data.generated.tetrominoes`): three blocks of plain "
+        "colour on "
+        "black, 35 x 35 pixels. Not the published data set.",
+        limits="Only blocks of this size on black. The background often shares a slot with a block, which "
+        "costs "
+        "nothing in reconstruction; therefore ARI is low where FG-ARI is high.",
         picture=lambda: Tetrominoes("test", 0)[[0]]["image"][0],
         picture_says="The first test scene.",
     ),
     "tetrominoes-guided": Entry(
-        data="Tetrominoes generated on the spot (`objecthood.data.generated.tetrominoes`): three "
-        "blocks of plain "
-        "colour on black, 35 x 35 pixels, without end. Not the published data set.",
-        limits="Blocks of this size on black, and nothing else. A variant of slot attention (compact, "
-        "distinct slots, masks born from attention, slots seen and painted from their own centre), not the "
-        f"paper's method. {STARTS} With one some blocks of one colour that touch share a slot.",
+        data="Generated Tetrominoes (`objecthood.data.generated.tetrominoes`): three blocks of plain "
+        "colour on "
+        "black, 35 x 35 pixels. Not the published data set.",
+        limits=f"Only blocks of this size on black. {VARIANT}: spatial bias, attention-conditioned masks and "
+        "slot-centric reference frames. With one restart, touching blocks of one colour may share a slot.",
         picture=lambda: Tetrominoes("test", 0)[[0]]["image"][0],
         picture_says="The first test scene.",
     ),
     "sprites": Entry(
-        data="Sprites generated on the spot (`objecthood.data.generated.sprites`): two to five "
-        "overlapping shapes of "
-        "plain colour on grey, 64 x 64 pixels, without end. Not Multi-dSprites itself.",
-        limits="Shapes of plain colour on a grey ground. A variant of slot attention (compact, distinct "
-        "slots, masks born from attention), not the paper's method. Two sprites of nearly one colour"
-        f" that touch may share a slot. {STARTS}",
+        data="Generated sprites (`objecthood.data.generated.sprites`): two to five overlapping shapes "
+        "of plain "
+        "colour on grey, 64 x 64 pixels. Not Multi-dSprites itself.",
+        limits=f"Only shapes of plain colour on a grey background. {VARIANT}: spatial bias, duplicate "
+        "suppression "
+        "and attention-conditioned masks. Touching sprites of similar colour may share a slot.",
         picture=lambda: Sprites("test", 0, "grey", 64)[[0]]["image"][0],
         picture_says="The first test scene.",
     ),
     "clevr": Entry(
-        data=f"{RENDERED}, of which those with 3 to 6 objects are taken; seen at 64 x 64 pixels.",
-        limits="Rendered solids on a grey ground, in the paper's cut of the image; photographs are out of"
-        " its reach. A variant of slot attention (compact, distinct slots, masks born from "
-        "attention, slots seen and painted from their own centre, shading taken out), not the paper's "
-        "method; shadows go with the ground, grey things are harder than coloured ones, and things that "
-        f"hide most of each other may share a slot. {STARTS} More than 6 objects need more slots "
+        data=f"{RENDERED}, only those with 3 to 6 objects, at 64 x 64 pixels.",
+        limits="Only rendered solids on a grey background, in the paper's crop; not photographs. "
+        f"{VARIANT}: spatial bias, attention-conditioned masks, slot-centric reference frames and "
+        "chromaticity. Shadows belong to the background, grey objects are harder than coloured ones, and "
+        "objects that occlude most of each other may share a slot. More than 6 objects need more slots "
         "(`num_slots=11`).",
         picture=bundled_scene(9),
         picture_says=SCENE.format(9),
-        chosen_by="mbo",  # foreground ARI prefers masks that are larger than their objects
+        chosen_by="mbo",  # FG-ARI favours masks that are larger than their objects
     ),
     "set-clevr": Entry(
-        data=f"{RENDERED}; with their properties as labels; seen at 128 x 128 pixels.",
-        limits="Sizes, materials, shapes and colours of CLEVR's solids alone, seen by CLEVR's camera in the"
-        " paper's cut: it names things so in every image. One seed was trained. Positions are good"
-        " to about half a unit of a scene of six; few are within a quarter. Being trained with "
-        "labels, it finds nothing that it was not told of.",
+        data=f"{RENDERED}; with object properties as labels; at 128 x 128 pixels.",
+        limits="Only sizes, materials, shapes and colours of CLEVR's solids, seen by CLEVR's camera in the "
+        "paper's crop; it predicts them in any image. Most positions are within half a unit of a scene of "
+        "six, few within a quarter. It was trained with labels, and two of its losses use the camera's true "
+        "geometry.",
         picture=bundled_scene(9),
         picture_says=SCENE.format(9),
     ),
@@ -283,7 +281,7 @@ def describe(name: str) -> None:
     }
     file.write_text(json.dumps(json.loads(file.read_text()) | said, indent=1) + "\n")
     one = hub.read_all(hub.WEIGHTS)[name]
-    figures.to_image(entry.example()).save(one.example, optimize=True)
+    figures.to_image(entry.picture()).save(one.example, optimize=True)
     (result,) = oh.predict(hub.load(one.check()), one.example)
     result.plot().save(IMAGES / f"weights-{name}.png", optimize=True)
     CARDS.mkdir(exist_ok=True)

@@ -257,7 +257,7 @@ def _join(scenes: list[Packed]) -> bytes:
     np.savez(
         stream,
         pictures=np.frombuffer(b"".join(scene.picture for scene in scenes), np.uint8),
-        image_sizes=np.array([len(scene.picture) for scene in scenes], np.int32),
+        picture_sizes=np.array([len(scene.picture) for scene in scenes], np.int32),
         masks=np.frombuffer(b"".join(scene.masks for scene in scenes), np.uint8),
         mask_sizes=np.array([len(scene.masks) for scene in scenes], np.int32),
         coordinates=np.stack([scene.coordinates for scene in scenes]),
