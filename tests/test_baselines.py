@@ -97,8 +97,8 @@ def test_evaluate_prints_floors_and_says_where_they_win(tmp_path, capsys):
     said = capsys.readouterr().out
     lines = {line.split("  ")[0]: line for line in said.splitlines()}
     assert {"one restart", "best of 2", "baseline: colour components", "baseline: equal blocks"} <= set(lines)
-    assert "colour components reach" in said and "not that it is needed" in said
-    assert "equal blocks reach" not in said
+    assert "baseline colour components: FG-ARI" in said and "do not need a learned model" in said
+    assert "baseline equal blocks: FG-ARI" not in said
     facts = json.loads(file.read_text())
     assert facts["floors"]["components"]["fg_ari"] > facts["scores"]["fg_ari"] > 0.8
     assert "components/fg_ari," in table.read_text()

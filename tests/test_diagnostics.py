@@ -258,7 +258,8 @@ def test_slots_that_do_not_converge_are_reported():
     found = diagnose(Oscillating(model.encoder, model.grouping, model.decoder), plain, num_scenes=4)
     assert found.summary["swing"] == pytest.approx(4.0, rel=1e-4)
     assert any(
-        finding.page.endswith("#slots-swing") and "4.0 times" in finding.text for finding in found.findings
+        finding.page.endswith("#slots-do-not-converge") and "4.0 times" in finding.text
+        for finding in found.findings
     )
     still = diagnose(oh.load("tetrominoes"), plain, num_scenes=4)
     assert still.summary["swing"] < 1.2 and not any("converge" in finding.text for finding in still.findings)

@@ -182,7 +182,7 @@ def test_nothing_is_replaced(guided, tmp_path):
         export_parts(guided, tmp_path)
     with pytest.raises(ValueError, match="must end in .onnx"):
         export_onnx(guided, tmp_path / "mine.pt")
-    with pytest.raises(ValueError, match="there is no folder"):
+    with pytest.raises(ValueError, match="does not exist; create it"):
         export_onnx(guided, tmp_path / "no" / "mine.onnx")
     assert (tmp_path / "mine.onnx").read_text() == "mine"
 

@@ -4,9 +4,9 @@
 
 Writes results/davis2016.json (J of every sequence, of each stage, and of simple baselines on the same flow,
 of every seed; learning curves) and runs/davis.png, which holds photographs and stays out of the repository.
-No step sees labels but the last, which scores. How much colours count in finished masks is chosen for each method and fold by J on the sequences of
-the other folds; the other constants of `objecthood.motion.masks` and `objecthood.motion.paths` were
-chosen on these sequences, which results/tries.md tells of.
+No step sees labels but the last, which scores. The weight of colours in finished masks is chosen for each
+method and fold by J on the sequences of the other folds; the other constants of `objecthood.motion.masks` and
+`objecthood.motion.paths` were chosen on these sequences (results/tries.md).
 """
 
 from __future__ import annotations
