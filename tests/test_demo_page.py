@@ -231,7 +231,7 @@ def test_everything_is_reached_and_named_by_keyboard(visit):
     for wanted in (
         "Play the iterations", "Iteration", "Slots", "Iterations", "Restart with noise", "New scene",
         "Your image", "Slot 1 of image A, shown", "Move slot 1 of image A to image B",
-        "where slots look",
+        "attention",
     ):  # fmt: skip
         assert wanted in text, f"{wanted} cannot be reached; {text}"
     visit.page.focus("#iteration")

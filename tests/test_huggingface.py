@@ -205,7 +205,7 @@ def test_models_that_cannot_be_published_are_told(tmp_path):
         oh.push_to_hub(oh.load("tetrominoes"), "me/x", **told)
     with pytest.raises(ValueError, match="cannot be published"):
         oh.push_to_hub(5, "me/x")
-    with pytest.raises(ValueError, match="`recipe` goes with a model"):
+    with pytest.raises(ValueError, match="`recipe` is for models only"):
         oh.push_to_hub("sprites", "me/x", recipe=oh.RECIPES["sprites"])
 
 

@@ -99,8 +99,8 @@ def _version(name: str) -> str | None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: "2.13.0+cpu" gives (2, 13)."""
-    parts = version.split("+")[0].split(".")[:2]
+    """The leading numbers of a version: "2.13.0+cpu" gives (2, 13, 0)."""
+    parts = version.split("+")[0].split(".")[:3]
     return tuple(int(part) if part.isdigit() else 0 for part in parts)
 
 
