@@ -20,7 +20,7 @@ from PIL import Image
 import objecthood as oh
 from objecthood.cli import doctor
 from objecthood.cli.commands import COMMANDS
-from objecthood.cli.main import main
+from objecthood.cli.main import idle_cores, main
 from objecthood.runtime.signals import Preempted
 from objecthood.runtime.signals import command as typed_here
 from objecthood.runtime.spelling import nearest
@@ -547,3 +547,10 @@ def test_data_is_packed(tmp_path, capsys, shared_data):
 def test_data_typed_wrongly(typed, answer, capsys):
     code, _, complaints = run(capsys, *typed.split())
     assert code == 2 and len(complaints) == 1 and answer in complaints[0]
+
+
+@pytest.mark.parametrize("load, cores, wanted", [(0.2, 8, 8), (3.4, 8, 5), (11.0, 2, 1), (0.0, 1, 1)])
+def test_predict_takes_the_cores_that_are_free(monkeypatch, load, cores, wanted):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    assert idle_cores() == wanted
