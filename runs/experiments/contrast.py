@@ -77,7 +77,8 @@ def probe(model: oh.recipes.base.Model, recipe: oh.recipes.Recipe) -> dict[str, 
     ]
     objects = [probes.matched_objects(scenes, slots, masks) for scenes, slots, masks, _ in parts]
     scores = probes.property_scores(*objects)
-    return scores | ({} if hasattr(model, "decoder") else decode(*parts))
+    own = getattr(model, "decoder", None) is not None
+    return scores | ({} if own else decode(*parts))
 
 
 def gather(
