@@ -230,6 +230,14 @@ def test_slots_learn_the_segments_of_a_cut(photographs, caches):
         dataclasses.replace(recipe, cached=False)
 
 
+def test_classes_are_read_with_the_orientation_of_the_objects(photographs):
+    recipe = dataclasses.replace(
+        RECIPES["dinosaur-vits16-coco"], data="coco-stored", data_path=str(photographs), resolution=32
+    )
+    scenes = recipe.dataset("validation")
+    assert scenes.scenes.orientation == scenes.by_class.orientation == "stored"
+
+
 def test_mirroring_turns_the_chosen_ones_alone():
     maps = torch.rand(3, 2, 4, 5)
     found = mirror(maps, torch.tensor([True, False, True]), dim=2)
@@ -241,6 +249,10 @@ def test_the_best_restart_has_the_lowest_error_of_features(photographs, caches):
     model, images = recipe.build_model().eval(), torch.rand(4, 3, 32, 32)
     noise = torch.randn(5, 4, 3, 12)
     assert model.restarts_differ
+    fixed = dataclasses.replace(recipe, initial_slots="learned").build_model()
+    assert not fixed.restarts_differ
+    with pytest.raises(ValueError, match="must be 1 for these weights"):
+        oh.predict(fixed, images[0], restarts=2)
     measure = "reconstruction error of features"
     each = [model.anomaly_score(images, model.segment(images, noise=one[None]))[measure] for one in noise]
     best = model.anomaly_score(images, model.segment(images, noise=noise))[measure]

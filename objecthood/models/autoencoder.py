@@ -182,36 +182,35 @@ class SlotAutoencoder(SlotModel):
     @property
     def restarts_differ(self) -> bool:
         """Whether initial slots depend on noise."""
-        initial = self.grouping.initial_slots
-        return isinstance(initial, GaussianSlots) or initial.noise_scale > 0
+        return self.grouping.depends_on_noise
 
     def export_stages(self) -> ExportStages:
         return ExportStages(self.input_transform, self.encoder, self.grouping, self.readout, self.decoder)
 
     def decoding_error(
-        self, images: Float[Tensor, "batch 3 height width"], painting: DecoderOutput, scene: AutoencoderOutput
+        self, images: Float[Tensor, "batch 3 height width"], decoded: DecoderOutput, found: AutoencoderOutput
     ) -> Float[Tensor, " batch"]:
         """Reconstruction error: mean squared error in [0, 1] units.
 
         With `unconditioned_masks`, the reconstruction uses the unconditioned mask logits:
         attention-conditioned masks reconstruct two objects of one colour as well as one.
         """
-        logits = painting.unconditioned_logits if self.unconditioned_masks else None
+        logits = decoded.unconditioned_logits if self.unconditioned_masks else None
         if logits is None:
-            reconstruction = scene.reconstruction
+            reconstruction = found.reconstruction
         else:
-            reconstruction, _ = self.composite(painting.appearance, logits)
+            reconstruction, _ = self.composite(decoded.appearance, logits)
         return (reconstruction - images).square().mean(dim=(1, 2, 3))
 
     def output(
         self,
-        painting: DecoderOutput,
+        decoded: DecoderOutput,
         slots: Float[Tensor, "batch slots slot_dim"],
         attention: Float[Tensor, "batch iterations slots grid_height grid_width"],
     ) -> AutoencoderOutput:
         """The result of `decode` as returned by `forward`."""
-        reconstruction, masks = self.composite(painting.appearance, painting.mask_logits)
-        appearance = from_symmetric(at_least_float32(painting.appearance))
+        reconstruction, masks = self.composite(decoded.appearance, decoded.mask_logits)
+        appearance = from_symmetric(at_least_float32(decoded.appearance))
         return AutoencoderOutput(reconstruction, appearance, masks, slots, attention)
 
     def reconstruct(

@@ -24,7 +24,6 @@ from objecthood.nn.feature_decoders import FeatureReconstruction, MLPFeatureDeco
 from objecthood.nn.frozen_features import Backbone
 from objecthood.nn.grouping import Grouping
 from objecthood.nn.guided_filter import masks_at_size
-from objecthood.nn.initial_slots import LearnedSlots
 from objecthood.nn.positions import PositionEmbedding
 from objecthood.nn.precision import at_least_float32
 
@@ -65,6 +64,8 @@ class Dinosaur(SlotModel):
         >>> model.segment(torch.rand(2, 3, 64, 96)).masks.shape
         torch.Size([2, 5, 64, 96])
     """
+
+    grouping: Grouping
 
     def __init__(
         self,
@@ -144,9 +145,8 @@ class Dinosaur(SlotModel):
 
     @property
     def restarts_differ(self) -> bool:
-        """Whether slots start from noise."""
-        initial = self.grouping.initial_slots
-        return not isinstance(initial, LearnedSlots) or initial.spread > 0
+        """Whether initial slots depend on noise."""
+        return self.grouping.depends_on_noise
 
     def anomaly_score(
         self, images: Float[Tensor, "batch 3 height width"], output: SlotOutput

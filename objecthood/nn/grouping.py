@@ -78,6 +78,12 @@ class Grouping(nn.Module):
         return self.slot_attention.slot_dim
 
     @property
+    def depends_on_noise(self) -> bool:
+        """Whether initial slots differ from one noise to another."""
+        initial = self.initial_slots
+        return not isinstance(initial, LearnedSlots) or initial.noise_scale > 0
+
+    @property
     def iterations(self) -> int:
         """Default number of iterations; may be set."""
         return self.slot_attention.iterations

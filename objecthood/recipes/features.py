@@ -356,6 +356,7 @@ class WithClasses(Dataset):
             source.resolution,
             split=source.split,
             labels="class",
+            orientation=scenes.orientation,
         )
 
     def __len__(self) -> int:
