@@ -86,7 +86,7 @@ def run(name: str, recipe: SpatialBiasDiscovery) -> dict:
     result = oh.train(recipe, out, resume=(out / "recipe.json").exists(), device="cpu")
     model = checkpoint.load(out / "weights.safetensors", recipe)
     found = diagnose(model, recipe)
-    found.picture(rows=4).save(IMAGES / f"{name}.webp", quality=85, method=6)
+    found.figure(rows=4).save(IMAGES / f"{name}.webp", quality=85, method=6)
     return {
         "recipe": recipe.to_dict(),
         "protocol": result["protocol"],

@@ -64,7 +64,7 @@ def main() -> None:
                 is_changed = what == title or row["scores"] != rows[-2]["scores"]
                 if title == scenes and what not in drawn and is_changed:
                     drawn.add(what)
-                    how.picture(model, first).save(IMAGES / f"{arguments.name}-{what}-scenes.png")
+                    how.preview(model, first).save(IMAGES / f"{arguments.name}-{what}-scenes.png")
     facts = {"protocol": protocol, "machine": describe(), "rows": rows}
     (ROOT / "results" / f"{arguments.name}-scenes.json").write_text(json.dumps(facts, indent=1) + "\n")
 

@@ -196,7 +196,7 @@ class Watched(SpatialBiasDiscovery):
         seen = self.discover(model, scenes["image"], torch.arange(4))
         score = metrics.adjusted_rand_index(scenes["masks"], seen.masks, ignore_background=True).nanmean()
         KEPT.append((scenes["image"], seen.reconstruction.clamp(0, 1), seen.masks, float(score)))
-        return super().picture(model, scenes)
+        return super().preview(model, scenes)
 
 
 KEPT: list[tuple[Tensor, Tensor, Tensor, float]] = []
