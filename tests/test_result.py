@@ -91,6 +91,36 @@ def test_saved_alone_as_by_predict(tmp_path):
         alone.save(tmp_path / "theirs")
 
 
+def test_scores_are_mean_masks_and_go_where_the_masks_go():
+    (result,) = oh.predict("sprites")
+    largest, owner = result.masks.max(dim=0)
+    annotations = result.to_coco()["annotations"]
+    assert len(annotations) > 2
+    for one in annotations:
+        mean = largest[owner == one["slot"]].mean().item()
+        assert one["score"] == pytest.approx(mean, abs=1e-4) and 0.2 < mean <= 1
+
+
+def test_detections_of_supervision():
+    supervision = pytest.importorskip("supervision")
+    (result,) = oh.predict("sprites")
+    found = result.to_supervision()
+    assert isinstance(found, supervision.Detections)
+    for number, one in enumerate(result.to_coco()["annotations"]):
+        left, top, width, height = one["bbox"]
+        assert found.data["slot"][number] == one["slot"]
+        assert found.xyxy[number].tolist() == [left, top, left + width, top + height]
+        assert found.confidence[number] == pytest.approx(one["score"], abs=1e-4)
+        np.testing.assert_array_equal(found.mask[number], result.labels == one["slot"])
+    assert len(found) == number + 1
+
+
+def test_without_supervision_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install supervision"):
+        oh.predict("sprites")[0].to_supervision()
+
+
 def test_user_images_in_memory(tmp_path):
     picture = read_image(oh.PRETRAINED["sprites"].example)
     results = oh.predict("sprites", [picture, Image.fromarray(picture)], tmp_path / "out", animate=False)

@@ -59,9 +59,37 @@ class PredictedMasks(Result):
         crop of `fit="crop"`."""
         return enlarge_labels(self.masks, self.placement).numpy()
 
+    @property
+    def scores(self) -> Float[np.ndarray, " slots"]:
+        """Mean of each slot's mask where it is the largest, 0 to 1; 0 for slots without a pixel."""
+        return mask_scores(self.masks)
+
     def to_coco(self) -> dict[str, Any]:
         """A COCO data set of this image, as JSON values (`coco_masks`)."""
-        return coco_masks(self.labels, self.relative.as_posix())
+        return coco_masks(self.labels, self.relative.as_posix(), self.scores)
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections` of the active slots: masks and boxes at the image's size, scores as
+        confidence, class 0, and the slots' numbers in `data["slot"]`.
+
+        Raises:
+            ModuleNotFoundError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("to_supervision needs supervision: pip install supervision") from error
+        labels = self.labels
+        slots = np.array(active_slots(labels), np.int64)
+        masks = labels == slots[:, None, None]
+        boxes = np.array([rle.bounding_box(mask) for mask in masks], np.float32).reshape(-1, 4)
+        return supervision.Detections(
+            xyxy=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
+            mask=masks,
+            confidence=self.scores[slots],
+            class_id=np.zeros(len(slots), np.int64),
+            data={"slot": slots},
+        )
 
     def cutout(self, slot: int) -> Image.Image:
         """The image at its own size, RGBA, with the soft mask of `slot` as alpha; ValueError for another
@@ -94,7 +122,8 @@ class PredictedMasks(Result):
         labels = enlarge_labels(self.masks, self.placement)
         with staged(files["masks"]) as file:
             figures.indexed_png(labels.where(labels >= 0, NO_SLOT), file)
-        write_text(files["coco"], json.dumps(coco_masks(labels.numpy(), self.relative.as_posix())))
+        coco = coco_masks(labels.numpy(), self.relative.as_posix(), self.scores)
+        write_text(files["coco"], json.dumps(coco))
         with staged(files["overlay"]) as file:
             _tint(self.pixels, labels).save(file)
 
@@ -144,12 +173,27 @@ def active_slots(labels: Int16[np.ndarray, "height width"]) -> list[int]:
     return np.unique(labels[labels >= 0]).tolist()
 
 
-def coco_masks(labels: Int16[np.ndarray, "height width"], file_name: str) -> dict[str, Any]:
-    """Labels as a COCO data set of one image, as JSON values; slots without pixels are omitted.
+def mask_scores(masks: Float[Tensor, "slots rows columns"]) -> Float[np.ndarray, " slots"]:
+    """Mean of each mask where it is the largest, 0 where it never is; float32.
 
-    >>> masks = coco_masks(np.array([[0, 0, 3]], np.int16), "a.png")["annotations"]
-    >>> [(mask["slot"], mask["bbox"]) for mask in masks]
-    [(0, [0, 0, 2, 1]), (3, [2, 0, 1, 1])]
+    >>> mask_scores(torch.tensor([[[0.75, 0.5]], [[0.25, 0.25]], [[0.0, 0.25]]])).tolist()
+    [0.625, 0.0, 0.0]
+    """
+    highest, labels = masks.max(dim=0)
+    sums = torch.zeros(len(masks)).index_add_(0, labels.flatten(), highest.flatten().float())
+    return (sums / labels.flatten().bincount(minlength=len(masks)).clamp_min(1)).numpy()
+
+
+def coco_masks(
+    labels: Int16[np.ndarray, "height width"], file_name: str, scores: Float[np.ndarray, " slots"]
+) -> dict[str, Any]:
+    """Labels and the slots' scores as a COCO data set of one image, as JSON values; slots without pixels are
+    omitted.
+
+    >>> scores = np.array([0.75, 0, 0, 0.5], np.float32)
+    >>> masks = coco_masks(np.array([[0, 0, 3]], np.int16), "a.png", scores)["annotations"]
+    >>> [(mask["slot"], mask["bbox"], mask["score"]) for mask in masks]
+    [(0, [0, 0, 2, 1], 0.75), (3, [2, 0, 1, 1], 0.5)]
     """
     height, width = labels.shape
     annotations = []
@@ -157,7 +201,7 @@ def coco_masks(labels: Int16[np.ndarray, "height width"], file_name: str) -> dic
         mask = labels == slot
         annotation = {"id": number, "image_id": 1, "category_id": 1, "iscrowd": 0, "slot": slot}
         where = {"segmentation": rle.encode(mask), "area": int(mask.sum()), "bbox": rle.bounding_box(mask)}
-        annotations.append(annotation | where)
+        annotations.append(annotation | where | {"score": round(float(scores[slot]), 4)})
     return {
         "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
         "categories": [{"id": 1, "name": "slot"}],
