@@ -153,7 +153,7 @@ def is_dataset(name: str) -> bool:
     """Whether a module defines a class that inherits one of the base classes of `data.scene`."""
     classes = [node for node in ast.parse(MODULES[name].read_text()).body if isinstance(node, ast.ClassDef)]
     bases = {ast.unparse(base) for node in classes for base in node.bases}
-    return name != "objecthood.data.scene" and bool(bases & {"Dataset", "EndlessDataset"})
+    return name != "objecthood.data.scene" and bool(bases & {"Dataset", "EndlessDataset", "DecodedDataset"})
 
 
 @pytest.mark.parametrize("name", within("objecthood.data"))

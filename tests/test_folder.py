@@ -167,7 +167,7 @@ def test_wrong_arguments(few, arguments, error, problem):
 
 def test_cache_spares_reading_up_to_its_limit(many, monkeypatch):
     whole = Folder(many, resolution=4)
-    monkeypatch.setattr(module, "CACHE_BYTES", 100 * 3 * 4 * 4 + 1)
+    monkeypatch.setattr("objecthood.data.io.cache.CACHE_BYTES", 100 * 3 * 4 * 4 + 1)
     partly = Folder(many, resolution=4)
     calls = []
     monkeypatch.setattr(module, "read_image", lambda path, warn: calls.append(path) or read_image(path))

@@ -88,7 +88,16 @@ def test_every_data_set_of_the_package_is_tried_here(dataset):
         found |= {kind.__name__ for kind in kinds}
     elsewhere = {"CachedFeatures", "WithClasses"}  # test_feature_cache.py, test_feature_recipes.py
     assert found - elsewhere == {
-        *("EndlessDataset", "Tetrominoes", "Sprites", "MovingSprites", "Camouflage", "ClevrLike", "OnDevice"),
+        *(
+            "DecodedDataset",
+            "EndlessDataset",
+            "Tetrominoes",
+            "Sprites",
+            "MovingSprites",
+            "Camouflage",
+            "ClevrLike",
+            "OnDevice",
+        ),
         *("Untouched", "Folder", "Packed", "Clevr", "ClevrTex", "Coco", "MotionFields"),
     }
     assert type(dataset).__name__ in found

@@ -81,13 +81,12 @@ def _machine() -> dict[str, str]:
 
 
 def _limits() -> dict[str, str]:
-    from objecthood.data import folder
-    from objecthood.data.io import images
+    from objecthood.data.io import cache, images
     from objecthood.runtime import limits
 
     return limits.TABLE | {
         "image formats": " ".join(images.FORMATS),
-        "image cache": f"{folder.CACHE_BYTES:,} bytes per folder",
+        "image cache": f"{cache.CACHE_BYTES:,} bytes per data set",
     }
 
 

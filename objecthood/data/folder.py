@@ -6,24 +6,15 @@ Every image is decoded once when the data set is built, so that damaged files ar
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from jaxtyping import UInt8
-
-from objecthood.data.io.images import ImageError, find_images, read_image, resize_image
+from objecthood.data.io.cache import Decoded, resized
+from objecthood.data.io.images import ImageError, find_images, read_image
 from objecthood.data.randomness import HELD_OUT, SPLITS, split_of
-from objecthood.data.scene import Dataset, Scenes
-from objecthood.data.transforms import central_square
-
-# Cache size for resized images (20,000 of 128 x 128); further images are read at every use. It leaves memory
-# on a machine with 8 GB, where several processes may each hold a copy.
-CACHE_BYTES = 1_000_000_000
+from objecthood.data.scene import DecodedDataset
 
 
-class Folder(Dataset):
+class Folder(DecodedDataset):
     """All images in a folder and its sub-folders: the central square of each, resized.
 
     The split of an image depends only on its path relative to the folder: about 90 % train, 5 % validation,
@@ -66,58 +57,33 @@ class Folder(Dataset):
         crop: bool = True,
         skip_bad: bool = False,
     ):
-        if split not in SPLITS:
-            raise ValueError(f"`split` (={split!r}) must be one of {', '.join(SPLITS)}")
-        if resolution < 1:
-            raise ValueError(f"`resolution` (={resolution}) must be at least 1 pixel")
+        super().__init__(resolution, split)
         name = repr(os.fspath(path))
         if not os.path.isdir(path):
             raise ImageError(f"{name}: is not a folder; name a folder of images")
         everything = find_images([Path(path)])
         members, self.overlaps = _members(everything, Path(path), split)
-        self.resolution, self.crop = resolution, crop
+        self.crop = crop
         self.paths: list[Path] = []
         self.skipped: list[tuple[Path, str]] = []
-        self._cache: dict[Path, UInt8[np.ndarray, "height width 3"]] = {}
         self._read_all(members, skip_bad)
         if not self.paths:
             count, reason = len(self.skipped), self.skipped[0][1]
             raise ImageError(f"{name}: none of {count} images can be read; the first: {reason}")
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        """A batch: `image` float32 [batch, 3, resolution, resolution] in [0, 1].
-
-        Raises:
-            ImageError: an image outside the cache was removed or damaged since the data set was built.
-        """
-        batch = np.empty((len(indices), self.resolution, self.resolution, 3), dtype=np.uint8)
-        for row, index in enumerate(indices):
-            path = self.paths[index]
-            batch[row] = self._cache[path] if path in self._cache else self._read(path)
-        return {"image": torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous().float().div_(255)}
-
-    def _read(self, path: Path) -> UInt8[np.ndarray, "height width 3"]:
-        image = read_image(path, warn=True)
-        if self.crop:
-            image = np.ascontiguousarray(image[central_square(image.shape[0], image.shape[1])])
-        return resize_image(image, (self.resolution, self.resolution))
+    def decode(self, number: int) -> Decoded:
+        picture = read_image(self.paths[number], warn=True)
+        return resized(picture, None, self.resolution, 1.0 if self.crop else None)
 
     def _read_all(self, members: list[Path], skip_bad: bool) -> None:
-        capacity = CACHE_BYTES // (3 * self.resolution**2)
         for member in members:
+            self.paths.append(member)
             try:
-                image = self._read(member)
+                self._cache[len(self.paths) - 1]
             except ImageError as error:
                 if not skip_bad:
                     raise
-                self.skipped.append((member, str(error)))
-                continue
-            if len(self._cache) < capacity:
-                self._cache[member] = image
-            self.paths.append(member)
+                self.skipped.append((self.paths.pop(), str(error)))
 
 
 def _members(everything: list[Path], folder: Path, split: str) -> tuple[list[Path], bool]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import SupportsIndex, TypeAlias, TypedDict, cast
 
 import numpy as np
@@ -17,6 +18,10 @@ import torch.utils.data
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from typing_extensions import NotRequired
+
+from objecthood.data.io.cache import Cache, Decoded
+from objecthood.data.randomness import SPLITS
+from objecthood.data.transforms import as_images
 
 Index: TypeAlias = SupportsIndex | slice | Sequence[int] | np.ndarray | Tensor
 DEFAULT_SIZE = 100_000
@@ -121,7 +126,7 @@ class Dataset(torch.utils.data.Dataset[Scenes], ABC):
 
 
 class EndlessDataset(Dataset):
-    """Scenes generated from their index, in unlimited number.
+    """Scenes generated from their index, in unlimited number; a subclass implements `make`.
 
     `len` is `size`, so that samplers and loops end. `batch` also accepts larger indices: the training loop
     uses every scene once, in index order.
@@ -134,6 +139,8 @@ class EndlessDataset(Dataset):
     """
 
     endless = True
+    chunk = 64
+    """Scenes that `make` gets at a time: larger temporaries exceed the CPU's cache."""
 
     def __init__(self, size: int = DEFAULT_SIZE):
         if size < 1:
@@ -142,6 +149,66 @@ class EndlessDataset(Dataset):
 
     def __len__(self) -> int:
         return self.size
+
+    def make(self, indices: Int[np.ndarray, " scenes"]) -> dict[str, np.ndarray]:
+        """The scenes of `indices` as arrays."""
+        raise NotImplementedError
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+        indices = np.asarray(indices, dtype=np.int64)
+        starts = range(0, len(indices), self.chunk)
+        chunks = [self.make(indices[start : start + self.chunk]) for start in starts]
+        joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        return cast(Scenes, {name: torch.from_numpy(array) for name, array in joined.items()})
+
+
+class DecodedDataset(Dataset):
+    """Square images read from files, with label maps if the source has them, in a memory cache.
+
+    A subclass sets `paths` or implements `__len__`, and implements `decode`.
+
+    Args:
+        resolution: side of the images in pixels.
+        split: one of `randomness.SPLITS`; None: no split.
+
+    Raises:
+        ValueError: unknown split, or a resolution below 1.
+    """
+
+    paths: list[Path]
+    """The images, in the order of the indices."""
+
+    def __init__(self, resolution: int, split: str | None):
+        check_selection(resolution, split)
+        self.resolution = resolution
+        self._cache = Cache(self.decode)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @abstractmethod
+    def decode(self, number: int) -> Decoded:
+        """One scene, resized."""
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+        """`image` float32 [batch, 3, height, width] in [0, 1]; `masks` int64 [batch, height, width].
+
+        Raises ValueError (`ImageError`, or the data set's own) if a file is missing or damaged.
+        """
+        decoded = [self._cache[int(index)] for index in indices]
+        scenes: Scenes = {"image": as_images(np.stack([one.picture for one in decoded]))}
+        labels = [one.labels for one in decoded if one.labels is not None]
+        if labels:
+            scenes["masks"] = torch.from_numpy(np.stack(labels).astype(np.int64))
+        return scenes
+
+
+def check_selection(resolution: int | None, split: str | None) -> None:
+    """Raise ValueError for an unknown split or a resolution below 1; None is allowed for both."""
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"`split` (={split!r}) must be one of {', '.join(SPLITS)}")
+    if resolution is not None and resolution < 1:
+        raise ValueError(f"`resolution` (={resolution}) must be at least 1 pixel")
 
 
 def _of_each(scenes: Scenes, change: Callable[[Tensor], Tensor]) -> Scenes:

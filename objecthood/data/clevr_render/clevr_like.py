@@ -26,10 +26,10 @@ from objecthood.data.clevr_render.arrangement import MIN_OBJECTS, check_objects,
 from objecthood.data.clevr_render.scene import ClevrScene
 from objecthood.data.clevr_render.view import crop_masks
 from objecthood.data.io.archives import read_arrays
-from objecthood.data.io.cache import Cache, Decoded
+from objecthood.data.io.cache import Decoded
 from objecthood.data.io.images import read_image
 from objecthood.data.randomness import SPLITS, split_key
-from objecthood.data.scene import Dataset, Scenes
+from objecthood.data.scene import DecodedDataset, Scenes, check_selection
 from objecthood.data.transforms import resize_majority
 from objecthood.runtime.files import parse_json
 
@@ -123,7 +123,7 @@ def render_dataset(
     return folder
 
 
-class ClevrLike(Dataset):
+class ClevrLike(DecodedDataset):
     """Rendered scenes: what `render_dataset` wrote, or the 256 that come with the package.
 
     Object k of a scene is row k of `properties` and label k + 1 of `masks`. An object hidden by the crop
@@ -160,10 +160,7 @@ class ClevrLike(Dataset):
         count: int | None = None,
     ):
         check_objects(objects)
-        if split not in SPLITS:
-            raise ValueError(f"`split` (={split!r}) must be one of {', '.join(SPLITS)}")
-        if resolution is not None and resolution < 1:
-            raise ValueError(f"`resolution` (={resolution}) must be at least 1 pixel")
+        check_selection(resolution, split)
         manifest, scenes = _read_split(Path(path), split)
         numbers = np.array([(scene.classes[:, 0] != 255).sum() for scene in scenes])
         kept = np.flatnonzero((numbers >= objects[0]) & (numbers <= objects[1]))[:count]
@@ -172,28 +169,20 @@ class ClevrLike(Dataset):
                 f"{str(path)!r}: none of {len(scenes)} scenes has {objects[0]}-{objects[1]} objects"
             )
         self.settings = {name: value for name, value in manifest.items() if name != "shards"}
-        self.resolution = resolution or manifest["resolution"]
+        super().__init__(resolution or manifest["resolution"], split)
         self._scenes = [scenes[index] for index in kept]
-        self._cache = Cache(self._decode)
 
     def __len__(self) -> int:
         return len(self._scenes)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """image float32 [batch, 3, H, W] in [0, 1], masks int64 [batch, H, W], properties [batch, 10, 19]."""
-        decoded = [self._cache[int(index)] for index in indices]
-        pictures = np.stack([scene.picture for scene in decoded])
-        masks = np.stack([scene.labels for scene in decoded if scene.labels is not None])
-        rows = [
-            _properties(self._scenes[int(i)], scene.labels) for i, scene in zip(indices, decoded, strict=True)
-        ]
-        return {
-            "image": torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float().div_(255),
-            "masks": torch.from_numpy(masks.astype(np.int64)),
-            "properties": torch.from_numpy(np.stack(rows)),
-        }
+        scenes = super().batch(indices)
+        pairs = zip(indices, scenes["masks"].numpy(), strict=True)
+        rows = [_properties(self._scenes[int(index)], masks) for index, masks in pairs]
+        return scenes | {"properties": torch.from_numpy(np.stack(rows))}
 
-    def _decode(self, index: int) -> Decoded:
+    def decode(self, index: int) -> Decoded:
         scene, side = self._scenes[index], (self.resolution, self.resolution)
         picture = Image.fromarray(read_image(scene.picture))
         masks = _unpack_masks(scene.masks)
@@ -239,15 +228,12 @@ def _unpack_masks(packed: bytes) -> UInt8[np.ndarray, "height width"]:
         raise ClevrLikeError(f"masks of {height} x {width} are damaged ({error}); render again") from error
 
 
-def _properties(
-    scene: Packed, masks: Integer[np.ndarray, "height width"] | None
-) -> Float[np.ndarray, "10 19"]:
+def _properties(scene: Packed, masks: Integer[np.ndarray, "height width"]) -> Float[np.ndarray, "10 19"]:
     real = scene.classes[:, 0] != 255
     classes = dict(zip(clevr_properties.NAMES, scene.classes[real].T.astype(np.int64), strict=True))
     rows = clevr_properties.encode(scene.coordinates[real], classes)
-    if masks is not None:
-        shown = np.bincount(masks.ravel(), minlength=MAX_OBJECTS + 1)[1:] / masks.size
-        rows[shown < LEAST_SHARE] = 0
+    shown = np.bincount(masks.ravel(), minlength=MAX_OBJECTS + 1)[1:] / masks.size
+    rows[shown < LEAST_SHARE] = 0
     return rows
 
 

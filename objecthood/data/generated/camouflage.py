@@ -6,15 +6,13 @@ about objects; common motion is the only cue. Objects bounce at the border.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import torch
+from jaxtyping import Int
 
 from objecthood.data.generated.silhouettes import AREAS, REACH, between, silhouettes
 from objecthood.data.generated.trajectories import bounce
 from objecthood.data.randomness import split_key, uniform
-from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, Scenes, paint_labels
+from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, paint_labels
 
 RESOLUTION = 64
 MIN_OBJECTS, MAX_OBJECTS = 2, 3
@@ -23,7 +21,6 @@ FASTEST = 2  # pixels per frame and axis
 VELOCITIES = np.array(
     [(x, y) for x in range(-FASTEST, FASTEST + 1) for y in range(-FASTEST, FASTEST + 1) if x or y]
 )
-_CHUNK = 16
 _DRAWS = 5  # per object: kind, size, angle, column, row
 
 
@@ -41,6 +38,8 @@ class Camouflage(EndlessDataset):
         (torch.Size([2, 3, 3, 64, 64]), 3)
     """
 
+    chunk = 16
+
     def __init__(
         self,
         split: str = "train",
@@ -55,14 +54,8 @@ class Camouflage(EndlessDataset):
             raise ValueError(f"`frames` (={frames}) must be at least 1")
         self.key, self.frames, self.camera = split_key(seed, split), frames, camera
 
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def make(self, indices: Int[np.ndarray, " scenes"]) -> dict[str, np.ndarray]:
         """image [batch, time, 3, 64, 64], and the other video fields of `data.scene`."""
-        indices = np.asarray(indices, dtype=np.int64)
-        chunks = [self._make(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]
-        joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-        return {name: torch.from_numpy(array) for name, array in joined.items()}  # type: ignore[return-value]
-
-    def _make(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         batch, time, side = len(indices), self.frames, RESOLUTION
         draws = uniform(self.key, indices, MAX_OBJECTS * _DRAWS, stream=3)
         draws = draws.reshape(batch, MAX_OBJECTS, _DRAWS)

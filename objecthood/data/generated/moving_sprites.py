@@ -8,17 +8,15 @@ with published sets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
-import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int, Integer
 
 from objecthood.data.generated.silhouettes import AREAS, between, rgb_from_hsv, silhouettes
 from objecthood.data.generated.trajectories import bounce, circle
 from objecthood.data.randomness import split_key, uniform
-from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, Scenes, paint_labels
+from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, paint_labels
 
 RESOLUTION = 64
 MIN_SPRITES, MAX_SPRITES = 2, 5
@@ -32,7 +30,6 @@ SATURATION, VALUE = (0.5, 1.0), (0.6, 1.0)
 CAMERA_RADIUS = 0.125  # of the side: the camera moves on a circle
 WAVES, WAVE_NUMBER = 6, 5.0  # of the texture: cosines per channel, and their largest wave number
 Backdrop = Literal["grey", "coloured", "textured"]
-_CHUNK = 16
 _DRAWS = 12  # per sprite
 
 
@@ -52,6 +49,8 @@ class MovingSprites(EndlessDataset):
         >>> clips["image"].shape, clips["masks"].shape, clips["flow"].shape
         (torch.Size([2, 4, 3, 64, 64]), torch.Size([2, 4, 64, 64]), torch.Size([2, 4, 2, 64, 64]))
     """
+
+    chunk = 16
 
     def __init__(
         self,
@@ -74,14 +73,8 @@ class MovingSprites(EndlessDataset):
         self.key, self.frames, self.background = split_key(seed, split), frames, background
         self.camera, self.resolution = camera, resolution
 
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def make(self, indices: Int[np.ndarray, " scenes"]) -> dict[str, np.ndarray]:
         """image [batch, time, 3, H, W], and the other video fields of `data.scene`."""
-        indices = np.asarray(indices, dtype=np.int64)
-        chunks = [self._make(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]
-        joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-        return {name: torch.from_numpy(array) for name, array in joined.items()}  # type: ignore[return-value]
-
-    def _make(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         batch, time, side = len(indices), self.frames, self.resolution
         draws = uniform(self.key, indices, MAX_SPRITES * _DRAWS).reshape(batch, MAX_SPRITES, _DRAWS)
         scene = uniform(self.key, indices, 6, stream=1)

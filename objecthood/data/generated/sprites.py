@@ -7,16 +7,14 @@ variant) or colour ("coloured"). Shapes and ranges differ: scores are not compar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from objecthood.data.generated.silhouettes import between, rgb_from_hsv, silhouettes
 from objecthood.data.randomness import split_key, uniform
-from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, Scenes, paint_labels
+from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, paint_labels
 
 RESOLUTION = 64
 MIN_SPRITES, MAX_SPRITES = 2, 5
@@ -24,7 +22,6 @@ HALF_SIZE = (0.09, 0.18)  # of the image's side
 CENTRE = (0.12, 0.88)
 SATURATION, VALUE = (0.5, 1.0), (0.6, 1.0)
 Background = Literal["grey", "coloured"]
-_CHUNK = 64
 _DRAWS = 8  # per sprite: shape, half size, angle, row, column, hue, saturation, value
 
 
@@ -58,15 +55,9 @@ class Sprites(EndlessDataset):
             )
         self.key, self.background, self.resolution = split_key(seed, split), background, resolution
 
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def make(self, indices: Int[np.ndarray, " scenes"]) -> dict[str, np.ndarray]:
         """image float32 [batch, 3, H, W] in [0, 1], masks int64 [batch, H, W] with objects from 1 (occluded
         ones absent)."""
-        indices = np.asarray(indices, dtype=np.int64)
-        chunks = [self._make(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]
-        image, masks = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
-        return {"image": torch.from_numpy(image), "masks": torch.from_numpy(masks)}
-
-    def _make(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         draws = uniform(self.key, indices, MAX_SPRITES * _DRAWS).reshape(len(indices), MAX_SPRITES, _DRAWS)
         scene_draws = uniform(self.key, indices, 4, stream=1)
         num_sprites = MIN_SPRITES + (scene_draws[:, 0] * (MAX_SPRITES - MIN_SPRITES + 1)).astype(int)
@@ -80,7 +71,7 @@ class Sprites(EndlessDataset):
         colors[:, 1:] = rgb_from_hsv(
             draws[..., 5], between(SATURATION, draws[..., 6]), between(VALUE, draws[..., 7])
         )
-        return paint_labels(labels, colors), labels.astype(np.int64)
+        return {"image": paint_labels(labels, colors), "masks": labels.astype(np.int64)}
 
 
 def silhouettes_of(

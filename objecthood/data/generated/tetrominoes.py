@@ -7,15 +7,13 @@ published set (equal colours may touch). Scores are not comparable.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int, UInt64
 
 from objecthood.data.randomness import split_key, uniform
-from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, Scenes, paint_labels
+from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, paint_labels
 
 RESOLUTION = 35
 BLOCK = 5
@@ -30,7 +28,6 @@ _SHAPES = {
     "J": [(0, 0), (1, 0), (1, 1), (1, 2)],
     "L": [(0, 2), (1, 0), (1, 1), (1, 2)],
 }
-_CHUNK = 64  # fastest: larger temporaries exceed the CPU cache
 
 
 class Tetrominoes(EndlessDataset):
@@ -51,20 +48,14 @@ class Tetrominoes(EndlessDataset):
         super().__init__(size)
         self.key = split_key(seed, split)
 
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+    def make(self, indices: Int[np.ndarray, " scenes"]) -> dict[str, np.ndarray]:
         """image float32 [batch, 3, 35, 35] in [0, 1], masks int64 [batch, 35, 35] with objects 1, 2, 3."""
-        indices = np.asarray(indices, dtype=np.int64)
-        chunks = [self._make(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]
-        image, masks = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
-        return {"image": torch.from_numpy(image), "masks": torch.from_numpy(masks)}
-
-    def _make(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         pieces, _ = placements()
         chosen = self._choose(indices)
         labels = sum(pieces[chosen[:, number]] * np.uint8(number + 1) for number in range(NUM_PIECES))
         colors = np.zeros((len(indices), NUM_PIECES + 1, 3), np.float32)
         colors[:, 1:] = COLORS[(uniform(self.key, indices, NUM_PIECES) * len(COLORS)).astype(int)]
-        return paint_labels(labels, colors), labels.astype(np.int64)
+        return {"image": paint_labels(labels, colors), "masks": labels.astype(np.int64)}
 
     def _choose(self, indices: np.ndarray) -> Int[np.ndarray, "scenes pieces"]:
         """Rejection sampling of placements without overlap: uniform over all valid ones."""

@@ -21,10 +21,9 @@ import torch
 from jaxtyping import Float
 
 from objecthood.data import clevr_properties
-from objecthood.data.io.cache import Cache, Decoded
+from objecthood.data.io.cache import Decoded
 from objecthood.data.io.images import read_image
-from objecthood.data.randomness import SPLITS
-from objecthood.data.scene import Dataset, Scenes
+from objecthood.data.scene import DecodedDataset, Scenes
 from objecthood.data.transforms import CLEVR_COLUMNS, CLEVR_ROWS, as_images, resize_bilinear
 from objecthood.runtime.files import parse_json
 
@@ -36,7 +35,7 @@ class ClevrError(ValueError):
     """Not a CLEVR folder, or a damaged one. One line."""
 
 
-class Clevr(Dataset):
+class Clevr(DecodedDataset):
     """The folder as unpacked: `images/train/*.png`, `scenes/CLEVR_train_scenes.json`, and the same for val.
 
     Args:
@@ -67,13 +66,10 @@ class Clevr(Dataset):
         max_objects: int = clevr_properties.MAX_OBJECTS,
         crop: bool = False,
     ):
-        if split not in SPLITS:
-            raise ValueError(f"`split` (={split!r}) must be one of {', '.join(SPLITS)}")
-        if resolution < 1:
-            raise ValueError(f"`resolution` (={resolution}) must be at least 1 pixel")
+        super().__init__(resolution, split)
         if max_objects > clevr_properties.MAX_OBJECTS:
             raise ValueError(f"`max_objects` (={max_objects}) must be at most {clevr_properties.MAX_OBJECTS}")
-        self.resolution, self.crop = resolution, crop
+        self.crop = crop
         source = "val" if split == "test" else "train"
         file = Path(path) / "scenes" / f"CLEVR_{source}_scenes.json"
         scenes = [
@@ -85,10 +81,6 @@ class Clevr(Dataset):
             raise ClevrError(f"'{file}': no scene of {min_objects} to {max_objects} objects in {split}")
         self.paths = [Path(path) / "images" / source / scene["image_filename"] for scene in scenes]
         self.properties = np.stack([_properties(scene, file) for scene in scenes])
-        self._cache = Cache(self._decode)
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """`image` float32 [batch, 3, resolution, resolution] in [0, 1], `properties` float32 [batch, 10, 19].
@@ -96,11 +88,10 @@ class Clevr(Dataset):
         Raises:
             ImageError: an image is missing or damaged.
         """
-        numbers = np.asarray(indices, dtype=np.int64)
-        pictures = np.stack([self._cache[int(number)].picture for number in numbers])
-        return {"image": as_images(pictures), "properties": torch.from_numpy(self.properties[numbers])}
+        properties = torch.from_numpy(self.properties[np.asarray(indices, dtype=np.int64)])
+        return {"image": super().batch(indices)["image"], "properties": properties}
 
-    def _decode(self, number: int) -> Decoded:
+    def decode(self, number: int) -> Decoded:
         picture = read_image(self.paths[number])
         if self.crop:
             picture = np.ascontiguousarray(picture[CLEVR_ROWS, CLEVR_COLUMNS])

@@ -11,20 +11,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from objecthood.data.io.cache import Cache, Decoded
-from objecthood.data.io.images import read_image, resize_image
-from objecthood.data.randomness import SPLITS
-from objecthood.data.scene import Dataset, Scenes
-from objecthood.data.transforms import as_images, central_square, resize_nearest
+from objecthood.data.io.cache import Decoded, resized
+from objecthood.data.io.images import read_image
+from objecthood.data.scene import DecodedDataset
 
 Variant = Literal["full", "pbg", "vbg", "grassbg", "camo", "outd"]
 CROP_SHARE = 0.8  # of the shorter side: 192 of 240 pixels
@@ -36,7 +32,7 @@ class ClevrTexError(ValueError):
     """Not a ClevrTex folder, or a damaged one. One line."""
 
 
-class ClevrTex(Dataset):
+class ClevrTex(DecodedDataset):
     """One variant's folder, as unpacked.
 
     The first tenth of the scenes is "test", the second "validation", the rest "train"; of "outd", which is
@@ -67,46 +63,21 @@ class ClevrTex(Dataset):
         variant: Variant = "full",
         crop: bool = True,
     ):
-        if split not in SPLITS:
-            raise ValueError(f"`split` (={split!r}) must be one of {', '.join(SPLITS)}")
+        super().__init__(resolution, split)
         if variant not in get_args(Variant):
             raise ValueError(f"`variant` (={variant!r}) must be one of {', '.join(get_args(Variant))}")
-        if resolution < 1:
-            raise ValueError(f"`resolution` (={resolution}) must be at least 1 pixel")
-        self.resolution, self.crop = resolution, crop
+        self.crop = crop
         everything = _find_scenes(Path(path), variant)
         first, last = (0.0, 1.0) if variant == "outd" else SPLIT_SHARES[split]
         self.paths = everything[int(first * len(everything)) : int(last * len(everything))]
         if not self.paths:
             raise ClevrTexError(f"'{path}': {len(everything)} scenes are too few for a {split} split")
-        self._cache = Cache(self._decode)
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        """`image` float32 [batch, 3, resolution, resolution] in [0, 1], `masks` int64 [batch, resolution,
-        resolution].
-
-        Raises:
-            ImageError, ClevrTexError: an image or a mask is missing or damaged.
-        """
-        scenes = [self._cache[int(index)] for index in indices]
-        labels = np.stack([scene.labels for scene in scenes if scene.labels is not None])
-        return {
-            "image": as_images(np.stack([scene.picture for scene in scenes])),
-            "masks": torch.from_numpy(labels.astype(np.int64)),
-        }
-
-    def _decode(self, number: int) -> Decoded:
+    def decode(self, number: int) -> Decoded:
         path = self.paths[number]
         picture = read_image(path)
         labels = read_labels(mask_path(path), (picture.shape[0], picture.shape[1]))
-        if self.crop:
-            window = central_square(picture.shape[0], picture.shape[1], share=CROP_SHARE)
-            picture, labels = picture[window], labels[window]
-        picture = resize_image(np.ascontiguousarray(picture), (self.resolution, self.resolution))
-        return Decoded(picture, resize_nearest(labels, self.resolution))
+        return resized(picture, labels, self.resolution, CROP_SHARE if self.crop else None)
 
 
 def mask_path(picture: Path) -> Path:

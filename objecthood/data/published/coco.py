@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from jaxtyping import Int16
 
-from objecthood.data.io.cache import Cache, Decoded
-from objecthood.data.io.images import ImageWarning, read_image, read_orientation, resize_image
+from objecthood.data.io.cache import Decoded, resized
+from objecthood.data.io.images import ImageWarning, read_image, read_orientation
 from objecthood.data.io.rle import read_runs
-from objecthood.data.randomness import SPLITS, split_of
-from objecthood.data.scene import Dataset, Scenes
-from objecthood.data.transforms import as_images, central_square, resize_nearest
+from objecthood.data.randomness import split_of
+from objecthood.data.scene import DecodedDataset
 from objecthood.runtime import limits
 from objecthood.runtime.files import parse_json
 
@@ -40,7 +38,7 @@ class CocoError(ValueError):
     """Annotations that cannot be read. One line."""
 
 
-class Coco(Dataset):
+class Coco(DecodedDataset):
     """A folder of images and one JSON file: all of it, or one split of it.
 
     COCO publishes a file for every split (`instances_train2017.json`, `instances_val2017.json`): read each
@@ -86,15 +84,9 @@ class Coco(Dataset):
             raise ValueError(f"`orientation` (={orientation!r}) must be stored, upright or None")
         if labels not in get_args(Labels):
             raise ValueError(f"`labels` (={labels!r}) must be one of {', '.join(get_args(Labels))}")
-        if resolution < 1:
-            raise ValueError(f"`resolution` (={resolution}) must be at least 1 pixel")
-        if split is not None and split not in SPLITS:
-            raise ValueError(
-                f"`split` (={split!r}) must be one of {', '.join(SPLITS)}, or None for the whole"
-            )
+        super().__init__(resolution, split)
         _pycocotools()
-        self.resolution, self.labels, self.crop = resolution, labels, crop
-        self.orientation = orientation
+        self.labels, self.crop, self.orientation = labels, crop, orientation
         self.name = repr(os.fspath(annotations))
         content = _read(Path(annotations), self.name)
         categories = sorted(content["categories"], key=lambda category: category["id"])
@@ -102,25 +94,6 @@ class Coco(Dataset):
         self._class_labels = {category["id"]: label for label, category in enumerate(categories, 1)}
         self._images, self._things = _by_image(content, keep_empty, split, self.name)
         self.paths = [Path(images) / picture["file_name"] for picture in self._images]
-        self._cache = Cache(self._decode)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        """`image` float32 [batch, 3, resolution, resolution] in [0, 1], `masks` int64 [batch, resolution,
-        resolution]: 0 background, -1 ignored.
-
-        Raises:
-            ImageError: an image is missing or damaged.
-            CocoError: an image's size is not the one in the file, or a segmentation makes no sense.
-        """
-        scenes = [self._cache[int(index)] for index in indices]
-        labels = np.stack([scene.labels for scene in scenes if scene.labels is not None])
-        return {
-            "image": as_images(np.stack([scene.picture for scene in scenes])),
-            "masks": torch.from_numpy(labels.astype(np.int64)),
-        }
 
     def label_map(self, number: int) -> Int16[np.ndarray, "height width"]:
         """Labels of one image at its full size.
@@ -188,15 +161,11 @@ class Coco(Dataset):
     def _cannot_be_drawn(self, thing: dict[str, Any], error: Exception) -> CocoError:
         return CocoError(f"{self.name}: annotation {_named(thing['id'])} cannot be drawn ({error})")
 
-    def _decode(self, number: int) -> Decoded:
+    def decode(self, number: int) -> Decoded:
         picture = read_image(self.paths[number], upright=self.orientation != "stored")
         labels = self.label_map(number)
         self._check_size(self.paths[number], (picture.shape[0], picture.shape[1]), labels.shape)
-        if self.crop:
-            window = central_square(*labels.shape)
-            picture, labels = picture[window], labels[window]
-        picture = resize_image(np.ascontiguousarray(picture), (self.resolution, self.resolution))
-        return Decoded(picture, resize_nearest(labels, self.resolution))
+        return resized(picture, labels, self.resolution, 1.0 if self.crop else None)
 
     def _check_size(self, path: Path, size: tuple[int, int], wanted: tuple[int, ...]) -> None:
         """CocoError where an image is of another size than its annotations; a warning where an orientation

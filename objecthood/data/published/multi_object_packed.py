@@ -26,8 +26,7 @@ import torch
 from jaxtyping import Integer
 
 from objecthood.data.published.multi_object import RawScene, RawScenes
-from objecthood.data.randomness import SPLITS
-from objecthood.data.scene import Dataset, Scenes
+from objecthood.data.scene import Dataset, Scenes, check_selection
 from objecthood.data.transforms import CLEVR_COLUMNS, CLEVR_ROWS, as_images, resize_bilinear, resize_nearest
 from objecthood.runtime.files import parse_json
 
@@ -145,10 +144,7 @@ class Packed(Dataset):
         min_objects: int = 0,
         max_objects: int | None = None,
     ):
-        if split not in SPLITS:
-            raise ValueError(f"`split` (={split!r}) must be one of {', '.join(SPLITS)}")
-        if resolution is not None and resolution < 1:
-            raise ValueError(f"`resolution` (={resolution}) must be at least 1 pixel")
+        check_selection(resolution, split)
         self._path = Path(path)
         self.manifest = _read_manifest(self._path)
         self._arrays = _map_arrays(self._path, self.manifest)
