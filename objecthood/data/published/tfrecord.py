@@ -10,10 +10,11 @@ a good file of fewer records. The format holds no count. The published files are
 
 from __future__ import annotations
 
+import gzip
 import os
 import struct
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import NoReturn
 
 import google_crc32c
@@ -23,7 +24,7 @@ from objecthood.runtime import limits
 # No record larger than this is read: the largest honest one known is CLEVR's, 3.2 MB. A damaged length would
 # otherwise have gigabytes inflated before anything is found wrong.
 MAX_RECORD_BYTES = limits.RECORD_BYTES
-_CHUNK = 2**16  # bytes of the file read at a time
+_PIECE = 2**16  # bytes asked for at a time: a claimed length takes no memory
 _MASK_DELTA = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h
 _GZIP = b"\x1f\x8b\x08"  # RFC 1952: the magic number, and deflate, its only method
 
@@ -116,7 +117,7 @@ class Records(Iterator[bytes]):
         """Exactly `count` bytes, or none at the end of the file where it may end."""
         try:
             data = self._stream.read(count)
-        except _StreamError as error:
+        except ValueError as error:
             raise self._error(f"{error}; download the file again") from error
         if len(data) < count and not (may_end and not data):
             missing = f"{len(data)} of {count} bytes of {what}"
@@ -146,94 +147,51 @@ def masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
-class _StreamError(Exception):
-    """Compression that is damaged."""
-
-
 class _Stream:
-    """The bytes of a file, decompressed where it is compressed, with no more in memory than asked for."""
+    """The bytes of a file, decompressed if it is compressed, with no more in memory than asked for."""
 
     def __init__(self, path: str | os.PathLike[str], name: str):
         try:
             self._size = os.stat(path).st_size
-            start = _first_bytes(path)
+            if not os.path.isfile(path):  # a pipe would block, a folder has no bytes
+                raise ValueError("not a regular file")
+            self._file = open(path, "rb")  # noqa: SIM115 (closed by `close`)
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             problem = getattr(error, "strerror", None) or str(error)
             raise RecordError(f"{name}: cannot be opened ({problem}); check its name") from error
-        # A plain file may begin like a compressed one: its first length decides.
-        self._compressed = start.startswith(_GZIP) and not _is_header(start)
-        self._chunks = _chunks(path)
-        self._inflate = zlib.decompressobj(wbits=31)
-        self._waiting = b""  # bytes read and not yet used
+        start = self._file.read(12)
+        self._file.seek(0)
         self._used = 0
+        # A plain file may begin like a compressed one: its first length decides.
+        is_compressed = start.startswith(_GZIP) and not _is_header(start)
+        self._content = gzip.GzipFile(fileobj=self._file) if is_compressed else self._file
 
     @property
     def share(self) -> float:
-        return min(1.0, self._used / max(1, self._size))
+        if not self._file.closed:
+            self._used = self._file.tell()
+        return self._used / max(1, self._size)
 
     def read(self, count: int) -> bytes:
-        """`count` bytes, fewer only at the end."""
-        parts: list[bytes] = []
-        while count:
-            part = self._inflate_some(count) if self._compressed else self._copy_some(count)
-            if not part:
-                break
-            parts.append(part)
-            count -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        """`count` bytes, fewer only at the end; ValueError for damaged compression."""
+        parts = []
+        try:
+            while not self._file.closed and (part := self._content.read(min(count, _PIECE))):
+                parts.append(part)
+                count -= len(part)
+        except EOFError as error:
+            raise ValueError("the compressed file ends early") from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"the compression is damaged ({error})") from error
+        return b"".join(parts)
 
     def close(self) -> None:
-        self._chunks.close()
+        _ = self.share  # the last one stays known
+        self._file.close()
 
-    def _fill(self) -> bool:
-        """Whether bytes are waiting, read now if need be."""
-        if not self._waiting:
-            self._waiting = next(self._chunks, b"")
-            self._used += len(self._waiting)
-        return bool(self._waiting)
-
-    def _copy_some(self, limit: int) -> bytes:
-        self._fill()
-        part, self._waiting = self._waiting[:limit], self._waiting[limit:]
-        return part
-
-    def _inflate_some(self, limit: int) -> bytes:
-        """At least one decompressed byte, or none at the end of the file."""
-        while not self._inflate.eof or self._next_member():
-            ended = not self._fill()
-            try:
-                part = self._inflate.decompress(self._waiting, limit)
-            except zlib.error as error:
-                raise _StreamError(f"the compression is damaged ({error})") from error
-            self._waiting = self._inflate.unused_data or self._inflate.unconsumed_tail
-            if part:
-                return part
-            if ended and not self._inflate.eof:
-                raise _StreamError("the compressed file ends early")
-        return b""
-
-    def _next_member(self) -> bool:
-        """Begin the next member, if there is one. Zeros after a member are padding, as for gzip."""
-        while self._fill():
-            self._waiting = self._waiting.lstrip(b"\0")
-            if self._waiting:
-                self._inflate = zlib.decompressobj(wbits=31)
-                return True
-        return False
-
-
-def _first_bytes(path: str | os.PathLike[str]) -> bytes:
-    if not os.path.isfile(path):  # a pipe would block, a folder has no bytes
-        raise ValueError("not a regular file")
-    with open(path, "rb") as file:
-        return file.read(12)
-
-
-def _chunks(path: str | os.PathLike[str]) -> Generator[bytes, None, None]:
-    """The file piece by piece; it is closed at its end, or when nobody asks any more."""
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
 
 
 def _is_header(header: bytes) -> bool:
