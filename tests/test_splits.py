@@ -22,7 +22,7 @@ from objecthood.data.published.multi_object_packed import convert
 from objecthood.data.randomness import SPLITS, split_of
 from objecthood.data.scene import Dataset
 from objecthood.recipes.discovery import Discovery
-from objecthood.recipes.sources import MADE_HERE, READ_FROM_FILES, Source, open_dataset
+from objecthood.recipes.sources import MADE_HERE, READ_FROM_FILES, Source
 
 IMAGES = 120
 
@@ -103,7 +103,7 @@ def fingerprints(dataset: Dataset) -> list[bytes]:
 
 def opened(data: str, path: Path | str, split: str, seed: int = 0) -> Dataset:
     source = Source(path=str(path), split=split, seed=seed, resolution=16, background="grey", objects=(3, 10))
-    return open_dataset(data, source)
+    return (MADE_HERE | READ_FROM_FILES)[data](source)
 
 
 def check_apart(parts: dict[str, list[bytes]]) -> None:

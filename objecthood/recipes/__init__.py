@@ -72,25 +72,7 @@ RECIPES: dict[str, Recipe] = {
         spot_vitb16,
     )
 }
-TASKS: dict[str, type[Recipe]] = {
-    task.__name__: task
-    for task in (
-        Discovery,
-        FastTetrominoes,
-        SpatialBiasDiscovery,
-        SlotFrameDiscovery,
-        PaperClevr,
-        SetPrediction,
-        FastSetPrediction,
-        Video,
-        MotionGrouping,
-        Contrast,
-        Ablation,
-        FeatureDiscovery,
-        SelfTraining,
-        CutDistillation,
-    )
-}
+TASKS: dict[str, type[Recipe]] = {type(recipe).__name__: type(recipe) for recipe in RECIPES.values()}
 
 __all__ = [
     "RECIPES",

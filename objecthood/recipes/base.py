@@ -166,7 +166,9 @@ class Recipe(metaclass=_Renamed):
         raise NotImplementedError
 
     def prepare_for_test(self, model: Model) -> Model:
-        """The model in evaluation mode with test settings."""
+        """The model in evaluation mode with test settings: `test_iterations`, if the recipe has them."""
+        if hasattr(self, "test_iterations"):
+            model.grouping.iterations = self.test_iterations
         return model.eval()
 
     @property

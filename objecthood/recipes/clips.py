@@ -115,7 +115,3 @@ class OnClips(Recipe):
             "clips": video.clips_figure(frames["image"], output.masks),
             "clips-animated": video.clips_frames(frames["image"], output.masks, tracks),
         }
-
-    def prepare_for_test(self, model: Model) -> Model:
-        model.grouping.iterations = self.test_iterations
-        return model.eval()

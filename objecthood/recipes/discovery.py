@@ -26,7 +26,7 @@ from objecthood.models.autoencoder import AutoencoderOutput, SlotAutoencoder
 from objecthood.nn import SLOT_MODULES
 from objecthood.nn.attention_bias import grow_merge_penalty
 from objecthood.recipes.base import FAST, Recipe
-from objecthood.recipes.sources import Source, describe_scenes, fit_of, open_dataset
+from objecthood.recipes.sources import describe_scenes, fit_of, open_dataset
 from objecthood.visualize import animation, figures
 
 
@@ -63,19 +63,7 @@ class Discovery(Recipe):
         return autoencoder.small_image(self.resolution, self.num_slots, self.slot_module)
 
     def dataset(self, split: str) -> Dataset:
-        return open_dataset(self.data, self.source(split))
-
-    def source(self, split: str) -> Source:
-        """The source of a split's scenes."""
-        return Source(
-            path=self.data_path,
-            split=split,
-            # Test scenes do not depend on the seed: seeds are compared on the same images.
-            seed=self.seed if split == "train" else 0,
-            resolution=self.resolution,
-            background=self.background,
-            objects=(self.min_objects, self.max_objects),
-        )
+        return open_dataset(self, split)
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
         return self.error(model, scenes["image"])
@@ -136,9 +124,8 @@ class Discovery(Recipe):
         }
 
     def prepare_for_test(self, model: SlotAutoencoder) -> SlotAutoencoder:
-        model.grouping.iterations, model.restarts = self.test_iterations, self.restarts
-        model.fit = fit_of(self.data)
-        return model.eval()
+        model.restarts, model.fit = self.restarts, fit_of(self.data)
+        return super().prepare_for_test(model)
 
     @property
     def protocol(self) -> str:
@@ -152,7 +139,7 @@ class Discovery(Recipe):
                 "of their paths; of a folder too small for that, images of training)"
             )
             return f"{kept}, {how}; {best}{units}; no masks, so no other score"
-        kind = describe_scenes(self.data, self.source("test"))
+        kind = describe_scenes(self)
         return (
             f"{self.test_scenes} {kind} held out, {how}, "
             "argmax of decoder masks; fg_ari: adjusted Rand index without true background pixels; ari: with "

@@ -40,7 +40,7 @@ from objecthood.nn.feature_decoders import MLPFeatureDecoder
 from objecthood.nn.frozen_features import Backbone, backbone
 from objecthood.nn.randomness import per_image
 from objecthood.recipes.base import Recipe
-from objecthood.recipes.sources import Source, describe_scenes, fit_of, open_dataset
+from objecthood.recipes.sources import Source, describe_scenes, fit_of, open_dataset, source_of
 from objecthood.runtime.environment import choose_device
 from objecthood.runtime.progress import RunProgress
 from objecthood.visualize import animation, figures
@@ -124,22 +124,10 @@ class FeatureDiscovery(Recipe):
         """Arguments of the model that are not the paper's."""
         return {}
 
-    def source(self, split: str) -> Source:
-        """Where the scenes of a split come from."""
-        return Source(
-            path=self.data_path,
-            split=split,
-            seed=self.seed if split == "train" else 0,
-            resolution=self.resolution,
-            background="grey",
-            objects=(0, 10),
-        )
-
     def dataset(self, split: str) -> Dataset:
-        source = self.source(split)
-        scenes = open_dataset(self.data, source)
+        scenes = open_dataset(self, split)
         if split != "train" and isinstance(scenes, Coco):
-            scenes = WithClasses(scenes, source)
+            scenes = WithClasses(scenes, source_of(self, split))
         return self.with_features(scenes) if self.cached else scenes
 
     def with_features(self, scenes: Dataset) -> Dataset:
@@ -215,9 +203,8 @@ class FeatureDiscovery(Recipe):
         }
 
     def prepare_for_test(self, model: Dinosaur) -> Dinosaur:
-        model.grouping.iterations = self.test_iterations
         model.fit = fit_of(self.data)
-        return model.eval()
+        return super().prepare_for_test(model)
 
     @property
     def masks_in_words(self) -> str:
@@ -227,7 +214,7 @@ class FeatureDiscovery(Recipe):
     @property
     def protocol(self) -> str:
         how = f"{self.test_iterations} iterations, {self.num_slots} slots, one restart"
-        kind = describe_scenes(self.data, self.source("test"))
+        kind = describe_scenes(self)
         return (
             f"{self.test_scenes} {kind} held out (at most), at {self.resolution} x {self.resolution} pixels, "
             f"{how}, argmax of {self.masks_in_words}; fg_ari: adjusted Rand index of objects' pixels; mbo_i, "
@@ -392,14 +379,11 @@ def side_by_side(images: list[Image.Image]) -> Image.Image:
 DINOSAUR: dict[str, Any] = dict(
     data="coco",
     steps=500_000,
-    batch_size=64,
-    learning_rate=4e-4,
-    warmup_steps=10_000,
-    decay_half_life=100_000,
     gradient_clip=1.0,
     evaluate_every=5000,
 )
-"""The published training on COCO: `_base_feature_recon.yaml` and `coco_feat_rec_dino_*.yaml`."""
+"""The published training on COCO: `_base_feature_recon.yaml` and `coco_feat_rec_dino_*.yaml`; batch size and
+learning rate are the defaults."""
 
 dinosaur_vits16_coco = FeatureDiscovery(
     name="dinosaur-vits16-coco",
@@ -423,14 +407,11 @@ SPOT: dict[str, Any] = dict(
     decoder_heads=6,
     patch_orders=9,
     steps=92_400,  # 50 epochs of COCO's 118,287 images
-    batch_size=64,
-    learning_rate=4e-4,
-    warmup_steps=10_000,
     decay_half_life=0,
     gradient_clip=0.3,
     evaluate_every=5000,
 )
-"""Of train_spot.py and train_spot_2.py, for COCO."""
+"""Of train_spot.py and train_spot_2.py, for COCO; batch size and learning rate are the defaults."""
 
 spot_vitb16_teacher = FeatureDiscovery(
     name="spot-vitb16-teacher",

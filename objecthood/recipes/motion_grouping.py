@@ -130,10 +130,6 @@ class MotionGrouping(Recipe):
     def figures(self, model: SlotAutoencoder, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
         return {"fields": self.preview(model, scenes)}
 
-    def prepare_for_test(self, model: SlotAutoencoder) -> SlotAutoencoder:
-        model.grouping.iterations = self.test_iterations
-        return model.eval()
-
     @property
     def protocol(self) -> str:
         return (

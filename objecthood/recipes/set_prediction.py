@@ -35,7 +35,7 @@ from objecthood.models.set_predictor import SetPredictor, SetPredictorOutput, sa
 from objecthood.nn.matching import assign
 from objecthood.nn.randomness import per_image
 from objecthood.recipes.base import FAST, Recipe
-from objecthood.recipes.sources import Source, fit_of, open_dataset
+from objecthood.recipes.sources import fit_of, open_dataset
 from objecthood.visualize import animation, figures
 
 THRESHOLDS = (math.inf, 1.0, 0.5, 0.25, 0.125)
@@ -64,16 +64,7 @@ class SetPrediction(Recipe):
         return set_predictor.clevr(self.num_slots, self.resolution)
 
     def dataset(self, split: str) -> Dataset:
-        objects = (self.min_objects, self.max_objects)
-        source = Source(
-            path=self.data_path,
-            split=split,
-            seed=0,
-            resolution=self.resolution,
-            background="grey",
-            objects=objects,
-        )
-        return open_dataset(self.data, source)
+        return open_dataset(self, split)
 
     def loss(self, model: SetPredictor, scenes: Scenes, step: int) -> Tensor:
         outputs = self.outputs(model, model.encode(scenes["image"]))
@@ -112,8 +103,8 @@ class SetPrediction(Recipe):
         return {"attention": self.preview(model, scenes), "attention-animated": frames}
 
     def prepare_for_test(self, model: SetPredictor) -> SetPredictor:
-        model.grouping.iterations, model.fit = self.test_iterations, fit_of(self.data)
-        return model.eval()
+        model.fit = fit_of(self.data)
+        return super().prepare_for_test(model)
 
     @property
     def protocol(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,22 @@ class Source:
     objects: tuple[int, int]
 
 
-def open_dataset(data: str, source: Source) -> Dataset:
-    """The data set of that name; ValueError if it is unknown, or needs a path and has none."""
+def source_of(recipe: Any, split: str) -> Source:
+    """The source of a recipe's scenes; fields that it lacks do not matter for its data."""
+    return Source(
+        path=recipe.data_path,
+        split=split,
+        # Test scenes do not depend on the seed: seeds are compared on the same images.
+        seed=recipe.seed if split == "train" else 0,
+        resolution=recipe.resolution,
+        background=getattr(recipe, "background", "grey"),
+        objects=(getattr(recipe, "min_objects", 0), getattr(recipe, "max_objects", 10)),
+    )
+
+
+def open_dataset(recipe: Any, split: str) -> Dataset:
+    """The data set of a recipe; ValueError if it is unknown, or needs a path and has none."""
+    data, source = recipe.data, source_of(recipe, split)
     if data in MADE_HERE:
         return MADE_HERE[data](source)
     if data not in READ_FROM_FILES:
@@ -46,8 +61,9 @@ def open_dataset(data: str, source: Source) -> Dataset:
     return READ_FROM_FILES[data](source)
 
 
-def describe_scenes(data: str, source: Source) -> str:
-    """Description of a data set's scenes, for evaluation protocols."""
+def describe_scenes(recipe: Any) -> str:
+    """Description of a recipe's test scenes, for evaluation protocols."""
+    data, source = recipe.data, source_of(recipe, "test")
     if data in COCO:
         return "images of the COCO file (at most; 5 % of it by a hash of their names)"
     if data == "sprites":
