@@ -1,9 +1,11 @@
 """The reference implementation equals our model; timing, counting and learning curves."""
 
 import dataclasses
+import importlib
 import json
 import math
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +22,6 @@ from objecthood.benchmarks.contestants import (
     settings,
     training_step,
 )
-from objecthood.benchmarks.quality import curve_of, over_seeds, time_to_quality
 from objecthood.benchmarks.reference_implementation import ReferenceAutoencoder
 from objecthood.benchmarks.roofline import distance, peaks, work
 from objecthood.benchmarks.stages import share_of_time
@@ -164,24 +165,15 @@ def test_the_compared_package_runs_on_the_same_inputs():
         call()
 
 
-def test_time_to_quality_is_the_first_evaluation_that_shows_it():
+def test_time_to_quality_is_the_first_evaluation_that_shows_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "runs" / "experiments"))
+    script = importlib.import_module("time_to_quality")
     scores = [(10, 0.5), (20, 0.92), (30, 0.89), (40, 0.97)]
     curve = [{"cpu_seconds": cost, "fg_ari": score} for cost, score in scores]
-    assert time_to_quality(curve, [0.4, 0.9, 0.97, 0.99]) == [10, 20, 40, math.inf]
-    rows = over_seeds([curve, curve[:1], curve[:2]], [0.9, 0.97])
+    assert script.time_to_quality(curve, [0.4, 0.9, 0.97, 0.99]) == [10, 20, 40, math.inf]
+    rows = script.over_seeds([curve, curve[:1], curve[:2]], [0.9, 0.97])
     assert rows[0] == {"threshold": 0.9, "median": 20, "least": 20, "most": None, "reached": 2, "seeds": 3}
     assert rows[1]["median"] is None and rows[1]["reached"] == 1
-
-
-def test_curves_come_from_run_folders_and_results(tmp_path):
-    rows = [{"kind": "train", "step": 1}, {"kind": "evaluate", "step": 2, "cpu_seconds": 3.0, "fg_ari": 0.5}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert curve_of(tmp_path) == rows[1:]
-    (tmp_path / "a.json").write_text(json.dumps({"curve": rows[1:]}))
-    assert curve_of(tmp_path / "a.json") == rows[1:]
-    (tmp_path / "b.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"b\.json holds no evaluations"):
-        curve_of(tmp_path / "b.json")
 
 
 def test_the_command_measures_and_writes(tmp_path, capsys, monkeypatch):

@@ -10,10 +10,8 @@ from objecthood.nn.backbones import EfficientNetLite0
 from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.guided_filter import guided_filter, masks_at_size
 from objecthood.nn.normalised_cut import (
-    NormalisedCut,
     affinity,
     kmeans,
-    merge_by_affinity,
     random_walk_vectors,
 )
 
@@ -34,20 +32,10 @@ def same_partition(one, other):
     return len(pairs) == len(one.unique()) == len(other.unique())
 
 
-def test_regions_are_found_on_a_rectangular_grid():
-    embedding, truth = regions()
-    found = NormalisedCut(num_segments=3, num_vectors=2, temperature=0.2, reach=0.5)(embedding)
-    assert same_partition(found.labels, truth)
-    assert torch.equal(found.attention.argmax(dim=0), found.labels)
-    for slot, labels in zip(found.slots, found.attention > 0, strict=True):
-        mean = F.normalize(embedding[labels].mean(dim=0), dim=0)
-        assert torch.allclose(slot, mean, atol=1e-5)
-
-
 def test_it_is_deterministic_and_leaves_the_global_generator_alone():
     embedding, _ = regions()
     state = torch.random.get_rng_state()
-    first, second = NormalisedCut()(embedding), NormalisedCut()(embedding)
+    first, second = ConsensusCut()([embedding]), ConsensusCut()([embedding])
     assert torch.equal(first.labels, second.labels) and torch.equal(first.slots, second.slots)
     assert torch.equal(state, torch.random.get_rng_state())
 
@@ -116,30 +104,6 @@ def test_kmeans_of_equal_points_ends():
 
 def permutations():
     return [(a, b, 3 - a - b) for a in range(3) for b in range(3) if a != b]
-
-
-def test_merging_joins_what_is_most_alike():
-    weights = torch.eye(6) + torch.block_diag(torch.ones(2, 2), torch.full((4, 4), 0.9))
-    labels = merge_by_affinity(weights, torch.tensor([0, 1, 2, 2, 3, 3]), 2)
-    assert same_partition(labels, torch.tensor([0, 0, 1, 1, 1, 1]))
-
-
-def test_merged_segments_are_as_many_as_asked():
-    embedding, _ = regions()
-    assert len(NormalisedCut(num_segments=4, merged_from=9)(embedding).slots) == 4
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_segments": 0}, r"`num_segments` \(=0\) must be at least 1"),
-        ({"temperature": 0.0}, r"`temperature` \(=0.0\) must be above 0"),
-        ({"merged_from": 3}, r"`merged_from` \(=3\) must be at least `num_segments`"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        NormalisedCut(**settings)
 
 
 def test_a_consensus_that_makes_no_sense_is_refused():

@@ -7,7 +7,6 @@ renamed: it is complete or absent, and damaged ones are detected and skipped. Pi
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ from objecthood.nn import frozen
 from objecthood.recipes import Recipe, from_dict
 from objecthood.runtime import limits, renamed
 from objecthood.runtime.environment import commit
-from objecthood.runtime.files import parse_json, real_folder, refuse_link, staged_name
+from objecthood.runtime.files import parse_json, real_folder, refuse_link, sha256_of, staged_name
 
 __all__ = ["NotSaved", "load", "load_reference", "read_description", "restore", "save", "save_checkpoint"]
 
@@ -247,7 +246,7 @@ def _fill(
     (staged / "state.json").write_text(json.dumps({"step": step} | facts))
     for file in staged.iterdir():
         sync(file)
-    manifest = {file.name: _sha256(file) for file in sorted(staged.iterdir())}
+    manifest = {file.name: sha256_of(file) for file in sorted(staged.iterdir())}
     (staged / "manifest.json").write_text(json.dumps(manifest))
     sync(staged / "manifest.json")
     sync(staged)
@@ -330,7 +329,7 @@ def _fault(checkpoint: Path) -> str | None:
     try:
         manifest = parse_json((checkpoint / "manifest.json").read_bytes())
         for name in ("model.safetensors", "optimizers.safetensors", "state.json"):
-            if _sha256(checkpoint / name) != manifest[name]:
+            if sha256_of(checkpoint / name) != manifest[name]:
                 return f"{name} is damaged (its SHA-256 differs)"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"incomplete ({error})"
@@ -388,17 +387,6 @@ def _sort_metadata(path: Path) -> None:
         assert len(text) == length, "sorting keeps the length"
         file.seek(8)
         file.write(text)
-
-
-def _sha256(file: Path) -> str:
-    """SHA-256 as hexadecimal digits; OSError for a pipe or device, which may never end."""
-    if not file.is_file():
-        raise OSError(f"no file {file.name}")
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while chunk := content.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, Tensor]]:

@@ -8,7 +8,7 @@ from objecthood.hub.pretrained import (
     check_sha256,
     load,
     resolve,
-    sha256_of,
 )
+from objecthood.runtime.files import sha256_of
 
 __all__ = ["DEFAULT", "PRETRAINED", "UNTRAINED", "Pretrained", "check_sha256", "load", "resolve", "sha256_of"]

@@ -19,7 +19,7 @@ from typing import Any
 from objecthood import hub
 from objecthood.checkpoint.header import read_description
 from objecthood.hub.model_card import missing_facts, model_card
-from objecthood.runtime.files import parse_json
+from objecthood.runtime.files import parse_json, sha256_of
 from objecthood.runtime.limits import HEADER_BYTES
 
 if typing.TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _facts(source: str | Path, given: Mapping[str, Any]) -> tuple[Path, dict[str
         "calibration": description["calibration"],
         "parameters": description["parameters"],
         "bytes": file.stat().st_size,
-        "sha256": hub.sha256_of(file),
+        "sha256": sha256_of(file),
     }
     if description["frozen"]:
         facts["frozen"] = description["frozen"]

@@ -8,7 +8,6 @@ data, scores with protocol and seeds, limitations) and NAME.png (a held-out imag
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import typing
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from objecthood.runtime import renamed
+from objecthood.runtime.files import sha256_of
 from objecthood.runtime.spelling import nearest
 
 if typing.TYPE_CHECKING:
@@ -88,11 +88,6 @@ def check_sha256(file: Path, wanted: str, name: str, remedy: str) -> None:
         raise ValueError(
             f"{name} are not the published ones: {file} has SHA-256 {found}, expected {wanted}; {remedy}"
         )
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 as hexadecimal digits."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def read_all(folder: Path) -> dict[str, Pretrained]:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from objecthood.motion.paths import warped
+from objecthood.nn.guided_filter import guided_filter
 
 
 def moving_mask(masks: Float[Tensor, "fields slots rows columns"]) -> Float[Tensor, "fields rows columns"]:
@@ -171,42 +172,11 @@ def coloured(
 
 
 def drawn_to_edges(
-    masks: Float[Tensor, "frames rows columns"],
-    images: Float[Tensor, "frames 3 rows columns"],
-    radius: int = 5,
-    epsilon: float = 1e-3,
+    masks: Float[Tensor, "frames rows columns"], images: Float[Tensor, "frames 3 rows columns"]
 ) -> Float[Tensor, "frames rows columns"]:
-    """Masks as locally linear functions of colour: the guided filter (He et al. 2013, equations 19 to 21).
-
-    `radius` in pixels, `epsilon` in squared units of `images`, which are in [0, 1].
-    """
-
-    def mean(values: Tensor) -> Tensor:
-        columns = F.avg_pool2d(values, (2 * radius + 1, 1), 1, (radius, 0), count_include_pad=False)
-        return F.avg_pool2d(columns, (1, 2 * radius + 1), 1, (0, radius), count_include_pad=False)
-
-    colour, mask = mean(images), mean(masks[:, None])
-    r, g, b = images.unbind(1)
-    pairs = mean(torch.stack([r * r, r * g, r * b, g * g, g * b, b * b], dim=1))
-    (mr, mg, mb) = colour.unbind(1)
-    rr, rg, rb, gg, gb, bb = (
-        pairs - torch.stack([mr * mr, mr * mg, mr * mb, mg * mg, mg * mb, mb * mb], dim=1)
-    ).unbind(1)
-    rr, gg, bb = rr + epsilon, gg + epsilon, bb + epsilon
-    # The inverse of a symmetric 3 x 3 matrix in closed form; solving for each pixel is slow.
-    inverse = torch.stack(
-        [
-            *(gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg),
-            *(rb * gb - rg * bb, rr * bb - rb * rb, rg * rb - rr * gb),
-            *(rg * gb - rb * gg, rg * rb - rr * gb, rr * gg - rg * rg),
-        ],
-        dim=1,
-    ).unflatten(1, (3, 3))
-    determinant = (rr * inverse[:, 0, 0] + rg * inverse[:, 0, 1] + rb * inverse[:, 0, 2])[:, None]
-    with_mask = mean(images * masks[:, None]) - colour * mask
-    slope = torch.einsum("fijhw,fjhw->fihw", inverse, with_mask) / determinant
-    level = mask - (slope * colour).sum(dim=1, keepdim=True)
-    return ((mean(slope) * images).sum(dim=1) + mean(level)[:, 0]).clamp(0, 1)
+    """Masks that follow the edges of the images, by the guided filter with a radius of 5 pixels."""
+    pairs = zip(images, masks[:, None], strict=True)
+    return torch.stack([guided_filter(image, mask, radius=5)[0] for image, mask in pairs]).clamp(0, 1)
 
 
 def _colour_bins(images: Tensor, bins: int) -> Tensor:

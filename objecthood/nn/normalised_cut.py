@@ -1,4 +1,4 @@
-"""Normalised cut: segments of an image from frozen features, without training.
+"""Parts of normalised cuts: segments of an image from frozen features, without training (`nn.consensus_cut`).
 
 Shi and Malik 2000, "Normalized cuts and image segmentation"; on features of pretrained networks:
 Melas-Kyriazi et al. 2022 (arXiv 2205.07839), Wang et al. 2022, "TokenCut" (arXiv 2202.11539). Cells of the
@@ -6,8 +6,7 @@ feature grid are the nodes of a graph; edge weights decrease with the angle betw
 between cells. The eigenvectors of its random walk, weighted as in commute times (Qiu and Hancock 2007), are
 clustered by k-means (k-means++, Arthur and Vassilvitskii 2007).
 
-Differences: the weight of an eigenvector is bounded for eigenvalues near 1; segments may be merged afterwards
-by mean affinity.
+Difference: the weight of an eigenvector is bounded for eigenvalues near 1.
 """
 
 from __future__ import annotations
@@ -22,82 +21,12 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class NormalisedCut:
-    """Settings of the cut; a call segments the embedding of one image. Deterministic.
-
-    Defaults were tuned on 110 photographs of COCO with EfficientNet-lite0 (`results/photographs-tries.md`).
-
-    Attributes:
-        num_segments: largest number of segments.
-        temperature: temperature of the affinity exp((cosine - 1) / temperature).
-        reach: standard deviation of the Gaussian window, in units of the square root of the image's area.
-        num_vectors: number of eigenvectors for k-means, without the constant one.
-        offset: bound of an eigenvector's weight, lambda / (1 - lambda + offset).
-        merged_from: number of k-means clusters, merged to `num_segments` by mean affinity; None: no merging.
-        restarts: restarts of k-means; the one of smallest squared distance is kept.
-        iterations: iterations of each restart.
-        seed: seed of k-means.
-
-    Raises:
-        ValueError: a setting is out of range.
-    """
-
-    num_segments: int = 12
-    temperature: float = 0.05
-    reach: float = 0.15
-    num_vectors: int = 8
-    offset: float = 0.1
-    merged_from: int | None = None
-    restarts: int = 3
-    iterations: int = 15
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("num_segments", "num_vectors", "restarts", "iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` (={getattr(self, name)}) must be at least 1")
-        for name in ("temperature", "reach", "offset"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` (={getattr(self, name)}) must be above 0")
-        if self.merged_from is not None and self.merged_from < self.num_segments:
-            raise ValueError(
-                f"`merged_from` (={self.merged_from}) must be at least `num_segments` (={self.num_segments})"
-            )
-
-    @torch.no_grad()
-    def __call__(self, embedding: Float[Tensor, "rows columns dim"]) -> CutOutput:
-        """Segments of one image, from unit vectors on its grid (`Backbone.normalise`).
-
-        Example:
-            >>> embedding = torch.zeros(8, 12, 2)
-            >>> embedding[:, :4, 0], embedding[:, 4:, 1] = 1, 1
-            >>> labels = NormalisedCut(num_segments=2, num_vectors=1)(embedding).labels
-            >>> len(labels[:, :4].unique()), len(labels[:, 4:].unique()), len(labels.unique())
-            (1, 1, 2)
-        """
-        cells = embedding.flatten(0, 1).float()
-        weights = affinity(embedding, self.temperature, self.reach)
-        values, vectors = random_walk_vectors(weights, min(self.num_vectors, len(cells) - 1))
-        rows = commute_rows(values, vectors, self.offset)
-        number = min(self.merged_from or self.num_segments, len(cells))
-        labels = kmeans(rows, number, self.restarts, self.iterations, self.seed)
-        if self.merged_from:
-            labels = merge_by_affinity(weights, labels, self.num_segments)
-        labels = labels.unique(return_inverse=True)[1]
-        attention = F.one_hot(labels).T.float()
-        slots = F.normalize(attention @ cells, dim=-1)
-        return CutOutput(
-            slots, attention.view(-1, *embedding.shape[:2]), labels.view(embedding.shape[:2]), values, vectors
-        )
-
-
-@dataclass(frozen=True)
 class CutOutput:
     """Segments of one image.
 
     Attributes:
         slots: float32 [slots, dim]: mean embedding of every segment, of unit length.
-        attention: float32 [slots, rows, columns] in [0, 1], sum 1 in each cell; of `NormalisedCut` 0 or 1.
+        attention: float32 [slots, rows, columns] in [0, 1], sum 1 in each cell.
         labels: int64 [rows, columns], from 0.
         eigenvalues: float32 [vectors] of the random walk, descending, without that of the constant vector.
         eigenvectors: float32 [rows * columns, vectors].
@@ -188,18 +117,3 @@ def _squares(points: Tensor, centres: Tensor) -> Tensor:
     """Squared distances [points, centres]."""
     products = torch.addmm(centres.square().sum(dim=1), points, centres.T, alpha=-2)
     return (products + points.square().sum(dim=1, keepdim=True)).clamp_min(0)
-
-
-def merge_by_affinity(
-    weights: Float[Tensor, "cells cells"], labels: Int[Tensor, " cells"], number: int
-) -> Int[Tensor, " cells"]:
-    """Merge the two segments of highest mean affinity until `number` are left."""
-    members = F.one_hot(labels.unique(return_inverse=True)[1]).to(weights)
-    while members.shape[1] > number:
-        sizes = members.sum(dim=0)
-        mean = members.T @ weights @ members / (sizes[:, None] * sizes)
-        mean.fill_diagonal_(-1)
-        first, second = sorted(divmod(int(mean.argmax()), len(mean)))
-        members[:, first] += members[:, second]
-        members = torch.cat([members[:, :second], members[:, second + 1 :]], dim=1)
-    return members.argmax(dim=1)

@@ -7,6 +7,7 @@ written under a new random name (O_EXCL, O_NOFOLLOW) and renamed, which replaces
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -104,6 +105,17 @@ def read_plain(path: Path) -> bytes | None:
         return None
     with open(os.open(path, os.O_RDONLY | _NO_LINK | getattr(os, "O_BINARY", 0)), "rb") as file:
         return file.read()
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 as hexadecimal digits; OSError for a pipe or device, which may never end."""
+    if not file.is_file():
+        raise OSError(f"no file {file.name}")
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while chunk := content.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def parse_json(content: str | bytes) -> Any:

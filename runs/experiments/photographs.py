@@ -37,7 +37,7 @@ from objecthood.models.spectral import SpectralSegmenter
 from objecthood.nn.backbones import EfficientNetLite0
 from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.guided_filter import masks_at_size
-from objecthood.nn.normalised_cut import NormalisedCut, kmeans
+from objecthood.nn.normalised_cut import affinity, commute_rows, kmeans, random_walk_vectors
 from objecthood.runtime.environment import describe
 
 TARGET = Path(__file__).resolve().parents[2] / "results" / "photographs.json"
@@ -72,10 +72,45 @@ def cut_segments(side: int, guided: bool = True, **settings: float) -> Segmenter
 
     def segment(image: Tensor, seed: int) -> Tensor:
         embedding = SpectralSegmenter(BACKBONE, sides=(side,)).embed(image)[0]
-        found = NormalisedCut(seed=seed, **settings)(embedding)  # type: ignore[arg-type]
-        return masks_at_size(found.attention, image).argmax(dim=0) if guided else enlarged(found.labels)
+        labels = normalised_cut(embedding, seed, **settings)  # type: ignore[arg-type]
+        if not guided:
+            return enlarged(labels)
+        return masks_at_size(F.one_hot(labels).permute(2, 0, 1).float(), image).argmax(dim=0)
 
     return segment
+
+
+def normalised_cut(
+    embedding: Tensor,
+    seed: int,
+    num_segments: int = 12,
+    temperature: float = 0.05,
+    reach: float = 0.15,
+    num_vectors: int = 8,
+    offset: float = 0.1,
+    merged_from: int | None = None,
+) -> Tensor:
+    """Labels [rows, columns] of one cut: k-means on the eigenvectors, to `merged_from` clusters that are merged
+    by mean affinity, or to `num_segments`."""
+    weights = affinity(embedding, temperature, reach)
+    values, vectors = random_walk_vectors(weights, num_vectors)
+    labels = kmeans(commute_rows(values, vectors, offset), merged_from or num_segments, 3, 15, seed)
+    if merged_from:
+        labels = merge_by_affinity(weights, labels, num_segments)
+    return labels.unique(return_inverse=True)[1].view(embedding.shape[:2])
+
+
+def merge_by_affinity(weights: Tensor, labels: Tensor, number: int) -> Tensor:
+    """Merge the two segments of highest mean affinity until `number` are left."""
+    members = F.one_hot(labels.unique(return_inverse=True)[1]).to(weights)
+    while members.shape[1] > number:
+        sizes = members.sum(dim=0)
+        mean = members.T @ weights @ members / (sizes[:, None] * sizes)
+        mean.fill_diagonal_(-1)
+        first, second = sorted(divmod(int(mean.argmax()), len(mean)))
+        members[:, first] += members[:, second]
+        members = torch.cat([members[:, :second], members[:, second + 1 :]], dim=1)
+    return members.argmax(dim=1)
 
 
 def consensus_segments(image: Tensor, seed: int) -> Tensor:

@@ -4,16 +4,19 @@
 
 Validation scores while training, and the test score at the last step, best of 8 restarts where the recipe has
 them (curves of before 2026-11-29 hold no other); thresholds are taken at the first
-evaluation that shows them. Nothing is trained here.
+evaluation that shows them, without interpolation, so late by up to one interval. Seeds that do not reach one
+count as infinite in the median. Nothing is trained here.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-
-from objecthood.benchmarks.quality import curve_of, over_seeds
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 THRESHOLDS = {
@@ -32,7 +35,8 @@ def main() -> None:
         files = sorted((ROOT / "results").glob(f"{name}-seed*.json"))
         if files:
             commits = sorted({json.loads(file.read_text())["machine"]["commit"] for file in files})
-            rows = over_seeds([best(curve_of(file)) for file in files], thresholds)
+            curves = [best(json.loads(file.read_text())["curve"]) for file in files]
+            rows = over_seeds(curves, thresholds)
             found[name] = {"commits": commits, "rows": rows}
     if "--check" not in sys.argv[1:]:
         (ROOT / "results" / "time-to-quality.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -53,6 +57,37 @@ def main() -> None:
 def best(curve: list[dict]) -> list[dict]:
     """The curve of the best of 8 restarts, as `fg_ari`, where it was taken."""
     return [row | {"fg_ari": row.get("fg_ari_best_of_8", row["fg_ari"])} for row in curve]
+
+
+def time_to_quality(curve: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> list[float]:
+    """CPU seconds at the first evaluation whose FG-ARI reaches each threshold; inf if it never does."""
+    return [
+        min((row["cpu_seconds"] for row in curve if row["fg_ari"] >= threshold), default=math.inf)
+        for threshold in thresholds
+    ]
+
+
+def over_seeds(
+    curves: Sequence[Sequence[dict[str, Any]]], thresholds: Sequence[float]
+) -> list[dict[str, Any]]:
+    """For each threshold: median, minimum and maximum CPU seconds over seeds (None: never), and the number of
+    seeds that reached it."""
+    columns = zip(*(time_to_quality(curve, thresholds) for curve in curves), strict=True)
+    return [
+        {
+            "threshold": threshold,
+            "median": _or_none(statistics.median_low(column)),
+            "least": _or_none(min(column)),
+            "most": _or_none(max(column)),
+            "reached": sum(value < math.inf for value in column),
+            "seeds": len(column),
+        }
+        for threshold, column in zip(thresholds, columns, strict=True)
+    ]
+
+
+def _or_none(value: float) -> float | None:
+    return value if value < math.inf else None
 
 
 def words(seconds: float | None) -> str:

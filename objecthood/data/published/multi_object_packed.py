@@ -13,7 +13,6 @@ known; here it is after.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -28,7 +27,7 @@ from jaxtyping import Integer
 from objecthood.data.published.multi_object import RawScene, RawScenes
 from objecthood.data.scene import Dataset, Scenes, check_selection
 from objecthood.data.transforms import CLEVR_COLUMNS, CLEVR_ROWS, as_images, resize_bilinear, resize_nearest
-from objecthood.runtime.files import parse_json
+from objecthood.runtime.files import parse_json, sha256_of
 
 FORMAT = "objecthood packed scenes 1"
 TEST_SCENES = 320
@@ -102,7 +101,11 @@ def convert(
             "crop": crop,
             "resolution": resolution,
             "merge_background": merge_background,
-            "source": {"name": Path(path).name, "bytes": os.path.getsize(path), "sha256": _sha256(path)},
+            "source": {
+                "name": Path(path).name,
+                "bytes": os.path.getsize(path),
+                "sha256": sha256_of(Path(path)),
+            },
             "skipped": scenes.skipped,
         }
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
@@ -294,14 +297,6 @@ def _prepare(scene: RawScene, crop: bool, resolution: int | None) -> dict[str, n
         labels = resize_nearest(labels, resolution)
     rows = {"images": picture, "masks": labels, "num_objects": np.array(scene.num_objects, np.uint8)}
     return rows if scene.properties is None else rows | {"properties": scene.properties}
-
-
-def _sha256(path: str | os.PathLike[str]) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
