@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from objecthood.benchmarks.timing import Spread, take_turns
+from objecthood.benchmarks.timing import Spread, clock_of, take_turns
 
 _SIDES = {"cpu": 512, "cuda": 8192}
 """Side of the matrices of the product, at which rates saturate; bfloat16 is slow on some processors."""
@@ -67,7 +67,7 @@ def peaks(device: torch.device, seconds: float) -> dict[str, float]:
         name: partial(torch.mm, matrices[dtype], matrices[dtype]) for name, dtype in _DTYPES.items()
     }
     turns = take_turns(calls | {"copy": lambda: target.copy_(source)}, seconds, device)
-    clock = "wall" if device.type == "cuda" else "cpu"
+    clock = clock_of(device)
     rates = {name: 2 * side**3 / Spread.of(getattr(turns[name], clock)).median for name in _DTYPES}
     return rates | {"copy": 2 * _COPIED / Spread.of(getattr(turns["copy"], clock)).median}
 

@@ -22,7 +22,7 @@ from objecthood.benchmarks.contestants import (
 from objecthood.benchmarks.memory import peak_memory
 from objecthood.benchmarks.roofline import distance, peaks
 from objecthood.benchmarks.stages import share_of_time
-from objecthood.benchmarks.timing import Spread, Turns, take_turns
+from objecthood.benchmarks.timing import Spread, Turns, clock_of, take_turns
 from objecthood.runtime.environment import describe, keep_freed_memory
 
 FAST_BATCH = "fast, its own batch"
@@ -145,11 +145,6 @@ def row(turns: dict[str, Turns], name: str, other: str, sizes: dict[str, int], c
         "wall_ms_per_picture": per_image(turns[name].wall),
         "ratio": ratio.to_dict(),
     }
-
-
-def clock_of(device: torch.device) -> str:
-    """The clock of ratios: "cpu", which other processes hardly affect, or "wall" on a GPU."""
-    return "wall" if device.type == "cuda" else "cpu"
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from objecthood.benchmarks.contestants import RecipeStep, scenes
-from objecthood.benchmarks.timing import Spread, take_turns
+from objecthood.benchmarks.timing import Spread, clock_of, take_turns
 
 
 def share_of_time(step: RecipeStep, seconds: float) -> dict[str, dict[str, float]]:
     """CPU (on a GPU: wall) seconds of each stage of a step, and its share of the sum."""
     turns = take_turns(stages(step), seconds, step.device)
-    clock = "wall" if step.device.type == "cuda" else "cpu"
+    clock = clock_of(step.device)
     spreads = {name: Spread.of(getattr(turn, clock)) for name, turn in turns.items()}
     total = sum(spread.median for spread in spreads.values())
     return {

@@ -94,6 +94,11 @@ def seconds_of(
     return (time.perf_counter() - wall) / repeats, (time.process_time() - cpu) / repeats
 
 
+def clock_of(device: torch.device) -> str:
+    """The clock of ratios: "cpu", which other processes hardly affect, or "wall" on a GPU."""
+    return "wall" if device.type == "cuda" else "cpu"
+
+
 def wait(device: torch.device | None) -> None:
     """Synchronise a GPU; no effect on a CPU."""
     if device is not None and device.type == "cuda":

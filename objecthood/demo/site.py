@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from objecthood.demo.shown import Shown, config, example_files, page_files
 from objecthood.export.export import export_parts
+from objecthood.runtime.files import staged
 
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 """Files of onnxruntime-web's `dist` that the page needs."""
@@ -39,22 +39,19 @@ def build_site(
                 f"{runtime} has no {name}; install onnxruntime-web with npm ci --prefix web, or give its "
                 "folder dist as --runtime"
             )
-    staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with staged(folder) as place:
         for part in ("runtime", "models", "examples"):
-            (staged / part).mkdir(parents=True)
+            (place / part).mkdir(parents=True)
         for name, content in page_files().items():
             if name != _UNUSED:
-                (staged / name).write_bytes(content)
-        (staged / "config.json").write_text(json.dumps(config(_ENGINE, shown), indent=1) + "\n")
+                (place / name).write_bytes(content)
+        (place / "config.json").write_text(json.dumps(config(_ENGINE, shown), indent=1) + "\n")
         for name in RUNTIME:
-            shutil.copyfile(runtime / name, staged / "runtime" / name)
+            shutil.copyfile(runtime / name, place / "runtime" / name)
         for one in shown:
             say(f"{one.name}: exporting and comparing with PyTorch")
-            export_parts(one.model, staged / "models" / one.name)
+            export_parts(one.model, place / "models" / one.name)
             for name, content in example_files(one).items():
-                (staged / name).write_bytes(content)
-        staged.rename(folder)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+                (place / name).write_bytes(content)
     return folder

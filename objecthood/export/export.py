@@ -7,9 +7,6 @@ writes one graph per stage (`export.stages`), which the demo page combines. Both
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +22,7 @@ from objecthood.export.graph import repeat, trace
 from objecthood.export.stages import FirstStage, LastStage, Start, Step, stages_of, stages_of_discovery
 from objecthood.models import SlotModel
 from objecthood.runtime.environment import commit
+from objecthood.runtime.files import staged
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -42,7 +40,11 @@ PARTS = ("start", "encode", "step", "paint")
 Report = Callable[[str], None]
 
 
-def export_onnx(model: SlotModel, path: str | Path, *, report: Report | None = None) -> Path:
+def silent(text: str) -> None:
+    """A `Report` that does nothing."""
+
+
+def export_onnx(model: SlotModel, path: str | Path, *, report: Report = silent) -> Path:
     """Write `model` as one ONNX graph to a new file.
 
     Inputs: `image` [batch, 3, height, width] in [0, 1]; `noise` [batch, slots, slot_dim], standard normal,
@@ -62,25 +64,15 @@ def export_onnx(model: SlotModel, path: str | Path, *, report: Report | None = N
     """
     _check_kind(model)
     path = _new(Path(path), ".onnx")
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        tell(report, "tracing the model")
+    with staged(path) as place:
+        report("tracing the model")
         graph = whole_graph(model)
         describe(graph, model)
-        staged.write_bytes(graph.SerializeToString())
+        place.write_bytes(graph.SerializeToString())
         for batch, num_slots in _comparisons(model):
-            tell(report, f"comparing with PyTorch: batch {batch}, {num_slots} slots")
-            compare_whole(model, staged, batch, num_slots)
-        os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
+            report(f"comparing with PyTorch: batch {batch}, {num_slots} slots")
+            compare_whole(model, place, batch, num_slots)
     return path
-
-
-def tell(report: Report | None, what: str) -> None:
-    """Report progress if `report` is given."""
-    if report:
-        report(what)
 
 
 def _comparisons(model: SlotModel) -> list[tuple[int, int]]:
@@ -88,7 +80,7 @@ def _comparisons(model: SlotModel) -> list[tuple[int, int]]:
     return [*((batch, model.num_slots) for batch in BATCHES), (2, model.num_slots + 2)]
 
 
-def export_parts(model: SlotModel, folder: str | Path, *, report: Report | None = None) -> Path:
+def export_parts(model: SlotModel, folder: str | Path, *, report: Report = silent) -> Path:
     """Write the stages of a discovery model as ONNX graphs into a new folder, with facts in `model.json`.
 
     The graphs are `start` (noise, noise_scale -> slots), `encode` (image -> inputs), `step` (slots, inputs,
@@ -102,20 +94,16 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report | None 
     _check_kind(model)
     stages_of_discovery(model)
     folder = _new(Path(folder), "")
-    staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    staged.mkdir(parents=True)
-    try:
-        tell(report, "tracing the stages of the model")
+    with staged(folder) as place:
+        place.mkdir()
+        report("tracing the stages of the model")
         for name, graph in part_graphs(model).items():
             describe(graph, model)
-            (staged / f"{name}.onnx").write_bytes(graph.SerializeToString())
-        (staged / "model.json").write_text(json.dumps(facts(model), indent=1) + "\n")
+            (place / f"{name}.onnx").write_bytes(graph.SerializeToString())
+        (place / "model.json").write_text(json.dumps(facts(model), indent=1) + "\n")
         for batch, num_slots in _comparisons(model):
-            tell(report, f"comparing with PyTorch: batch {batch}, {num_slots} slots")
-            compare_parts(model, staged, batch, num_slots)
-        os.rename(staged, folder)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+            report(f"comparing with PyTorch: batch {batch}, {num_slots} slots")
+            compare_parts(model, place, batch, num_slots)
     return folder
 
 

@@ -105,25 +105,9 @@ def push_to_hub(
     Raises ValueError if a fact or the image is missing, or the Hub refuses.
     """
     library = _library()
-    if isinstance(source, str | Path):
-        if recipe is not None:
-            raise ValueError("`recipe` is for models only; a weight file holds its own, so omit it")
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            file = _save(source, recipe, Path(folder), scores)
-            return push_to_hub(
-                file,
-                repository,
-                scores=scores,
-                licence=licence,
-                data=data,
-                limits=limits,
-                chosen=chosen,
-                picture=picture,
-                private=private,
-                token=token,
-            )
     api = library.HfApi(token=token)
+    if isinstance(source, str | Path) and recipe is not None:
+        raise ValueError("`recipe` is for models only; a weight file holds its own, so omit it")
     given = {
         "scores": dict(scores or {}),
         "licence": licence,
@@ -131,27 +115,30 @@ def push_to_hub(
         "limits": limits,
         "chosen": chosen,
     }
-    file, facts = _facts(source, given)
-    gaps = missing_facts(facts)
-    if gaps:
-        example = "scores=oh.evaluate(model, recipe)" if gaps[0] == "scores" else f"{gaps[0]}='...'"
-        raise ValueError(f"publishing needs {', '.join(gaps)}; add push_to_hub(..., {example})")
-    content = io.BytesIO()
-    _drawn(source, file, picture).save(content, "PNG")
-    card = model_card(repository.rpartition("/")[2], facts, PICTURE, f'oh.from_pretrained("{repository}")')
-    files: dict[str, Any] = {
-        WEIGHTS: str(file),
-        FACTS: (json.dumps(facts, indent=1) + "\n").encode(),
-        CARD: card.encode(),
-        PICTURE: content.getvalue(),
-    }
-    add = library.CommitOperationAdd
-    operations = [add(path_in_repo=name, path_or_fileobj=source) for name, source in files.items()]
-    try:
-        api.create_repo(repository, private=private, exist_ok=True)
-        commit = api.create_commit(repository, operations, commit_message="Weights by objecthood")
-    except Exception as error:  # the network and the library raise many types of errors
-        raise ValueError(f"{repository} could not be published: {_one_line(error)}") from error
+    with tempfile.TemporaryDirectory() as folder:
+        if not isinstance(source, str | Path):
+            source = _save(source, recipe, Path(folder), scores)
+        file, facts = _facts(source, given)
+        gaps = missing_facts(facts)
+        if gaps:
+            example = "scores=oh.evaluate(model, recipe)" if gaps[0] == "scores" else f"{gaps[0]}='...'"
+            raise ValueError(f"publishing needs {', '.join(gaps)}; add push_to_hub(..., {example})")
+        content = io.BytesIO()
+        _drawn(source, file, picture).save(content, "PNG")
+        name = repository.rpartition("/")[2]
+        files: dict[str, Any] = {
+            WEIGHTS: str(file),
+            FACTS: (json.dumps(facts, indent=1) + "\n").encode(),
+            CARD: model_card(name, facts, PICTURE, f'oh.from_pretrained("{repository}")').encode(),
+            PICTURE: content.getvalue(),
+        }
+        add = library.CommitOperationAdd
+        operations = [add(path_in_repo=name, path_or_fileobj=part) for name, part in files.items()]
+        try:
+            api.create_repo(repository, private=private, exist_ok=True)
+            commit = api.create_commit(repository, operations, commit_message="Weights by objecthood")
+        except Exception as error:  # the network and the library raise many types of errors
+            raise ValueError(f"{repository} could not be published: {_one_line(error)}") from error
     return commit.commit_url
 
 

@@ -17,9 +17,9 @@ from jaxtyping import UInt8
 
 from objecthood import hub
 from objecthood.analysis import out_of_distribution
-from objecthood.data.io.frames import count_frames
+from objecthood.data.io.frames import count_frames, is_video
 from objecthood.data.io.images import MAX_PIXELS, ImageError
-from objecthood.data.io.user_images import InputImage, find_inputs, is_video, open_frames
+from objecthood.data.io.user_images import InputImage, find_inputs, open_frames
 from objecthood.data.randomness import restart_noise
 from objecthood.inference.masks import CUTOUTS, PredictedMasks
 from objecthood.inference.objects import PredictedObjects
@@ -34,6 +34,8 @@ _OURS = (*PredictedMasks.endings.values(), *PredictedObjects.endings.values(), "
 RESULTS: dict[str, type[Result]] = {"masks": PredictedMasks, "objects": PredictedObjects}
 """Result classes by `SlotModel.result_kind`."""
 Report = Callable[[Result, int], None]
+_Read = tuple[InputImage, UInt8[np.ndarray, "_ _ 3"] | None, str]
+"""An image with its content or read error."""
 
 
 @renamed.arguments
@@ -104,23 +106,7 @@ def predict(
         >>> results[0].labels.shape, len(results[0].masks)
         ((48, 64), 6)
     """
-    return list(
-        stream(
-            model,
-            images,
-            out,
-            iterations=iterations,
-            num_slots=num_slots,
-            restarts=restarts,
-            merge_background=merge_background,
-            fit=fit,
-            batch_size=batch_size,
-            skip_bad=skip_bad,
-            animate=animate,
-            also=also,
-            report=report,
-        )
-    )
+    return list(stream(**locals()))
 
 
 def stream(
@@ -237,7 +223,7 @@ def _run(
 
 def _predict_batch(
     model: SlotModel,
-    group: list[tuple[InputImage, UInt8[np.ndarray, "_ _ 3"] | None, str]],
+    group: list[_Read],
     how: _Settings,
 ) -> Iterator[Result]:
     """The results of images that were read."""
@@ -274,11 +260,9 @@ def _predict_batch(
         )
 
 
-def _groups(
-    found: list[InputImage], batch_size: int, skip_bad: bool
-) -> Iterator[list[tuple[InputImage, UInt8[np.ndarray, "_ _ 3"] | None, str]]]:
+def _groups(found: list[InputImage], batch_size: int, skip_bad: bool) -> Iterator[list[_Read]]:
     """Batches of up to `batch_size` images (fewer if they are large), each with its content or read error."""
-    group: list[tuple[InputImage, UInt8[np.ndarray, "_ _ 3"] | None, str]] = []
+    group: list[_Read] = []
     pixels = 0
     for image, content, error in _read_all(found, skip_bad):
         size = 0 if content is None else content.shape[0] * content.shape[1]
@@ -291,9 +275,7 @@ def _groups(
         yield group
 
 
-def _read_all(
-    found: list[InputImage], skip_bad: bool
-) -> Iterator[tuple[InputImage, UInt8[np.ndarray, "_ _ 3"] | None, str]]:
+def _read_all(found: list[InputImage], skip_bad: bool) -> Iterator[_Read]:
     """Every image and frame with its content, or, with `skip_bad`, its read error."""
     for image in found:
         try:

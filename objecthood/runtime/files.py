@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,14 +48,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """The name of a new file, with the ending of `path`, for what is written by name; when the block ends
-    without an error it takes the place of `path`, or of a link there."""
+    """The name of a new file or folder, with the ending of `path`, for what is written by name; when the
+    block ends without an error it takes the place of `path`, or of a link there."""
     place = path.with_name(f"{staged_name(path).name}{path.suffix}")
     try:
         yield place
         os.replace(place, path)
     finally:
-        place.unlink(missing_ok=True)
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,7 +5,6 @@ Without it, a single step, perhaps of one image in ten thousand, would make all 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from objecthood.data.scene import Scenes
 from objecthood.recipes import Recipe
 from objecthood.runtime.distributed import Processes
-from objecthood.runtime.files import staged_name
+from objecthood.runtime.files import staged
 
 IN_A_ROW = 3
 """Consecutive skipped steps that end the run."""
@@ -83,12 +82,8 @@ def save_batch(out: Path, scenes: Scenes, indices: Sequence[int], processes: Pro
     tensors = {name: cast(Tensor, values).contiguous().cpu() for name, values in scenes.items()}
     tensors["indices"] = torch.tensor(indices[processes.rank :: processes.count])
     try:
-        staged = staged_name(file)
-        try:
-            save_file(tensors, staged)
-            os.replace(staged, file)
-        finally:
-            staged.unlink(missing_ok=True)
+        with staged(file) as place:
+            save_file(tensors, place)
     except (OSError, SafetensorError) as error:
         return f"the batch could not be saved ({' '.join(str(error).split())})"
     return f"the batch is saved in {out / f'bad-batch{pattern}.safetensors'}"

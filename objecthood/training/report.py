@@ -13,6 +13,7 @@ from typing import Any
 
 from objecthood.recipes.score_names import title as title_of
 from objecthood.runtime.files import is_number, parse_json, read_plain, write_text
+from objecthood.training.run_log import read_log
 from objecthood.visualize.charts import Number, line_chart, short_number
 
 Record = dict[str, Any]  # a JSON object
@@ -73,9 +74,9 @@ def write_report(run_folder: Path) -> Path:
     'index.html'
     """
     recipe, result = _read_object(run_folder / "recipe.json"), _read_object(run_folder / "result.json")
-    records = _read_lines(run_folder / "metrics.jsonl")
-    trained = [record for record in records if record.get("kind") == "train"]
-    evaluated = [record for record in records if record.get("kind") == "evaluate"]
+    records = sorted(read_log(run_folder / "metrics.jsonl"), key=lambda record: record["step"])
+    trained = [record for record in records if record["kind"] == "train"]
+    evaluated = [record for record in records if record["kind"] == "evaluate"]
     title = str(recipe.get("name") or run_folder.resolve().name)
     sections = [
         _head(title, recipe, result, evaluated, records),
@@ -96,19 +97,6 @@ def _read_object(path: Path) -> Record:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _read_lines(path: Path) -> list[Record]:
-    """JSON objects, one per line, in order of step; other lines are skipped."""
-    records = []
-    for line in (read_plain(path) or b"").splitlines():
-        try:
-            record = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and _is_drawn(record.get("step")):
-            records.append(record)
-    return sorted(records, key=lambda record: record["step"])
 
 
 def _is_drawn(value: Any) -> bool:

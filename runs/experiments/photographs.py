@@ -90,8 +90,8 @@ def normalised_cut(
     offset: float = 0.1,
     merged_from: int | None = None,
 ) -> Tensor:
-    """Labels [rows, columns] of one cut: k-means on the eigenvectors, to `merged_from` clusters that are merged
-    by mean affinity, or to `num_segments`."""
+    """Labels [rows, columns] of one cut: k-means on the eigenvectors, to `num_segments` clusters, or to
+    `merged_from` that are merged by mean affinity."""
     weights = affinity(embedding, temperature, reach)
     values, vectors = random_walk_vectors(weights, num_vectors)
     labels = kmeans(commute_rows(values, vectors, offset), merged_from or num_segments, 3, 15, seed)

@@ -89,11 +89,6 @@ def find_inputs(sources: Any, *, skip_bad: bool = False) -> list[InputImage]:
     return list(found.values())
 
 
-def is_video(path: Path) -> bool:
-    """Whether the name is that of a video."""
-    return path.suffix.lower() in frames.SUFFIXES
-
-
 def open_frames(video: InputImage) -> Iterator[InputImage]:
     """The frames of a video, one after the other, as images that are held in memory."""
     stem = video.relative.with_suffix("")
@@ -138,7 +133,7 @@ def _from_name(name: str) -> Iterator[InputImage]:
         place, relative = Path(name), Path(name.replace(":", "-"))
         yield InputImage(place, relative, functools.partial(np.copy, array), place, True)
         return
-    if is_video(Path(name)) and not os.path.isdir(name):
+    if frames.is_video(name) and not os.path.isdir(name):
         videos = [name] if os.path.isfile(name) else without_results(glob.glob(name, recursive=True), name)
         if not videos:
             raise ImageError(f"{name!r}: no such file, folder or pattern; {what_to_do(name)}")

@@ -84,7 +84,7 @@ def convert(
         PackError: `out` exists, no scene was good, or a crop of what is not CLEVR.
         OSError: the disk is full, or not to be written.
     """
-    out, partial = Path(out), Path(f"{os.fspath(out)}.partial")
+    source, out, partial = Path(path), Path(out), Path(f"{os.fspath(out)}.partial")
     for name, value in (("resolution", resolution), ("max_scenes", max_scenes)):
         if value is not None and value < 1:
             raise ValueError(f"`{name}` (={value}) must be at least 1")
@@ -101,11 +101,7 @@ def convert(
             "crop": crop,
             "resolution": resolution,
             "merge_background": merge_background,
-            "source": {
-                "name": Path(path).name,
-                "bytes": os.path.getsize(path),
-                "sha256": sha256_of(Path(path)),
-            },
+            "source": {"name": source.name, "bytes": source.stat().st_size, "sha256": sha256_of(source)},
             "skipped": scenes.skipped,
         }
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
