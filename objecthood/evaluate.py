@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from collections.abc import Iterator
 
-from objecthood.data.scene import to_device
+import torch
+from torch import Tensor, nn
+
+from objecthood.data.scene import Scenes, to_device
 from objecthood.recipes import RECIPES, Recipe
 
 
@@ -44,16 +46,24 @@ def evaluate(
     for name, value in (("num_scenes", num_scenes), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"`{name}` (={value}) must be at least 1")
-    dataset = recipe.dataset(split)
-    num_scenes = min(len(dataset), recipe.test_scenes if num_scenes is None else num_scenes)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    values: dict[str, list[torch.Tensor]] = {}
-    for start in range(0, num_scenes, batch_size):
-        indices = torch.arange(start, min(start + batch_size, num_scenes))
-        scenes = to_device(dataset[indices.numpy()], device)
-        for name, score in recipe.scores(model, scenes, indices).items():
+    values: dict[str, list[Tensor]] = {}
+    for indices, scenes in first_scenes(recipe, split, num_scenes, batch_size):
+        for name, score in recipe.scores(model, to_device(scenes, device), indices).items():
             values.setdefault(name, []).append(score.double().cpu())
     model.train(was_training)
     return recipe.summarize({name: torch.cat(scores) for name, scores in values.items()})
+
+
+def first_scenes(
+    recipe: Recipe, split: str, num_scenes: int | None, batch_size: int = 32
+) -> Iterator[tuple[Tensor, Scenes]]:
+    """The first `num_scenes` scenes of a split (default: the recipe's `test_scenes`; all, if there are fewer)
+    in batches, with their indices."""
+    dataset = recipe.dataset(split)
+    count = min(len(dataset), recipe.test_scenes if num_scenes is None else num_scenes)
+    for start in range(0, count, batch_size):
+        indices = torch.arange(start, min(start + batch_size, count))
+        yield indices, dataset[indices.numpy()]

@@ -13,6 +13,7 @@ from torch import Tensor
 from objecthood.analysis import diagnostics
 from objecthood.data.randomness import restart_noise
 from objecthood.data.scene import to_device
+from objecthood.evaluate import first_scenes
 from objecthood.models import SlotModel, SlotOutput
 from objecthood.recipes import Recipe
 from objecthood.visualize import figures
@@ -97,14 +98,11 @@ def diagnose(
         ['attention_entropy', 'background_slots', 'background_split']
     """
     checked = check(model, recipe, split)
-    dataset = recipe.dataset(split)
-    num_scenes = min(len(dataset), recipe.test_scenes if num_scenes is None else num_scenes)
     device, was_training = checked.device, checked.training
     checked.eval()
     entropy, used, found, errors = [], [], [], torch.zeros(2)
-    for start in range(0, num_scenes, batch_size):
-        indices = torch.arange(start, min(start + batch_size, num_scenes))
-        scenes = to_device(dataset[indices.numpy()], device)
+    for indices, scenes in first_scenes(recipe, split, num_scenes, batch_size):
+        scenes = to_device(scenes, device)
         output = segment(checked, recipe, scenes["image"], indices)
         assert output.masks is not None  # `check`
         entropy.append(diagnostics.attention_entropy(output.attention[:, -1]).cpu())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from objecthood.analysis.baselines import blocks, colour_components, colour_kmeans
-from objecthood.evaluate import evaluate
+from objecthood.evaluate import evaluate, first_scenes
 from objecthood.recipes import Recipe
 
 TITLES = {
@@ -18,7 +18,6 @@ TITLES = {
     "untrained": "untrained",
     "untrained_no_bias": "untrained, no spatial bias",
 }
-BATCH = 32
 
 
 @torch.no_grad()
@@ -48,18 +47,15 @@ def of_labels(
     recipe: Recipe, split: str = "test", num_scenes: int | None = None
 ) -> dict[str, dict[str, float]]:
     """Scores of the baselines of `floors` without a model."""
-    dataset = recipe.dataset(split)
-    num_scenes = min(len(dataset), recipe.test_scenes if num_scenes is None else num_scenes)
     values: dict[str, dict[str, list[torch.Tensor]]] = {}
     slots: int = getattr(recipe, "num_slots", 0)
-    for start in range(0, num_scenes, BATCH):
-        scenes = dataset[range(start, min(start + BATCH, num_scenes))]
+    for indices, scenes in first_scenes(recipe, split, num_scenes):
         if not recipe.mask_scores(scenes, scenes.get("masks", scenes["image"])):
             break
         images = recipe.model_input(scenes)
         labels = {
             "components": colour_components(images),
-            "kmeans": colour_kmeans(images, slots, start),
+            "kmeans": colour_kmeans(images, slots, int(indices[0])),
             "blocks": blocks(images, slots),
         }
         for floor, masks in labels.items():

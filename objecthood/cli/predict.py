@@ -149,9 +149,7 @@ def _predict_with_progress(model: SlotModel, options: PredictOptions, also: list
         def report(result: Result, total: int) -> None:
             nonlocal done
             done += 1
-            progress.num_steps = total
-            progress.bar.update(progress.task, total=total)
-            progress.update(done, result.path.name)
+            progress.update(done, result.path.name, total)
 
         results = stream(
             model,
@@ -202,9 +200,7 @@ def predict_videos(model: SlotModel, options: PredictOptions) -> int:
         with RunProgress(Path(path).name, 0) as progress:
 
             def report(done: int, total: int, progress: RunProgress = progress) -> None:
-                progress.num_steps = total
-                progress.bar.update(progress.task, total=total or None)
-                progress.update(done, "frames")
+                progress.update(done, "frames", total)
 
             result = predict_video(
                 model,

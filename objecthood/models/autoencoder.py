@@ -80,6 +80,7 @@ class SlotAutoencoder(SlotModel):
     encoder: ConvEncoder
     grouping: Grouping
     decoder: Decoder
+    selects_restarts = True
 
     def __init__(
         self,
@@ -178,11 +179,6 @@ class SlotAutoencoder(SlotModel):
             )
         assert best is not None
         return SlotOutput(**best._asdict())
-
-    @property
-    def restarts_differ(self) -> bool:
-        """Whether initial slots depend on noise."""
-        return self.grouping.depends_on_noise
 
     def export_stages(self) -> ExportStages:
         return ExportStages(self.input_transform, self.encoder, self.grouping, self.readout, self.decoder)

@@ -72,6 +72,7 @@ class SlotModel(nn.Module, abc.ABC):
         any_size: whether inputs may have any size, one at a time if sizes differ; `image_size` is then
             nominal.
         tracks: whether slots persist over the frames of a video (`step`).
+        selects_restarts: whether `segment` can select the best of several restarts.
         restarts: default number of restarts of `segment`.
         recipe, calibration: of loaded weights, their recipe and the result of
             `out_of_distribution.calibration`.
@@ -98,6 +99,7 @@ class SlotModel(nn.Module, abc.ABC):
     modality: Modality = "frame"
     any_size = False
     tracks = False
+    selects_restarts = False
     restarts = 1
     recipe: Any = None
     calibration: Mapping[str, Any] = MappingProxyType({})
@@ -153,8 +155,10 @@ class SlotModel(nn.Module, abc.ABC):
 
     @property
     def restarts_differ(self) -> bool:
-        """Whether restarts differ and the model can select the best."""
-        return False
+        """Whether initial slots depend on noise and the model can select the best restart."""
+        if not self.selects_restarts:
+            return False
+        return isinstance(self.grouping, Grouping) and self.grouping.depends_on_noise
 
     def preprocess(
         self, image: UInt8[np.ndarray, "height width 3"], fit: Fit | None = None

@@ -66,6 +66,7 @@ class Dinosaur(SlotModel):
     """
 
     grouping: Grouping
+    selects_restarts = True
 
     def __init__(
         self,
@@ -142,11 +143,6 @@ class Dinosaur(SlotModel):
         if self.attention_masks:
             masks = attention[:, -1]
         return SlotOutput(slots, attention, self._at_size(masks, images))
-
-    @property
-    def restarts_differ(self) -> bool:
-        """Whether initial slots depend on noise."""
-        return self.grouping.depends_on_noise
 
     def anomaly_score(
         self, images: Float[Tensor, "batch 3 height width"], output: SlotOutput

@@ -46,8 +46,12 @@ class RunProgress:
         with contextlib.suppress(OSError):  # a terminal that was closed; what it ends with matters more
             self.bar.stop()
 
-    def update(self, step: int, status: str) -> None:
-        """Show that `step` steps are done, with a `status` text."""
+    def update(self, step: int, status: str, num_steps: int | None = None) -> None:
+        """Show that `step` steps are done, with a `status` text; `num_steps` is their new total, 0 if
+        unknown."""
+        if num_steps is not None:
+            self.num_steps = num_steps
+            self.bar.update(self.task, total=num_steps or None)
         self.bar.update(self.task, completed=step, status=status)
         now = time.monotonic()
         if not self.console.is_terminal and (now - self.spoken >= self.every or step == self.num_steps):

@@ -49,7 +49,7 @@ def read_frames(
         ImageError: no such file, not a video, too large, damaged, or PyAV is missing.
     """
     with open_video(path) as container:
-        yield from decode(container, repr(os.fsdecode(path)), max_pixels)
+        yield from (frame.picture for frame in decode(container, repr(os.fsdecode(path)), max_pixels))
 
 
 def count_frames(path: str | os.PathLike[str]) -> int:
@@ -69,7 +69,7 @@ def read_camera(index: int = 0) -> UInt8[np.ndarray, "height width 3"]:
         with av.open(place.format(index), format=kind) as container:
             for number, frame in enumerate(decode(container, name, MAX_PIXELS)):
                 if number >= WARM_UP:
-                    return frame
+                    return frame.picture
     except (av.error.FFmpegError, OSError) as error:
         raise ImageError(
             f"{name}: cannot be opened ({_one_line(error)}); is it plugged in and free?"
@@ -99,14 +99,8 @@ class Frame(NamedTuple):
     """Time in seconds; None if the file does not state it."""
 
 
-def decode(container: Any, name: str, max_pixels: int) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+def decode(container: Any, name: str, max_pixels: int) -> Iterator[Frame]:
     """The frames of an open container's first track; errors call it `name`."""
-    for frame in decode_timed(container, name, max_pixels):
-        yield frame.picture
-
-
-def decode_timed(container: Any, name: str, max_pixels: int) -> Iterator[Frame]:
-    """As `decode`, each frame with its time."""
     if not container.streams.video:
         raise ImageError(f"{name}: holds no images; name a video")
     stream = container.streams.video[0]

@@ -15,7 +15,7 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import UInt8
 
-from objecthood.data.io.frames import decode, decode_timed, import_av, open_video
+from objecthood.data.io.frames import decode, import_av, open_video
 from objecthood.data.io.images import MAX_PIXELS, ImageError
 
 MOST_TICKS = 60_000
@@ -39,7 +39,7 @@ class VideoFile:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         with open_video(path) as container:
-            first = next(decode(container, self._name, MAX_PIXELS))
+            first = next(decode(container, self._name, MAX_PIXELS)).picture
             stream = container.streams.video[0]
             self.rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
             self.num_frames = int(stream.frames)
@@ -48,7 +48,7 @@ class VideoFile:
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
         with open_video(self.path) as container:
-            for number, (picture, time) in enumerate(decode_timed(container, self._name, MAX_PIXELS)):
+            for number, (picture, time) in enumerate(decode(container, self._name, MAX_PIXELS)):
                 if number == len(self._times):
                     self._note(time)
                 if picture.shape[:2] != self.size:
