@@ -6,7 +6,8 @@ SPOT trains with several patch orders (Kakogeorgiou et al. 2024, arXiv 2312.0064
 
 Differences: the backbone is never trained (as in DINOSAUR; SPOT's second stage trains its last blocks).
 Off by default: masks of the slots' attention in place of the decoder's, masks that follow the edges of the
-image (`nn.guided_filter`), positions added to what slots group.
+image (`nn.guided_filter`), positions added to what slots group, convolutions before the slots
+(`nn.local_context`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from objecthood.nn.feature_decoders import FeatureReconstruction, MLPFeatureDeco
 from objecthood.nn.frozen_features import Backbone
 from objecthood.nn.grouping import Grouping
 from objecthood.nn.guided_filter import masks_at_size
+from objecthood.nn.local_context import LocalContext
 from objecthood.nn.positions import PositionEmbedding
 from objecthood.nn.precision import at_least_float32
 
@@ -51,6 +53,7 @@ class Dinosaur(SlotModel):
         attention_masks: whether masks are the slots' last attention, and not the decoder's masks.
         guided_masks: whether masks follow the edges of the image.
         positions: whether an embedding of their positions is added to the projected features.
+        context_blocks: blocks of `LocalContext` between the projected features and the slots.
 
     Example:
         >>> from objecthood.nn import GaussianSlots, SlotAttention
@@ -78,6 +81,7 @@ class Dinosaur(SlotModel):
         attention_masks: bool = False,
         guided_masks: bool = False,
         positions: bool = False,
+        context_blocks: int = 0,
     ):
         super().__init__()
         self.image_size, self.feature_grid = image_size, backbone.grid(image_size)
@@ -85,6 +89,7 @@ class Dinosaur(SlotModel):
         self.attention_masks, self.guided_masks = attention_masks, guided_masks
         input_dim = grouping.slot_attention.input_dim
         self.positions = PositionEmbedding(input_dim) if positions else None
+        self.context = LocalContext(input_dim, context_blocks)
         dim = backbone.feature_dim
         hidden_dim = dim if hidden_dim is None else hidden_dim
         self.project = nn.Sequential(
@@ -106,6 +111,7 @@ class Dinosaur(SlotModel):
         inputs = self.project(features)
         if self.positions is not None:
             inputs = inputs + self.positions(*features.shape[1:3])
+        inputs = self.context(inputs)
         slots, attention = self.grouping(inputs.flatten(1, 2), num_slots, iterations, noise=noise)
         decoded = self.decoder(slots, features, order)
         return Slots(slots, attention.unflatten(-1, features.shape[1:3]), decoded)

@@ -230,12 +230,17 @@ class Distillation(FeatureDiscovery):
     distillation: float
     """Weight of the distillation loss."""
 
+    taught_iterations: ClassVar[slice] = slice(-1, None)
+    """The iterations whose attention learns from the teacher (SPOT: the last)."""
+
     def loss(self, model: Dinosaur, scenes: Scenes, step: int) -> Tensor:
         features, mirrored = self.augmented(model, scenes)
         found = model.group(features)
         masks = self.teacher_masks(scenes, features, mirrored)
-        attention = found.attention[:, -1].flatten(2)
-        distance = losses.attention_distillation(attention, masks.float().flatten(2))
+        taught = found.attention.flatten(3)[:, self.taught_iterations].unbind(dim=1)
+        wanted = masks.float().flatten(2)
+        distances = [losses.attention_distillation(attention, wanted) for attention in taught]
+        distance = torch.stack(distances).mean()
         return feature_error(found.decoded, features).mean() + self.distillation * distance
 
     def teacher_masks(self, scenes: Scenes, features: Tensor, mirrored: Tensor) -> Tensor:
@@ -266,6 +271,12 @@ class CutDistillation(Distillation):
 
     distillation: float = 1.0
     cached: bool = True
+    context_blocks: int = 2
+    """Blocks of convolutions before the slots (`nn.local_context`)."""
+
+    taught_iterations = slice(None)
+    minimums = FeatureDiscovery.minimums | {"context_blocks": 0}
+    maximums = FeatureDiscovery.maximums | {"context_blocks": 16}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -278,7 +289,8 @@ class CutDistillation(Distillation):
 
     @property
     def variant(self) -> dict[str, Any]:
-        return {"attention_masks": True, "guided_masks": True, "positions": True}
+        options: dict[str, Any] = dict.fromkeys(("attention_masks", "guided_masks", "positions"), True)
+        return options | {"context_blocks": self.context_blocks}
 
     def with_features(self, scenes: Dataset) -> Dataset:
         """Scenes with features, and with the label map of the cut."""
