@@ -1,7 +1,8 @@
 """Trace modules to ONNX graphs with dynamic batch and number of slots, and join graphs around a loop.
 
 `torch.export` traces and `torch.onnx` (onnxscript) translates. Two operations missing in ONNX, cumulative
-maximum and linear solve, are decomposed. Long dot products are summed in blocks, as in PyTorch.
+maximum and linear solve, are replaced as they are called. Long dot products are summed in blocks, as in
+PyTorch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -48,15 +50,10 @@ def trace(
     )
     with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")  # internal warnings of the exporter
-        program = torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes, strict=False)
-        aten = torch.ops.aten
-        program = program.run_decompositions(
-            {
-                aten.cummax.default: running_maximum,
-                aten.linalg_solve.default: solve,
-                aten.matmul.default: multiply_in_blocks,
-            }
-        )
+        with _OnnxHas():
+            program = torch.export.export(
+                module, tuple(inputs.values()), dynamic_shapes=shapes, strict=False
+            )
         # The exporter's own optimization leaves dangling names behind (onnxscript 0.7); folding does not.
         exported = torch.onnx.export(
             program,
@@ -75,6 +72,27 @@ def trace(
         model = onnx_ir.to_proto(graph)
     del model.graph.value_info[:]  # inner shapes, whose names would clash in joined graphs
     return model
+
+
+class _OnnxHas(TorchFunctionMode):
+    """Context manager in which calls of PyTorch are replaced by what ONNX has, and long products by exact ones.
+
+    Decompositions of the traced program would do the same, and take as long as the tracing again.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function in (torch.cummax, Tensor.cummax):
+            return torch.return_types.cummax(running_maximum(*args, **kwargs))
+        if function is torch.linalg.solve:
+            return solve(*args, **kwargs)
+        if function in (torch.matmul, Tensor.matmul, Tensor.__matmul__):
+            product = multiply_in_blocks(*args, **kwargs)
+            if product is not NotImplemented:
+                return product
+        return function(*args, **kwargs)
 
 
 def running_maximum(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
