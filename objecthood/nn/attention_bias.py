@@ -230,11 +230,8 @@ def reassigned(
     part: Bool[Tensor, "batch slots inputs"],
 ) -> Bool[Tensor, "batch slots inputs"]:
     """The `source` row of `part`, moved to the `target` row where it `applies`; False elsewhere."""
-
-    def at(slot: Tensor) -> Tensor:
-        return slot[..., None].expand(-1, -1, part.shape[-1])
-
-    return torch.zeros_like(part).scatter(1, at(target), applies[..., None] & part.gather(1, at(source)))
+    row = part.gather(1, source[..., None].expand(-1, -1, part.shape[-1]))
+    return torch.zeros_like(part).scatter(1, target[..., None].expand_as(row), applies[..., None] & row)
 
 
 def best_cuts(
