@@ -9,13 +9,14 @@ import pytest
 import torch
 from _pytest.runner import runtestprotocol
 from jaxtyping import install_import_hook
+from places import ROOT
 from scoreboard import Note, Scoreboard, note_of
 
 # From here on every function of the package checks the shapes in its signature. An int passes for a float, as
 # for every type checker; the default of beartype is stricter.
 install_import_hook("objecthood", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED_DATA = ROOT.parent / "shared" / "data"
 
 torch.set_num_threads(1)
 # A machine that is busy with other work is no fault of what is tested.

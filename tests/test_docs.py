@@ -20,11 +20,10 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import numpy as np
 import pytest
 import records
-import test_clevr
-import test_clevrtex
-import test_multi_object
 import torch
 from PIL import Image
+from places import ROOT
+from published_sets import COUNTS, write_clevr, write_clevrtex, write_records
 from safetensors.torch import save_file
 
 import objecthood as oh
@@ -32,7 +31,6 @@ from objecthood.cli.commands import COMMANDS
 from objecthood.cli.data import ACTIONS
 from objecthood.cli.main import main
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 FENCE = re.compile(
@@ -69,11 +67,11 @@ def workbench(tmp_path, monkeypatch):
 def published_files(folder: Path) -> None:
     """What docs/data.md reads: small files in the layouts of published sets."""
     examples = [records.example(records.scene("clevr_with_masks", seed, 4)[0]) for seed in range(20)]
-    test_multi_object.write(folder / "clevr_with_masks_train.tfrecords", examples)
-    for split, counts in (("train", test_clevr.COUNTS), ("val", test_clevr.COUNTS[:3])):
-        test_clevr.write_split(folder / "CLEVR_v1.0", split, counts)
-    test_clevrtex.write(folder)
-    test_clevrtex.write(folder / "downloads", "outd", 3)
+    write_records(folder / "clevr_with_masks_train.tfrecords", examples)
+    for split, counts in (("train", COUNTS), ("val", COUNTS[:3])):
+        write_clevr(folder / "CLEVR_v1.0", split, counts)
+    write_clevrtex(folder)
+    write_clevrtex(folder / "downloads", "outd", 3)
     (folder / "annotations").mkdir()
     (folder / "val2017").mkdir()
     Image.new("RGB", (300, 240)).save(folder / "val2017" / "1.png")

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from places import ROOT
 
 import objecthood as oh
 from objecthood.data.generated.sprites import Sprites
 from objecthood.visualize import figures
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 FILES = sorted(EXAMPLES.glob("*.py"))
 NOTEBOOK = EXAMPLES / "objects.ipynb"
 

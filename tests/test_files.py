@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from places import ROOT
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -23,7 +24,6 @@ from objecthood.runtime.signals import PREEMPTED, nobody_else
 from objecthood.train import check_state, digest, prepare_folder
 from objecthood.training.report import write_report
 
-ROOT = Path(__file__).resolve().parents[1]
 SPRITES = RECIPES["sprites"]
 MODEL = SPRITES.build_model()
 BAD_NAMES = ["/elsewhere/abs", "../../esc", "..", ".", "", "a/b", "a\\b", "a b", "\x1b[2J", "a" * 101]

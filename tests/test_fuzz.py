@@ -4,12 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 from records import frame
 from torch import nn
 
@@ -146,7 +146,7 @@ def test_guided_by_coverage(target, tmp_path, scoreboard):
     else:
         (corpus / "good").write_bytes(GOOD if target == "records" else b"\2\x0222")
     (tmp_path / "fuzz.py").write_text(GUIDED)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command = [sys.executable, tmp_path / "fuzz.py", target, corpus, os.environ.get("FUZZ_SECONDS", "60")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

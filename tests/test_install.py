@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 AREA = "The package"
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links files")
 

@@ -22,17 +22,17 @@ from pathlib import Path
 
 import pytest
 from dying import begin, ended, needs_fork
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 TESTED = {
-    "checkpoint.py": (
-        ["test_checkpoint.py", "test_full_disks.py", "test_strangers.py"],
+    "checkpoint/run.py": (
+        ["checkpoint/test_checkpoint.py", "checkpoint/test_full_disks.py", "test_strangers.py"],
         "(checkpoint or full_disks or weights) and not payloads and not same_file and not flipped"
         " and not two_runs and not goes_away and not torn_file",
     ),
-    "data/images.py": (["test_images.py"], ""),
-    "data/archives.py": (["test_strangers.py"], "(arrays or archives) and not payloads"),
-    "data/loader.py": (["test_loader.py"], ""),
+    "data/io/images.py": (["data/test_images.py"], ""),
+    "data/io/archives.py": (["test_strangers.py"], "(arrays or archives) and not payloads"),
+    "data/loader.py": (["data/test_loader.py"], ""),
 }
 """Each file with the tests that are quick and look at it, and which of these (pytest's -k)."""
 SAMPLE = int(os.environ.get("MUTANTS", "20"))
@@ -162,7 +162,9 @@ def try_all(name: str, sample: int) -> dict[str, object]:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", TESTED)
 def test_changes_are_noticed(name, scoreboard):
-    done = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, __file__, name]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     noticed = found["tried"] - len(found["unnoticed"])

@@ -6,17 +6,16 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from places import ROOT
 
 from objecthood.checkpoint.run import restore
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "runs" / "release"))
-import keep_release  # noqa: E402
+import keep_release
 
 RELEASES = sorted((ROOT / "tests" / "releases").iterdir())
 

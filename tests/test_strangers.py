@@ -13,6 +13,7 @@ import pytest
 import readers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 from safetensors.torch import save_file
 from torch import nn
 
@@ -21,7 +22,6 @@ from objecthood.checkpoint.run import no_more_weights_than
 from objecthood.data.io import archives
 from objecthood.data.io.archives import ArchiveError, read_arrays
 
-ROOT = Path(__file__).resolve().parents[1]
 AREA = "Files of strangers"
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 

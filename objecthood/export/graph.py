@@ -50,10 +50,8 @@ def trace(
     )
     with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")  # internal warnings of the exporter
-        with _OnnxHas():
-            program = torch.export.export(
-                module, tuple(inputs.values()), dynamic_shapes=shapes, strict=False
-            )
+        with _ReplacedCalls():
+            program = torch.export.export(module, tuple(inputs.values()), dynamic_shapes=shapes, strict=False)
         # The exporter's own optimization leaves dangling names behind (onnxscript 0.7); folding does not.
         exported = torch.onnx.export(
             program,
@@ -74,8 +72,8 @@ def trace(
     return model
 
 
-class _OnnxHas(TorchFunctionMode):
-    """Context manager in which calls of PyTorch are replaced by what ONNX has, and long products by exact ones.
+class _ReplacedCalls(TorchFunctionMode):
+    """Context manager in which calls of what ONNX lacks, and long products, are replaced.
 
     Decompositions of the traced program would do the same, and take as long as the tracing again.
     """

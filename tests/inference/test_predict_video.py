@@ -1,0 +1,172 @@
+"""Videos in, videos out: nothing lost on the way, whatever the length; one line where it cannot be done."""
+
+import csv
+import json
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from places import ROOT
+from videos import some_frames, write_video
+
+import objecthood
+from objecthood.cli.main import main
+from objecthood.data.io.frame_folder import FrameFolder
+from objecthood.data.io.images import ImageError
+from objecthood.inference.predict_video import COLUMNS, predict_video
+from objecthood.models import autoencoder, video
+
+av = pytest.importorskip("av", reason="needs PyAV, the extra `video`")
+from objecthood.data.io.video_file import VideoFile  # noqa: E402
+
+MODEL = video.moving_sprites(num_slots=4, resolution=32)
+
+
+@pytest.mark.parametrize("size", [(48, 66), (33, 35)])
+def test_a_video_comes_back_with_all_its_frames_at_its_size_and_rate(tmp_path, size):
+    frames = some_frames(11, *size)
+    source = VideoFile(write_video(tmp_path / "clip.mp4", frames))
+    assert source.size == size and source.rate == Fraction(30000, 1001) and source.num_frames == 11
+    back = np.stack(list(source))
+    assert back.shape == frames.shape
+    assert np.abs(back.astype(int) - frames).mean() < 6, "H.264 at half colour resolution"
+
+
+def test_prediction_keeps_the_video_and_writes_the_tracks(tmp_path):
+    frames = some_frames(9)
+    clip = write_video(tmp_path / "clip.mp4", frames)
+    before = clip.read_bytes()
+    result = predict_video(MODEL, clip, tmp_path / "out")
+    assert clip.read_bytes() == before and result.frames == 9
+    shown = VideoFile(result.files["video"])
+    assert (shown.size, shown.rate, shown.num_frames) == ((48, 66), Fraction(30000, 1001), 9)
+    masks = sorted(result.files["masks"].iterdir())
+    assert [mask.name for mask in masks] == [f"{n:06d}.png" for n in range(9)]
+    facts = json.loads(result.files["json"].read_text())
+    assert (facts["width"], facts["height"], facts["frames"]) == (66, 48, 9)
+    rows = list(csv.DictReader(result.files["csv"].read_text().splitlines()))
+    assert list(rows[0]) == list(COLUMNS) == facts["columns"] and len(rows) == len(facts["tracks"])
+    for row, entry in zip(rows, facts["tracks"], strict=True):
+        assert [float(row[name]) for name in COLUMNS[:-1]] == entry[:-1] and row["moving"] == str(
+            int(entry[-1])
+        )
+    for number, mask in enumerate(masks):
+        with Image.open(mask) as picture:
+            labels = np.asarray(picture)
+        assert labels.shape == (48, 66)
+        share = sum(float(row["area"]) for row in rows if row["frame"] == str(number))
+        assert share > 0.95, "of the frame belongs to slots with a track"
+    for slot in facts["slots"]:
+        its = [entry for entry in facts["tracks"] if entry[2] == slot["slot"]]
+        assert slot["frames"] == len(its) and slot["moving_frames"] == sum(entry[-1] for entry in its)
+
+
+def test_masks_are_those_of_the_model_run_on_the_whole_clip(tmp_path):
+    frames = some_frames(5, 32, 32)
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{number}.png")
+    result = predict_video(MODEL, folder, tmp_path / "out")
+    clip = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float() / 255
+    with torch.no_grad():
+        wanted = MODEL.eval()(clip).masks[0].argmax(1).numpy()
+    for number in range(5):
+        with Image.open(result.files["masks"] / f"{number:06d}.png") as picture:
+            assert (np.asarray(picture) == wanted[number]).mean() > 0.999
+
+
+def test_a_second_prediction_replaces_the_first_and_foreign_folders_stay(tmp_path):
+    clip = write_video(tmp_path / "clip.mp4", some_frames(4))
+    predict_video(MODEL, clip, tmp_path / "out")
+    write_video(clip, some_frames(2))
+    result = predict_video(MODEL, clip, tmp_path / "out")
+    assert len(list(result.files["masks"].iterdir())) == 2
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(ValueError, match="holds files that are not video predictions"):
+        predict_video(MODEL, clip, tmp_path / "mine")
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_the_command(tmp_path, capsys):
+    recipe = objecthood.recipes.from_dict(
+        objecthood.RECIPES["moving-sprites"].to_dict() | {"resolution": 32, "num_slots": 3}
+    )
+    weights = objecthood.save(recipe.build_model(), recipe, tmp_path / "weights.safetensors")
+    clip = write_video(tmp_path / "clip.mp4", some_frames(3))
+    out = tmp_path / "out"
+    assert main(["predict", str(clip), "--weights", str(weights), "--out", str(out)]) == 0
+    assert "3 frames" in capsys.readouterr().out and (out / "clip-overlay.mp4").is_file()
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    assert main(["predict", str(picture), "--weights", str(weights), "--out", str(out)]) == 1
+    assert "name video files or folders of frames" in capsys.readouterr().err
+    assert main(["predict", str(clip), str(picture), "--weights", str(weights), "--out", str(out)]) == 1
+    assert "mix videos and images" in capsys.readouterr().err
+
+
+def test_a_image_model_takes_frames_for_themselves(tmp_path, unchecked):
+    model = autoencoder.fast_sprites(num_slots=3, resolution=32)
+    clip = write_video(tmp_path / "clip.mp4", some_frames(3))
+    assert predict_video(model, clip, tmp_path / "out").frames == 3
+    with pytest.raises(ValueError, match="a Linear cannot predict videos"):
+        predict_video(torch.nn.Linear(1, 1), clip, tmp_path / "out")
+
+
+LONG = """
+import sys, itertools, numpy, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from peak import peak
+from objecthood.models import video
+from objecthood.inference.predict_video import look, Table
+model = video.moving_sprites(num_slots=3, resolution=16).eval()
+frame = numpy.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=numpy.uint8)
+def run(count):
+    files = {kind: Path(sys.argv[1]) / kind for kind in ("csv", "json")}
+    with Table(files["csv"], files["json"], {"rate": 25.0}) as table:
+        for *_, tracks in look(model, itertools.repeat(frame, count)):
+            table.add(tracks, (1.0, 1.0), 256)
+run(20)
+before = peak()
+run(400)  # 90 MB of images
+print(peak() - before)
+"""
+
+
+def test_memory_stays_flat_however_long_the_stream(tmp_path):
+    environment = {"PYTHONPATH": f"{ROOT}/tests/support:{ROOT}", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", LONG, str(tmp_path)], capture_output=True, text=True, env=environment
+    )
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 8, "MB"
+
+
+def test_what_cannot_be_read_is_refused_in_one_line(tmp_path):
+    text = tmp_path / "text.mp4"
+    text.write_text("not a video")
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(write_video(tmp_path / "clip.mp4", some_frames(9)).read_bytes()[:900])
+    empty, mixed = tmp_path / "empty", tmp_path / "mixed"
+    empty.mkdir()
+    mixed.mkdir()
+    for number, side in enumerate((8, 9)):
+        Image.new("RGB", (side, side)).save(mixed / f"{number}.png")
+    tries = [
+        (lambda: VideoFile(text), "not a readable video"),
+        (lambda: list(VideoFile(cut)), "not a readable video|damaged video"),
+        (lambda: VideoFile(tmp_path / "none.mp4"), "no such file"),
+        (lambda: FrameFolder(empty), "no frames"),
+        (lambda: list(FrameFolder(mixed)), "must be of one size"),
+        (lambda: FrameFolder(text), "is not a folder"),
+    ]
+    for attempt, words in tries:
+        with pytest.raises(ImageError, match=words) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
