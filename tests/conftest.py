@@ -11,6 +11,7 @@ from _pytest.runner import runtestprotocol
 from jaxtyping import install_import_hook
 from places import ROOT
 from scoreboard import Note, Scoreboard, note_of
+from undrawn import leave_out_images
 
 # From here on every function of the package checks the shapes in its signature. An int passes for a float, as
 # for every type checker; the default of beartype is stricter.
@@ -73,6 +74,13 @@ def alike():
 def unchecked(monkeypatch):
     """Without checked shapes: what a user meets, whose wrong shapes must end in our own errors."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Runs without images, for tests that look at something else. A fixture that trains a whole run is named
+    before this one."""
+    leave_out_images(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -27,13 +28,20 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in FILES}
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    """A file, parsed once."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
-def imports(path: Path, at_import: bool = False) -> set[str]:
+@cache
+def imports(path: Path, at_import: bool = False) -> frozenset[str]:
     """Modules that a file imports, in full; with `at_import` only what runs when the file is imported."""
-    found, waiting = set(), [ast.parse(path.read_text(encoding="utf-8"))]
+    found, waiting = set(), [tree(path)]
     while waiting:
         node = waiting.pop()
         if at_import and (
@@ -47,7 +55,7 @@ def imports(path: Path, at_import: bool = False) -> set[str]:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in MODULES else node.module for name in names}
         waiting += ast.iter_child_nodes(node)
-    return found
+    return frozenset(found)
 
 
 def ours(name: str) -> set[str]:
@@ -97,9 +105,9 @@ BUILDERS = ("objecthood.models", "objecthood.recipes", "objecthood.checkpoint.re
 
 def type_tests(text: str) -> list[str]:
     """Where a module asks whether something is of a class of `objecthood.models` other than the contract."""
-    tree = ast.parse(text)
+    module = ast.parse(text)
     modules, classes = set(), set()
-    for node in ast.walk(tree):
+    for node in ast.walk(module):
         if isinstance(node, ast.ImportFrom) and is_under(node.module or "", "objecthood.models"):
             for alias in node.names:
                 is_module = f"{node.module}.{alias.name}" in MODULES
@@ -113,7 +121,7 @@ def type_tests(text: str) -> list[str]:
         return isinstance(node, ast.Name) and node.id in classes
 
     found = []
-    for node in ast.walk(tree):
+    for node in ast.walk(module):
         asked: list[ast.AST] = []
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
             asked = [*ast.walk(node.args[1])]
@@ -151,7 +159,7 @@ def test_a_type_test_is_found(text):
 
 def is_dataset(name: str) -> bool:
     """Whether a module defines a class that inherits one of the base classes of `data.scene`."""
-    classes = [node for node in ast.parse(MODULES[name].read_text()).body if isinstance(node, ast.ClassDef)]
+    classes = [node for node in tree(MODULES[name]).body if isinstance(node, ast.ClassDef)]
     bases = {ast.unparse(base) for node in classes for base in node.bases}
     return name != "objecthood.data.scene" and bool(bases & {"Dataset", "EndlessDataset", "DecodedDataset"})
 
@@ -303,8 +311,7 @@ def test_a_function_and_its_module_may_share_a_name():
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_files_say_what_they_are(path):
-    text = path.read_text(encoding="utf-8")
-    module = ast.parse(text)
+    module = tree(path)
     assert ast.get_docstring(module), "every file begins with a sentence on what it is"
     for node in module.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
@@ -327,7 +334,7 @@ def test_files_hold_nothing_forbidden(path):
     text = path.read_text(encoding="utf-8")
     for what, pattern in FORBIDDEN.items():
         assert not re.search(pattern, text, re.MULTILINE), f"{path} holds {what}"
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("eval", "exec", "__import__"), f"{path}:{node.lineno} runs text"
 

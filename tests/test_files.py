@@ -276,7 +276,7 @@ def test_a_second_training_is_refused_before_it_writes(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["recipe.json"]
 
 
-def test_a_checkpoint_of_other_settings_or_beyond_the_end_is_refused(tmp_path):
+def test_a_checkpoint_of_other_settings_or_beyond_the_end_is_refused(undrawn, tmp_path):
     run = tmp_path / "run"
     oh.train(SMALL, run, checkpoint_every=2)
     state = json.loads((run / "checkpoints" / "step_00000004" / "state.json").read_text())

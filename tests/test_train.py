@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import pytest
 import torch
@@ -17,8 +17,8 @@ from objecthood.data.scene import Dataset
 from objecthood.models import autoencoder
 from objecthood.recipes import Discovery, FastTetrominoes
 from objecthood.runtime.signals import Preempted
-from objecthood.visualize import animation
 
+pytestmark = pytest.mark.xdist_group("training")  # that shares its undisturbed runs
 SMALL = {"steps": 7, "batch_size": 4, "evaluate_every": 3, "validation_scenes": 4, "test_scenes": 6}
 SMALL |= {"warmup_steps": 2, "precision": "float32"}
 # The paper's method, whose slots start from noise; the fast one; and the one with most to remember.
@@ -61,8 +61,14 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(params=RECIPES)
 def run(request, runs):
-    """Each of them; named before `quick` in a test, so that it is whole."""
+    """Each of them; named before `undrawn` in a test, so that it is whole."""
     return runs(request.param)
+
+
+@pytest.fixture
+def paper(runs):
+    """The folder of the undisturbed run of `PAPER`; named before `undrawn` too."""
+    return runs("paper")[1]
 
 
 def test_run_folder_is_whole(run):
@@ -106,20 +112,13 @@ def test_weights_load_and_score_as_told(run):
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())
 
 
-def test_same_seed_same_weights_other_seed_others(run, quick, tmp_path, scoreboard):
+def test_same_seed_same_weights_other_seed_others(run, undrawn, tmp_path, scoreboard):
     recipe, folder, _ = run
     oh.train(recipe, tmp_path / "again", checkpoint_every=100)
     assert same(weights(folder), weights(tmp_path / "again"))
     oh.train(replace(recipe, seed=1), tmp_path / "other")
     assert not same(weights(folder), weights(tmp_path / "other"))
     scoreboard("The same again", "same seed: the same weights, bit for bit; another seed: others", 1)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Animations of one frame an iteration, where images are not what is looked at."""
-    frames = animation.attention_frames
-    monkeypatch.setattr(animation, "attention_frames", partial(frames, hold=1, between=0))
 
 
 class Stop(Exception):
@@ -166,7 +165,7 @@ CASES += [(name, how, (1, 4)) for name in RECIPES for how in (interrupt, crash)]
 
 @pytest.mark.parametrize("run, disturb, stops", CASES, indirect=["run"])
 def test_stopped_and_resumed_equals_undisturbed(
-    run, quick, monkeypatch, tmp_path, disturb, stops, scoreboard
+    run, undrawn, monkeypatch, tmp_path, disturb, stops, scoreboard
 ):
     recipe, folder, _ = run
     disturbed(recipe, monkeypatch, tmp_path / "run", stops, disturb)
@@ -180,7 +179,7 @@ def test_stopped_and_resumed_equals_undisturbed(
     scoreboard("The same again", what, len(stops))
 
 
-def test_interrupt_finishes_the_step_and_saves_it(quick, monkeypatch, tmp_path):
+def test_interrupt_finishes_the_step_and_saves_it(undrawn, monkeypatch, tmp_path):
     plain = Discovery.loss
 
     def loss(self, model, scenes, step):
@@ -196,7 +195,7 @@ def test_interrupt_finishes_the_step_and_saves_it(quick, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
-def test_a_machine_that_is_wanted_is_given_up_in_order(quick, monkeypatch, tmp_path, number, scoreboard):
+def test_a_machine_that_is_wanted_is_given_up_in_order(undrawn, monkeypatch, tmp_path, number, scoreboard):
     """The step is finished and saved, even where the signal comes twice; the exit code says: go on later."""
     plain = Discovery.loss
 
@@ -220,9 +219,8 @@ def test_a_machine_that_is_wanted_is_given_up_in_order(quick, monkeypatch, tmp_p
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("moment", ["validation", "test"])
-def test_scoring_is_cut_short_by_a_signal(quick, monkeypatch, tmp_path, number, moment, scoreboard):
+def test_scoring_is_cut_short_by_a_signal(paper, undrawn, monkeypatch, tmp_path, number, moment, scoreboard):
     """What is scored has been saved; gone on with, it is scored again, and nothing is different."""
-    oh.train(PAPER, tmp_path / "whole")
     plain, told = Discovery.scores, []
 
     def scores(self, model, scenes, indices):
@@ -239,11 +237,9 @@ def test_scoring_is_cut_short_by_a_signal(quick, monkeypatch, tmp_path, number, 
     newest = max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert newest == ("step_00000007" if moment == "test" else "step_00000003")
     oh.train(PAPER, tmp_path / "run", resume=True)
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    assert same(weights(paper), weights(tmp_path / "run"))
     names = ("kind", "step", "loss", "mse", "fg_ari")
-    logs = [
-        [[line.get(name) for name in names] for line in lines(tmp_path / run)] for run in ("whole", "run")
-    ]
+    logs = [[[line.get(name) for name in names] for line in lines(run)] for run in (paper, tmp_path / "run")]
     assert logs[0] == logs[1]
     scoreboard("Signals", "a signal while scores are taken: given up at once, and no score lost", 1)
 
@@ -275,7 +271,7 @@ def exploding_gradient(plain, self, model, scenes, step):
 
 @pytest.mark.parametrize("poison", [nan_image, infinite_loss, exploding_gradient])
 def test_a_step_without_finite_gradient_is_skipped_and_counted(
-    quick, monkeypatch, tmp_path, poison, scoreboard
+    undrawn, monkeypatch, tmp_path, poison, scoreboard
 ):
     poisoned(monkeypatch, poison, (0, 2, 3, 5))
     result = oh.train(GUARDED, tmp_path / "run")
@@ -286,7 +282,7 @@ def test_a_step_without_finite_gradient_is_skipped_and_counted(
     scoreboard("What goes wrong inside", what, 4)
 
 
-def test_a_skipped_step_leaves_everything_as_it_was(quick, monkeypatch, tmp_path):
+def test_a_skipped_step_leaves_everything_as_it_was(undrawn, monkeypatch, tmp_path):
     with monkeypatch.context() as patched:
         poisoned(patched, nan_image, (1, 2))
         oh.train(replace(GUARDED, steps=3), tmp_path / "skipped")
@@ -294,7 +290,7 @@ def test_a_skipped_step_leaves_everything_as_it_was(quick, monkeypatch, tmp_path
     assert same(weights(tmp_path / "skipped"), weights(tmp_path / "one"))
 
 
-def test_three_skipped_steps_in_a_row_name_the_culprits(quick, monkeypatch, tmp_path, scoreboard):
+def test_three_skipped_steps_in_a_row_name_the_culprits(undrawn, monkeypatch, tmp_path, scoreboard):
     poisoned(monkeypatch, nan_image, (3, 4, 5))
     with pytest.raises(FloatingPointError) as caught:
         oh.train(GUARDED, tmp_path / "run", checkpoint_every=3)
@@ -315,7 +311,7 @@ def test_three_skipped_steps_in_a_row_name_the_culprits(quick, monkeypatch, tmp_
     )
 
 
-def test_a_batch_that_cannot_be_kept_hides_no_culprit(quick, monkeypatch, tmp_path):
+def test_a_batch_that_cannot_be_kept_hides_no_culprit(undrawn, monkeypatch, tmp_path):
     poisoned(monkeypatch, nan_image, (0, 1, 2))
     (tmp_path / "run" / "bad-batch.safetensors").mkdir(parents=True)
     with pytest.raises(
@@ -325,7 +321,7 @@ def test_a_batch_that_cannot_be_kept_hides_no_culprit(quick, monkeypatch, tmp_pa
     assert "\n" not in str(caught.value)
 
 
-def test_skipped_steps_are_counted_on_after_a_stop(quick, monkeypatch, tmp_path):
+def test_skipped_steps_are_counted_on_after_a_stop(undrawn, monkeypatch, tmp_path):
     def poison_and_stop(plain, self, model, scenes, step):
         if step == 4:
             interrupt()
@@ -347,7 +343,7 @@ class FewLines(Discovery):
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler (g++)")
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about code that is not ours
-def test_a_compiled_loss_gives_the_same_weights(quick, unchecked, tmp_path):
+def test_a_compiled_loss_gives_the_same_weights(undrawn, unchecked, tmp_path):
     """And the same noise."""
     recipe = FewLines(**{key: value for key, value in PAPER.to_dict().items() if key != "task"})
     plain = oh.train(recipe, tmp_path / "plain")
@@ -364,7 +360,7 @@ def before(recipe):
     return recipe.build_model().state_dict()
 
 
-def test_a_damaged_checkpoint_costs_steps_not_the_run(quick, monkeypatch, tmp_path, capsys):
+def test_a_damaged_checkpoint_costs_steps_not_the_run(paper, undrawn, monkeypatch, tmp_path, capsys):
     folder = tmp_path / "run"
     plain, crashed = Discovery.loss, []
 
@@ -374,7 +370,6 @@ def test_a_damaged_checkpoint_costs_steps_not_the_run(quick, monkeypatch, tmp_pa
             raise Stop
         return plain(self, model, scenes, step)
 
-    oh.train(PAPER, tmp_path / "whole")
     monkeypatch.setattr(Discovery, "loss", loss)
     with pytest.raises(Stop):
         oh.train(PAPER, folder, checkpoint_every=2)
@@ -382,10 +377,10 @@ def test_a_damaged_checkpoint_costs_steps_not_the_run(quick, monkeypatch, tmp_pa
     model.write_bytes(model.read_bytes()[:-1])
     oh.train(PAPER, folder, resume=True, checkpoint_every=2)
     assert "skipped checkpoint" in capsys.readouterr().out
-    assert same(weights(tmp_path / "whole"), weights(folder))
+    assert same(weights(paper), weights(folder))
 
 
-def test_a_finished_run_may_be_resumed_to_the_same_end(run, quick, tmp_path):
+def test_a_finished_run_may_be_resumed_to_the_same_end(run, undrawn, tmp_path):
     recipe, folder, result = run
     again = shutil.copytree(folder, tmp_path / "run")
     assert oh.train(recipe, again, resume=True)["scores"] == result["scores"]
@@ -476,7 +471,7 @@ class FourTetrominoes(FastTetrominoes):
         return Four(super().dataset("train"))
 
 
-def test_slots_learn_what_a_mean_image_cannot_tell(quick, tmp_path):
+def test_slots_learn_what_a_mean_image_cannot_tell(undrawn, tmp_path):
     """Without gradient to the encoder or the slots, images come out too much alike for the bound."""
     settings = FAST.to_dict() | {"steps": 150, "warmup_steps": 10, "evaluate_every": 200, "ema_decay": 0.0}
     settings |= {"learning_rate": 3e-3, "muon_learning_rate": 0.02, "test_iterations": 3}

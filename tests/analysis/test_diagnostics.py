@@ -206,7 +206,7 @@ def test_a_recipe_without_masks_is_refused():
         diagnose(torch.nn.Linear(1, 1), recipe)
 
 
-def test_the_command_prints_writes_and_draws(tmp_path, capsys):
+def test_the_command_prints_writes_and_draws(undrawn, tmp_path, capsys):
     run, drawn, file = tmp_path / "run", tmp_path / "worst.png", tmp_path / "scores.json"
     few = ["--steps", "2", "--validation-scenes", "4", "--test-scenes", "4", "--precision", "float32"]
     assert main(["train", "tetrominoes", *few, "--out", str(run)]) == 0
@@ -226,7 +226,7 @@ def test_the_command_prints_writes_and_draws(tmp_path, capsys):
     assert complaints[0].endswith("add --diagnose") and complaints[1].endswith("must end in .png or .webp")
 
 
-def test_a_run_reports_failures_once_in_its_second_half(tmp_path, capsys):
+def test_a_run_reports_failures_once_in_its_second_half(undrawn, tmp_path, capsys):
     """After four steps nothing is found, which is told once of each kind; a good model has no alarm."""
     recipe = replace(
         oh.RECIPES["sprites"], steps=4, low_resolution_steps=0, evaluate_every=1, batch_size=2, test_scenes=2
@@ -238,7 +238,7 @@ def test_a_run_reports_failures_once_in_its_second_half(tmp_path, capsys):
     assert alarms(oh.load("sprites"), oh.RECIPES["sprites"]) == []
 
 
-def test_recipes_without_masks_of_images_are_not_diagnosed(tmp_path, capsys):
+def test_recipes_without_masks_of_images_are_not_diagnosed(undrawn, tmp_path, capsys):
     recipe = replace(oh.RECIPES["moving-sprites"], steps=1, batch_size=1, validation_scenes=1, test_scenes=1)
     assert alarms(recipe.build_model(), recipe) == []
     oh.train(recipe, tmp_path / "run")

@@ -56,7 +56,7 @@ def test_the_warning_is_in_every_form_of_the_result(tmp_path, capsys):
     assert line.startswith(f"warning: {tmp_path / 'strange.png'} is likely out of distribution")
 
 
-def test_training_stores_the_calibration(tmp_path):
+def test_training_stores_the_calibration(undrawn, tmp_path):
     recipe = dataclasses.replace(
         oh.RECIPES["tetrominoes"], steps=2, warmup_steps=0, test_scenes=2, validation_scenes=32
     )

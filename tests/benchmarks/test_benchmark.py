@@ -153,7 +153,7 @@ def test_shares_of_time_sum_to_one():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
 def test_peak_memory_grows_with_the_batch():
-    small, large = (memory.peak_memory(35, FAST, size, CPU) for size in (2, 64))
+    small, large = (memory.peak_memory(35, FAST, size, CPU) for size in (2, 32))
     assert 1e6 < small < large < 4e9
 
 

@@ -232,7 +232,7 @@ def test_a_file_gives_the_same_outputs(trained, tmp_path):
         assert torch.equal(one, other)
 
 
-def test_a_resumed_run_gives_the_same_weights(trained, tmp_path, monkeypatch):
+def test_a_resumed_run_gives_the_same_weights(trained, undrawn, tmp_path, monkeypatch):
     steps = []
 
     def loss(self, model, scenes, step):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from places import ROOT
+from undrawn import leave_out_images
 
 import objecthood as oh
 from objecthood.cli import doctor
@@ -54,7 +55,9 @@ def run(capsys, *arguments) -> tuple[int, str, list[str]]:
 def trained(tmp_path_factory):
     """A run folder that the command wrote."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    assert main(["train", "tetrominoes", *TINY, "--out", str(out), "--precision", "float32"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_images(patch)
+        assert main(["train", "tetrominoes", *TINY, "--out", str(out), "--precision", "float32"]) == 0
     return out
 
 
@@ -353,7 +356,7 @@ def test_exit_codes_where_nothing_can_be_said(monkeypatch, stop, code):
         out.flush(), err.flush()  # as Python does at its end
 
 
-def test_a_refused_training_leaves_the_folder_free(capsys, tmp_path):
+def test_a_refused_training_leaves_the_folder_free(undrawn, capsys, tmp_path):
     assert run(capsys, "train", "tetrominoes", "--out", tmp_path / "run", *TINY, "--data", "clevr")[0] == 1
     assert run(capsys, "train", "tetrominoes", "--out", tmp_path / "run", *TINY)[0] == 0
 
@@ -370,7 +373,7 @@ def test_train_says_what_and_where(capsys, tmp_path):
     assert (settings["seed"], settings["num_slots"], settings["steps"]) == (3, 5, 4)
 
 
-def test_default_folder(capsys, tmp_path, monkeypatch):
+def test_default_folder(undrawn, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(capsys, "train", "tetrominoes", *TINY, "--seed", "2")[0] == 0
     assert (tmp_path / "runs" / "tetrominoes-s2" / "result.json").exists()
@@ -388,7 +391,7 @@ def stops_at_two(monkeypatch):
     monkeypatch.setattr(task, "loss", stopped)
 
 
-def test_stop_and_resume(capsys, trained, tmp_path, monkeypatch):
+def test_stop_and_resume(undrawn, capsys, trained, tmp_path, monkeypatch):
     again = tmp_path / "again"
     stops_at_two(monkeypatch)
     code, said, _ = run(capsys, "train", "tetrominoes", *TINY, "--out", again, "--precision", "float32")
@@ -396,12 +399,13 @@ def test_stop_and_resume(capsys, trained, tmp_path, monkeypatch):
     code, _, complaints = run(capsys, "evaluate", again)
     assert code == 1 and "no weights yet" in complaints[0]
     monkeypatch.undo()
+    leave_out_images(monkeypatch)
     assert run(capsys, "train", "--resume", again)[0] == 0
     one, other = (json.loads((run / "result.json").read_text())["scores"] for run in (trained, again))
     assert one == pytest.approx(other, abs=1e-6)
 
 
-def test_resume_alone_takes_the_newest_unfinished_run(capsys, tmp_path, monkeypatch):
+def test_resume_alone_takes_the_newest_unfinished_run(undrawn, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, complaints = run(capsys, "train", "--resume")
     assert code == 2 and "there is no unfinished run in runs/" in complaints[0]
@@ -410,6 +414,7 @@ def test_resume_alone_takes_the_newest_unfinished_run(capsys, tmp_path, monkeypa
         assert run(capsys, "train", "tetrominoes", *TINY, "--seed", seed)[0] == 130
     os.utime("runs/tetrominoes-s6/metrics.jsonl", (1, 1))
     monkeypatch.undo()
+    leave_out_images(monkeypatch)
     monkeypatch.chdir(tmp_path)
     code, _, complaints = run(capsys, "train", "sprites", "--resume")
     assert code == 2 and "no unfinished run of sprites" in complaints[0]

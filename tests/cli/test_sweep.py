@@ -22,6 +22,7 @@ SMALL = (
     "--test-scenes",
     "4",
 )
+pytestmark = pytest.mark.usefixtures("undrawn")
 train_module = importlib.import_module("objecthood.train")
 
 
@@ -72,7 +73,7 @@ def test_a_stopped_sweep_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "finish", stopped)
     assert sweep(tmp_path / "s", "--seed", "0,1") == 130
     assert not (tmp_path / "s" / "seed=1" / "result.json").exists()
-    monkeypatch.undo()
+    monkeypatch.setattr(train_module, "finish", finish)
     assert sweep(tmp_path / "s", "--seed", "0,1") == 0
     assert json.loads((tmp_path / "s" / "sweep.json").read_text())["rows"][0]["seeds"] == [0, 1]
 

@@ -154,7 +154,7 @@ def test_weights_come_with_the_package():
         )
 
 
-def test_publishing_chooses_by_validation(tmp_path, monkeypatch):
+def test_publishing_chooses_by_validation(undrawn, tmp_path, monkeypatch):
     """Three runs of a few steps; the one taken is the best on validation scenes, whatever its test score."""
     runs = []
     for seed in range(2):

@@ -317,7 +317,7 @@ def test_coarse_steps_see_half_the_resolution():
 @pytest.mark.parametrize(
     "change, module", [("no-gru", "slot-attention"), ("slot-mlp", "slot-attention"), ("none", "soft-k-means")]
 )
-def test_a_trained_change_loads_from_its_weight_file(change, module, tmp_path, monkeypatch):
+def test_a_trained_change_loads_from_its_weight_file(undrawn, change, module, tmp_path, monkeypatch):
     monkeypatch.setattr(type(BASE), "dataset", lambda self, split: scenes())
     recipe = dataclasses.replace(small(change), slot_module=module)
     result = oh.train(recipe, tmp_path / "run")

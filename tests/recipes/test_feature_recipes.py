@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from tiny_vits import KINDS, publish, use_cache
+from undrawn import leave_out_images
 
 import objecthood as oh
 from objecthood.checkpoint import read_description
@@ -118,6 +119,7 @@ def stopped_and_resumed(recipe, run, monkeypatch):
 def test_from_training_to_prediction(name, kind, photographs, caches, tmp_path, monkeypatch):
     recipe = prepared(name, photographs, caches, kind)
     whole = oh.train(recipe, tmp_path / "whole", device="cpu")
+    leave_out_images(monkeypatch)
     result = stopped_and_resumed(recipe, tmp_path / "run", monkeypatch)
     assert result["scores"] == whole["scores"], "stopped and resumed, to the bit"
     file = tmp_path / "run" / "weights.safetensors"
@@ -143,7 +145,7 @@ def test_from_training_to_prediction(name, kind, photographs, caches, tmp_path, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_backbone_trains_and_loads(kind, photographs, caches, tmp_path):
+def test_every_kind_of_backbone_trains_and_loads(undrawn, kind, photographs, caches, tmp_path):
     publish(caches, "someone/tiny", kind)
     recipe = prepared("photos-slots", photographs, caches, backbone="hf:someone/tiny", steps=1)
     oh.train(recipe, tmp_path / "run", device="cpu")

@@ -11,7 +11,6 @@ import sys
 import time
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,6 @@ from objecthood.nn import GaussianSlots
 from objecthood.recipes import Discovery, FastSetPrediction, FastTetrominoes, Recipe
 from objecthood.runtime import distributed
 from objecthood.runtime.signals import stop_signals
-from objecthood.visualize import animation
 
 SAMPLES = ROOT / "objecthood" / "data" / "samples" / "clevr_like"
 SMALL = {"steps": 6, "batch_size": 4, "evaluate_every": 100, "validation_scenes": 4, "test_scenes": 4}
@@ -50,13 +48,10 @@ RECIPES = {
     "set": SampleSet(**SET | SMALL | {"resolution": 16, "data_path": str(SAMPLES)}),
 }
 # A fork of a warm process starts in no time; Python 3.12 warns of it wherever there are threads.
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Animations of one frame an iteration."""
-    monkeypatch.setattr(animation, "attention_frames", partial(animation.attention_frames, hold=1, between=0))
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+    pytest.mark.usefixtures("undrawn"),
+]
 
 
 def free_port() -> int:

@@ -44,7 +44,7 @@ def test_tensorboard_gets_the_same_values(tmp_path, monkeypatch):
     assert len(scalars) >= 8 and set(scalars["train/loss"]) == {2, 4, 6}
 
 
-def test_a_resumed_run_logs_each_step_once(tmp_path, monkeypatch):
+def test_a_resumed_run_logs_each_step_once(undrawn, tmp_path, monkeypatch):
     monkeypatch.setattr(import_module("objecthood.train"), "LOG_EVERY", 1)
     loss = type(RECIPE).loss
 
@@ -62,7 +62,7 @@ def test_a_resumed_run_logs_each_step_once(tmp_path, monkeypatch):
     assert scalars == logged(tmp_path / "run") and list(scalars["train/loss"]) == [1, 2, 3, 4, 5, 6]
 
 
-def test_trackers_are_optional_and_unknown_ones_refused(tmp_path, monkeypatch, capsys):
+def test_trackers_are_optional_and_unknown_ones_refused(undrawn, tmp_path, monkeypatch, capsys):
     oh.train(replace(RECIPE, steps=1), tmp_path / "run")
     assert not (tmp_path / "run" / "tensorboard").exists()
     with pytest.raises(ValueError, match=r"`log` \(='tensorbord'\) must be one of tensorboard"):
