@@ -311,6 +311,9 @@ class Html(HTMLParser):
                 (self.leads if tag == "a" else self.loads).append(given[key])
 
 
+alone = pytest.mark.xdist_group("site")  # which is built once
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("site")
@@ -320,6 +323,7 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
+@alone
 def test_site_asks_no_other_host(site):
     for page in site.rglob("*.html"):
         assert [url for url in Html(page).loads if urlsplit(url).netloc] == [], page
@@ -327,6 +331,7 @@ def test_site_asks_no_other_host(site):
         assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", style.read_text()), style
 
 
+@alone
 def test_links_and_anchors_of_the_site_lead_somewhere(site):
     pages = {path: Html(path) for path in site.rglob("*.html") if path.name != "404.html"}
     for path, page in pages.items():
@@ -341,6 +346,7 @@ def test_links_and_anchors_of_the_site_lead_somewhere(site):
                 assert unquote(anchor) in pages[target].anchors, f"{path.name} leads to {url}"
 
 
+@alone
 def test_every_page_is_in_the_menu_and_every_image_in_use(site):
     text = (ROOT / "mkdocs.yml").read_text()
     pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
@@ -352,6 +358,7 @@ def test_every_page_is_in_the_menu_and_every_image_in_use(site):
     assert [picture for picture in pictures if picture not in words] == []
 
 
+@alone
 def test_public_names_are_in_the_api(site):
     text = "".join(path.read_text() for path in (site / "api").glob("*.html"))
     classes = {"PRETRAINED", "RECIPES", "SlotAttention", "SlotAutoencoder"}

@@ -3,10 +3,9 @@
 import importlib.util
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import afresh
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,16 +22,8 @@ NOTEBOOK = EXAMPLES / "objects.ipynb"
 
 def run(name: str, folder: Path, *arguments: str, warnings: str = "error") -> str:
     """What an example prints."""
-    environment = {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": warnings}
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *arguments],
-        cwd=folder,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    code = (EXAMPLES / name).read_text()
+    return afresh.run(code, folder, {}, arguments, strict=warnings == "error")
 
 
 def test_examples_are_short():

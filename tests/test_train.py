@@ -28,6 +28,7 @@ GUIDED = replace(
     oh.RECIPES["sprites"],
     **SMALL | {"resolution": 16, "precision": "bfloat16"},
     merge_penalty_start=-100,
+    restarts=2,
     low_resolution_steps=2,
 )
 GUARDED = replace(PAPER, gradient_clip=1.0, ema_decay=0.9, evaluate_every=100)

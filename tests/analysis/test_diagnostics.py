@@ -229,7 +229,13 @@ def test_the_command_prints_writes_and_draws(undrawn, tmp_path, capsys):
 def test_a_run_reports_failures_once_in_its_second_half(undrawn, tmp_path, capsys):
     """After four steps nothing is found, which is told once of each kind; a good model has no alarm."""
     recipe = replace(
-        oh.RECIPES["sprites"], steps=4, low_resolution_steps=0, evaluate_every=1, batch_size=2, test_scenes=2
+        oh.RECIPES["sprites"],
+        steps=4,
+        low_resolution_steps=0,
+        evaluate_every=1,
+        batch_size=2,
+        test_scenes=2,
+        restarts=2,
     )
     oh.train(replace(recipe, resolution=16, validation_scenes=2), tmp_path / "run")
     told = [line for line in capsys.readouterr().out.splitlines() if diagnostics.PAGE in line]

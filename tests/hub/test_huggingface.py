@@ -1,10 +1,9 @@
 """To the Hub and back, against a stand-in server on this machine; never a word to any other."""
 
 import json
-import os
-import subprocess
 import sys
 
+import afresh
 import pytest
 import yaml
 from hub_server import serving
@@ -31,15 +30,7 @@ def elsewhere(server, tmp_path):
         environment = {"HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": token}
         environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
         environment |= {"HF_HUB_DOWNLOAD_TIMEOUT": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", "import objecthood as oh\n" + code],
-            env=os.environ | environment,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()[-1]
+        return afresh.run("import objecthood as oh\n" + code, ROOT, environment).splitlines()[-1]
 
     return run
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from objecthood.checkpoint import read_description
 from objecthood.cli.main import main
 from objecthood.data.feature_cache import CachedFeatures
 from objecthood.models.dinosaur import Dinosaur
+from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.recipes import RECIPES, FeatureDiscovery
 from objecthood.recipes import features as recipes
 from objecthood.recipes.features import mirror
@@ -83,6 +85,12 @@ def caches(tmp_path, monkeypatch):
     return use_cache(tmp_path / "hub", monkeypatch)
 
 
+@pytest.fixture
+def quick_cut(monkeypatch):
+    """A consensus of three partitions, not of 36, for tests that look at something else."""
+    monkeypatch.setattr(recipes, "ConsensusCut", partial(ConsensusCut, partitions=((4, 3),), restarts=1))
+
+
 def prepared(name, photographs, caches, kind="dino", **changes):
     """A recipe of ours, small, with a backbone of its kind in the cache."""
     recipe = RECIPES[name]
@@ -116,7 +124,7 @@ def stopped_and_resumed(recipe, run, monkeypatch):
     "name, kind",
     [("dinosaur-vits16-coco", "dino"), ("dinosaur-dinov2-small", "dinov2"), ("photos-slots", None)],
 )
-def test_from_training_to_prediction(name, kind, photographs, caches, tmp_path, monkeypatch):
+def test_from_training_to_prediction(quick_cut, name, kind, photographs, caches, tmp_path, monkeypatch):
     recipe = prepared(name, photographs, caches, kind)
     whole = oh.train(recipe, tmp_path / "whole", device="cpu")
     leave_out_images(monkeypatch)
@@ -145,7 +153,7 @@ def test_from_training_to_prediction(name, kind, photographs, caches, tmp_path, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_backbone_trains_and_loads(undrawn, kind, photographs, caches, tmp_path):
+def test_every_kind_of_backbone_trains_and_loads(undrawn, quick_cut, kind, photographs, caches, tmp_path):
     publish(caches, "someone/tiny", kind)
     recipe = prepared("photos-slots", photographs, caches, backbone="hf:someone/tiny", steps=1)
     oh.train(recipe, tmp_path / "run", device="cpu")

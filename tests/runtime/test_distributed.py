@@ -43,7 +43,10 @@ RECIPES = {
     "paper": Discovery(name="paper", data="sprites", resolution=16, num_slots=3, **SMALL),
     "fast": replace(oh.RECIPES["tetrominoes"], **SMALL),
     "guided": replace(
-        oh.RECIPES["sprites"], **SMALL | {"resolution": 16}, merge_penalty_start=-100, low_resolution_steps=2
+        oh.RECIPES["sprites"],
+        **SMALL | {"resolution": 16, "restarts": 2},
+        merge_penalty_start=-100,
+        low_resolution_steps=2,
     ),
     "set": SampleSet(**SET | SMALL | {"resolution": 16, "data_path": str(SAMPLES)}),
 }
