@@ -1,5 +1,5 @@
-"""Python in a fresh process that is ready at once: forked from one that has imported PyTorch and the package, and
-has done nothing else. Without the checks of shapes: what a user meets."""
+"""Python in a fresh process that is ready at once: forked from one that has imported PyTorch and the package
+and done nothing else. Shapes are not checked, as for a user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 IMPORTED = [
-    "torch",
     "scipy.optimize",
     "objecthood.models",
     "objecthood.checkpoint",
