@@ -1,0 +1,56 @@
+"""Convolutions between the projection of features and the slots: each position sees its surroundings.
+
+Slots that learn the segments of normalised cuts need them: a cut spreads the affinity of neighbours over the
+image, one position alone cannot (results/photographs-tries.md, "Slots alone"). Blocks are depthwise separable
+(Chollet 2017, arXiv 1610.02357) and residual; each starts as the identity.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class LocalContext(nn.Module):
+    """Residual blocks on a grid of features.
+
+    Args:
+        dim: size of a feature.
+        blocks: how many; each widens the view by `kernel` - 1 positions. 0: the identity.
+        kernel: side of the depthwise convolutions, odd.
+
+    Example:
+        >>> import torch
+        >>> features = torch.randn(2, 5, 7, 8)
+        >>> bool((LocalContext(dim=8, blocks=2)(features) == features).all())
+        True
+    """
+
+    def __init__(self, dim: int, blocks: int, kernel: int = 5):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim),
+                nn.Conv2d(dim, 2 * dim, 1),
+                nn.ReLU(),
+                zeroed(nn.Conv2d(2 * dim, dim, 1)),
+            )
+            for _ in range(blocks)
+        )
+
+    def forward(
+        self, features: Float[Tensor, "batch rows columns dim"]
+    ) -> Float[Tensor, "batch rows columns dim"]:
+        """Features that know their surroundings."""
+        maps = features.movedim(-1, 1)
+        for block in self.blocks:
+            maps = maps + block(maps)
+        return maps.movedim(1, -1)
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with weights and biases of 0."""
+    nn.init.zeros_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
