@@ -15,7 +15,8 @@ import objecthood as oh
 from objecthood.checkpoint import read_description
 from objecthood.cli.main import main
 from objecthood.data.feature_cache import CachedFeatures
-from objecthood.models.dinosaur import Dinosaur
+from objecthood.losses import attention_distillation
+from objecthood.models.dinosaur import Dinosaur, feature_error
 from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.recipes import RECIPES, FeatureDiscovery
 from objecthood.recipes import features as recipes
@@ -214,6 +215,23 @@ def test_cached_and_computed_features_give_the_same_loss(photographs, caches, mo
         torch.manual_seed(0)
         losses.append(one.loss(model, dataset[range(8)], 0))
     torch.testing.assert_close(losses[0], losses[1], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name, taught", [("photos-slots", [0, 1, 2]), ("spot-vitb16", [2])])
+def test_iterations_that_a_teacher_teaches(name, taught, photographs, caches, monkeypatch):
+    recipe = prepared(name, photographs, caches, distillation=3.0)
+    model, scenes = recipe.build_model(), recipe.dataset("train")[range(4)]
+    rows, columns = model.feature_grid
+    masks = torch.eye(rows * columns).unflatten(1, (rows, columns)).expand(4, -1, -1, -1)
+    monkeypatch.setattr(type(recipe), "teacher_masks", lambda *given: masks)
+    torch.manual_seed(0)
+    loss = recipe.loss(model, scenes, 0)
+    torch.manual_seed(0)
+    features, _ = recipe.augmented(model, scenes)
+    found = model.group(features)
+    distances = [attention_distillation(found.attention[:, t].flatten(2), masks.flatten(2)) for t in taught]
+    expected = feature_error(found.decoded, features).mean() + 3 * sum(distances) / len(distances)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_slots_learn_the_segments_of_a_cut(photographs, caches):
