@@ -327,12 +327,15 @@ def test_a_linked_checkpoint_is_not_read(tmp_path):
 
 
 START_UP = """
-import os, signal, sys
+import signal, sys, time
+for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):  # ignored below nohup
+    signal.signal(number, signal.SIG_DFL)
 import objecthood.cli.main as cli
 def train(arguments):
     print("begun", flush=True)
     import torch
-    while True: pass
+    end = time.monotonic() + 60
+    while time.monotonic() < end: pass
 cli.COMMANDS["train"] = train
 sys.exit(cli.main(["train"]))
 """
