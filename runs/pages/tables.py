@@ -124,11 +124,15 @@ def photographs() -> str:
         title = row["title"].replace("and place", "and position")
         title = f"**{title}** (`photos`)" if name == "consensus" else title
         rows.append([title, *cells, f"{found['report']['rows'][name]['cpu_seconds']:.2f}"])
-    for on_select, on_report in zip(*(found[part]["runs"] for part in parts), strict=True):
-        cells = [f"{100 * run[score]:.1f}" for run in (on_select, on_report) for score in _PHOTO_SCORES]
-        cost = f"seed {on_report['seed']}, {on_report['training_cpu_seconds']:.0f} CPU s"
-        title = f"slots, trained (`{on_report['recipe']}`, {cost})"
-        rows.append([title, *cells, f"{on_report['cpu_seconds']:.2f}"])
+    trained: dict[str, list[list[dict]]] = {}
+    for part in parts:
+        for run in found[part]["runs"]:
+            trained.setdefault(run["recipe"], [[] for _ in parts])[list(parts).index(part)].append(run)
+    for recipe, runs in trained.items():
+        cells = [spread([100 * run[score] for run in some], 1) for some in runs for score in _PHOTO_SCORES]
+        cost = f"{statistics.median(run['training_cpu_seconds'] for run in runs[0]):.0f} CPU s"
+        title = f"slots, trained (`{recipe}`, {len(runs[0])} seeds, {cost} each)"
+        rows.append([title, *cells, f"{statistics.median(run['cpu_seconds'] for run in runs[1]):.2f}"])
     counts = " and ".join(f"{found[part]['photographs']} ({words})" for part, words in parts.items())
     slots = found["report"]["slots"]
     return (
@@ -183,10 +187,10 @@ def scored(result: dict) -> tuple[dict, dict]:
     return rows["one restart"], rows.get("best of 8", {})
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], digits: int = 3) -> str:
     """Mean and sample standard deviation; of one value, that alone."""
-    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{deviation}"
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
 def taken(results: list[dict]) -> str:
