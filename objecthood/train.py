@@ -139,6 +139,12 @@ def take_steps(
     loss_of = processes.spread(objective)
     shown = first_batch(recipe, torch_device)
     dataset = recipe.dataset("train")
+    num_scenes = None if dataset.endless else len(dataset)
+    if state.get("num_scenes", num_scenes) != num_scenes:
+        echo(
+            f"the data has {num_scenes} scenes, and had {state['num_scenes']} before: the run goes on, with "
+            "other batches than without the change"
+        )
     scenes_of_step = batches(
         dataset,
         recipe.batch_size,
@@ -163,6 +169,7 @@ def take_steps(
                 "cpu_seconds": clock.cpu,
                 "skipped_steps": guard.skipped,
                 "recipe_sha256": recipe_sha256,
+                "num_scenes": num_scenes,
             }
             checkpoint.save_checkpoint(out / "checkpoints", step, modules, optimizers, facts)
         processes.wait()
@@ -193,7 +200,12 @@ def take_steps(
                 score = f"{shown_score} {scores[shown_score]:.3f}  "
                 clock.start()
 
-            scenes = to_device(next(scenes_of_step), torch_device)
+            try:
+                scenes = to_device(next(scenes_of_step), torch_device)
+            except (OSError, ValueError):  # a file went away or changed
+                if step > first_step and processes.count == 1:
+                    save_state()
+                raise
             torch.manual_seed(step_seed(recipe.seed, step))
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
@@ -245,14 +257,16 @@ def take_steps(
 
 @contextlib.contextmanager
 def resume_hint(out: Path) -> Iterator[None]:
-    """Print the command that resumes an interrupted run, once for all processes."""
+    """Print the command that resumes a run which was interrupted, or whose data or disk failed, once for all
+    processes."""
     try:
         yield
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, OSError, ValueError) as stop:
         if not launched() and (out / "recipe.json").exists():
             with contextlib.suppress(OSError):  # the terminal may be closed
                 echo(f"stopped; resume with: {command()} train --resume {shlex.quote(str(out))}", flush=True)
-                stop.args = (TOLD,)
+                if isinstance(stop, KeyboardInterrupt):
+                    stop.args = (TOLD,)
         raise
 
 

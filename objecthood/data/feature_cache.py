@@ -24,7 +24,7 @@ from jaxtyping import Float, Float16, Int
 from torch import Tensor
 
 from objecthood.data.scene import Dataset, Scenes
-from objecthood.runtime.files import read_json, write_json
+from objecthood.runtime.files import check_length, read_json, write_json
 
 Compute = Callable[[Scenes], Tensor]
 """Scenes to features [batch, rows, columns, dim]."""
@@ -71,9 +71,11 @@ class FeatureCache:
         return np.array([self._places.get(digest, -1) for digest in digests], np.int64)
 
     def read(self, places: Int[np.ndarray, " images"]) -> Float16[np.ndarray, "images rows columns dim"]:
-        """The features of these rows."""
+        """The features of these rows; ValueError where the file was cut."""
+        file, rows = self._file("features"), len(self._places)
+        check_length(file, rows * self.row_bytes)
         if self._map is None:
-            self._map = np.memmap(self._file("features"), np.float16, "r").reshape(-1, *self.shape)
+            self._map = np.memmap(file, np.float16, "r", shape=(rows, *self.shape))
         return self._map[places]
 
     @contextlib.contextmanager

@@ -6,10 +6,11 @@ Every image is decoded once when the data set is built, so that damaged files ar
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 from objecthood.data.io.cache import Decoded, resized
-from objecthood.data.io.images import ImageError, find_images, read_image
+from objecthood.data.io.images import ImageError, ImageWarning, find_images, read_image
 from objecthood.data.randomness import HELD_OUT, SPLITS, split_of
 from objecthood.data.scene import DecodedDataset
 
@@ -27,7 +28,8 @@ class Folder(DecodedDataset):
         resolution: side of the resized images in pixels.
         split: "train", "validation" or "test".
         crop: take the central square; False resizes the whole image without keeping its aspect ratio.
-        skip_bad: skip images that cannot be read and list them in `skipped`, instead of raising.
+        skip_bad: skip images that cannot be read and list them in `skipped`, with an `ImageWarning`, instead
+            of raising.
 
     Attributes:
         paths: the images, in the order of the indices.
@@ -67,9 +69,12 @@ class Folder(DecodedDataset):
         self.paths: list[Path] = []
         self.skipped: list[tuple[Path, str]] = []
         self._read_all(members, skip_bad)
+        count, reason = len(members), self.skipped[0][1] if self.skipped else ""
         if not self.paths:
-            count, reason = len(self.skipped), self.skipped[0][1]
             raise ImageError(f"{name}: none of {count} images can be read; the first: {reason}")
+        if self.skipped:
+            problem = f"{len(self.skipped)} of {count} images cannot be read; the first: {reason}"
+            warnings.warn(ImageWarning(name, problem), stacklevel=2)
 
     def decode(self, number: int) -> Decoded:
         picture = read_image(self.paths[number], warn=True)

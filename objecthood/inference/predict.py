@@ -264,13 +264,18 @@ def _groups(found: list[InputImage], batch_size: int, skip_bad: bool) -> Iterato
     """Batches of up to `batch_size` images (fewer if they are large), each with its content or read error."""
     group: list[_Read] = []
     pixels = 0
-    for image, content, error in _read_all(found, skip_bad):
-        size = 0 if content is None else content.shape[0] * content.shape[1]
-        if group and (len(group) == batch_size or pixels + size > MAX_PIXELS):
+    try:
+        for image, content, error in _read_all(found, skip_bad):
+            size = 0 if content is None else content.shape[0] * content.shape[1]
+            if group and (len(group) == batch_size or pixels + size > MAX_PIXELS):
+                yield group
+                group, pixels = [], 0
+            group.append((image, content, error))
+            pixels += size
+    except ImageError:  # what was read before gets its results
+        if group:
             yield group
-            group, pixels = [], 0
-        group.append((image, content, error))
-        pixels += size
+        raise
     if group:
         yield group
 

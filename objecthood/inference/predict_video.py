@@ -189,7 +189,8 @@ def seen(
 def look_at_motion(model: SlotModel, source: FrameFolder | VideoFile) -> Iterator[Found]:
     """Predict static and moving regions of every frame, as `runs/experiments/davis.py` evaluates them.
 
-    The source is read twice, so that only small copies of the frames ahead are held in memory.
+    The source is read twice, so that only small copies of the frames ahead are held in memory; of a video that
+    is cut in between, the frames that come both times count.
     """
     device, tracker = model.device, Tracker()
     size = flow_size(source.size)
@@ -198,7 +199,7 @@ def look_at_motion(model: SlotModel, source: FrameFolder | VideoFile) -> Iterato
         for frames, inner in windows((resize_image(frame, size) for frame in source), WINDOW, MARGIN)
         for mask in moving_masks(model, frames)[inner]
     )
-    for (frame, small, following, _), moving in zip(ahead(source, model, "squash"), masks, strict=True):
+    for (frame, small, following, _), moving in zip(ahead(source, model, "squash"), masks, strict=False):
         both = torch.stack([1 - moving, moving])
         square = torch.nn.functional.interpolate(both[None], small.shape[-2:], mode="area")
         tracks = tracker.update(small, square.to(device), following)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import weakref
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -79,16 +80,23 @@ class ResultFolder:
         names = {}
         taken = {name.casefold(): source for name, source in known.items()}
         folders = {name for name, source in taken.items() if is_video(source)}  # folders of video frames
+        own: dict[str, list[str]] = {}
+        for name, source in known.items():
+            if source != IN_MEMORY:
+                own.setdefault(source, []).append(name)
+        numbers: dict[str, int] = {}  # of other sources, all up to this one are taken
         longest = _name_bytes(self.path) - LONGEST_ENDING - NUMBER_ROOM
         for path, relative in images.items():
             source = IN_MEMORY if path in new else os.path.realpath(path)
             stem = shortened(plain_stem(relative), longest)
             parent = relative.parent.as_posix()
             plain = _beside(f"{parent}/", source, taken, folders) + stem if parent != "." else stem
-            name, number = plain, 1
+            earlier = (name for name in own.get(source, []) if plain in (name, re.sub(r"-\d+$", "", name)))
+            name, number = next(earlier, plain), numbers.get(plain.casefold(), 1)
             while not _is_free(name.casefold(), source, taken):
                 number += 1
                 name = f"{plain}-{number}"
+            numbers[plain.casefold()] = number
             taken[name.casefold()] = known[name] = source
             if is_video(source):
                 folders.add(name.casefold())

@@ -122,6 +122,18 @@ def sha256_of(file: Path) -> str:
     return digest.hexdigest()
 
 
+def check_length(file: Path, length: int) -> None:
+    """ValueError where a file that is mapped into memory became shorter than `length` bytes: to read beyond its
+    end would kill the process. A file that was removed is still there for who has mapped it."""
+    with contextlib.suppress(FileNotFoundError):
+        found = file.stat().st_size
+        if found < length:
+            raise ValueError(
+                f"{file} was cut to {found} of {length} bytes while it was read; restore it, or remove its "
+                "folder and make it anew"
+            )
+
+
 def parse_json(content: str | bytes) -> Any:
     """The value of a JSON text; ValueError, in one line, also where it is no UTF-8, nests deeper than
     `limits.JSON_DEPTH`, or holds a whole number beyond 18 digits.

@@ -391,7 +391,9 @@ def test_images_annotated_upright(tmp_path):
     with pytest.raises(CocoError, match=r"is 30 x 20, not 20 x 30 as .*orientation='upright'"):
         Coco(folder, file, 30, crop=False, orientation="stored")[[0]]
     corner((25, 20), 6, tmp_path / "1.png")
-    with pytest.raises(CocoError, match=r"is 20 x 25, not 20 x 30 as .*instances.json' says$"):
+    with pytest.raises(
+        CocoError, match=r"is 20 x 25, not 20 x 30 as .*instances.json' says; restore the image"
+    ):
         Coco(folder, file, 30, crop=False)[[0]]
 
 

@@ -176,7 +176,8 @@ class Coco(DecodedDataset):
             other = "upright" if self.orientation == "stored" else "stored"
             hint = f"; with its EXIF orientation ({turned}): orientation={other!r}"
             hint += f", of a recipe --data coco-{other}"
-            hint = hint if turned > 4 and size == wanted[::-1] else ""
+            if turned < 5 or size != wanted[::-1]:
+                hint = "; restore the image, or correct the file"
             raise CocoError(f"'{path}': is {shapes} as {self.name} says{hint}")
         if turned > 1 and (turned < 5 or size[0] == size[1]):
             problem = (

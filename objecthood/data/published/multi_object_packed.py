@@ -27,7 +27,7 @@ from jaxtyping import Integer
 from objecthood.data.published.multi_object import RawScene, RawScenes
 from objecthood.data.scene import Dataset, Scenes, check_selection
 from objecthood.data.transforms import CLEVR_COLUMNS, CLEVR_ROWS, as_images, resize_bilinear, resize_nearest
-from objecthood.runtime.files import parse_json, sha256_of
+from objecthood.runtime.files import check_length, parse_json, sha256_of
 
 FORMAT = "objecthood packed scenes 1"
 TEST_SCENES = 320
@@ -174,7 +174,12 @@ class Packed(Dataset):
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """`image` float32 [batch, 3, H, W] in [0, 1], `masks` int64 [batch, H, W], and of CLEVR `properties`
-        float32 [batch, 10, 19]."""
+        float32 [batch, 10, 19].
+
+        Raises ValueError where a file was cut since the data set was built.
+        """
+        for array in self._arrays.values():
+            check_length(Path(array.filename), array.offset + array.nbytes)
         numbers = self.scenes[np.asarray(indices, dtype=np.int64)]
         images, labels = self._pick("images", numbers), self._pick("masks", numbers)
         image = as_images(images)
@@ -309,8 +314,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _map_arrays(path: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
+def _map_arrays(path: Path, manifest: dict[str, Any]) -> dict[str, np.memmap]:
+    arrays: dict[str, np.memmap] = {}
     for name, kind in _ARRAYS.items():
         file = path / f"{name}.npy"
         if name == "properties" and not file.exists():
