@@ -189,8 +189,8 @@ def seen(
 def look_at_motion(model: SlotModel, source: FrameFolder | VideoFile) -> Iterator[Found]:
     """Predict static and moving regions of every frame, as `runs/experiments/davis.py` evaluates them.
 
-    The source is read twice, so that only small copies of the frames ahead are held in memory; of a video that
-    is cut in between, the frames that come both times count.
+    The source is read twice, so that only small copies of the frames ahead are held in memory; of a video
+    that is cut in between, the frames that come both times count.
     """
     device, tracker = model.device, Tracker()
     size = flow_size(source.size)

@@ -123,8 +123,8 @@ def sha256_of(file: Path) -> str:
 
 
 def check_length(file: Path, length: int) -> None:
-    """ValueError where a file that is mapped into memory became shorter than `length` bytes: to read beyond its
-    end would kill the process. A file that was removed is still there for who has mapped it."""
+    """ValueError where a file that is mapped into memory became shorter than `length` bytes: to read beyond
+    its end would kill the process. A file that was removed is still there for who has mapped it."""
     with contextlib.suppress(FileNotFoundError):
         found = file.stat().st_size
         if found < length:
