@@ -11,6 +11,7 @@ from typing import Any
 
 from objecthood.cli.lookup import choose_device
 from objecthood.cli.options import UsageError, parse
+from objecthood.runtime.files import check_named, write_named
 from objecthood.runtime.terminal import echo
 
 if typing.TYPE_CHECKING:
@@ -48,6 +49,8 @@ def benchmark(arguments: list[str]) -> int:
         if not 0 < value < 1e6:
             raise UsageError(f"--{name} (={value}) must be above 0 and below a million")
     sides = [int(part) for part in options.resolutions.split(",")]
+    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+    check_named(options.out)
     device = choose_device(options.device)
 
     import torch
@@ -58,8 +61,7 @@ def benchmark(arguments: list[str]) -> int:
     torch.set_num_threads(options.threads)
     with RunProgress("benchmark", len(sides)) as progress:
         results = measure(sides, options.seconds, device, progress.say)
-    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(options.out).write_text(json.dumps(results, indent=1) + "\n")
+    write_named(options.out, json.dumps(results, indent=1) + "\n")
     show(results)
     echo(f"written to {options.out}")
     return 0

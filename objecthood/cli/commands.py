@@ -28,6 +28,7 @@ from objecthood.cli.lookup import (
 from objecthood.cli.options import UsageError, parse, several
 from objecthood.cli.predict import predict
 from objecthood.cli.sweep import sweep
+from objecthood.runtime.files import check_named, write_named
 from objecthood.runtime.spelling import did_you_mean
 from objecthood.runtime.terminal import echo
 
@@ -174,6 +175,8 @@ def evaluate(arguments: list[str]) -> int:
         raise UsageError("--figure needs --diagnose; add --diagnose")
     if options.figure and Path(options.figure).suffix not in (".png", ".webp"):
         raise UsageError(f"--figure (={options.figure!r}) must end in .png or .webp")
+    for file in filter(None, (options.json, options.csv, options.figure)):
+        check_named(file)
     named = find_recipe(options.recipe) if options.recipe else None
     model = load_model(options.weights, named)
     # Weights of a custom recipe hold its numbers; the Python file only gives its class.
@@ -223,12 +226,12 @@ def evaluate(arguments: list[str]) -> int:
         facts["scores"] = {name: None if value != value else value for name, value in scores.items()}
         facts |= {"floors": found} if found else {}
         facts |= {"diagnosis": diagnosis.to_dict()} if diagnosis else {}
-        Path(options.json).write_text(json.dumps(facts, indent=1) + "\n")
+        write_named(options.json, json.dumps(facts, indent=1) + "\n")
         echo(f"written to {options.json}")
     if options.csv:
         lines = ["score,value", *(f"{name},{value}" for name, value in scores.items())]
         lines += [f"{floor}/{name},{value}" for floor, own in found.items() for name, value in own.items()]
-        Path(options.csv).write_text("\n".join(lines) + "\n")
+        write_named(options.csv, "\n".join(lines) + "\n")
         echo(f"written to {options.csv}")
     return 0
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import typing
 from pathlib import Path
 
+from objecthood.runtime.files import staged
+
 if typing.TYPE_CHECKING:
     from rich.console import Console
 
@@ -45,7 +47,8 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console, figure: str = "") ->
         console.print("no problems found")
     console.print(f"worst scenes: {', '.join(map(str, diagnosis.worst[:5]))}", soft_wrap=True)
     if figure:
-        diagnosis.figure().save(Path(figure))
+        with staged(Path(figure)) as file:
+            diagnosis.figure().save(file)
         console.print(f"drawn in {figure}", soft_wrap=True)
 
 

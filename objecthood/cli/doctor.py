@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from objecthood.runtime.files import try_writing
+
 NEEDED = {
     "torch": (2, 10),
     "numpy": (1, 26),
@@ -106,8 +108,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _write_test(folder: Path) -> str:
     """Why `folder` is not writable, or ""."""
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"objecthood")
+        try_writing(folder)
     except OSError as error:
         return error.strerror or str(error)
     return ""

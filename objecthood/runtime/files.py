@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with open(os.open(staged, flags, 0o666), "w+b") as file:
             yield file
         os.replace(staged, path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names no file, a read-only one the random name
+        raise
     finally:
         staged.unlink(missing_ok=True)
 
@@ -52,13 +56,46 @@ def staged(path: Path) -> Iterator[Path]:
     block ends without an error it takes the place of `path`, or of a link there."""
     place = path.with_name(f"{staged_name(path).name}{path.suffix}")
     try:
+        try_writing(path.parent)
         yield place
         os.replace(place, path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         if place.is_dir():
             shutil.rmtree(place, ignore_errors=True)
         else:
             place.unlink(missing_ok=True)
+
+
+def try_writing(folder: Path) -> None:
+    """Write a file in `folder` that is gone at once; OSError, with the folder's name, where that fails: to be
+    told before the work and not after it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"objecthood")
+    except OSError as error:
+        error.filename = str(folder)
+        raise
+
+
+def check_named(name: str) -> None:
+    """OSError where a file that a user names for results could not be written."""
+    if _takes_file(name):
+        try_writing(Path(os.path.realpath(name)).parent)
+
+
+def write_named(name: str, text: str) -> None:
+    """Write the file that a user names, links followed, whole or not at all; or into a device or a pipe."""
+    if _takes_file(name):
+        write_text(Path(os.path.realpath(name)), text)
+    else:
+        Path(name).write_text(text)
+
+
+def _takes_file(name: str) -> bool:
+    return os.path.isfile(name) or not os.path.exists(name)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from pathlib import Path
@@ -370,3 +371,14 @@ def test_damaged_packs(clevr_file, tmp_path):
     (tmp_path / "pack" / "manifest.json").write_text('{"format": "another"}')
     with pytest.raises(PackError, match="convert again"):
         Packed(tmp_path / "pack")
+
+
+@pytest.mark.parametrize("name", ["images", "masks", "num_objects"])
+def test_a_pack_that_is_cut_while_it_is_read(clevr_file, tmp_path, name):
+    """To read a mapped file beyond its end would kill the process."""
+    convert(clevr_file, tmp_path / "pack", max_scenes=4)
+    scenes, file = Packed(tmp_path / "pack"), tmp_path / "pack" / f"{name}.npy"
+    os.truncate(file, 100)
+    with pytest.raises(ValueError, match=f"{name}.npy was cut to 100 of .* bytes") as told:
+        scenes[[0]]
+    assert "\n" not in str(told.value)

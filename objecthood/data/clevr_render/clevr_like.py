@@ -31,7 +31,7 @@ from objecthood.data.io.images import read_image
 from objecthood.data.randomness import SPLITS, split_key
 from objecthood.data.scene import DecodedDataset, Scenes, check_selection
 from objecthood.data.transforms import resize_majority
-from objecthood.runtime.files import parse_json
+from objecthood.runtime.files import parse_json, replacing, try_writing
 
 MAX_OBJECTS = clevr_properties.MAX_OBJECTS
 SAMPLES = Path(__file__).parents[1] / "samples" / "clevr_like"
@@ -298,6 +298,7 @@ def _read_manifest(file: Path) -> dict[str, Any]:
 def _resume(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Names of existing shards; creates the folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    try_writing(folder)
     file = folder / "manifest.json"
     if not file.is_file():
         return {}
@@ -313,6 +314,5 @@ def _resume(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file atomically."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    with replacing(path) as file:
+        file.write(content)

@@ -178,8 +178,8 @@ class Packed(Dataset):
 
         Raises ValueError where a file was cut since the data set was built.
         """
-        for array in self._arrays.values():
-            check_length(Path(array.filename), array.offset + array.nbytes)
+        for name, array in self._arrays.items():
+            check_length(self._path / f"{name}.npy", array.offset + array.nbytes)
         numbers = self.scenes[np.asarray(indices, dtype=np.int64)]
         images, labels = self._pick("images", numbers), self._pick("masks", numbers)
         image = as_images(images)
