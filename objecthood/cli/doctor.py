@@ -44,7 +44,7 @@ def examine() -> tuple[dict[str, str], list[str]]:
         facts = _machine() | facts | _limits()
     try:
         places = [Path.cwd(), Path(tempfile.gettempdir())]
-    except OSError as error:  # no folder for temporary files, or the one we stand in was removed
+    except OSError as error:  # no folder for temporary files
         return facts, [*problems, f"{error.strerror}: set TMPDIR to a folder that can be written to"]
     for place in places:
         problem = _write_test(place)

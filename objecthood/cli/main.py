@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     typed = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in typed
+    word = typed[0] if typed else ""
     try:
-        word = typed[0] if typed else ""
         with StartingUp(STOPPABLE[word]) if word in STOPPABLE else contextlib.nullcontext():
             words, hints = renamed.options([word for word in typed if word != "--debug"])
             for hint in hints:
@@ -63,8 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # raised by --help
         return stop.code if isinstance(stop.code, int) else 0
     except BrokenPipeError:  # the reader (such as `| head`) closed the pipe
+        if word in STOPPABLE:
+            with contextlib.suppress(OSError):
+                echo(
+                    f"error: nobody reads the output any more; {STOPPABLE[word]}", file=sys.stderr, flush=True
+                )
         discard_output()
-        return 0
+        return 1 if word in STOPPABLE else 0
     except Exception as error:
         if debug:
             import traceback
@@ -117,6 +122,10 @@ def run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         known = ["--help", "--version"] if is_option(name) else list(COMMANDS)
         raise UsageError(f"no command {name!r}; {did_you_mean(name, known)} See objecthood --help")
+    try:
+        os.getcwd()
+    except OSError as error:  # libraries below torch would end the process with an error of their own
+        raise ValueError("the working directory was removed; change into another") from error
     return COMMANDS[name](rest)
 
 

@@ -54,4 +54,7 @@ def console(**options: Any) -> Console:
         def render_str(self, text: str, **more: Any) -> Any:
             return super().render_str(printable(text), **more)
 
+        def on_broken_pipe(self) -> None:  # rich would end the process with code 1
+            raise BrokenPipeError
+
     return Printable(**options)
