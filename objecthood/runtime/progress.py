@@ -43,8 +43,9 @@ class RunProgress:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with contextlib.suppress(OSError):  # a terminal that was closed; what it ends with matters more
-            self.bar.stop()
+        if not self.bar.disable:  # rich before 14.3 prints an empty line even so
+            with contextlib.suppress(OSError):  # a terminal that was closed; what it ends with matters more
+                self.bar.stop()
 
     def update(self, step: int, status: str, num_steps: int | None = None) -> None:
         """Show that `step` steps are done, with a `status` text; `num_steps` is their new total, 0 if
