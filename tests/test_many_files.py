@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import objecthood as oh
-from objecthood.data import folder as module
 from objecthood.data.folder import Folder
+from objecthood.data.io import cache
 from objecthood.data.io.user_images import find_inputs
 from objecthood.inference.result_folder import ResultFolder
 
@@ -82,7 +82,7 @@ def test_names_of_many_images_of_one_stem(tmp_path, scoreboard):
 
 def test_images_beyond_the_cache_are_not_kept(tmp_path, monkeypatch):
     folder = images(tmp_path / "in", 200)
-    monkeypatch.setattr(module, "CACHE_BYTES", 10 * 3 * 16 * 16)
+    monkeypatch.setattr(cache, "CACHE_BYTES", 10 * 3 * 16 * 16)
     scenes = Folder(folder, 16)
-    assert len(scenes) > 150 and len(scenes._cache) == 10
+    assert len(scenes) > 150 and len(scenes._cache._scenes) == 10
     assert len(find_inputs([str(folder)])) == 200

@@ -53,7 +53,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """The name of a new file or folder, with the ending of `path`, for what is written by name; when the
-    block ends without an error it takes the place of `path`, or of a link there."""
+    block ends without an error it takes the place of `path`, or of a link there. OSError, before the block,
+    where the folder takes no file."""
     place = path.with_name(f"{staged_name(path).name}{path.suffix}")
     try:
         try_writing(path.parent)
