@@ -17,7 +17,7 @@ from objecthood.data.clevr_render.clevr_like import pack, render_dataset
 from objecthood.data.published.multi_object_packed import convert
 from objecthood.data.randomness import SPLITS
 from objecthood.data.scene import Dataset
-from objecthood.recipes.sources import Source, open_dataset
+from objecthood.recipes.sources import MADE_HERE, READ_FROM_FILES, Source
 
 IMAGES = 120
 
@@ -90,4 +90,4 @@ WRITERS = {
 
 def opened(data: str, path: Path | str, split: str, seed: int = 0) -> Dataset:
     source = Source(path=str(path), split=split, seed=seed, resolution=16, background="grey", objects=(3, 10))
-    return open_dataset(data, source)
+    return (MADE_HERE | READ_FROM_FILES)[data](source)
