@@ -5,10 +5,10 @@ import importlib
 import json
 import math
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from places import ROOT
 from torch import nn
 
 from objecthood.benchmarks import memory, peers
@@ -166,7 +166,7 @@ def test_the_compared_package_runs_on_the_same_inputs():
 
 
 def test_time_to_quality_is_the_first_evaluation_that_shows_it(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "runs" / "experiments"))
+    monkeypatch.syspath_prepend(str(ROOT / "runs" / "experiments"))
     script = importlib.import_module("time_to_quality")
     scores = [(10, 0.5), (20, 0.92), (30, 0.89), (40, 0.97)]
     curve = [{"cpu_seconds": cost, "fg_ari": score} for cost, score in scores]
