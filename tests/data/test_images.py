@@ -679,3 +679,9 @@ def test_resize_is_antialiased():
 def test_resize_refuses_no_pixels():
     with pytest.raises(ValueError, match="must be > 0"):
         resize_image(PICTURE, (0, 5))
+
+
+def test_a_name_too_long_for_any_file_is_told_shortened():
+    with pytest.raises(ImageError, match="cannot be opened") as caught:
+        read_image("begin" + "x" * 5000 + "end.png")
+    assert len(str(caught.value)) < 600 and "'begin" in str(caught.value) and "end.png'" in str(caught.value)

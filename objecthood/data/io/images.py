@@ -260,11 +260,12 @@ def resize_image(
 
 
 def _name_of(source: str | os.PathLike[str] | bytes | Readable) -> str:
-    """Name a source within one line: `repr` keeps letters of any script and escapes line breaks."""
+    """Name a source within one short line: `repr` keeps letters of any script and escapes line breaks."""
     if isinstance(source, bytes):
         return f"image of {len(source)} bytes"
     if isinstance(source, str | os.PathLike):
-        return repr(os.fsdecode(source))
+        name = os.fsdecode(source)
+        return repr(name if len(name) <= 1000 else f"{name[:200]}...{name[-200:]}")
     return f"stream {getattr(source, 'name', 'without a name')!r}"
 
 
