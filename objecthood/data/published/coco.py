@@ -159,7 +159,7 @@ class Coco(DecodedDataset):
         return runs
 
     def _cannot_be_drawn(self, thing: dict[str, Any], error: Exception) -> CocoError:
-        return CocoError(f"{self.name}: annotation {_named(thing['id'])} cannot be drawn ({str(error):.200})")
+        return CocoError(f"{self.name}: annotation {_named(thing['id'])} cannot be drawn ({error!s:.200})")
 
     def decode(self, number: int) -> Decoded:
         picture = read_image(self.paths[number], upright=self.orientation != "stored")
