@@ -46,9 +46,10 @@ class SameConv(nn.Conv2d):
         reach = (self.kernel_size[0] - 1) * self.dilation[0] + 1
         top, bottom = same_padding(input.shape[2], reach, self.stride[0])
         left, right = same_padding(input.shape[3], reach, self.stride[0])
-        padding = (top, left) if (top, left) == (bottom, right) else (0, 0)
-        if padding == (0, 0):
-            input = F.pad(input, (left, right, top, bottom))
+        if (top, left) == (bottom, right):  # the convolution's own padding needs no copy
+            padding = (top, left)
+        else:
+            padding, input = (0, 0), F.pad(input, (left, right, top, bottom))
         return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 

@@ -52,8 +52,8 @@ def conditions(facts: dict[str, Any]) -> str:
     told = ", ".join(f"{name} ({count})" for name, count in commits.most_common())
     machine = f"{here['processor']}, {here['system']}, Python {here['python']}, torch {here['torch']}"
     return (
-        f"{len(tests)} tests with {tried:,} trials: {survived:,} passed, {failed} tests failed, {again} "
-        f"were repeated. {machine}; tests by commit: {told}."
+        f"{len(tests)} tests with {tried:,} trials: {survived:,} passed; tests that failed: "
+        f"{failed}, repeated: {again}. {machine}; tests by commit: {told}."
     )
 
 
