@@ -54,8 +54,10 @@ def test_scenes_have_features_and_loaders_take_them(tmp_path, compute):
     assert scene["image"].shape == (3, 32, 32) and scene["features"].shape == SHAPE
     expected = torch.nn.functional.avg_pool2d(scene["image"], 8).movedim(0, -1)
     torch.testing.assert_close(scene["features"], expected, atol=1e-3, rtol=0)
-    for workers in (0, 2):
-        (batch,) = DataLoader(scenes, batch_size=len(scenes), num_workers=workers)
+    for workers, start in ((0, None), (2, "forkserver")):
+        (batch,) = DataLoader(
+            scenes, batch_size=len(scenes), num_workers=workers, multiprocessing_context=start
+        )
         assert torch.equal(batch["features"], scenes[range(len(scenes))]["features"])
     assert torch.equal(pickle.loads(pickle.dumps(scenes))[3]["features"], scene["features"])
 
