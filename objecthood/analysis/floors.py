@@ -6,8 +6,15 @@ import dataclasses
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
-from objecthood.analysis.baselines import blocks, colour_components, colour_kmeans
+from objecthood.analysis.baselines import (
+    blocks,
+    colour_components,
+    colour_kmeans,
+    feature_cut,
+    feature_kmeans,
+)
 from objecthood.evaluate import evaluate, first_scenes
 from objecthood.recipes import Recipe
 
@@ -15,6 +22,8 @@ TITLES = {
     "components": "colour components",
     "kmeans": "colour k-means",
     "blocks": "equal blocks",
+    "feature_kmeans": "k-means on the frozen features",
+    "feature_cut": "normalised cut of the frozen features",
     "untrained": "untrained",
     "untrained_no_bias": "untrained, no spatial bias",
 }
@@ -24,9 +33,10 @@ TITLES = {
 def floors(recipe: Recipe, split: str = "test", num_scenes: int | None = None) -> dict[str, dict[str, float]]:
     """Scores of the applicable baselines, keyed as `TITLES`.
 
-    Label maps are computed from the model's input (`Recipe.model_input`) and scored if the scenes have true
-    masks. "untrained" is the recipe's model with initial weights of its seed, "untrained_no_bias" the same
-    without spatial bias and duplicate suppression, if the recipe has them.
+    Label maps are computed from the model's input (`Recipe.model_input`), and from its frozen features if it
+    has them, and scored if the scenes have true masks. "untrained" is the recipe's model with initial weights
+    of its seed, "untrained_no_bias" the same without spatial bias and duplicate suppression, if the recipe
+    has them.
 
     Example:
         >>> from objecthood.recipes import RECIPES
@@ -58,6 +68,11 @@ def of_labels(
             "kmeans": colour_kmeans(images, slots, int(indices[0])),
             "blocks": blocks(images, slots),
         }
+        if (features := recipe.frozen_features(scenes)) is not None:
+            size = images.shape[-2:]
+            for name, of_features in (("feature_kmeans", feature_kmeans), ("feature_cut", feature_cut)):
+                found = of_features(features, slots, int(indices[0]))
+                labels[name] = F.interpolate(found[:, None].float(), size, mode="nearest")[:, 0].long()
         for floor, masks in labels.items():
             for name, score in recipe.mask_scores(scenes, masks).items():
                 values.setdefault(floor, {}).setdefault(name, []).append(score.double())

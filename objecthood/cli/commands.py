@@ -85,8 +85,10 @@ class EvaluateOptions:
     diagnose: bool = False
     """Also report failures: objects that share a slot, split objects, split background."""
     floors: bool = False
-    """Also score baselines without learning: colour components, colour k-means, blocks, an untrained
-    model."""
+    """Also score baselines without learning: colour components, colour k-means, blocks, an untrained model,
+    and on frozen features k-means and a normalised cut; the default for photographs with true masks."""
+    skip_floors: bool = False
+    """Score no baselines of photographs."""
     figure: str = dataclasses.field(default="", metadata={"metavar": "FILE"})
     """With --diagnose, draw the worst scenes into this file (.png or .webp)."""
 
@@ -183,6 +185,8 @@ def evaluate(arguments: list[str]) -> int:
     recipe = named if named and type(model.recipe) in TASKS.values() else model.recipe
     if options.data_path and not hasattr(recipe, "data_path"):
         raise UsageError(f"{recipe.name} has no --data-path (={options.data_path}); omit it")
+    if options.floors and options.skip_floors:
+        raise UsageError("--floors and --skip-floors exclude each other; omit one")
     changes: dict[str, Any] = {"test_scenes": options.num_scenes, "test_iterations": options.iterations}
     changes["data_path"] = options.data_path or None
     if options.restarts is not None:
@@ -209,7 +213,9 @@ def evaluate(arguments: list[str]) -> int:
     scores = score(model, recipe, options.split)
     protocol = f"{recipe.protocol}; split {options.split}"
     found: dict[str, dict[str, float]] = {}
-    if options.floors:
+    has_masks = any(name in scores for name in ("fg_ari", "mbo_i"))
+    by_default = recipe.floors_by_default and has_masks and not options.skip_floors
+    if options.floors or by_default:
         from objecthood.analysis.floors import floors
 
         found = floors(recipe, options.split)

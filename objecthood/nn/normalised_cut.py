@@ -79,6 +79,24 @@ def commute_rows(
     return rows / rows.square().mean().sqrt().clamp_min(1e-12)
 
 
+def normalised_cut(
+    embedding: Float[Tensor, "rows columns dim"],
+    num_segments: int,
+    seed: int,
+    temperature: float = 0.05,
+    reach: float = 0.15,
+    num_vectors: int = 8,
+    offset: float = 0.1,
+) -> Int[Tensor, "rows columns"]:
+    """Labels of one cut of unit embeddings, from 0: k-means on the eigenvectors of `affinity`, of which there
+    are at most `num_vectors`."""
+    rows, columns = embedding.shape[:2]
+    number = min(num_vectors, rows * columns - 1)
+    values, vectors = random_walk_vectors(affinity(embedding, temperature, reach), number)
+    labels = kmeans(commute_rows(values, vectors, offset), num_segments, 3, 15, seed)
+    return labels.unique(return_inverse=True)[1].view(rows, columns)
+
+
 def kmeans(
     points: Float[Tensor, "points dim"], number: int, restarts: int, iterations: int, seed: int
 ) -> Int[Tensor, " points"]:

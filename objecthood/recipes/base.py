@@ -64,6 +64,8 @@ class Recipe(metaclass=_Renamed):
 
     main_score = "loss"
     """The score shown while training (a class attribute, not a field)."""
+    floors_by_default = False
+    """Whether `objecthood evaluate` scores baselines without being asked (a class attribute)."""
     minimums = {
         "steps": 1,
         "batch_size": 1,
@@ -152,6 +154,10 @@ class Recipe(metaclass=_Renamed):
     def model_input(self, scenes: Scenes) -> Tensor:
         """The model's input as images in [0, 1]."""
         return scenes["image"]
+
+    def frozen_features(self, scenes: Scenes) -> Tensor | None:
+        """Frozen features [batch, rows, columns, dim] that the model groups; None where it learns its own."""
+        return None
 
     def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
         """Scores of a data set from `scores` of its images: means without nan."""

@@ -82,6 +82,7 @@ class FeatureDiscovery(Recipe):
     ~/.cache/objecthood; those of mirrored images are then mirrored features."""
 
     main_score = "fg_ari"
+    floors_by_default = True
     minimums = Recipe.minimums | {
         "resolution": 8,
         "num_slots": 1,
@@ -155,6 +156,12 @@ class FeatureDiscovery(Recipe):
         if "features" in scenes:
             return mirror(scenes["features"], mirrored, dim=2), mirrored
         return model.backbone(mirror(scenes["image"], mirrored, dim=3)), mirrored
+
+    def frozen_features(self, scenes: Scenes) -> Tensor:
+        if "features" in scenes:
+            return scenes["features"]
+        features = _known_backbone(self.backbone, self.layer, self.final_norm)
+        return features(scenes["image"].to(features.device))
 
     def discover(self, model: Dinosaur, scenes: Scenes, indices: Tensor) -> SlotOutput:
         """The model's output for held-out images, from noise fixed by the index."""

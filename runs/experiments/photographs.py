@@ -29,7 +29,7 @@ from pycocotools import mask as tools
 from torch import Tensor
 
 import objecthood as oh
-from objecthood.analysis.baselines import blocks
+from objecthood.analysis.baselines import POSITION_WEIGHT, blocks, feature_kmeans
 from objecthood.data.io.images import read_image, resize_image
 from objecthood.data.transforms import as_images, central_square, resize_nearest
 from objecthood.metrics import adjusted_rand_index, mean_best_overlap
@@ -37,7 +37,7 @@ from objecthood.models.spectral import SpectralSegmenter
 from objecthood.nn.backbones import EfficientNetLite0
 from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.guided_filter import masks_at_size
-from objecthood.nn.normalised_cut import affinity, commute_rows, kmeans, random_walk_vectors
+from objecthood.nn.normalised_cut import affinity, kmeans, normalised_cut
 from objecthood.runtime.environment import describe
 
 TARGET = Path(__file__).resolve().parents[2] / "results" / "photographs.json"
@@ -47,8 +47,6 @@ PROTOCOL = (
     "central square at 320 x 320; FG-ARI and mBO_i over instances, mBO_c over classes; crowds and overlaps "
     "ignored; means over photographs; seeds of k-means: 0, 1, 2 (mean, and range over seeds)"
 )
-PLACE = 2.0
-"""Weight of the place in k-means. Of 1 and 2 the better one on "select"."""
 BACKBONE = EfficientNetLite0.bundled()
 Segmenter = Callable[[Tensor, int], Tensor]
 
@@ -62,17 +60,21 @@ def colour_segments(image: Tensor, seed: int) -> Tensor:
 
 def feature_segments(image: Tensor, seed: int) -> Tensor:
     """k-means, K 7, on the unit embedding and the place, of 20 x 20 cells."""
-    embedding = SpectralSegmenter(BACKBONE, sides=(320,)).embed(image)[0].movedim(-1, 0)
-    labels = kmeans(torch.cat([embedding, places(20)]).flatten(1).T, 7, 3, 15, seed)
-    return enlarged(labels.view(20, 20))
+    embedding = SpectralSegmenter(BACKBONE, sides=(320,)).embed(image)[0]
+    return enlarged(feature_kmeans(embedding[None], 7, seed)[0])
 
 
-def cut_segments(side: int, guided: bool = True, **settings: float) -> Segmenter:
-    """The normalised cut with these settings."""
+def cut_segments(
+    side: int, num_segments: int = 12, merged_from: int = 0, guided: bool = True, **settings: float
+) -> Segmenter:
+    """The normalised cut with these settings, into `num_segments`, or into `merged_from` that are merged by
+    mean affinity."""
 
     def segment(image: Tensor, seed: int) -> Tensor:
         embedding = SpectralSegmenter(BACKBONE, sides=(side,)).embed(image)[0]
-        labels = normalised_cut(embedding, seed, **settings)  # type: ignore[arg-type]
+        labels = normalised_cut(embedding, merged_from or num_segments, seed, **settings)  # type: ignore[arg-type]
+        if merged_from:
+            labels = merge_by_affinity(affinity(embedding, 0.05, 0.15), labels, num_segments)
         if not guided:
             return enlarged(labels)
         return masks_at_size(F.one_hot(labels).permute(2, 0, 1).float(), image).argmax(dim=0)
@@ -80,29 +82,9 @@ def cut_segments(side: int, guided: bool = True, **settings: float) -> Segmenter
     return segment
 
 
-def normalised_cut(
-    embedding: Tensor,
-    seed: int,
-    num_segments: int = 12,
-    temperature: float = 0.05,
-    reach: float = 0.15,
-    num_vectors: int = 8,
-    offset: float = 0.1,
-    merged_from: int | None = None,
-) -> Tensor:
-    """Labels [rows, columns] of one cut: k-means on the eigenvectors, to `num_segments` clusters, or to
-    `merged_from` that are merged by mean affinity."""
-    weights = affinity(embedding, temperature, reach)
-    values, vectors = random_walk_vectors(weights, num_vectors)
-    labels = kmeans(commute_rows(values, vectors, offset), merged_from or num_segments, 3, 15, seed)
-    if merged_from:
-        labels = merge_by_affinity(weights, labels, num_segments)
-    return labels.unique(return_inverse=True)[1].view(embedding.shape[:2])
-
-
 def merge_by_affinity(weights: Tensor, labels: Tensor, number: int) -> Tensor:
     """Merge the two segments of highest mean affinity until `number` are left."""
-    members = F.one_hot(labels.unique(return_inverse=True)[1]).to(weights)
+    members = F.one_hot(labels.flatten()).to(weights)
     while members.shape[1] > number:
         sizes = members.sum(dim=0)
         mean = members.T @ weights @ members / (sizes[:, None] * sizes)
@@ -110,7 +92,7 @@ def merge_by_affinity(weights: Tensor, labels: Tensor, number: int) -> Tensor:
         first, second = sorted(divmod(int(mean.argmax()), len(mean)))
         members[:, first] += members[:, second]
         members = torch.cat([members[:, :second], members[:, second + 1 :]], dim=1)
-    return members.argmax(dim=1)
+    return members.argmax(dim=1).unique(return_inverse=True)[1].view_as(labels)
 
 
 def consensus_segments(image: Tensor, seed: int) -> Tensor:
@@ -144,7 +126,7 @@ ROWS: dict[str, tuple[str, Segmenter, bool]] = {
 def places(side: int) -> Tensor:
     """[2, side, side]: row and column in sides of the image, weighted."""
     line = torch.arange(side) / side
-    return PLACE * torch.stack(torch.meshgrid(line, line, indexing="ij"))
+    return POSITION_WEIGHT * torch.stack(torch.meshgrid(line, line, indexing="ij"))
 
 
 def enlarged(labels: Tensor) -> Tensor:

@@ -6,7 +6,13 @@ import json
 import pytest
 import torch
 
-from objecthood.analysis.baselines import blocks, colour_components, colour_kmeans
+from objecthood.analysis.baselines import (
+    blocks,
+    colour_components,
+    colour_kmeans,
+    feature_cut,
+    feature_kmeans,
+)
 from objecthood.analysis.floors import floors, untrained
 from objecthood.cli import main
 from objecthood.recipes import RECIPES
@@ -55,6 +61,26 @@ def test_kmeans_parts_three_colours_and_is_the_same_again():
     assert len(labels[0].unique()) == 3 and torch.equal(labels, colour_kmeans(image, 3))
     noise = torch.rand(2, 3, 12, 12)
     assert torch.equal(colour_kmeans(noise, 4)[1], colour_kmeans(noise[1:], 4, first_index=1)[0])
+
+
+@pytest.mark.parametrize("divide", [feature_kmeans, feature_cut])
+def test_features_part_where_they_differ_whatever_their_length(divide):
+    features = torch.zeros(2, 6, 8, 4)
+    features[..., :4, 0], features[..., 4:, 1] = 1, 1
+    features *= 1 + torch.rand(2, 6, 8, 1, generator=torch.Generator().manual_seed(0))
+    labels = divide(features, 2)
+    assert labels.shape == (2, 6, 8) and torch.equal(labels, divide(features, 2))
+    for one in labels:
+        assert len(one.unique()) == 2 and len(one[:, :4].unique()) == len(one[:, 4:].unique()) == 1
+    assert torch.equal(divide(features, 3)[1], divide(features[1:], 3, first_index=1)[0])
+
+
+def test_equal_features_part_by_position():
+    labels = feature_kmeans(torch.ones(1, 8, 8, 3), 2)[0]
+    halves = [labels.eq(labels[0, 0]).float().mean(dim=dim) for dim in (0, 1)]
+    assert labels.flatten().bincount().tolist() == [32, 32] and any(
+        set(half.tolist()) == {0, 1} for half in halves
+    )
 
 
 @pytest.mark.parametrize(("asked", "made"), [(1, 1), (2, 2), (4, 4), (6, 6), (7, 9), (9, 9)])

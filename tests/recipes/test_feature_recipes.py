@@ -153,6 +153,18 @@ def test_from_training_to_prediction(quick_cut, name, kind, photographs, caches,
         assert torch.equal(one, other)
 
 
+def test_photographs_with_masks_are_scored_beside_their_floors(undrawn, photographs, caches, tmp_path):
+    recipe = prepared("dinosaur-vits16-coco", photographs, caches, "dino", steps=1)
+    oh.train(recipe, tmp_path / "run", device="cpu")
+    told = tmp_path / "scores.json"
+    assert main(["evaluate", str(tmp_path / "run"), "--json", str(told)]) == 0
+    found = json.loads(told.read_text())["floors"]
+    assert set(found) == {"components", "kmeans", "blocks", "feature_kmeans", "feature_cut", "untrained"}
+    assert all({"fg_ari", "mbo_i", "mbo_c"} <= set(scores) for scores in found.values())
+    assert main(["evaluate", str(tmp_path / "run"), "--skip-floors", "--json", str(told)]) == 0
+    assert "floors" not in json.loads(told.read_text())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_backbone_trains_and_loads(undrawn, quick_cut, kind, photographs, caches, tmp_path):
     publish(caches, "someone/tiny", kind)
