@@ -292,7 +292,7 @@ def finish(
 ) -> None:
     """Evaluate the test scenes; write result.json, weights, images and report."""
     scores = evaluate(model, recipe)
-    log.write("evaluate", recipe.steps, clock, scores)
+    log.write("test", recipe.steps, clock, scores)
     result = {
         "recipe": recipe.name,
         "seed": recipe.seed,

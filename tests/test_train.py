@@ -96,7 +96,7 @@ def test_log_has_training_and_scores(run):
     recipe, folder, result = run
     log = lines(folder)
     assert [(line["kind"], line["step"]) for line in log] == [
-        *(("evaluate", 3), ("evaluate", 6), ("train", 7), ("evaluate", 7)),
+        *(("evaluate", 3), ("evaluate", 6), ("train", 7), ("test", 7)),
     ]
     last = log[-1]
     assert {name: last[name] for name in result["scores"]} == result["scores"]

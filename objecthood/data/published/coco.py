@@ -92,35 +92,37 @@ class Coco(DecodedDataset):
         categories = sorted(content["categories"], key=lambda category: category["id"])
         self.classes = [category["name"] for category in categories]
         self._class_labels = {category["id"]: label for label, category in enumerate(categories, 1)}
-        self._images, self._things = _by_image(content, keep_empty, split, self.name)
-        self.paths = [Path(images) / picture["file_name"] for picture in self._images]
+        self._images, self._annotations = _by_image(content, keep_empty, split, self.name)
+        self.paths = [Path(images) / entry["file_name"] for entry in self._images]
 
     def label_map(self, number: int) -> Int16[np.ndarray, "height width"]:
         """Labels of one image at its full size.
 
         Raises CocoError where a segmentation makes no sense, or all together exceed `limits.MASK_WORK`.
         """
-        picture, things = self._images[number], self._things[number]
-        size = (picture["height"], picture["width"])
+        entry, annotations = self._images[number], self._annotations[number]
+        size = (entry["height"], entry["width"])
         outline = Budget(limits.OUTLINE_PIXELS, "pixels of outline")
-        codes = [self._runs(thing, size, outline) for thing in things]
+        codes = [self._runs(annotation, size, outline) for annotation in annotations]
         work = Budget(limits.MASK_WORK, "pixels to draw")
         labels = np.zeros(size[0] * size[1], np.int16)  # column by column, as the runs
-        for thing, runs in zip(things, codes, strict=True):
-            if thing.get("iscrowd"):
-                self._paint(labels, runs, IGNORED, work, thing)
+        for annotation, runs in zip(annotations, codes, strict=True):
+            if annotation.get("iscrowd"):
+                self._paint(labels, runs, IGNORED, work, annotation)
         objects = [
-            (thing, runs) for thing, runs in zip(things, codes, strict=True) if not thing.get("iscrowd")
+            (annotation, runs)
+            for annotation, runs in zip(annotations, codes, strict=True)
+            if not annotation.get("iscrowd")
         ]
         # The largest is drawn first. Python's stable sort keeps equals in file order.
         for place in sorted(range(len(objects)), key=lambda place: -int(objects[place][1][1::2].sum())):
-            thing, runs = objects[place]
-            label = place + 1 if self.labels == "instance" else self._class_label(thing)
-            self._paint(labels, runs, label, work, thing)
+            annotation, runs = objects[place]
+            label = place + 1 if self.labels == "instance" else self._class_label(annotation)
+            self._paint(labels, runs, label, work, annotation)
         return np.ascontiguousarray(labels.reshape(size, order="F"))
 
     def _paint(
-        self, labels: np.ndarray, runs: np.ndarray, label: int, work: Budget, thing: dict[str, Any]
+        self, labels: np.ndarray, runs: np.ndarray, label: int, work: Budget, annotation: dict[str, Any]
     ) -> None:
         """Set the true pixels of `runs`, from the first to the last alone."""
         ends = np.cumsum(runs)
@@ -130,21 +132,21 @@ class Coco(DecodedDataset):
         try:
             work.spend(stop - start)
         except ValueError as error:
-            raise self._cannot_be_drawn(thing, error) from error
+            raise self._cannot_be_drawn(annotation, error) from error
         inner = runs[1 : 2 * (len(runs) // 2)]
         labels[start:stop][np.repeat(np.arange(len(inner)) % 2 == 0, inner)] = label
 
-    def _class_label(self, thing: dict[str, Any]) -> int:
-        if thing["category_id"] not in self._class_labels:
+    def _class_label(self, annotation: dict[str, Any]) -> int:
+        if annotation["category_id"] not in self._class_labels:
             raise CocoError(
-                f"{self.name}: annotation {_named(thing['id'])} has unknown class "
-                f"{_named(thing['category_id'])}"
+                f"{self.name}: annotation {_named(annotation['id'])} has unknown class "
+                f"{_named(annotation['category_id'])}"
             )
-        return self._class_labels[thing["category_id"]]
+        return self._class_labels[annotation["category_id"]]
 
-    def _runs(self, thing: dict[str, Any], size: tuple[int, int], outline: Budget) -> np.ndarray:
+    def _runs(self, annotation: dict[str, Any], size: tuple[int, int], outline: Budget) -> np.ndarray:
         """The runs of an object's mask, as `rle.read_runs` gives them."""
-        codes = thing["segmentation"]
+        codes = annotation["segmentation"]
         try:
             if not isinstance(codes, list | dict):
                 raise ValueError("a segmentation is a list of polygons or a run-length code")
@@ -152,20 +154,22 @@ class Coco(DecodedDataset):
                 _from_polygons(codes, size, outline) if isinstance(codes, list) else codes
             )
         except (ValueError, TypeError, KeyError, OverflowError) as error:
-            raise self._cannot_be_drawn(thing, error) from error
+            raise self._cannot_be_drawn(annotation, error) from error
         if found != size:
             shapes = f"{found[1]} x {found[0]}, not {size[1]} x {size[0]}"
-            raise CocoError(f"{self.name}: annotation {_named(thing['id'])} is of {shapes} as its image")
+            raise CocoError(f"{self.name}: annotation {_named(annotation['id'])} is of {shapes} as its image")
         return runs
 
-    def _cannot_be_drawn(self, thing: dict[str, Any], error: Exception) -> CocoError:
-        return CocoError(f"{self.name}: annotation {_named(thing['id'])} cannot be drawn ({error!s:.200})")
+    def _cannot_be_drawn(self, annotation: dict[str, Any], error: Exception) -> CocoError:
+        return CocoError(
+            f"{self.name}: annotation {_named(annotation['id'])} cannot be drawn ({error!s:.200})"
+        )
 
     def decode(self, number: int) -> Decoded:
-        picture = read_image(self.paths[number], upright=self.orientation != "stored")
+        image = read_image(self.paths[number], upright=self.orientation != "stored")
         labels = self.label_map(number)
-        self._check_size(self.paths[number], (picture.shape[0], picture.shape[1]), labels.shape)
-        return resized(picture, labels, self.resolution, 1.0 if self.crop else None)
+        self._check_size(self.paths[number], (image.shape[0], image.shape[1]), labels.shape)
+        return resized(image, labels, self.resolution, 1.0 if self.crop else None)
 
     def _check_size(self, path: Path, size: tuple[int, int], wanted: tuple[int, ...]) -> None:
         """CocoError where an image is of another size than its annotations; a warning where an orientation
@@ -266,10 +270,10 @@ def _refuse_repeated(rows: list[dict[str, Any]], part: str, name: str) -> None:
 
 
 def _check_sizes(content: dict[str, Any], name: str) -> None:
-    for picture in content["images"]:
-        if picture["height"] * picture["width"] > limits.IMAGE_PIXELS:
+    for entry in content["images"]:
+        if entry["height"] * entry["width"] > limits.IMAGE_PIXELS:
             raise CocoError(
-                f"{name}: image {_named(picture['id'])} has {picture['width']} x {picture['height']} "
+                f"{name}: image {_named(entry['id'])} has {entry['width']} x {entry['height']} "
                 f"pixels; at most {limits.IMAGE_PIXELS} are allowed"
             )
     categories = content["categories"]
@@ -324,30 +328,31 @@ def _by_image(
     """Images of the split in the order of the file, and the annotations with a segmentation of each."""
     for part in ("images", "categories"):
         _refuse_repeated(content[part], part, name)
-    things: dict[Any, list[dict[str, Any]]] = {picture["id"]: [] for picture in content["images"]}
-    for thing in content["annotations"]:
-        if thing["image_id"] not in things:
+    annotations: dict[Any, list[dict[str, Any]]] = {entry["id"]: [] for entry in content["images"]}
+    for annotation in content["annotations"]:
+        if annotation["image_id"] not in annotations:
             raise CocoError(
-                f"{name}: annotation {_named(thing['id'])} is of unknown image {_named(thing['image_id'])}"
+                f"{name}: annotation {_named(annotation['id'])} is of unknown image "
+                f"{_named(annotation['image_id'])}"
             )
-        if thing.get("segmentation"):
-            things[thing["image_id"]].append(thing)
-    for number, own in things.items():
+        if annotation.get("segmentation"):
+            annotations[annotation["image_id"]].append(annotation)
+    for number, own in annotations.items():
         if len(own) > limits.OBJECTS:
             raise CocoError(
                 f"{name}: image {_named(number)} has {len(own)} objects; at most {limits.OBJECTS} are allowed"
             )
-    pictures = [
-        picture
-        for picture in content["images"]
-        if keep_empty or any(not thing.get("iscrowd") for thing in things[picture["id"]])
+    entries = [
+        entry
+        for entry in content["images"]
+        if keep_empty or any(not annotation.get("iscrowd") for annotation in annotations[entry["id"]])
     ]
-    if not pictures:
+    if not entries:
         raise CocoError(f"{name}: has no image" + ("" if keep_empty else " with an object"))
-    members = [picture for picture in pictures if split in (None, split_of(str(picture["file_name"])))]
+    members = [entry for entry in entries if split in (None, split_of(str(entry["file_name"])))]
     if not members:
         raise CocoError(
-            f"{name}: none of {len(pictures)} images falls into the {split} split, a share by a hash of "
+            f"{name}: none of {len(entries)} images falls into the {split} split, a share by a hash of "
             "their names (train 90 %, others 5 %); add images, or read one file for each split"
         )
-    return members, [things[picture["id"]] for picture in members]
+    return members, [annotations[entry["id"]] for entry in members]
