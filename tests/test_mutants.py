@@ -30,7 +30,7 @@ TESTED = {
         "(checkpoint or full_disks or weights) and not payloads and not same_file and not flipped"
         " and not two_runs and not goes_away and not torn_file",
     ),
-    "data/io/images.py": (["data/test_images.py"], ""),
+    "data/io/images.py": (["data/test_images.py", "data/test_user_images.py"], ""),
     "data/io/archives.py": (["test_strangers.py"], "(arrays or archives) and not payloads"),
     "data/loader.py": (["data/test_loader.py"], ""),
 }

@@ -9,9 +9,11 @@ import os
 import warnings
 from pathlib import Path
 
+import numpy as np
+
 from objecthood.data.io.cache import Decoded, resized
 from objecthood.data.io.images import ImageError, ImageWarning, find_images, read_image
-from objecthood.data.randomness import HELD_OUT, SPLITS, split_of
+from objecthood.data.randomness import indices_of_split, split_number
 from objecthood.data.scene import DecodedDataset
 
 
@@ -64,7 +66,9 @@ class Folder(DecodedDataset):
         if not os.path.isdir(path):
             raise ImageError(f"{name}: is not a folder; name a folder of images")
         everything = find_images([Path(path)])
-        members, self.overlaps = _members(everything, Path(path), split)
+        names = [image.relative_to(path).as_posix() for image in everything]
+        chosen, self.overlaps = indices_of_split(np.array([split_number(name) for name in names]), split)
+        members = [everything[number] for number in chosen]
         self.crop = crop
         self.paths: list[Path] = []
         self.skipped: list[tuple[Path, str]] = []
@@ -89,16 +93,3 @@ class Folder(DecodedDataset):
                 if not skip_bad:
                     raise
                 self.skipped.append((self.paths.pop(), str(error)))
-
-
-def _members(everything: list[Path], folder: Path, split: str) -> tuple[list[Path], bool]:
-    """The images of a split, and whether it shares them with others."""
-    splits: dict[str, list[Path]] = {name: [] for name in SPLITS}
-    for path in everything:
-        splits[split_of(path.relative_to(folder).as_posix())].append(path)
-    if splits[split]:
-        # An empty held-out split reuses images of the training split.
-        return splits[split], not all(splits.values())
-    if split == "train":
-        return everything, True
-    return everything[-max(1, round(HELD_OUT * len(everything))) :], True

@@ -9,7 +9,7 @@ import hashlib
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, UInt64
+from jaxtyping import Float, Int, Integer, UInt64
 from torch import Tensor
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: SplitMix64's increment
@@ -35,11 +35,36 @@ def split_of(name: str) -> str:
         >>> [split_of(f"{number:012}.jpg") for number in (10, 11, 22)]
         ['train', 'validation', 'test']
     """
+    return SPLITS[split_number(name)]
+
+
+def split_number(name: str) -> int:
+    """The index in `SPLITS` of the split of an image (`split_of`)."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     fraction = int.from_bytes(digest[:8], "big") / 2**64
-    if fraction < HELD_OUT:
-        return "test"
-    return "validation" if fraction < 2 * HELD_OUT else "train"
+    return 2 if fraction < HELD_OUT else 1 if fraction < 2 * HELD_OUT else 0
+
+
+def indices_of_split(
+    splits: Integer[np.ndarray, " images"], split: str
+) -> tuple[Int[np.ndarray, " members"], bool]:
+    """The images of a split, of the `split_number` of each image in order, and whether splits overlap.
+
+    Where few images leave a split empty, "validation" and "test" reuse the last images (5 %, at least one)
+    and "train" takes all.
+
+    Example:
+        >>> indices_of_split(np.array([0, 1, 0, 2]), "train")
+        (array([0, 2]), False)
+        >>> indices_of_split(np.array([0, 0, 0]), "test")
+        (array([2]), True)
+    """
+    members = np.flatnonzero(splits == SPLITS.index(split))
+    if len(members):
+        return members, len(np.unique(splits)) < len(SPLITS)
+    if split == "train":
+        return np.arange(len(splits)), True
+    return np.arange(len(splits))[-max(1, round(HELD_OUT * len(splits))) :], True
 
 
 def uniform(

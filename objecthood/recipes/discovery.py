@@ -26,7 +26,7 @@ from objecthood.models.autoencoder import AutoencoderOutput, SlotAutoencoder
 from objecthood.nn import SLOT_MODULES
 from objecthood.nn.attention_bias import grow_merge_penalty
 from objecthood.recipes.base import FAST, Recipe
-from objecthood.recipes.sources import describe_scenes, fit_of, open_dataset
+from objecthood.recipes.sources import UNLABELLED, describe_scenes, fit_of, open_dataset
 from objecthood.visualize import animation, figures
 
 
@@ -35,9 +35,9 @@ class Discovery(Recipe):
     """The paper's model and training on one of the data sets below."""
 
     data: str
-    """"tetrominoes" or "sprites" (generated), or, from `data_path`, "folder" (images), "clevr-like"
-    (rendered), "multi-object" (converted), "clevr", "clevrtex" or "coco" ("coco-stored" or "coco-upright" for
-    images with an EXIF orientation: which pixels are annotated)."""
+    """"tetrominoes" or "sprites" (generated), or, from `data_path`, "folder" (images), "shards" (images in
+    tar files), "clevr-like" (rendered), "multi-object" (converted), "clevr", "clevrtex" or "coco"
+    ("coco-stored" or "coco-upright" for images with an EXIF orientation: which pixels are annotated)."""
     data_path: str = ""
     min_objects: int = 0
     """Scenes with fewer objects are excluded, if the data gives their number."""
@@ -133,10 +133,10 @@ class Discovery(Recipe):
         n = self.restarts
         best = f"best_of_{n}: of {n} restarts the one of lowest reconstruction error; " if n > 1 else ""
         units = "mse in [-1, 1] units; mean over images"
-        if self.data == "folder":
+        if self.data in UNLABELLED:
             kept = (
-                f"images of the folder kept out of training (at most {self.test_scenes}; 5 % of it by a hash "
-                "of their paths; of a folder too small for that, images of training)"
+                f"images kept out of training (at most {self.test_scenes}; 5 % of them by a hash of their "
+                "names; where they are too few for that, images of training)"
             )
             return f"{kept}, {how}; {best}{units}; no masks, so no other score"
         kind = describe_scenes(self)

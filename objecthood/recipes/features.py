@@ -53,8 +53,8 @@ class FeatureDiscovery(Recipe):
     """DINOSAUR on photographs."""
 
     data: str = "folder"
-    """"folder" (images) or "coco" (images/ and instances.json), in `data_path`, or another data set of
-    `recipes.discovery`."""
+    """"folder" (images), "shards" (images in tar files) or "coco" (images/ and instances.json), in
+    `data_path`, or another data set of `recipes.discovery`."""
     data_path: str = ""
     resolution: int = 224
     """Side of the square images in pixels, a multiple of the backbone's patch."""

@@ -21,6 +21,7 @@ from objecthood.data.published.clevrtex import ClevrTex
 from objecthood.data.published.coco import Coco, Orientation
 from objecthood.data.published.multi_object_packed import Packed
 from objecthood.data.scene import Dataset, Scenes
+from objecthood.data.shards import Shards
 from objecthood.models.placement import Fit
 
 
@@ -66,6 +67,8 @@ def describe_scenes(recipe: Any) -> str:
     data, source = recipe.data, source_of(recipe, "test")
     if data in COCO:
         return "images of the COCO file (at most; 5 % of it by a hash of their names)"
+    if data in UNLABELLED:
+        return "images without masks (at most; 5 % of them by a hash of their names)"
     if data == "sprites":
         return f"generated sprites scenes ({source.background} background)"
     if data in MADE_HERE:
@@ -112,6 +115,8 @@ def _coco(orientation: Orientation | None) -> Callable[[Source], Dataset]:
 
 COCO: dict[str, Orientation | None] = {"coco": None, "coco-stored": "stored", "coco-upright": "upright"}
 """Names of a COCO folder, by the pixels that its annotations are of (`Coco`'s `orientation`)."""
+UNLABELLED = ("folder", "shards")
+"""Images of one's own, without masks."""
 FIRST_TEST_SCENE = 1000
 SQUASHED = ("clevr",)
 """Data whose images are resized whole to a square for training, whatever their aspect ratio."""
@@ -121,6 +126,7 @@ MADE_HERE: dict[str, Callable[[Source], Dataset]] = {
 }
 READ_FROM_FILES: dict[str, Callable[[Source], Dataset]] = {
     "folder": lambda s: Folder(s.path, s.resolution, s.split, skip_bad=True),
+    "shards": lambda s: Shards(s.path, s.resolution, s.split),
     "clevr-like": lambda s: ClevrLike(s.path, s.split, s.resolution, objects=s.objects),
     "multi-object": lambda s: Packed(
         s.path, s.split, resolution=s.resolution, min_objects=s.objects[0], max_objects=s.objects[1]

@@ -96,7 +96,7 @@ def test_every_data_set_of_the_package_is_tried_here(dataset):
             "ClevrLike",
             "OnDevice",
         ),
-        *("Untouched", "Folder", "Packed", "Clevr", "ClevrTex", "Coco", "MotionFields"),
+        *("Untouched", "Folder", "Shards", "Packed", "Clevr", "ClevrTex", "Coco", "MotionFields"),
     }
     assert type(dataset).__name__ in found
 

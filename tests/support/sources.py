@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,16 @@ def noise(path: Path, seed: int) -> None:
 def folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number in range(IMAGES):
         noise(path / f"{number}.png", number)
+    return path
+
+
+def shards(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    images = folder(path.with_name("images"), monkeypatch)
+    path.mkdir()
+    for number in range(2):
+        with tarfile.open(path / f"{number}.tar", "w") as shard:
+            for image in sorted(images.iterdir())[number::2]:
+                shard.add(image, image.name)
     return path
 
 
@@ -78,6 +89,7 @@ def clevr_like_scenes(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 WRITERS = {
     "folder": folder,
+    "shards": shards,
     "coco": coco,
     "coco-stored": coco,
     "coco-upright": coco,
