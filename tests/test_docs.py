@@ -12,6 +12,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -65,7 +66,10 @@ def workbench(tmp_path, monkeypatch):
 
 
 def published_files(folder: Path) -> None:
-    """What docs/data.md reads: small files in the layouts of published sets."""
+    """What docs/data.md reads: small files in the layouts of published sets, and shards."""
+    for number in range(2):
+        with tarfile.open(folder / f"photos-{number:03}.tar", "w") as shard:
+            shard.add(folder / "IMAGES" / f"{number}.png", f"{number}.png")
     examples = [records.example(records.scene("clevr_with_masks", seed, 4)[0]) for seed in range(20)]
     write_records(folder / "clevr_with_masks_train.tfrecords", examples)
     for split, counts in (("train", COUNTS), ("val", COUNTS[:3])):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import resource
 import tarfile
 import tempfile
@@ -38,7 +39,9 @@ PROTOCOL = (
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        write_shards(Path(folder))
+        writing = multiprocessing.get_context("spawn").Process(target=write_shards, args=(Path(folder),))
+        writing.start()  # a process of its own, whose memory does not count
+        writing.join()
         before, start = peak_mb(), time.process_time()
         scenes = Shards(folder, SIDE)
         indexed = {

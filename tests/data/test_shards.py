@@ -93,7 +93,9 @@ def test_shards_are_named_by_file_folder_pattern_and_range(tmp_path):
 
 
 def test_damage_is_told_with_shard_and_member(tmp_path):
-    good = write(tmp_path / "good.tar", [("c0.png", png(0)), ("c-broken.png", b"no image"), ("c1.png", png(1))])
+    good = write(
+        tmp_path / "good.tar", [("c0.png", png(0)), ("c-broken.png", b"no image"), ("c1.png", png(1))]
+    )
     scenes = Shards(good, SIDE)
     assert scenes[2]["image"].shape == (3, SIDE, SIDE)
     with pytest.raises(ImageError, match=r"good.tar', member 'c-broken.png': .*not a readable image") as told:
