@@ -17,6 +17,7 @@ from objecthood.recipes.discovery import (
     PaperClevr,
     SlotFrameDiscovery,
     SpatialBiasDiscovery,
+    Unmodified,
     clevr6_like,
     clevr6_paper,
     folder,
@@ -25,6 +26,7 @@ from objecthood.recipes.discovery import (
     tetrominoes,
     tetrominoes_guided,
     tetrominoes_paper,
+    tetrominoes_unmodified,
 )
 from objecthood.recipes.features import (
     CutDistillation,
@@ -51,6 +53,7 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         tetrominoes,
         tetrominoes_guided,
+        tetrominoes_unmodified,
         sprites,
         folder,
         tetrominoes_paper,
@@ -91,6 +94,7 @@ __all__ = [
     "SetPrediction",
     "SlotFrameDiscovery",
     "SpatialBiasDiscovery",
+    "Unmodified",
     "Video",
     "from_dict",
     "from_file",

@@ -20,6 +20,7 @@ from objecthood.nn.attention_bias import grow_merge_penalty
 from objecthood.nn.frozen import RESTORERS
 from objecthood.recipes import RECIPES, TASKS, Discovery, PaperClevr, from_dict, from_file
 from objecthood.recipes.base import Recipe
+from objecthood.recipes.discovery import halve
 
 ALL = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 DISCOVERY = {name: recipe for name, recipe in RECIPES.items() if isinstance(recipe, Discovery)}
@@ -344,6 +345,42 @@ def test_low_resolution_warm_up_shares_the_weights():
     with torch.no_grad():
         model.encoder.convolutions[0].weight.mul_(2)
         assert not torch.equal(recipe.loss(model, {"image": images}, step=1), coarse)
+
+
+def test_the_unmodified_model_is_the_paper_s():
+    """Same parts and output; optimiser, schedule, resolution of the first steps and start values differ."""
+    models = []
+    for name in ("tetrominoes-paper", "tetrominoes-unmodified"):
+        torch.manual_seed(0)
+        models.append(RECIPES[name].build_model().eval())
+    assert not torch.equal(*(model.encoder.convolutions[0].weight for model in models))
+    with torch.no_grad():
+        for convolution in models[1].encoder.convolutions:
+            convolution.weight.div_(RECIPES["tetrominoes-unmodified"].encoder_gain)
+    assert repr(models[0]) == repr(models[1])
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other)
+    models[1].load_state_dict(models[0].state_dict())
+    images, noise = torch.rand(2, 3, 35, 35), torch.randn(2, 4, 64)
+    assert torch.equal(*(model(images, noise=noise).reconstruction for model in models))
+    fast = RECIPES["tetrominoes-unmodified"]
+    assert models[1].grouping.slot_attention.gradient == "full" and models[1].grouping.iterations == 3
+    assert type(fast).error is type(RECIPES["tetrominoes-paper"]).error and fast.test_iterations == 3
+    assert [o.param_groups[0].get("momentum") for o in fast.build_optimizers(models[1])] == [None, 0.9]
+
+
+def test_low_resolution_warm_up_halves_odd_sides_as_well():
+    recipe = replace(RECIPES["tetrominoes-unmodified"], low_resolution_steps=1)
+    images = torch.rand(2, 3, 35, 35)
+    halved = halve(images)
+    assert halved.shape[-1] == 18
+    torch.testing.assert_close(halved[0, 0, 17, 17], images[0, 0, 33:, 33:].mean())
+    torch.testing.assert_close(halved.mean(dim=(2, 3)), images.mean(dim=(2, 3)), atol=0.02, rtol=0)
+    model = recipe.build_model()
+    losses = [recipe.loss(model, {"image": images}, step) for step in (0, 1)]
+    assert losses[0] != losses[1] and all(one.isfinite() for one in losses)
+    losses[0].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters()), "weights are shared"
 
 
 def test_low_resolution_warm_up_needs_a_resolution_that_can_be_halved():
