@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from objecthood.models import SlotModel
 from objecthood.models.base import ExportStages
 from objecthood.nn import GaussianSlots, LearnedSlots, SlotAttention
+from objecthood.nn.decoders import drop_slots
 
 
 def stages_of(model: nn.Module) -> ExportStages:
@@ -91,17 +92,17 @@ class Step(nn.Module):
     """One iteration of Slot Attention.
 
     The slots to decode are the updated slots, passed through the readout if the model has one. Raises
-    ValueError for a model with `SlotMLP`, which has no iterations.
+    ValueError for a model whose slot module has no iterations of slots, such as `SlotMLP`.
     """
 
     def __init__(self, model: SlotModel):
         super().__init__()
         stages = stages_of(model)
         group = stages.grouping.slot_attention
-        if not isinstance(group, SlotAttention):
+        if not isinstance(group, SlotAttention) or not group.state_is_slots:
             raise ValueError(
-                f"`model` uses {type(group).__name__}, which has no iterations to export; use a model with "
-                "SlotAttention"
+                f"`model` uses {type(group).__name__}, which has no iterations of slots to export; use a "
+                "model with SlotAttention"
             )
         self.slot_attention, self.grid, self.readout = group, model.feature_grid, stages.readout
 
@@ -139,10 +140,12 @@ class Decode(nn.Module):
 
     def __init__(self, model: SlotModel):
         super().__init__()
-        decoder = stages_of(model).decoder
-        if decoder is None:
+        stages = stages_of(model)
+        if stages.decoder is None:
             raise ValueError(f"only a discovery model has a decoder; got a {type(model).__name__}")
-        self.decoder = decoder
+        self.decoder = stages.decoder
+        group = stages.grouping.slot_attention
+        self.slot_attention = group if group.drops_slots else None
 
     def forward(
         self,
@@ -151,6 +154,8 @@ class Decode(nn.Module):
     ) -> tuple[Float[Tensor, "batch slots 3 height width"], Float[Tensor, "batch slots height width"]]:
         """Appearance in [0, 1] units (not clamped), and mask logits."""
         output = self.decoder(slots, attention)
+        if self.slot_attention is not None:
+            output = drop_slots(output, self.slot_attention.keep(slots))
         return 0.5 + 0.5 * output.appearance, output.mask_logits
 
 

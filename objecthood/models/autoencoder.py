@@ -30,13 +30,16 @@ from objecthood.nn import (
     SpatialBroadcastDecoder,
 )
 from objecthood.nn.color_transforms import color_and_chromaticity, opponent_chromaticity, symmetric
-from objecthood.nn.decoders import DecoderOutput
+from objecthood.nn.decoders import DecoderOutput, drop_slots
 from objecthood.nn.encoders import check_images
 from objecthood.nn.frozen import share_weights
 from objecthood.nn.precision import at_least_float32
-from objecthood.nn.slot_frames import SlotCentredPatchDecoder, SlotFrameReadout
+from objecthood.nn.slot_frames import RelativePatchDecoder, SlotCentredPatchDecoder, SlotFrameReadout
 from objecthood.runtime import renamed
 
+INVARIANT = "invariant-slot-attention"
+"""Slot module whose encoder has no absolute positions and whose decoder has relative ones, in `fast_` models
+with patch decoders."""
 Decoder: TypeAlias = SpatialBroadcastDecoder | PatchDecoder | SlotCentredPatchDecoder
 
 
@@ -145,7 +148,8 @@ class SlotAutoencoder(SlotModel):
         if self.readout is not None:
             inputs = self.grouping.slot_attention.norm_inputs(features.flatten(1, 2))
             slots = self.readout(slots, inputs, attention[:, -1])
-        return self.decoder(slots, attention[:, -1]), slots, attention
+        decoded = self.decoder(slots, attention[:, -1])
+        return drop_slots(decoded, self.grouping.slot_attention.keep(slots)), slots, attention
 
     def segment(
         self,
@@ -208,13 +212,6 @@ class SlotAutoencoder(SlotModel):
         reconstruction, masks = self.composite(decoded.appearance, decoded.mask_logits)
         appearance = from_symmetric(at_least_float32(decoded.appearance))
         return AutoencoderOutput(reconstruction, appearance, masks, slots, attention)
-
-    def reconstruct(
-        self, images: Float[Tensor, "batch 3 height width"], iterations: int | None = None
-    ) -> Float[Tensor, "batch 3 height width"]:
-        """The reconstruction in [0, 1] units, for the training loss."""
-        decoded = self.decode(self.encode(images), iterations=iterations)[0]
-        return self.composite(decoded.appearance, decoded.mask_logits)[0]
 
     def at_resolution(self, resolution: int, build: Callable[[int], SlotAutoencoder]) -> SlotAutoencoder:
         """A weight-shared copy for images of another side; frozen parts are shared as well.
@@ -309,9 +306,17 @@ def fast_tetrominoes(
     decoder."""
     options = SlotModuleOptions(num_slots, (18, 18), 64, 64, gradient="bilevel")
     return SlotAutoencoder(
-        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1, 1), kernel=(5, later_kernels, later_kernels)),
+        ConvEncoder(
+            channels=32,
+            feature_dim=64,
+            strides=(2, 1, 1),
+            kernel=(5, later_kernels, later_kernels),
+            places=slot_module != INVARIANT,
+        ),
         Grouping(LearnedSlots(num_slots, 64), SLOT_MODULES[slot_module](options)),
-        PatchDecoder(64, grid=7, patch=5, channels=64, depth=2, kernel=3, last_kernel=last_kernel),
+        patch_decoder(slot_module)(
+            64, grid=7, patch=5, channels=64, depth=2, kernel=3, last_kernel=last_kernel
+        ),
     )
 
 
@@ -343,7 +348,13 @@ def fast_sprites(
         slot_module: one of `nn.SLOT_MODULES`.
     """
     return SlotAutoencoder(
-        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=(5, second_kernel)),
+        ConvEncoder(
+            channels=32,
+            feature_dim=64,
+            strides=(2, 1),
+            kernel=(5, second_kernel),
+            places=slot_module != INVARIANT,
+        ),
         biased_grouping(
             num_slots,
             resolution,
@@ -354,7 +365,7 @@ def fast_sprites(
             noise_scale,
             slot_module,
         ),
-        PatchDecoder(
+        patch_decoder(slot_module)(
             64,
             grid=patches_along(resolution, 4),
             patch=4,
@@ -436,9 +447,16 @@ def biased_grouping(
 
 
 def gaussian_grouping(num_slots: int, side: int, slot_module: str) -> Grouping:
-    """The paper's initial slots, and a slot module over a square grid of features."""
+    """The paper's initial slots (of BO-QSA: learned queries), and a slot module over a square grid of
+    features."""
     options = SlotModuleOptions(num_slots, (side, side), 64, 64)
-    return Grouping(GaussianSlots(num_slots, 64), SLOT_MODULES[slot_module](options))
+    initial = LearnedSlots(num_slots, 64) if slot_module == "bo-qsa" else GaussianSlots(num_slots, 64)
+    return Grouping(initial, SLOT_MODULES[slot_module](options))
+
+
+def patch_decoder(slot_module: str) -> type[PatchDecoder]:
+    """`PatchDecoder`, relative to slots for invariant slot attention."""
+    return RelativePatchDecoder if slot_module == INVARIANT else PatchDecoder
 
 
 def patches_along(resolution: int, patch: int) -> int:

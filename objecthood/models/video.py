@@ -57,7 +57,7 @@ from objecthood.nn import (
     TransformerPredictor,
 )
 from objecthood.nn.block_matching import Modality, motion_of_frame
-from objecthood.nn.decoders import SpatialBroadcastDecoder
+from objecthood.nn.decoders import SpatialBroadcastDecoder, drop_slots
 from objecthood.nn.encoders import check_images
 from objecthood.nn.precision import at_least_float32
 from objecthood.runtime import renamed
@@ -252,6 +252,7 @@ class SlotVideo(ClipModel):
         """Output with the images of `decoded` slots [batch, time, slots, dim]."""
         shape = slots.shape[:2]
         images = self.decoder(decoded.flatten(0, 1), attention.flatten(0, 1))
+        images = drop_slots(images, self.grouping.slot_attention.keep(decoded.flatten(0, 1)))
         appearance = at_least_float32(images.appearance)
         masks = at_least_float32(images.mask_logits).softmax(dim=1)
         composite = (masks[:, :, None] * appearance).sum(dim=1)

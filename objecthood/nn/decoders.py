@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from objecthood.nn.encoders import SameConv2d, convolution_format
 from objecthood.nn.initialization import glorot
 from objecthood.nn.positions import PositionEmbedding, border_distances
-from objecthood.nn.precision import without_autocast
+from objecthood.nn.precision import at_least_float32, without_autocast
 from objecthood.runtime import renamed
 
 
@@ -211,14 +211,18 @@ class PatchDecoder(nn.Module):
         Raises:
             ValueError: the required `attention` is None.
         """
-        dtype = self.from_slot.weight.dtype
-        positions = self.from_position(border_distances(self.grid, self.grid, slots.device, dtype))
-        canvas = self.from_slot(slots.flatten(0, 1))[:, None, None, :] + positions
+        canvas = self.from_slot(slots.flatten(0, 1))[:, None, None, :] + self._positions(slots, attention)
         canvas = canvas.permute(0, 3, 1, 2)
         for layer in self.layers:
             canvas = layer(canvas.relu())
         output = as_output(join_patches(canvas, self.patch), slots.shape[1])
         return add_attention(output, attention) if self.attention_conditioned_masks else output
+
+    def _positions(self, slots: Tensor, attention: Tensor | None) -> Tensor:
+        """Position embeddings [..., rows, columns, channels] of the cells."""
+        dtype = self.from_slot.weight.dtype
+        embeddings: Tensor = self.from_position(border_distances(self.grid, self.grid, slots.device, dtype))
+        return embeddings
 
 
 def add_attention(
@@ -234,6 +238,27 @@ def add_attention(
     bias = enlarge((attention + 1e-4).log(), *output.mask_logits.shape[-2:])
     logits = output.mask_logits
     return output._replace(mask_logits=logits + bias, unconditioned_logits=logits)
+
+
+def drop_slots(output: DecoderOutput, keep: Float[Tensor, "batch slots"] | None) -> DecoderOutput:
+    """`output` with the mask logits of dropped slots lowered, so that their alpha masks are 0 up to 1e-8.
+
+    With alpha masks m, the new ones are (keep + 1e-8) m, normalised over slots: the masked decoder of Fan et
+    al. 2024 (arXiv 2406.09196), differentiable in `keep` at 0 as well. None: unchanged.
+
+    Example:
+        >>> output = DecoderOutput(torch.zeros(1, 2, 3, 4, 4), torch.zeros(1, 2, 4, 4))
+        >>> drop_slots(output, torch.tensor([[1.0, 0.0]])).mask_logits.softmax(dim=1)[0, :, 0, 0]
+        tensor([1.0000e+00, 1.0000e-08])
+    """
+    if keep is None:
+        return output
+    lowered = (at_least_float32(keep) + 1e-8).log()[:, :, None, None]
+    conditioned, unconditioned = output.mask_logits + lowered, output.unconditioned_logits
+    return output._replace(
+        mask_logits=conditioned,
+        unconditioned_logits=None if unconditioned is None else unconditioned + lowered,
+    )
 
 
 def join_patches(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from objecthood.nn.adaslot import AdaSlot
 from objecthood.nn.initial_slots import GaussianSlots, LearnedSlots
+from objecthood.nn.invariant_slot_attention import InvariantSlotAttention
+from objecthood.nn.k_means import KMeans
+from objecthood.nn.mesh import MESH
+from objecthood.nn.multi_head_slot_attention import MultiHeadSlotAttention
 from objecthood.nn.slot_attention import Gradient, SlotAttention
+from objecthood.nn.slot_mixture import SlotMixture
 from objecthood.nn.slot_mlp import SlotMLP
 from objecthood.nn.slot_module import Prior, SlotAttentionOutput, SlotModule
 from objecthood.nn.soft_kmeans import SoftKMeans
@@ -29,21 +35,42 @@ class SlotModuleOptions(NamedTuple):
 
 
 SLOT_MODULES: dict[str, Callable[..., SlotModule]] = {
-    "slot-attention": lambda o, **own: SlotAttention(
-        o.input_dim,
-        o.slot_dim,
-        gradient=o.gradient,
-        attention_bias=o.attention_bias,
-        bias_before_attention=o.bias_before_attention,
-        **own,
+    "slot-attention": lambda o, **own: SlotAttention(o.input_dim, o.slot_dim, **_competing(o), **own),
+    "bo-qsa": lambda o, **own: SlotAttention(
+        o.input_dim, o.slot_dim, **_competing(o) | {"gradient": "bilevel"}, **own
     ),
+    "implicit-slot-attention": lambda o, **own: SlotAttention(
+        o.input_dim, o.slot_dim, **_competing(o) | {"gradient": "implicit"}, **own
+    ),
+    "multi-head-slot-attention": lambda o, **own: MultiHeadSlotAttention(
+        o.input_dim, o.slot_dim, **_competing(o), **own
+    ),
+    "mesh": lambda o, **own: MESH(o.input_dim, o.slot_dim, **_competing(o), **own),
+    "invariant-slot-attention": lambda o, **own: InvariantSlotAttention(
+        o.grid, o.input_dim, o.slot_dim, **_competing(o), **own
+    ),
+    "slot-mixture": lambda o, **own: SlotMixture(o.input_dim, o.slot_dim, **_competing(o), **own),
+    "adaslot": lambda o, **own: AdaSlot(o.input_dim, o.slot_dim, **_competing(o), **own),
     "soft-k-means": lambda o, **own: SoftKMeans(
+        o.num_slots, o.grid, o.input_dim, o.slot_dim, attention_bias=o.attention_bias, **own
+    ),
+    "k-means": lambda o, **own: KMeans(
         o.num_slots, o.grid, o.input_dim, o.slot_dim, attention_bias=o.attention_bias, **own
     ),
     "slot-mlp": lambda o, **own: SlotMLP(o.num_slots, o.grid, o.input_dim, o.slot_dim, **own),
 }
 """Constructors by the recipe's `slot_module`: `SlotModuleOptions` and class-specific arguments to a module.
-Soft k-means ignores `gradient` and `bias_before_attention`; Slot MLP ignores `attention_bias` as well."""
+Both k-means ignore `gradient` and `bias_before_attention`; Slot MLP ignores `attention_bias` as well.
+`bo-qsa` and `implicit-slot-attention` are slot attention with a `gradient` of their own."""
+
+
+def _competing(options: SlotModuleOptions) -> dict[str, Any]:
+    """Arguments of `SlotAttention` and its subclasses."""
+    return {
+        "gradient": options.gradient,
+        "attention_bias": options.attention_bias,
+        "bias_before_attention": options.bias_before_attention,
+    }
 
 
 class Grouping(nn.Module):
@@ -51,7 +78,7 @@ class Grouping(nn.Module):
 
     Args:
         initial_slots: `GaussianSlots` or `LearnedSlots`.
-        slot_attention: a slot module: `SlotAttention`, `SoftKMeans`, `SlotMLP`, or your own.
+        slot_attention: a slot module of `SLOT_MODULES`, or your own.
 
     Example:
         >>> import torch

@@ -90,6 +90,9 @@ class SlotAttention(SlotModule):
         (torch.Size([2, 7, 64]), torch.Size([2, 3, 7, 196]))
     """
 
+    state_is_slots = True
+    """Whether iterations update the slots themselves, so that `step` maps slots to slots."""
+
     @renamed.arguments
     def __init__(
         self,
@@ -177,8 +180,8 @@ class SlotAttention(SlotModule):
             inputs = inputs.to(wide(weights))
         inputs = self._apply_layer(self.norm_inputs, inputs)
         with without_autocast(inputs):
-            slots = slots.to(wide(weights))
             inputs = at_least_float32(inputs)
+            slots = self.start(slots.to(wide(weights)), previous)
             initial, bias, attentions = slots, None, []
             if self.attention_bias is not None and previous is not None:
                 bias = self.attention_bias(previous.detach(), self.resemblance(slots, inputs))
@@ -197,7 +200,20 @@ class SlotAttention(SlotModule):
                 if self.attention_bias is not None and not self.bias_before_attention and not is_last:
                     content = attention if bias is None else self.resemblance(query_slots, inputs)
                     bias = self.attention_bias(attention.detach(), content.detach())
+            slots = self.finish(slots)
         return SlotAttentionOutput(slots.to(weights), torch.stack(attentions, dim=1))
+
+    def start(
+        self,
+        slots: Float[Tensor, "batch slots slot_dim"],
+        previous: Float[Tensor, "batch slots inputs"] | None = None,
+    ) -> Float[Tensor, "batch slots state_dim"]:
+        """What the iterations update: the slots themselves. Subclasses may add to them."""
+        return slots
+
+    def finish(self, slots: Float[Tensor, "batch slots state_dim"]) -> Float[Tensor, "batch slots slot_dim"]:
+        """Slots from what the iterations updated."""
+        return slots
 
     def step(
         self,
@@ -207,11 +223,26 @@ class SlotAttention(SlotModule):
         mask: Bool[Tensor, "batch inputs"] | None = None,
     ) -> tuple[Float[Tensor, "batch slots slot_dim"], Float[Tensor, "batch slots inputs"]]:
         """One iteration over normalised `inputs`: updated slots and attention."""
-        queries = self.queries(slots)
-        logits = queries @ inputs.transpose(1, 2)
+        logits = self.logits(slots, inputs)
         attention = self.compete(logits if bias is None else logits + bias, mask)
         gathered = self.aggregate(attention, inputs, mask)
-        updates = self._apply_layer(self.project_v, gathered)
+        return self.update(slots, self._apply_layer(self.project_v, gathered)), attention
+
+    def logits(
+        self,
+        slots: Float[Tensor, "batch slots slot_dim"],
+        inputs: Float[Tensor, "batch inputs input_dim"],
+    ) -> Float[Tensor, "batch slots inputs"]:
+        """Scaled products of queries and keys of normalised `inputs`."""
+        queries = self.queries(slots)
+        return queries @ inputs.to(queries.dtype).transpose(1, 2)
+
+    def update(
+        self,
+        slots: Float[Tensor, "batch slots slot_dim"],
+        updates: Float[Tensor, "batch slots slot_dim"],
+    ) -> Float[Tensor, "batch slots slot_dim"]:
+        """Slots after GRU and residual MLP."""
         if self.gru is None:
             slots = updates
         else:
@@ -220,7 +251,7 @@ class SlotAttention(SlotModule):
         if self.mlp is not None:
             assert self.norm_mlp is not None  # set with `mlp`
             slots = slots + self._apply_layer(self.mlp, self._apply_layer(self.norm_mlp, slots))
-        return slots, attention
+        return slots
 
     def compete(
         self, logits: Float[Tensor, "batch slots inputs"], mask: Bool[Tensor, "batch inputs"] | None = None
@@ -268,8 +299,7 @@ class SlotAttention(SlotModule):
         inputs: Float[Tensor, "batch inputs input_dim"],
     ) -> Float[Tensor, "batch slots inputs"]:
         """Content-only attention: the softmax of the logits without the bias."""
-        queries = self.queries(slots)
-        return (queries @ inputs.to(queries.dtype).transpose(1, 2)).softmax(dim=1)
+        return self.logits(slots, inputs).softmax(dim=1)
 
     @torch.no_grad()
     def early_bias(
@@ -280,8 +310,7 @@ class SlotAttention(SlotModule):
     ) -> Float[Tensor, "batch slots inputs"]:
         """The bias of an iteration over `slots`; `bias` is that of the previous iteration."""
         assert self.attention_bias is not None
-        queries = self.queries(slots)
-        logits = queries @ inputs.to(queries.dtype).transpose(1, 2)
+        logits = self.logits(slots, inputs)
         content = logits.softmax(dim=1)
         return self.attention_bias(content if bias is None else (logits + bias).softmax(dim=1), content)
 

@@ -1,9 +1,10 @@
 """Slot-centric reference frames: slots are read out and decoded relative to their own centre.
 
 After Invariant Slot Attention (Biza et al. 2023, arXiv 2302.04973), which gives attention and decoder
-positions relative to each slot. Difference: attention is unchanged; a readout after the last iteration adds
-the slot's contents in its own frame. With p the centre of slot k, a its attention normalised over inputs, x
-the coordinates of the inputs f, and w fixed frequencies:
+positions relative to each slot. `frames` and `RelativePatchDecoder` are the paper's, for
+`nn.invariant_slot_attention`. `SlotFrameReadout` and `SlotCentredPatchDecoder` are a variant: attention is
+unchanged; a readout after the last iteration adds the slot's contents in its own frame. With p the centre of
+slot k, a its attention normalised over inputs, x the coordinates of the inputs f, and w fixed frequencies:
 
     slot_k = T slot_k + W [ sum_i a_ki (U f_i) cos(w (x_i - p_k)),  sum_i a_ki (V f_i) sin(w (x_i - p_k)) ]
 
@@ -14,14 +15,14 @@ learned once and not per location (results/tries.md).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from objecthood.nn.decoders import DecoderOutput, add_attention, as_output, join_patches
+from objecthood.nn.decoders import DecoderOutput, PatchDecoder, add_attention, as_output, join_patches
 from objecthood.nn.precision import at_least_float32, without_autocast
 from objecthood.runtime import renamed
 
@@ -153,6 +154,76 @@ class SlotCentredPatchDecoder(nn.Module):
         table = self.from_position(torch.cat([coordinates, angle.cos(), angle.sin()], dim=-1))
         index = first_cell[:, :, None] + torch.arange(self._visible, device=first_cell.device) + reach
         return F.embedding((index[:, 0, :, None] * len(axis) + index[:, 1, None]).flatten(1), table)
+
+
+class RelativePatchDecoder(PatchDecoder):
+    """`PatchDecoder` whose cells have positions relative to each slot's position and scale.
+
+    The decoder of Biza et al. 2023 (arXiv 2302.04973): the position embedding of a cell at x, in a slot with
+    the frame (p, s) of its attention (`frames`), is that of (x - p) / (5 s). A slot decodes to the same
+    image at any position, and to a larger one at a larger scale. Use it with `InvariantSlotAttention`.
+
+    Args:
+        options: as in `PatchDecoder`.
+        scale_factor: divisor of relative coordinates (paper: 5).
+
+    Example:
+        >>> decode = RelativePatchDecoder(slot_dim=64, grid=7, patch=5, channels=32)
+        >>> decode(torch.randn(2, 4, 64), torch.rand(2, 4, 18, 18).softmax(dim=1)).appearance.shape
+        torch.Size([2, 4, 3, 35, 35])
+    """
+
+    def __init__(
+        self,
+        slot_dim: int,
+        grid: int,
+        patch: int,
+        channels: int,
+        *,
+        scale_factor: float = 5.0,
+        **options: Any,
+    ):
+        super().__init__(slot_dim, grid, patch, channels, **options)
+        self.scale_factor = scale_factor
+        self.from_position = nn.Sequential(nn.Linear(2, channels), nn.ReLU(), nn.Linear(channels, channels))
+
+    def _positions(self, slots: Tensor, attention: Tensor | None) -> Tensor:
+        if attention is None:
+            raise ValueError(
+                "RelativePatchDecoder needs `attention` [batch, slots, rows, columns], for its frames; "
+                "got None"
+            )
+        cells = 2 * cell_centres(attention.new_empty(self.grid, self.grid)) - 1
+        with without_autocast(attention):
+            weights = at_least_float32(attention.flatten(2))
+            position, scale = frames(weights, 2 * cell_centres(attention) - 1).flatten(0, 1).chunk(2, dim=-1)
+            relative = (cells - position[:, None]) / (self.scale_factor * scale[:, None])
+        embeddings: Tensor = self.from_position(relative.to(self.from_slot.weight.dtype))
+        return embeddings.unflatten(1, (self.grid, self.grid))
+
+
+def frames(
+    attention: Float[Tensor, "batch slots inputs"],
+    coordinates: Float[Tensor, "inputs 2"],
+    least: float = 1e-3,
+    largest: float = 2.0,
+) -> Float[Tensor, "batch slots 4"]:
+    """Position (y, x) and scale (y, x) of each slot: mean and standard deviation of its attention.
+
+    Biza et al. 2023 (arXiv 2302.04973), in the units of `coordinates`. Scales are bounded by `least` and
+    `largest`. A slot without attention has the position 0 and the least scale.
+
+    Example:
+        >>> coordinates = torch.tensor([[-0.5, 0.0], [0.5, 0.0]])
+        >>> frames(torch.ones(1, 1, 2), coordinates)
+        tensor([[[0.0000, 0.0000, 0.5000, 0.0010]]])
+    """
+    weights = attention / attention.sum(dim=-1, keepdim=True).clamp_min(1e-12)
+    position = weights @ coordinates
+    offset = coordinates - position[:, :, None]
+    variance = (weights[..., None] * offset.square()).sum(dim=2)
+    # Bounded before the root, whose gradient at 0 is infinite.
+    return torch.cat([position, variance.clamp(least**2, largest**2).sqrt()], dim=-1)
 
 
 @torch.no_grad()

@@ -53,6 +53,8 @@ class SlotModule(nn.Module):
     """Normalisation of inputs, also used by readouts of the same features."""
     attention_bias: Prior | None
     """Spatial bias of the attention logits (see `nn.attention_bias`); None: none."""
+    drops_slots = False
+    """Whether `keep` drops slots."""
 
     def forward(
         self,
@@ -77,6 +79,17 @@ class SlotModule(nn.Module):
             ValueError: shapes do not match, or a tensor is float64 and the weights are not.
         """
         raise NotImplementedError
+
+    def keep(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, "batch slots"] | None:
+        """Which of the output `slots` a decoder uses: 1, or 0 for dropped slots; None: all (the default).
+
+        Differentiable, and possibly random in training. `decoders.drop_slots` applies it.
+        """
+        return None
+
+    def penalty(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, ""] | None:
+        """Term of the training loss for output `slots`; None: none (the default)."""
+        return None
 
 
 def check_call(

@@ -176,7 +176,7 @@ class SoftKMeans(SlotModule):
         attentions = []
         for remaining in reversed(range(iterations)):
             cosines = self._cosines(means, keys)
-            attention = (cosines if bias is None else cosines + bias).softmax(dim=1)
+            attention = self._compete(cosines if bias is None else cosines + bias)
             if mask is not None:
                 attention = attention * mask[:, None]
             weights = self._weights(attention, mask)
@@ -187,6 +187,10 @@ class SoftKMeans(SlotModule):
         slots = self._apply_layer(self.project_v, weights @ inputs)
         slots = slots + self._apply_layer(self.mlp, self._apply_layer(self.norm_mlp, slots))
         return slots.to(self.project_k.weight.dtype), means, attentions
+
+    def _compete(self, logits: Tensor) -> Tensor:
+        """Assignment of inputs to slots."""
+        return logits.softmax(dim=1)
 
     def _weights(self, attention: Tensor, mask: Tensor | None) -> Tensor:
         """Attention normalised over inputs; 0 if all inputs are masked."""

@@ -47,7 +47,7 @@ class Discovery(Recipe):
     """Background of sprites: "grey" or "coloured"."""
     resolution: int
     slot_module: str = "slot-attention"
-    """Slot module: "slot-attention", "soft-k-means" or "slot-mlp"."""
+    """Slot module, one of `nn.SLOT_MODULES`."""
     num_slots: int
     test_iterations: int = 3
     restarts: int = 1
@@ -70,10 +70,11 @@ class Discovery(Recipe):
         return self.error(model, scenes["image"])
 
     def error(self, model: SlotAutoencoder, images: Tensor, iterations: int | None = None) -> Tensor:
-        """Reconstruction error of `images`."""
-        return losses.reconstruction_error(
-            model.reconstruct(images, iterations), images, model.input_transform
-        )
+        """Reconstruction error of `images`, and the `penalty` of the slot module, if it has one."""
+        decoded, slots, _ = model.decode(model.encode(images), iterations=iterations)
+        reconstruction, _ = model.composite(decoded.appearance, decoded.mask_logits)
+        error = losses.reconstruction_error(reconstruction, images, model.input_transform)
+        return with_penalty(error, model, slots)
 
     def scores(self, model: SlotAutoencoder, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
         """Scores of one restart, and with several `restarts` of the best: `fg_ari_best_of_8`."""
@@ -310,7 +311,7 @@ class SlotFrameDiscovery(SpatialBiasDiscovery):
         return autoencoder.fast_slot_frames(**self.model_options)
 
     def error(self, model: SlotAutoencoder, images: Tensor, iterations: int | None = None) -> Tensor:
-        decoded = model.decode(model.encode(images), iterations=iterations)[0]
+        decoded, slots, _ = model.decode(model.encode(images), iterations=iterations)
         assert decoded.unconditioned_logits is not None  # masks are attention-conditioned
         conditioned, unconditioned = (
             losses.reconstruction_error(
@@ -318,7 +319,13 @@ class SlotFrameDiscovery(SpatialBiasDiscovery):
             )
             for logits in (decoded.mask_logits, decoded.unconditioned_logits)
         )
-        return conditioned + unconditioned
+        return with_penalty(conditioned + unconditioned, model, slots)
+
+
+def with_penalty(error: Tensor, model: SlotAutoencoder, slots: Tensor) -> Tensor:
+    """`error` plus the slot module's penalty for `slots`; as it is for modules without one."""
+    penalty = model.grouping.slot_attention.penalty(slots)
+    return error if penalty is None else error + penalty
 
 
 tetrominoes = FastTetrominoes(

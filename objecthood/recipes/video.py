@@ -63,7 +63,7 @@ class Video(OnClips):
     """Reconstruction target: "input" (the model's input), "next" (that of the next frame) or "flow" (true
     optical flow)."""
     slot_module: str = "slot-attention"
-    """Slot module: "slot-attention", "soft-k-means" or "slot-mlp"."""
+    """Slot module, one of `nn.SLOT_MODULES`."""
     merge_penalty: float = 15.0
     """Largest reduction of the attention logits of duplicate slots; 0: none."""
     slot_contrast: float = 0.0
@@ -135,7 +135,8 @@ class Video(OnClips):
         if self.slot_contrast and output.slots.shape[1] > 1:
             contrast = losses.slot_slot_contrast(output.slots, holds=non_empty_slots(output.attention))
             error = error + self.slot_contrast * contrast
-        return error
+        penalty = model.grouping.slot_attention.penalty(output.slots.flatten(0, 1))
+        return error if penalty is None else error + penalty
 
     def is_single_frame(self, step: int) -> bool:
         """Whether a step uses single frames."""
