@@ -435,7 +435,7 @@ def biased_grouping(
     `fast_sprites`."""
     features = (-(-resolution // 2),) * 2
     attention_bias = None
-    if spatial_bias or merge_penalty:
+    if spatial_bias or merge_penalty or split_slots:
         attention_bias = SpatialBias(
             features, spatial_bias, merge_penalty, split_slots, split_and_merge=bias_before_attention
         )

@@ -60,9 +60,9 @@ class SlotAttention(SlotModule):
         iterations: default number of iterations (paper: 3).
         hidden_dim: width of the residual MLP (paper: 128).
         gradient: through all iterations ("full", the paper); through the last only ("implicit": the
-            first-order term of the implicit function theorem, Chang et al. 2022, arXiv 2207.00787); or
-            through the last and straight through to the initial slots ("bilevel": Jia et al. 2023, BO-QSA,
-            arXiv 2210.08990).
+            first-order term of the implicit function theorem, Chang et al. 2022, arXiv 2207.00787; initial
+            slots, and what predicts them, are not trained); or through the last and straight through to the
+            initial slots ("bilevel": Jia et al. 2023, BO-QSA, arXiv 2210.08990).
         attention_bias: bias of the logits (see `nn.attention_bias`), a function of the detached attention
             [batch, slots, inputs] of an iteration and of its content-only attention.
         bias_before_attention: compute the bias of an iteration, the first included, from its own logits

@@ -3,17 +3,23 @@
 `Grouping`, models and recipes use this interface only. To add a module, subclass `SlotModule` and add a line
 to `grouping.SLOT_MODULES`.
 
-| property                                     | `SlotAttention` | `SoftKMeans` | `SlotMLP`  |
-|----------------------------------------------|-----------------|--------------|------------|
-| attention sums to 1 over slots               | yes (1)         | yes          | yes (2)    |
-| permuting inputs permutes the attention only | yes             | yes          | no (3)     |
-| permuting the slots permutes the output      | yes             | yes          | no         |
-| any number of slots and of inputs            | yes             | yes          | as built   |
-| output slots can be iterated further         | yes             | no (4)       | no         |
+| property                               | set (1) | `SlotMixture` | k-means (2) | invariant (3) | `SlotMLP` |
+|----------------------------------------|---------|---------------|-------------|---------------|-----------|
+| attention sums to 1 over slots         | yes (4) | yes           | yes         | yes           | yes (5)   |
+| permuted inputs permute attention only | yes     | yes           | yes         | no            | no (6)    |
+| permuted slots permute the output      | yes     | yes           | yes         | yes           | no        |
+| any number of slots                    | yes     | yes           | yes         | yes           | as built  |
+| any number of inputs                   | yes     | yes           | yes         | as built      | as built  |
+| output slots can be iterated on        | yes     | no (7)        | no (7)      | no (8)        | no        |
+| attention bias                         | yes     | yes           | yes         | yes           | ignored   |
+| stages for export                      | yes     | no            | no          | no            | no        |
 
-(1) Over inputs with `competition="inputs"`. (2) It is uniform. (3) The MLP depends on the order of the grid;
-its uniform attention does not. (4) Slots are a projection of the means, so two calls differ from one call
-with as many iterations; `SoftKMeans.cluster` continues from means.
+(1) `SlotAttention`, `MultiHeadSlotAttention`, `MESH` (in evaluation: training adds noise), `AdaSlot`. (2)
+`SoftKMeans` and `KMeans`, whose attention is 0 or 1. (3) `InvariantSlotAttention`. (4) Over inputs with
+`competition="inputs"`; in `MultiHeadSlotAttention` the mean over heads. (5) It is uniform. (6) The MLP
+depends on the order of the grid; its uniform attention does not. (7) Slots are a projection of means (and
+variances), so two calls differ from one call with as many iterations; `SoftKMeans.cluster` continues from
+means. (8) A call starts from the image's frame or, with `previous`, from the frames of an attention.
 """
 
 from __future__ import annotations

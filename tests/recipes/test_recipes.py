@@ -426,7 +426,15 @@ def test_the_slot_module_is_the_recipes(name, module):
         type(model.grouping.slot_attention).__name__
         == {
             "slot-attention": "SlotAttention",
+            "bo-qsa": "SlotAttention",
+            "implicit-slot-attention": "SlotAttention",
+            "multi-head-slot-attention": "MultiHeadSlotAttention",
+            "mesh": "MESH",
+            "invariant-slot-attention": "InvariantSlotAttention",
+            "slot-mixture": "SlotMixture",
+            "adaslot": "AdaSlot",
             "soft-k-means": "SoftKMeans",
+            "k-means": "KMeans",
             "slot-mlp": "SlotMLP",
         }[module]
     )
@@ -436,7 +444,43 @@ def test_the_slot_module_is_the_recipes(name, module):
     scenes = {"image": torch.rand(shape), "masks": masks, "flow": torch.zeros(*shape[:-3], 2, *shape[-2:])}
     recipe.loss(model, scenes, step=1000).backward()
     unused = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    if module == "implicit-slot-attention":  # a fixed point does not depend on its start
+        starts = ("grouping.initial_slots.", "predictor.")
+        unused = [key for key in unused if not key.startswith(starts)]
     assert not unused
+
+
+@pytest.mark.parametrize(
+    "name, module, gradient, initial",
+    [
+        ("tetrominoes-paper", "slot-attention", "full", "GaussianSlots"),
+        ("tetrominoes-paper", "bo-qsa", "bilevel", "LearnedSlots"),
+        ("tetrominoes-paper", "implicit-slot-attention", "implicit", "GaussianSlots"),
+        ("sprites", "slot-attention", "bilevel", "LearnedSlots"),
+        ("sprites", "bo-qsa", "bilevel", "LearnedSlots"),
+        ("sprites", "implicit-slot-attention", "implicit", "LearnedSlots"),
+    ],
+)
+def test_gradients_are_chosen_by_the_name_of_the_slot_module(name, module, gradient, initial):
+    grouping = replace(RECIPES[name], slot_module=module).build_model().grouping
+    assert grouping.slot_attention.gradient == gradient
+    assert type(grouping.initial_slots).__name__ == initial
+
+
+@pytest.mark.parametrize("name", ["sprites", "clevr6-like"])
+def test_spatial_bias_merge_penalty_and_split_are_switched_separately(name):
+    """Each of the three alone, and none; split and merge goes with the bias before attention."""
+    off = {"spatial_bias": 0.0, "merge_penalty": 0.0, "split_slots": False, "bias_before_attention": False}
+    recipe = replace(RECIPES[name], **off)
+    assert recipe.build_model().grouping.slot_attention.attention_bias is None
+    for alone, weights in (({"spatial_bias": 1.0}, (1.0, 0.0)), ({"merge_penalty": 15.0}, (0.0, 15.0))):
+        bias = replace(recipe, **alone).build_model().grouping.slot_attention.attention_bias
+        assert (bias.weight, bias.merge_penalty) == weights
+        assert not bias.split_slots and not bias.split_and_merge
+    bias = replace(recipe, split_slots=True).build_model().grouping.slot_attention.attention_bias
+    assert (bias.weight, bias.merge_penalty, bias.split_slots) == (0.0, 0.0, True)
+    both = replace(recipe, split_slots=True, bias_before_attention=True)
+    assert both.build_model().grouping.slot_attention.attention_bias.split_and_merge
 
 
 @pytest.mark.parametrize("name", ["sprites", "clevr6-like"])
