@@ -24,7 +24,7 @@ modules. The sum itself is a: how much of an input is transported.
 Differences from the paper: `SlotAttention` provides norms, initialisation and `gradient`. Layers of a and b
 have no bias, which their softmax cancels. Noise (1e-3) is added to C in training only, so evaluation is a
 function of the image. Without noise, g of identical slots is 0 up to rounding; steps of a fixed length part
-them nevertheless, by rounding errors, which differ between machines. An `attention_bias` is subtracted from C.
+them by rounding errors, which differ between machines. An `attention_bias` is subtracted from C.
 """
 
 from __future__ import annotations
