@@ -155,7 +155,7 @@ class Decode(nn.Module):
         """Appearance in [0, 1] units (not clamped), and mask logits."""
         output = self.decoder(slots, attention)
         if self.slot_attention is not None:
-            output = drop_slots(output, self.slot_attention.keep(slots))
+            output = drop_slots(output, self.slot_attention.keep(slots, attention.flatten(2)))
         return 0.5 + 0.5 * output.appearance, output.mask_logits
 
 

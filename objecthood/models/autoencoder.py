@@ -149,7 +149,8 @@ class SlotAutoencoder(SlotModel):
             inputs = self.grouping.slot_attention.norm_inputs(features.flatten(1, 2))
             slots = self.readout(slots, inputs, attention[:, -1])
         decoded = self.decoder(slots, attention[:, -1])
-        return drop_slots(decoded, self.grouping.slot_attention.keep(slots)), slots, attention
+        keep = self.grouping.slot_attention.keep(slots, attention[:, -1].flatten(2))
+        return drop_slots(decoded, keep), slots, attention
 
     def segment(
         self,

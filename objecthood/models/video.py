@@ -251,8 +251,10 @@ class SlotVideo(ClipModel):
     def _decode(self, slots: Tensor, decoded: Tensor, attention: Tensor) -> VideoOutput:
         """Output with the images of `decoded` slots [batch, time, slots, dim]."""
         shape = slots.shape[:2]
-        images = self.decoder(decoded.flatten(0, 1), attention.flatten(0, 1))
-        images = drop_slots(images, self.grouping.slot_attention.keep(decoded.flatten(0, 1)))
+        flat, maps = decoded.flatten(0, 1), attention.flatten(0, 1)
+        images = drop_slots(
+            self.decoder(flat, maps), self.grouping.slot_attention.keep(flat, maps.flatten(2))
+        )
         appearance = at_least_float32(images.appearance)
         masks = at_least_float32(images.mask_logits).softmax(dim=1)
         composite = (masks[:, :, None] * appearance).sum(dim=1)

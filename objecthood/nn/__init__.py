@@ -18,6 +18,7 @@ from objecthood.nn.invariant_slot_attention import InvariantSlotAttention
 from objecthood.nn.k_means import KMeans
 from objecthood.nn.matching import assign
 from objecthood.nn.mesh import MESH
+from objecthood.nn.metaslot import MetaSlot
 from objecthood.nn.multi_head_slot_attention import MultiHeadSlotAttention
 from objecthood.nn.positions import PositionEmbedding
 from objecthood.nn.slot_attention import SlotAttention
@@ -40,6 +41,7 @@ __all__ = [
     "InvariantSlotAttention",
     "KMeans",
     "LearnedSlots",
+    "MetaSlot",
     "MultiHeadSlotAttention",
     "PatchDecoder",
     "PositionEmbedding",

@@ -43,7 +43,7 @@ class AdaSlot(SlotAttention):
         >>> import torch
         >>> group = AdaSlot(input_dim=48, slot_dim=64).eval()
         >>> slots, attention = group(torch.randn(2, 49, 48), torch.randn(2, 5, 64))
-        >>> group.keep(slots).shape, group.penalty(slots).shape
+        >>> group.keep(slots, attention[:, -1]).shape, group.penalty(slots).shape
         (torch.Size([2, 5]), torch.Size([]))
     """
 
@@ -69,10 +69,15 @@ class AdaSlot(SlotAttention):
             glorot(nn.Linear(slot_dim, hidden_dim)), nn.ReLU(), glorot(nn.Linear(hidden_dim, 2))
         )
 
-    def keep(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, "batch slots"]:
+    def keep(
+        self,
+        slots: Float[Tensor, "batch slots slot_dim"],
+        attention: Float[Tensor, "batch slots inputs"],
+    ) -> Float[Tensor, "batch slots"]:
         """1 for slots to decode, 0 for dropped ones: sampled in training, the more probable in evaluation.
 
-        In the backward pass it has the gradient of the probability at the sampled noise.
+        `attention` is not used. In the backward pass the result has the gradient of the probability at the
+        sampled noise.
         """
         logits = self.keep_logits(slots)
         if self.training:

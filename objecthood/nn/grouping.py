@@ -13,6 +13,7 @@ from objecthood.nn.initial_slots import GaussianSlots, LearnedSlots
 from objecthood.nn.invariant_slot_attention import InvariantSlotAttention
 from objecthood.nn.k_means import KMeans
 from objecthood.nn.mesh import MESH
+from objecthood.nn.metaslot import MetaSlot
 from objecthood.nn.multi_head_slot_attention import MultiHeadSlotAttention
 from objecthood.nn.slot_attention import Gradient, SlotAttention
 from objecthood.nn.slot_mixture import SlotMixture
@@ -51,6 +52,7 @@ SLOT_MODULES: dict[str, Callable[..., SlotModule]] = {
     ),
     "slot-mixture": lambda o, **own: SlotMixture(o.input_dim, o.slot_dim, **_competing(o), **own),
     "adaslot": lambda o, **own: AdaSlot(o.input_dim, o.slot_dim, **_competing(o), **own),
+    "metaslot": lambda o, **own: MetaSlot(o.input_dim, o.slot_dim, **_competing(o), **own),
     "soft-k-means": lambda o, **own: SoftKMeans(
         o.num_slots, o.grid, o.input_dim, o.slot_dim, attention_bias=o.attention_bias, **own
     ),

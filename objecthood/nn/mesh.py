@@ -29,7 +29,6 @@ them by rounding errors, which differ between machines. An `attention_bias` is s
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -96,7 +95,8 @@ class MESH(SlotAttention):
             shape = logits.shape[1:]
             noise = per_image(lambda size: logits.new_empty((size, *shape)).normal_(), len(logits))
             logits = logits - self.noise_scale * noise
-        number = math.log(slots.shape[1])
+        # The logarithm of the number of slots, as an operation: an export keeps the number open.
+        number = torch.zeros_like(slots[..., :1]).logsumexp(dim=1, keepdim=True)
         of_inputs = self._apply_layer(self.share_of_input, inputs).transpose(1, 2)
         if mask is not None:
             of_inputs = of_inputs.masked_fill(~mask[:, None], _NONE)

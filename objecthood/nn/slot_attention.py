@@ -195,7 +195,7 @@ class SlotAttention(SlotModule):
                     bias = self.early_bias(slots, inputs, bias)
                 query_slots = slots
                 with torch.set_grad_enabled(torch.is_grad_enabled() and (is_last or self.gradient == "full")):
-                    slots, attention = self.step(slots, inputs, bias, mask)
+                    slots, attention = self.step(slots, self.noisy(inputs, iteration, iterations), bias, mask)
                 attentions.append(attention)
                 if self.attention_bias is not None and not self.bias_before_attention and not is_last:
                     content = attention if bias is None else self.resemblance(query_slots, inputs)
@@ -210,6 +210,10 @@ class SlotAttention(SlotModule):
     ) -> Float[Tensor, "batch slots state_dim"]:
         """What the iterations update: the slots themselves. Subclasses may add to them."""
         return slots
+
+    def noisy(self, inputs: Tensor, iteration: int, iterations: int) -> Tensor:
+        """The normalised `inputs` that an iteration sees: as they are. Subclasses may add noise."""
+        return inputs
 
     def finish(self, slots: Float[Tensor, "batch slots state_dim"]) -> Float[Tensor, "batch slots slot_dim"]:
         """Slots from what the iterations updated."""

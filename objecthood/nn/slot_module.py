@@ -10,12 +10,13 @@ to `grouping.SLOT_MODULES`.
 | permuted slots permute the output      | yes     | yes           | yes         | yes           | no        |
 | any number of slots                    | yes     | yes           | yes         | yes           | as built  |
 | any number of inputs                   | yes     | yes           | yes         | as built      | as built  |
-| output slots can be iterated on        | yes     | no (7)        | no (7)      | no (8)        | no        |
 | attention bias                         | yes     | yes           | yes         | yes           | ignored   |
+| output slots can be iterated on        | yes     | no (7)        | no (7)      | no (8)        | no        |
 | stages for export                      | yes     | no            | no          | no            | no        |
 
-(1) `SlotAttention`, `MultiHeadSlotAttention`, `MESH` (in evaluation: training adds noise), `AdaSlot`. (2)
-`SoftKMeans` and `KMeans`, whose attention is 0 or 1. (3) `InvariantSlotAttention`. (4) Over inputs with
+(1) `SlotAttention`, `MultiHeadSlotAttention`, `MESH` (in evaluation: training adds noise), `AdaSlot`, and,
+but for the last two lines, `MetaSlot` (in evaluation; of slots that share a prototype, the first is left).
+(2) `SoftKMeans` and `KMeans`, whose attention is 0 or 1. (3) `InvariantSlotAttention`. (4) Over inputs with
 `competition="inputs"`; in `MultiHeadSlotAttention` the mean over heads. (5) It is uniform. (6) The MLP
 depends on the order of the grid; its uniform attention does not. (7) Slots are a projection of means (and
 variances), so two calls differ from one call with as many iterations; `SoftKMeans.cluster` continues from
@@ -86,15 +87,22 @@ class SlotModule(nn.Module):
         """
         raise NotImplementedError
 
-    def keep(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, "batch slots"] | None:
-        """Which of the output `slots` a decoder uses: 1, or 0 for dropped slots; None: all (the default).
+    def keep(
+        self,
+        slots: Float[Tensor, "batch slots slot_dim"],
+        attention: Float[Tensor, "batch slots inputs"],
+    ) -> Float[Tensor, "batch slots"] | None:
+        """Which slots a decoder uses, for the `slots` it gets and the last `attention`: 1, or 0 for dropped
+        ones; None: all (the default).
 
-        Differentiable, and possibly random in training. `decoders.drop_slots` applies it.
+        Differentiable, and possibly random in training. `SlotAutoencoder` and `SlotVideo` apply it to their
+        decoders (`decoders.drop_slots`).
         """
         return None
 
     def penalty(self, slots: Float[Tensor, "batch slots slot_dim"]) -> Float[Tensor, ""] | None:
-        """Term of the training loss for output `slots`; None: none (the default)."""
+        """Term that discovery and video recipes add to the loss, for output `slots`; None: none (the
+        default)."""
         return None
 
 

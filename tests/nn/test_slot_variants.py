@@ -16,6 +16,7 @@ from objecthood.nn import (
     InvariantSlotAttention,
     KMeans,
     LearnedSlots,
+    MetaSlot,
     MultiHeadSlotAttention,
     PatchDecoder,
     SlotAttention,
@@ -389,27 +390,28 @@ def test_a_slot_mixture_tells_apart_what_differs_in_spread_alone():
     assert far.argmax(dim=1) == 1
 
 
-def gumbel_keep(module, slots, seed):
+def keep(module, slots, seed=0):
+    """Which slots AdaSlot keeps; it does not look at the attention."""
     torch.manual_seed(seed)
-    return module.keep(slots)
+    return module.keep(slots, slots.new_zeros(*slots.shape[:2], 1))
 
 
 def test_adaslot_keeps_the_more_probable_and_samples_in_training():
     module = jittered(AdaSlot(INPUT_DIM, SLOT_DIM, hidden_dim=7))
     _, slots = example()
     logits = module.score(module.norm_keep(slots))
-    kept = module.keep(slots)
+    kept = keep(module, slots)
     for image in range(BATCH):
         for slot in range(SLOTS):
-            drop, keep = logits[image, slot].tolist()
-            assert kept[image, slot].item() == (1.0 if keep > drop else 0.0)
+            dropping, keeping = logits[image, slot].tolist()
+            assert kept[image, slot].item() == (1.0 if keeping > dropping else 0.0)
     probability = torch.tensor([[softmax(pair)[1] for pair in image] for image in logits.tolist()]).double()
     torch.testing.assert_close(module.penalty(slots), module.weight * probability.mean())
     module.train()
-    samples = torch.stack([gumbel_keep(module, slots, seed).detach() for seed in range(3000)])
+    samples = torch.stack([keep(module, slots, seed).detach() for seed in range(3000)])
     assert ((samples == 0) | (samples == 1)).all()
     torch.testing.assert_close(samples.mean(dim=0), probability, rtol=0, atol=0.04)
-    assert torch.equal(gumbel_keep(module, slots, 5), gumbel_keep(module, slots, 5))
+    assert torch.equal(keep(module, slots, 5), keep(module, slots, 5))
 
 
 def test_the_penalty_alone_drops_slots():
@@ -421,7 +423,91 @@ def test_the_penalty_alone_drops_slots():
         optimizer.zero_grad()
         module.penalty(slots).backward()
         optimizer.step()
-    assert module.penalty(slots) < 0.05 and module.eval().keep(slots).sum() == 0
+    assert module.penalty(slots) < 0.05 and keep(module.eval(), slots).sum() == 0
+
+
+def metaslot(num_prototypes, **options):
+    torch.manual_seed(0)
+    return jittered(MetaSlot(INPUT_DIM, SLOT_DIM, num_prototypes=num_prototypes, hidden_dim=7, **options))
+
+
+@torch.no_grad()
+def test_metaslot_equals_loops():
+    module = metaslot(2)
+    inputs, slots = example()
+    found = module(inputs, slots, iterations=2)
+    num_left = []
+    for image in range(BATCH):
+        x = module.norm_inputs(inputs[image])
+        keys, values = x @ module.project_k.weight.T, x @ module.project_v.weight.T
+        state, left = [*slots[image]], list(range(SLOTS))
+        for stage in range(2):
+            for iteration in range(2):
+                queries = [module.project_q(module.norm_slots(state[j])) for j in left]
+                shares = competition([[(q @ k).item() / math.sqrt(SLOT_DIM) for k in keys] for q in queries])
+                attention = torch.zeros(SLOTS, INPUTS).double()
+                for j, share in zip(left, shares, strict=True):
+                    state[j] = updated(module, state[j], weighted_mean(share, values))
+                    attention[j] = torch.tensor(share).double()
+                if stage == 1:
+                    torch.testing.assert_close(found.attention[image, iteration], attention)
+            if stage == 0:
+                distances = [[(s - e).norm().item() for e in module.prototypes] for s in state]
+                nearest = [row.index(min(row)) for row in distances]
+                left = [j for j in range(SLOTS) if nearest[j] not in nearest[:j]]
+                state = [module.prototypes[n].clone() for n in nearest]
+        num_left.append(len(left))
+        for j in range(SLOTS):
+            wanted = state[j] if j in left else torch.zeros(SLOT_DIM).double()
+            torch.testing.assert_close(found.slots[image, j], wanted)
+        kept = module.keep(found.slots, found.attention[:, -1])[image]
+        assert kept.nonzero()[:, 0].tolist() == left
+    assert min(num_left) < SLOTS, "the example drops slots"
+
+
+def test_metaslot_gives_the_same_set_in_any_order():
+    module = metaslot(2)
+    inputs, slots = example()
+    one, other = module(inputs, slots).slots, module(inputs, slots.flip(1)).slots
+    for image in range(BATCH):
+        distances = torch.cdist(one[image], other[image])
+        assert (distances.amin(dim=0) < 1e-9).all() and (distances.amin(dim=1) < 1e-9).all()
+
+
+def test_metaslot_has_the_gradient_of_the_given_slots_but_for_dropped_ones():
+    module = metaslot(2)
+    inputs, slots = example()
+    found = module(inputs, slots.requires_grad_())
+    (gradient,) = torch.autograd.grad(found.slots.square().sum(), slots)
+    kept = module.keep(found.slots, found.attention[:, -1])
+    assert ((gradient.abs().sum(dim=-1) > 0) == (kept > 0)).all() and kept.min() == 0
+
+
+def test_the_codebook_of_metaslot_learns_the_slots():
+    """After some calls on the same images, prototypes are their slots; without training nothing changes."""
+    torch.manual_seed(0)
+    module = MetaSlot(INPUT_DIM, SLOT_DIM, num_prototypes=8, noise_scale=0.0, decay=0.5).eval()
+    inputs, slots = (part.float() for part in example())
+
+    def distance():
+        found = module(inputs, slots).slots
+        return torch.cdist(found[(found != 0).any(dim=-1)], module.prototypes).amin(dim=-1).mean().item()
+
+    before, probability = distance(), module.probability.item()
+    assert distance() == before and probability == pytest.approx(0.02)
+    module.train()
+    for _ in range(200):
+        module(inputs, slots)
+    assert module.eval().probability.item() == pytest.approx(0.02 * 1.001**200, rel=1e-3)
+    assert distance() < 0.2 * before and module.prototypes.isfinite().all()
+
+
+def test_noise_of_metaslot_falls_to_zero_and_is_of_training_alone():
+    module = metaslot(4).train()
+    inputs = torch.zeros(200, INPUTS, INPUT_DIM).double()
+    deviations = [(module.noisy(inputs, t, 3) - inputs).std().item() for t in range(3)]
+    assert deviations == pytest.approx([0.5, 0.25, 0.0], rel=0.05)
+    assert module.eval().noisy(inputs, 0, 3) is inputs
 
 
 def test_dropped_slots_are_not_decoded_and_all_are_if_all_are_dropped():
@@ -452,7 +538,7 @@ def test_a_model_with_adaslot_decodes_kept_slots_only_also_when_exported():
     images = torch.rand(3, 3, 35, 35)
     with torch.no_grad():
         output = model(images)
-        keep = module.keep(output.slots)
+        keep = module.keep(output.slots, output.attention[:, -1].flatten(2))
         assert 0 < keep.sum() < keep.numel(), "the example has both"
         assert ((output.masks.amax(dim=(2, 3)) > 1e-6) == (keep > 0)).all()
         _, encode, step, decode = stages_of_discovery(model)
@@ -481,7 +567,7 @@ def test_stages_of_exportable_variants_give_the_models_attention(name):
     torch.testing.assert_close(attention.unflatten(-1, (18, 18)), wanted.attention[:, -1])
 
 
-@pytest.mark.parametrize("name", ["slot-mixture", "invariant-slot-attention", "k-means"])
+@pytest.mark.parametrize("name", ["slot-mixture", "invariant-slot-attention", "metaslot", "k-means"])
 def test_stages_of_the_others_are_refused(name):
     with pytest.raises(ValueError, match="which has no iterations of slots to export"):
         stages_of_discovery(fast_tetrominoes(slot_module=name))

@@ -433,6 +433,7 @@ def test_the_slot_module_is_the_recipes(name, module):
             "invariant-slot-attention": "InvariantSlotAttention",
             "slot-mixture": "SlotMixture",
             "adaslot": "AdaSlot",
+            "metaslot": "MetaSlot",
             "soft-k-means": "SoftKMeans",
             "k-means": "KMeans",
             "slot-mlp": "SlotMLP",
