@@ -28,7 +28,7 @@ from objecthood.runtime.environment import describe
 
 TARGET = Path(__file__).resolve().parents[2] / "results" / "shards.json"
 IN_A_SHARD, SHARDS, SIDE, BATCH = 1000, 1000, 224, 64
-READ = 6000
+READ = 16_000
 """Images that are decoded."""
 PROTOCOL = (
     f"{SHARDS} tar files of {IN_A_SHARD} JPEG images of 256 x 256 pixels (links to one file), resized to "
@@ -107,7 +107,7 @@ def training(scenes: Shards) -> dict[str, float]:
 
 def images_a_second(scenes: Shards, workers: int) -> int:
     """Of a `DataLoader` with that many worker processes, each of which starts with an empty cache."""
-    some = Subset(scenes, range(10_000, 10_000 + READ // 2))
+    some = Subset(scenes, range(100_000, 103_000))
     start = time.perf_counter()
     for _ in DataLoader(some, batch_size=BATCH, num_workers=workers):
         pass
