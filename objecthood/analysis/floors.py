@@ -21,6 +21,7 @@ from objecthood.recipes import Recipe
 TITLES = {
     "components": "colour components",
     "kmeans": "colour k-means",
+    "kmeans_position": "colour and position k-means",
     "blocks": "equal blocks",
     "feature_kmeans": "k-means on the frozen features",
     "feature_cut": "normalised cut of the frozen features",
@@ -66,6 +67,7 @@ def of_labels(
         labels = {
             "components": colour_components(images),
             "kmeans": colour_kmeans(images, slots, int(indices[0])),
+            "kmeans_position": colour_kmeans(images, slots, int(indices[0]), position=1.0),
             "blocks": blocks(images, slots),
         }
         if (features := recipe.frozen_features(scenes)) is not None:

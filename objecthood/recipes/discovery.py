@@ -10,7 +10,7 @@ masks, spatial bias, duplicate suppression, restarts) and are not the paper's me
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from objecthood import losses, metrics
 from objecthood.data.generated.sprites import Background
+from objecthood.data.generated.texture import Level
 from objecthood.data.randomness import restart_noise
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.models import autoencoder
@@ -36,8 +37,8 @@ class Discovery(Recipe):
     """The paper's model and training on one of the data sets below."""
 
     data: str
-    """"tetrominoes" or "sprites" (generated), or, from `data_path`, "folder" (images), "shards" (images in
-    tar files), "clevr-like" (rendered), "multi-object" (converted), "clevr", "clevrtex" or "coco"
+    """"tetrominoes", "sprites" or "texture" (generated), or, from `data_path`, "folder" (images), "shards"
+    (images in tar files), "clevr-like" (rendered), "multi-object" (converted), "clevr", "clevrtex" or "coco"
     ("coco-stored" or "coco-upright" for images with an EXIF orientation: which pixels are annotated)."""
     data_path: str = ""
     min_objects: int = 0
@@ -45,6 +46,8 @@ class Discovery(Recipe):
     max_objects: int = 10
     background: Background = "grey"
     """Background of sprites: "grey" or "coloured"."""
+    texture_level: Level = "patterned"
+    """Level of texture scenes: "solid", "tinted", "patterned", "oriented", "shifted" or "hidden"."""
     resolution: int
     slot_module: str = "slot-attention"
     """Slot module, one of `nn.SLOT_MODULES`."""
@@ -56,7 +59,10 @@ class Discovery(Recipe):
 
     main_score = "fg_ari"
     minimums = Recipe.minimums | {"resolution": 8, "num_slots": 1, "test_iterations": 1, "restarts": 1}
-    choices: ClassVar[dict[str, Any]] = {"slot_module": SLOT_MODULES}
+    choices: ClassVar[dict[str, Any]] = {
+        "slot_module": SLOT_MODULES,
+        "texture_level": get_args(Level),
+    }
 
     def build_model(self) -> SlotAutoencoder:
         if self.resolution == 128:

@@ -16,6 +16,7 @@ from objecthood.data.clevr_render.clevr_like import ClevrLike
 from objecthood.data.folder import Folder
 from objecthood.data.generated.sprites import Background, Sprites
 from objecthood.data.generated.tetrominoes import Tetrominoes
+from objecthood.data.generated.texture import Level, Texture
 from objecthood.data.published.clevr import Clevr
 from objecthood.data.published.clevrtex import ClevrTex
 from objecthood.data.published.coco import Coco, Orientation
@@ -35,6 +36,7 @@ class Source:
     resolution: int
     background: Background
     objects: tuple[int, int]
+    texture_level: Level = "patterned"
 
 
 def source_of(recipe: Any, split: str) -> Source:
@@ -47,6 +49,7 @@ def source_of(recipe: Any, split: str) -> Source:
         resolution=recipe.resolution,
         background=getattr(recipe, "background", "grey"),
         objects=(getattr(recipe, "min_objects", 0), getattr(recipe, "max_objects", 10)),
+        texture_level=getattr(recipe, "texture_level", "patterned"),
     )
 
 
@@ -71,6 +74,8 @@ def describe_scenes(recipe: Any) -> str:
         return "images without masks (at most; 5 % of them by a hash of their names)"
     if data == "sprites":
         return f"generated sprites scenes ({source.background} background)"
+    if data == "texture":
+        return f"generated texture scenes (level {source.texture_level})"
     if data in MADE_HERE:
         return f"generated {data} scenes"
     if data == "clevrtex":  # not filtered by number
@@ -123,6 +128,7 @@ SQUASHED = ("clevr",)
 MADE_HERE: dict[str, Callable[[Source], Dataset]] = {
     "tetrominoes": _generated(lambda s: Tetrominoes(s.split, s.seed)),
     "sprites": _generated(lambda s: Sprites(s.split, s.seed, s.background, s.resolution)),
+    "texture": _generated(lambda s: Texture(s.split, s.seed, s.texture_level, s.resolution)),
 }
 READ_FROM_FILES: dict[str, Callable[[Source], Dataset]] = {
     "folder": lambda s: Folder(s.path, s.resolution, s.split, skip_bad=True),
