@@ -28,6 +28,8 @@ TITLES = {
     "untrained": "untrained",
     "untrained_no_bias": "untrained, no spatial bias",
 }
+SEED_STRIDE = 1_000_000
+"""Distance of the seeds of an image's k-means between two seeds."""
 
 
 @torch.no_grad()
@@ -55,19 +57,20 @@ def floors(recipe: Recipe, split: str = "test", num_scenes: int | None = None) -
 
 
 def of_labels(
-    recipe: Recipe, split: str = "test", num_scenes: int | None = None
+    recipe: Recipe, split: str = "test", num_scenes: int | None = None, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Scores of the baselines of `floors` without a model."""
+    """Scores of the baselines of `floors` without a model; `seed` is that of k-means."""
     values: dict[str, dict[str, list[torch.Tensor]]] = {}
     slots: int = getattr(recipe, "num_slots", 0)
     for indices, scenes in first_scenes(recipe, split, num_scenes):
         if not recipe.mask_scores(scenes, scenes.get("masks", scenes["image"])):
             break
         images = recipe.model_input(scenes)
+        first = int(indices[0]) + seed * SEED_STRIDE
         labels = {
             "components": colour_components(images),
-            "kmeans": colour_kmeans(images, slots, int(indices[0])),
-            "kmeans_position": colour_kmeans(images, slots, int(indices[0]), position=1.0),
+            "kmeans": colour_kmeans(images, slots, first),
+            "kmeans_position": colour_kmeans(images, slots, first, position=1.0),
             "blocks": blocks(images, slots),
         }
         if (features := recipe.frozen_features(scenes)) is not None:

@@ -19,6 +19,7 @@ import contrast_page
 import reliability_page
 import set_page
 import speed_page
+import texture_page
 import video_page
 import weights_page
 from floors_page import floor_rows
@@ -370,6 +371,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "stages": video_page.stages,
         "sequences": video_page.sequences,
     },
+    ROOT / "docs" / "data.md": {"texture": texture_page.floors_by_level},
     ROOT / "docs" / "how-many-slots.md": {"slots": number_of_slots},
     ROOT / "docs" / "when-slots-fail.md": {"failures": failures},
 }

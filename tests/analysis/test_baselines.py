@@ -83,6 +83,17 @@ def test_equal_features_part_by_position():
     )
 
 
+def test_kmeans_with_positions_parts_equal_colours():
+    image = torch.zeros(1, 3, 12, 12)
+    image[0, 0, :, 6:] = 0.1
+    image[0, :, 6:, :] += 0.001
+    labels = colour_kmeans(image, 4, position=2.0)[0]
+    corners = {int(labels[row, column]) for row in (0, 11) for column in (0, 11)}
+    assert len(corners) == 4 and len(labels[:6, :6].unique()) == 1
+    clip = image[:, None].expand(1, 2, 3, 12, 12)
+    assert torch.equal(*colour_kmeans(clip, 4, position=2.0)[0])
+
+
 @pytest.mark.parametrize(("asked", "made"), [(1, 1), (2, 2), (4, 4), (6, 6), (7, 9), (9, 9)])
 def test_blocks_are_equal_and_at_least_as_many(asked, made):
     labels = blocks(torch.zeros(2, 5, 3, 36, 36), asked)
@@ -94,7 +105,10 @@ def test_blocks_are_equal_and_at_least_as_many(asked, made):
 def test_floors_of_sprites_beat_a_fresh_model():
     """Solid colours are solved by their colours: the reason why floors stand beside scores."""
     found = floors(dataclasses.replace(RECIPES["sprites"], restarts=1), num_scenes=16)
-    assert list(found) == ["components", "kmeans", "blocks", "untrained", "untrained_no_bias"]
+    assert list(found) == [
+        *("components", "kmeans", "kmeans_position", "blocks"),
+        *("untrained", "untrained_no_bias"),
+    ]
     assert found["components"]["fg_ari"] > 0.95 > 0.7 > found["blocks"]["fg_ari"] > 0.3
     assert found["untrained"]["fg_ari"] < 0.5
 

@@ -24,6 +24,7 @@ from objecthood.data.generated.camouflage import Camouflage
 from objecthood.data.generated.moving_sprites import MovingSprites
 from objecthood.data.generated.sprites import Sprites
 from objecthood.data.generated.tetrominoes import Tetrominoes
+from objecthood.data.generated.texture import Texture
 from objecthood.data.on_device import OnDevice
 from objecthood.data.scene import DEFAULT_SIZE, Dataset, EndlessDataset, Scenes
 from objecthood.motion.fields import MotionFields
@@ -33,6 +34,7 @@ SIZE = 5
 GENERATED: dict[str, Callable[..., EndlessDataset]] = {
     "tetrominoes": lambda size=SIZE: Tetrominoes(size=size),
     "sprites": lambda size=SIZE: Sprites(resolution=16, size=size),
+    "texture": lambda size=SIZE: Texture(resolution=16, size=size),
     "moving sprites": lambda size=SIZE: MovingSprites(frames=2, resolution=16, size=size),
     "camouflage": lambda size=SIZE: Camouflage(frames=2, size=size),
 }
@@ -91,6 +93,7 @@ def test_every_data_set_of_the_package_is_tried_here(dataset):
             "EndlessDataset",
             "Tetrominoes",
             "Sprites",
+            "Texture",
             "MovingSprites",
             "Camouflage",
             "ClevrLike",

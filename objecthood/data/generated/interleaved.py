@@ -7,7 +7,7 @@ wind around each other, cross at one centre or interlock: every block of the ima
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, UInt8
 
 from objecthood.data.generated.silhouettes import between
 
@@ -25,7 +25,7 @@ TEETH, COMB_GAP, SPINE = 6, 0.2, 0.1
 
 def interleaved_objects(
     draws: Float[np.ndarray, "scenes draws"], resolution: int
-) -> Int[np.ndarray, "scenes height width"]:
+) -> UInt8[np.ndarray, "scenes height width"]:
     """Label maps uint8, 0 background, 1 to 3 objects, sampled at pixel centres; draws are in [0, 1)."""
     pixels = (np.arange(resolution) + 0.5) / resolution - 0.5
     number = MIN_OBJECTS + (draws[:, 1] * (MAX_OBJECTS - MIN_OBJECTS + 1)).astype(int)
@@ -65,7 +65,9 @@ def stars(x: np.ndarray, y: np.ndarray, count: int, draws: np.ndarray) -> np.nda
             angle = 2 * np.pi * (arm / arms + number / (arms * count))
             along = right * np.cos(angle) + down * np.sin(angle)
             across = down * np.cos(angle) - right * np.sin(angle)
-            labels[(along > 0) & (along < RADIUS - 0.02) & (np.abs(across) < ARM_WIDTH[count] / 2)] = number + 1
+            labels[(along > 0) & (along < RADIUS - 0.02) & (np.abs(across) < ARM_WIDTH[count] / 2)] = (
+                number + 1
+            )
     return labels
 
 
