@@ -84,6 +84,9 @@ class EvaluateOptions:
     """Also write the scores to this CSV file, with columns score and value."""
     diagnose: bool = False
     """Also report failures: objects that share a slot, split objects, split background."""
+    protocol: str = dataclasses.field(default="", metadata={"metavar": "NAMES"})
+    """Also score by these protocols of the literature, with standard errors, one restart: discovery,
+    dinosaur, covering, localization, panoptic, boundaries, video, properties; several as A,B."""
     floors: bool = False
     """Also score baselines without learning: colour components, colour k-means, blocks, an untrained model,
     and on frozen features k-means and a normalised cut; the default for photographs with true masks."""
@@ -202,6 +205,11 @@ def evaluate(arguments: list[str]) -> int:
     recipe = dataclasses.replace(
         recipe, **{name: value for name, value in changes.items() if value is not None}
     )
+    ruled: list[str] = []
+    if options.protocol:
+        from objecthood.analysis.protocols import PROTOCOLS
+
+        ruled = list(several("protocol", options.protocol, list(PROTOCOLS)))
     if options.diagnose:
         from objecthood.analysis.diagnosis import check
 
@@ -220,6 +228,7 @@ def evaluate(arguments: list[str]) -> int:
 
         found = floors(recipe, options.split)
     _print_scores(f"{options.weights} on {recipe.name}", scores, protocol, found)
+    by_protocol = _score_by_protocols(model, recipe, ruled, options.split) if ruled else {}
     diagnosis = _diagnose(model, recipe, options) if options.diagnose else None
     if options.json:
         facts = {
@@ -231,12 +240,18 @@ def evaluate(arguments: list[str]) -> int:
         # JSON has no NaN: an undefined score is null.
         facts["scores"] = {name: None if value != value else value for name, value in scores.items()}
         facts |= {"floors": found} if found else {}
+        facts |= {"protocols": by_protocol} if by_protocol else {}
         facts |= {"diagnosis": diagnosis.to_dict()} if diagnosis else {}
         write_named(options.json, json.dumps(facts, indent=1) + "\n")
         echo(f"written to {options.json}")
     if options.csv:
         lines = ["score,value", *(f"{name},{value}" for name, value in scores.items())]
         lines += [f"{floor}/{name},{value}" for floor, own in found.items() for name, value in own.items()]
+        lines += [
+            f"{name}/{score},{facts['mean']}"
+            for name, own in by_protocol.items()
+            for score, facts in own["scores"].items()
+        ]
         write_named(options.csv, "\n".join(lines) + "\n")
         echo(f"written to {options.csv}")
     return 0
@@ -298,6 +313,31 @@ def _diagnose(model: Model, recipe: Recipe, options: EvaluateOptions) -> Diagnos
     diagnosis = diagnose(model, recipe, options.split)
     print_diagnosis(diagnosis, console(), options.figure)
     return diagnosis
+
+
+def _score_by_protocols(model: Model, recipe: Recipe, names: list[str], split: str) -> dict[str, Any]:
+    """Print scores and standard errors of each protocol, and return them as JSON values."""
+    from rich.table import Table
+
+    from objecthood.analysis.protocols import PROTOCOLS, protocol_scores
+    from objecthood.recipes.score_names import title as title_of
+
+    plain, found = console(), {}
+    for name in names:
+        scores = protocol_scores(model, recipe, name, split)
+        table = Table(box=None, pad_edge=False)
+        for column in (name, "mean", "standard error", "defined for"):
+            table.add_column(column, justify="left" if column == name else "right")
+        for score, (mean, error, count) in scores.items():
+            table.add_row(title_of(score), f"{mean:.4f}", f"{error:.4f}", str(count))
+        plain.print(table)
+        plain.print(f"{PROTOCOLS[name].description}; one restart", soft_wrap=True)
+        values = {
+            score: {key: None if value != value else value for key, value in facts._asdict().items()}
+            for score, facts in scores.items()
+        }
+        found[name] = {"description": PROTOCOLS[name].description, "scores": values}
+    return found
 
 
 def _print_scores(

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from objecthood import losses, metrics
 from objecthood.data.feature_cache import CachedFeatures, FeatureCache, default_folder
-from objecthood.data.published.coco import Coco
+from objecthood.data.published.coco import Coco, Overlaps
 from objecthood.data.randomness import restart_noise
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.models.base import SlotOutput
@@ -56,6 +56,9 @@ class FeatureDiscovery(Recipe):
     """"folder" (images), "shards" (images in tar files) or "coco" (images/ and instances.json), in
     `data_path`, or another data set of `recipes.discovery`."""
     data_path: str = ""
+    overlaps: Overlaps = "front"
+    """Pixels of several objects of COCO: "front" (of the object with fewer pixels) or "ignore" (left out of
+    scores, as pixels of crowds: DINOSAUR's protocol)."""
     resolution: int = 224
     """Side of the square images in pixels, a multiple of the backbone's patch."""
     backbone: str
@@ -95,6 +98,7 @@ class FeatureDiscovery(Recipe):
     }
     maximums = Recipe.maximums | {"patch_orders": 9}
     choices: ClassVar[dict[str, Any]] = {
+        "overlaps": get_args(Overlaps),
         "initial_slots": get_args(Initial),
         "decoder": ("mlp", "autoregressive"),
     }
@@ -362,6 +366,7 @@ class WithClasses(Dataset):
             source.resolution,
             split=source.split,
             labels="class",
+            overlaps=source.overlaps,
             orientation=scenes.orientation,
         )
 

@@ -19,7 +19,7 @@ from objecthood.data.generated.tetrominoes import Tetrominoes
 from objecthood.data.generated.texture import Level, Texture
 from objecthood.data.published.clevr import Clevr
 from objecthood.data.published.clevrtex import ClevrTex
-from objecthood.data.published.coco import Coco, Orientation
+from objecthood.data.published.coco import Coco, Orientation, Overlaps
 from objecthood.data.published.multi_object_packed import Packed
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.data.shards import Shards
@@ -37,6 +37,7 @@ class Source:
     background: Background
     objects: tuple[int, int]
     texture_level: Level = "patterned"
+    overlaps: Overlaps = "front"
 
 
 def source_of(recipe: Any, split: str) -> Source:
@@ -50,6 +51,7 @@ def source_of(recipe: Any, split: str) -> Source:
         background=getattr(recipe, "background", "grey"),
         objects=(getattr(recipe, "min_objects", 0), getattr(recipe, "max_objects", 10)),
         texture_level=getattr(recipe, "texture_level", "patterned"),
+        overlaps=getattr(recipe, "overlaps", "front"),
     )
 
 
@@ -114,6 +116,7 @@ def _coco(orientation: Orientation | None) -> Callable[[Source], Dataset]:
         Path(source.path) / "instances.json",
         source.resolution,
         split=source.split,
+        overlaps=source.overlaps,
         orientation=orientation,
     )
 

@@ -2,8 +2,8 @@
 
     python runs/experiments/texture_floors.py
 
-320 test scenes a level, those of the recipe `sprites` with `--data texture`. k-means and untrained models have
-the seeds 0, 1 and 2; the other baselines have no seed.
+320 test scenes a level, those of the recipe `sprites` with `--data texture`. k-means and untrained models
+have the seeds 0, 1 and 2; the other baselines have no seed.
 """
 
 from __future__ import annotations

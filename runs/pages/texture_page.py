@@ -19,8 +19,9 @@ def floors_by_level() -> str:
         lines.append(f"| {level} | " + " | ".join(cells) + " |")
     machine = found["machine"]
     note = (
-        f"FG-ARI; {found['recipe']['test_scenes']} test scenes a level, {found['recipe']['num_slots']} slots; "
-        f"k-means and untrained models: mean over {len(found['seeds'])} seeds. {found['cpu_seconds']:.0f} CPU "
-        f"seconds, {machine['processor']}, commit {machine['commit'].rstrip('+')}."
+        f"FG-ARI; {found['recipe']['test_scenes']} test scenes a level, {found['recipe']['num_slots']} "
+        f"slots; k-means and untrained models: mean over {len(found['seeds'])} seeds. "
+        f"{found['cpu_seconds']:.0f} CPU seconds, {machine['processor']}, commit "
+        f"{machine['commit'].rstrip('+')}."
     )
     return "\n".join([*lines, "", note, ""])

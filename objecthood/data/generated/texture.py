@@ -67,7 +67,7 @@ class Texture(EndlessDataset):
         self.key, self.level, self.resolution = split_key(seed, split), level, resolution
 
     def make(self, indices: Int[np.ndarray, " scenes"]) -> dict[str, np.ndarray]:
-        """image float32 [batch, 3, H, W] in [0, 1], masks int64 [batch, H, W]: 0 background, 1 to 3 objects."""
+        """image float32 [batch, 3, H, W] in [0, 1], masks int64 [batch, H, W] with objects 1 to 3."""
         labels = interleaved_objects(uniform(self.key, indices, DRAWS), self.resolution)
         tones = self._tones(indices)  # [batch, surfaces, 2, 3]
         shown = np.take_along_axis(self._patterns(indices), labels[:, None].astype(np.intp), axis=1)[:, 0]

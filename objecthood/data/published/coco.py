@@ -4,8 +4,9 @@ Lin et al. 2014, "Microsoft COCO: Common Objects in Context"; format: cocodatase
 are drawn by pycocotools (extra `coco`).
 
 Objects overlap in COCO, and a label map has one label per pixel: the object of fewer pixels is in front, of
-equals the later one in the file. Crowds (`iscrowd`) are ignored (-1) where no object lies. Annotations
-without a segmentation are left out.
+equals the later one in the file. Crowds (`iscrowd`) are ignored (-1) where no object lies. With
+`overlaps="ignore"`, pixels of several objects, and all of a crowd, are ignored instead. Annotations without a
+segmentation are left out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Int16
+from jaxtyping import Bool, Int16
 
 from objecthood.data.io.cache import Decoded, resized
 from objecthood.data.io.images import ImageWarning, read_image, read_orientation
@@ -29,6 +30,7 @@ from objecthood.runtime.files import parse_json
 
 Labels = Literal["instance", "class"]
 Orientation = Literal["stored", "upright"]
+Overlaps = Literal["front", "ignore"]
 IGNORED = -1
 MAX_COORDINATE = 100_000
 """Of a polygon, in pixels: pycocotools takes memory for every step along its outline."""
@@ -54,6 +56,8 @@ class Coco(DecodedDataset):
         crop: keep the square in the middle before resizing; without it images are squashed to a square.
         keep_empty: keep images without any annotation but crowds.
         split: "train", "validation" or "test" of the file; None: the whole file.
+        overlaps: label of pixels of several objects: "front", the label of the one with fewer pixels, or
+            "ignore", -1, as where a crowd lies (the protocol of Seitzer et al. 2023, DINOSAUR).
         orientation: of images that carry an EXIF orientation, which pixels the annotations are of: "stored"
             in the file, as tools see them that ignore EXIF, or "upright". None: upright, with an
             `ImageWarning` where the size in the file does not show whether that is right.
@@ -65,7 +69,7 @@ class Coco(DecodedDataset):
     Raises:
         CocoError: the file is missing, damaged or not COCO's, or has no image, or none in the split.
         ModuleNotFoundError: pycocotools is not installed; says how.
-        ValueError: unknown `labels` or `split`, or a resolution below 1.
+        ValueError: unknown `labels`, `overlaps` or `split`, or a resolution below 1.
     """
 
     def __init__(
@@ -78,8 +82,11 @@ class Coco(DecodedDataset):
         crop: bool = True,
         keep_empty: bool = True,
         split: str | None = None,
+        overlaps: Overlaps = "front",
         orientation: Orientation | None = None,
     ):
+        if overlaps not in get_args(Overlaps):
+            raise ValueError(f"`overlaps` (={overlaps!r}) must be one of {', '.join(get_args(Overlaps))}")
         if orientation is not None and orientation not in get_args(Orientation):
             raise ValueError(f"`orientation` (={orientation!r}) must be stored, upright or None")
         if labels not in get_args(Labels):
@@ -87,6 +94,7 @@ class Coco(DecodedDataset):
         super().__init__(resolution, split)
         _pycocotools()
         self.labels, self.crop, self.orientation = labels, crop, orientation
+        self.overlaps = overlaps
         self.name = repr(os.fspath(annotations))
         content = _read(Path(annotations), self.name)
         categories = sorted(content["categories"], key=lambda category: category["id"])
@@ -119,22 +127,43 @@ class Coco(DecodedDataset):
             annotation, runs = objects[place]
             label = place + 1 if self.labels == "instance" else self._class_label(annotation)
             self._paint(labels, runs, label, work, annotation)
+        if self.overlaps == "ignore":
+            self._ignore_overlaps(labels, annotations, codes, work)
         return np.ascontiguousarray(labels.reshape(size, order="F"))
+
+    def _ignore_overlaps(
+        self, labels: np.ndarray, annotations: list[dict[str, Any]], codes: list[np.ndarray], work: Budget
+    ) -> None:
+        """Set pixels of several objects, and of crowds, to `IGNORED`."""
+        number = np.zeros(len(labels), np.int16)  # of objects at each pixel
+        for annotation, runs in zip(annotations, codes, strict=True):
+            where, covered = self._pixels(runs, work, annotation)
+            number[where][covered] += 1
+            if annotation.get("iscrowd"):
+                labels[where][covered] = IGNORED
+        labels[number > 1] = IGNORED
 
     def _paint(
         self, labels: np.ndarray, runs: np.ndarray, label: int, work: Budget, annotation: dict[str, Any]
     ) -> None:
-        """Set the true pixels of `runs`, from the first to the last alone."""
+        """Set the true pixels of `runs`."""
+        where, covered = self._pixels(runs, work, annotation)
+        labels[where][covered] = label
+
+    def _pixels(
+        self, runs: np.ndarray, work: Budget, annotation: dict[str, Any]
+    ) -> tuple[slice, Bool[np.ndarray, " pixels"]]:
+        """The part of an image from the first to the last true pixel of `runs`, and which are true in it."""
         ends = np.cumsum(runs)
         if len(runs) < 2:
-            return
+            return slice(0), np.zeros(0, bool)
         start, stop = int(runs[0]), int(ends[1::2][-1])
         try:
             work.spend(stop - start)
         except ValueError as error:
             raise self._cannot_be_drawn(annotation, error) from error
         inner = runs[1 : 2 * (len(runs) // 2)]
-        labels[start:stop][np.repeat(np.arange(len(inner)) % 2 == 0, inner)] = label
+        return slice(start, stop), np.repeat(np.arange(len(inner)) % 2 == 0, inner)
 
     def _class_label(self, annotation: dict[str, Any]) -> int:
         if annotation["category_id"] not in self._class_labels:

@@ -1,0 +1,5 @@
+"""Evaluation protocols of the literature, with standard errors: `protocol_scores` and `PROTOCOLS`."""
+
+from objecthood.analysis.protocols.scoring import PROTOCOLS, Protocol, Score, protocol_scores
+
+__all__ = ["PROTOCOLS", "Protocol", "Score", "protocol_scores"]
