@@ -76,7 +76,7 @@ def of_labels(
         if (features := recipe.frozen_features(scenes)) is not None:
             size = images.shape[-2:]
             for name, of_features in (("feature_kmeans", feature_kmeans), ("feature_cut", feature_cut)):
-                found = of_features(features, slots, int(indices[0]))
+                found = of_features(features, slots, first)
                 labels[name] = F.interpolate(found[:, None].float(), size, mode="nearest")[:, 0].long()
         for floor, masks in labels.items():
             for name, score in recipe.mask_scores(scenes, masks).items():

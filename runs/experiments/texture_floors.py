@@ -18,7 +18,7 @@ from typing import Any, get_args
 import torch
 
 import objecthood as oh
-from objecthood.analysis.floors import TITLES, floors, of_labels
+from objecthood.analysis.floors import floors, of_labels
 from objecthood.data.generated.texture import Level
 from objecthood.runtime.environment import describe
 
@@ -39,10 +39,10 @@ def main() -> None:
             runs.append(floors(seeded) | of_labels(seeded, seed=seed))
         levels[level] = {
             floor: {name: over_seeds([run[floor][name] for run in runs]) for name in runs[0][floor]}
-            for floor in TITLES
+            for floor in runs[0]
         }
         levels[level]["cpu_seconds"] = round(time.process_time() - began, 1)
-        means = {floor: round(levels[level][floor]["fg_ari"]["mean"], 3) for floor in TITLES}
+        means = {floor: round(levels[level][floor]["fg_ari"]["mean"], 3) for floor in runs[0]}
         print(level, means, flush=True)
     protocol = dataclasses.replace(BASE, texture_level="patterned").protocol
     facts = {

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import ablations_page
 import contrast_page
+import protocols_page
 import reliability_page
 import set_page
 import speed_page
@@ -371,6 +372,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "stages": video_page.stages,
         "sequences": video_page.sequences,
     },
+    ROOT / "docs" / "metrics.md": {"protocols": protocols_page.by_protocol},
     ROOT / "docs" / "data.md": {"texture": texture_page.floors_by_level},
     ROOT / "docs" / "how-many-slots.md": {"slots": number_of_slots},
     ROOT / "docs" / "when-slots-fail.md": {"failures": failures},

@@ -70,6 +70,24 @@ def test_equal_objects_and_crowds(tmp_path):
     assert labels[18, 12] == 0
 
 
+def test_overlaps_and_crowds_can_be_ignored(tmp_path):
+    boxes = [rectangle(0, 0, 10, 10)], [rectangle(5, 0, 15, 10)], [rectangle(20, 0, 25, 5)]
+    things = [*(thing(i, box, category=7) for i, box in enumerate(boxes)), thing(3, CROWD, crowd=1)]
+    for labels, wanted in (("instance", (1, 2, 3)), ("class", (1, 1, 1))):
+        front, ignored = (
+            Coco(*write(tmp_path, things), labels=labels, overlaps=kind).label_map(0)
+            for kind in ("front", "ignore")
+        )
+        only = Coco(*write(tmp_path, things[:3]), labels=labels, overlaps="ignore").label_map(0)
+        assert (only[:10, 5:10] == -1).all(), "two objects"
+        assert (only[3, 2], only[3, 12], only[3, 22], only[15, 15]) == (*wanted, 0)
+        assert (ignored[only == -1] == -1).all() and (front[only == -1] > 0).all()
+        crowd = Coco(*write(tmp_path, things[3:])).label_map(0) == -1
+        assert (ignored[crowd] == -1).all() and (front[crowd] > 0).any()
+        alone = ~crowd & (only != -1)
+        assert (ignored[alone] == front[alone]).all()
+
+
 def test_classes(tmp_path):
     boxes = [rectangle(0, 0, 5, 5)], [rectangle(10, 10, 15, 15)], [rectangle(20, 0, 25, 5)]
     annotations = [
@@ -300,6 +318,8 @@ def test_bad_arguments(tmp_path, unchecked):
     paths = write(tmp_path, [])
     with pytest.raises(ValueError, match="`labels`"):
         Coco(*paths, labels="both")
+    with pytest.raises(ValueError, match=r"`overlaps` \(='keep'\) must be one of front, ignore"):
+        Coco(*paths, overlaps="keep")
     with pytest.raises(ValueError, match="`resolution`"):
         Coco(*paths, resolution=0)
     assert coco.IGNORED == -1

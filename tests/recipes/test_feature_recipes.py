@@ -159,7 +159,8 @@ def test_photographs_with_masks_are_scored_beside_their_floors(undrawn, photogra
     told = tmp_path / "scores.json"
     assert main(["evaluate", str(tmp_path / "run"), "--json", str(told)]) == 0
     found = json.loads(told.read_text())["floors"]
-    assert set(found) == {"components", "kmeans", "blocks", "feature_kmeans", "feature_cut", "untrained"}
+    colours = {"components", "kmeans", "kmeans_position", "blocks"}
+    assert set(found) == colours | {"feature_kmeans", "feature_cut", "untrained"}
     assert all({"fg_ari", "mbo_i", "mbo_c"} <= set(scores) for scores in found.values())
     assert main(["evaluate", str(tmp_path / "run"), "--skip-floors", "--json", str(told)]) == 0
     assert "floors" not in json.loads(told.read_text())

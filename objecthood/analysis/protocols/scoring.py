@@ -120,7 +120,7 @@ def video(scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    "discovery": Protocol("FG-ARI, ARI, mBO and mIoU of objects (Locatello et al. 2020, and later)", discovery),
+    "discovery": Protocol("FG-ARI, ARI, mBO and mIoU (Locatello et al. 2020, and later)", discovery),
     "dinosaur": Protocol(
         "FG-ARI, mBO of instances and of classes; overlaps and crowds ignored (Seitzer et al. 2023)", dinosaur
     ),
@@ -129,7 +129,7 @@ PROTOCOLS: dict[str, Protocol] = {
         "CorLoc of boxes and of masks, object recovery; overlap above 0.5 (Seitzer et al. 2023)", localization
     ),
     "panoptic": Protocol("class-agnostic PQ, SQ and RQ, per image (Kirillov et al. 2019)", panoptic),
-    "boundaries": Protocol("F of outlines, mean over matched objects (Perazzi et al. 2016, DAVIS)", boundaries),
+    "boundaries": Protocol("F of outlines of matched objects (Perazzi et al. 2016, DAVIS)", boundaries),
     "video": Protocol("FG-ARI and mBO over whole clips (Kipf et al. 2022; Seitzer et al. 2023)", video, True),
     "properties": Protocol("properties from slots, by linear and MLP probes (Dittadi et al. 2022)"),
 }
