@@ -16,6 +16,7 @@ from objecthood.cli.completion import completion as print_completion
 from objecthood.cli.data import data
 from objecthood.cli.demo import demo
 from objecthood.cli.export import export
+from objecthood.cli.leaderboard import leaderboard
 from objecthood.cli.listing import console, list_names, show
 from objecthood.cli.lookup import (
     choose_device,
@@ -287,6 +288,7 @@ def completion(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "sweep": sweep,
+    "leaderboard": leaderboard,
     "evaluate": evaluate,
     "predict": predict,
     "data": data,

@@ -41,7 +41,7 @@ def parser(
     commands: Mapping[str, Callable[[list[str]], int]], options: Mapping[str, type]
 ) -> argparse.ArgumentParser:
     """A parser of all commands, names and options for shtab only; `cli.options` parses the command line."""
-    from objecthood.cli import benchmark, data, demo, export, listing, predict, sweep
+    from objecthood.cli import benchmark, data, demo, export, leaderboard, listing, predict, sweep
     from objecthood.hub.pretrained import PRETRAINED, UNTRAINED
     from objecthood.recipes import RECIPES
 
@@ -51,6 +51,7 @@ def parser(
     known: dict[str, tuple[set[type], list[str]]] = {
         "train": (fields | {options["train"]}, recipes),
         "sweep": (fields | {sweep.SweepOptions}, recipes),
+        "leaderboard": ({leaderboard.LeaderboardOptions}, []),
         "evaluate": ({options["evaluate"]}, weights),
         "predict": ({predict.PredictOptions}, []),
         "data": (set(), []),

@@ -23,6 +23,7 @@ AGAIN = "type the command again"
 STOPPABLE = {
     "train": "go on with --resume, or start again where there is no run yet",
     "sweep": AGAIN,
+    "leaderboard": AGAIN,
     "predict": AGAIN,
     "evaluate": AGAIN,
 }

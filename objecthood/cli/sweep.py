@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import csv
 import dataclasses
 import inspect
 import io
 import itertools
+import multiprocessing
 import re
 import statistics
 import typing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,24 +84,55 @@ def sweep(arguments: list[str]) -> int:
     out = Path(settings.out or f"runs/sweep-{base.name}")
     device = choose_device(settings.device, base)
 
-    from objecthood.train import train
-
     results: list[tuple[Member, dict[str, Any] | None]] = []
-    for number, member in enumerate(members, start=1):
-        echo(f"{number} of {len(members)}: {member.name}", flush=True)
-        folder = out / member.name
-        try:
-            resume = (folder / "recipe.json").exists()
-            results.append((member, train(member.recipe, folder, resume=resume, device=str(device))))
-        except FloatingPointError as error:
-            echo(f"failed: {error}", flush=True)
-            results.append((member, None))
+    for member, result in trained(members, out, str(device)):
+        results.append((member, result))
         rows = summary(results)
         write_json(out / "sweep.json", {"recipe": base.to_dict(), "rows": rows})
         write_csv(rows, out / "sweep.csv")
     print_table(base.name, rows)
     echo(f"written to {out / 'sweep.json'} and {out / 'sweep.csv'}")
     return 0 if all(result for _, result in results) else 1
+
+
+def trained(
+    members: Sequence[Member], out: Path, device: str, processes: int = 1
+) -> Iterator[tuple[Member, dict[str, Any] | None]]:
+    """Train the members, or go on with them, and yield each with its result in their order; None for a run
+    without a finite gradient. With more than one of `processes`, so many members are trained at a time."""
+    if processes == 1:
+        for number, member in enumerate(members, start=1):
+            echo(f"{number} of {len(members)}: {member.name}", flush=True)
+            yield member, train_member(member, out, device)
+        return
+    started = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, started, one_thread) as pool:
+        waiting = [pool.submit(train_member, member, out, device) for member in members]
+        try:
+            for number, (member, future) in enumerate(zip(members, waiting, strict=True), start=1):
+                yield member, future.result()
+                echo(f"{number} of {len(members)} done: {member.name}", flush=True)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def one_thread() -> None:
+    """Give a process of several one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def train_member(member: Member, out: Path, device: str) -> dict[str, Any] | None:
+    """Train a member in its folder of `out`, or go on with it."""
+    from objecthood.train import train
+
+    folder = out / member.name
+    try:
+        return train(member.recipe, folder, resume=(folder / "recipe.json").exists(), device=device)
+    except FloatingPointError as error:
+        echo(f"failed: {error}", flush=True)
+        return None
 
 
 def combinations(arguments: list[str]) -> list[tuple[dict[str, str], list[str]]]:
