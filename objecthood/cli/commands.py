@@ -330,8 +330,8 @@ def _score_by_protocols(model: Model, recipe: Recipe, names: list[str], split: s
         table = Table(box=None, pad_edge=False)
         for column in (name, "mean", "standard error", "defined for"):
             table.add_column(column, justify="left" if column == name else "right")
-        for score, (mean, error, count) in scores.items():
-            table.add_row(title_of(score), f"{mean:.4f}", f"{error:.4f}", str(count))
+        for score, (mean, error, defined) in scores.items():
+            table.add_row(title_of(score), f"{mean:.4f}", f"{error:.4f}", str(defined))
         plain.print(table)
         plain.print(f"{PROTOCOLS[name].description}; one restart", soft_wrap=True)
         values = {

@@ -76,9 +76,8 @@ def test_every_set_takes_every_module(name):
 
 def test_the_cost_of_a_step_leaves_the_generator_alone():
     before = torch.get_rng_state()
-    assert (
-        seconds_per_step(recipe_of("tetrominoes", "slot-attention", seed=0, steps=1), torch.device("cpu")) > 0
-    )
+    recipe = recipe_of("tetrominoes", "slot-attention", seed=0, steps=1)
+    assert seconds_per_step(recipe, torch.device("cpu")) > 0
     assert torch.equal(before, torch.get_rng_state())
 
 

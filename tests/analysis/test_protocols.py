@@ -274,7 +274,7 @@ def test_a_tolerance_out_of_range_is_refused(tolerance, told):
 def test_the_standard_error_is_that_of_the_mean():
     values = torch.rand(50, dtype=torch.float64)
     found = mean_and_error(torch.cat([values, torch.tensor([torch.nan])]))
-    assert found.count == 50 and found.mean == pytest.approx(values.mean().item())
+    assert found.defined == 50 and found.mean == pytest.approx(values.mean().item())
     assert found.error == pytest.approx(values.std().item() / math.sqrt(50))
     assert math.isnan(mean_and_error(values[:1]).error) and math.isnan(mean_and_error(values[:0]).mean)
 
@@ -357,7 +357,7 @@ def test_scores_are_means_over_the_images_of_a_recipe(name, model):
     masks = recipe.discover(model, batch["image"], torch.arange(6)).masks
     for score, values in PROTOCOLS[name].scores(batch, masks).items():
         assert scores[score].mean == pytest.approx(values.nanmean().item(), abs=1e-6)
-        assert scores[score].count == (~values.isnan()).sum()
+        assert scores[score].defined == (~values.isnan()).sum()
     assert scores == protocol_scores(model, model.recipe, name, num_scenes=6), "one restart"
 
 
@@ -365,7 +365,7 @@ def test_slots_of_tetrominoes_hold_position_and_colour():
     model = oh.load("tetrominoes")
     scores = protocol_scores(model, model.recipe, "properties", num_scenes=40)
     for name in ("position_r2_linear", "position_r2_mlp", "colour_r2_linear", "colour_r2_mlp"):
-        assert scores[name].mean > 0.9 and 0 < scores[name].error < 0.1 and scores[name].count == 120
+        assert scores[name].mean > 0.9 and 0 < scores[name].error < 0.1 and scores[name].defined == 120
     assert math.isnan(scores["size_r2_mlp"].mean), "all pieces have one size"
 
 
@@ -410,7 +410,7 @@ def test_the_command_prints_and_writes_scores_and_errors(tmp_path, capsys):
     assert facts["protocols"]["dinosaur"]["scores"]["fg_ari"]["mean"] == pytest.approx(
         facts["scores"]["fg_ari"]
     )
-    assert facts["protocols"]["panoptic"]["scores"]["pq"]["count"] == 4
+    assert facts["protocols"]["panoptic"]["scores"]["pq"]["defined"] == 4
     assert "panoptic/pq," in table.read_text()
     assert main(["evaluate", "sprites", "--protocol", "dinosar"]) == 2
     (line,) = capsys.readouterr().err.splitlines()

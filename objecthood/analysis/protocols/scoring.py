@@ -40,7 +40,7 @@ class Score(NamedTuple):
     mean: float
     error: float
     """Standard error of the mean; nan for fewer than two values."""
-    count: int
+    defined: int
     """Images or clips where the score is defined; for property prediction, matched objects."""
 
 
@@ -160,7 +160,7 @@ def protocol_scores(
         >>> import objecthood as oh
         >>> recipe = oh.RECIPES["tetrominoes"]
         >>> scores = protocol_scores(recipe.build_model(), recipe, "covering", num_scenes=4)
-        >>> list(scores), scores["sc"].count
+        >>> list(scores), scores["sc"].defined
         (['fg_ari', 'sc', 'msc'], 4)
     """
     if name not in PROTOCOLS:
@@ -218,7 +218,7 @@ def mean_and_error(values: Tensor) -> Score:
 
     Example:
         >>> mean_and_error(torch.tensor([1.0, 2.0, 3.0, float("nan")]).double())
-        Score(mean=2.0, error=0.5773502691896257, count=3)
+        Score(mean=2.0, error=0.5773502691896257, defined=3)
     """
     defined = values[~values.isnan()].numpy()
     if not len(defined):
