@@ -60,12 +60,10 @@ def leaderboard(arguments: list[str]) -> int:
 
     modules = _unique("modules", several("modules", options.modules, list(SLOT_MODULES)))
     sets = _unique("sets", several("sets", options.sets, list(SETS)))
-    try:
-        seeds = sorted({int(seed) for seed in separate(options.seeds)})
-    except ValueError as error:
-        raise UsageError(f"--seeds (={options.seeds!r}) must be numbers such as 0..2 or 0,1,2") from error
-    if min(seeds) < 0:
-        raise UsageError(f"--seeds (={options.seeds!r}) must be 0 or more")
+    typed = separate(options.seeds)
+    if not all(seed.strip().isdecimal() for seed in typed):
+        raise UsageError(f"--seeds (={options.seeds!r}) must be numbers such as 0..2 or 0,1,2")
+    seeds = sorted({int(seed) for seed in typed})
     if not 0 < options.cpu_seconds < 1e7:
         raise UsageError(f"--cpu-seconds (={options.cpu_seconds}) must be above 0 and below ten million")
     if options.processes < 1:
