@@ -40,7 +40,7 @@ from objecthood.nn.feature_decoders import MLPFeatureDecoder
 from objecthood.nn.frozen_features import Backbone, backbone
 from objecthood.nn.randomness import per_image
 from objecthood.recipes.base import Recipe
-from objecthood.recipes.sources import Source, describe_scenes, fit_of, open_dataset, source_of
+from objecthood.recipes.sources import describe_scenes, fit_of, open_dataset
 from objecthood.runtime.environment import choose_device
 from objecthood.runtime.progress import RunProgress
 from objecthood.visualize import animation, figures
@@ -132,7 +132,7 @@ class FeatureDiscovery(Recipe):
     def dataset(self, split: str) -> Dataset:
         scenes = open_dataset(self, split)
         if split != "train" and isinstance(scenes, Coco):
-            scenes = WithClasses(scenes, source_of(self, split))
+            scenes = WithClasses(scenes)
         return self.with_features(scenes) if self.cached else scenes
 
     def with_features(self, scenes: Dataset) -> Dataset:
@@ -357,18 +357,8 @@ def _load_teacher(recipe: SelfTraining, device: str) -> Dinosaur:
 class WithClasses(Dataset):
     """Scenes of COCO with a label map of classes beside that of objects."""
 
-    def __init__(self, scenes: Coco, source: Source):
-        self.scenes = scenes
-        root = Path(source.path)
-        self.by_class = Coco(
-            root / "images",
-            root / "instances.json",
-            source.resolution,
-            split=source.split,
-            labels="class",
-            overlaps=source.overlaps,
-            orientation=scenes.orientation,
-        )
+    def __init__(self, scenes: Coco):
+        self.scenes, self.by_class = scenes, scenes.with_labels("class")
 
     def __len__(self) -> int:
         return len(self.scenes)

@@ -11,6 +11,7 @@ segmentation are left out.
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int16
 
-from objecthood.data.io.cache import Decoded, resized
+from objecthood.data.io.cache import Cache, Decoded, resized
 from objecthood.data.io.images import ImageWarning, read_image, read_orientation
 from objecthood.data.io.rle import read_runs
 from objecthood.data.randomness import split_of
@@ -102,6 +103,12 @@ class Coco(DecodedDataset):
         self._class_labels = {category["id"]: label for label, category in enumerate(categories, 1)}
         self._images, self._annotations = _by_image(content, keep_empty, split, self.name)
         self.paths = [Path(images) / entry["file_name"] for entry in self._images]
+
+    def with_labels(self, labels: Labels) -> Coco:
+        """The same images with other labels; the file is not read again."""
+        other = copy.copy(self)
+        other.labels, other._cache = labels, Cache(other.decode)
+        return other
 
     def label_map(self, number: int) -> Int16[np.ndarray, "height width"]:
         """Labels of one image at its full size.
