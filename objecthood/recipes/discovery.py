@@ -409,7 +409,8 @@ tetrominoes_paper = Discovery(
 
 tetrominoes_unmodified = Unmodified(
     name="tetrominoes-unmodified",
-    description="The paper's model for Tetrominoes, unmodified, trained in minutes on one CPU core",
+    description="The paper's model for Tetrominoes, unmodified; 20 minutes on one CPU core",
+    expected="FG-ARI 0.909 and 0.961; colour components 0.967 (2 seeds, results/)",
     data="tetrominoes",
     resolution=35,
     num_slots=4,

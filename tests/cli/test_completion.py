@@ -47,7 +47,12 @@ def suggested(script, *words):
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
 def test_bash_completes_commands_names_and_options(script):
     assert suggested(script, "ev") == {"evaluate"}
-    assert suggested(script, "train", "tetr") == {"tetrominoes", "tetrominoes-guided", "tetrominoes-paper"}
+    assert suggested(script, "train", "tetr") == {
+        "tetrominoes",
+        "tetrominoes-guided",
+        "tetrominoes-paper",
+        "tetrominoes-unmodified",
+    }
     assert suggested(script, "show", "sprites-") == {"sprites-paper"}
     assert suggested(script, "train", "sprites", "--num-s") == {"--num-slots"}
     assert suggested(script, "evaluate", "clevr", "--diag") == {"--diagnose"}
