@@ -113,7 +113,7 @@ def summary() -> str:
 
 
 def unmodified() -> str:
-    """A row for every seed of the paper's unmodified model, and the CPU seconds to FG-ARI 0.8 in validation."""
+    """A row for every seed of the unmodified model; seconds to FG-ARI 0.8 are of validation scenes."""
     rows = []
     for result in by_recipe().get("tetrominoes-unmodified", []):
         scores = [f"{result['scores'][column]:.3f}" for column in ("fg_ari", "ari", "mbo", "mse")]
