@@ -33,8 +33,8 @@ class PredictOptions:
     """Images, videos, folders or glob patterns; "camera" for a camera, - for an image from stdin. The image
     bundled with the weights by default."""
     weights: str = ""
-    """Name (photos, or see objecthood list weights), weights file or run folder. photos by default; clevr for
-    videos or without an image."""
+    """Name (photos, video, or see objecthood list weights), weights file or run folder. By default photos for
+    images, video for videos, and clevr without either."""
     out: str = dataclasses.field(default="predictions", metadata={"metavar": "FOLDER"})
     """Output folder: new, empty, or with earlier predictions."""
     iterations: int | None = None
@@ -67,7 +67,7 @@ def predict(arguments: list[str]) -> int:
     For each image, a discovery model writes an overlay, a label map (palette PNG) and COCO masks (JSON); a
     set predictor prints the objects and writes an annotated image and JSON. With --animation, both also write
     an animation of the attention. For a video, or a folder of frames with a video model, it writes an overlay
-    video, label maps, and the tracks of all slots as CSV and JSON; this needs the extra "video". Input files
+    video, label maps, and the tracks of all slots as CSV, JSON and MOT text; this needs the extra "video". Input files
     are not changed.
     """
     options = parse(PredictOptions, arguments, "predict", inspect.getdoc(predict) or "")
@@ -75,8 +75,8 @@ def predict(arguments: list[str]) -> int:
     from objecthood.hub.pretrained import DEFAULT, PRETRAINED
 
     if not options.weights:
-        still = options.images and not any(map(is_video, options.images))
-        options = dataclasses.replace(options, weights="photos" if still else DEFAULT)
+        kind = "video" if any(map(is_video, options.images)) else "photos"
+        options = dataclasses.replace(options, weights=kind if options.images else DEFAULT)
     if not options.images and options.weights not in PRETRAINED:
         raise UsageError(
             f"IMAGE is missing; only {', '.join(PRETRAINED)} have a bundled image; see objecthood predict "
@@ -191,7 +191,7 @@ def predict_videos(model: SlotModel, options: PredictOptions) -> int:
     from objecthood.runtime.progress import RunProgress
 
     if options.restarts is not None:
-        raise UsageError("--restarts works for images only: slots of a video are propagated; omit it")
+        raise UsageError("--restarts works for images only, not for videos; omit it")
     if options.merge_background:
         raise UsageError("--merge-background works for images only, not for videos; omit it")
     if not sees_video(model):

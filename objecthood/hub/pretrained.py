@@ -24,8 +24,8 @@ if typing.TYPE_CHECKING:
     from objecthood.recipes import Recipe
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-UNTRAINED = ("photos",)
-"""Models by name without trained weights, and so without a weight file."""
+UNTRAINED = ("photos", "video")
+"""Models by name that no recipe trains, and so without a weight file of their own."""
 DEFAULT = "clevr"
 """Default weights of `predict`."""
 
@@ -146,9 +146,10 @@ def load(source: str | Path, recipe: Recipe | None = None) -> nn.Module:
         (6, 'sprites')
     """
     if source in UNTRAINED:
+        from objecthood.recipes.moving_objects import video
         from objecthood.recipes.photos import photos
 
-        return photos()
+        return photos() if source == "photos" else video()
     from objecthood import checkpoint
 
     return checkpoint.load(resolve(source), recipe)

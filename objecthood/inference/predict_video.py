@@ -24,6 +24,7 @@ from objecthood.data.io.frames import is_video
 from objecthood.data.io.images import resize_image
 from objecthood.data.io.video_file import VideoFile, VideoWriter
 from objecthood.data.randomness import start_noise
+from objecthood.inference.clip_frames import object_masks, windows
 from objecthood.inference.masks import NO_SLOT, enlarge_labels
 from objecthood.inference.result_folder import VIDEO_RECORD, ResultFolder
 from objecthood.models import SlotModel
@@ -56,7 +57,7 @@ class VideoResult(NamedTuple):
     frames: int
     """Number of frames."""
     files: dict[str, Path]
-    """"video", "masks" (a folder of label maps, one per frame), "csv" and "json" (tracks)."""
+    """"video", "masks" (a folder of label maps, one per frame), "csv", "json" and "mot" (tracks)."""
 
 
 def predict_video(
@@ -74,8 +75,10 @@ def predict_video(
     For a video NAME.mp4 it writes `NAME-overlay.mp4` (same size, frames and times; a fixed colour per slot;
     an arrow on moving slots, a dot on static ones), the folder `NAME-masks` (palette images, slot k is index
     k), `NAME-tracks.csv` (a row per slot and frame) and `NAME-tracks.json` (the same, with size, frame rate
-    and a summary of each slot). An image model predicts frames independently, so its slots may switch
-    objects. A motion model (`motion-grouping`) has two slots, static and moving. Sound is dropped.
+    and a summary of each slot) and `NAME-tracks.txt` (boxes in the text format of MOTChallenge: frame and
+    slot from 1, left, top, width, height in pixels, 1, -1, -1, -1; without the background). An image model predicts frames independently, so its slots may switch
+    objects. A motion model (`motion-grouping`) has two slots, static and moving; `video` one for the
+    background and one for each object. Sound is dropped.
 
     Args:
         model: a discovery model.
@@ -132,9 +135,10 @@ def _predict_into(
         "masks": stem.with_name(f"{stem.name}-masks"),
         "csv": stem.with_name(f"{stem.name}-tracks.csv"),
         "json": stem.with_name(f"{stem.name}-tracks.json"),
+        "mot": stem.with_name(f"{stem.name}-tracks.txt"),
     }
     real_folder(files["masks"])
-    for kind in ("video", "csv", "json"):
+    for kind in ("video", "csv", "json", "mot"):
         remove_link(files[kind])
     for old in files["masks"].glob("[0-9]*.png"):
         old.unlink()
@@ -151,10 +155,13 @@ def _predict_into(
             staged(files["video"]) as video,
             staged(files["csv"]) as rows_file,
             staged(files["json"]) as json_file,
+            staged(files["mot"]) as boxes_file,
             VideoWriter(video, source.size, source.rate) as writer,
             Table(rows_file, json_file, facts) as table,
+            boxes_file.open("w") as boxes,
         ):
-            for frame, masks, placement, tracks in seen(model, source, iterations, num_slots, fit):
+            read = (lambda count: report(count, source.num_frames)) if report and model.clips else None
+            for frame, masks, placement, tracks in seen(model, source, iterations, num_slots, fit, read):
                 labels = enlarge_labels(masks, placement)
                 with staged(files["masks"] / f"{done:06d}.png") as file:
                     figures.indexed_png(labels.where(labels >= 0, NO_SLOT), file)
@@ -163,8 +170,9 @@ def _predict_into(
                 seconds = source.seconds(done)
                 writer.write(draw(frame, labels, tracks, scale), seconds)
                 table.add(tracks, scale, rows * columns, seconds)
+                boxes.writelines(mot_lines(labels, done + 1, int(tracks.area.argmax())))
                 done += 1
-                if report:
+                if report and read is None:
                     report(done, source.num_frames)
     finally:
         model.train(was_training)
@@ -177,12 +185,16 @@ def seen(
     iterations: int | None,
     num_slots: int | None,
     fit: Fit | None = None,
+    read: Callable[[int], None] | None = None,
 ) -> Iterator[Found]:
-    """Predictions of all frames: `look`, or `look_at_motion` for a motion model."""
+    """Predictions of all frames: `look`, `look_at_motion` for a motion model, or `object_masks` for clips,
+    which calls `read` with the number of frames read ahead."""
     if model.tracks or model.modality == "frame":
         return look(model, source, iterations, num_slots, fit)
     if (iterations, num_slots, fit) != (None, None, None):
         raise ValueError("motion models accept no `iterations`, `num_slots` or `fit`; omit them")
+    if model.clips:
+        return tracked(model, source, object_masks(model, source, read))
     return look_at_motion(model, source)
 
 
@@ -192,18 +204,26 @@ def look_at_motion(model: SlotModel, source: FrameFolder | VideoFile) -> Iterato
     The source is read twice, so that only small copies of the frames ahead are held in memory; of a video
     that is cut in between, the frames that come both times count.
     """
-    device, tracker = model.device, Tracker()
     size = flow_size(source.size)
     masks = (
-        mask
+        torch.stack([1 - mask, mask])
         for frames, inner in windows((resize_image(frame, size) for frame in source), WINDOW, MARGIN)
         for mask in moving_masks(model, frames)[inner]
     )
-    for (frame, small, following, _), moving in zip(ahead(source, model, "squash"), masks, strict=False):
-        both = torch.stack([1 - moving, moving])
-        square = torch.nn.functional.interpolate(both[None], small.shape[-2:], mode="area")
-        tracks = tracker.update(small, square.to(device), following)
-        yield frame, both, whole(source.size), Tracks(*(part[0].cpu() for part in tracks))
+    return tracked(model, source, masks)
+
+
+def tracked(
+    model: SlotModel,
+    source: FrameFolder | VideoFile,
+    masks: Iterable[Float[Tensor, "slots rows columns"]],
+) -> Iterator[Found]:
+    """Every frame with the next of `masks` and its tracks; `masks` may run ahead by a window."""
+    tracker = Tracker()
+    for (frame, small, following, _), found in zip(ahead(source, model, "squash"), masks, strict=False):
+        square = torch.nn.functional.interpolate(found[None], small.shape[-2:], mode="area")
+        tracks = tracker.update(small, square.to(model.device), following)
+        yield frame, found, whole(source.size), Tracks(*(part[0].cpu() for part in tracks))
 
 
 @torch.no_grad()
@@ -219,25 +239,6 @@ def moving_masks(
     small = torch.from_numpy(np.stack([resize_image(frame, size) for frame in frames]))
     images = small.to(device).permute(0, 3, 1, 2).float().div(255)
     return model.recipe.objects(model, fields, images).cpu()
-
-
-def windows(items: Iterable[Any], length: int, margin: int) -> Iterator[tuple[list[Any], slice]]:
-    """Windows of `length` items with up to `margin` more on either side, and the slice of the window. The
-    last window is longer, by up to twice the margin.
-
-    >>> [(part, part[inner]) for part, inner in windows(range(8), 3, 1)]
-    [([0, 1, 2, 3], [0, 1, 2]), ([2, 3, 4, 5, 6, 7], [3, 4, 5, 6, 7])]
-    """
-    held: list[Any] = []
-    before = 0
-    for item in items:
-        held.append(item)
-        if len(held) > before + length + 2 * margin:
-            yield held[: before + length + margin], slice(before, before + length)
-            held = held[before + length - margin :]
-            before = margin
-    if held:
-        yield held, slice(before, len(held))
 
 
 def look(
@@ -299,6 +300,23 @@ def draw(
     tinted: Image.Image = figures.overlay_one(image, labels.long(), 0.5)
     mark_motion(tinted, tracks, scale)
     return np.asarray(tinted)
+
+
+def mot_lines(labels: Int16[Tensor, "height width"], frame: int, background: int) -> Iterator[str]:
+    """Lines of MOTChallenge's format for the boxes of all slots but `background` in frame `frame` (from 1).
+
+    Example:
+        >>> labels = torch.zeros(4, 6, dtype=torch.int16)
+        >>> labels[1:3, 2:5] = 1
+        >>> list(mot_lines(labels, 7, 0))
+        ['7,2,2,1,3,2,1,-1,-1,-1\\n']
+    """
+    for slot in labels.unique().tolist():
+        if slot >= 0 and slot != background:
+            rows, columns = (labels == slot).nonzero(as_tuple=True)
+            left, top = int(columns.min()), int(rows.min())
+            size = int(columns.max()) + 1 - left, int(rows.max()) + 1 - top
+            yield f"{frame},{slot + 1},{left},{top},{size[0]},{size[1]},1,-1,-1,-1\n"
 
 
 class Table:

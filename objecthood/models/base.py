@@ -71,6 +71,7 @@ class SlotModel(nn.Module, abc.ABC):
         modality: input modality: "frame", or "motion" for motion fields as images.
         any_size: whether inputs may have any size, one at a time if sizes differ; `image_size` is then
             nominal.
+        clips: whether objects are found in windows of consecutive frames (`motion.clip_objects`).
         tracks: whether slots persist over the frames of a video (`step`).
         selects_restarts: whether `segment` can select the best of several restarts.
         restarts: default number of restarts of `segment`.
@@ -98,6 +99,7 @@ class SlotModel(nn.Module, abc.ABC):
     result_kind: Literal["masks", "objects"] = "masks"
     modality: Modality = "frame"
     any_size = False
+    clips = False
     tracks = False
     selects_restarts = False
     restarts = 1

@@ -199,11 +199,30 @@ def _blurred_counts(colour: Tensor, weight: Tensor, bins: int) -> Tensor:
     return F.conv3d(cube, kernel.view(1, 1, 1, 1, 3), padding=(0, 0, 1)).flatten()
 
 
+def otsu_threshold(values: Float[Tensor, "rows columns"]) -> Float[Tensor, ""]:
+    """The smallest value above Otsu's threshold (`above_threshold`) of a field.
+
+    Example:
+        >>> field = torch.tensor([[0.1, 0.2, 0.1], [2.0, 0.1, 2.2]])
+        >>> bool(0.2 < otsu_threshold(field) <= 2.0)
+        True
+    """
+    _, level, unit = _otsu_level(values)
+    return (level + 1) / 255 * unit
+
+
 def _otsu(values: Tensor) -> Tensor:
-    steps = (values / values.quantile(0.99).clamp_min(1e-6)).clamp(0, 1).mul(255).long()
+    steps, level, _ = _otsu_level(values)
+    return steps > level
+
+
+def _otsu_level(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Values as bins of 0 to 255, the last bin below the threshold, and the value of bin 255."""
+    unit = values.quantile(0.99).clamp_min(1e-6)
+    steps = (values / unit).clamp(0, 1).mul(255).long()
     counts = torch.bincount(steps.flatten(), minlength=256).double()
     below = counts.cumsum(0)
     sums = (counts * torch.arange(256, device=values.device)).cumsum(0)
     above = below[-1] - below
     between = (sums / below.clamp_min(1) - (sums[-1] - sums) / above.clamp_min(1)).square() * below * above
-    return steps > between.argmax()
+    return steps, between.argmax(), unit
