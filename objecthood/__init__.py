@@ -20,6 +20,7 @@ _WHERE = {
     "from_pretrained": "hub.huggingface",
     "load": "hub",
     "predict": "inference.predict",
+    "predict_video": "inference.predict_video",
     "push_to_hub": "hub.huggingface",
     "save": "checkpoint",
     "train": "train",

@@ -67,8 +67,8 @@ def predict(arguments: list[str]) -> int:
     For each image, a discovery model writes an overlay, a label map (palette PNG) and COCO masks (JSON); a
     set predictor prints the objects and writes an annotated image and JSON. With --animation, both also write
     an animation of the attention. For a video, or a folder of frames with a video model, it writes an overlay
-    video, label maps, and the tracks of all slots as CSV, JSON and MOT text; this needs the extra "video". Input files
-    are not changed.
+    video, label maps, and the tracks of all slots as CSV, JSON and text of MOTChallenge; this needs the extra
+    "video". Input files are not changed.
     """
     options = parse(PredictOptions, arguments, "predict", inspect.getdoc(predict) or "")
     from objecthood.data.io.frames import is_video

@@ -141,7 +141,9 @@ def stream(
             "weights`"
         )
     if model.modality == "motion":
-        raise ValueError("these weights need motion, and an image has none; use `predict_video` with a video")
+        raise ValueError(
+            "these weights need motion, and an image has none; use `oh.predict_video` with a video"
+        )
     if fit is not None and fit not in FITS:
         raise ValueError(f"`fit` (={fit!r}) must be one of {', '.join(FITS)}")
     how = _Settings(

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int16, UInt8
 from PIL import Image
 from torch import Tensor
 
+from objecthood import hub
 from objecthood.data.io.frame_folder import FrameFolder
 from objecthood.data.io.frames import is_video
 from objecthood.data.io.images import resize_image
@@ -61,7 +62,7 @@ class VideoResult(NamedTuple):
 
 
 def predict_video(
-    model: SlotModel,
+    model: SlotModel | str | Path,
     path: str | Path,
     out: str | Path,
     *,
@@ -74,14 +75,14 @@ def predict_video(
 
     For a video NAME.mp4 it writes `NAME-overlay.mp4` (same size, frames and times; a fixed colour per slot;
     an arrow on moving slots, a dot on static ones), the folder `NAME-masks` (palette images, slot k is index
-    k), `NAME-tracks.csv` (a row per slot and frame) and `NAME-tracks.json` (the same, with size, frame rate
+    k), `NAME-tracks.csv` (a row per slot and frame), `NAME-tracks.json` (the same, with size, frame rate
     and a summary of each slot) and `NAME-tracks.txt` (boxes in the text format of MOTChallenge: frame and
-    slot from 1, left, top, width, height in pixels, 1, -1, -1, -1; without the background). An image model predicts frames independently, so its slots may switch
-    objects. A motion model (`motion-grouping`) has two slots, static and moving; `video` one for the
-    background and one for each object. Sound is dropped.
+    slot from 1, left, top, width, height in pixels, 1, -1, -1, -1; without the background). An image model
+    predicts frames independently, so its slots may switch objects. A motion model (`motion-grouping`) has two
+    slots, static and moving; `video` one for the background and one for each object. Sound is dropped.
 
     Args:
-        model: a discovery model.
+        model: a discovery model, or a name ("video"), file or run folder for `oh.load`.
         path: a video file or a folder of frames.
         out: a new or empty folder, or that of an earlier call.
         iterations: of the first frame, or of every frame for an image model; the model's own by default.
@@ -93,14 +94,16 @@ def predict_video(
         ImageError: the video cannot be read.
         ValueError: an unsuitable model, or a folder `out` with other files.
     """
+    if isinstance(model, str | Path):
+        model = hub.load(model)  # type: ignore[assignment]  # refused below where it is another kind
     if not isinstance(model, SlotModel) or model.result_kind != "masks":
         raise ValueError(
-            f"a {type(model).__name__} cannot predict videos; use weights of moving-sprites or sprites"
+            f"a {type(model).__name__} cannot predict videos; use `video` or weights of moving-sprites"
         )
     if model.any_size:
         raise ValueError(
             "these weights segment every image independently: segments do not persist over frames; use "
-            "weights of moving-sprites or sprites"
+            "the model `video`"
         )
     path, folder = Path(path), ResultFolder(out, VIDEO_RECORD)
     source = FrameFolder(path) if path.is_dir() else VideoFile(path)

@@ -46,7 +46,8 @@ def ridge(
 
     Example:
         >>> inputs, labels = torch.tensor([[1.0], [-1.0]]), torch.tensor([1.0, 0.0])
-        >>> ridge(class_moments(inputs, labels), 2.0), ridge(class_moments(inputs, labels), 1e6, torch.ones(1))
+        >>> moments = class_moments(inputs, labels)
+        >>> ridge(moments, 2.0), ridge(moments, 1e6, torch.ones(1))
         (tensor([0.5000]), tensor([1.]))
     """
     gram, target = moments

@@ -25,7 +25,15 @@ from objecthood import metrics
 from objecthood.data.published.davis import Davis2016, folds
 from objecthood.models.moving_objects import MovingObjects
 from objecthood.motion import masks as motion_masks
-from objecthood.motion.clip_objects import COLOURS, Clip, clip_masks, clip_of, finished, motion_score, read_frame
+from objecthood.motion.clip_objects import (
+    COLOURS,
+    Clip,
+    clip_masks,
+    clip_of,
+    finished,
+    motion_score,
+    read_frame,
+)
 from objecthood.motion.fields import SequenceFields
 from objecthood.nn.objectness import ObjectnessHead
 from objecthood.recipes.moving_objects import fit_head, save_head
@@ -33,9 +41,9 @@ from objecthood.runtime.environment import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = (
-    "DAVIS-2016 sequences at 480p, held out of learning in one of three folds; J: intersection over union, F: "
-    "agreement of boundaries, of one mask a frame with the annotation, means over frames without the first "
-    "and the last of a sequence (DAVIS's toolkit), then over sequences; no labels but to score"
+    "DAVIS-2016 sequences at 480p, held out of learning in one of three folds; J: intersection over union, "
+    "F: agreement of boundaries, of one mask a frame with the annotation; means over frames without the "
+    "first and the last of a sequence (DAVIS's toolkit), then over sequences; no labels but to score"
 )
 METHOD = "motion and appearance, adapted"
 BASELINES = (
@@ -93,7 +101,7 @@ def read(davis: Davis2016, model: MovingObjects, name: str, cache: Path | None) 
 
 
 def methods(model: MovingObjects, clip: Clip) -> dict[str, Tensor]:
-    """Masks of the baselines, of parts of the method, and of the method; all with the same finishing steps."""
+    """Masks of baselines, of parts of the method, and of the method, with the same finishing steps."""
     assert clip.fields is not None
     motion = motion_score(clip.fields.speed)
     nothing = torch.zeros(clip.features.shape[:-1])
@@ -104,7 +112,6 @@ def methods(model: MovingObjects, clip: Clip) -> dict[str, Tensor]:
         BASELINES[0]: motion_masks.finished(along, clip.fields.flow, clip.images, 0.6),
         BASELINES[1]: motion_masks.finished(along, clip.fields.flow, clip.images, COLOURS),
         BASELINES[2]: finished(nothing, None if motion is None else 2 * motion, clip),
-        "appearance, not adapted": finished(head, None, clip),
         "appearance, adapted": finished(alone, None, clip),
         "motion and appearance, not adapted": finished(head, motion, clip),
         METHOD: clip_masks(model, clip)[0],
@@ -135,7 +142,10 @@ def write(sequences: dict[str, dict[str, Any]], held_out: list[list[str]], cost:
     """results/davis.json."""
     names = list(next(iter(sequences.values())))
     mean = {
-        key: {kind: float(np.mean([row[key][kind] for row in sequences.values()])) for kind in ("J", "J_all", "F")}
+        key: {
+            kind: float(np.mean([row[key][kind] for row in sequences.values()]))
+            for kind in ("J", "J_all", "F")
+        }
         for key in names
     }
     best = max(BASELINES, key=lambda key: mean[key]["J"])

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import ablations_page
 import contrast_page
+import objects_page
 import protocols_page
 import reliability_page
 import set_page
@@ -379,6 +380,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     },
     ROOT / "docs" / "ablations.md": {"ablations": ablations_page.ablations},
     ROOT / "docs" / "reliability.md": reliability_page.blocks(),
+    ROOT / "docs" / "methods" / "moving-objects.md": objects_page.blocks(),
     ROOT / "docs" / "methods" / "video.md": {"generated": video_page.generated},
     ROOT / "docs" / "methods" / "motion-grouping.md": {
         "verdict": video_page.verdict,

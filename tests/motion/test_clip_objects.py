@@ -1,0 +1,124 @@
+"""The model `video`: masks by motion and appearance that persist, and clear results at the edges."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from published_sets import textured
+from videos import write_video
+
+import objecthood as oh
+from objecthood import metrics
+from objecthood.cli.main import main
+from objecthood.inference.clip_frames import object_masks
+from objecthood.motion.clip_objects import clip_masks, clip_of, motion_score, read_frame
+from objecthood.motion.components import ObjectSlots
+from objecthood.nn.objectness import class_moments, log_odds, ridge
+from objecthood.recipes.moving_objects import fit_head
+
+pytest.importorskip("cv2", reason="needs OpenCV, the extra `video`")
+HEIGHT, WIDTH, SIDE = 120, 160, 40
+
+
+def clip_of_a_square(frames: int = 12, stops_at: int = 6) -> tuple[np.ndarray, torch.Tensor]:
+    """A textured square over a textured background; the camera always moves, the square until `stops_at`."""
+    wide = textured(HEIGHT, WIDTH + 4 * frames, 1) // 2
+    square = 128 + textured(SIDE, SIDE, 2) // 2
+    pictures, truth = [], torch.zeros(frames, HEIGHT, WIDTH, dtype=torch.bool)
+    for now in range(frames):
+        left = 40 + 3 * min(now, stops_at) - now * (now < stops_at) - max(0, now - stops_at)
+        picture = wide[:, now : now + WIDTH].copy()
+        picture[40 : 40 + SIDE, left : left + SIDE] = square
+        pictures.append(picture)
+        truth[now, 40 : 40 + SIDE, left : left + SIDE] = True
+    return np.stack(pictures), truth
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The model `video` with a small input, and a head that was learned from another clip's motion."""
+    found = oh.load("video")
+    found.side = 160
+    frames, _ = clip_of_a_square(8, 8)
+    found.head = fit_head([clip_of([read_frame(found, frame) for frame in frames[:, :, ::-1]])])
+    return found
+
+
+def test_an_object_that_stops_is_still_found(model):
+    frames, truth = clip_of_a_square()
+    masks, _ = clip_masks(model, clip_of([read_frame(model, frame) for frame in frames]))
+    large = torch.nn.functional.interpolate(masks[:, None], (HEIGHT, WIDTH), mode="bilinear")[:, 0]
+    overlap = metrics.region_similarity(truth, large > 0.5)
+    assert overlap[:6].mean() > 0.6 and overlap[7:].mean() > 0.6
+
+
+def test_windows_keep_the_slots(model):
+    frames, _ = clip_of_a_square(16, 16)
+    whole = torch.stack(list(object_masks(model, frames)))
+    parts = torch.stack(list(object_masks(model, frames, length=5, margin=2)))
+    assert whole.shape == parts.shape and len(parts) == 16
+    assert torch.allclose(parts.sum(dim=1), torch.ones_like(parts[:, 0]))
+    main_slot = [labels[labels > 0].mode().values.item() for labels in parts.argmax(dim=1)]
+    assert len(set(main_slot)) == 1
+    assert metrics.region_similarity(whole[:, 0] < 0.5, parts[:, 0] < 0.5).mean() > 0.7
+
+
+@pytest.mark.parametrize(
+    ("count", "height", "width"), [(1, 60, 80), (2, 60, 80), (3, 5, 7), (3, 40, 200), (2, 1, 1)]
+)
+def test_short_small_and_constant_clips_have_a_result(model, count, height, width):
+    frames = np.full((count, height, width, 3), 90, np.uint8)
+    masks = list(object_masks(model, frames))
+    assert len(masks) == count and all(mask.isfinite().all() for mask in masks)
+
+
+def test_a_still_clip_is_divided_by_appearance(model):
+    frames, _ = clip_of_a_square(1)
+    still = list(object_masks(model, np.repeat(frames, 4, axis=0)))
+    alone = list(object_masks(model, frames))
+    assert motion_score(torch.zeros(2, 2, 4, 6)) is None
+    assert metrics.region_similarity(still[0][:1] < 0.5, alone[0][:1] < 0.5).item() > 0.5
+
+
+def test_ridge_and_odds_agree_with_their_definitions():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(200, 5, generator=generator)
+    labels = (torch.rand(200, generator=generator) < 0.2).float()
+    weight = labels / labels.sum() + (1 - labels) / (1 - labels).sum()
+    start = torch.randn(5, generator=generator)
+    found = ridge(class_moments(inputs, labels), 0.3, start).requires_grad_()
+    error = (weight * (inputs @ found - (2 * labels - 1)).square()).sum() + 0.3 * (
+        found - start
+    ).square().sum()
+    (slope,) = torch.autograd.grad(error, found)
+    torch.testing.assert_close(slope, torch.zeros(5), atol=1e-4, rtol=0)
+    odds = log_odds(inputs.T, labels, 0.0)
+    inside, outside = (inputs[labels == kind].double() for kind in (1, 0))
+    scatter = (inside.T.cov(correction=0) * len(inside) + outside.T.cov(correction=0) * len(outside)) / 200
+    normal = [torch.distributions.MultivariateNormal(part.mean(dim=0), scatter) for part in (inside, outside)]
+    expected = normal[0].log_prob(inputs.double()) - normal[1].log_prob(inputs.double())
+    torch.testing.assert_close(odds.double(), expected + labels.mean().double().logit(), atol=1e-3, rtol=1e-3)
+
+
+def test_slots_follow_components_and_wait_for_them():
+    slots, near, far = ObjectSlots(2), torch.zeros(40, 40), torch.zeros(40, 40)
+    near[2:12, 2:12] = far[25:35, 25:35] = 1.0
+    assert slots.update(near)[1, 5, 5] == 1
+    assert slots.update(near + far)[2, 30, 30] == 1
+    assert slots.update(far)[1].sum() == 0
+    both = slots.update(near.roll(2, 1) + far.roll(2, 0))
+    assert both[1, 5, 8] == 1 and both[2, 32, 30] == 1
+
+
+def test_predict_takes_it_for_videos(tmp_path, capsys):
+    frames, _ = clip_of_a_square(4)
+    write_video(tmp_path / "clip.mp4", frames)
+    assert main(["predict", str(tmp_path / "clip.mp4"), "--out", str(tmp_path / "out")]) == 0
+    assert "frames are independent" not in capsys.readouterr().out
+    with Image.open(tmp_path / "out" / "clip-masks" / "000003.png") as masks:
+        assert masks.size == (WIDTH, HEIGHT)
+    assert (tmp_path / "out" / "clip-tracks.txt").is_file()
+    with pytest.raises(ValueError, match="oh.predict_video"):
+        oh.predict("video", frames[0])
+    with pytest.raises(ValueError, match="1 frame"):
+        fit_head([clip_of([read_frame(oh.load("video"), frames[0])])])
