@@ -7,7 +7,7 @@ the masks are averaged along the flow, refined by colour and filtered to edges (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ COLOURS = 1.0
 """Weight of colours in finished masks."""
 
 
+@runtime_checkable
 class Adaptive(Protocol):
     """The part of `models.moving_objects.MovingObjects` that is used here."""
 

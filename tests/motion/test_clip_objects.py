@@ -26,7 +26,7 @@ def clip_of_a_square(frames: int = 12, stops_at: int = 6) -> tuple[np.ndarray, t
     square = 128 + textured(SIDE, SIDE, 2) // 2
     pictures, truth = [], torch.zeros(frames, HEIGHT, WIDTH, dtype=torch.bool)
     for now in range(frames):
-        left = 40 + 3 * min(now, stops_at) - now * (now < stops_at) - max(0, now - stops_at)
+        left = 40 + 2 * min(now, stops_at) - max(0, now - stops_at)  # the background moves by -1
         picture = wide[:, now : now + WIDTH].copy()
         picture[40 : 40 + SIDE, left : left + SIDE] = square
         pictures.append(picture)
