@@ -102,7 +102,9 @@ def finished(
         large = large + motion
     if not (large > 0).any():  # nothing for colours to learn from
         return large.sigmoid()
-    return motion_masks.finished(large.sigmoid()[:, None], clip.fields.flow, clip.images, colours)
+    flow = clip.fields.flow
+    both = large.sigmoid()[:, None].expand(-1, flow.shape[1], -1, -1)  # directions of equal masks
+    return motion_masks.finished(both, flow, clip.images, colours)
 
 
 def motion_score(

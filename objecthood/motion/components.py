@@ -89,7 +89,7 @@ class ObjectSlots:
         """The mask divided between slots: a pixel belongs to the nearest component."""
         slots = torch.zeros(self.number + 1, *mask.shape)
         if slot_of:
-            nearest = ndimage.distance_transform_edt(labels == 0, False, True)
+            nearest = ndimage.distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
             owner = labels[tuple(nearest)]
             for label, slot in slot_of.items():
                 slots[slot] = mask * torch.from_numpy(owner == label)
