@@ -26,6 +26,7 @@ from PIL import Image
 from places import ROOT
 from published_sets import COUNTS, write_clevr, write_clevrtex, write_records
 from safetensors.torch import save_file
+from videos import some_frames, write_video
 
 import objecthood as oh
 from objecthood.cli.commands import COMMANDS
@@ -114,7 +115,13 @@ def moving_weights(folder: Path) -> None:
     oh.train(recipe, folder / "runs" / "moving")
 
 
+def short_clip(folder: Path) -> None:
+    """What docs/methods/moving-objects.md reads."""
+    write_video(folder / "clip.mp4", some_frames(3))
+
+
 PREPARED = {
+    "docs/methods/moving-objects.md": short_clip,
     "docs/methods/video.md": moving_weights,
     "docs/data.md": published_files,
     "docs/migrating.md": foreign_weights,
