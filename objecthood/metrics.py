@@ -237,7 +237,8 @@ def boundary_similarity(
     height, width = true_masks.shape[1:]
     radius = math.ceil(tolerance * math.hypot(height, width))
     pairs = zip(true_masks > 0, predicted_masks > 0, strict=True)
-    return torch.tensor([_boundary_f(*map(_boundary, pair), radius) for pair in pairs], dtype=torch.float64)
+    values = [_boundary_f(_boundary(true), _boundary(found), radius) for true, found in pairs]
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _boundary(mask: Tensor) -> Tensor:

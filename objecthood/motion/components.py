@@ -1,7 +1,8 @@
 """Objects of a stream of masks: connected components that keep their slot from frame to frame.
 
 A component takes the slot of the earlier object that it overlaps most, moved by that object's last step. An
-object that disappears keeps its slot for `MEMORY` frames. Objects that touch become one, the larger.
+object that disappears keeps its slot for `MEMORY` frames. Parts close to each other are one object, as a post
+may divide it; objects that touch become one, the larger.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor
 
 SMALLEST = 0.001
 """Share of the frame below which a component is background."""
+GAP = 0.03
+"""Half the largest distance between parts of one object, in shorter sides of the frame."""
 MEMORY = 12
 """Frames for which a slot waits for its object, half a second at 24 frames per second."""
 
@@ -47,7 +50,10 @@ class ObjectSlots:
 
     def update(self, mask: Float[Tensor, "rows columns"]) -> Float[Tensor, "slots rows columns"]:
         """Masks of the background (slot 0) and of every object in the next frame, which sum to 1."""
-        labels, count = ndimage.label((mask > 0.5).numpy())
+        found = (mask > 0.5).numpy()
+        reach = max(round(GAP * min(mask.shape)), 1)
+        labels, count = ndimage.label(ndimage.binary_dilation(found, iterations=reach))
+        labels *= found
         areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
         order = np.argsort(-areas, kind="stable")
         large = [int(place) + 1 for place in order if areas[place] >= SMALLEST * mask.numel()]
