@@ -187,6 +187,11 @@ def evaluate(arguments: list[str]) -> int:
     model = load_model(options.weights, named)
     # Weights of a custom recipe hold its numbers; the Python file only gives its class.
     recipe = named if named and type(model.recipe) in TASKS.values() else model.recipe
+    if recipe is None:
+        raise UsageError(
+            f"{options.weights} cannot be evaluated: no recipe names its test scenes; use weights of "
+            "`objecthood list weights`"
+        )
     if options.data_path and not hasattr(recipe, "data_path"):
         raise UsageError(f"{recipe.name} has no --data-path (={options.data_path}); omit it")
     if options.floors and options.skip_floors:
