@@ -50,7 +50,7 @@ def list_names(arguments: list[str]) -> int:
     """List recipes or pretrained weights: [recipes | weights].
 
     Recipes are listed with data, image size, training steps and expected score; bundled weights with recipe,
-    seed, test scores, licence and file size.
+    seed, test scores, licence and file size; photos and video, which no recipe trains, come first.
     """
     options = parse(ListOptions, arguments, "list", inspect.getdoc(list_names) or "")
     kinds = {"recipes": _list_recipes, "weights": _list_weights}
@@ -73,7 +73,7 @@ def show(arguments: list[str]) -> int:
     """
     options = parse(ShowOptions, arguments, "show", inspect.getdoc(show) or "")
     what, path = options.what, Path(options.what)
-    from objecthood.hub.pretrained import PRETRAINED
+    from objecthood.hub.pretrained import PRETRAINED, UNTRAINED
 
     if options.data_path and not options.costs:
         raise UsageError("--data-path needs --costs; add --costs")
@@ -81,6 +81,8 @@ def show(arguments: list[str]) -> int:
         facts: dict[str, Any] = _with_costs(find_recipe(what), options.data_path)
     elif what in PRETRAINED and not options.recipe:
         facts = {"name": what, **PRETRAINED[what].facts}
+    elif what in UNTRAINED and not path.exists():
+        facts = {"name": what, "description": UNTRAINED[what], "licence": "Apache-2.0"}
     elif path.is_dir():
         facts = {"recipe": read_json(path / "recipe.json")}
         if (path / "result.json").exists():
@@ -131,7 +133,7 @@ def _list_recipes() -> None:
 def _list_weights() -> None:
     from rich.table import Table
 
-    from objecthood.hub.pretrained import PRETRAINED
+    from objecthood.hub.pretrained import PRETRAINED, UNTRAINED
     from objecthood.recipes.score_names import title
 
     table = Table(box=None, pad_edge=False)
@@ -139,6 +141,8 @@ def _list_weights() -> None:
         table.add_column(
             heading, justify="right" if heading in ("seed", "bytes") else "left", overflow="fold"
         )
+    for name, what in UNTRAINED.items():
+        table.add_row(name, "-", "-", what, "Apache-2.0", "-")
     for name, one in PRETRAINED.items():
         scores = ", ".join(f"{title(key)} {value:.3f}" for key, value in one.scores.items())
         facts = one.facts

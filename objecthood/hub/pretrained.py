@@ -24,8 +24,11 @@ if typing.TYPE_CHECKING:
     from objecthood.recipes import Recipe
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-UNTRAINED = ("photos", "video")
-"""Models by name that no recipe trains, and so without a weight file of their own."""
+UNTRAINED = {
+    "photos": "objects in photographs: frozen features of EfficientNet-lite0, divided by normalised cuts",
+    "video": "objects in real video, moving or not: the same features, a head adapted to each clip, motion",
+}
+"""Models by name that no recipe trains, and so without a weight file of their own, and what they do."""
 DEFAULT = "clevr"
 """Default weights of `predict`."""
 
