@@ -5,7 +5,7 @@
 
 Writes results/davis.json: J and F of every sequence at full size, of the model `video` and of baselines with
 the same finishing steps. No step sees labels but the last, which scores. `--release` writes the head of all
-sequences to objecthood/weights/video-head.safetensors. `--cache` keeps features and flow.
+sequences to objecthood/weights/video-head.safetensors.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from objecthood.motion.clip_objects import (
     motion_score,
     read_frame,
 )
-from objecthood.motion.fields import SequenceFields
 from objecthood.nn.objectness import ObjectnessHead
 from objecthood.recipes.moving_objects import fit_head, save_head
 from objecthood.runtime.environment import describe
@@ -59,13 +58,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("davis", type=Path, help="a copy of DAVIS-2016")
-    parser.add_argument("--cache", type=Path, help="a folder for features and flow of all sequences")
     parser.add_argument("--release", action="store_true", help="write the head of all sequences")
     arguments = parser.parse_args()
     wall, cpu = time.perf_counter(), time.process_time()
     davis = Davis2016(arguments.davis)
     model = MovingObjects(ObjectnessHead(304))
-    clips = {name: read(davis, model, name, arguments.cache) for name in davis.sequences}
+    clips = {name: read(davis, model, name) for name in davis.sequences}
     if arguments.release:
         save_head(fit_head(clips.values()), ROOT / "objecthood" / "weights" / "video-head.safetensors")
     sequences: dict[str, dict[str, dict[str, float]]] = {}
@@ -84,20 +82,9 @@ def main() -> None:
     write(dict(sorted(sequences.items())), held_out, cost)
 
 
-def read(davis: Davis2016, model: MovingObjects, name: str, cache: Path | None) -> Clip:
-    """Motion, images and features of a sequence, from the cache if it holds them."""
-    file = cache / f"{name}.pt" if cache else None
-    if file and file.exists():
-        held = torch.load(file)
-        fields = SequenceFields(*(part.float() for part in held["fields"]))
-        return Clip(fields, held["images"].float(), held["features"])
-    clip = clip_of([read_frame(model, frame) for frame in davis.frames(name)])
-    assert clip.fields is not None  # sequences of DAVIS have many frames
-    if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        half = tuple(part.half() for part in clip.fields)
-        torch.save({"fields": half, "images": clip.images.half(), "features": clip.features}, file)
-    return clip
+def read(davis: Davis2016, model: MovingObjects, name: str) -> Clip:
+    """Motion, images and features of a sequence."""
+    return clip_of([read_frame(model, frame) for frame in davis.frames(name)])
 
 
 def methods(model: MovingObjects, clip: Clip) -> dict[str, Tensor]:

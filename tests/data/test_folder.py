@@ -114,10 +114,10 @@ def test_small_folders_reuse_their_last_images(tmp_path, count):
 
 
 def test_reused_images_are_the_last(few, monkeypatch):
-    monkeypatch.setattr(module, "split_of", lambda relative: "train")
+    monkeypatch.setattr(module, "split_number", lambda relative: SPLITS.index("train"))
     assert [path.name for path in Folder(few, 4, "test").paths] == ["2.png"]
     assert [path.name for path in Folder(few, 4, "train").paths] == ["0.png", "1.png", "2.png"]
-    monkeypatch.setattr(module, "split_of", lambda relative: "test")
+    monkeypatch.setattr(module, "split_number", lambda relative: SPLITS.index("test"))
     assert [path.name for path in Folder(few, 4, "train").paths] == ["0.png", "1.png", "2.png"]
 
 

@@ -62,4 +62,4 @@ def test_the_protocol_says_what_is_held_out():
     assert "images of the COCO file (at most; 5 % of it by a hash of their names) held out" in coco.protocol
     assert "objects" not in replace(coco, data="clevrtex").protocol.split(" held out")[0]
     assert "clevr scenes of 0 to 10 objects held out" in replace(coco, data="clevr").protocol
-    assert "of a folder too small for that, images of training" in replace(coco, data="folder").protocol
+    assert "where they are too few for that, images of training" in replace(coco, data="folder").protocol

@@ -217,8 +217,9 @@ def mean_and_error(values: Tensor) -> Score:
     """Mean of the values that are not nan, and its standard error.
 
     Example:
-        >>> mean_and_error(torch.tensor([1.0, 2.0, 3.0, float("nan")]).double())
-        Score(mean=2.0, error=0.5773502691896257, defined=3)
+        >>> found = mean_and_error(torch.tensor([1.0, 2.0, 3.0, float("nan")]).double())
+        >>> found.mean, round(found.error, 6), found.defined
+        (2.0, 0.57735, 3)
     """
     defined = values[~values.isnan()].numpy()
     if not len(defined):
