@@ -211,63 +211,6 @@ def sequence_region_similarity(
     return scored.mean().item()
 
 
-def boundary_similarity(
-    true_masks: Shaped[Tensor, "frames height width"],
-    predicted_masks: Shaped[Tensor, "frames height width"],
-    tolerance: float = 0.008,
-) -> Float[Tensor, " frames"]:
-    """F: harmonic mean of precision and recall of the boundary of the foreground, in [0, 1].
-
-    A boundary pixel is matched if a boundary pixel of the other mask is within `tolerance` image diagonals,
-    rounded up to pixels. An empty boundary has precision (or recall) 1; two empty boundaries give 1.
-
-    Perazzi et al. 2016 (DAVIS), with the approximation by dilation of the toolkit of DAVIS-2016. Masks as in
-    `region_similarity`, which a data set's protocol goes with.
-
-    Raises:
-        ValueError: the shapes differ, or masks are floating-point.
-
-    Example:
-        >>> true = torch.zeros(1, 40, 40, dtype=torch.bool)
-        >>> true[:, 10:20, 10:20] = True
-        >>> [boundary_similarity(true, true.roll(step, 2)).item() for step in (1, 20)]
-        [1.0, 0.0]
-    """
-    region_similarity(true_masks, predicted_masks)  # refuses other shapes and kinds
-    height, width = true_masks.shape[1:]
-    radius = math.ceil(tolerance * math.hypot(height, width))
-    pairs = zip(true_masks > 0, predicted_masks > 0, strict=True)
-    values = [_boundary_f(_boundary(true), _boundary(found), radius) for true, found in pairs]
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def _boundary(mask: Tensor) -> Tensor:
-    """Pixels that differ from the one on the right, below, or both."""
-    padded = torch.nn.functional.pad(mask.float()[None], (0, 1, 0, 1), mode="replicate")[0] > 0
-    here = padded[:-1, :-1]
-    return (here != padded[:-1, 1:]) | (here != padded[1:, :-1]) | (here != padded[1:, 1:])
-
-
-def _boundary_f(true: Tensor, predicted: Tensor, radius: int) -> float:
-    """F of two boundaries."""
-    if not true.any() or not predicted.any():
-        return float(true.any() == predicted.any())
-    precision = _dilated(true, radius)[predicted].double().mean().item()
-    recall = _dilated(predicted, radius)[true].double().mean().item()
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def _dilated(mask: Tensor, radius: int) -> Tensor:
-    """Pixels within `radius` of a mask: the union of shifted rows, each widened to its chord of the disc."""
-    found = torch.zeros_like(mask)
-    for down in range(-radius, radius + 1):
-        chord = math.isqrt(radius**2 - down**2)
-        wide = torch.nn.functional.max_pool1d(mask.float(), 2 * chord + 1, 1, chord) > 0
-        if abs(down) < len(mask):
-            found[max(down, 0) : len(mask) + min(down, 0)] |= wide[max(-down, 0) : len(mask) - max(down, 0)]
-    return found
-
-
 def clip_labels(masks: Tensor) -> Int[Tensor, "batch time height width"]:
     """Label maps of clips unchanged; soft masks [batch, time, slots, height, width] as argmax over slots."""
     return largest(masks, dim=2) if masks.ndim == 5 else masks

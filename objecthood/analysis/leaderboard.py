@@ -30,10 +30,7 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "tetrominoes": ("tetrominoes", {}),
     "sprites": ("sprites", {}),
     "sprites-coloured": ("sprites", {"background": "coloured"}),
-    **{
-        f"texture-{level}": ("sprites", {"data": "texture", "texture_level": level})
-        for level in get_args(Level)
-    },
+    **{f"texture-{level}": ("sprites", {"data": f"texture-{level}"}) for level in get_args(Level)},
 }
 """Recipe and its fields by name of the scenes; all are generated."""
 COLUMNS = {"cpu": "equal CPU seconds", "steps": "equal steps"}

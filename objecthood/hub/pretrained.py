@@ -148,11 +148,14 @@ def load(source: str | Path, recipe: Recipe | None = None) -> nn.Module:
         >>> model.num_slots, model.recipe.data
         (6, 'sprites')
     """
-    if source in UNTRAINED:
-        from objecthood.recipes.moving_objects import video
+    if source == "photos":
         from objecthood.recipes.photos import photos
 
-        return photos() if source == "photos" else video()
+        return photos()
+    if source == "video":
+        from objecthood.recipes.moving_objects import video
+
+        return video()
     from objecthood import checkpoint
 
     return checkpoint.load(resolve(source), recipe)

@@ -171,7 +171,7 @@ def _predict_into(
                 rows, columns = placement.shown(model.image_size)
                 scale = placement.box[3] / columns, placement.box[2] / rows
                 seconds = source.seconds(done)
-                writer.write(draw(frame, labels, tracks, scale), seconds)
+                writer.write(draw(frame, labels, tracks, scale, int(model.clips)), seconds)
                 table.add(tracks, scale, rows * columns, seconds)
                 boxes.writelines(mot_lines(labels, done + 1, int(tracks.area.argmax())))
                 done += 1
@@ -297,10 +297,11 @@ def draw(
     labels: Int16[Tensor, "height width"],
     tracks: Tracks,
     scale: tuple[float, float],
+    first_slot: int = 0,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The frame with its overlay, arrows and dots."""
+    """The frame with its overlay, arrows and dots; slots before `first_slot` are not tinted."""
     image = torch.from_numpy(frame).permute(2, 0, 1).float().div_(255)
-    tinted: Image.Image = figures.overlay_one(image, labels.long(), 0.5)
+    tinted: Image.Image = figures.overlay_one(image, labels.where(labels >= first_slot, -1).long(), 0.5)
     mark_motion(tinted, tracks, scale)
     return np.asarray(tinted)
 

@@ -71,7 +71,7 @@ class MultiHeadSlotAttention(SlotAttention):
         mask: Bool[Tensor, "batch inputs"] | None = None,
     ) -> tuple[Float[Tensor, "batch slots slot_dim"], Float[Tensor, "batch slots inputs"]]:
         """As `SlotAttention.step`; the attention is the mean over heads."""
-        logits = self.head_logits(slots, inputs)
+        logits = self.logits(slots, inputs)
         logits = logits if bias is None else logits + bias[:, :, None]
         # Heads are folded into the batch.
         attention = self.compete(
@@ -85,7 +85,7 @@ class MultiHeadSlotAttention(SlotAttention):
         attention = attention.unflatten(0, (-1, self.num_heads)).mean(dim=1)
         return self.update(slots, self._apply_layer(self.project_output, updates)), attention
 
-    def head_logits(
+    def logits(
         self,
         slots: Float[Tensor, "batch slots slot_dim"],
         inputs: Float[Tensor, "batch inputs input_dim"],
@@ -97,29 +97,13 @@ class MultiHeadSlotAttention(SlotAttention):
         queries = torch.einsum("bshd,hdi->bshi", queries, keys)
         return torch.einsum("bshi,bni->bshn", queries, inputs.to(queries.dtype))
 
-    @torch.no_grad()
-    def resemblance(
+    def attention_of(
         self,
-        slots: Float[Tensor, "batch slots slot_dim"],
-        inputs: Float[Tensor, "batch inputs input_dim"],
+        logits: Float[Tensor, "batch slots heads inputs"],
+        bias: Float[Tensor, "batch slots inputs"] | None = None,
     ) -> Float[Tensor, "batch slots inputs"]:
-        """Content-only attention, the mean over heads."""
-        return self.head_logits(slots, inputs).softmax(dim=1).mean(dim=2)
-
-    @torch.no_grad()
-    def early_bias(
-        self,
-        slots: Float[Tensor, "batch slots slot_dim"],
-        inputs: Float[Tensor, "batch inputs input_dim"],
-        bias: Float[Tensor, "batch slots inputs"] | None,
-    ) -> Float[Tensor, "batch slots inputs"]:
-        """As `SlotAttention.early_bias`, with attention averaged over heads."""
-        assert self.attention_bias is not None
-        content = self.resemblance(slots, inputs)
-        if bias is None:
-            return self.attention_bias(content, content)
-        biased = self.head_logits(slots, inputs) + bias[:, :, None]
-        return self.attention_bias(biased.softmax(dim=1).mean(dim=2), content)
+        """As `SlotAttention.attention_of`, the mean over heads."""
+        return (logits if bias is None else logits + bias[:, :, None]).softmax(dim=1).mean(dim=2)
 
 
 def _repeat(mask: Tensor | None, num_heads: int) -> Tensor | None:

@@ -302,8 +302,8 @@ class SlotAttention(SlotModule):
         slots: Float[Tensor, "batch slots slot_dim"],
         inputs: Float[Tensor, "batch inputs input_dim"],
     ) -> Float[Tensor, "batch slots inputs"]:
-        """Content-only attention: the softmax of the logits without the bias."""
-        return self.logits(slots, inputs).softmax(dim=1)
+        """Content-only attention: that of the logits without the bias."""
+        return self.attention_of(self.logits(slots, inputs))
 
     @torch.no_grad()
     def early_bias(
@@ -315,8 +315,16 @@ class SlotAttention(SlotModule):
         """The bias of an iteration over `slots`; `bias` is that of the previous iteration."""
         assert self.attention_bias is not None
         logits = self.logits(slots, inputs)
-        content = logits.softmax(dim=1)
-        return self.attention_bias(content if bias is None else (logits + bias).softmax(dim=1), content)
+        content = self.attention_of(logits)
+        return self.attention_bias(content if bias is None else self.attention_of(logits, bias), content)
+
+    def attention_of(
+        self,
+        logits: Float[Tensor, "batch slots inputs"],
+        bias: Float[Tensor, "batch slots inputs"] | None = None,
+    ) -> Float[Tensor, "batch slots inputs"]:
+        """The softmax over slots of the logits, with the bias if there is one."""
+        return (logits if bias is None else logits + bias).softmax(dim=1)
 
 
 def keras_gru(dim: int) -> nn.GRUCell:

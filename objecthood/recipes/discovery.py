@@ -10,7 +10,7 @@ masks, spatial bias, duplicate suppression, restarts) and are not the paper's me
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from objecthood import losses, metrics
 from objecthood.data.generated.sprites import Background
-from objecthood.data.generated.texture import Level
 from objecthood.data.randomness import restart_noise
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.models import autoencoder
@@ -37,17 +36,16 @@ class Discovery(Recipe):
     """The paper's model and training on one of the data sets below."""
 
     data: str
-    """"tetrominoes", "sprites" or "texture" (generated), or, from `data_path`, "folder" (images), "shards"
-    (images in tar files), "clevr-like" (rendered), "multi-object" (converted), "clevr", "clevrtex" or "coco"
-    ("coco-stored" or "coco-upright" for images with an EXIF orientation: which pixels are annotated)."""
+    """"tetrominoes", "sprites" or "texture-LEVEL" (generated), or, from `data_path`, "folder" (images),
+    "shards" (images in tar files), "clevr-like" (rendered), "multi-object" (converted), "clevr", "clevrtex"
+    or "coco" ("coco-stored" or "coco-upright" for images with an EXIF orientation: which pixels are
+    annotated)."""
     data_path: str = ""
     min_objects: int = 0
     """Scenes with fewer objects are excluded, if the data gives their number."""
     max_objects: int = 10
     background: Background = "grey"
     """Background of sprites: "grey" or "coloured"."""
-    texture_level: Level = "patterned"
-    """Level of texture scenes: "solid", "tinted", "patterned", "oriented", "shifted" or "hidden"."""
     resolution: int
     slot_module: str = "slot-attention"
     """Slot module, one of `nn.SLOT_MODULES`."""
@@ -59,10 +57,7 @@ class Discovery(Recipe):
 
     main_score = "fg_ari"
     minimums = Recipe.minimums | {"resolution": 8, "num_slots": 1, "test_iterations": 1, "restarts": 1}
-    choices: ClassVar[dict[str, Any]] = {
-        "slot_module": SLOT_MODULES,
-        "texture_level": get_args(Level),
-    }
+    choices: ClassVar[dict[str, Any]] = {"slot_module": SLOT_MODULES}
 
     def build_model(self) -> SlotAutoencoder:
         if self.resolution == 128:
@@ -225,6 +220,7 @@ class Unmodified(LowResolutionWarmup):
     values of the encoder with which features depend on content as much as on position."""
 
     muon_momentum: float = 0.9
+    """Muon's momentum; other recipes have its default, 0.95, with which this model learns far more slowly."""
     encoder_gain: float = 2**0.5
     """Factor of the start values of the encoder's convolutions; 1: the paper's, of Glorot; the square root of
     2: those of He et al. 2015 (arXiv 1502.01852), which keep the variance through ReLU."""

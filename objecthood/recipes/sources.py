@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -36,7 +36,6 @@ class Source:
     resolution: int
     background: Background
     objects: tuple[int, int]
-    texture_level: Level = "patterned"
     overlaps: Overlaps = "front"
 
 
@@ -50,7 +49,6 @@ def source_of(recipe: Any, split: str) -> Source:
         resolution=recipe.resolution,
         background=getattr(recipe, "background", "grey"),
         objects=(getattr(recipe, "min_objects", 0), getattr(recipe, "max_objects", 10)),
-        texture_level=getattr(recipe, "texture_level", "patterned"),
         overlaps=getattr(recipe, "overlaps", "front"),
     )
 
@@ -76,8 +74,6 @@ def describe_scenes(recipe: Any) -> str:
         return "images without masks (at most; 5 % of them by a hash of their names)"
     if data == "sprites":
         return f"generated sprites scenes ({source.background} background)"
-    if data == "texture":
-        return f"generated texture scenes (level {source.texture_level})"
     if data in MADE_HERE:
         return f"generated {data} scenes"
     if data == "clevrtex":  # not filtered by number
@@ -110,6 +106,10 @@ def _generated(make: Callable[[Source], Dataset]) -> Callable[[Source], Dataset]
     return lambda source: Untouched(make(source)) if source.split == "test" else make(source)
 
 
+def _texture(level: Level) -> Callable[[Source], Dataset]:
+    return _generated(lambda source: Texture(source.split, source.seed, level, source.resolution))
+
+
 def _coco(orientation: Orientation | None) -> Callable[[Source], Dataset]:
     return lambda source: Coco(
         Path(source.path) / "images",
@@ -131,7 +131,7 @@ SQUASHED = ("clevr",)
 MADE_HERE: dict[str, Callable[[Source], Dataset]] = {
     "tetrominoes": _generated(lambda s: Tetrominoes(s.split, s.seed)),
     "sprites": _generated(lambda s: Sprites(s.split, s.seed, s.background, s.resolution)),
-    "texture": _generated(lambda s: Texture(s.split, s.seed, s.texture_level, s.resolution)),
+    **{f"texture-{level}": _texture(level) for level in get_args(Level)},
 }
 READ_FROM_FILES: dict[str, Callable[[Source], Dataset]] = {
     "folder": lambda s: Folder(s.path, s.resolution, s.split, skip_bad=True),

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from objecthood import metrics
+from objecthood.analysis.protocols.boundaries import boundary_f
 from objecthood.data.published.davis import Davis2016, folds
 from objecthood.models.moving_objects import MovingObjects
 from objecthood.motion import masks as motion_masks
@@ -109,7 +110,7 @@ def scores(truth: Tensor, masks: Tensor) -> dict[str, float]:
     """J without and with the ends of the sequence, and F without."""
     found = torch.stack([enlarged(mask, truth.shape[1:]) > 0.5 for mask in masks])
     region = metrics.region_similarity(truth, found)
-    boundary = metrics.boundary_similarity(truth[1:-1], found[1:-1])
+    boundary = boundary_f(truth[1:-1], found[1:-1])
     return {"J": region[1:-1].mean().item(), "J_all": region.mean().item(), "F": boundary.mean().item()}
 
 

@@ -2,8 +2,8 @@
 
     python runs/experiments/texture_floors.py
 
-320 test scenes a level, those of the recipe `sprites` with `--data texture`. k-means and untrained models
-have the seeds 0, 1 and 2; the other baselines have no seed.
+320 test scenes a level, those of the recipe `sprites` with `--data texture-LEVEL`. k-means and untrained
+models have the seeds 0, 1 and 2; the other baselines have no seed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from objecthood.runtime.environment import describe
 
 TARGET = Path(__file__).resolve().parents[2] / "results" / "texture-floors.json"
 SEEDS = (0, 1, 2)
-BASE = dataclasses.replace(oh.RECIPES["sprites"], data="texture", restarts=1)
+BASE = dataclasses.replace(oh.RECIPES["sprites"], data="texture-patterned", restarts=1)
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     levels: dict[str, Any] = {}
     for level in get_args(Level):
         began = time.process_time()
-        recipe = dataclasses.replace(BASE, texture_level=level)
+        recipe = dataclasses.replace(BASE, data=f"texture-{level}")
         runs = []
         for seed in SEEDS:
             seeded = dataclasses.replace(recipe, seed=seed)
@@ -44,12 +44,11 @@ def main() -> None:
         levels[level]["cpu_seconds"] = round(time.process_time() - began, 1)
         means = {floor: round(levels[level][floor]["fg_ari"]["mean"], 3) for floor in runs[0]}
         print(level, means, flush=True)
-    protocol = dataclasses.replace(BASE, texture_level="patterned").protocol
     facts = {
         "levels": levels,
         "recipe": BASE.to_dict(),
         "seeds": SEEDS,
-        "protocol": protocol.replace(" (level patterned)", " of each level")
+        "protocol": BASE.protocol.replace("texture-patterned scenes", "texture scenes of each level")
         + "; k-means of `num_slots` clusters (position: coordinates in [0, 1] beside the colours) and "
         "untrained models: mean over seeds",
         "machine": describe(),

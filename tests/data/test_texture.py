@@ -149,7 +149,7 @@ def test_a_finer_image_shows_the_same_scene():
 
 @pytest.mark.parametrize("level", COLOURLESS)
 def test_no_baseline_finds_what_colours_do_not_show(level):
-    recipe = replace(RECIPES["sprites"], data="texture", texture_level=level)
+    recipe = replace(RECIPES["sprites"], data=f"texture-{level}")
     found = of_labels(recipe, num_scenes=32)
     assert len(found) == 4 and all(abs(scores["fg_ari"]) < 0.1 for scores in found.values()), found
 

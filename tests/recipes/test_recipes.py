@@ -57,7 +57,7 @@ def test_settings_go_through_json(recipe):
 
 @ALL
 def test_settings_are_few_and_flat(recipe):
-    assert len(dataclasses.fields(recipe)) <= 36
+    assert len(dataclasses.fields(recipe)) <= 35
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.steps = 1
 
