@@ -125,6 +125,17 @@ def unmodified() -> str:
     return as_table(head, rows)
 
 
+def position_share() -> str:
+    """How much of the untrained encoder's features is position, in a sentence."""
+    found = read("position-share.json")
+    glorot, he = (100 * statistics.mean(found["share"]["35"][name]) for name in ("glorot", "he"))
+    return (
+        f"Position makes up {glorot:.0f} % of the variance of the untrained encoder's features with the "
+        f"paper's start values, and {he:.0f} % with those of He (mean of {len(found['seeds'])} seeds, commit "
+        f"{found['machine']['commit']}).\n"
+    )
+
+
 _PHOTO_SCORES = ("fg_ari", "mbo_i", "mbo_c")
 
 
@@ -368,7 +379,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "photos": weights_page.photographs,
     },
     ROOT / "docs" / "methods" / "autoencoder.md": {"scores": summary},
-    ROOT / "docs" / "methods" / "unmodified.md": {"seeds": unmodified},
+    ROOT / "docs" / "methods" / "unmodified.md": {"seeds": unmodified, "share": position_share},
     ROOT / "docs" / "methods" / "photographs.md": {"photos": weights_page.photographs},
     ROOT / "docs" / "methods" / "set-prediction.md": set_page.blocks(),
     ROOT / "docs" / "speed.md": speed_page.blocks(),
