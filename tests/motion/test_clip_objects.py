@@ -5,11 +5,14 @@ import pytest
 import torch
 from PIL import Image
 from published_sets import textured
+from scipy import ndimage
 from videos import write_video
 
 import objecthood as oh
 from objecthood import metrics
 from objecthood.cli.main import main
+from objecthood.data.io.video_file import VideoFile
+from objecthood.inference import clip_frames
 from objecthood.inference.clip_frames import object_masks
 from objecthood.motion.clip_objects import clip_masks, clip_of, motion_score, read_frame
 from objecthood.motion.components import ObjectSlots
@@ -61,6 +64,22 @@ def test_windows_keep_the_slots(model):
     main_slot = [labels[labels > 0].mode().values.item() for labels in parts.argmax(dim=1)]
     assert len(set(main_slot)) == 1
     assert metrics.region_similarity(whole[:, 0] < 0.5, parts[:, 0] < 0.5).mean() > 0.7
+
+
+def test_slots_persist_over_windows(model, monkeypatch):
+    """The larger object of a frame would be slot 1 without what earlier windows know."""
+
+    def drawn(_, clip, start):
+        masks = torch.zeros(len(clip.images), *clip.images.shape[2:])
+        for mask, image in zip(masks, clip.images, strict=True):
+            early = image.mean() < 0.25  # brightness tells the frame
+            mask[8:20, 4 : 24 if early else 12] = mask[30:44, 50 : 58 if early else 74] = 1.0
+        return masks, model.head.weight
+
+    monkeypatch.setattr(clip_frames, "clip_masks", drawn)
+    frames = np.stack([np.full((HEIGHT, WIDTH, 3), 10 * number, np.uint8) for number in range(12)])
+    masks = list(object_masks(model, frames, length=4, margin=1))
+    assert {(mask[1, 10, 6].item(), mask[2, 36, 54].item()) for mask in masks} == {(1.0, 1.0)}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +136,9 @@ def test_predict_takes_it_for_videos(tmp_path, capsys):
     assert "frames are independent" not in capsys.readouterr().out
     with Image.open(tmp_path / "out" / "clip-masks" / "000003.png") as masks:
         assert masks.size == (WIDTH, HEIGHT)
+        background = ndimage.binary_erosion(np.asarray(masks) == 0, iterations=4)
+    *_, overlay = VideoFile(tmp_path / "out" / "clip-overlay.mp4")
+    assert background.any() and np.abs(overlay.astype(int) - frames[3])[background].mean() < 15, "no tint"
     assert (tmp_path / "out" / "clip-tracks.txt").is_file()
     with pytest.raises(ValueError, match="oh.predict_video"):
         oh.predict("video", frames[0])
