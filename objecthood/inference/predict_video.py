@@ -79,7 +79,8 @@ def predict_video(
     and a summary of each slot) and `NAME-tracks.txt` (boxes in the text format of MOTChallenge: frame and
     slot from 1, left, top, width, height in pixels, 1, -1, -1, -1; without the background). An image model
     predicts frames independently, so its slots may switch objects. A motion model (`motion-grouping`) has two
-    slots, static and moving; `video` one for the background and one for each object. Sound is dropped.
+    slots, static and moving; `video` one for the background, which is not tinted, and one for each object.
+    Sound is dropped.
 
     Args:
         model: a discovery model, or a name ("video"), file or run folder for `oh.load`.

@@ -28,7 +28,7 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> list[floa
     return [left, top, right, top, right, bottom, left, bottom]
 
 
-def thing(number: int, segmentation, image: int = 1, category: int = 7, crowd: int = 0) -> dict:
+def entry(number: int, segmentation, image: int = 1, category: int = 7, crowd: int = 0) -> dict:
     return {
         "id": number,
         "image_id": image,
@@ -55,7 +55,7 @@ def write(folder: Path, annotations: list[dict], pictures: int = 1) -> tuple[Pat
 def test_smaller_objects_lie_in_front_whatever_their_order(tmp_path):
     large, small = [rectangle(0, 0, 20, 20)], [rectangle(5, 5, 10, 10)]
     for shapes, inner, outer in (([large, small], 2, 1), ([small, large], 1, 2)):
-        labels = Coco(*write(tmp_path, [thing(i, s) for i, s in enumerate(shapes)])).label_map(0)
+        labels = Coco(*write(tmp_path, [entry(i, s) for i, s in enumerate(shapes)])).label_map(0)
         assert labels[7, 7] == inner
         assert labels[15, 15] == outer
         assert labels[7, 25] == 0
@@ -63,7 +63,7 @@ def test_smaller_objects_lie_in_front_whatever_their_order(tmp_path):
 
 def test_equal_objects_and_crowds(tmp_path):
     same = [rectangle(5, 5, 15, 15)]
-    labels = Coco(*write(tmp_path, [thing(0, same), thing(1, CROWD, crowd=1), thing(2, same)])).label_map(0)
+    labels = Coco(*write(tmp_path, [entry(0, same), entry(1, CROWD, crowd=1), entry(2, same)])).label_map(0)
     assert labels[7, 7] == 2  # the later of equals; crowds take no number and lie behind
     assert labels[7, 2] == -1
     assert labels[18, 9] == -1
@@ -72,17 +72,17 @@ def test_equal_objects_and_crowds(tmp_path):
 
 def test_overlaps_and_crowds_can_be_ignored(tmp_path):
     boxes = [rectangle(0, 0, 10, 10)], [rectangle(5, 0, 15, 10)], [rectangle(20, 0, 25, 5)]
-    things = [*(thing(i, box, category=7) for i, box in enumerate(boxes)), thing(3, CROWD, crowd=1)]
+    entries = [*(entry(i, box, category=7) for i, box in enumerate(boxes)), entry(3, CROWD, crowd=1)]
     for labels, wanted in (("instance", (1, 2, 3)), ("class", (1, 1, 1))):
         front, ignored = (
-            Coco(*write(tmp_path, things), labels=labels, overlaps=kind).label_map(0)
+            Coco(*write(tmp_path, entries), labels=labels, overlaps=kind).label_map(0)
             for kind in ("front", "ignore")
         )
-        only = Coco(*write(tmp_path, things[:3]), labels=labels, overlaps="ignore").label_map(0)
+        only = Coco(*write(tmp_path, entries[:3]), labels=labels, overlaps="ignore").label_map(0)
         assert (only[:10, 5:10] == -1).all(), "two objects"
         assert (only[3, 2], only[3, 12], only[3, 22], only[15, 15]) == (*wanted, 0)
         assert (ignored[only == -1] == -1).all() and (front[only == -1] > 0).all()
-        crowd = Coco(*write(tmp_path, things[3:])).label_map(0) == -1
+        crowd = Coco(*write(tmp_path, entries[3:])).label_map(0) == -1
         assert (ignored[crowd] == -1).all() and (front[crowd] > 0).any()
         alone = ~crowd & (only != -1)
         assert (ignored[alone] == front[alone]).all()
@@ -91,7 +91,7 @@ def test_overlaps_and_crowds_can_be_ignored(tmp_path):
 def test_classes(tmp_path):
     boxes = [rectangle(0, 0, 5, 5)], [rectangle(10, 10, 15, 15)], [rectangle(20, 0, 25, 5)]
     annotations = [
-        thing(i, box, category=c) for i, (box, c) in enumerate(zip(boxes, (18, 7, 18), strict=True))
+        entry(i, box, category=c) for i, (box, c) in enumerate(zip(boxes, (18, 7, 18), strict=True))
     ]
     dataset = Coco(*write(tmp_path, annotations), labels="class")
     assert dataset.classes == ["cat", "dog"]
@@ -103,13 +103,13 @@ def test_several_polygons_and_codes_are_one_object(tmp_path):
     two = [rectangle(0, 0, 5, 5), rectangle(20, 10, 25, 15)]
     text = tools.encode(np.asfortranarray(np.eye(20, 30, dtype=np.uint8)))
     code = {"size": [20, 30], "counts": text["counts"].decode()}
-    labels = Coco(*write(tmp_path, [thing(0, two), thing(1, code), thing(2, [])])).label_map(0)
+    labels = Coco(*write(tmp_path, [entry(0, two), entry(1, code), entry(2, [])])).label_map(0)
     assert (labels[2, 3], labels[12, 22], labels[9, 9]) == (1, 1, 2)
     assert labels.max() == 2
 
 
 def test_a_batch_and_its_squares(tmp_path):
-    paths = write(tmp_path, [thing(0, [rectangle(0, 0, 5, 20)]), thing(1, [rectangle(5, 0, 25, 20)])], 2)
+    paths = write(tmp_path, [entry(0, [rectangle(0, 0, 5, 20)]), entry(1, [rectangle(5, 0, 25, 20)])], 2)
     dataset = Coco(*paths, resolution=10)
     assert isinstance(dataset, Dataset)
     assert len(dataset) == 2
@@ -157,13 +157,13 @@ def test_batches_of_photographs(shared_data):
 @pytest.mark.parametrize(
     ("annotation", "problem"),
     [
-        (thing(4, [[1, 2, 3, 4]]), "annotation 4 cannot be drawn .a polygon needs three corners"),
-        (thing(4, [[0, 0, 1e9, 0, 5, 5]]), "corners beyond 100000 pixels"),
-        (thing(4, [[0, 0, float("nan"), 0, 5, 5]]), "corners beyond 100000 pixels"),
-        (thing(4, {"size": [20, 30], "counts": [5]}), "must add up to 20 x 30 pixels"),
-        (thing(4, {"size": [30, 20], "counts": [600]}), "annotation 4 is of 20 x 30, not 30 x 20"),
-        (thing(4, {"size": [20, 30]}), "annotation 4 cannot be drawn"),
-        (thing(4, [rectangle(0, 0, 5, 5)], category=3), "annotation 4 has unknown class 3"),
+        (entry(4, [[1, 2, 3, 4]]), "annotation 4 cannot be drawn .a polygon needs three corners"),
+        (entry(4, [[0, 0, 1e9, 0, 5, 5]]), "corners beyond 100000 pixels"),
+        (entry(4, [[0, 0, float("nan"), 0, 5, 5]]), "corners beyond 100000 pixels"),
+        (entry(4, {"size": [20, 30], "counts": [5]}), "must add up to 20 x 30 pixels"),
+        (entry(4, {"size": [30, 20], "counts": [600]}), "annotation 4 is of 20 x 30, not 30 x 20"),
+        (entry(4, {"size": [20, 30]}), "annotation 4 cannot be drawn"),
+        (entry(4, [rectangle(0, 0, 5, 5)], category=3), "annotation 4 has unknown class 3"),
     ],
 )
 def test_annotations_that_make_no_sense(tmp_path, annotation, problem):
@@ -228,7 +228,7 @@ def test_values_of_the_wrong_kind_or_size(tmp_path, part, field, value):
     """Refused when the file is read, with the place; nothing outside the folder is opened."""
     (tmp_path / "images").mkdir()
     Image.new("RGB", (30, 20)).save(tmp_path / "1.png")
-    folder, file = write(tmp_path / "images", [thing(4, [rectangle(0, 0, 5, 5)])])
+    folder, file = write(tmp_path / "images", [entry(4, [rectangle(0, 0, 5, 5)])])
     content = json.loads(file.read_text())
     content[part][0][field] = value
     file.write_text(json.dumps(content))
@@ -241,7 +241,7 @@ def test_values_of_the_wrong_kind_or_size(tmp_path, part, field, value):
 def test_names_below_the_folder_are_read(tmp_path):
     """COCO's own file names may hold folders; ids may be texts."""
     (tmp_path / "val..2017").mkdir()
-    folder, file = write(tmp_path, [thing(4, [rectangle(0, 0, 5, 5)])])
+    folder, file = write(tmp_path, [entry(4, [rectangle(0, 0, 5, 5)])])
     (tmp_path / "1.png").rename(tmp_path / "val..2017" / "..1.png")
     content = json.loads(file.read_text())
     content["images"][0] |= {"file_name": "val..2017/..1.png", "id": "one"}
@@ -270,7 +270,7 @@ def test_names_below_the_folder_are_read(tmp_path):
 )
 def test_segmentations_that_ask_for_too_much(tmp_path, monkeypatch, segmentations, problem):
     monkeypatch.setattr(coco.limits, "MASK_WORK", 1500)
-    paths = write(tmp_path, [thing(number, one) for number, one in enumerate(segmentations)])
+    paths = write(tmp_path, [entry(number, one) for number, one in enumerate(segmentations)])
     begun = time.process_time()
     with pytest.raises(CocoError, match=problem) as caught:
         Coco(*paths)[[0]]
@@ -280,7 +280,7 @@ def test_segmentations_that_ask_for_too_much(tmp_path, monkeypatch, segmentation
 def test_more_objects_than_labels(tmp_path, monkeypatch):
     assert np.iinfo(np.int16).max == coco.limits.OBJECTS
     monkeypatch.setattr(coco.limits, "OBJECTS", 50)
-    paths = write(tmp_path, [thing(number, [rectangle(0, 0, 5, 5)]) for number in range(51)])
+    paths = write(tmp_path, [entry(number, [rectangle(0, 0, 5, 5)]) for number in range(51)])
     with pytest.raises(CocoError, match="image 1 has 51 objects; at most 50 are allowed"):
         Coco(*paths)
     content = json.loads(paths[1].read_text())
@@ -295,7 +295,7 @@ def test_more_objects_than_labels(tmp_path, monkeypatch):
 
 def test_masks_of_many_objects_are_not_held_at_once(tmp_path):
     """The size in the file is compared with the image's before anything is drawn."""
-    paths = write(tmp_path, [thing(number, [rectangle(0, 0, 5, 5)]) for number in range(200)])
+    paths = write(tmp_path, [entry(number, [rectangle(0, 0, 5, 5)]) for number in range(200)])
     content = json.loads(paths[1].read_text())
     content["images"][0] |= {"width": 5000, "height": 5000}
     paths[1].write_text(json.dumps(content))
@@ -355,7 +355,7 @@ def test_a_part_that_is_empty_or_unknown(tmp_path):
 @pytest.mark.parametrize("part", ["images", "categories"])
 def test_ids_are_of_one_each(tmp_path, part):
     """Two images of one id would each get the annotations of both."""
-    folder, file = write(tmp_path, [thing(1, [rectangle(0, 0, 5, 5)])], 3)
+    folder, file = write(tmp_path, [entry(1, [rectangle(0, 0, 5, 5)])], 3)
     content = json.loads(file.read_text())
     content[part][-1]["id"] = content[part][0]["id"]
     file.write_text(json.dumps(content))
@@ -385,7 +385,7 @@ def iou(dataset: Coco) -> float:
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_orientation_is_that_of_the_annotations(tmp_path, orientation, suffix):
     """Annotated as stored, the white corner is found where the annotation is, whatever EXIF says."""
-    folder, file = write(tmp_path, [thing(1, [rectangle(0, 0, 10, 5)])])
+    folder, file = write(tmp_path, [entry(1, [rectangle(0, 0, 10, 5)])])
     content = json.loads(file.read_text())
     content["images"][0]["file_name"] = f"turned.{suffix}"
     file.write_text(json.dumps(content))
@@ -402,7 +402,7 @@ def test_orientation_is_that_of_the_annotations(tmp_path, orientation, suffix):
 
 
 def test_images_annotated_upright(tmp_path):
-    folder, file = write(tmp_path, [thing(1, [rectangle(15, 0, 20, 10)])])
+    folder, file = write(tmp_path, [entry(1, [rectangle(15, 0, 20, 10)])])
     content = json.loads(file.read_text())
     content["images"][0] |= {"width": 20, "height": 30}
     file.write_text(json.dumps(content))
