@@ -251,6 +251,34 @@ def mean_iou(
     return mean_over(matched, present)
 
 
+def discovery_scores(true_masks: Tensor, predicted_masks: Tensor) -> dict[str, Float[Tensor, " batch"]]:
+    """FG-ARI, ARI, mBO and mIoU of images, as papers on generated scenes report them (nan where undefined).
+
+    Arguments as of `adjusted_rand_index`.
+    """
+    return {
+        "fg_ari": adjusted_rand_index(true_masks, predicted_masks, ignore_background=True),
+        "ari": adjusted_rand_index(true_masks, predicted_masks, ignore_background=False),
+        "mbo": mean_best_overlap(true_masks, predicted_masks),
+        "miou": mean_iou(true_masks, predicted_masks),
+    }
+
+
+def dinosaur_scores(
+    true_masks: Tensor, predicted_masks: Tensor, classes: Tensor | None = None
+) -> dict[str, Float[Tensor, " batch"]]:
+    """FG-ARI and mBO of photographs over instances, and over classes where their masks are given, as DINOSAUR
+    scores them (Seitzer et al. 2023, arXiv 2209.14860). Pixels of label -1 (crowds, overlaps) do not count.
+    """
+    scores = {
+        "fg_ari": adjusted_rand_index(true_masks, predicted_masks, ignore_background=True),
+        "mbo_i": mean_best_overlap(true_masks, predicted_masks),
+    }
+    if classes is not None:
+        scores["mbo_c"] = mean_best_overlap(classes, predicted_masks)
+    return scores
+
+
 def average_precision(
     predicted: Float[Tensor, "images slots 19"],
     target: Float[Tensor, "images objects 19"],

@@ -27,8 +27,8 @@ class Diagnosis:
     recipe: Recipe
     split: str
     summary: dict[str, float]
-    """See `diagnostics.summarize`; and, for models that decode, "swing": the ratio, at least 1, of the errors
-    with the recipe's test iterations and with one more."""
+    """See `diagnostics.summarize`; and, for models that decode, "error_ratio": the ratio, at least 1, of the
+    errors with the recipe's test iterations and with one more."""
     signs: diagnostics.Signs | None
     """Counts for every image; None without true masks."""
     worst: list[int]
@@ -124,7 +124,7 @@ def diagnose(
     trouble = entropies if signs is None else signs.trouble + entropies.clamp(0, 0.99)
     summary = diagnostics.summarize(signs, entropies, torch.cat(used), checked.num_slots)
     if errors.any():
-        summary["swing"] = (errors.max() / errors.min().clamp_min(1e-12)).item()
+        summary["error_ratio"] = (errors.max() / errors.min().clamp_min(1e-12)).item()
     order = trouble.argsort(descending=True, stable=True).tolist()
     return Diagnosis(checked, recipe, split, summary, signs, order)
 

@@ -179,8 +179,8 @@ def findings(summary: dict[str, float]) -> list[Finding]:
     if slots < need:
         text = f"{slots:.0f} slots for {need - 1:.1f} objects on average and a background"
         found.append(Finding(text, "docs/how-many-slots.md"))
-    if summary.get("swing", 1.0) > NOT_CONVERGED:
-        ratio = summary["swing"]
+    if summary.get("error_ratio", 1.0) > NOT_CONVERGED:
+        ratio = summary["error_ratio"]
         text = f"slots do not converge: one more iteration changes the error {ratio:.1f} times"
         found.append(Finding(text, f"{PAGE}#slots-do-not-converge"))
     for name, threshold, words, anchor in _SHARES:

@@ -104,7 +104,7 @@ def at_resolution(
         "num_slots": setting.num_slots,
         "training_step": training,
         "inference": inferences,
-        "rooms": shares,
+        "stage_shares": shares,
         "module": module(setting, seconds, device),
     }
 

@@ -83,7 +83,7 @@ def show(results: dict[str, Any]) -> None:
             f"\n{resolution} pixels, {found['num_slots']} slots; milliseconds per image", soft_wrap=True
         )
         console.print(_costs(found))
-        for name, stages in found["rooms"].items():
+        for name, stages in found["stage_shares"].items():
             shares = ", ".join(f"{stage} {100 * part['share']:.0f} %" for stage, part in stages.items())
             console.print(f"time of {name}: {shares}", soft_wrap=True)
 

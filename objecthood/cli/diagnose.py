@@ -23,7 +23,7 @@ WORDS = {
     "objects_in_background": "objects in the background slot",
     "background_slots": "background slots, mean over images",
     "background_split": "images with a split background",
-    "swing": "ratio of errors at consecutive iterations (1: converged)",
+    "error_ratio": "ratio of errors at consecutive iterations (1: converged)",
 }
 """Label of each summary key, in table order."""
 PERCENT = ("shared_objects", "split_objects", "objects_in_background", "background_split")
@@ -64,6 +64,6 @@ def in_units(name: str, value: float) -> str:
         f"{value:.0f}"
         if name == "num_slots"
         else f"{value:.2f}"
-        if name in ("attention_entropy", "swing")
+        if name in ("attention_entropy", "error_ratio")
         else f"{value:.1f}"
     )

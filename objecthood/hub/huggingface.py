@@ -19,6 +19,7 @@ from typing import Any
 from objecthood import hub
 from objecthood.checkpoint.header import read_description
 from objecthood.hub.model_card import missing_facts, model_card
+from objecthood.runtime import renamed
 from objecthood.runtime.files import parse_json, sha256_of
 from objecthood.runtime.limits import HEADER_BYTES
 
@@ -75,6 +76,7 @@ def _stated_sha256(file: Path, source: str) -> str:
     raise ValueError(f"{source} was not published by objecthood ({FACTS} {problem}); use another repository")
 
 
+@renamed.arguments
 def push_to_hub(
     source: nn.Module | str | Path,
     repository: str,
@@ -85,7 +87,7 @@ def push_to_hub(
     data: str = "",
     limits: str = "",
     chosen: str = "",
-    picture: str | Path | None = None,
+    image: str | Path | None = None,
     private: bool = False,
     token: str | None = None,
 ) -> str:
@@ -98,7 +100,7 @@ def push_to_hub(
         scores: on test scenes, as `oh.evaluate` returns; those in the weight file by default.
         licence, data, limits, chosen: required for your own weights: SPDX identifier of the licence, training
             data, limitations, and how the seed was chosen.
-        picture: image whose prediction is shown in the card; latest.png of a run folder by default.
+        image: an image whose prediction is shown in the card; latest.png of a run folder by default.
         private: create a new repository as private.
         token: access token; that of `hf auth login` by default.
 
@@ -124,7 +126,7 @@ def push_to_hub(
             example = "scores=oh.evaluate(model, recipe)" if gaps[0] == "scores" else f"{gaps[0]}='...'"
             raise ValueError(f"publishing needs {', '.join(gaps)}; add push_to_hub(..., {example})")
         content = io.BytesIO()
-        _drawn(source, file, picture).save(content, "PNG")
+        _drawn(source, file, image).save(content, "PNG")
         name = repository.rpartition("/")[2]
         files: dict[str, Any] = {
             WEIGHTS: str(file),
@@ -188,21 +190,21 @@ def _facts(source: str | Path, given: Mapping[str, Any]) -> tuple[Path, dict[str
     return file, facts | given
 
 
-def _drawn(source: str | Path, file: Path, picture: str | Path | None) -> Image.Image:
-    """The figure of the card: a prediction of `picture`, of the bundled image, or the run folder's
+def _drawn(source: str | Path, file: Path, image: str | Path | None) -> Image.Image:
+    """The figure of the card: a prediction of `image`, of the bundled image, or the run folder's
     latest.png."""
     from PIL import Image
 
     from objecthood.inference.predict import predict
 
-    if picture is None and (Path(source) / "latest.png").is_file():
+    if image is None and (Path(source) / "latest.png").is_file():
         with Image.open(Path(source) / "latest.png") as latest:
             return latest.copy()
-    if picture is None and str(source) in hub.PRETRAINED:
-        picture = hub.PRETRAINED[str(source)].example
-    if picture is None:
-        raise ValueError("the model card needs an image; add push_to_hub(..., picture='image.png')")
-    return predict(file, picture)[0].plot()
+    if image is None and str(source) in hub.PRETRAINED:
+        image = hub.PRETRAINED[str(source)].example
+    if image is None:
+        raise ValueError("the model card needs an image; add push_to_hub(..., image='image.png')")
+    return predict(file, image)[0].plot()
 
 
 def _download(repository: str, name: str, revision: str | None, token: str | None, unreachable: str) -> Path:

@@ -312,7 +312,7 @@ def fast_tetrominoes(
             feature_dim=64,
             strides=(2, 1, 1),
             kernel=(5, later_kernels, later_kernels),
-            places=slot_module != INVARIANT,
+            positions=slot_module != INVARIANT,
         ),
         Grouping(LearnedSlots(num_slots, 64), SLOT_MODULES[slot_module](options)),
         patch_decoder(slot_module)(
@@ -354,7 +354,7 @@ def fast_sprites(
             feature_dim=64,
             strides=(2, 1),
             kernel=(5, second_kernel),
-            places=slot_module != INVARIANT,
+            positions=slot_module != INVARIANT,
         ),
         biased_grouping(
             num_slots,

@@ -183,7 +183,7 @@ def moving_sprites(
     )
     projection = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128))
     return SetContrast(
-        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=(3, 1), places=False),
+        ConvEncoder(channels=32, feature_dim=64, strides=(2, 1), kernel=(3, 1), positions=False),
         SoftKMeans(num_slots, grid, 64, 64, attention_bias=attention_bias),
         nn.Identity() if reconstruction else ResidualPredictor(64),
         nn.Identity() if reconstruction else projection,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from objecthood.nn.initialization import glorot
 from objecthood.nn.positions import PositionEmbedding
 from objecthood.nn.precision import check_dtypes
+from objecthood.runtime import renamed
 
 
 class SameConv2d(nn.Conv2d):
@@ -50,7 +51,7 @@ class ConvEncoder(nn.Module):
         strides: one per convolution (paper: 1, 1, 1, 1; set prediction: 1, 2, 2, 1).
         kernel: kernel side, or one per convolution (paper: 5).
         in_channels: channels of the input (paper: 3).
-        places: whether to add the position embedding (paper: yes).
+        positions: whether to add the position embedding (paper: yes).
 
     Example:
         >>> import torch
@@ -58,6 +59,7 @@ class ConvEncoder(nn.Module):
         torch.Size([2, 18, 18, 64])
     """
 
+    @renamed.arguments
     def __init__(
         self,
         channels: int,
@@ -65,7 +67,7 @@ class ConvEncoder(nn.Module):
         strides: Sequence[int] = (1, 1, 1, 1),
         kernel: int | Sequence[int] = 5,
         in_channels: int = 3,
-        places: bool = True,
+        positions: bool = True,
     ):
         super().__init__()
         sizes = [in_channels] + [channels] * len(strides)
@@ -75,7 +77,7 @@ class ConvEncoder(nn.Module):
             for size_in, size_out, side, stride in zip(sizes[:-1], sizes[1:], kernels, strides, strict=True)
         )
         self.strides = tuple(strides)
-        self.position = PositionEmbedding(channels) if places else None
+        self.position = PositionEmbedding(channels) if positions else None
         self.norm = nn.LayerNorm(channels, eps=1e-3)  # Keras' default
         self.mlp = nn.Sequential(
             glorot(nn.Linear(channels, feature_dim)), nn.ReLU(), glorot(nn.Linear(feature_dim, feature_dim))

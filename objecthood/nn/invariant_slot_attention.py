@@ -14,7 +14,7 @@ previous frame. `slot_frames.frames` gives the frames of the last attention to a
 `slot_frames.RelativePatchDecoder`.
 
 Slots are invariant to translation and scale of objects only if the features hold no absolute coordinates:
-build the encoder with `ConvEncoder(places=False)`.
+build the encoder with `ConvEncoder(positions=False)`.
 
 Differences from the paper: the paper adds an iteration that updates only the frames; here the decoder's frame
 is that of the last attention, which the slots were updated with. Positions and scales do not become part of

@@ -89,7 +89,7 @@ class Ablation(LowResolutionWarmup):
             feature_dim=64,
             strides=(2, 1),
             kernel=(5, 3),
-            places=self.ablation != "no-positions",
+            positions=self.ablation != "no-positions",
         )
         initial: GaussianSlots | LearnedSlots
         if self.initial_slots == "learned":

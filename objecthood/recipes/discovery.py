@@ -95,12 +95,7 @@ class Discovery(Recipe):
         true_masks = scenes.get("masks")
         if true_masks is None:
             return {}
-        return {
-            "fg_ari": metrics.adjusted_rand_index(true_masks, masks, ignore_background=True),
-            "ari": metrics.adjusted_rand_index(true_masks, masks, ignore_background=False),
-            "mbo": metrics.mean_best_overlap(true_masks, masks),
-            "miou": metrics.mean_iou(true_masks, masks),
-        }
+        return metrics.discovery_scores(true_masks, masks)
 
     def discover(
         self, model: SlotAutoencoder, images: Tensor, indices: Tensor, restarts: int | None = None

@@ -187,13 +187,7 @@ class FeatureDiscovery(Recipe):
     def mask_scores(self, scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
         if "masks" not in scenes:
             return {}
-        scores = {
-            "fg_ari": metrics.adjusted_rand_index(scenes["masks"], masks, ignore_background=True),
-            "mbo_i": metrics.mean_best_overlap(scenes["masks"], masks),
-        }
-        if "classes" in scenes:
-            scores["mbo_c"] = metrics.mean_best_overlap(scenes["classes"], masks)
-        return scores
+        return metrics.dinosaur_scores(scenes["masks"], masks, scenes.get("classes"))
 
     def preview(self, model: Dinosaur, scenes: Scenes) -> Image.Image:
         images = scenes["image"]

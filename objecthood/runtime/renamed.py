@@ -53,6 +53,7 @@ ARGUMENTS = (
     FIELDS
     | OPTIONS
     | {"prior": "attention_bias", "spread": "noise_scale", "pictures": "images", "compactness": "weight"}
+    | {"places": "positions", "picture": "image"}
 )
 """Arguments of functions and classes."""
 ATTRIBUTES: dict[str, dict[str, str]] = {

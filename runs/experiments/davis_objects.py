@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from objecthood import metrics
+from objecthood.analysis.leaderboard import paired_difference
 from objecthood.analysis.protocols.boundaries import boundary_f
 from objecthood.data.published.davis import Davis2016, folds
 from objecthood.models.moving_objects import MovingObjects
@@ -51,7 +52,6 @@ BASELINES = (
     "affine camera, along paths, Otsu, colours 1",
     "affine camera, along paths, soft",
 )
-RESAMPLES = 10_000
 
 
 def main() -> None:
@@ -119,13 +119,6 @@ def enlarged(mask: Tensor, size: torch.Size) -> Tensor:
     return functional.interpolate(mask[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0]
 
 
-def bootstrap(differences: list[float], seed: int = 0) -> list[float]:
-    """The 95 % interval of a mean of paired differences, resampled over sequences."""
-    values = np.array(differences)
-    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    return np.quantile(values[drawn].mean(axis=1), [0.025, 0.975]).tolist()
-
-
 def write(sequences: dict[str, dict[str, Any]], held_out: list[list[str]], cost: dict[str, float]) -> None:
     """results/davis.json."""
     names = list(next(iter(sequences.values())))
@@ -139,8 +132,9 @@ def write(sequences: dict[str, dict[str, Any]], held_out: list[list[str]], cost:
     best = max(BASELINES, key=lambda key: mean[key]["J"])
     gain = {}
     for kind in ("J", "F"):
-        differences = [row[METHOD][kind] - row[best][kind] for row in sequences.values()]
-        gain[kind] = {"mean": float(np.mean(differences)), "interval": bootstrap(differences)}
+        ours, theirs = (np.array([[row[key][kind] for row in sequences.values()]]) for key in (METHOD, best))
+        difference, *interval = paired_difference(ours, theirs)
+        gain[kind] = {"mean": difference, "interval": interval}
     result = {
         **{"name": "davis", "model": "video", "protocol": PROTOCOL, "method": METHOD},
         **{"best_baseline": best, "gain": gain, "mean": mean, "sequences": sequences, "folds": held_out},

@@ -32,7 +32,7 @@ import objecthood as oh
 from objecthood.analysis.baselines import POSITION_WEIGHT, blocks, feature_kmeans
 from objecthood.data.io.images import read_image, resize_image
 from objecthood.data.transforms import as_images, central_square, resize_nearest
-from objecthood.metrics import adjusted_rand_index, mean_best_overlap
+from objecthood.metrics import dinosaur_scores
 from objecthood.models.spectral import SpectralSegmenter
 from objecthood.nn.backbones import EfficientNetLite0
 from objecthood.nn.consensus_cut import ConsensusCut
@@ -298,11 +298,7 @@ def slot_retrieval(scenes: list[tuple[Tensor, Tensor, Tensor]]) -> dict:
 def scores(scenes: list[tuple[Tensor, Tensor, Tensor]], labels: Tensor) -> dict[str, float]:
     """Means over photographs."""
     instances, classes = (torch.stack([scene[part] for scene in scenes]) for part in (1, 2))
-    values = {
-        "fg_ari": adjusted_rand_index(instances, labels, ignore_background=True),
-        "mbo_i": mean_best_overlap(instances, labels),
-        "mbo_c": mean_best_overlap(classes, labels),
-    }
+    values = dinosaur_scores(instances, labels, classes)
     return {name: value.nanmean().item() for name, value in values.items()}
 
 

@@ -21,7 +21,7 @@ def blocks() -> dict[str, Callable[[], str]]:
     return {
         "conditions": lambda: conditions(facts) + "\n",
         "costs": lambda: as_table(costs(resolutions)) + "\n",
-        "profile": lambda: as_table(rooms(resolutions)) + "\n",
+        "profile": lambda: as_table(stage_shares(resolutions)) + "\n",
         "module": lambda: module(resolutions) + "\n",
         "quality": quality,
     }
@@ -83,13 +83,13 @@ def timed(row: dict) -> tuple[str, str]:
     return f"{median:.{digits}f}", f"{ratio['median']:.3f} ({ratio['low']:.3f}-{ratio['high']:.3f})"
 
 
-def rooms(resolutions: dict) -> list[list[str]]:
+def stage_shares(resolutions: dict) -> list[list[str]]:
     """Profile of a training step by stage, and its time over the roofline."""
     head = ["pixels", "step of", "Gflop/s", "times roofline", "peak memory, MB", *ROOMS]
     lines = [head, ["---"] * len(head)]
     for side, facts in resolutions.items():
         for name, title in (("literal", "reference"), ("exact", "exact"), ("fast", "fast")):
-            step, shares = facts["training_step"][name], facts["rooms"].get(name)
+            step, shares = facts["training_step"][name], facts["stage_shares"].get(name)
             rate = f"{step['floor']['operations_per_second'] / 1e9:.0f}"
             cells = (
                 [f"{100 * shares[room]['share']:.0f} %" for room in ROOMS] if shares else [""] * len(ROOMS)

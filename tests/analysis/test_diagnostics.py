@@ -195,7 +195,7 @@ def test_images_without_true_masks_are_diagnosed(tmp_path):
         "num_slots",
         "attention_entropy",
         "used_slots",
-        "swing",
+        "error_ratio",
     }
     assert found.figure(rows=2).mode == "RGB"
 
@@ -261,10 +261,12 @@ def test_slots_that_do_not_converge_are_reported():
     plain = oh.RECIPES["tetrominoes"]
     model = plain.build_model()
     found = diagnose(Oscillating(model.encoder, model.grouping, model.decoder), plain, num_scenes=4)
-    assert found.summary["swing"] == pytest.approx(4.0, rel=1e-4)
+    assert found.summary["error_ratio"] == pytest.approx(4.0, rel=1e-4)
     assert any(
         finding.page.endswith("#slots-do-not-converge") and "4.0 times" in finding.text
         for finding in found.findings
     )
     still = diagnose(oh.load("tetrominoes"), plain, num_scenes=4)
-    assert still.summary["swing"] < 1.2 and not any("converge" in finding.text for finding in still.findings)
+    assert still.summary["error_ratio"] < 1.2 and not any(
+        "converge" in finding.text for finding in still.findings
+    )

@@ -164,10 +164,10 @@ def test_without_a_connection_the_cache_serves(server, elsewhere):
 
 
 def test_a_model_is_published_as_its_weight_file(server, elsewhere):
-    told = "licence='MIT', data='Mine.', limits='Many.', chosen='One seed', picture=PICTURE"
+    told = "licence='MIT', data='Mine.', limits='Many.', chosen='One seed', image=IMAGE"
     told += ", scores={'fg_ari': 0.5}"
     code = (
-        "PICTURE = oh.PRETRAINED['tetrominoes'].example\n"
+        "IMAGE = oh.PRETRAINED['tetrominoes'].example\n"
         "model = oh.load('tetrominoes')\n"
         "model.decoder.layers[0].bias.data += 1\n"
         f"oh.push_to_hub(model, 'me/model', {told})\n"
@@ -180,7 +180,7 @@ def test_a_model_is_published_as_its_weight_file(server, elsewhere):
     facts = json.loads(server.repositories["me/model"]["config.json"])
     assert facts["licence"] == "MIT" and facts["scores"] == {"fg_ari": 0.5}
     fresh = "oh.push_to_hub(oh.RECIPES['tetrominoes'].build_model(), 'me/fresh', recipe=RECIPE, " + told + ")"
-    fresh = "RECIPE, PICTURE = oh.RECIPES['tetrominoes'], oh.PRETRAINED['tetrominoes'].example\n" + fresh
+    fresh = "RECIPE, IMAGE = oh.RECIPES['tetrominoes'], oh.PRETRAINED['tetrominoes'].example\n" + fresh
     elsewhere(fresh + "\nprint()")
     assert "weights.safetensors" in server.repositories["me/fresh"]
 

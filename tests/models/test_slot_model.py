@@ -162,7 +162,7 @@ def test_it_is_diagnosed():
     recipe = dataclasses.replace(oh.RECIPES["sprites"], resolution=32)
     found = diagnose(Colours(), recipe, num_scenes=3)
     assert {"attention_entropy", "objects", "used_slots"} <= found.summary.keys()
-    assert "swing" not in found.summary, "it decodes nothing"
+    assert "error_ratio" not in found.summary, "it decodes nothing"
     assert found.figure(rows=2).width > 100
 
 

@@ -630,7 +630,7 @@ def test_a_bias_before_attention_reaches_every_variant():
 def test_relative_decoding_trains_with_invariant_slots():
     torch.manual_seed(0)
     model = SlotAutoencoder(
-        ConvEncoder(channels=8, feature_dim=16, strides=(2,), kernel=(3,), places=False),
+        ConvEncoder(channels=8, feature_dim=16, strides=(2,), kernel=(3,), positions=False),
         Grouping(LearnedSlots(3, 12), InvariantSlotAttention((8, 8), 16, 12)),
         RelativePatchDecoder(12, grid=4, patch=4, channels=16, kernel=1),
     )

@@ -58,25 +58,12 @@ class Protocol:
 
 def discovery(scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
     """Scores of object discovery on generated scenes."""
-    truth = scenes["masks"]
-    return {
-        "fg_ari": metrics.adjusted_rand_index(truth, masks, ignore_background=True),
-        "ari": metrics.adjusted_rand_index(truth, masks, ignore_background=False),
-        "mbo": metrics.mean_best_overlap(truth, masks),
-        "miou": metrics.mean_iou(truth, masks),
-    }
+    return metrics.discovery_scores(scenes["masks"], masks)
 
 
 def dinosaur(scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
     """Scores of DINOSAUR; those of classes where the scenes have them."""
-    truth = scenes["masks"]
-    scores = {
-        "fg_ari": metrics.adjusted_rand_index(truth, masks, ignore_background=True),
-        "mbo_i": metrics.mean_best_overlap(truth, masks),
-    }
-    if "classes" in scenes:
-        scores["mbo_c"] = metrics.mean_best_overlap(scenes["classes"], masks)
-    return scores
+    return metrics.dinosaur_scores(scenes["masks"], masks, scenes.get("classes"))
 
 
 def covering(scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
