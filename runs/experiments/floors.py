@@ -29,6 +29,7 @@ ENTRIES: dict[str, tuple[str, dict[str, Any], int]] = {
     "tetrominoes": ("tetrominoes", {}, 5),
     "tetrominoes-guided": ("tetrominoes-guided", {}, 5),
     "tetrominoes-unmodified": ("tetrominoes-unmodified", {}, 5),
+    "tetrominoes-unmodified-hour": ("tetrominoes-unmodified", {}, 5),
     "sprites-grey": ("sprites", {"background": "grey"}, 5),
     "sprites-coloured": ("sprites", {"background": "coloured"}, 5),
     "clevr6-like": ("clevr6-like", {"data_path": "clevr"}, 5),

@@ -66,6 +66,20 @@ def test_user_images_have_the_colour_of_their_labels():
             assert (piece[:, 0] == colors).all(dim=1).sum() == 1
 
 
+@pytest.mark.parametrize("pieces", [1, 2, 4, 5])
+def test_other_numbers_of_pieces(pieces):
+    masks = Tetrominoes("test", pieces=pieces)[range(6)]["masks"]
+    for label in range(1, pieces + 1):
+        assert ((masks == label).sum(dim=(1, 2)) == 100).all()
+    assert masks.max() == pieces
+
+
+@pytest.mark.parametrize("pieces", [0, 6])
+def test_pieces_out_of_range(pieces):
+    with pytest.raises(ValueError, match=rf"`pieces` \(={pieces}\) must be 1 to 5"):
+        Tetrominoes(pieces=pieces)
+
+
 def test_every_colour_and_every_part_of_the_image_is_used_evenly():
     scenes = Tetrominoes()[range(3000)]
     first = torch.stack([image[:, masks == 1][:, 0] for image, masks in zip(*scenes.values(), strict=True)])

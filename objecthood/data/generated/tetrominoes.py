@@ -1,4 +1,4 @@
-"""Generated scenes of three tetrominoes on black, 35 x 35 pixels, modelled on the published Tetrominoes.
+"""Generated scenes of tetrominoes on black, 35 x 35 pixels, modelled on the published Tetrominoes.
 
 The published set (Kabra et al. 2019, multi_object_datasets) has 17 shapes and orientations; here are all 19
 fixed tetrominoes of 5 x 5 pixel blocks, without overlap, at any pixel, in independent colours of the
@@ -17,7 +17,7 @@ from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, paint_labels
 
 RESOLUTION = 35
 BLOCK = 5
-NUM_PIECES = 3
+MAX_PIECES = 5
 COLORS = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1)], np.float32)
 _SHAPES = {
     "I": [(0, 0), (0, 1), (0, 2), (0, 3)],
@@ -34,6 +34,7 @@ class Tetrominoes(EndlessDataset):
     """Endless scenes; scene i is a function of split, seed and i.
 
     Args:
+        pieces: tetrominoes in each scene, 1 to 5 (published set: 3).
         size: value of `len`; the training loop uses further scenes.
 
     Example:
@@ -44,29 +45,36 @@ class Tetrominoes(EndlessDataset):
 
     resolution = RESOLUTION
 
-    def __init__(self, split: str = "train", seed: int = 0, *, size: int = DEFAULT_SIZE):
+    def __init__(self, split: str = "train", seed: int = 0, *, pieces: int = 3, size: int = DEFAULT_SIZE):
+        if not 1 <= pieces <= MAX_PIECES:
+            raise ValueError(f"`pieces` (={pieces}) must be 1 to {MAX_PIECES}")
         super().__init__(size)
-        self.key = split_key(seed, split)
+        self.key, self.pieces = split_key(seed, split), pieces
 
     def make(self, indices: Int[np.ndarray, " scenes"]) -> dict[str, np.ndarray]:
-        """image float32 [batch, 3, 35, 35] in [0, 1], masks int64 [batch, 35, 35] with objects 1, 2, 3."""
+        """image float32 [batch, 3, 35, 35] in [0, 1], masks int64 [batch, 35, 35] with objects 1 to
+        `pieces`."""
         pieces, _ = placements()
         chosen = self._choose(indices)
-        labels = sum(pieces[chosen[:, number]] * np.uint8(number + 1) for number in range(NUM_PIECES))
-        colors = np.zeros((len(indices), NUM_PIECES + 1, 3), np.float32)
-        colors[:, 1:] = COLORS[(uniform(self.key, indices, NUM_PIECES) * len(COLORS)).astype(int)]
+        labels = sum(pieces[chosen[:, number]] * np.uint8(number + 1) for number in range(self.pieces))
+        colors = np.zeros((len(indices), self.pieces + 1, 3), np.float32)
+        colors[:, 1:] = COLORS[(uniform(self.key, indices, self.pieces) * len(COLORS)).astype(int)]
         return {"image": paint_labels(labels, colors), "masks": labels.astype(np.int64)}
 
     def _choose(self, indices: np.ndarray) -> Int[np.ndarray, "scenes pieces"]:
         """Rejection sampling of placements without overlap: uniform over all valid ones."""
         _, packed = placements()
-        chosen = np.zeros((len(indices), NUM_PIECES), np.int64)
+        chosen = np.zeros((len(indices), self.pieces), np.int64)
         open_scenes, attempt = np.arange(len(indices)), 1
         while len(open_scenes):
-            draws = uniform(self.key, indices[open_scenes], NUM_PIECES, stream=attempt)
+            draws = uniform(self.key, indices[open_scenes], self.pieces, stream=attempt)
             trial = (draws * len(packed)).astype(np.int64)
-            first, second, third = (packed[trial[:, number]] for number in range(NUM_PIECES))
-            overlap = ((first & second) | (first & third) | (second & third)).any(axis=1)
+            taken = packed[trial[:, 0]]
+            overlap = np.zeros(len(trial), bool)
+            for number in range(1, self.pieces):
+                piece = packed[trial[:, number]]
+                overlap |= (taken & piece).any(axis=1)
+                taken = taken | piece
             chosen[open_scenes[~overlap]] = trial[~overlap]
             open_scenes, attempt = open_scenes[overlap], attempt + 1
         return chosen
