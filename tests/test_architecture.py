@@ -99,7 +99,7 @@ def test_papers_stand_on_ideas_alone(name):
 
 OLD_NAMES = "objecthood.runtime.renamed"
 """Any room may take it, and it takes none."""
-CONTRACT = ("objecthood.models.base", "objecthood.models.placement")
+CONTRACT = ("objecthood.models.base", "objecthood.models.of_features", "objecthood.models.placement")
 BUILDERS = ("objecthood.models", "objecthood.recipes", "objecthood.checkpoint.reference")
 
 
@@ -180,6 +180,10 @@ def test_datasets_do_not_know_each_other():
         assert not ours(name) & (datasets - {name}), f"{name} imports a data set"
 
 
+OF_CONVERTED = ("objecthood.recipes.features", "objecthood.recipes.feature_video")
+"""Recipes whose published weights are converted."""
+
+
 @pytest.mark.parametrize("name", within("objecthood.recipes"))
 def test_recipes_do_not_know_each_other(name):
     if name != "objecthood.recipes":
@@ -188,6 +192,8 @@ def test_recipes_do_not_know_each_other(name):
             "objecthood.recipes.base",
             "objecthood.recipes.sources",
             "objecthood.recipes.clips",
+            "objecthood.recipes.known_features",
+            *(OF_CONVERTED if name == "objecthood.recipes.converted" else []),
             *(["objecthood.recipes.discovery"] if name == "objecthood.recipes.ablations" else []),
         )
     upstairs = ("train", "evaluate", "cli", "checkpoint", "training", "inference", "analysis")

@@ -259,8 +259,8 @@ GATES = {
 
 
 READS_PICKLES = {("bundle_backbone.py", "pickle"), ("conversion.py", "pickle")}
-"""They convert files published as pickles, with `weights_only`; the second is part of the package and is tested
-in tests/checkpoint/test_convert.py."""
+"""They convert files published as pickles, with `weights_only`; the second is part of the package and is
+tested in tests/checkpoint/test_convert.py."""
 
 
 def test_nothing_dangerous_in_the_source(scoreboard):

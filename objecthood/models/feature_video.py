@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from objecthood.models.base import SlotOutput
-from objecthood.models.dinosaur import Decoder, Dinosaur
+from objecthood.models.of_features import Decoder, FeatureModel
 from objecthood.nn.feature_decoders import FeatureReconstruction
 from objecthood.nn.frozen_features import Backbone
 from objecthood.nn.grouping import Grouping
@@ -60,18 +60,19 @@ class State(NamedTuple):
     """Of the last iteration, for an attention bias."""
 
 
-class FeatureVideo(Dinosaur):
-    """A `Dinosaur` whose slots persist.
+class FeatureVideo(FeatureModel):
+    """A `FeatureModel` whose slots persist.
 
     Args:
-        backbone, grouping, image_size, hidden_dim: as of `Dinosaur`; initial slots and iterations are those
+        backbone, grouping, image_size, hidden_dim: as of `FeatureModel`; initial slots and iterations are
+        those
             of the first frame.
         decoder: slots to features, to logits of similarity, or to both, one after the other.
         predictor: slots of a frame to initial slots of the next.
         later_iterations: iterations in every frame but the first, at least 1.
         decodes_features: whether the decoder's first `backbone.feature_dim` values are features.
         decodes_similarity: whether its last values, one a patch, are logits of similarity.
-        options: others of `Dinosaur`.
+        options: others of `FeatureModel`.
 
     Raises:
         ValueError: `later_iterations` below 1, or a decoder of neither features nor similarity.
@@ -195,10 +196,10 @@ class FeatureVideo(Dinosaur):
     def anomaly_score(
         self, images: Float[Tensor, "batch 3 height width"], output: SlotOutput
     ) -> dict[str, Float[Tensor, " batch"]]:
-        """As of `Dinosaur`; by the attention, for a model that decodes similarity alone."""
+        """As of `FeatureModel`; by the attention, for a model that decodes similarity alone."""
         if self.decodes_features:
             return super().anomaly_score(images, output)
-        return super(Dinosaur, self).anomaly_score(images, output)
+        return super(FeatureModel, self).anomaly_score(images, output)
 
     def _parts(self, decoded: FeatureReconstruction) -> tuple[Tensor | None, Tensor, Tensor | None]:
         """Features, masks, and logits of similarity [batch, patches, patches]."""

@@ -30,7 +30,9 @@ from objecthood.recipes.discovery import (
     tetrominoes_unmodified,
 )
 from objecthood.recipes.feature_video import (
+    ClipsSlots,
     FeatureVideoDiscovery,
+    VideoSaur,
     clips_slots,
     slotcontrast_dinov2_base,
     slotcontrast_dinov2_small,
@@ -97,6 +99,7 @@ __all__ = [
     "RECIPES",
     "TASKS",
     "Ablation",
+    "ClipsSlots",
     "Contrast",
     "ConvertedSpot",
     "ConvertedVideo",
@@ -115,6 +118,7 @@ __all__ = [
     "SpatialBiasDiscovery",
     "Unmodified",
     "Video",
+    "VideoSaur",
     "from_dict",
     "from_file",
 ]

@@ -6,7 +6,7 @@ looked up. To train such a model, use the recipes of `recipes.features` and `rec
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -55,7 +55,25 @@ class ConvertedSpot(FeatureDiscovery):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvertedVideo(FeatureVideoDiscovery):
-    """VideoSAUR (arXiv 2306.04829) or SlotContrast (arXiv 2412.14295)."""
+    """VideoSAUR (arXiv 2306.04829) or SlotContrast (arXiv 2412.14295); fields as of the class attributes."""
+
+    initial_slots: str = "learned"
+    slot_mlp: bool = True
+    decoder: str = "mlp"
+    decoder_layers: int = 3
+    decoder_blocks: int = 3
+    decoder_heads: int = 4
+    feature_weight: float = 1.0
+
+    minimums = FeatureVideoDiscovery.minimums | {
+        "decoder_layers": 1,
+        "decoder_blocks": 0,
+        "decoder_heads": 1,
+    }
+    choices: ClassVar[dict[str, Any]] = FeatureVideoDiscovery.choices | {
+        "initial_slots": ("gaussian", "learned"),
+        "decoder": ("mlp", "mixer"),
+    }
 
     def build_backbone(self) -> StoredViT:
         return _stored(self)

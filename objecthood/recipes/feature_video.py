@@ -14,7 +14,7 @@ half-life of 100,000 steps from the start (there: from the end of the warm-up).
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from objecthood import losses, metrics
 from objecthood.data.clip_folder import ClipFolder
 from objecthood.data.randomness import start_noise
 from objecthood.data.scene import Dataset, EndlessDataset, Scenes
-from objecthood.models.dinosaur import Decoder
 from objecthood.models.feature_video import ClipMasks, ClipSlots, FeatureVideo
+from objecthood.models.of_features import Decoder
 from objecthood.nn import GaussianSlots, Grouping, LearnedSlots, SlotAttention, TransformerPredictor
 from objecthood.nn.attention_bias import SpatialBias
 from objecthood.nn.feature_decoders import MLPFeatureDecoder, SlotMixerDecoder
@@ -33,7 +33,7 @@ from objecthood.nn.frozen_features import Backbone, backbone
 from objecthood.nn.randomness import per_image
 from objecthood.nn.stored_vit import StoredViT
 from objecthood.recipes.clips import ClipRecipe
-from objecthood.recipes.features import Initial, cached, known_backbone, mirror
+from objecthood.recipes.known_features import cached, known_backbone, mirror
 
 NORM_EPSILON = 1e-5
 """Of layer norms in VideoSAUR and SlotContrast: PyTorch's default."""
@@ -41,15 +41,14 @@ NORM_EPSILON = 1e-5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureVideoDiscovery(ClipRecipe):
-    """Slots over frozen features of clips."""
+    """Slots over frozen features of clips, with SlotContrast's modules."""
 
     data: str = "clips"
     """"clips" (videos and folders of frames in `data_path`), or generated: "moving-sprites" or
     "camouflage"."""
     data_path: str = ""
     clips: int = 0
-    """Number of generated clips to train on, each time the same; 0: endless. Those of a folder are all
-    used."""
+    """Number of generated clips to train on, each time the same; 0: endless. Of a folder all are used."""
     resolution: int = 224
     """Side of the square frames in pixels, a multiple of the backbone's patch."""
     frames: int = 4
@@ -58,36 +57,11 @@ class FeatureVideoDiscovery(ClipRecipe):
     test_iterations: int = 3
     backbone: str
     """"efficientnet-lite0" (comes with the package), "hf:OWNER/NAME" or "timm:NAME" (`recipes.features`)."""
-    layer: int = 0
-    """How many of the backbone's blocks are passed; 0: all."""
-    final_norm: bool = False
-    """Whether the backbone's last norm is applied."""
     cached: bool = False
     """Whether features are computed once and kept on disk, as in `recipes.features`."""
     slot_dim: int = 64
-    initial_slots: Initial = "learned"
-    """Initial slots of the first frame: "gaussian" or "learned"."""
-    positions: bool = False
-    """Whether an embedding of their positions is added to what slots group; features of a ViT hold them."""
-    spatial_bias: float = 0.0
-    """Weight of each slot's Gaussian in the attention logits (`nn.attention_bias`); 0: none."""
-    merge_penalty: float = 0.0
-    """Largest reduction of the attention logits of duplicate slots; 0: none."""
-    attention_conditioned: bool = False
-    """Whether the log of the attention is added to the MLP decoder's mask logits."""
-    slot_mlp: bool = True
-    """Whether an MLP follows the GRU in slot attention."""
-    decoder: Literal["mlp", "mixer"] = "mlp"
     decoder_dim: int = 1024
     """Width of the decoder's hidden layers."""
-    decoder_layers: int = 3
-    """Number of its hidden layers."""
-    decoder_blocks: int = 3
-    """Transformer blocks of the mixer."""
-    decoder_heads: int = 4
-    """Of the mixer's attention, and of the predictor's."""
-    feature_weight: float = 1.0
-    """Weight of the squared error of features; 0: none are decoded."""
     similarity: float = 0.0
     """Weight of `losses.similarity_loss`, temporal feature similarity; 0: none is predicted."""
     similarity_temperature: float = 0.25
@@ -96,21 +70,31 @@ class FeatureVideoDiscovery(ClipRecipe):
     """Weight of `losses.slot_slot_contrast` between adjacent frames; 0: none."""
 
     main_score = "video_fg_ari"
-    minimums = ClipRecipe.minimums | {
-        "frames": 1,
-        "clips": 0,
-        "layer": 0,
-        "slot_dim": 1,
-        "decoder_dim": 1,
-        "decoder_layers": 1,
-        "decoder_blocks": 0,
-        "decoder_heads": 1,
-    }
-    choices: ClassVar[dict[str, Any]] = {
-        "data": ("clips", "moving-sprites", "camouflage"),
-        "initial_slots": get_args(Initial),
-        "decoder": ("mlp", "mixer"),
-    }
+    minimums = ClipRecipe.minimums | {"frames": 1, "clips": 0, "slot_dim": 1, "decoder_dim": 1}
+    choices: ClassVar[dict[str, Any]] = {"data": ("clips", "moving-sprites", "camouflage")}
+
+    final_norm = False
+    """Whether the backbone's last norm is applied (a class attribute, as those that follow)."""
+    initial_slots = "learned"
+    """Initial slots of the first frame: "gaussian" or "learned"."""
+    slot_mlp = True
+    """Whether an MLP follows the GRU in slot attention."""
+    decoder = "mlp"
+    """"mlp" or "mixer"."""
+    decoder_layers = 3
+    """Number of its hidden layers."""
+    decoder_blocks = 3
+    """Transformer blocks of the mixer."""
+    decoder_heads = 4
+    """Of the mixer's attention, and of the predictor's."""
+    feature_weight = 1.0
+    """Weight of the squared error of features; 0: none are decoded."""
+    positions = False
+    """Whether an embedding of their positions is added to what slots group; features of a ViT hold them."""
+    attention_prior = 0.0
+    """Weight of each slot's Gaussian in the attention logits (`nn.attention_bias`); 0: none."""
+    attention_conditioned = False
+    """Whether the log of the attention is added to the MLP decoder's mask logits."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,14 +134,14 @@ class FeatureVideoDiscovery(ClipRecipe):
         initial = (LearnedSlots if self.initial_slots == "learned" else GaussianSlots)(
             self.num_slots, slot_dim
         )
-        biased = self.spatial_bias or self.merge_penalty
+        bias = SpatialBias(grid, self.attention_prior) if self.attention_prior else None
         attention = SlotAttention(
             slot_dim,
             slot_dim,
             hidden_dim=4 * slot_dim,
             norm_epsilon=NORM_EPSILON,
             mlp=self.slot_mlp,
-            attention_bias=SpatialBias(grid, self.spatial_bias, self.merge_penalty, True) if biased else None,
+            attention_bias=bias,
             normalized_state=True,
         )
         return FeatureVideo(
@@ -175,7 +159,7 @@ class FeatureVideoDiscovery(ClipRecipe):
 
     def build_backbone(self) -> Backbone | StoredViT:
         """The backbone whose features are grouped and reconstructed."""
-        return backbone(self.backbone, self.layer, self.final_norm)
+        return backbone(self.backbone, 0, self.final_norm)
 
     @property
     def train_frames(self) -> int:
@@ -197,7 +181,7 @@ class FeatureVideoDiscovery(ClipRecipe):
                 scenes.size, scenes.endless = count, False
         if not self.cached:
             return scenes
-        features = known_backbone(self.backbone, self.layer, self.final_norm)
+        features = known_backbone(self.backbone, 0, self.final_norm)
         return cached(scenes, features, self.resolution, batch_size=4)
 
     def loss(self, model: FeatureVideo, scenes: Scenes, step: int) -> Tensor:
@@ -241,7 +225,7 @@ class FeatureVideoDiscovery(ClipRecipe):
     def frozen_features(self, scenes: Scenes) -> Tensor | None:
         if "features" in scenes:
             return scenes["features"]
-        features = known_backbone(self.backbone, self.layer, self.final_norm)
+        features = known_backbone(self.backbone, 0, self.final_norm)
         return torch.stack([features(clip.to(features.device)) for clip in scenes["image"]])
 
     def _features(self, model: FeatureVideo, scenes: Scenes) -> Tensor:
@@ -272,6 +256,27 @@ class FeatureVideoDiscovery(ClipRecipe):
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoSaur(FeatureVideoDiscovery):
+    """VideoSAUR's modules: Gaussian slots, no MLP after the GRU, and the slot mixer."""
+
+    similarity: float = 0.1
+
+    initial_slots = "gaussian"
+    slot_mlp = False
+    decoder = "mixer"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipsSlots(FeatureVideoDiscovery):
+    """Helped in a training of minutes: positions, a spatial bias, and masks conditioned on the attention."""
+
+    final_norm = True
+    positions = True
+    attention_prior = 1.0
+    attention_conditioned = True
+
+
 PUBLISHED: dict[str, Any] = dict(
     steps=100_000,
     warmup_steps=2500,
@@ -281,22 +286,18 @@ PUBLISHED: dict[str, Any] = dict(
 )
 """Of both: `trainer` and `optimizer` in configs/videosaur and configs/slotcontrast."""
 
-VIDEOSAUR: dict[str, Any] = PUBLISHED | dict(
-    initial_slots="gaussian", slot_mlp=False, decoder="mixer", similarity=0.1
-)
-
-videosaur_vitb16 = FeatureVideoDiscovery(
+videosaur_vitb16 = VideoSaur(
     name="videosaur-vitb16",
     description="VideoSAUR (YouTube-VIS settings): DINO ViT-B/16, --data-path VIDEOS; for a GPU",
     backbone="hf:facebook/dino-vitb16",
     similarity_temperature=0.25,
     batch_size=128,
     learning_rate=4e-4,
-    **VIDEOSAUR,
+    **PUBLISHED,
 )
 """configs/videosaur/ytvis.yml."""
 
-videosaur_dinov2_base = FeatureVideoDiscovery(
+videosaur_dinov2_base = VideoSaur(
     name="videosaur-dinov2-base",
     description="VideoSAUR (YouTube-VIS settings): DINOv2 ViT-B/14 at 518, --data-path VIDEOS; for a GPU",
     backbone="hf:facebook/dinov2-base",
@@ -304,7 +305,7 @@ videosaur_dinov2_base = FeatureVideoDiscovery(
     similarity_temperature=0.15,
     batch_size=64,
     learning_rate=2e-4,
-    **VIDEOSAUR,
+    **PUBLISHED,
 )
 """configs/videosaur/ytvis_dinov2.yml."""
 
@@ -333,19 +334,15 @@ slotcontrast_dinov2_small = FeatureVideoDiscovery(
 )
 """configs/slotcontrast/movi_c.yaml."""
 
-clips_slots = FeatureVideoDiscovery(
+clips_slots = ClipsSlots(
     name="clips-slots",
     description="Your own videos: --data-path VIDEOS; slots over bundled features, minutes on one core",
     backbone="efficientnet-lite0",
-    final_norm=True,
     cached=True,
     resolution=192,
     num_slots=6,
     frames=2,
     test_frames=12,
-    positions=True,
-    spatial_bias=1.0,
-    attention_conditioned=True,
     decoder_dim=64,
     steps=150,
     batch_size=8,

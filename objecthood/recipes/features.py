@@ -32,7 +32,8 @@ from objecthood.data.published.coco import Coco, Overlaps
 from objecthood.data.randomness import restart_noise
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.models.base import SlotOutput
-from objecthood.models.dinosaur import Decoder, Dinosaur, feature_error
+from objecthood.models.dinosaur import Dinosaur
+from objecthood.models.of_features import Decoder, feature_error
 from objecthood.nn import GaussianSlots, Grouping, LearnedSlots, SlotAttention
 from objecthood.nn.autoregressive_decoder import AutoregressiveDecoder
 from objecthood.nn.consensus_cut import ConsensusCut
@@ -41,8 +42,8 @@ from objecthood.nn.frozen_features import Backbone, backbone
 from objecthood.nn.randomness import per_image
 from objecthood.nn.stored_vit import StoredViT
 from objecthood.recipes.base import Recipe
+from objecthood.recipes.known_features import cached, known_backbone, mirror
 from objecthood.recipes.sources import describe_scenes, fit_of, open_dataset
-from objecthood.runtime.environment import choose_device
 from objecthood.runtime.progress import RunProgress
 from objecthood.visualize import animation, figures
 
@@ -355,34 +356,6 @@ class WithClasses(Dataset):
         scenes = self.scenes.batch(indices)
         scenes["classes"] = self.by_class.batch(indices)["masks"]
         return scenes
-
-
-@lru_cache(maxsize=1)
-def known_backbone(name: str, layer: int, final_norm: bool) -> Backbone:
-    """The backbone that computes what is cached, where that is fastest."""
-    return backbone(name, layer, final_norm).to(choose_device("auto"))
-
-
-def cached(scenes: Dataset, features: Backbone, side: int, batch_size: int = 16) -> CachedFeatures:
-    """Scenes of square images or frames with their features, computed where they are not in the cache."""
-    rows, columns = features.grid((side, side))
-    cache = FeatureCache(
-        default_folder(), f"{features.key} side {side}", (rows, columns, features.feature_dim)
-    )
-    with RunProgress("features", len(scenes)) as progress:
-        return CachedFeatures(
-            scenes,
-            lambda some: features(some["image"].to(features.device)),
-            cache,
-            tell=lambda done, of: progress.update(done, "images"),
-            batch_size=batch_size,
-        )
-
-
-def mirror(maps: Tensor, chosen: Tensor, dim: int) -> Tensor:
-    """Those of a batch that are chosen, mirrored along `dim`."""
-    shape = (-1, *[1] * (maps.ndim - 1))
-    return torch.where(chosen.to(maps.device).view(shape), maps.flip(dim), maps)
 
 
 def side_by_side(images: list[Image.Image]) -> Image.Image:

@@ -40,6 +40,11 @@ ENTRIES: dict[str, tuple[str, dict[str, Any], int]] = {
     "contrast-clean": ("moving-sprites-contrast", {"test_scenes": 40}, 3),
     "contrast-textured": ("moving-sprites-contrast", {"test_scenes": 40, "background": "textured"}, 3),
     "contrast-camouflage": ("camouflage-contrast", {"test_scenes": 40}, 3),
+    "clips-slots-textured": (
+        "clips-slots",
+        {"data": "moving-sprites", "background": "textured", "camera": 1.0, "clips": 200},
+        3,
+    ),
     "set-clevr-like": ("set-clevr-like", {"data_path": "clevr"}, 5),
 }
 """Published name: recipe, its fields, and seeds of untrained models."""

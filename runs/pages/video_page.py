@@ -1,4 +1,4 @@
-"""The tables of docs/methods/video.md and docs/methods/motion-grouping.md, from results/*.json;
+"""The tables of docs/methods/video.md, feature-video.md and motion-grouping.md, from results/*.json;
 `runs/pages/tables.py` writes them.
 """
 
@@ -19,6 +19,20 @@ TITLES = {
     "id_switch_rate": "ID switches",
     "motion_accuracy": "moving/static accuracy",
 }
+FEATURE_TITLES = {
+    "video_fg_ari": "video FG-ARI",
+    "video_mbo": "video mBO",
+    "video_ari": "video ARI",
+    "frame_fg_ari": "frame FG-ARI",
+    "id_switch_rate": "ID switches",
+}
+LOSSES = {
+    "clips-slots-textured": "features",
+    "clips-slots-textured-contrast": "features, slot contrast",
+    "clips-slots-textured-similarity": "features, temporal similarity",
+    "clips-slots-textured-both": "features, both",
+}
+"""Published names of the runs, by what is added to the loss."""
 TERMS = {
     "frames seen": "input: frames",
     "motion found by matching seen": "input: block-matched motion",
@@ -58,10 +72,26 @@ def protocol(result: dict) -> str:
     return words
 
 
-def spread(scores: list[dict[str, float]]) -> list[str]:
+def of_features() -> str:
+    """Slots over frozen features: each loss, over seeds, and the floors."""
+    runs: dict[str, list[dict]] = {}
+    for file in sorted((ROOT / "results").glob("clips-slots-textured*-seed*.json")):
+        runs.setdefault(file.stem.rsplit("-seed", 1)[0], []).append(json.loads(file.read_text()))
+    rows = [["", "seeds", *FEATURE_TITLES.values(), "CPU s"], ["---", *["---:"] * (len(FEATURE_TITLES) + 2)]]
+    for name, title in LOSSES.items():
+        if results := runs.get(name):
+            cost = f"{statistics.median(result['cpu_seconds'] for result in results):.0f}"
+            rows.append([title, *spread([result["scores"] for result in results], FEATURE_TITLES), cost])
+    for floor, *scores in floor_rows("clips-slots-textured", list(FEATURE_TITLES)):
+        rows.append([floor, "-", *scores, "-"])
+    first = runs["clips-slots-textured"][0]
+    return "\n".join([*table(rows), "", f"{protocol(first).capitalize()}.", ""])
+
+
+def spread(scores: list[dict[str, float]], titles: dict[str, str] = TITLES) -> list[str]:
     """How many, then mean and sample deviation of each score."""
     cells = [str(len(scores))]
-    for key in TITLES:
+    for key in titles:
         values = [score[key] for score in scores]
         text = f"{statistics.mean(values):.3f}"
         cells.append(text + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""))

@@ -1,0 +1,42 @@
+"""Frozen features of a recipe's scenes, computed once (`data.feature_cache`)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from objecthood.data.feature_cache import CachedFeatures, FeatureCache, default_folder
+from objecthood.data.scene import Dataset
+from objecthood.nn.frozen_features import Backbone, backbone
+from objecthood.runtime.environment import choose_device
+from objecthood.runtime.progress import RunProgress
+
+
+@lru_cache(maxsize=1)
+def known_backbone(name: str, layer: int, final_norm: bool) -> Backbone:
+    """The backbone that computes what is cached, where that is fastest."""
+    return backbone(name, layer, final_norm).to(choose_device("auto"))
+
+
+def cached(scenes: Dataset, features: Backbone, side: int, batch_size: int = 16) -> CachedFeatures:
+    """Scenes of square images or frames with their features, computed where they are not in the cache."""
+    rows, columns = features.grid((side, side))
+    cache = FeatureCache(
+        default_folder(), f"{features.key} side {side}", (rows, columns, features.feature_dim)
+    )
+    with RunProgress("features", len(scenes)) as progress:
+        return CachedFeatures(
+            scenes,
+            lambda some: features(some["image"].to(features.device)),
+            cache,
+            tell=lambda done, of: progress.update(done, "images"),
+            batch_size=batch_size,
+        )
+
+
+def mirror(maps: Tensor, chosen: Tensor, dim: int) -> Tensor:
+    """Those of a batch that are chosen, mirrored along `dim`."""
+    shape = (-1, *[1] * (maps.ndim - 1))
+    return torch.where(chosen.to(maps.device).view(shape), maps.flip(dim), maps)
