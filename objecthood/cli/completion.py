@@ -41,7 +41,7 @@ def parser(
     commands: Mapping[str, Callable[[list[str]], int]], options: Mapping[str, type]
 ) -> argparse.ArgumentParser:
     """A parser of all commands, names and options for shtab only; `cli.options` parses the command line."""
-    from objecthood.cli import benchmark, data, demo, export, leaderboard, listing, predict, sweep
+    from objecthood.cli import benchmark, convert, data, demo, export, leaderboard, listing, predict, sweep
     from objecthood.hub.pretrained import PRETRAINED, UNTRAINED
     from objecthood.recipes import RECIPES
 
@@ -58,6 +58,7 @@ def parser(
         "list": ({listing.ListOptions}, ["recipes", "weights"]),
         "show": ({listing.ShowOptions}, [*weights, *recipes]),
         "export": ({export.ExportOptions}, weights),
+        "convert": ({convert.ConvertOptions}, []),
         "demo": ({demo.DemoOptions}, weights),
         "benchmark": ({benchmark.BenchmarkOptions}, []),
         "doctor": (set(), []),
