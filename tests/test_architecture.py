@@ -87,7 +87,7 @@ def test_ideas_stand_on_torch_alone(name):
     if name == "objecthood.nn.vit_backbones":
         files = {"transformers", "timm", "huggingface_hub"}
         assert not imports(MODULES[name], at_import=True) & files, "extras are imported where they are used"
-    assert foreign(name) <= {"torch", "jaxtyping", "scipy", "numpy"} | files
+    assert foreign(name) <= {"torch", "jaxtyping", "scipy", "numpy", "threadpoolctl"} | files
 
 
 @pytest.mark.parametrize("name", within("objecthood.models"))

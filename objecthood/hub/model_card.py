@@ -99,7 +99,7 @@ def _head(name: str, facts: Mapping[str, Any]) -> str:
 def _use(load: str) -> str:
     return (
         "```python\nimport objecthood as oh\n\n"
-        f'model = {load}\n(result,) = oh.predict(model, "picture.png")\n'
+        f'model = {load}\n(result,) = oh.predict(model, "image.png")\n'
         'result.plot().save("prediction.png")\n```'
     )
 

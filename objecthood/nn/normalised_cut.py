@@ -12,11 +12,13 @@ Difference: the weight of an eigenvector is bounded for eigenvalues near 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from scipy.linalg import eigh
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 
@@ -66,9 +68,16 @@ def random_walk_vectors(
     scale = degrees.rsqrt()
     symmetric = (scale[:, None] * weights * scale).cpu().numpy()
     last = len(symmetric) - 1
-    values, vectors = eigh(symmetric, subset_by_index=[last - number, last], overwrite_a=True)
+    with _blas().limit(limits=1):  # OpenBLAS's threads wait in a loop: seconds of CPU on a busy machine
+        values, vectors = eigh(symmetric, subset_by_index=[last - number, last], overwrite_a=True)
     values, vectors = (torch.from_numpy(found).flip(-1).to(weights) for found in (values, vectors))
     return values[1:], vectors[:, 1:] * scale[:, None]
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries in this process."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def commute_rows(

@@ -22,6 +22,7 @@ DATA_OF = {
     "sprites": "sprites on grey",
     "tetrominoes": "Tetrominoes-like scenes",
     "tetrominoes-guided": "Tetrominoes-like scenes",
+    "tetrominoes-unmodified": "Tetrominoes-like scenes",
 }
 RENDER = "objecthood data render clevr --objects 3-10 --seed 7 --count 5000 --out scenes"
 """Makes the training scenes of weights for CLEVR-like scenes, as their cards say."""

@@ -87,9 +87,9 @@ ENTRIES = {
         data="Generated Tetrominoes (`objecthood.data.generated.tetrominoes`): three blocks of plain "
         "colour on black, 35 x 35 pixels. Not the published data set.",
         limits="Only blocks of this size on black. The architecture, the loss and the initial slots are the "
-        "paper's; the optimiser and the schedule are not. Touching blocks of one colour may be divided at the "
-        "wrong place, and two slots may share a block: five iterations (`iterations=5`) help. The background is "
-        "divided among the slots, so ARI is low.",
+        "paper's; the optimiser and the schedule are not. Touching blocks of one colour may be divided at "
+        "the wrong place, and two slots may share a block: five iterations (`iterations=5`) help. The "
+        "background is divided among the slots, so ARI is low.",
         picture=lambda: Tetrominoes("test", 0)[[0]]["image"][0],
         picture_says="The first test scene.",
     ),
