@@ -8,13 +8,15 @@ entry: with p = softmax over slots of (c k / temperature + attention bias),
 In the backward pass, `straight_through` takes the gradient of p for that of the assignment (Bengio et al.
 2013, arXiv 1308.3432). Otherwise assignments have no gradient, and keys are trained by their means alone.
 
-Difference from Lloyd: a slot without inputs moves to the mean of all inputs, in place of keeping its mean.
+Difference from Lloyd: a slot without inputs moves to the mean of all inputs, in place of keeping its mean, and
+its assignments have no gradient, as that of a mean over next to nothing has no bound.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -55,3 +57,8 @@ class KMeans(SoftKMeans):
         soft = logits.softmax(dim=1)
         hard = F.one_hot(soft.argmax(dim=1), soft.shape[1]).transpose(1, 2).to(soft)
         return hard + (soft - soft.detach()) if self.straight_through else hard
+
+    def _weights(self, attention: Tensor, mask: Tensor | None) -> Tensor:
+        weights = super()._weights(attention, mask)
+        is_empty = attention.detach().sum(dim=-1, keepdim=True) < 0.5
+        return torch.where(is_empty, weights.detach(), weights)

@@ -152,6 +152,19 @@ def test_assignments_of_k_means_have_the_gradient_of_the_softmax_or_none():
         assert (gradient is not None and gradient.abs().sum() > 0) == straight_through
 
 
+def test_empty_slots_of_k_means_do_not_blow_up_gradients():
+    """Assignments of a slot without inputs used to have gradients of 3e5 an iteration, and trainings ended."""
+    module = jittered(KMeans(SLOTS, GRID, INPUT_DIM, SLOT_DIM))
+    inputs, slots = example()
+    slots[:, 1] = slots[:, 0]
+    inputs.requires_grad_()
+    found = module(inputs, slots, iterations=1)
+    assert (found.attention[:, -1, 1] == 0).all()
+    (gradient,) = torch.autograd.grad(found.slots[:, 1].sum(), inputs)
+    (other,) = torch.autograd.grad(module(inputs, slots, iterations=1).slots[:, 0].sum(), inputs)
+    assert gradient.norm() < 10 * other.norm()
+
+
 def sinkhorn_of(cost, a, b, v, iterations=5):
     """Plan and potentials, by sums of exponentials."""
     for _ in range(iterations):
