@@ -143,11 +143,25 @@ def verdicts(by_module: Mapping[str, Mapping[int, Sequence[float | None]]]) -> d
 def page(facts: Mapping[str, Any]) -> str:
     """The leaderboard as Markdown: a table for each set, floors below the modules, and a picture a cell."""
     lines = ["# Leaderboard of slot modules", "", facts["protocol"], ""]
+    for name, table in tables(facts).items():
+        lines += [f"## {name}", "", *table, ""]
+        for module, cells in facts["sets"][name]["modules"].items():
+            pictures = {cells[at]["picture"]: words for at, words in reversed(COLUMNS.items())}
+            for picture, words in reversed(pictures.items()):
+                if picture:
+                    what = f"{module}, {words}"
+                    lines += [f"{what}:", "", f"![{name}, {what}]({picture})", ""]
+    return "\n".join(lines)
+
+
+def tables(facts: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The lines of a Markdown table for each set: modules, then floors."""
+    found = {}
     for name, board in facts["sets"].items():
         keys = board["shown"]
         head = ["module", *(f"{score}, {words}" for words in COLUMNS.values() for score in keys.values())]
         head += ["failed seeds", "steps", "CPU s a seed", "verdict"]
-        lines += [f"## {name}", "", row(head), "| --- |" + " ---: |" * (len(head) - 2) + " --- |"]
+        lines = [row(head), "| --- |" + " ---: |" * (len(head) - 2) + " --- |"]
         for module, cells in board["modules"].items():
             columns = [cells[at] for at in COLUMNS]
             scores = [in_words(cell["scores"].get(key), 3) for cell in columns for key in keys]
@@ -159,14 +173,8 @@ def page(facts: Mapping[str, Any]) -> str:
         for floor, scores in board["floors"].items():
             shown = [f"{scores[key]:.3f}" if key in scores else "-" for key in keys]
             lines.append(row([f"floor: {TITLES[floor]}", *shown * len(COLUMNS), *["-"] * 4]))
-        lines.append("")
-        for module, cells in board["modules"].items():
-            pictures = {cells[at]["picture"]: words for at, words in reversed(COLUMNS.items())}
-            for picture, words in reversed(pictures.items()):
-                if picture:
-                    what = f"{module}, {words}"
-                    lines += [f"{what}:", "", f"![{name}, {what}]({picture})", ""]
-    return "\n".join(lines)
+        found[name] = lines
+    return found
 
 
 def row(cells: Sequence[str]) -> str:

@@ -153,7 +153,7 @@ def test_assignments_of_k_means_have_the_gradient_of_the_softmax_or_none():
 
 
 def test_empty_slots_of_k_means_do_not_blow_up_gradients():
-    """Assignments of a slot without inputs used to have gradients of 3e5 an iteration, and trainings ended."""
+    """Assignments of a slot without inputs had gradients of 3e5 an iteration, and trainings ended."""
     module = jittered(KMeans(SLOTS, GRID, INPUT_DIM, SLOT_DIM))
     inputs, slots = example()
     slots[:, 1] = slots[:, 0]

@@ -1,0 +1,23 @@
+"""The tables of docs/leaderboard.md, from results/leaderboard/leaderboard.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from objecthood.analysis.leaderboard import tables
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def board() -> str:
+    """Protocol, then a table and a picture for each set."""
+    facts = json.loads((ROOT / "results" / "leaderboard" / "leaderboard.json").read_text())
+    machine = facts["machine"]
+    parts = [f"{facts['protocol']} {machine['processor']}, one thread, commit {machine['commit']}.", ""]
+    for name, lines in tables(facts).items():
+        what = f"The first test scenes of {name}, and their segmentation by each module"
+        picture = f"![{what}](images/leaderboard-{name}.webp)"
+        note = f"*{what} (seed 0, one restart, equal CPU seconds).*"
+        parts += [f"### {name}", "", *lines, "", picture, "", note, ""]
+    return "\n".join(parts)
