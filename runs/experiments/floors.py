@@ -4,7 +4,8 @@
     python runs/experiments/floors.py --only sprites-grey tetrominoes
 
 FOLDERs hold rendered scenes with a split "test". Untrained models are means over seeds. With `--only` the
-other entries of the file stay, with `--labels` the scores of untrained models, which take the longest.
+other entries of the file stay, with `--labels` the scores of untrained models, which take the longest;
+`--skip-colours` leaves out what takes long for clips of large frames (`clips-slots-textured`).
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--clevr", help="rendered CLEVR-like scenes")
     parser.add_argument("--textured", help="rendered scenes with textured backgrounds")
     parser.add_argument("--only", nargs="+", choices=list(ENTRIES), default=list(ENTRIES))
+    parser.add_argument("--skip-colours", action="store_true", help="leave out floors of colours")
     parser.add_argument("--labels", action="store_true", help="score what needs no model alone")
     arguments = parser.parse_args()
     found = json.loads(TARGET.read_text()) if TARGET.exists() else {}
@@ -66,7 +68,9 @@ def main() -> None:
             fields = fields | {"data_path": getattr(arguments, fields["data_path"])}
         began = time.process_time()
         recipe = dataclasses.replace(oh.RECIPES[recipe_name], **fields, seed=0)
-        if arguments.labels:
+        if arguments.skip_colours:
+            found[name] = of_labels(recipe, colours=False) | {"untrained": over_seeds(recipe, seeds)}
+        elif arguments.labels:
             found[name] = of_labels(recipe) | {
                 key: row for key, row in found[name].items() if key.startswith("untrained")
             }

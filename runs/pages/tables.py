@@ -425,6 +425,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "reliability.md": reliability_page.blocks(),
     ROOT / "docs" / "methods" / "moving-objects.md": objects_page.blocks(),
     ROOT / "docs" / "methods" / "video.md": {"generated": video_page.generated},
+    ROOT / "docs" / "methods" / "feature-video.md": {"features": video_page.of_features},
     ROOT / "docs" / "methods" / "motion-grouping.md": {
         "verdict": video_page.verdict,
         "stages": video_page.stages,

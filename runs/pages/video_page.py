@@ -30,7 +30,6 @@ LOSSES = {
     "clips-slots-textured": "features",
     "clips-slots-textured-contrast": "features, slot contrast",
     "clips-slots-textured-similarity": "features, temporal similarity",
-    "clips-slots-textured-both": "features, both",
 }
 """Published names of the runs, by what is added to the loss."""
 TERMS = {
