@@ -8,8 +8,8 @@ entry: with p = softmax over slots of (c k / temperature + attention bias),
 In the backward pass, `straight_through` takes the gradient of p for that of the assignment (Bengio et al.
 2013, arXiv 1308.3432). Otherwise assignments have no gradient, and keys are trained by their means alone.
 
-Difference from Lloyd: a slot without inputs moves to the mean of all inputs, in place of keeping its mean. Its
-assignments have no gradient, as that of a mean over next to nothing has no bound.
+Difference from Lloyd: a slot without inputs moves to the mean of all inputs, in place of keeping its mean;
+its assignments have no gradient, which would be without bound.
 """
 
 from __future__ import annotations
