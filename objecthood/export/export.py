@@ -19,8 +19,17 @@ import objecthood
 from objecthood.data.randomness import start_noise
 from objecthood.export.examples import example_images
 from objecthood.export.graph import repeat, trace
-from objecthood.export.stages import FirstStage, LastStage, Start, Step, stages_of, stages_of_discovery
+from objecthood.export.stages import (
+    FirstStage,
+    LastStage,
+    Start,
+    Step,
+    export_stages_of,
+    stages_of_discovery,
+)
 from objecthood.models import SlotModel
+from objecthood.models.base import ExportStages
+from objecthood.models.spectral import SpectralStages
 from objecthood.runtime.environment import commit
 from objecthood.runtime.files import staged
 
@@ -52,6 +61,10 @@ def export_onnx(model: SlotModel, path: str | Path, *, report: Report = silent) 
     whole number. The graph computes one restart. Outputs: those of the model (reconstruction, appearance and
     masks, or properties), `slots`, and `attention` [batch, iterations, slots, rows, columns].
 
+    For `photos` the inputs are `image` [1, 3, height, width], of any size, and `num_segments`, 0 for the number
+    that the model finds; the outputs are `slots` [segments, dim], `attention` [segments, rows, columns] and
+    `masks` [segments, height, width].
+
     Raises:
         ValueError: the file exists, the model cannot be exported, or the graph differs from PyTorch by more
             than 1e-4 for batches of 1 or 4; no file is written.
@@ -62,9 +75,12 @@ def export_onnx(model: SlotModel, path: str | Path, *, report: Report = silent) 
         >>> model = autoencoder.fast_tetrominoes().eval()
         >>> file = export_onnx(model, f"{tempfile.mkdtemp()}/pieces.onnx")  # doctest: +SKIP
     """
-    _check_kind(model)
+    stages = _check_kind(model)
     path = _new(Path(path), ".onnx")
     with staged(path) as place:
+        if isinstance(stages, SpectralStages):
+            place.write_bytes(_photographs(model, stages, report)["whole"])
+            return path
         report("tracing the model")
         graph = whole_graph(model)
         describe(graph, model)
@@ -88,14 +104,24 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report = silen
     mask_logits). The first bias is 0; `slots_seen` are the slots to decode. Shapes are those of
     `export.stages`, with dynamic batch and number of slots.
 
+    For `photos` they are `group` (image -> embedding, agreement, parents, heights) and `divide` (image, these,
+    num_segments -> slots, attention, masks): see `export.photographs`.
+
     Raises:
         ValueError: as `export_onnx`.
     """
-    _check_kind(model)
-    stages_of_discovery(model)
+    stages = _check_kind(model)
     folder = _new(Path(folder), "")
+    if not isinstance(stages, SpectralStages):
+        stages_of_discovery(model)
     with staged(folder) as place:
         place.mkdir()
+        if isinstance(stages, SpectralStages):
+            made = _photographs(model, stages, report)
+            for name in ("group", "divide"):
+                (place / f"{name}.onnx").write_bytes(made[name])
+            (place / "model.json").write_text(json.dumps(facts(model), indent=1) + "\n")
+            return folder
         report("tracing the stages of the model")
         for name, graph in part_graphs(model).items():
             describe(graph, model)
@@ -107,12 +133,28 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report = silen
     return folder
 
 
+def _photographs(model: SlotModel, stages: SpectralStages, report: Report) -> dict[str, bytes]:
+    """The graphs of `export.photographs`, compared with PyTorch, as files."""
+    from objecthood.export import photographs
+
+    report("building the graphs")
+    graphs = photographs.graphs(stages)
+    for graph in graphs.values():
+        describe(graph, model)
+    files = {name: graph.SerializeToString() for name, graph in graphs.items()}
+    report("comparing with PyTorch")
+    photographs.compare(stages, {name: session(file) for name, file in files.items()})
+    return files
+
+
 def facts(model: SlotModel) -> dict[str, Any]:
     """Facts needed to use an exported graph, as JSON values."""
+    stages, made = export_stages_of(model), {"version": objecthood.__version__, "commit": commit()}
+    if isinstance(stages, SpectralStages):
+        return made | {"kind": "photographs", "sides": list(stages.sides)}
     recipe = getattr(model, "recipe", None)
-    return {
-        "version": objecthood.__version__,
-        "commit": commit(),
+    return made | {
+        "kind": "slots",
         "recipe": recipe.to_dict() if recipe else None,
         "resolution": model.resolution,
         "fit": model.fit,
@@ -216,8 +258,8 @@ def compare_parts(model: SlotModel, folder: Path, batch: int, num_slots: int, it
     return _largest_difference(expected.found(), found, f"batch {batch}, {num_slots} slots")
 
 
-def session(file: Path) -> Callable[[dict[str, Any]], dict[str, np.ndarray]]:
-    """A graph as a function of named arrays or tensors, run by onnxruntime on the CPU."""
+def session(file: Path | bytes) -> Callable[[dict[str, Any]], dict[str, np.ndarray]]:
+    """A graph, by its file or as its bytes, as a function of named arrays or tensors, run by onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -302,10 +344,11 @@ def _stable_images(
     return images[order[:batch]]
 
 
-def _check_kind(model: nn.Module) -> None:
-    stages_of(model)
+def _check_kind(model: nn.Module) -> ExportStages | SpectralStages:
+    stages = export_stages_of(model)
     if model.training or next(model.parameters()).device.type != "cpu":
         raise ValueError("the model must be on the CPU and in eval mode; call model.cpu().eval()")
+    return stages
 
 
 def _new(path: Path, suffix: str) -> Path:

@@ -15,17 +15,26 @@ from torch import Tensor, nn
 
 from objecthood.models import SlotModel
 from objecthood.models.base import ExportStages
+from objecthood.models.spectral import SpectralStages
 from objecthood.nn import GaussianSlots, LearnedSlots, SlotAttention
 from objecthood.nn.decoders import drop_slots
 
 
-def stages_of(model: nn.Module) -> ExportStages:
+def export_stages_of(model: nn.Module) -> ExportStages | SpectralStages:
     """The model's `export_stages`; ValueError if it has none."""
     if not isinstance(model, SlotModel):
         raise ValueError(
             f"a {type(model).__name__} cannot be exported; use weights of `objecthood list weights`"
         )
     return model.export_stages()
+
+
+def stages_of(model: nn.Module) -> ExportStages:
+    """The stages of a model with iterations of slots; ValueError for another model."""
+    stages = export_stages_of(model)
+    if not isinstance(stages, ExportStages):
+        raise ValueError(f"a {type(model).__name__} has no iterations of slots")
+    return stages
 
 
 class Start(nn.Module):

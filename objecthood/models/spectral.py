@@ -6,7 +6,9 @@ The backbone (`nn.backbones`) was trained with class labels of ImageNet; the gro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +39,15 @@ class SpectralOutput:
     slots: Float[Tensor, "slots feature_dim"]
     masks: Float[Tensor, "slots height width"]
     attention: Float[Tensor, "slots rows columns"]
+
+
+class SpectralStages(NamedTuple):
+    """What `objecthood.export.photographs` writes as graphs."""
+
+    backbone: EfficientNetLite0
+    cut: ConsensusCut
+    sides: tuple[int, ...]
+    embed: Callable[[Tensor], list[Tensor]]
 
 
 class SpectralSegmenter(SlotModel):
@@ -157,3 +168,7 @@ class SpectralSegmenter(SlotModel):
         cut = self.cut if num_segments is None else replace(self.cut, num_segments=num_segments)
         found = cut(self.embed(image))
         return SpectralOutput(found.slots, masks_at_size(found.attention, image), found.attention)
+
+    def export_stages(self) -> SpectralStages:
+        """The backbone, the grouping, the scales, and `embed`."""
+        return SpectralStages(self.backbone, self.cut, self.sides, self.embed)

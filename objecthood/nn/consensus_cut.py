@@ -77,15 +77,15 @@ class ConsensusCut:
             (1, 1, 2)
         """
         grid = embeddings[0].shape[:2]
-        agreement, values, vectors = self._agreement(embeddings)
-        labels = self._linkage(agreement)
+        agreement, values, vectors = self.agreement(embeddings)
+        labels = self.labels(agreement)
         members = F.one_hot(labels).to(agreement)
         attention = agreement @ members / members.sum(dim=0)
         attention = attention / attention.sum(dim=1, keepdim=True)
         slots = F.normalize(members.T @ embeddings[0].flatten(0, 1).float(), dim=-1)
         return CutOutput(slots, attention.T.unflatten(1, grid), labels.view(grid), values, vectors)
 
-    def _agreement(self, embeddings: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def agreement(self, embeddings: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Agreement [cells, cells]: the share of partitions in which two cells share a cluster; eigenvalues
         and eigenvectors of the first view."""
         cells = embeddings[0].shape[:2].numel()
@@ -103,7 +103,7 @@ class ConsensusCut:
                     together.addmm_(members, members.T)
         return together / together[0, 0], *spectra[0]
 
-    def _linkage(self, agreement: Tensor) -> Tensor:
+    def labels(self, agreement: Float[Tensor, "cells cells"]) -> Tensor:
         """Labels of the cells, from 0, by average linkage."""
         # Half a second of every start, for those who need it.
         from scipy.cluster.hierarchy import cut_tree, fcluster, linkage

@@ -6,7 +6,7 @@
 Annotations are COCO's. "select" is the part on which settings were chosen, "report" another one, scored with
 the same settings; `--without` leaves out photographs whose file names occur in those folders. Each call
 writes its part of the file; `--slots` adds a measurement to it, `--runs` adds trained models (run folders),
-and `--rows` prints some rows alone.
+and `--rows` prints some rows alone, `--add` writes them beside those that are there.
 
 Protocol (Seitzer et al. 2023, arXiv 2209.14860): central square, scored at 320 x 320 pixels;
 foreground ARI over instances, mean best overlap over instances and over classes; pixels of crowds and of two
@@ -20,6 +20,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,15 @@ import objecthood as oh
 from objecthood.analysis.baselines import POSITION_WEIGHT, blocks, feature_kmeans
 from objecthood.data.io.images import read_image, resize_image
 from objecthood.data.transforms import as_images, central_square, resize_nearest
+from objecthood.export.export import session
+from objecthood.export.photographs import graphs
 from objecthood.metrics import dinosaur_scores
 from objecthood.models.spectral import SpectralSegmenter
 from objecthood.nn.backbones import EfficientNetLite0
 from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.guided_filter import masks_at_size
 from objecthood.nn.normalised_cut import affinity, kmeans, normalised_cut
-from objecthood.runtime.environment import describe
+from objecthood.runtime.environment import commit, describe
 
 TARGET = Path(__file__).resolve().parents[2] / "results" / "photographs.json"
 SIDE = 320
@@ -100,6 +103,21 @@ def consensus_segments(image: Tensor, seed: int) -> Tensor:
     return SpectralSegmenter(BACKBONE, ConsensusCut(seed=100 * seed)).divide(image).masks.argmax(dim=0)
 
 
+def exported_segments(*sides: int) -> Segmenter:
+    """What `objecthood export photos` computes, or the same with other scales; graphs differ by the seed."""
+
+    @cache
+    def graph(seed: int) -> Callable[[dict], dict]:
+        stages = SpectralSegmenter(BACKBONE, ConsensusCut(seed=100 * seed), sides).export_stages()
+        return session(graphs(stages)["whole"].SerializeToString())
+
+    def segment(image: Tensor, seed: int) -> Tensor:
+        found = graph(seed)({"image": image[None], "num_segments": 0})
+        return torch.from_numpy(found["masks"]).argmax(dim=0)
+
+    return segment
+
+
 ROWS: dict[str, tuple[str, Segmenter, bool]] = {
     "blocks": ("equal blocks, 3 x 3", lambda image, seed: blocks(image[None], 9)[0], False),
     "colour-kmeans": ("k-means on colour and place, K 7", colour_segments, True),
@@ -120,6 +138,8 @@ ROWS: dict[str, tuple[str, Segmenter, bool]] = {
         consensus_segments,
         True,
     ),
+    "onnx": ("the same as an ONNX graph", exported_segments(448, 320), True),
+    "onnx-20": ("an ONNX graph for browsers: consensus of 36 cuts, 20 x 20", exported_segments(320), True),
 }
 
 
@@ -144,6 +164,7 @@ def main() -> None:
     parser.add_argument("annotations", type=Path)
     parser.add_argument("--without", type=Path, nargs="+", default=[])
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="print these; write nothing")
+    parser.add_argument("--add", nargs="+", choices=list(ROWS), help="measure these alone and add them")
     parser.add_argument("--runs", type=Path, nargs="+", help="score the models of these run folders as well")
     parser.add_argument("--slots", action="store_true", help="measure the slots alone: see `slot_retrieval`")
     arguments = parser.parse_args()
@@ -163,12 +184,18 @@ def main() -> None:
         TARGET.write_text(json.dumps(found, indent=1) + "\n")
         return
     rows = {}
-    for name in arguments.rows or ROWS:
+    for name in arguments.rows or arguments.add or ROWS:
         rows[name] = scored(name, scenes)
         print(name, rows[name], flush=True)
     if arguments.rows:
         return
     found = json.loads(TARGET.read_text()) if TARGET.exists() else {}
+    if arguments.add:
+        for row in rows.values():
+            row |= {"commit": commit()}
+        found[arguments.part]["rows"] |= rows
+        TARGET.write_text(json.dumps(found, indent=1) + "\n")
+        return
     found[arguments.part] = {
         "photographs": len(scenes),
         "rows": rows,
