@@ -1,7 +1,8 @@
-"""The demo server: the page as static files held in memory, and two endpoints that run the model with
-PyTorch.
+"""The demo server: the page as static files held in memory, and three endpoints that run the model
+with PyTorch.
 
-`POST api/look` takes an image, `POST api/paint` slots (see `work.Work`). Nothing is written to disk and no
+`POST api/look` takes an image, `POST api/paint` slots (see `work.Work`), `POST api/divide` a photograph
+(`work.PhotographWork`). Nothing is written to disk and no
 name in a request reaches the file system. Errors are one line of JSON: 400 (unknown host), 403 (other
 origin), 404, 405, 408 (timeout), 413 (too large), 415 (not an image), 422 (damaged, or a number out of
 range), 503 (queue full).
@@ -13,7 +14,7 @@ import json
 import logging
 import math
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -29,7 +30,7 @@ from objecthood.data.io.images import ImageFormatError, ImageTooLargeError
 from objecthood.demo.connections import BoundedProtocol
 from objecthood.demo.limits import Names, Queue, Refused, guarded, read_body
 from objecthood.demo.shown import MAX_BYTES, TYPES, Shown, config, example_files, page_files
-from objecthood.demo.work import Settings, Work
+from objecthood.demo.work import PhotographWork, Settings, Work
 from objecthood.runtime import limits
 
 CAPACITY = limits.REQUESTS
@@ -37,7 +38,7 @@ BACKLOG = 128
 """Pending connections of the listening socket."""
 SEND_SECONDS = 30.0
 """Time in which a client must read the response; slower clients are disconnected."""
-MOST = {"slots": 32, "iterations": 30, "seed": 2**32 - 1}
+MOST = {"slots": 32, "segments": 64, "iterations": 30, "seed": 2**32 - 1}
 MOST_SPREAD = 4.0
 _CHUNK = 64 * 1024
 WRONG_HERE = "internal error; see the terminal"
@@ -53,12 +54,15 @@ def build_app(shown: list[Shown], names: Names | None = None) -> ASGIApp:
     for one in shown:
         files |= example_files(one)
     files["config.json"] = json.dumps(config("server", shown)).encode()
-    works, queue = {one.name: Work(one) for one in shown}, Queue(CAPACITY)
+    queue = Queue(CAPACITY)
+    works = {one.name: Work(one) for one in shown if one.kind == "slots"}
+    photographs = {one.name: PhotographWork(one) for one in shown if one.kind == "photographs"}
     routes: list[BaseRoute] = [Route("/", _file("index.html", files["index.html"]), methods=["GET"])]
     routes += [Route(f"/{name}", _file(name, content), methods=["GET"]) for name, content in files.items()]
     routes += [
         Route("/api/look", Api(works, queue, look), methods=["POST"]),
         Route("/api/paint", Api(works, queue, paint), methods=["POST"]),
+        Route("/api/divide", Api(photographs, queue, divide), methods=["POST"]),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _plainly, Exception: _quietly})
     return guarded(app, names or Names(THIS_MACHINE))
@@ -67,7 +71,7 @@ def build_app(shown: list[Shown], names: Names | None = None) -> ASGIApp:
 class Api:
     """An endpoint: a request is read, queued, computed and answered within one place of the queue."""
 
-    def __init__(self, works: dict[str, Work], queue: Queue, answer: Callable[..., Any]):
+    def __init__(self, works: Mapping[str, Any], queue: Queue, answer: Callable[..., Any]):
         self.works, self.queue, self.answer = works, queue, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +90,7 @@ class Api:
             return
         await response(scope, receive, send)
 
-    def _work(self, request: Request) -> Work:
+    def _work(self, request: Request) -> Any:
         name = request.query_params.get("model", "")
         if name not in self.works:
             raise Refused(422, f"unknown model; available are {', '.join(self.works)}")
@@ -110,6 +114,13 @@ async def paint(request: Request, work: Work, queue: Queue) -> bytes | Refused:
     num_slots = _number(request, "slots", 1)
     content = await read_body(request, work.paint_size(num_slots))
     return await queue.run(request, answered, work.paint, content, num_slots)
+
+
+async def divide(request: Request, work: PhotographWork, queue: Queue) -> bytes | Refused:
+    """The response of `PhotographWork.divide`."""
+    num_segments = _number(request, "segments", 0)
+    content = await read_body(request, MAX_BYTES)
+    return await queue.run(request, answered, work.divide, content, num_segments)
 
 
 def answered(function: Callable[..., bytes], *arguments: Any) -> bytes | Refused:

@@ -16,9 +16,10 @@ from objecthood import hub
 from objecthood.analysis import out_of_distribution
 from objecthood.export.examples import example_images
 from objecthood.export.export import facts
-from objecthood.export.stages import stages_of_discovery
+from objecthood.export.stages import export_stages_of, stages_of_discovery
 from objecthood.models import SlotModel
-from objecthood.models.base import MOST, WHOLE
+from objecthood.models.base import MOST, WHOLE, SpectralStages
+from objecthood.nn import guided_filter
 from objecthood.recipes.base import Recipe
 from objecthood.runtime import limits
 from objecthood.runtime.files import check_name
@@ -28,7 +29,15 @@ MAX_BYTES = limits.UPLOAD_BYTES
 NUM_EXAMPLES = 12
 EXAMPLE_SIDE = 128
 """Side of example images in pixels, for data with a higher resolution than the model's."""
+PHOTOGRAPHS = "photos"
+"""The model of the page of photographs; other models have the page of slots."""
+SAMPLES = ("sample-coffee.webp", "sample-cat.webp", "sample-rocket.webp")
 PAGE = Path(__file__).parent / "page"
+ABOUT_PHOTOGRAPHS = (
+    "The features are those of EfficientNet-lite0, trained with class labels of ImageNet; the grouping is "
+    "not trained. It finds most large objects, cuts some into parts, and misses small ones. Samples: Rachel "
+    "Michetti and Stefan van der Walt (CC0), SpaceX (public domain)."
+)
 TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -36,6 +45,7 @@ TYPES = {
     ".json": "application/json",
     ".png": "image/png",
     ".svg": "image/svg+xml",
+    ".webp": "image/webp",
 }
 
 
@@ -47,19 +57,27 @@ class Shown:
     model: SlotModel
     about: str
 
+    @property
+    def kind(self) -> str:
+        """Of the page: "photographs" or "slots"."""
+        return "photographs" if isinstance(export_stages_of(self.model), SpectralStages) else "slots"
+
     def __post_init__(self) -> None:
         """Raise ValueError if the name is not safe in paths and addresses."""
         check_name(self.name, "name")
 
 
 def load_shown(names: list[str]) -> list[Shown]:
-    """Discovery models by name in `hub.PRETRAINED`, file or run folder; all bundled ones by default.
+    """Discovery models by name, file or run folder; `photos` and all bundled ones by default.
 
     Raises ValueError if one cannot be loaded, is not a discovery model, or has the name of another.
     """
     shown: list[Shown] = []
     for source in names or discovery_names():
         model: Any = hub.load(source)
+        if source == PHOTOGRAPHS and not Path(source).exists():
+            shown.append(Shown(source, model, ABOUT_PHOTOGRAPHS))
+            continue
         try:
             stages_of_discovery(model)
         except ValueError as error:
@@ -77,9 +95,9 @@ def load_shown(names: list[str]) -> list[Shown]:
 
 
 def discovery_names() -> list[str]:
-    """Names of bundled discovery models, `hub.DEFAULT` first."""
+    """Names of models that the demo shows, `photos` and `hub.DEFAULT` first."""
     names = [name for name, known in hub.PRETRAINED.items() if "masks" in known.protocol]
-    return sorted(names, key=lambda name: (name != hub.DEFAULT, name))
+    return [PHOTOGRAPHS, *sorted(names, key=lambda name: (name != hub.DEFAULT, name))]
 
 
 def config(engine: str, shown: list[Shown]) -> dict[str, Any]:
@@ -90,6 +108,15 @@ def config(engine: str, shown: list[Shown]) -> dict[str, Any]:
 def describe(one: Shown) -> dict[str, Any]:
     """The description of one model, as JSON values."""
     known = facts(one.model)
+    stages = export_stages_of(one.model)
+    if isinstance(stages, SpectralStages):
+        return known | {
+            "name": one.name,
+            "about": one.about,
+            "stride": stages.backbone.stride,
+            "guide": guided_filter.SIDE,
+            "samples": list(SAMPLES),
+        }
     recipe = known.pop("recipe") or {}
     quantiles: Mapping[str, Any] = one.model.calibration.get("quantiles", {})
     is_drawn = recipe.get("data") == "sprites"
@@ -117,7 +144,7 @@ def page_files() -> dict[str, bytes]:
 
 def example_files(one: Shown) -> dict[str, bytes]:
     """In-distribution example images as PNG, by the names in `describe`."""
-    names = describe(one)["examples"]
+    names = describe(one).get("examples")
     if not names:
         return {}
     side = EXAMPLE_SIDE if getattr(one.model.recipe, "data", "") == "clevr-like" else one.model.resolution

@@ -13,7 +13,9 @@ import torch
 
 from objecthood.data.io.images import read_image
 from objecthood.demo.shown import Shown
-from objecthood.export.stages import stages_of_discovery
+from objecthood.export.stages import export_stages_of, stages_of_discovery
+from objecthood.models.base import SpectralStages
+from objecthood.nn.guided_filter import guided_masks
 from objecthood.runtime import limits
 
 MAX_PIXELS = limits.UPLOAD_PIXELS
@@ -36,7 +38,7 @@ class Settings:
 
 
 class Work:
-    """One model with its export stages."""
+    """One model with iterations of slots, and its export stages."""
 
     def __init__(self, shown: Shown):
         self.model = shown.model
@@ -90,6 +92,34 @@ class Work:
             torch.from_numpy(attention).clamp(0, 1).view(grid),
         )
         return _packed(appearance, mask_logits)
+
+
+class PhotographWork:
+    """A model of photographs."""
+
+    def __init__(self, shown: Shown):
+        self.model, self.stages = shown.model, export_stages_of(shown.model)
+
+    @torch.no_grad()
+    def divide(self, content: bytes, num_segments: int, left: Callable[[], bool] = never) -> bytes:
+        """int32 segments, rows and columns, then masks [segments, rows, columns] of about
+        `guided_filter.SIDE` squared pixels; b"" once `left` returns True.
+
+        Args:
+            num_segments: 0 for as many as the model finds.
+
+        Raises ImageError if `content` is not a supported image.
+        """
+        if left():
+            return b""
+        assert isinstance(self.stages, SpectralStages)
+        image = self.model.preprocess(read_image(content, max_pixels=MAX_PIXELS))[0]
+        cut = dataclasses.replace(self.stages.cut, num_segments=num_segments or None)
+        embeddings = self.stages.embed(image)
+        if left():
+            return b""
+        masks = guided_masks(cut(embeddings).attention, image)
+        return np.asarray(masks.shape, "<i4").tobytes() + _packed(masks)
 
 
 def _normal(seed: int, shape: tuple[int, ...]) -> np.ndarray:

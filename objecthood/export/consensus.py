@@ -38,8 +38,8 @@ DOUBLINGS = 12
 
 @script(default_opset=op)
 def affinities(scales, mixing, temperatures, reaches):
-    """Weights [views, cells, cells] (`normalised_cut.affinity`) of unit embeddings [scales, rows, columns, dim];
-    the cosines of a view are those of the scales, in the shares `mixing` [views, scales]."""
+    """Weights [views, cells, cells] (`normalised_cut.affinity`) of unit embeddings [scales, rows, columns,
+    dim]; the cosines of a view are those of the scales, in the shares `mixing` [views, scales]."""
     number, rows, columns, dim = op.Split(op.Shape(scales), num_outputs=4)
     cells = op.Reshape(scales, op.Concat(number, rows * columns, dim, axis=0))
     cosines = op.MatMul(cells, op.Transpose(cells, perm=[0, 2, 1]))
@@ -56,8 +56,8 @@ def affinities(scales, mixing, temperatures, reaches):
 
 @script(default_opset=op)
 def inverses(matrices):
-    """Inverses of symmetric positive definite matrices [views, n, n], n a multiple of `BLOCK`, by Gauss-Jordan
-    elimination: an update of rank `BLOCK` for every block of rows and columns."""
+    """Inverses of symmetric positive definite matrices [views, n, n], n a multiple of `BLOCK`, by
+    Gauss-Jordan elimination: an update of rank `BLOCK` for every block of rows and columns."""
     size = op.Gather(op.Shape(matrices), 1)
     identity = op.EyeLike(op.Gather(matrices, 0, axis=0))
     small = identity[0:BLOCK, 0:BLOCK]
@@ -102,8 +102,8 @@ def orthonormal(vectors):
 def jacobi(matrices, swap, order, parity):
     """Eigenvalues [views, n] and eigenvectors (columns) of small symmetric matrices [views, n, n].
 
-    `swap` [n, n] exchanges the two of every pair of neighbours, which a round rotates; `order` [n, n] permutes
-    before the next round; `parity` [n] is 1 and -1 in turn.
+    `swap` [n, n] exchanges the two of every pair of neighbours, which a round rotates; `order` [n, n]
+    permutes before the next round; `parity` [n] is 1 and -1 in turn.
     """
     identity = op.EyeLike(swap)
     rotated = op.Identity(matrices)
@@ -203,7 +203,7 @@ def cluster_members(points, draws, unused, iterations):
 @script(default_opset=op)
 def partition_points(values, vectors, offset, used):
     """Points [views * kinds, cells, dim] of every kind of partition: eigenvectors, without the constant one,
-    weighted as in `normalised_cut.commute_rows`; `used` [kinds, dim] is 1 for the vectors of a kind, else 0."""
+    weighted as in `normalised_cut.commute_rows`; `used` [kinds, dim] is 1 for vectors of a kind, else 0."""
     dim = op.Slice(op.Shape(used), [1], [2])
     values = op.Slice(values, [1], dim + 1, [1])
     weights = op.Sqrt(op.Max(values / (1.0 - values + offset), 0.0))
@@ -229,32 +229,34 @@ def linkage(agreement):
     """The tree of average linkage: for every cell, as the root of a cluster, the root that absorbs it and the
     distance of the two clusters; itself and a large number for the last."""
     cells = op.Gather(op.Shape(agreement), 0)
-    index = op.Range(0, cells, 1)
-    number = op.Cast(index + 1, to=1)
-    product = op.Unsqueeze(number, [1]) * op.Unsqueeze(number, [0]) * GOLDEN
-    preference = HASH * (product - op.Floor(product)) - 4.0 * op.EyeLike(agreement)
-    sums = op.Identity(agreement)
-    sizes = op.Cast(index * 0 + 1, to=1)
-    parents = op.Identity(index)
+    roots = op.Range(0, cells, 1)
+    sizes = op.Cast(roots * 0 + 1, to=1)
+    parents = op.Identity(roots)
     heights = 1e9 * sizes
+    sums = op.Identity(agreement)
     goes_on = op.Cast(cells > 1, to=9)
     while goes_on:
-        alive = sizes > 0.0
-        both = op.Unsqueeze(sizes, [1]) * op.Unsqueeze(sizes, [0])
-        mean = sums / op.Max(both, 1.0)
-        likeness = op.Where(both > 0.0, mean + preference, -9.0)
+        number = op.Cast(roots + 1, to=1)
+        product = op.Unsqueeze(number, [1]) * op.Unsqueeze(number, [0]) * GOLDEN
+        likeness = sums / (op.Unsqueeze(sizes, [1]) * op.Unsqueeze(sizes, [0]))
+        likeness = likeness + HASH * (product - op.Floor(product)) - 4.0 * op.EyeLike(sums)
         best = op.ArgMax(likeness, axis=1, keepdims=0)
-        mutual = op.And(alive, op.Gather(best, best) == index)
-        grows = op.And(mutual, index < best)
+        index = op.Range(0, op.Size(best), 1)
+        mutual = op.Gather(best, best) == index
         ends = op.And(mutual, index > best)
-        distance = 1.0 - op.Squeeze(op.GatherElements(mean, op.Unsqueeze(best, [1]), axis=1), [1])
-        parents = op.Where(ends, best, parents)
-        heights = op.Where(ends, distance, heights)
-        kept = op.Cast(grows, to=1)
-        sums = sums + op.Unsqueeze(kept, [1]) * op.Gather(sums, best, axis=0)
-        sums = sums + op.Unsqueeze(kept, [0]) * op.Gather(sums, best, axis=1)
-        sizes = op.Where(ends, 0.0, sizes + kept * op.Gather(sizes, best))
-        goes_on = op.ReduceSum(op.Cast(sizes > 0.0, to=7), keepdims=0) > 1
+        kept = op.Cast(op.And(mutual, index < best), to=1)
+        shared = op.Squeeze(op.GatherElements(sums, op.Unsqueeze(best, [1]), axis=1), [1])
+        distance = 1.0 - shared / (sizes * op.Gather(sizes, best))
+        parents = op.ScatterElements(parents, roots, op.Where(ends, op.Gather(roots, best), roots))
+        heights = op.ScatterElements(heights, roots, op.Where(ends, distance, 1e9))
+        rest = op.Squeeze(op.NonZero(op.Not(ends)), [0])
+        partner = op.Gather(best, rest)
+        kept = op.Gather(kept, rest)
+        rows = op.Gather(sums, rest, axis=0) + op.Unsqueeze(kept, [1]) * op.Gather(sums, partner, axis=0)
+        sums = op.Gather(rows, rest, axis=1) + op.Unsqueeze(kept, [0]) * op.Gather(rows, partner, axis=1)
+        sizes = op.Gather(sizes, rest) + kept * op.Gather(sizes, partner)
+        roots = op.Gather(roots, rest)
+        goes_on = op.Size(roots) > 1
     return parents, heights
 
 
@@ -276,14 +278,14 @@ def divide(parents, heights, num_segments, distance):
 
 @script(default_opset=op)
 def shares(agreement, members):
-    """Attention [segments, cells]: mean agreement of a cell with the cells of a segment, sum 1 in each cell."""
+    """Attention [segments, cells]: mean agreement of a cell with those of a segment, sum 1 in each cell."""
     mean = op.MatMul(agreement, members) / op.ReduceSum(members, [0])
     return op.Transpose(mean / op.ReduceSum(mean, [1]), perm=[1, 0])
 
 
 @script(default_opset=op)
 def window_means(planes, radius):
-    """Means of [planes, height, width] over windows of 2 `radius` + 1 pixels a side, cropped at the border."""
+    """Means of [planes, height, width] over windows of 2 `radius` + 1 pixels, cropped at the border."""
     _, height, width = op.Split(op.Shape(planes), num_outputs=3)
     row = op.Range(0, op.Squeeze(height), 1)
     column = op.Range(0, op.Squeeze(width), 1)
@@ -363,7 +365,9 @@ def prepared(image, area, stride):
 @script(default_opset=op)
 def embedded(features, finest):
     """Unit embeddings [1, rows, columns, dim] of features, on the grid of `finest`."""
-    shape = op.Concat([1], op.Slice(op.Shape(features), [3], [4]), op.Slice(op.Shape(finest), [1], [3]), axis=0)
+    shape = op.Concat(
+        [1], op.Slice(op.Shape(features), [3], [4]), op.Slice(op.Shape(finest), [1], [3]), axis=0
+    )
     fine = op.Resize(op.Transpose(features, perm=[0, 3, 1, 2]), None, None, shape, mode="linear")
     fine = op.Transpose(fine, perm=[0, 2, 3, 1])
     return fine / op.ReduceL2(fine, [3])
@@ -383,11 +387,9 @@ def grouped(
 
 
 @script(default_opset=op)
-def divided(
-    image, embedding, agreement, parents, heights, num_segments, distance, area, radius, smoothness
-):
-    """Members [cells, segments] (`divide`), slots [segments, dim], attention [segments, rows, columns] and masks
-    [segments, height, width]."""
+def divided(image, embedding, agreement, parents, heights, num_segments, distance, area, radius, smoothness):
+    """Members [cells, segments] (`divide`), slots [segments, dim], attention [segments, rows, columns] and
+    masks [segments, height, width]."""
     members = divide(parents, heights, op.Reshape(num_segments, [1]), distance)
     grid = op.Slice(op.Shape(embedding), [0], [2])
     dim = op.Slice(op.Shape(embedding), [2], [3])

@@ -28,8 +28,7 @@ from objecthood.export.stages import (
     stages_of_discovery,
 )
 from objecthood.models import SlotModel
-from objecthood.models.base import ExportStages
-from objecthood.models.spectral import SpectralStages
+from objecthood.models.base import ExportStages, SpectralStages
 from objecthood.runtime.environment import commit
 from objecthood.runtime.files import staged
 
@@ -61,9 +60,9 @@ def export_onnx(model: SlotModel, path: str | Path, *, report: Report = silent) 
     whole number. The graph computes one restart. Outputs: those of the model (reconstruction, appearance and
     masks, or properties), `slots`, and `attention` [batch, iterations, slots, rows, columns].
 
-    For `photos` the inputs are `image` [1, 3, height, width], of any size, and `num_segments`, 0 for the number
-    that the model finds; the outputs are `slots` [segments, dim], `attention` [segments, rows, columns] and
-    `masks` [segments, height, width].
+    For `photos` the inputs are `image` [1, 3, height, width], of any size, and `num_segments`, 0 for the
+    number that the model finds; the outputs are `slots` [segments, dim], `attention` [segments, rows,
+    columns] and `masks` [segments, height, width].
 
     Raises:
         ValueError: the file exists, the model cannot be exported, or the graph differs from PyTorch by more
@@ -104,8 +103,8 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report = silen
     mask_logits). The first bias is 0; `slots_seen` are the slots to decode. Shapes are those of
     `export.stages`, with dynamic batch and number of slots.
 
-    For `photos` they are `group` (image -> embedding, agreement, parents, heights) and `divide` (image, these,
-    num_segments -> slots, attention, masks): see `export.photographs`.
+    For `photos` they are `group` (image -> embedding, agreement, parents, heights) and `divide` (image,
+    these, num_segments -> slots, attention, masks): see `export.photographs`.
 
     Raises:
         ValueError: as `export_onnx`.
@@ -259,7 +258,7 @@ def compare_parts(model: SlotModel, folder: Path, batch: int, num_slots: int, it
 
 
 def session(file: Path | bytes) -> Callable[[dict[str, Any]], dict[str, np.ndarray]]:
-    """A graph, by its file or as its bytes, as a function of named arrays or tensors, run by onnxruntime on the CPU."""
+    """A graph, by its file or as its bytes, as a function of named arrays or tensors, run by onnxruntime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -8,6 +8,7 @@ the differences from PyTorch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from objecthood.data.clevr_render.clevr_like import ClevrLike
-from objecthood.models.spectral import SpectralStages
+from objecthood.models.base import SpectralStages
 from objecthood.nn import guided_filter
 from objecthood.nn.backbones import EfficientNetLite0, InvertedBlock, SameConv
 from objecthood.nn.consensus_cut import ConsensusCut
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 Run = Callable[[dict[str, Any]], dict[str, np.ndarray]]
 TOLERANCES = {"embedding": 1e-4, "agreement": 0.1, "linkage": 0.02, "masks": 0.02, "whole": 1e-4}
-"""Largest differences from PyTorch (`compare`). Masks: where the image is flat, the filter divides rounding by
-rounding."""
+"""Largest differences from PyTorch (`compare`). Masks: where the image is flat, the filter divides rounding
+by rounding."""
 LEAST_CELLS = 64
 """Of a grid: `consensus.VECTORS` vectors must exist, with room to converge."""
 
@@ -41,10 +42,14 @@ class Features:
         self.backbone = backbone
         self.nodes: list[Any] = []
         self.weights: dict[str, np.ndarray] = {
-            "mean": backbone.mean.numpy(), "deviation": backbone.deviation.numpy(), "zero": np.asarray(0, np.float32),
-            "six": np.asarray(6, np.float32), "two": np.asarray(2, np.float32), "one": np.asarray(1, np.float32), "last": np.asarray([3]),
-            "channels": np.asarray(backbone.channels), "part": np.asarray(len(backbone.channels) ** -0.5, np.float32),
-        }  # fmt: skip
+            "mean": backbone.mean.numpy(),
+            "deviation": backbone.deviation.numpy(),
+            "channels": np.asarray(backbone.channels),
+            "last": np.asarray([3]),
+        }
+        share = len(backbone.channels) ** -0.5
+        for number, value in {"zero": 0, "one": 1, "two": 2, "six": 6, "share": share}.items():
+            self.weights[number] = np.asarray(value, np.float32)
         for name, value in backbone.named_parameters():
             self.weights[f"{name}/half"] = value.half().numpy()
             self.nodes.append(_node("Cast", [f"{name}/half"], name, to=1))
@@ -65,7 +70,7 @@ class Features:
         names = [f"{features}/part{number}" for number in range(len(layers))]
         self.nodes.append(_node("Split", [standard, "channels"], *names, axis=3))
         units = [self._new("Div", name, self._new("ReduceL2", name, "last")) for name in names]
-        self.nodes.append(_node("Mul", [self._new("Concat", *units, axis=3), "part"], features))
+        self.nodes.append(_node("Mul", [self._new("Concat", *units, axis=3), "share"], features))
 
     def _block(self, name: str, block: InvertedBlock, inputs: str) -> str:
         hidden = inputs
@@ -104,7 +109,9 @@ def constants(cut: ConsensusCut, num_scales: int) -> dict[str, np.ndarray]:
 
     most = VECTORS // 2
     if max(number for _, number in cut.partitions) > most:
-        raise ValueError(f"`partitions` (={cut.partitions}) must use at most {most} eigenvectors to be exported")
+        raise ValueError(
+            f"`partitions` (={cut.partitions}) must use at most {most} eigenvectors to be exported"
+        )
     kinds = [(clusters, number) for clusters, number in cut.partitions for _ in range(cut.restarts)]
     widest = max(clusters for clusters, _ in kinds)
     draws = [
@@ -165,7 +172,8 @@ def graphs(stages: SpectralStages) -> dict[str, ModelProto]:
 
     def model(inputs: Sequence[str], outputs: Sequence[str], *parts: Part) -> ModelProto:
         given, made = (
-            [helper.make_tensor_value_info(name, *kinds[name]) for name in names] for names in (inputs, outputs)
+            [helper.make_tensor_value_info(name, *kinds[name]) for name in names]
+            for names in (inputs, outputs)
         )
         nodes = [node for part in parts for node in part.nodes]
         weights = {name: value for part in parts for name, value in part.weights.items()}
@@ -181,10 +189,10 @@ def graphs(stages: SpectralStages) -> dict[str, ModelProto]:
 def compare(stages: SpectralStages, runs: Mapping[str, Run]) -> dict[str, float]:
     """Differences of the graphs, run by `runs`, from PyTorch, on scenes of two aspect ratios.
 
-    "embedding" and "masks": the largest, absolute (masks: from PyTorch's for the same attention); "agreement":
-    the mean, as k-means draws other numbers; "linkage": the share of pairs of cells that SciPy's average
-    linkage of the same agreement separates and the graph does not, or the reverse; "whole": the largest
-    difference of the whole graph from its parts.
+    "embedding" and "masks": the largest, absolute (masks: from PyTorch's for the same attention);
+    "agreement": the mean, as k-means draws other numbers; "linkage": the share of pairs of cells that
+    SciPy's average linkage of the same agreement separates and the graph does not, or the reverse; "whole":
+    the largest difference of the whole graph from its parts.
 
     Raises:
         ValueError: one exceeds its entry in `TOLERANCES`.
@@ -281,6 +289,7 @@ def _model(
 ) -> ModelProto:
     """A model in which the called functions are written out."""
     from onnx import checker, helper, inliner, numpy_helper
+    from onnxscript import optimizer
 
     from objecthood.export import consensus
 
@@ -290,11 +299,35 @@ def _model(
             called = getattr(consensus, node.op_type)
             functions |= {one.name: one for one in called.to_model_proto().functions}
             functions[called.name] = called.to_function_proto()
+    for function in functions.values():
+        _order_loops(function.node)
     graph = helper.make_graph(
-        nodes, "objecthood", inputs, outputs, [numpy_helper.from_array(value, name) for name, value in weights.items()]
+        nodes,
+        "objecthood",
+        inputs,
+        outputs,
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     opsets = [helper.make_opsetid("", consensus.OPSET), helper.make_opsetid("this", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=[*functions.values()])
-    model = inliner.inline_local_functions(model)
+    model = optimizer.optimize(inliner.inline_local_functions(model))
     checker.check_model(model)
     return model
+
+
+def _order_loops(nodes: Sequence[Any]) -> None:
+    """Put the outputs of loops into the order of their bodies.
+
+    onnxscript 0.7 lists both in the order of a set, which can differ; a name is that of the variable and a
+    number.
+    """
+    for node in nodes:
+        for attribute in node.attribute:
+            if node.op_type == "Loop" and attribute.name == "body":
+                own = {_variable(name): name for name in node.output}
+                node.output[:] = [own[_variable(value.name)] for value in attribute.g.input[2:]]
+            _order_loops(attribute.g.node)
+
+
+def _variable(name: str) -> str:
+    return re.sub(r"_\d+$", "", name)

@@ -14,8 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from objecthood.models import SlotModel
-from objecthood.models.base import ExportStages
-from objecthood.models.spectral import SpectralStages
+from objecthood.models.base import ExportStages, SpectralStages
 from objecthood.nn import GaussianSlots, LearnedSlots, SlotAttention
 from objecthood.nn.decoders import drop_slots
 

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from objecthood.models.placement import Fit, Placement, place
 from objecthood.nn import ConvEncoder, Grouping, SoftKMeans
+from objecthood.nn.backbones import EfficientNetLite0
 from objecthood.nn.block_matching import Modality, to_modality
+from objecthood.nn.consensus_cut import ConsensusCut
 
 WHOLE, MOST, ATTENTION = "reconstruction error", "error of most pixels", "doubt of attention"
 """Measures of `SlotModel.anomaly_score`."""
@@ -58,6 +60,15 @@ class ExportStages(NamedTuple):
     """Slots and attention to appearance and mask logits."""
     head: nn.Module | None = None
     """Slots to logits of properties."""
+
+
+class SpectralStages(NamedTuple):
+    """What `objecthood.export.photographs` writes as graphs."""
+
+    backbone: EfficientNetLite0
+    cut: ConsensusCut
+    sides: tuple[int, ...]
+    embed: Callable[[Tensor], list[Tensor]]
 
 
 class SlotModel(nn.Module, abc.ABC):
@@ -206,7 +217,7 @@ class SlotModel(nn.Module, abc.ABC):
             MOST: centred.flatten(1).quantile(0.75, dim=1),
         }
 
-    def export_stages(self) -> ExportStages:
+    def export_stages(self) -> ExportStages | SpectralStages:
         """The model's modules for export and the demo; ValueError if it has no such stages."""
         raise ValueError(
             f"a {type(self).__name__} cannot be exported: it has no stages; use weights of `objecthood list`"

@@ -6,9 +6,7 @@ The backbone (`nn.backbones`) was trained with class labels of ImageNet; the gro
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from objecthood.models.base import SlotModel, SlotOutput
+from objecthood.models.base import SlotModel, SlotOutput, SpectralStages
 from objecthood.models.placement import Fit, Placement, place
 from objecthood.nn.backbones import EfficientNetLite0
 from objecthood.nn.consensus_cut import ConsensusCut
@@ -39,15 +37,6 @@ class SpectralOutput:
     slots: Float[Tensor, "slots feature_dim"]
     masks: Float[Tensor, "slots height width"]
     attention: Float[Tensor, "slots rows columns"]
-
-
-class SpectralStages(NamedTuple):
-    """What `objecthood.export.photographs` writes as graphs."""
-
-    backbone: EfficientNetLite0
-    cut: ConsensusCut
-    sides: tuple[int, ...]
-    embed: Callable[[Tensor], list[Tensor]]
 
 
 class SpectralSegmenter(SlotModel):

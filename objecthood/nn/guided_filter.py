@@ -49,18 +49,25 @@ def guided_filter(
     return (slope * guide[:, None]).sum(dim=0) + _mean(offset, radius)
 
 
-def masks_at_size(
+def guided_masks(
     masks: Float[Tensor, "slots rows columns"], image: Float[Tensor, "3 height width"], side: int = SIDE
-) -> Float[Tensor, "slots height width"]:
-    """Upsample masks on a grid (sum 1 in each cell) to soft masks of the image's size that follow its edges
-    (sum 1 at each pixel), with a guide of `side` x `side` pixels' area."""
+) -> Float[Tensor, "slots guide_height guide_width"]:
+    """Masks on a grid (sum 1 in each cell) to soft masks that follow the edges of an image, of the size of
+    its guide, `side` x `side` pixels' area; not negative, sum near 1."""
     height, width = image.shape[1:]
     scale = side / (height * width) ** 0.5
     size = max(round(height * scale), 1), max(round(width * scale), 1)
     guide = F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)[0]
     coarse = F.interpolate(masks[None].float(), size=size, mode="bilinear", align_corners=False)[0]
-    fine = guided_filter(guide, coarse).clamp_min(0)[None]
-    fine = F.interpolate(fine, size=(height, width), mode="bilinear", align_corners=False)[0]
+    return guided_filter(guide, coarse).clamp_min(0)
+
+
+def masks_at_size(
+    masks: Float[Tensor, "slots rows columns"], image: Float[Tensor, "3 height width"], side: int = SIDE
+) -> Float[Tensor, "slots height width"]:
+    """`guided_masks`, upsampled to the image's size (sum 1 at each pixel)."""
+    fine = guided_masks(masks, image, side)[None]
+    fine = F.interpolate(fine, size=image.shape[1:], mode="bilinear", align_corners=False)[0]
     return fine / fine.sum(dim=0, keepdim=True)
 
 

@@ -389,6 +389,18 @@ def browser() -> str:
     )
 
 
+def photographs_in_browser() -> str:
+    """Seconds of a photograph on the page."""
+    facts = read("demo.json")["photographs"]
+    here = facts["environment"]
+    rows = [[what, f"{row['cpu']:.2f}", f"{row['wall']:.2f}"] for what, row in facts["seconds"].items()]
+    return (
+        as_table(["a photograph on one thread, in seconds", "CPU", "wall"], rows)
+        + f"\n{here['browser']}, wasm with SIMD; {here['processor']}, {here['cores']} cores, load "
+        f"{facts['load']:.1f}; commit {here['commit']}. {facts['protocol']}.\n"
+    )
+
+
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"weights": weights_page.readme},
     ROOT / "docs" / "results.md": {
@@ -415,7 +427,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "methods" / "photographs.md": {"photos": weights_page.photographs},
     ROOT / "docs" / "methods" / "set-prediction.md": set_page.blocks(),
     ROOT / "docs" / "speed.md": speed_page.blocks(),
-    ROOT / "docs" / "demo.md": {"costs": browser},
+    ROOT / "docs" / "demo.md": {"photographs": photographs_in_browser, "costs": browser},
     ROOT / "docs" / "methods" / "contrast.md": {
         "found": contrast_page.found,
         "slots": contrast_page.slots,

@@ -2,7 +2,8 @@
 
     make site                   # for onnxruntime-web
     python runs/pictures/demo.py                 # needs Chromium, and the extras [export] and [browser]
-    python runs/pictures/demo.py --pictures      # docs/images/demo*.webp: the page, on a desk and on a phone
+    python runs/pictures/demo.py --photographs   # the page of photographs alone: "photographs" of the file
+    python runs/pictures/demo.py --pictures      # docs/images/demo*.webp: the pages, on a desk and on a phone
 
 Every model looks at 20 images like those it was trained on, `ROUNDS` times over, after some that are not
 counted: a PNG in memory to slots and attention of every iteration (`look` in engine-browser.js), the painting
@@ -31,12 +32,33 @@ from objecthood.export.examples import example_images
 from objecthood.runtime import environment
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from browser import DONE, Visit, chromium, serving_folder  # noqa: E402
 from serving import serving  # noqa: E402
 
 PICTURES, ROUNDS = 20, 5
+VISITS = 3
+DIVIDE = """async (number) => {
+  globalThis.engine ??= await import("./engine-browser.js");
+  const { segmentsAtSize } = await import("./photograph.js");
+  const { models: [model] } = await (await fetch("config.json")).json(), times = [];
+  for (let index = 0; index < number; index++) {
+    const file = await (await fetch(model.samples[index % model.samples.length])).blob();
+    const begun = performance.now(), bitmap = await createImageBitmap(file);
+    const found = await engine.divide(model, file, bitmap, 0);
+    segmentsAtSize(found, bitmap.width, bitmap.height);
+    const divided = performance.now();
+    if (number > 1) segmentsAtSize(await engine.divide(model, file, bitmap, 8), bitmap.width, bitmap.height);
+    times.push([divided - begun, performance.now() - divided]);
+  }
+  return times;
+}"""
+AGAIN = """async (number) => {
+  const { models: [model] } = await (await fetch("config.json")).json();
+  const file = await (await fetch(model.samples[0])).blob(), bitmap = await createImageBitmap(file);
+  for (let index = 0; index < number; index++) await engine.divide(model, file, bitmap, index % 2 ? 8 : 0);
+}"""
 THREADS = 'import("./runtime/ort.wasm.bundle.min.mjs").then((ort) => ort.env.wasm.numThreads)'
 QUANTILES = {"least": 0.0, "tenth": 0.1, "median": 0.5, "nine tenths": 0.9}
 MEASURE = """async ([name, images, iterations, rounds]) => {
@@ -72,6 +94,9 @@ def main() -> None:
     shown = load_shown([])
     if "--pictures" in sys.argv:
         return take_images(shown)
+    if "--photographs" in sys.argv:
+        return measure_photographs()
+    shown = [one for one in shown if one.kind == "slots"]
     with tempfile.TemporaryDirectory() as folder:
         runtime = ROOT / "web" / "node_modules" / "onnxruntime-web" / "dist"
         site = build_site(shown, Path(folder) / "site", runtime)
@@ -88,19 +113,88 @@ def main() -> None:
         "mean; load is the machine's mean number of running programs in the last minute, at the end",
         "models": found,
     }
-    (ROOT / "results" / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
+    target = ROOT / "results" / "demo.json"
+    if target.exists() and "photographs" in (before := json.loads(target.read_text())):
+        result["photographs"] = before["photographs"]
+    target.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure_photographs() -> None:
+    """Seconds of a photograph on the static page, at the first division of a visit and later."""
+    target, runtime = (
+        ROOT / "results" / "demo.json",
+        ROOT / "web" / "node_modules" / "onnxruntime-web" / "dist",
+    )
+    number, found = 6, []
+    with tempfile.TemporaryDirectory() as folder:
+        site = build_site(load_shown(["photos"]), Path(folder) / "site", runtime)
+        with chromium() as browser, serving_folder(site) as port:
+            for _ in range(VISITS):
+                context = browser.new_context()
+                page = context.new_page()
+                page.goto(f"http://127.0.0.1:{port}/icon.svg")  # a page on which nothing runs
+                clock = context.new_cdp_session(page)
+                clock.send("Performance.enable", {"timeDomain": "threadTicks"})
+                ticks, walls = [busy(clock)], []
+                for count in (1, number):
+                    walls.append(page.evaluate(DIVIDE, count))
+                    ticks.append(busy(clock))
+                page.evaluate(AGAIN, 1)
+                ticks.append(busy(clock))
+                page.evaluate(AGAIN, 1 + number)
+                ticks.append(busy(clock))
+                context.close()
+                again = (ticks[4] - ticks[3] - (ticks[3] - ticks[2])) / number
+                found.append(
+                    {
+                        "first": {"wall": walls[0][0][0] / 1000, "cpu": ticks[1] - ticks[0]},
+                        "later": {
+                            "wall": float(np.median([pair[0] for pair in walls[1]])) / 1000,
+                            "cpu": (ticks[2] - ticks[1]) / number - again,
+                        },
+                        "number of segments changed": {
+                            "wall": float(np.median([pair[1] for pair in walls[1]])) / 1000,
+                            "cpu": again,
+                        },
+                    }
+                )
+            known = environment.describe() | {"browser": f"Chromium {browser.version}, headless"}
+    middle = {
+        what: {
+            kind: round(float(np.median([visit[what][kind] for visit in found])), 3)
+            for kind in ("wall", "cpu")
+        }
+        for what in found[0]
+    }
+    result = json.loads(target.read_text())
+    result["photographs"] = {
+        "seconds": middle,
+        "environment": known,
+        "load": os.getloadavg()[0],
+        "threads": 1,
+        "protocol": f"the sample photographs in the static page, 20 x 20 cells, one thread; {VISITS} visits "
+        "(medians); first: onnxruntime-web and the graphs are fetched from this machine, compiled and "
+        f"run once; later: medians of {number} photographs; cpu: processor time of the page's thread, beside which the "
+        "browser compiles on another",
+    }
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    print(middle)
 
 
 def take_images(shown: list) -> None:
     """The page as it is first seen, in light colours; on a phone in dark ones, with a thing moved over."""
     images = ROOT / "docs" / "images"
     windows = {
+        "demo-photograph": {"viewport": {"width": 1200, "height": 1330}, "color_scheme": "light"},
         "demo": {"viewport": {"width": 1200, "height": 1130}, "color_scheme": "light"},
         "demo-phone": {"viewport": {"width": 390, "height": 1500}, "color_scheme": "dark", "is_mobile": True},
     }
     with chromium() as browser, serving(build_app(shown)) as port:
         for name, window in windows.items():
             with Visit(browser, port, **window) as visit:
+                if "photograph" not in name:
+                    visit.page.select_option("#model", "clevr")
+                    visit.settle()
                 if "phone" in name:
                     visit.page.locator(".view span").last.click()
                     visit.page.locator(".bench .move").nth(0).click()

@@ -3,6 +3,7 @@ themselves."""
 
 import io
 import itertools
+from importlib.util import find_spec
 
 import jaxtyping
 import numpy as np
@@ -54,6 +55,22 @@ def static(browser, tmp_path_factory):
         build_site(load_shown(["sprites"]), folder, WEB, say=lambda line: None)
     with serving_folder(folder) as port:
         yield port
+
+
+@pytest.fixture(scope="module")
+def photographs(browser, tmp_path_factory):
+    """Ports of the page of photographs: with PyTorch behind it, and as plain files if they can be built."""
+    shown = load_shown(["photos"])
+    folder = tmp_path_factory.mktemp("photographs") / "site"
+    with serving(build_app(shown)) as served:
+        if not WEB.is_dir() or find_spec("onnxscript") is None:
+            yield [served]
+            return
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+            build_site(shown, folder, WEB, say=lambda line: None)
+        with serving_folder(folder) as static:
+            yield [served, static]
 
 
 @pytest.fixture(params=["served", "static"])
@@ -400,6 +417,45 @@ def test_the_browser_computes_what_pytorch_does(browser, static):
             expected = scene.attention, scene.masks, scene.reconstruction
             for values, wanted in zip(found, expected, strict=True):
                 assert np.abs(np.array(values) - wanted.flatten().numpy()).max() < 1e-4
+
+
+def test_a_photograph_is_divided_on_the_page(browser, photographs):
+    """Both ways: shown, lit where it is pointed at, cut out, divided again by the slider."""
+    for port in photographs:
+        with Visit(browser, port) as visit:
+            page = visit.page
+            assert page.get_attribute("body", "data-state") == "ready", page.inner_text("#status")
+            assert visit.count_colours("#photograph-over") > 10
+            number = int(page.inner_text("#segments-value").split(",")[0])
+            assert 2 <= number <= 40 and 2 <= page.locator(".cutout").count() <= number
+            before = visit.pixels("#photograph-over")
+            page.hover("#photograph-over", position={"x": 200, "y": 200})
+            assert visit.pixels("#photograph-over") != before
+            page.click("#photograph-over", position={"x": 200, "y": 200})
+            page.mouse.move(1, 1)
+            assert page.locator(".cutout[aria-pressed=true]").count() <= 1
+            with page.expect_download() as download:
+                page.click("#save")
+            with Image.open(download.value.path()) as cut:
+                assert (
+                    cut.mode == "RGBA"
+                    and 0 in (alphas := set(cut.getchannel("A").getdata()))
+                    and 255 in alphas
+                )
+            visit.set("segments", 4)
+            assert page.locator(".cutout").count() <= 4 and page.inner_text("#segments-value") == "4"
+            page.click("#automatic")
+            assert visit.settle() == "ready" and page.inner_text("#segments-value") == f"{number}, found"
+            page.set_input_files(
+                "#photograph-file", {"name": "a.png", "mimeType": "image/png", "buffer": png(64)}
+            )
+            assert visit.settle() == "ready" and page.inner_text("#photograph-facts").startswith("64 × 64")
+            page.set_input_files(
+                "#photograph-file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no image"}
+            )
+            page.wait_for_selector("#status:not([hidden])")
+            assert "cannot read" in page.inner_text("#status")
+            assert visit.problems == [] and visit.foreign == []
 
 
 def test_the_page_doubts_and_resizes_as_the_package_does(browser, served):

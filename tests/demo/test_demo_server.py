@@ -29,8 +29,8 @@ from serving import Answer, ask, message, raw, read_all, serving
 import objecthood as oh
 from objecthood.data.io.images import read_image, resize_image
 from objecthood.demo import server
-from objecthood.demo.shown import MAX_BYTES, Shown, describe, example_files, load_shown
-from objecthood.demo.work import Settings, Work
+from objecthood.demo.shown import MAX_BYTES, Shown, describe, example_files, load_shown, png_of
+from objecthood.demo.work import PhotographWork, Settings, Work
 from objecthood.runtime import limits
 
 LOOK = "/api/look?model=tetrominoes&slots=4&iterations=3&seed=1&spread=0"
@@ -103,7 +103,9 @@ def test_decoded_slots_give_the_reconstruction(port, shown):
 
 def test_every_published_model_is_shown():
     """Without names: all that paint, described, and looking at their own examples as they do elsewhere."""
-    for one in load_shown([]):
+    photographs, *others = load_shown([])
+    assert photographs.name == "photos" and describe(photographs)["kind"] == "photographs"
+    for one in others:
         known, files = describe(one), example_files(one)
         assert known["grid"] == list(
             one.model(torch.rand(1, 3, *2 * [one.model.resolution])).attention.shape[-2:]
@@ -120,6 +122,18 @@ def test_every_published_model_is_shown():
             expected.attention[0, 1].flatten(),
             atol=1e-4,
         )
+
+
+def test_a_photograph_is_divided_as_the_package_does():
+    (shown,) = load_shown(["photos"])
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+    answer = PhotographWork(shown).divide(png_of(pixels), 5)
+    number, rows, columns = np.frombuffer(answer[:12], "<i4")
+    masks = torch.from_numpy(np.frombuffer(answer[12:], "<f4").reshape(1, number, rows, columns).copy())
+    expected = shown.model.divide(shown.model.preprocess(pixels)[0], 5).masks
+    found = torch.nn.functional.interpolate(masks, size=(96, 144), mode="bilinear")[0]
+    assert number == 5 and torch.allclose(found / found.sum(dim=0), expected, atol=1e-4)
+    assert PhotographWork(shown).divide(png_of(pixels), 5, lambda: True) == b""
 
 
 def test_noise_changes_the_initial_slots(port):

@@ -67,8 +67,6 @@ def test_the_command_writes_overlay_masks_and_cutouts(tmp_path, capsys):
 
 
 def test_what_it_cannot_do_is_refused_in_one_line(tmp_path, capsys):
-    assert main(["export", "photos", "--out", str(tmp_path / "x.onnx")]) == 1
-    assert "cannot be exported" in capsys.readouterr().err
     assert main(["evaluate", "photos"]) == 2 and "cannot be evaluated" in capsys.readouterr().err
     with pytest.raises(ValueError, match="segments do not persist over frames"):
         predict_video(oh.load("photos"), tmp_path / "clip.mp4", tmp_path / "out")

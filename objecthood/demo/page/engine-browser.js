@@ -10,7 +10,7 @@ navigator.serviceWorker?.register(new URL("./isolate.js", import.meta.url)).catc
 ort.env.wasm.wasmPaths = { wasm: new URL("./runtime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
 ort.env.logLevel = "error";
 
-const PARTS = ["start", "encode", "step", "paint"];
+const PARTS = { slots: ["start", "encode", "step", "paint"], photographs: ["group", "divide"] };
 const sessions = new Map();
 
 /**
@@ -60,6 +60,45 @@ export async function paint(model, slots, attention) {
   return { appearance: decoded.appearance.data, logits: decoded.mask_logits.data };
 }
 
+const grouped = new WeakMap(); // what `group` gave for a file
+
+/**
+ * Segments of a photograph: `number`, or as many as the model finds for 0 (objecthood/export/photographs.py).
+ *
+ * Returns number, and masks [number * rows * columns], of about guide * guide pixels.
+ */
+export async function divide(model, blob, bitmap, number) {
+  const run = await load(model), { sides, stride, guide } = model, { width, height } = bitmap;
+  if (!grouped.has(blob)) {
+    const scale = sides[0] / Math.sqrt(width * height) / stride;
+    const side = (size) => stride * Math.max(1, Math.round(size * scale));
+    grouped.set(blob, await run.group({ image: planesOf(bitmap, side(width), side(height)) }));
+  }
+  const scale = guide / Math.sqrt(width * height);
+  const columns = Math.max(1, Math.round(width * scale)), rows = Math.max(1, Math.round(height * scale));
+  const { masks } = await run.divide({
+    image: planesOf(bitmap, columns, rows),
+    num_segments: new ort.Tensor("int64", BigInt64Array.of(BigInt(number)), []),
+    ...grouped.get(blob),
+  });
+  return { masks: masks.data, number: masks.dims[0], rows, columns };
+}
+
+/** A bitmap over white, resized, as a tensor [1, 3, height, width] in [0, 1]. */
+function planesOf(bitmap, width, height) {
+  const canvas = new OffscreenCanvas(width, height), size = width * height;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, width, height);
+  const { data } = context.getImageData(0, 0, width, height), planes = new Float32Array(3 * size);
+  for (let at = 0; at < size; at++) {
+    for (let channel = 0; channel < 3; channel++) planes[channel * size + at] = data[4 * at + channel] / 255;
+  }
+  return tensor(planes, [1, 3, height, width]);
+}
+
 const tensor = (data, shape) => new ort.Tensor("float32", data, shape);
 
 /** The stages of a model as functions; fetched once. */
@@ -75,9 +114,11 @@ function load(model) {
 
 async function fetchParts(model) {
   const run = {};
-  for (const name of PARTS) {
+  for (const name of PARTS[model.kind]) {
     const address = new URL(`models/${model.name}/${name}.onnx`, import.meta.url).href;
-    const session = await ort.InferenceSession.create(address, { executionProviders: ["wasm"] });
+    const session = await ort.InferenceSession.create(address, {
+      executionProviders: ["wasm"], logSeverityLevel: 3, // errors
+    });
     run[name] = (inputs) => session.run(inputs);
   }
   return run;

@@ -24,6 +24,14 @@ export async function paint(model, slots, attention) {
   return { appearance: take(numSlots * 3 * size), logits: take(numSlots * size) };
 }
 
+/** Segments of a photograph: see `divide` in engine-browser.js. */
+export async function divide(model, blob, bitmap, number) {
+  const query = new URLSearchParams({ model: model.name, segments: number });
+  const answer = await ask(`api/divide?${query}`, blob);
+  const [found, rows, columns] = new Int32Array(answer, 0, 3);
+  return { masks: new Float32Array(answer, 12), number: found, rows, columns };
+}
+
 async function ask(address, body) {
   for (let pause = 200; ; pause *= 2) {
     const answer = await fetch(address, {

@@ -1,6 +1,7 @@
-// The page: one model, two images, and shared controls.
+// The page: one model; for models of slots, two images and shared controls.
 
 import { Bench } from "./bench.js";
+import { Photograph } from "./photograph.js";
 import { fromBlob, fromScene, showPlanes } from "./picture.js";
 import { drawSprites } from "./scenes.js";
 
@@ -10,7 +11,7 @@ const isCalm = matchMedia("(prefers-reduced-motion: reduce)");
 
 const get = (id) => document.getElementById(id);
 const state = { model: null, view: "look", iteration: 10, numSlots: 6, iterations: 10, seed: 0, spread: 0 };
-let engine, config, timer = 0, running = null, isStale = false, sceneSeed = Math.floor(Math.random() * 1e6);
+let photograph, engine, config, timer = 0, running = null, isStale = false, sceneSeed = Math.floor(Math.random() * 1e6);
 
 const asks = { newScene, take, toggle, move };
 const benches = ["A", "B"].map((name) => new Bench(name, asks));
@@ -214,8 +215,11 @@ function withCode(text) {
 async function setModel(name) {
   stop();
   state.model = config.models.find((model) => model.name === name);
-  const { model } = state;
+  const { model } = state, isPhotograph = model.kind === "photographs";
   get("about").replaceChildren(...withCode(model.about));
+  get("photograph").hidden = !isPhotograph;
+  get("slot-page").hidden = isPhotograph;
+  if (isPhotograph) return photograph.open(model);
   setIterations(model.iterations);
   setIteration(model.iterations);
   setSlots(model.num_slots);
@@ -256,9 +260,12 @@ function listen() {
 async function begin() {
   config = await (await fetch("config.json")).json();
   engine = await (config.engine === "server" ? import("./engine-server.js") : import("./engine-browser.js"));
-  get("where").textContent = config.engine === "server"
-    ? "It runs in PyTorch on this machine; your images stay on it."
-    : "It runs in this browser; your images stay on this machine.";
+  photograph = new Photograph({ engine, config, say });
+  for (const place of document.querySelectorAll(".where")) {
+    place.textContent = config.engine === "server"
+      ? "It runs in PyTorch on this machine; your images stay on it."
+      : "It runs in this browser; your images stay on this machine.";
+  }
   get("model").append(...config.models.map(({ name }) => new Option(name, name)));
   get("model").closest("label").hidden = config.models.length < 2;
   get("benches").append(...benches.map(({ element }) => element));

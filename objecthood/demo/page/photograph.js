@@ -1,0 +1,365 @@
+// The page of photographs: one image, its segments, and what the visitor points at and selects.
+
+import { css, slotColor } from "./palette.js";
+
+const SHOWN = 800; // longest side in pixels of what is drawn
+const CARD = 132; // longest side in pixels of a cut-out on a card
+const TINT = 0.5, SHADE = 0.72; // opacity of a segment's colour, and of the shade over what is not lit
+const SHARP = 5; // how fast colours change across a border, in units of mask values
+const SPECK = 0.0008; // share of the image below which a piece joins what is beside it
+const SMALL = 0.002; // share of the image below which a segment has no card
+
+const get = (id) => document.getElementById(id);
+
+/** The view; `page` has { engine, config, say }. */
+export class Photograph {
+  constructor(page) {
+    Object.assign(this, { page, model: null, blob: null, bitmap: null, found: null, wanted: 0 });
+    Object.assign(this, { selected: new Set(), lit: -1, running: null, isStale: false });
+    this.base = get("photograph-base");
+    this.over = get("photograph-over");
+    this.listen();
+  }
+
+  /** Show the page with a model: the image there is, or the first sample. */
+  async open(model) {
+    this.model = model;
+    const thumbnails = model.samples.map((name, index) => {
+      const button = make("button", { type: "button", className: "sample" });
+      button.append(make("img", { src: name, alt: `Sample photograph ${index + 1}` }));
+      button.addEventListener("click", () => this.sample(index));
+      return button;
+    });
+    get("samples").replaceChildren(...thumbnails);
+    await (this.blob ? this.take(this.blob) : this.sample(0));
+  }
+
+  async sample(index) {
+    const answer = await fetch(this.model.samples[index]);
+    await this.take(await answer.blob());
+  }
+
+  /** Divide a file; the image before stays if it cannot be read. */
+  async take(blob) {
+    const { config, say } = this.page;
+    if (blob.size > config.max_bytes) return say(`That file is too large: at most ${config.max_bytes / 2 ** 20} MB.`);
+    let bitmap;
+    try {
+      bitmap = await createImageBitmap(blob);
+    } catch {
+      return say("This browser cannot read that file as an image. PNG, JPEG, WebP and GIF always work.");
+    }
+    say("");
+    this.bitmap?.close();
+    Object.assign(this, { blob, bitmap, wanted: 0, found: null, lit: -1 });
+    this.selected.clear();
+    this.drawPhotograph();
+    await this.refresh();
+  }
+
+  /** Compute and draw; calls made meanwhile share one further update. */
+  refresh() {
+    this.isStale = true;
+    this.running ??= this.rounds().finally(() => { this.running = null; });
+    return this.running;
+  }
+
+  async rounds() {
+    document.body.dataset.state = "busy";
+    try {
+      while (this.isStale) {
+        this.isStale = false;
+        const { blob, bitmap, wanted } = this, begun = performance.now();
+        const found = await this.page.engine.divide(this.model, blob, bitmap, wanted);
+        if (blob !== this.blob) continue; // another image came meanwhile
+        const seconds = (performance.now() - begun) / 1000;
+        this.found = { ...found, ...segmentsAtSize(found, this.base.width, this.base.height), seconds };
+        for (const index of this.selected) if (index >= found.number) this.selected.delete(index);
+        this.lit = -1;
+        this.drawSegments();
+        this.drawCards();
+        this.describe();
+      }
+      document.body.dataset.state = "ready";
+    } catch (error) {
+      document.body.dataset.state = "failed";
+      this.page.say(error.message);
+    }
+  }
+
+  describe() {
+    const { number, seconds } = this.found, { width, height } = this.bitmap;
+    get("segments").value = number;
+    get("segments-value").textContent = this.wanted ? number : `${number}, found`;
+    get("automatic").hidden = !this.wanted;
+    const where = this.page.config.engine === "server" ? "on this machine" : "in this browser";
+    get("photograph-facts").textContent = `${width} × ${height} pixels · ${seconds.toFixed(2)} s ${where}`;
+    this.over.setAttribute("aria-label", `Photograph divided into ${number} segments`);
+  }
+
+  drawPhotograph() {
+    const { width, height } = this.bitmap, scale = Math.min(1, SHOWN / Math.max(width, height));
+    for (const canvas of [this.base, this.over]) {
+      canvas.width = Math.max(1, Math.round(width * scale));
+      canvas.height = Math.max(1, Math.round(height * scale));
+    }
+    get("photograph-stage").style.setProperty("--ratio", this.base.width / this.base.height);
+    const context = this.base.getContext("2d", { willReadFrequently: true });
+    context.imageSmoothingQuality = "high";
+    context.drawImage(this.bitmap, 0, 0, this.base.width, this.base.height);
+    this.over.classList.remove("shown");
+    get("cutouts").replaceChildren();
+    get("save").hidden = true;
+  }
+
+  /** The layer over the photograph: colours and borders, or a shade over all that is not lit. */
+  drawSegments() {
+    if (!this.found) return;
+    const { width, height } = this.over, { labels, second, margin } = this.found;
+    const lit = new Set(this.lit < 0 ? this.selected : [...this.selected, this.lit]);
+    const colors = Array.from({ length: this.found.number }, (_, index) => slotColor(index));
+    const image = new ImageData(width, height), pixels = image.data;
+    for (let at = 0; at < width * height; at++) {
+      const own = labels[at], other = second[at], share = Math.min(1, 0.5 + SHARP * margin[at]);
+      if (lit.size) {
+        const light = (lit.has(own) ? share : 0) + (lit.has(other) ? 1 - share : 0);
+        pixels.set([10, 12, 16, 255 * SHADE * (1 - light)], 4 * at);
+        continue;
+      }
+      for (let channel = 0; channel < 3; channel++) {
+        pixels[4 * at + channel] = share * colors[own][channel] + (1 - share) * colors[other][channel];
+      }
+      pixels[4 * at + 3] = 255 * TINT;
+    }
+    drawBorders(pixels, labels, width, height, (own) => {
+      if (!lit.size) return [255, 255, 255, 235];
+      return lit.has(own) ? [...colors[own], 255] : null;
+    });
+    this.over.getContext("2d").putImageData(image, 0, 0);
+    this.over.classList.toggle("shown", !get("plain").checked || lit.size > 0);
+    for (const card of get("cutouts").children) {
+      const index = Number(card.dataset.index);
+      card.classList.toggle("lit", index === this.lit);
+      card.setAttribute("aria-pressed", this.selected.has(index));
+    }
+    get("save").hidden = !this.selected.size;
+    get("save").textContent = this.selected.size > 1 ? `Save ${this.selected.size} segments as PNG` : "Save cut-out as PNG";
+  }
+
+  drawCards() {
+    const { number, labels } = this.found, areas = new Array(number).fill(0);
+    for (const index of labels) areas[index]++;
+    const order = areas.map((_, index) => index).filter((index) => areas[index] > SMALL * labels.length);
+    order.sort((one, other) => areas[other] - areas[one]);
+    get("cutouts").replaceChildren(...order.map((index) => {
+      const card = make("button", { type: "button", className: "cutout" });
+      card.dataset.index = index;
+      card.style.setProperty("--color", css(slotColor(index)));
+      const percent = Math.max(1, Math.round((100 * areas[index]) / labels.length));
+      card.setAttribute("aria-label", `Segment of ${percent} % of the photograph`);
+      card.setAttribute("aria-pressed", this.selected.has(index));
+      card.append(this.cutout(new Set([index]), CARD), make("span", { textContent: `${percent} %` }));
+      card.addEventListener("click", () => this.toggle(index));
+      for (const event of ["mouseenter", "focus"]) card.addEventListener(event, () => this.light(index));
+      for (const event of ["mouseleave", "blur"]) card.addEventListener(event, () => this.light(-1));
+      return card;
+    }));
+  }
+
+  /** The photograph where it belongs to one of `segments`, cropped, on a canvas of at most `side` pixels. */
+  cutout(segments, side) {
+    const { width, height } = this.base, { labels, second, margin } = this.found;
+    const image = this.base.getContext("2d").getImageData(0, 0, width, height), pixels = image.data;
+    let [left, top, right, bottom] = [width, height, 0, 0];
+    for (let at = 0; at < labels.length; at++) {
+      const share = Math.min(1, 0.5 + SHARP * margin[at]);
+      const alpha = (segments.has(labels[at]) ? share : 0) + (segments.has(second[at]) ? 1 - share : 0);
+      pixels[4 * at + 3] = 255 * alpha;
+      if (alpha < 0.5) continue;
+      const x = at % width, y = Math.floor(at / width);
+      [left, top, right, bottom] = [Math.min(left, x), Math.min(top, y), Math.max(right, x), Math.max(bottom, y)];
+    }
+    const whole = make("canvas", { width, height });
+    whole.getContext("2d").putImageData(image, 0, 0);
+    const across = right - left + 1, down = bottom - top + 1, scale = Math.min(1, side / Math.max(across, down));
+    const canvas = make("canvas", {
+      width: Math.max(1, Math.round(across * scale)), height: Math.max(1, Math.round(down * scale)),
+    });
+    canvas.setAttribute("aria-hidden", "true");
+    const context = canvas.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    context.drawImage(whole, left, top, across, down, 0, 0, canvas.width, canvas.height);
+    return canvas;
+  }
+
+  light(index) {
+    if (index === this.lit) return;
+    this.lit = index;
+    this.drawSegments();
+  }
+
+  toggle(index) {
+    if (!this.selected.delete(index)) this.selected.add(index);
+    this.drawSegments();
+  }
+
+  segmentAt(event) {
+    if (!this.found) return -1;
+    const box = this.over.getBoundingClientRect();
+    const column = Math.floor(((event.clientX - box.left) / box.width) * this.over.width);
+    const row = Math.floor(((event.clientY - box.top) / box.height) * this.over.height);
+    return this.found.labels[row * this.over.width + column] ?? -1;
+  }
+
+  listen() {
+    this.over.addEventListener("pointermove", (event) => {
+      if (event.pointerType === "mouse") this.light(this.segmentAt(event));
+    });
+    this.over.addEventListener("pointerleave", () => this.light(-1));
+    this.over.addEventListener("click", (event) => {
+      const index = this.segmentAt(event);
+      if (index >= 0) this.toggle(index);
+    });
+    get("photograph-file").addEventListener("change", (event) => {
+      if (event.target.files[0]) this.take(event.target.files[0]);
+      event.target.value = "";
+    });
+    get("segments").addEventListener("input", (event) => {
+      this.wanted = Number(event.target.value);
+      get("segments-value").textContent = this.wanted;
+      this.selected.clear();
+      this.refresh();
+    });
+    get("automatic").addEventListener("click", () => {
+      this.wanted = 0;
+      this.selected.clear();
+      this.refresh();
+    });
+    get("plain").addEventListener("change", () => this.drawSegments());
+    get("save").addEventListener("click", () => {
+      this.cutout(this.selected, Infinity).toBlob((blob) => {
+        const link = make("a", { href: URL.createObjectURL(blob), download: "cut-out.png" });
+        link.click();
+        setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+      });
+    });
+    const stage = get("photograph");
+    const mark = (isOver) => stage.classList.toggle("over", isOver);
+    stage.addEventListener("dragover", (event) => { event.preventDefault(); mark(true); });
+    stage.addEventListener("dragleave", () => mark(false));
+    stage.addEventListener("drop", (event) => {
+      event.preventDefault();
+      mark(false);
+      if (event.dataTransfer.files[0]) this.take(event.dataTransfer.files[0]);
+    });
+    addEventListener("paste", (event) => {
+      if (!stage.hidden && event.clipboardData.files[0]) this.take(event.clipboardData.files[0]);
+    });
+  }
+}
+
+/** Give pieces of fewer than `least` pixels the label beside them. */
+export function withoutSpecks(labels, width, height, least) {
+  const seen = new Uint8Array(labels.length), stack = [], piece = [];
+  for (let start = 0; start < labels.length; start++) {
+    if (seen[start]) continue;
+    const own = labels[start];
+    let beside = own;
+    seen[start] = 1;
+    stack.push(start);
+    piece.length = 0;
+    while (stack.length) {
+      const at = stack.pop(), x = at % width;
+      if (piece.length < least) piece.push(at);
+      for (const [next, isInside] of [
+        [at - 1, x > 0], [at + 1, x < width - 1], [at - width, at >= width], [at + width, at < labels.length - width],
+      ]) {
+        if (!isInside) continue;
+        if (labels[next] !== own) beside = labels[next];
+        else if (!seen[next]) {
+          seen[next] = 1;
+          stack.push(next);
+        }
+      }
+    }
+    if (piece.length < least) for (const at of piece) labels[at] = beside;
+  }
+}
+
+/** Masks [number * rows * columns], smoothed by [1, 2, 1] / 4 along both axes. */
+function smoothed(masks, number, rows, columns) {
+  const across = new Float32Array(masks.length), both = new Float32Array(masks.length);
+  for (let row = 0; row < number * rows; row++) {
+    for (let x = 0, at = row * columns; x < columns; x++, at++) {
+      across[at] = (masks[x ? at - 1 : at] + 2 * masks[at] + masks[x < columns - 1 ? at + 1 : at]) / 4;
+    }
+  }
+  for (let row = 0; row < number * rows; row++) {
+    const y = row % rows, up = y ? columns : 0, down = y < rows - 1 ? columns : 0;
+    for (let at = row * columns; at < (row + 1) * columns; at++) {
+      both[at] = (across[at - up] + 2 * across[at] + across[at + down]) / 4;
+    }
+  }
+  return both;
+}
+
+/**
+ * Masks [number * rows * columns], smoothed and enlarged bilinearly to width * height: the two largest of every pixel, `labels` and
+ * `second`, and by how much the first is larger, `margin`.
+ */
+export function segmentsAtSize({ masks: sharp, number, rows, columns }, width, height) {
+  const masks = smoothed(sharp, number, rows, columns);
+  const labels = new Uint8Array(width * height), second = new Uint8Array(width * height);
+  const margin = new Float32Array(width * height), size = rows * columns;
+  const place = (at, from, to) => Math.min(from - 1, Math.max(0, ((at + 0.5) * from) / to - 0.5));
+  const line = new Float32Array(number * columns);
+  const lefts = Int32Array.from({ length: width }, (_, x) => Math.floor(place(x, columns, width)));
+  const shares = Float32Array.from({ length: width }, (_, x) => place(x, columns, width) - lefts[x]);
+  for (let y = 0; y < height; y++) {
+    const inY = place(y, rows, height), top = Math.min(rows - 1, Math.floor(inY)), down = inY - top;
+    const upper = top * columns, lower = Math.min(rows - 1, top + 1) * columns;
+    for (let index = 0; index < number; index++) {
+      for (let x = 0, from = index * size; x < columns; x++) {
+        line[index * columns + x] = masks[from + upper + x] * (1 - down) + masks[from + lower + x] * down;
+      }
+    }
+    for (let x = 0; x < width; x++) {
+      const left = lefts[x], right = Math.min(columns - 1, left + 1), share = shares[x], at = y * width + x;
+      let most = -1, next = -1;
+      for (let index = 0, from = 0; index < number; index++, from += columns) {
+        const value = line[from + left] * (1 - share) + line[from + right] * share;
+        if (value > most) {
+          next = most;
+          second[at] = labels[at];
+          most = value;
+          labels[at] = index;
+        } else if (value > next) {
+          next = value;
+          second[at] = index;
+        }
+      }
+      if (number === 1) second[at] = labels[at];
+      margin[at] = most - Math.max(0, next);
+    }
+  }
+  withoutSpecks(labels, width, height, SPECK * width * height);
+  return { labels, second, margin };
+}
+
+/** Borders of two pixels between segments, in `colorOf(segment)` (RGBA), or none where that is null. */
+function drawBorders(pixels, labels, width, height, colorOf) {
+  for (let y = 0; y < height - 1; y++) {
+    for (let x = 0; x < width - 1; x++) {
+      const at = y * width + x;
+      for (const beside of [at + 1, at + width]) {
+        if (labels[at] === labels[beside]) continue;
+        const color = colorOf(labels[at]) ?? colorOf(labels[beside]);
+        if (!color) continue;
+        pixels.set(color, 4 * at);
+        pixels.set(color, 4 * beside);
+      }
+    }
+  }
+}
+
+const make = (tag, properties) => Object.assign(document.createElement(tag), properties);
