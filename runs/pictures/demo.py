@@ -38,7 +38,7 @@ from browser import DONE, Visit, chromium, serving_folder  # noqa: E402
 from serving import serving  # noqa: E402
 
 PICTURES, ROUNDS = 20, 5
-VISITS = 3
+VISITS = 2
 DIVIDE = """async (number) => {
   globalThis.engine ??= await import("./engine-browser.js");
   const { segmentsAtSize } = await import("./photograph.js");
@@ -125,7 +125,7 @@ def measure_photographs() -> None:
         ROOT / "results" / "demo.json",
         ROOT / "web" / "node_modules" / "onnxruntime-web" / "dist",
     )
-    number, found = 6, []
+    number, found = 3, []
     with tempfile.TemporaryDirectory() as folder:
         site = build_site(load_shown(["photos"]), Path(folder) / "site", runtime)
         with chromium() as browser, serving_folder(site) as port:
@@ -174,8 +174,8 @@ def measure_photographs() -> None:
         "threads": 1,
         "protocol": f"the sample photographs in the static page, 20 x 20 cells, one thread; {VISITS} visits "
         "(medians); first: onnxruntime-web and the graphs are fetched from this machine, compiled and "
-        f"run once; later: medians of {number} photographs; cpu: processor time of the page's thread, beside which the "
-        "browser compiles on another",
+        f"run once; later: medians of {number} photographs; cpu: processor time of the page's thread, "
+        "beside which the browser compiles on another",
     }
     target.write_text(json.dumps(result, indent=1) + "\n")
     print(middle)
