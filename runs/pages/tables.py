@@ -397,7 +397,7 @@ def photographs_in_browser() -> str:
     return (
         as_table(["a photograph on one thread, in seconds", "CPU", "wall"], rows)
         + f"\n{here['browser']}, wasm with SIMD; {here['processor']}, {here['cores']} cores, load "
-        f"{facts['load']:.1f}; commit {here['commit']}. {facts['protocol']}.\n"
+        f"{facts['load']:.1f}; commit {here['commit']}. Protocol: {facts['protocol']}.\n"
     )
 
 

@@ -201,6 +201,8 @@ def take_images(shown: list) -> None:
                     visit.settle()
                 visit.page.mouse.move(1, 1)
                 visit.page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+                seconds = "#photograph-facts"  # those of a machine that also drives a browser
+                visit.page.eval_on_selector(seconds, "line => line.style.setProperty('visibility', 'hidden')")
                 file = io.BytesIO(visit.page.screenshot())
                 Image.open(file).convert("RGB").save(images / f"{name}.webp", quality=85, method=6)
 

@@ -28,7 +28,7 @@ from serving import Answer, ask, message, raw, read_all, serving
 
 import objecthood as oh
 from objecthood.data.io.images import read_image, resize_image
-from objecthood.demo import server
+from objecthood.demo import server, work
 from objecthood.demo.shown import MAX_BYTES, Shown, describe, example_files, load_shown, png_of
 from objecthood.demo.work import PhotographWork, Settings, Work
 from objecthood.runtime import limits
@@ -113,9 +113,9 @@ def test_every_published_model_is_shown():
         content = next(iter(files.values()), png(one.model.resolution))
         image = resize_image(read_image(content), (one.model.resolution, one.model.resolution))
         planes = torch.from_numpy(image).permute(2, 0, 1)[None].float().div(255)
-        unmoved = torch.zeros(1, one.model.num_slots, one.model.slot_dim)
+        noise = torch.from_numpy(work._normal(0, (1, one.model.num_slots, one.model.slot_dim)))
         with torch.no_grad():
-            expected = one.model(planes, iterations=2, noise=unmoved)
+            expected = one.model(planes, iterations=2, noise=noise)
         answer = Work(one).look(content, Settings(one.model.num_slots, 2, 0, 0.0))
         assert np.allclose(
             np.frombuffer(answer, "<f4")[-expected.attention[0, 1].numel() :],
