@@ -443,6 +443,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "stages": video_page.stages,
         "sequences": video_page.sequences,
     },
+    ROOT / "docs" / "methods" / "textures.md": {"layers": texture_page.layers},
     ROOT / "docs" / "metrics.md": {"protocols": protocols_page.by_protocol},
     ROOT / "docs" / "data.md": {"texture": texture_page.floors_by_level},
     ROOT / "docs" / "how-many-slots.md": {"slots": number_of_slots},

@@ -1,8 +1,10 @@
-"""The table of docs/data.md: scores without learning on every level of the texture scenes."""
+"""The tables of texture scenes: scores without learning on every level (docs/data.md), and texture layers
+beside what needs no training (docs/methods/textures.md)."""
 
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 from objecthood.analysis.floors import TITLES
@@ -27,3 +29,50 @@ def floors_by_level() -> str:
         f"{machine['commit'].rstrip('+')}."
     )
     return "\n".join([*lines, "", note, ""])
+
+
+KNOWN = ", as many clusters as surfaces at most"
+ROWS = {
+    "statistics_components": TITLES["statistics_components"],
+    "statistics_kmeans": TITLES["statistics_kmeans"],
+    "statistics_kmeans_position": TITLES["statistics_kmeans_position"],
+    "statistics_kmeans_known": TITLES["statistics_kmeans"] + KNOWN,
+    "statistics_kmeans_position_known": TITLES["statistics_kmeans_position"] + KNOWN,
+    "untrained": "texture layers, start values of the label field",
+}
+
+
+def layers() -> str:
+    """Texture layers and their floors by level."""
+    colours = json.loads((RESULTS / "texture-floors.json").read_text())["levels"]
+    found = json.loads((RESULTS / "texture-layers-floors.json").read_text())["levels"]
+    lines = ["| level |  | FG-ARI | ARI | mBO | CPU s |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    names = ("fg_ari", "ari", "mbo")
+    for level, floors in found.items():
+        best = max(
+            (floor for floor in TITLES if floor in colours[level]),
+            key=lambda floor: colours[level][floor]["fg_ari"]["mean"],
+        )
+        cells = [f"{colours[level][best][name]['mean']:.3f}" for name in names]
+        lines.append(
+            f"| {level} | best floor without these statistics: {TITLES[best]} | {' | '.join(cells)} | - |"
+        )
+        for floor, title in ROWS.items():
+            cells = [f"{floors[floor][name]:.3f}" for name in names]
+            lines.append(f"| {level} | {title} | {' | '.join(cells)} | - |")
+        runs = [json.loads(file.read_text()) for file in sorted(RESULTS.glob(f"texture-{level}-seed*.json"))]
+        if runs:
+            cells = [spread([run["scores"][name] for run in runs]) for name in names]
+            cost = statistics.median(run["cpu_seconds"] for run in runs)
+            seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
+            lines.append(
+                f"| {level} | **texture layers** (`textures`), {seeds} | {' | '.join(cells)} | {cost:.0f} |"
+            )
+    return "\n".join([*lines, ""])
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"

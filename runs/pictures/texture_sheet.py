@@ -1,21 +1,25 @@
 """Draw docs/images/texture-levels.png: a column a level of the texture scenes, a spiral, a star and a comb,
-and their true masks.
+and their true masks; and docs/images/texture-layers.png: what the recipe `textures`, with the label field's
+start values, finds in scenes of two levels.
 
 python runs/pictures/texture_sheet.py
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+import objecthood as oh
 from objecthood.data.generated.texture import Level, Texture
 from objecthood.visualize.figures import slot_colors, to_image
 
-TARGET = Path(__file__).resolve().parents[2] / "docs" / "images" / "texture-levels.png"
+IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
+FREQUENCIES = {"oriented": 4, "shifted": 1}
 SCENES = (3, 0, 4, 2)  # of the split "validation"
 RESOLUTION, GAP, TITLE = 128, 6, 22
 MASKS = "masks"
@@ -34,7 +38,22 @@ def main() -> None:
         for row, (image, masks) in enumerate(zip(scenes["image"], scenes["masks"], strict=True)):
             picture = Image.fromarray(colors[masks.numpy()]) if name == MASKS else to_image(image)
             sheet.paste(picture, (column * step, TITLE + row * step))
-    sheet.quantize(256).save(TARGET, optimize=True)
+    sheet.quantize(256).save(IMAGES / "texture-levels.png", optimize=True)
+    layers()
+
+
+def layers() -> None:
+    """Image, reconstruction, segmentation and slots of the first scenes of each level."""
+    rows = []
+    for level, number in FREQUENCIES.items():
+        recipe: Any = oh.RECIPES["textures"]
+        recipe = dataclasses.replace(recipe, data=f"texture-{level}", num_frequencies=number)
+        model = recipe.prepare_for_test(recipe.build_model())
+        rows.append(recipe.preview(model, recipe.dataset("validation")[range(3)]))
+    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)))
+    for place, row in enumerate(rows):
+        sheet.paste(row, (0, place * rows[0].height))
+    sheet.quantize(256).save(IMAGES / "texture-layers.png", optimize=True)
 
 
 if __name__ == "__main__":
