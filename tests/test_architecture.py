@@ -182,6 +182,8 @@ def test_datasets_do_not_know_each_other():
 
 OF_CONVERTED = ("objecthood.recipes.features", "objecthood.recipes.feature_video")
 """Recipes whose published weights are converted."""
+VARIANTS = ("objecthood.recipes.ablations", "objecthood.recipes.textures")
+"""Recipes that are object discovery with another model."""
 
 
 @pytest.mark.parametrize("name", within("objecthood.recipes"))
@@ -194,7 +196,7 @@ def test_recipes_do_not_know_each_other(name):
             "objecthood.recipes.clips",
             "objecthood.recipes.known_features",
             *(OF_CONVERTED if name == "objecthood.recipes.converted" else []),
-            *(["objecthood.recipes.discovery"] if name == "objecthood.recipes.ablations" else []),
+            *(["objecthood.recipes.discovery"] if name in VARIANTS else []),
         )
     upstairs = ("train", "evaluate", "cli", "checkpoint", "training", "inference", "analysis")
     assert ours(name) == only(ours(name), *(f"objecthood.{room}" for room in upstairs))

@@ -24,6 +24,7 @@ from objecthood.data.randomness import restart_noise
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.models import autoencoder
 from objecthood.models.autoencoder import AutoencoderOutput, SlotAutoencoder
+from objecthood.models.base import SlotModel
 from objecthood.nn import SLOT_MODULES
 from objecthood.nn.attention_bias import grow_merge_penalty
 from objecthood.recipes.base import FAST, Recipe
@@ -77,7 +78,7 @@ class Discovery(Recipe):
         error = losses.reconstruction_error(reconstruction, images, model.input_transform)
         return with_penalty(error, model, slots)
 
-    def scores(self, model: SlotAutoencoder, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
+    def scores(self, model: SlotModel, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
         """Scores of one restart, and with several `restarts` of the best: `fg_ari_best_of_8`."""
         images = scenes["image"]
         scores = self.scores_of(self.discover(model, images, indices, restarts=1), scenes)
@@ -98,7 +99,7 @@ class Discovery(Recipe):
         return metrics.discovery_scores(true_masks, masks)
 
     def discover(
-        self, model: SlotAutoencoder, images: Tensor, indices: Tensor, restarts: int | None = None
+        self, model: SlotModel, images: Tensor, indices: Tensor, restarts: int | None = None
     ) -> AutoencoderOutput:
         """The model's output for held-out images, with test iterations and noise seeded by the index: the
         best of `restarts` (default: the recipe's) by reconstruction error."""
@@ -107,12 +108,12 @@ class Discovery(Recipe):
         found = model.segment(images, iterations=self.test_iterations, noise=noise.to(images.device)).found()
         return AutoencoderOutput(**found)
 
-    def preview(self, model: SlotAutoencoder, scenes: Scenes) -> Image.Image:
+    def preview(self, model: SlotModel, scenes: Scenes) -> Image.Image:
         images = scenes["image"]
         output = self.discover(model, images, torch.arange(len(images)))
         return figures.slots_figure(images, output.reconstruction, output.masks, output.appearance)
 
-    def figures(self, model: SlotAutoencoder, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
+    def figures(self, model: SlotModel, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
         image = scenes["image"][:1]
         attention = self.discover(model, image, torch.arange(1)).attention[0]
         return {
@@ -121,7 +122,7 @@ class Discovery(Recipe):
             "attention-animated": animation.attention_frames(image[0], attention),
         }
 
-    def prepare_for_test(self, model: SlotAutoencoder) -> SlotAutoencoder:
+    def prepare_for_test(self, model: SlotModel) -> SlotModel:
         model.restarts, model.fit = self.restarts, fit_of(self.data)
         return super().prepare_for_test(model)
 
