@@ -22,6 +22,7 @@ class TextureLayers(SlotModel):
         num_slots, num_frequencies: as in `TextureGrouping`.
 
     Example:
+        >>> import torch
         >>> output = TextureLayers(resolution=32, num_slots=3).segment(torch.rand(2, 3, 32, 32))
         >>> output.slots.shape, output.masks.shape
         (torch.Size([2, 3, 4]), torch.Size([2, 3, 32, 32]))
