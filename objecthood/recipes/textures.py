@@ -40,6 +40,7 @@ class TextureDiscovery(Discovery):
 textures = TextureDiscovery(
     name="textures",
     description="Generated scenes that differ in pattern alone, by texture layers; a minute on one core",
+    expected="FG-ARI 0.946, ARI 0.910; k-means on local statistics 0.631, 0.505 (5 seeds, results/)",
     data="texture-oriented",
     resolution=64,
     num_slots=6,

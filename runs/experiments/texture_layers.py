@@ -2,10 +2,11 @@
 
     python runs/experiments/texture_layers.py
     python runs/experiments/texture_layers.py --levels patterned       # other levels of the file stay
+    python runs/experiments/texture_layers.py --levels --fresh oriented shifted   # runs/texture-LEVEL-seed0
 
 The test scenes of the recipe `textures`: k-means and components on the statistics from which its slots start
 (local Fourier coefficients), with as many clusters as slots and with 4, the largest number of surfaces; and
-the model with the label field's start values.
+the model with the label field's start values. Fresh scenes are the 320 after those: no choice has seen them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--levels", nargs="+", choices=list(FREQUENCIES), default=["oriented", "shifted"])
+    parser.add_argument("--levels", nargs="*", choices=list(FREQUENCIES), default=["oriented", "shifted"])
+    parser.add_argument("--fresh", nargs="*", choices=list(FREQUENCIES), default=[])
     arguments = parser.parse_args()
     facts = json.loads(TARGET.read_text()) if TARGET.exists() else {"levels": {}}
     for level in arguments.levels:
@@ -48,6 +50,27 @@ def main() -> None:
         facts["levels"][level] = scores | {"protocol": recipe.protocol, "machine": describe()}
         print(level, scores, flush=True)
         TARGET.write_text(json.dumps(facts, indent=1) + "\n")
+    for level in arguments.fresh:
+        began = time.process_time()
+        model = oh.load(TARGET.parents[1] / "runs" / f"texture-{level}-seed0")
+        scores = fresh(model)
+        scores["cpu_seconds"] = round(time.process_time() - began, 1)
+        facts["levels"][level]["fresh"] = scores
+        print(level, scores, flush=True)
+        TARGET.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+@torch.no_grad()
+def fresh(model: Any) -> dict[str, float]:
+    """Mean scores of the test scenes after those of the recipe."""
+    values = defaultdict(list)
+    first = model.recipe.test_scenes
+    for start in range(first, 2 * first, 32):
+        indices = torch.arange(start, start + 32)
+        scenes = model.recipe.dataset("test")[indices.numpy()]
+        for name, score in model.recipe.scores(model, scenes, indices).items():
+            values[name].append(score.double())
+    return model.recipe.summarize({name: torch.cat(parts) for name, parts in values.items()})
 
 
 def statistics_floors(recipe: Any) -> dict[str, Any]:

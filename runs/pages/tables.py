@@ -74,8 +74,8 @@ def by_recipe() -> dict[str, list[dict]]:
     runs: dict[str, list[dict]] = {}
     for file in sorted((ROOT / "results").glob("*-seed*.json")):
         result = json.loads(file.read_text())
-        # Set prediction and ablations have their own pages, docs/set-prediction.md and docs/ablations.md.
-        if "fg_ari" in result["scores"] and not file.stem.startswith("ablation-"):
+        # Set prediction, ablations and texture layers have their own pages.
+        if "fg_ari" in result["scores"] and not file.stem.startswith(("ablation-", "texture-")):
             runs.setdefault(file.stem.rsplit("-seed", 1)[0], []).append(result)
     return runs
 

@@ -68,6 +68,17 @@ def layers() -> str:
             lines.append(
                 f"| {level} | **texture layers** (`textures`), {seeds} | {' | '.join(cells)} | {cost:.0f} |"
             )
+            wrong = RESULTS / f"texture-{level}-4-seed0.json"
+            if wrong.exists():
+                scores = json.loads(wrong.read_text())["scores"]
+                cells = [f"{scores[name]:.3f}" for name in names]
+                lines.append(
+                    f"| {level} | the same, 4 dominant frequencies, 1 seed | {' | '.join(cells)} | - |"
+                )
+        if "fresh" in floors:
+            cells = [f"{floors['fresh'][name]:.3f}" for name in names]
+            title = "the same, seed 0, on the 320 scenes after these"
+            lines.append(f"| {level} | {title} | {' | '.join(cells)} | - |")
     return "\n".join([*lines, ""])
 
 
