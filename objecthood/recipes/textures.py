@@ -7,7 +7,6 @@ count against the evidence of a pixel.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,7 +23,7 @@ class TextureDiscovery(Discovery):
     num_frequencies: int = 4
     """Dominant frequencies of an image whose local Fourier coefficients the slots start from."""
 
-    minimums: ClassVar[dict[str, int]] = Discovery.minimums | {"num_frequencies": 1}
+    minimums = Discovery.minimums | {"num_frequencies": 1}
 
     def build_model(self) -> TextureLayers:  # type: ignore[override]
         return TextureLayers(self.resolution, self.num_slots, self.num_frequencies)
