@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.encoders import same_padding
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import FunctionProto, ModelProto
 
 Run = Callable[[dict[str, Any]], dict[str, np.ndarray]]
 TOLERANCES = {"embedding": 1e-4, "agreement": 0.1, "linkage": 0.02, "masks": 0.02, "whole": 1e-4}
@@ -61,7 +61,7 @@ class Features:
         doubled = self._new("Mul", image, "two")
         hidden = self._relu6(self._conv("stem", self.backbone.stem, self._new("Sub", doubled, "one")))
         for number, stage in enumerate(self.backbone.stages):
-            for index, block in enumerate(stage):  # type: ignore[arg-type]
+            for index, block in enumerate(cast("list[InvertedBlock]", stage)):
                 hidden = self._block(f"stages.{number}.{index}", block, hidden)
             kept[number] = hidden
         layers = [kept[layer] for layer in self.backbone.layers]
@@ -172,7 +172,7 @@ def graphs(stages: SpectralStages) -> dict[str, ModelProto]:
 
     def model(inputs: Sequence[str], outputs: Sequence[str], *parts: Part) -> ModelProto:
         given, made = (
-            [helper.make_tensor_value_info(name, *kinds[name]) for name in names]
+            [helper.make_tensor_value_info(name, *kinds[name]) for name in names]  # type: ignore[arg-type]
             for names in (inputs, outputs)
         )
         nodes = [node for part in parts for node in part.nodes]
@@ -221,10 +221,10 @@ def compare(stages: SpectralStages, runs: Mapping[str, Run]) -> dict[str, float]
             differences["whole"] = max(np.abs(whole[name] - parts[name]).max() for name in whole)
             for name, value in differences.items():
                 found[name] = max(found[name], float(value))
-    for name, value in found.items():
-        if not value <= TOLERANCES[name]:
+    for name, largest in found.items():
+        if not largest <= TOLERANCES[name]:
             raise ValueError(
-                f"{name} of the exported graph differs from PyTorch by {value:.1e}, more than "
+                f"{name} of the exported graph differs from PyTorch by {largest:.1e}, more than "
                 f"{TOLERANCES[name]}; no file was written. Try other versions of onnxscript and onnxruntime"
             )
     return found
@@ -293,7 +293,7 @@ def _model(
 
     from objecthood.export import consensus
 
-    functions = {}
+    functions: dict[str, FunctionProto] = {}
     for node in nodes:
         if node.domain:
             called = getattr(consensus, node.op_type)
