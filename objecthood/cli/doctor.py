@@ -14,6 +14,7 @@ NEEDED = {
     "torch": (2, 10),
     "numpy": (1, 26),
     "scipy": (1, 11),
+    "threadpoolctl": (3, 1),
     "pillow": (12, 1),
     "safetensors": (0, 5),
     "rich": (13, 7),

@@ -14,12 +14,14 @@ import afresh
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from published_sets import write_davis
 from sources import WRITERS, opened
 from torch.utils.data import DataLoader, random_split
 
 import objecthood.data
 from objecthood.data.clevr_render.clevr_like import ClevrLike
+from objecthood.data.clip_folder import ClipFolder
 from objecthood.data.generated.camouflage import Camouflage
 from objecthood.data.generated.moving_sprites import MovingSprites
 from objecthood.data.generated.sprites import Sprites
@@ -43,7 +45,7 @@ OTHERS: dict[str, Callable[[], Dataset]] = {
     "on a device": lambda: OnDevice(ClevrLike(resolution=16, count=SIZE), "cpu"),
     "untouched test scenes": lambda: Untouched(Sprites("test", resolution=16, size=SIZE)),
 }
-NAMES = [*GENERATED, *OTHERS, *READ_FROM_FILES, "motion fields"]
+NAMES = [*GENERATED, *OTHERS, *READ_FROM_FILES, "motion fields", "clip folder"]
 
 
 def written(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
@@ -52,6 +54,11 @@ def written(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset
         pytest.importorskip("cv2", reason="needs OpenCV, the extra `video`")
         davis = write_davis(folder / "davis", ("ant", "bee"), frames=3)
         return MotionFields(davis, "train", num_folds=2, resolution=16)
+    if name == "clip folder":
+        (folder / "walk").mkdir()
+        for frame in range(2 * SIZE):
+            Image.new("RGB", (20, 16), (10 * frame, 90, 30)).save(folder / "walk" / f"{frame}.png")
+        return ClipFolder(folder, 16, frames=2)
     if name == "coco" and importlib.util.find_spec("pycocotools") is None:
         pytest.skip("needs the extra `coco`")
     return opened(name, WRITERS[name](folder / "data", monkeypatch), "train")
@@ -89,6 +96,7 @@ def test_every_data_set_of_the_package_is_tried_here(dataset):
     elsewhere = {"CachedFeatures", "WithClasses"}  # test_feature_cache.py, test_feature_recipes.py
     assert found - elsewhere == {
         *(
+            "ClipFolder",
             "DecodedDataset",
             "EndlessDataset",
             "Tetrominoes",
