@@ -16,6 +16,7 @@ from pathlib import Path
 
 import ablations_page
 import contrast_page
+import leaderboard_page
 import objects_page
 import protocols_page
 import reliability_page
@@ -433,6 +434,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "slots": contrast_page.slots,
         "known": contrast_page.known,
     },
+    ROOT / "docs" / "leaderboard.md": {"board": leaderboard_page.board},
     ROOT / "docs" / "ablations.md": {"ablations": ablations_page.ablations},
     ROOT / "docs" / "reliability.md": reliability_page.blocks(),
     ROOT / "docs" / "methods" / "moving-objects.md": objects_page.blocks(),
