@@ -22,6 +22,7 @@ from PIL import Image
 
 import objecthood as oh
 from objecthood import metrics
+from objecthood.analysis import baselines
 from objecthood.data.generated.tetrominoes import Tetrominoes
 from objecthood.data.randomness import restart_noise
 from objecthood.runtime.environment import describe
@@ -53,6 +54,7 @@ def main() -> None:
         "trained": [json.loads((run / "result.json").read_text())["machine"]["commit"] for run in runs],
         "machine": describe(),
         "rows": rows,
+        "components": {pieces: components(pieces) for pieces in PIECES},
         "starts": [failing(models[0], iterations) for iterations in (3, 5)],
     }
     (ROOT / "results" / "unmodified-tests.json").write_text(json.dumps(facts, indent=1) + "\n")
@@ -97,6 +99,13 @@ def measure(model: Any, pieces: int, slots: int, iterations: int) -> dict[str, A
     row = {"seed": model.recipe.seed, "pieces": pieces, "slots": slots, "iterations": iterations}
     print(row, scores, flush=True)
     return row | {"scores": scores}
+
+
+def components(pieces: int) -> float:
+    """FG-ARI of connected components of one colour on the same scenes: the floor."""
+    scenes = Tetrominoes("test", 0, pieces=pieces)[range(SCENES)]
+    labels = baselines.colour_components(scenes["image"])
+    return metrics.adjusted_rand_index(scenes["masks"], labels, ignore_background=True).mean().item()
 
 
 @torch.no_grad()

@@ -138,6 +138,11 @@ def unmodified_settings() -> str:
         [f"{pieces} pieces, {pieces + 1} slots", *(f"{cells[pieces, pieces + 1, n]:.3f}" for n in iterations)]
         for pieces in sorted({row["pieces"] for row in found})
     ]
+    floor = read("unmodified-tests.json")["components"]
+    rows += [
+        [f"floor: colour components, {pieces} pieces", f"{score:.3f}", *["-"] * (len(iterations) - 1)]
+        for pieces, score in floor.items()
+    ]
     slots = sorted(slots for pieces, slots, n in cells if (pieces, n) == (3, 3))
     number = [["3 pieces, 3 iterations", *(f"{cells[3, slot, 3]:.3f}" for slot in slots)]]
     return as_table(head, rows) + "\n" + as_table(["slots", *(str(slot) for slot in slots)], number)
