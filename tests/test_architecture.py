@@ -295,6 +295,19 @@ def test_the_command_answers_before_anything_heavy_is_imported(name, tmp_path):
     assert run.stdout.strip() == "[]", run.stderr
 
 
+def test_recipes_and_models_do_not_wait_for_scipy(tmp_path):
+    """A third of a second of every start; what needs it imports it."""
+    code = "import sys, objecthood.recipes; print('scipy' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(PACKAGE.parent)},
+    )
+    assert run.stdout.strip() == "False", run.stderr
+
+
 def test_public_names_are_few_and_there():
     assert len(set(objecthood.__all__) - set(objecthood._MODULES)) <= 15
     for name in objecthood.__all__:

@@ -1,11 +1,9 @@
-"""The demo server: the page as static files held in memory, and three endpoints that run the model
-with PyTorch.
+"""The demo server: the page as static files held in memory, and three endpoints that run models with PyTorch.
 
-`POST api/look` takes an image, `POST api/paint` slots (see `work.Work`), `POST api/divide` a photograph
-(`work.PhotographWork`). Nothing is written to disk and no
-name in a request reaches the file system. Errors are one line of JSON: 400 (unknown host), 403 (other
-origin), 404, 405, 408 (timeout), 413 (too large), 415 (not an image), 422 (damaged, or a number out of
-range), 503 (queue full).
+`POST api/look` takes an image, `POST api/decode` slots (see `work.Work`), `POST api/divide` a photograph
+(`work.PhotographWork`). Nothing is written to disk and no name in a request reaches the file system. Errors
+are one line of JSON: 400 (unknown host), 403 (other origin), 404, 405, 408 (timeout), 413 (too large), 415
+(not an image), 422 (damaged, or a number out of range), 503 (queue full).
 """
 
 from __future__ import annotations
@@ -61,7 +59,7 @@ def build_app(shown: list[Shown], names: Names | None = None) -> ASGIApp:
     routes += [Route(f"/{name}", _file(name, content), methods=["GET"]) for name, content in files.items()]
     routes += [
         Route("/api/look", Api(works, queue, look), methods=["POST"]),
-        Route("/api/paint", Api(works, queue, paint), methods=["POST"]),
+        Route("/api/decode", Api(works, queue, decode), methods=["POST"]),
         Route("/api/divide", Api(photographs, queue, divide), methods=["POST"]),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _plainly, Exception: _quietly})
@@ -109,11 +107,11 @@ async def look(request: Request, work: Work, queue: Queue) -> bytes | Refused:
     return await queue.run(request, answered, work.look, content, settings)
 
 
-async def paint(request: Request, work: Work, queue: Queue) -> bytes | Refused:
-    """The response of `Work.paint`."""
+async def decode(request: Request, work: Work, queue: Queue) -> bytes | Refused:
+    """The response of `Work.decode`."""
     num_slots = _number(request, "slots", 1)
-    content = await read_body(request, work.paint_size(num_slots))
-    return await queue.run(request, answered, work.paint, content, num_slots)
+    content = await read_body(request, work.decode_size(num_slots))
+    return await queue.run(request, answered, work.decode, content, num_slots)
 
 
 async def divide(request: Request, work: PhotographWork, queue: Queue) -> bytes | Refused:

@@ -67,12 +67,12 @@ class Work:
             attention.append(shares)
         return _packed(image, torch.stack(all_slots), torch.stack(attention))
 
-    def paint_size(self, num_slots: int) -> int:
-        """Size of the request body of `paint`, in bytes."""
+    def decode_size(self, num_slots: int) -> int:
+        """Size of the request body of `decode`, in bytes."""
         return 4 * num_slots * (self.model.slot_dim + self.rows * self.columns)
 
     @torch.no_grad()
-    def paint(self, content: bytes, num_slots: int, left: Callable[[], bool] = never) -> bytes:
+    def decode(self, content: bytes, num_slots: int, left: Callable[[], bool] = never) -> bytes:
         """Decode slots [slots, dim] and attention [slots, rows * columns] into appearance [slots, 3, side,
         side] and mask logits [slots, side, side]; b"" if `left` returns True.
 
@@ -80,8 +80,8 @@ class Work:
         """
         if left():
             return b""
-        if len(content) != self.paint_size(num_slots):
-            raise ValueError(f"{num_slots} slots are {self.paint_size(num_slots)} bytes; got {len(content)}")
+        if len(content) != self.decode_size(num_slots):
+            raise ValueError(f"{num_slots} slots are {self.decode_size(num_slots)} bytes; got {len(content)}")
         numbers = np.frombuffer(content, "<f4").astype(np.float32)
         if not np.isfinite(numbers).all():
             raise ValueError("slots and attention must be finite numbers")

@@ -42,7 +42,7 @@ BATCHES = (1, 4)
 _CANDIDATES, _MORE, _PERTURBATIONS = 32, 96, 3
 _STABLE = 3e-5
 """Largest change of the output, under noise of 1e-6, of an image that is used for comparison."""
-PARTS = ("start", "encode", "step", "paint")
+PARTS = ("start", "encode", "step", "decode")
 
 
 Report = Callable[[str], None]
@@ -99,7 +99,7 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report = silen
     """Write the stages of a discovery model as ONNX graphs into a new folder, with facts in `model.json`.
 
     The graphs are `start` (noise, noise_scale -> slots), `encode` (image -> inputs), `step` (slots, inputs,
-    bias -> slots_after, attention, bias_after, slots_seen) and `paint` (slots, attention -> appearance,
+    bias -> slots_after, attention, bias_after, slots_seen) and `decode` (slots, attention -> appearance,
     mask_logits). The first bias is 0; `slots_seen` are the slots to decode. Shapes are those of
     `export.stages`, with dynamic batch and number of slots.
 
@@ -204,7 +204,7 @@ def part_graphs(model: SlotModel) -> dict[str, ModelProto]:
         ),
         "encode": trace(stages.encode.eval(), {"image": example["image"]}, {"image": "b"}, ("inputs",)),
         "step": _step_graph(model, example),
-        "paint": trace(
+        "decode": trace(
             stages.decode.eval(),
             {"slots": example["slots"], "attention": example["shares"]},
             {"slots": "bs", "attention": "bs"},
@@ -245,7 +245,7 @@ def compare_parts(model: SlotModel, folder: Path, batch: int, num_slots: int, it
         slots, bias = after["slots_after"], after["bias_after"]
         attention.append(after["attention"].reshape(batch, num_slots, *model.feature_grid))
     slots = after["slots_seen"]
-    decoded = run["paint"]({"slots": slots, "attention": attention[-1]})
+    decoded = run["decode"]({"slots": slots, "attention": attention[-1]})
     masks = torch.from_numpy(decoded["mask_logits"]).softmax(dim=1).numpy()
     found = {
         "reconstruction": (masks[:, :, None] * decoded["appearance"]).sum(axis=1),

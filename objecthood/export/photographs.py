@@ -213,7 +213,7 @@ def compare(stages: SpectralStages, runs: Mapping[str, Run]) -> dict[str, float]
             parts, whole = runs["divide"](given | made), runs["whole"](given)
             cut = replace(stages.cut, num_segments=num_segments or None)
             labels, attention = cut.labels(agreement), torch.from_numpy(parts["attention"])
-            own = torch.from_numpy(runs["divide"](given | made)["members"].argmax(axis=1))
+            own = torch.from_numpy(parts["members"].argmax(axis=1))
             differs = (labels[:, None] == labels) != (own[:, None] == own)
             masks = guided_filter.masks_at_size(attention, image[0])
             differences["linkage"] = differs.float().mean()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from objecthood.models.placement import Fit, Placement, place
 from objecthood.nn import ConvEncoder, Grouping, SoftKMeans
-from objecthood.nn.backbones import EfficientNetLite0
 from objecthood.nn.block_matching import Modality, to_modality
-from objecthood.nn.consensus_cut import ConsensusCut
+
+if TYPE_CHECKING:
+    from objecthood.nn.backbones import EfficientNetLite0
+    from objecthood.nn.consensus_cut import ConsensusCut
 
 WHOLE, MOST, ATTENTION = "reconstruction error", "error of most pixels", "doubt of attention"
 """Measures of `SlotModel.anomaly_score`."""

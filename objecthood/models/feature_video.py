@@ -65,8 +65,7 @@ class FeatureVideo(FeatureModel):
 
     Args:
         backbone, grouping, image_size, hidden_dim: as of `FeatureModel`; initial slots and iterations are
-        those
-            of the first frame.
+            those of the first frame.
         decoder: slots to features, to logits of similarity, or to both, one after the other.
         predictor: slots of a frame to initial slots of the next.
         later_iterations: iterations in every frame but the first, at least 1.

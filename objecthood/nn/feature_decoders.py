@@ -44,8 +44,7 @@ class MLPFeatureDecoder(nn.Module):
         feature_dim: size of a feature.
         hidden_dim: width of the hidden layers (paper: 2048 for photographs, 1024 for MOVi).
         layers: number of hidden layers (paper: 3).
-        attention_conditioned: whether the log of the slots' attention is added to the mask logits (paper:
-        no).
+        attention_conditioned: whether the log of the attention is added to the mask logits (paper: no).
 
     Example:
         >>> decode = MLPFeatureDecoder(slot_dim=16, grid=(3, 4), feature_dim=24, hidden_dim=32)

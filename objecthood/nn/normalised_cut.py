@@ -17,7 +17,6 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from scipy.linalg import eigh
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
@@ -64,6 +63,8 @@ def random_walk_vectors(
     784 cells take 20 ms on one core, 1,600 take 130 ms. Lanczos is slower at the required tolerance of 1e-5;
     at 1e-3 segments are much worse, as the eigenvalues are close to 1 and to each other.
     """
+    from scipy.linalg import eigh  # a third of a second of every start, for those who need it
+
     degrees = weights.sum(dim=1)
     scale = degrees.rsqrt()
     symmetric = (scale[:, None] * weights * scale).cpu().numpy()

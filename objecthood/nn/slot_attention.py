@@ -28,9 +28,8 @@ against its output. Differences of other public versions from the paper:
 | returned attention           | none, or the last iteration's                    | every iteration's    |
 
 Differences from the paper: none by default. `gradient`, `attention_bias` and `normalized_state` are later
-variants. `update`,
-`mlp`, `normalize_inputs`, `normalize_slots`, `competition` and `aggregation` are ablations
-(docs/ablations.md).
+variants. `update`, `mlp`, `normalize_inputs`, `normalize_slots`, `competition` and `aggregation` are
+ablations (docs/ablations.md).
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@ errors with which waves predict pixels, and what neighbours say (`nn.label_field
 
 Initial slots are soft clusters of local Fourier coefficients. For the first three quarters of the iterations,
 a slot's share of the image is its prior, which empties slots that are not needed; at half of them, slots
-whose waves agree are joined. The last quarter is without this prior, which lets thin objects
-grow.
+whose waves agree are joined. The last quarter is without this prior, which lets thin objects grow.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 from floors_page import floor_rows
+from published import spread
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = {
@@ -38,9 +39,3 @@ def ablations(results: Path = ROOT / "results") -> str:
     floors = [[*cells, "-", "-"] for cells in floor_rows("clevr6-ablation", list(SCORES), results)]
     floors = [[cells[0], "-", *cells[1:]] for cells in floors]
     return "".join("| " + " | ".join(row) + " |\n" for row in [*rows, *floors])
-
-
-def spread(values: list[float], digits: int = 3) -> str:
-    """Mean and sample standard deviation; of one value, that alone."""
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"

@@ -10,6 +10,8 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+from published import spread
+
 ROOT = Path(__file__).resolve().parents[2]
 TITLES = {"ap": "any", "ap_1": "1", "ap_0.5": "0.5", "ap_0.25": "0.25", "ap_0.125": "0.125"}
 """Scores, and the largest distance that counts as right."""
@@ -75,11 +77,6 @@ def of_seeds(name: str) -> list[dict]:
 def mean(rows: list[dict], score: str, number: int) -> float:
     """Of a score over seeds, at a number of iterations."""
     return statistics.mean(row["scores"][score] for row in rows if row["iterations"] == number)
-
-
-def spread(values: list[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{deviation}"
 
 
 def as_markdown(lines: list[list[str]]) -> str:

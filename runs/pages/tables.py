@@ -23,14 +23,15 @@ import reliability_page
 import set_page
 import speed_page
 import texture_page
+import unmodified_page
 import video_page
 import weights_page
 from floors_page import floor_rows
+from published import ROOT, as_table, by_recipe, read, spread
 
 from objecthood.recipes.score_names import by_restarts
 from objecthood.visualize.charts import score_curves
 
-ROOT = Path(__file__).resolve().parents[2]
 _COLUMNS = ("fg_ari", "ari", "mbo", "miou")
 _TITLES = ("FG-ARI", "ARI", "mBO", "mIoU")
 _SIGNS = (
@@ -65,28 +66,6 @@ def fill(page: Path, blocks: dict[str, Callable[[], str]]) -> str:
     return text
 
 
-def read(name: str) -> dict:
-    """A JSON of results/."""
-    return json.loads((ROOT / "results" / name).read_text())
-
-
-def by_recipe() -> dict[str, list[dict]]:
-    """Runs of object discovery, all seeds of a recipe together."""
-    runs: dict[str, list[dict]] = {}
-    for file in sorted((ROOT / "results").glob("*-seed*.json")):
-        result = json.loads(file.read_text())
-        # Set prediction, ablations and texture layers have their own pages.
-        if "fg_ari" in result["scores"] and not file.stem.startswith(("ablation-", "texture-")):
-            runs.setdefault(file.stem.rsplit("-seed", 1)[0], []).append(result)
-    return runs
-
-
-def as_table(head: list[str], rows: list[list[str]], numbers: int = 1) -> str:
-    """A Markdown table whose columns from `numbers` on are numbers, set to the right."""
-    rule = ["---" if column < numbers else "---:" for column in range(len(head))]
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in [head, rule, *rows])
-
-
 def tables() -> str:
     """The table of all multi-seed results with their floors, then how each score was taken."""
     runs = by_recipe()
@@ -112,61 +91,6 @@ def summary() -> str:
         cost = f"{statistics.median(result['cpu_seconds'] for result in results):.0f}"
         rows.append([f"`{name}`", *scores, " / ".join(best), str(len(results)), cost])
     return as_table(["", *_TITLES[:3], "floor: FG-ARI / ARI", "seeds", "CPU s"], rows)
-
-
-def unmodified() -> str:
-    """A row for every seed of the unmodified model; seconds to FG-ARI 0.8 are of validation scenes."""
-    rows = []
-    for name in ("tetrominoes-unmodified", "tetrominoes-unmodified-hour"):
-        for result in by_recipe().get(name, []):
-            scores = [f"{result['scores'][column]:.3f}" for column in ("fg_ari", "ari", "mbo", "mse")]
-            seconds = [point["cpu_seconds"] for point in result["curve"] if point["fg_ari"] >= 0.8]
-            first = f"{min(seconds):.0f}" if seconds else "never"
-            facts = [str(result["settings"]["steps"]), str(result["seed"])]
-            rows.append([*facts, *scores, first, f"{result['cpu_seconds']:.0f}"])
-    head = ["steps", "seed", *_TITLES[:3], "MSE", "CPU s to FG-ARI 0.8", "CPU s"]
-    return as_table(head, rows)
-
-
-def unmodified_settings() -> str:
-    """FG-ARI of a trained unmodified model by iterations and pieces, and by slots."""
-    found = read("unmodified-tests.json")["rows"]
-    cells = {(row["pieces"], row["slots"], row["iterations"]): row["scores"]["fg_ari"] for row in found}
-    iterations = sorted({row["iterations"] for row in found})
-    head = ["test iterations", *(str(number) for number in iterations)]
-    rows = [
-        [f"{pieces} pieces, {pieces + 1} slots", *(f"{cells[pieces, pieces + 1, n]:.3f}" for n in iterations)]
-        for pieces in sorted({row["pieces"] for row in found})
-    ]
-    floor = read("unmodified-tests.json")["components"]
-    rows += [
-        [f"floor: colour components, {pieces} pieces", f"{score:.3f}", *["-"] * (len(iterations) - 1)]
-        for pieces, score in floor.items()
-    ]
-    slots = sorted(slots for pieces, slots, n in cells if (pieces, n) == (3, 3))
-    number = [["3 pieces, 3 iterations", *(f"{cells[3, slot, 3]:.3f}" for slot in slots)]]
-    return as_table(head, rows) + "\n" + as_table(["slots", *(str(slot) for slot in slots)], number)
-
-
-def unmodified_starts() -> str:
-    """How often the unmodified model fails from all starts, and from some."""
-    three, five = read("unmodified-tests.json")["starts"]
-    return (
-        f"Of {three['scenes']} validation scenes, {three['all']} fail (FG-ARI below 0.9) from each of "
-        f"{three['starts']} starts and {three['some']} from some; with five test iterations, {five['all']} "
-        f"and {five['some']}.\n"
-    )
-
-
-def position_share() -> str:
-    """How much of the untrained encoder's features is position, in a sentence."""
-    found = read("position-share.json")
-    glorot, he = (100 * statistics.mean(found["share"]["35"][name]) for name in ("glorot", "he"))
-    return (
-        f"Position makes up {glorot:.0f} % of the variance of the untrained encoder's features with the "
-        f"paper's start values, and {he:.0f} % with those of He (mean of {len(found['seeds'])} seeds, commit "
-        f"{found['machine']['commit']}).\n"
-    )
 
 
 _PHOTO_SCORES = ("fg_ari", "mbo_i", "mbo_c")
@@ -244,12 +168,6 @@ def scored(result: dict) -> tuple[dict, dict]:
     """Scores of one restart, and of the best of several (empty where there was one)."""
     rows = by_restarts(result["scores"])
     return rows["one restart"], rows.get("best of 8", {})
-
-
-def spread(values: list[float], digits: int = 3) -> str:
-    """Mean and sample standard deviation; of one value, that alone."""
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
 def taken(results: list[dict]) -> str:
@@ -424,12 +342,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "photos": weights_page.photographs,
     },
     ROOT / "docs" / "methods" / "autoencoder.md": {"scores": summary},
-    ROOT / "docs" / "methods" / "unmodified.md": {
-        "seeds": unmodified,
-        "settings": unmodified_settings,
-        "starts": unmodified_starts,
-        "share": position_share,
-    },
+    ROOT / "docs" / "methods" / "unmodified.md": unmodified_page.blocks(),
     ROOT / "docs" / "methods" / "photographs.md": {"photos": weights_page.photographs},
     ROOT / "docs" / "methods" / "set-prediction.md": set_page.blocks(),
     ROOT / "docs" / "speed.md": speed_page.blocks(),

@@ -7,6 +7,8 @@ import json
 import statistics
 from pathlib import Path
 
+from published import spread
+
 from objecthood.analysis.floors import TITLES
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -80,10 +82,3 @@ def layers() -> str:
             title = "the same, seed 0, on the 320 scenes after these"
             lines.append(f"| {level} | {title} | {' | '.join(cells)} | - |")
     return "\n".join([*lines, ""])
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation over seeds."""
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"

@@ -7,7 +7,7 @@
 
 Every model looks at 20 images like those it was trained on, `ROUNDS` times over, after some that are not
 counted: a PNG in memory to slots and attention of every iteration (`look` in engine-browser.js), the painting
-of the last (`paint`), and the image put together (`compose`). Wall time is that of the page's clock, told
+of the last (`decode`), and the image put together (`compose`). Wall time is that of the page's clock, told
 in quantiles, as other programs may run; processor time is Chromium's own count for the thread of the page, on
 which all of it runs at the first visit; from the second on onnxruntime-web may take threads (`isolate.js`).
 """
@@ -74,7 +74,7 @@ MEASURE = """async ([name, images, iterations, rounds]) => {
     const begun = performance.now();
     const { slots, attention } = await engine.look(model, blob, options);
     const looked = performance.now();
-    const { appearance, logits } = await engine.paint(model, slots.at(-1), attention.at(-1));
+    const { appearance, logits } = await engine.decode(model, slots.at(-1), attention.at(-1));
     const painted = performance.now();
     compose(Array.from({ length: model.num_slots }, (_, index) => ({
       appearance: appearance.subarray(3 * size * index, 3 * size * (index + 1)),
@@ -227,7 +227,7 @@ def measure(browser, port: int, one, again: bool, iterations: int) -> dict:
         seconds = busy(clock) - before
     quantiles = {name: float(np.quantile(times[:, -1], at).round(1)) for name, at in QUANTILES.items()}
     parts = dict(
-        zip(("look", "paint", "compose"), np.median(times[:, :-1], axis=0).round(1).tolist(), strict=True)
+        zip(("look", "decode", "compose"), np.median(times[:, :-1], axis=0).round(1).tolist(), strict=True)
     )
     facts = {
         "visit": "second" if again else "first",

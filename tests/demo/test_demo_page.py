@@ -171,7 +171,7 @@ def object_place(visit: Visit) -> tuple[int, dict[str, float]]:
     return visit.page.evaluate(
         """async () => {
           const rows = [...document.querySelectorAll(".bench")[0].querySelectorAll(".slot")];
-          document.querySelector("input[value=paint]").click();
+          document.querySelector("input[value=decode]").click();
           const areas = rows.map((row) => {
             const canvas = row.querySelector("canvas"), side = canvas.width;
             const data = canvas.getContext("2d").getImageData(0, 0, side, side).data;
@@ -400,7 +400,7 @@ def test_the_browser_computes_what_pytorch_does(browser, static):
                   const options = { numSlots: model.num_slots, iterations: 4, seed: 0, spread: 0 };
                   const seen = await engine.group(model, Float32Array.from(planes), options);
                   const { slots, attention } = seen;
-                  const painting = await engine.paint(model, slots[3], attention[3]);
+                  const painting = await engine.decode(model, slots[3], attention[3]);
                   const size = model.resolution ** 2;
                   const layers = Array.from({ length: model.num_slots }, (_, index) => ({
                     appearance: painting.appearance.slice(3 * size * index, 3 * size * (index + 1)),

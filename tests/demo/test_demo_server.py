@@ -91,7 +91,7 @@ def test_a_wide_image_is_fitted_as_in_predict(port, shown):
 def test_decoded_slots_give_the_reconstruction(port, shown):
     planes, slots, attention = numbers(ask(port, LOOK, png()))
     body = np.concatenate([slots.reshape(3, -1)[-1], attention.reshape(3, -1)[-1]]).tobytes()
-    answer = ask(port, "/api/paint?model=tetrominoes&slots=4", body)
+    answer = ask(port, "/api/decode?model=tetrominoes&slots=4", body)
     assert answer.status == 200
     appearance, logits = np.split(np.frombuffer(answer.body, "<f4"), [4 * 3 * 35 * 35])
     masks = torch.from_numpy(logits.copy()).view(4, 1, 35, 35).softmax(dim=0)
@@ -102,7 +102,7 @@ def test_decoded_slots_give_the_reconstruction(port, shown):
 
 
 def test_every_published_model_is_shown():
-    """Without names: all that paint, described, and looking at their own examples as they do elsewhere."""
+    """Without names: all that decode, described, and looking at their own examples as they do elsewhere."""
     photographs, *others = load_shown([])
     assert photographs.name == "photos" and describe(photographs)["kind"] == "photographs"
     for one in others:
@@ -350,7 +350,7 @@ def test_numbers_out_of_range(port, change, scoreboard):
 
 
 def test_slots_to_decode_must_be_finite_and_of_the_right_size(port):
-    path = "/api/paint?model=tetrominoes&slots=1"
+    path = "/api/decode?model=tetrominoes&slots=1"
     right = np.zeros(64 + 18 * 18, np.float32)
     assert ask(port, path, right.tobytes()).status == 200
     assert ask(port, path, right[1:].tobytes()).status == 422

@@ -167,7 +167,7 @@ def test_a_graph_that_differs_is_not_kept(guided, files, tmp_path, monkeypatch):
 
 def test_a_part_that_differs_is_not_kept(guided, files, tmp_path, monkeypatch):
     graphs = {name: onnx.load(files[1] / f"{name}.onnx") for name in PARTS}
-    graphs["paint"] = damaged(graphs["paint"], "layers.2.bias")
+    graphs["decode"] = damaged(graphs["decode"], "layers.2.bias")
     monkeypatch.setattr(export_module, "part_graphs", lambda model: graphs)
     with pytest.raises(ValueError, match="(reconstruction|appearance|masks) of the exported graph differs"):
         export_parts(guided, tmp_path / "parts")

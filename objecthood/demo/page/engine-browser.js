@@ -10,7 +10,7 @@ navigator.serviceWorker?.register(new URL("./isolate.js", import.meta.url)).catc
 ort.env.wasm.wasmPaths = { wasm: new URL("./runtime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
 ort.env.logLevel = "error";
 
-const PARTS = { slots: ["start", "encode", "step", "paint"], photographs: ["group", "divide"] };
+const PARTS = { slots: ["start", "encode", "step", "decode"], photographs: ["group", "divide"] };
 const sessions = new Map();
 
 /**
@@ -50,10 +50,10 @@ export async function group(model, planes, { numSlots, iterations, seed, spread 
 }
 
 /** Decode slots with their attention: appearance [slots * 3 * size], mask logits [slots * size]. */
-export async function paint(model, slots, attention) {
+export async function decode(model, slots, attention) {
   const run = await load(model);
   const { slot_dim: dim, grid } = model, numSlots = slots.length / dim;
-  const decoded = await run.paint({
+  const decoded = await run.decode({
     slots: tensor(slots, [1, numSlots, dim]),
     attention: tensor(attention, [1, numSlots, ...grid]),
   });

@@ -13,14 +13,14 @@ export async function look(model, blob, { numSlots, iterations, seed, spread }) 
   return { planes, slots, attention };
 }
 
-/** Decode slots: see `paint` in engine-browser.js. */
-export async function paint(model, slots, attention) {
+/** Decode slots: see `decode` in engine-browser.js. */
+export async function decode(model, slots, attention) {
   const numSlots = slots.length / model.slot_dim, size = model.resolution ** 2;
   const body = new Float32Array(slots.length + attention.length);
   body.set(slots);
   body.set(attention, slots.length);
   const query = new URLSearchParams({ model: model.name, slots: numSlots });
-  const take = reader(await ask(`api/paint?${query}`, body.buffer));
+  const take = reader(await ask(`api/decode?${query}`, body.buffer));
   return { appearance: take(numSlots * 3 * size), logits: take(numSlots * size) };
 }
 

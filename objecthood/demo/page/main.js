@@ -57,7 +57,7 @@ async function update(bench) {
   const at = Math.min(iteration, iterations);
   if (!bench.decoded.has(at)) {
     const { slots, attention } = bench.result;
-    bench.decoded.set(at, await engine.paint(model, slots[at - 1], attention[at - 1]));
+    bench.decoded.set(at, await engine.decode(model, slots[at - 1], attention[at - 1]));
   }
 }
 

@@ -1,0 +1,68 @@
+"""The tables of docs/methods/unmodified.md: seeds, other settings of a trained model, share of position."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+from published import as_table, by_recipe, read
+
+
+def blocks() -> dict[str, Callable[[], str]]:
+    """Content by marker."""
+    return {"seeds": seeds, "settings": settings, "starts": starts, "share": position_share}
+
+
+def seeds() -> str:
+    """A row for every seed of the unmodified model; seconds to FG-ARI 0.8 are of validation scenes."""
+    rows = []
+    for name in ("tetrominoes-unmodified", "tetrominoes-unmodified-hour"):
+        for result in by_recipe().get(name, []):
+            scores = [f"{result['scores'][column]:.3f}" for column in ("fg_ari", "ari", "mbo", "mse")]
+            seconds = [point["cpu_seconds"] for point in result["curve"] if point["fg_ari"] >= 0.8]
+            first = f"{min(seconds):.0f}" if seconds else "never"
+            facts = [str(result["settings"]["steps"]), str(result["seed"])]
+            rows.append([*facts, *scores, first, f"{result['cpu_seconds']:.0f}"])
+    head = ["steps", "seed", "FG-ARI", "ARI", "mBO", "MSE", "CPU s to FG-ARI 0.8", "CPU s"]
+    return as_table(head, rows)
+
+
+def settings() -> str:
+    """FG-ARI of a trained unmodified model by iterations and pieces, and by slots."""
+    found = read("unmodified-tests.json")["rows"]
+    cells = {(row["pieces"], row["slots"], row["iterations"]): row["scores"]["fg_ari"] for row in found}
+    iterations = sorted({row["iterations"] for row in found})
+    head = ["test iterations", *(str(number) for number in iterations)]
+    rows = [
+        [f"{pieces} pieces, {pieces + 1} slots", *(f"{cells[pieces, pieces + 1, n]:.3f}" for n in iterations)]
+        for pieces in sorted({row["pieces"] for row in found})
+    ]
+    floor = read("unmodified-tests.json")["components"]
+    rows += [
+        [f"floor: colour components, {pieces} pieces", f"{score:.3f}", *["-"] * (len(iterations) - 1)]
+        for pieces, score in floor.items()
+    ]
+    slots = sorted(slots for pieces, slots, n in cells if (pieces, n) == (3, 3))
+    number = [["3 pieces, 3 iterations", *(f"{cells[3, slot, 3]:.3f}" for slot in slots)]]
+    return as_table(head, rows) + "\n" + as_table(["slots", *(str(slot) for slot in slots)], number)
+
+
+def starts() -> str:
+    """How often the unmodified model fails from all starts, and from some."""
+    three, five = read("unmodified-tests.json")["starts"]
+    return (
+        f"Of {three['scenes']} validation scenes, {three['all']} fail (FG-ARI below 0.9) from each of "
+        f"{three['starts']} starts and {three['some']} from some; with five test iterations, {five['all']} "
+        f"and {five['some']}.\n"
+    )
+
+
+def position_share() -> str:
+    """How much of the untrained encoder's features is position, in a sentence."""
+    found = read("position-share.json")
+    glorot, he = (100 * statistics.mean(found["share"]["35"][name]) for name in ("glorot", "he"))
+    return (
+        f"Position makes up {glorot:.0f} % of the variance of the untrained encoder's features with the "
+        f"paper's start values, and {he:.0f} % with those of He (mean of {len(found['seeds'])} seeds, commit "
+        f"{found['machine']['commit']}).\n"
+    )
