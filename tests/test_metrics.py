@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
 from objecthood.analysis import diagnostics
-from objecthood.metrics import adjusted_rand_index, id_switches, mean_best_overlap, mean_iou
+from objecthood.metrics import (
+    adjusted_rand_index,
+    dinosaur_scores,
+    id_switches,
+    mean_best_overlap,
+    mean_iou,
+)
 
 SCORES = {
     "ari": lambda true, predicted: adjusted_rand_index(true, predicted, ignore_background=False),
@@ -245,3 +251,11 @@ def test_bool_masks_count_as_their_labels(unchecked):
 def test_small_unsigned_labels_are_taken(unchecked):
     true = torch.tensor([[[0, 1], [2, 2]]], dtype=torch.uint8)
     assert float(mean_iou(true, true)) == 1.0
+
+
+def test_classes_are_scored_with_their_own_masks():
+    """One segment on two instances of a class: half of each instance, all of the class."""
+    instances = torch.tensor([[[1, 1, 2, 2, 0]]])
+    found = dinosaur_scores(instances, torch.tensor([[[3, 3, 3, 3, 4]]]), instances.clamp(max=1))
+    assert found["mbo_i"].item() == 0.5 and found["mbo_c"].item() == 1.0
+    assert "mbo_c" not in dinosaur_scores(instances, instances)

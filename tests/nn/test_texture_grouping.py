@@ -68,6 +68,16 @@ def test_pseudolikelihood_learns_how_far_errors_can_be_trusted():
     assert trusted["exact"] > trusted["noisy"] + 0.5
 
 
+def test_empty_slots_stay_empty():
+    """Though their layer predicts every pixel."""
+    errors, masks = torch.ones(1, 2, 8, 8), torch.full((1, 2, 8, 8), 0.5)
+    errors[:, 1] = 0.0
+    empty = torch.tensor([False, True]).view(1, 2, 1, 1)
+    with torch.no_grad():
+        assert (LabelField()(errors, masks, 4)[:, 1] > 0.9).all()
+        assert (LabelField()(errors, masks, 4, empty=empty)[:, 1] < 1e-3).all()
+
+
 def test_slots_of_one_texture_are_joined_and_others_are_not():
     masks = torch.zeros(1, 3, 64, 64)
     masks[0, 0, :, :20], masks[0, 1, :, 20:40], masks[0, 2, :, 40:] = 1, 1, 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -158,6 +159,20 @@ def test_clips_of_a_folder(tmp_path):
     for path, match in ((tmp_path / "none", "not a folder"), (tmp_path, "no video of at least 9 frames")):
         with pytest.raises(ImageError, match=match):
             ClipFolder(path, 16, frames=9)
+
+
+def test_clips_keep_their_split_wherever_the_folder_lies(tmp_path):
+    for video in range(40):
+        (tmp_path / "here" / f"{video}").mkdir(parents=True)
+        Image.new("RGB", (16, 16), (6 * video, 0, 0)).save(tmp_path / "here" / f"{video}" / "0.png")
+    shutil.copytree(tmp_path / "here", tmp_path / "there" / "deeper")
+    of = {}
+    for folder in (tmp_path / "here", tmp_path / "there" / "deeper"):
+        for split in ("train", "validation", "test"):
+            clips = ClipFolder(folder, 16, split, frames=1)
+            red = clips[list(range(len(clips)))]["image"][:, 0, 0, 0, 0].tolist()
+            assert of.setdefault(split, red) == red
+    assert sum(map(len, of.values())) >= 40 and not set(of["train"]) & set(of["test"])
 
 
 @pytest.mark.parametrize(
