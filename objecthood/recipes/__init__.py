@@ -45,6 +45,7 @@ from objecthood.recipes.set_prediction import (
     set_clevr10_paper,
     set_clevr_like,
 )
+from objecthood.recipes.textures import TextureDiscovery, textures
 from objecthood.recipes.video import Video, camouflage, moving_sprites
 from objecthood.runtime import limits, renamed
 
@@ -56,6 +57,7 @@ RECIPES: dict[str, Recipe] = {
         tetrominoes_unmodified,
         sprites,
         folder,
+        textures,
         tetrominoes_paper,
         sprites_paper,
         clevr6_like,
@@ -94,6 +96,7 @@ __all__ = [
     "SetPrediction",
     "SlotFrameDiscovery",
     "SpatialBiasDiscovery",
+    "TextureDiscovery",
     "Unmodified",
     "Video",
     "from_dict",

@@ -159,6 +159,11 @@ class Recipe(metaclass=_Renamed):
         """Frozen features [batch, rows, columns, dim] that the model groups; None where it learns its own."""
         return None
 
+    def statistics(self, scenes: Scenes) -> Tensor | None:
+        """Statistics [batch, channels, height, width] of the surroundings of each pixel, from which slots
+        start; None where there are none."""
+        return None
+
     def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
         """Scores of a data set from `scores` of its images: means without nan."""
         return {name: value.nanmean().item() for name, value in values.items()}
