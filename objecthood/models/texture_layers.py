@@ -6,7 +6,6 @@ without distortion; all surfaces share two tones.
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 

@@ -2,8 +2,8 @@
 
 A pattern that repeats across a surface is a few points in the surface's Fourier transform, wherever the
 surface lies and whatever its outline. `PlaneWaves.fit` takes the strongest of them. `dominant_frequencies`
-needs no masks: it starts from peaks of the image's power spectrum and moves each by the weighted median of the
-local increments of phase (instantaneous frequency, Bovik, Clark and Geisler 1990, "Multichannel texture
+needs no masks: it starts from peaks of the image's power spectrum and moves each by the weighted median of
+the local increments of phase (instantaneous frequency, Bovik, Clark and Geisler 1990, "Multichannel texture
 analysis using localized spatial filters"), which jumps of phase at borders do not shift.
 `local_coefficients` are the Fourier coefficients of a window around each pixel at these frequencies: one
 point for each surface, however its stripes are coloured.

@@ -6,8 +6,9 @@ compete for inputs by a softmax over slots. A slot is a plane wave (`nn.plane_wa
 errors with which waves predict pixels, and what neighbours say (`nn.label_field`).
 
 Initial slots are soft clusters of local Fourier coefficients. For the first three quarters of the iterations,
-a slot's share of the image is its prior, which empties slots that are not needed; at half of them, slots whose
-waves agree are joined. The last quarter uses the learned weight of the share, which lets thin objects grow.
+a slot's share of the image is its prior, which empties slots that are not needed; at half of them, slots
+whose waves agree are joined. The last quarter uses the learned weight of the share, which lets thin objects
+grow.
 """
 
 from __future__ import annotations
