@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from objecthood.analysis.baselines import (
+    STATISTICS_DISTANCE,
     blocks,
     colour_components,
     colour_kmeans,
@@ -23,6 +26,9 @@ TITLES = {
     "kmeans": "colour k-means",
     "kmeans_position": "colour and position k-means",
     "blocks": "equal blocks",
+    "statistics_components": "components of local statistics",
+    "statistics_kmeans": "k-means on local statistics",
+    "statistics_kmeans_position": "k-means on local statistics and position",
     "feature_kmeans": "k-means on the frozen features",
     "feature_cut": "normalised cut of the frozen features",
     "untrained": "untrained",
@@ -36,10 +42,10 @@ SEED_STRIDE = 1_000_000
 def floors(recipe: Recipe, split: str = "test", num_scenes: int | None = None) -> dict[str, dict[str, float]]:
     """Scores of the applicable baselines, keyed as `TITLES`.
 
-    Label maps are computed from the model's input (`Recipe.model_input`), and from its frozen features if it
-    has them, and scored if the scenes have true masks. "untrained" is the recipe's model with initial weights
-    of its seed, "untrained_no_bias" the same without spatial bias and duplicate suppression, if the recipe
-    has them.
+    Label maps are computed from the model's input (`Recipe.model_input`), and from its local statistics and
+    frozen features if it has them, and scored if the scenes have true masks. "untrained" is the recipe's
+    model with initial weights of its seed, "untrained_no_bias" the same without spatial bias and duplicate
+    suppression, if the recipe has them.
 
     Example:
         >>> from objecthood.recipes import RECIPES
@@ -73,6 +79,8 @@ def of_labels(
             "kmeans_position": colour_kmeans(images, slots, first, position=1.0),
             "blocks": blocks(images, slots),
         }
+        if (statistics := recipe.statistics(scenes)) is not None:
+            labels |= of_statistics(statistics, slots, first)
         if (features := recipe.frozen_features(scenes)) is not None:
             size = images.shape[-2:]
             for name, of_features in (("feature_kmeans", feature_kmeans), ("feature_cut", feature_cut)):
@@ -84,6 +92,17 @@ def of_labels(
     return {
         floor: recipe.summarize({name: torch.cat(parts) for name, parts in scores.items()})
         for floor, scores in values.items()
+    }
+
+
+def of_statistics(
+    statistics: Float[Tensor, "batch channels height width"], slots: int, first: int
+) -> dict[str, Int[Tensor, "batch height width"]]:
+    """Label maps of the baselines on local statistics of the image; `first` seeds the first k-means."""
+    return {
+        "statistics_components": colour_components(statistics, STATISTICS_DISTANCE),
+        "statistics_kmeans": colour_kmeans(statistics, slots, first),
+        "statistics_kmeans_position": colour_kmeans(statistics, slots, first, position=1.0),
     }
 
 

@@ -5,7 +5,8 @@ With q the masks, e the error of each slot's layer at a pixel, in [0, 1], and K 
 
     q = softmax over slots of (K * q + w log(mean of q over the image) - beta e)
 
-K, w and beta are learned without labels, by pseudolikelihood (Besag 1975, "Statistical Analysis of
+w is given, 0 unless a slot's share of the image counts: learned in the same way it grows, and thin objects
+shrink. K and beta are learned without labels, by pseudolikelihood (Besag 1975, "Statistical Analysis of
 Non-Lattice Data"): the neighbours of a pixel, without the pixel itself, predict its slot, and the slots'
 layers predict its value, with a density proportional to exp(-beta e).
 
@@ -29,7 +30,6 @@ class LabelField(nn.Module):
         reach: the kernel has a side of 2 reach + 1 pixels.
         strength, deviation: sum and deviation in pixels of the kernel at the start, a Gaussian.
         precision: beta at the start.
-        mass: w at the start.
 
     Example:
         >>> errors = torch.zeros(1, 2, 8, 8)
@@ -45,22 +45,20 @@ class LabelField(nn.Module):
         strength: float = 6.0,
         deviation: float = 0.8,
         precision: float = 6.0,
-        mass: float = 0.1,
     ):
         super().__init__()
         square = (torch.arange(2 * reach + 1) - reach) ** 2
         kernel = torch.exp(-(square[:, None] + square) / (2 * deviation**2))
         self.kernel = nn.Parameter(strength * kernel / kernel.sum())
         self.log_precision = nn.Parameter(torch.tensor(math.log(precision)))
-        self.mass = nn.Parameter(torch.tensor(mass))
 
     def neighbours(
         self,
         masks: Float[Tensor, "batch slots height width"],
-        mass: Tensor | float | None = None,
+        share_weight: float = 0.0,
         centre: bool = True,
     ) -> Float[Tensor, "batch slots height width"]:
-        """Logits by the masks of neighbours, and with `centre` of the pixel itself; `mass` replaces w."""
+        """Logits by the masks of neighbours, and with `centre` of the pixel itself; w is `share_weight`."""
         reach = self.kernel.shape[0] // 2
         kernel = (self.kernel + self.kernel.flip(0, 1)) / 2
         if not centre:
@@ -68,19 +66,19 @@ class LabelField(nn.Module):
         padded = F.pad(masks.flatten(0, 1)[:, None], (reach,) * 4, mode="replicate")
         messages = F.conv2d(padded, kernel[None, None]).view_as(masks)
         share = masks.mean(dim=(2, 3), keepdim=True)
-        return messages + (self.mass if mass is None else mass) * (share + 1e-4).log()
+        return messages + share_weight * (share + 1e-4).log()
 
     def forward(
         self,
         errors: Float[Tensor, "batch slots height width"],
         masks: Float[Tensor, "batch slots height width"],
         iterations: int,
-        mass: float | None = None,
+        share_weight: float = 0.0,
         empty: Bool[Tensor, "batch slots 1 1"] | None = None,
     ) -> Float[Tensor, "batch slots height width"]:
         """Masks after `iterations` of mean field from `masks`; slots that are `empty` stay so."""
         for _ in range(iterations):
-            logits = self.neighbours(masks, mass) - self.log_precision.exp() * errors
+            logits = self.neighbours(masks, share_weight) - self.log_precision.exp() * errors
             if empty is not None:
                 logits = logits - 30.0 * empty
             masks = logits.softmax(dim=1)

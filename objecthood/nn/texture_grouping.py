@@ -7,7 +7,7 @@ errors with which waves predict pixels, and what neighbours say (`nn.label_field
 
 Initial slots are soft clusters of local Fourier coefficients. For the first three quarters of the iterations,
 a slot's share of the image is its prior, which empties slots that are not needed; at half of them, slots
-whose waves agree are joined. The last quarter uses the learned weight of the share, which lets thin objects
+whose waves agree are joined. The last quarter is without this prior, which lets thin objects
 grow.
 """
 
@@ -77,8 +77,8 @@ class TextureGrouping(nn.Module):
                 share = masks.mean(dim=(2, 3), keepdim=True)
                 empty = share < (EMPTY if iteration == half else SMALL)
             errors = self.errors(image, self.waves.fit(image, masks))
-            mass = 1.0 if iteration < last else None
-            masks = self.field(errors, masks, MEAN_FIELD, mass, empty)
+            share_weight = 1.0 if iteration < last else 0.0
+            masks = self.field(errors, masks, MEAN_FIELD, share_weight, empty)
             found.append(masks)
         return self.waves.fit(image, masks), torch.stack(found, dim=1)
 
