@@ -191,6 +191,6 @@ def blur(
     reach = round(3 * deviation)
     kernel = torch.exp(-(torch.arange(-reach, reach + 1, device=maps.device) ** 2) / (2 * deviation**2))
     kernel = (kernel / kernel.sum()).expand(maps.shape[1], 1, -1)
-    maps = F.pad(maps, (reach,) * 4, mode="reflect")
+    maps = F.pad(maps, (reach,) * 4, mode="reflect").contiguous(memory_format=torch.channels_last)
     maps = F.conv2d(maps, kernel[:, :, None], groups=maps.shape[1])
     return F.conv2d(maps, kernel[..., None], groups=maps.shape[1])
