@@ -16,6 +16,7 @@ _WHERE = {
     "RECIPES": "recipes",
     "SlotAttention": "nn",
     "SlotAutoencoder": "models",
+    "convert": "checkpoint",
     "evaluate": "evaluate",
     "from_pretrained": "hub.huggingface",
     "load": "hub",

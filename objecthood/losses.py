@@ -132,6 +132,34 @@ def slot_slot_contrast(
     return (costs * counted.flatten()).sum() / counted.sum().clamp_min(1)
 
 
+def temporal_similarity(
+    features: Float[Tensor, "batch time patches dim"], temperature: float = 0.25, least: float = 0.0
+) -> Float[Tensor, "batch pairs patches patches"]:
+    """Where each patch of a frame probably is in the next frame: a softmax over the next frame's patches of
+    cosines / `temperature`, for each pair of adjacent frames.
+
+    Cosines below `least` get probability 0; a patch without any other is spread evenly. No gradient.
+    Zadaianchuk et al. 2023, "Object-Centric Learning for Real-World Videos by Predicting Temporal Feature
+    Similarities" (VideoSAUR, arXiv 2306.04829), section 3.2; `least` is that of its code.
+    """
+    with torch.no_grad():
+        cosines = _cosines(features[:, :-1], features[:, 1:])
+        logits = (cosines / temperature).masked_fill(cosines < least, -torch.inf)
+        nowhere = (cosines < least).all(dim=-1, keepdim=True)
+        return logits.masked_fill(nowhere, 0.0).softmax(dim=-1)
+
+
+def similarity_loss(
+    logits: Float[Tensor, "batch pairs patches patches"],
+    similarity: Float[Tensor, "batch pairs patches patches"],
+) -> Float[Tensor, " batch"]:
+    """Temporal feature similarity: cross entropy of predicted `logits` and `temporal_similarity`, mean over
+    patches and pairs of frames, for each clip. Zadaianchuk et al. 2023 (VideoSAUR, arXiv 2306.04829), section
+    3.2.
+    """
+    return -(similarity * logits.float().log_softmax(dim=-1)).sum(dim=-1).mean(dim=(1, 2))
+
+
 def attention_distillation(
     attention: Float[Tensor, "batch slots patches"], masks: Float[Tensor, "batch segments patches"]
 ) -> Float[Tensor, ""]:

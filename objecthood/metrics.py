@@ -234,6 +234,23 @@ def mean_best_overlap(
     return mean_over(overlap.amax(dim=2), present)
 
 
+def video_mean_best_overlap(
+    true_masks: Int[Tensor, "batch time height width"], predicted_masks: Tensor
+) -> Float[Tensor, " batch"]:
+    """`mean_best_overlap` over all pixels of a clip: a slot that changes its object loses.
+
+    Overlaps of tubes, as in Seitzer et al. 2023 and Zadaianchuk et al. 2023 (VideoSAUR, arXiv 2306.04829).
+    Predicted masks are labels [batch, time, height, width] or soft masks [batch, time, slots, height,
+    width]. nan for a clip without objects.
+
+    Example:
+        >>> truth = torch.tensor([[[[1, 2]], [[1, 2]]]])
+        >>> video_mean_best_overlap(truth, torch.tensor([[[[4, 3]], [[3, 4]]]])).round(decimals=4)
+        tensor([0.3333], dtype=torch.float64)
+    """
+    return mean_best_overlap(true_masks.flatten(1, 2), clip_labels(predicted_masks).flatten(1, 2))
+
+
 def mean_iou(
     true_masks: Int[Tensor, "batch height width"], predicted_masks: Tensor
 ) -> Float[Tensor, " batch"]:

@@ -126,10 +126,10 @@ def blocks(
 
 
 def feature_kmeans(
-    features: Float[Tensor, "batch rows columns dim"], num_clusters: int, first_index: int = 0
-) -> Int[Tensor, "batch rows columns"]:
-    """Labels of k-means on features of unit length and their position, for each image: k-means++, best of 3
-    starts, 15 iterations. Deterministic: image i is seeded by `first_index` + i.
+    features: Float[Tensor, "batch *time rows columns dim"], num_clusters: int, first_index: int = 0
+) -> Int[Tensor, "batch *time rows columns"]:
+    """Labels of k-means on features of unit length and their position, in each image or clip: k-means++, best
+    of 3 starts, 15 iterations. Deterministic: image i is seeded by `first_index` + i.
 
     Example:
         >>> features = torch.zeros(1, 4, 4, 3)
@@ -137,13 +137,16 @@ def feature_kmeans(
         >>> feature_kmeans(features, 2)[0, :, 0].unique_consecutive().numel()
         2
     """
-    shape = rows, columns = features.shape[1:3]
+    shape = *_, rows, columns = features.shape[1:-1]
     sides = torch.tensor([(rows - 1) / rows, (columns - 1) / columns])  # of the last row and column
     positions = POSITION_WEIGHT * coordinate_grid(rows, columns) * sides
-    points = [torch.cat([F.normalize(one.float(), dim=-1), positions], dim=-1) for one in features.cpu()]
+    points = [
+        torch.cat([F.normalize(one.float(), dim=-1), positions.expand(*one.shape[:-1], 2)], dim=-1)
+        for one in features.cpu()
+    ]
     return torch.stack(
         [
-            kmeans(one.flatten(0, 1), num_clusters, 3, 15, seed).view(shape)
+            kmeans(one.flatten(0, -2), num_clusters, 3, 15, seed).view(shape)
             for seed, one in enumerate(points, start=first_index)
         ]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -75,9 +76,13 @@ def of_labels(
         }
         if (features := recipe.frozen_features(scenes)) is not None:
             size = images.shape[-2:]
-            for name, of_features in (("feature_kmeans", feature_kmeans), ("feature_cut", feature_cut)):
-                found = of_features(features, slots, first)
-                labels[name] = F.interpolate(found[:, None].float(), size, mode="nearest")[:, 0].long()
+            of_features: dict[str, Callable[..., torch.Tensor]] = {"feature_kmeans": feature_kmeans}
+            if features.ndim == 4:  # of images
+                of_features["feature_cut"] = feature_cut
+            for name, grouped in of_features.items():
+                found = grouped(features, slots, first)
+                maps = found.reshape(-1, 1, *found.shape[-2:]).float()
+                labels[name] = F.interpolate(maps, size, mode="nearest").long().view(*found.shape[:-2], *size)
         for floor, masks in labels.items():
             for name, score in recipe.mask_scores(scenes, masks).items():
                 values.setdefault(floor, {}).setdefault(name, []).append(score.double())

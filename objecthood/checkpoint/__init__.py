@@ -9,6 +9,7 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
+    from objecthood.checkpoint.conversion import convert
     from objecthood.checkpoint.header import read_description
     from objecthood.checkpoint.reference import load_reference
     from objecthood.checkpoint.run import (
@@ -26,6 +27,7 @@ if typing.TYPE_CHECKING:
 __all__ = [
     "NotSaved",
     "check_space",
+    "convert",
     "described_recipe",
     "frozen_facts",
     "load",
@@ -36,7 +38,7 @@ __all__ = [
     "save_checkpoint",
     "sync",
 ]
-_WHERE = {"read_description": "header", "load_reference": "reference"}
+_WHERE = {"convert": "conversion", "read_description": "header", "load_reference": "reference"}
 
 
 def __getattr__(name: str) -> object:

@@ -13,6 +13,7 @@ from typing import Any
 
 from objecthood.cli.benchmark import benchmark
 from objecthood.cli.completion import completion as print_completion
+from objecthood.cli.convert import convert
 from objecthood.cli.data import data
 from objecthood.cli.demo import demo
 from objecthood.cli.export import export
@@ -300,6 +301,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": list_names,
     "show": show,
     "export": export,
+    "convert": convert,
     "demo": demo,
     "benchmark": benchmark,
     "doctor": doctor,

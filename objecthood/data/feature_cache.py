@@ -1,4 +1,4 @@
-"""Features of images, computed once and kept on disk: a training step then costs what the slots cost.
+"""Features of images or frames, computed once and kept on disk: a training step costs what the slots cost.
 
 Rows are keyed by the content of the image (SHA-256 of its pixels), and lie in a folder of their own for each
 key (backbone, layer, image size): several data sets, splits and runs share them. Rows are only ever appended,
@@ -70,7 +70,7 @@ class FeatureCache:
         """The row of each image, -1 where there is none."""
         return np.array([self._places.get(digest, -1) for digest in digests], np.int64)
 
-    def read(self, places: Int[np.ndarray, " images"]) -> Float16[np.ndarray, "images rows columns dim"]:
+    def read(self, places: Int[np.ndarray, "*images"]) -> Float16[np.ndarray, "*images rows columns dim"]:
         """The features of these rows; ValueError where the file was cut."""
         file, rows = self._file("features"), len(self._places)
         check_length(file, rows * self.row_bytes)
@@ -139,7 +139,7 @@ class FeatureCache:
 
 
 class CachedFeatures(Dataset):
-    """The scenes of another data set, with their features.
+    """The scenes of another data set, with their features; of clips, those of every frame.
 
     Args:
         scenes: a data set that is not endless.
@@ -147,7 +147,7 @@ class CachedFeatures(Dataset):
         cache: where features are kept.
         name: under which the scenes get them.
         tell: called with the number of images that are done and of all, while features are computed.
-        batch_size: images that are computed at a time.
+        batch_size: images, or clips, that are computed at a time.
 
     Raises:
         ValueError: an endless data set, or no room for the features.
@@ -183,24 +183,28 @@ class CachedFeatures(Dataset):
             checked = False
             for start in range(0, len(scenes), batch_size):
                 some = scenes.batch(range(start, min(start + batch_size, len(scenes))))
+                time = some["image"].shape[1:-3]  # of clips
+                if time:
+                    some = {"image": some["image"].flatten(0, 1)}
                 digests = digests_of(some["image"])
                 new = _first_of_each(digests, cache.places(digests) < 0)
                 if new and not checked:
-                    cache.check_room(len(scenes) - start)
+                    cache.check_room((len(scenes) - start) * math.prod(time))
                     checked = True
                 if new:
                     chosen = {name: values[new] for name, values in some.items()}  # type: ignore[index]
                     computed = compute(cast(Scenes, chosen)).detach().cpu().half().numpy()
                     cache.append([digests[row] for row in new], computed)
-                    tell(start + len(digests), len(scenes))
-                places.append(cache.places(digests))
+                    tell(start + len(digests) // math.prod(time), len(scenes))
+                places.append(cache.places(digests).reshape(-1, *time))
         self._places = np.concatenate(places)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        """The scenes, and float32 features [batch, rows, columns, dim], rounded to 16 bits."""
+        """The scenes, and float32 features [batch, rows, columns, dim] (of clips [batch, time, ...]), rounded
+        to 16 bits."""
         scenes = self.scenes.batch(indices)
         features = self.cache.read(self._places[np.asarray(indices)])
         scenes[self.name] = torch.from_numpy(features).float()  # type: ignore[literal-required]

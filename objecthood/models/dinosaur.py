@@ -4,10 +4,10 @@ Seitzer et al. 2023, "Bridging the Gap to Real-World Object-Centric Learning" (D
 with its MLP decoder (`nn.feature_decoders`) or its autoregressive one (`nn.autoregressive_decoder`), which
 SPOT trains with several patch orders (Kakogeorgiou et al. 2024, arXiv 2312.00648).
 
-Differences: the backbone is never trained (as in DINOSAUR; SPOT's second stage trains its last blocks).
-Off by default: masks of the slots' attention in place of the decoder's, masks that follow the edges of the
-image (`nn.guided_filter`), positions added to what slots group, convolutions before the slots
-(`nn.local_context`).
+Differences: the backbone is never trained (as in DINOSAUR; SPOT's second stage trains its last blocks, so
+that its published weights have a `grouped` backbone beside the reconstructed one). Off by default: masks of
+the slots' attention in place of the decoder's, masks that follow the edges of the image (`nn.guided_filter`),
+positions added to what slots group, convolutions before the slots (`nn.local_context`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from torch import Tensor, nn
 
 from objecthood.models.base import SlotModel, SlotOutput
 from objecthood.nn.autoregressive_decoder import EVERY, AutoregressiveDecoder
-from objecthood.nn.feature_decoders import FeatureReconstruction, MLPFeatureDecoder
+from objecthood.nn.feature_decoders import FeatureReconstruction, MLPFeatureDecoder, SlotMixerDecoder
 from objecthood.nn.frozen_features import Backbone
 from objecthood.nn.grouping import Grouping
 from objecthood.nn.guided_filter import masks_at_size
 from objecthood.nn.local_context import LocalContext
 from objecthood.nn.positions import PositionEmbedding
 from objecthood.nn.precision import at_least_float32
+from objecthood.nn.stored_vit import StoredViT
 
-Decoder: TypeAlias = MLPFeatureDecoder | AutoregressiveDecoder
+Decoder: TypeAlias = MLPFeatureDecoder | AutoregressiveDecoder | SlotMixerDecoder
 FEATURE_ERROR = "reconstruction error of features"
 
 
@@ -54,6 +55,8 @@ class Dinosaur(SlotModel):
         guided_masks: whether masks follow the edges of the image.
         positions: whether an embedding of their positions is added to the projected features.
         context_blocks: blocks of `LocalContext` between the projected features and the slots.
+        grouped: the backbone whose features slots group, if not those that they reconstruct; of the same
+            stride and size of features.
 
     Example:
         >>> from objecthood.nn import GaussianSlots, SlotAttention
@@ -73,7 +76,7 @@ class Dinosaur(SlotModel):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Backbone | StoredViT,
         grouping: Grouping,
         decoder: Decoder,
         image_size: tuple[int, int],
@@ -82,10 +85,11 @@ class Dinosaur(SlotModel):
         guided_masks: bool = False,
         positions: bool = False,
         context_blocks: int = 0,
+        grouped: Backbone | StoredViT | None = None,
     ):
         super().__init__()
         self.image_size, self.feature_grid = image_size, backbone.grid(image_size)
-        self.backbone, self.grouping, self.decoder = backbone, grouping, decoder
+        self.backbone, self.grouping, self.decoder, self.grouped = backbone, grouping, decoder, grouped
         self.attention_masks, self.guided_masks = attention_masks, guided_masks
         input_dim = grouping.slot_attention.input_dim
         self.positions = PositionEmbedding(input_dim) if positions else None
@@ -106,15 +110,33 @@ class Dinosaur(SlotModel):
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
         order: int | None = None,
+        grouped: Float[Tensor, "batch rows columns feature_dim"] | None = None,
     ) -> Slots:
-        """Slots of the backbone's features, and what they decode to; `order` as of the decoder."""
+        """Slots of the backbone's features, and what they decode to; `order` as of the decoder. `grouped` are
+        those of the other backbone, if there is one."""
+        inputs = self.inputs(features if grouped is None else grouped)
+        slots, attention = self.grouping(inputs, num_slots, iterations, noise=noise)
+        maps = attention.unflatten(-1, features.shape[1:3])
+        return Slots(slots, maps, self.decode(slots, features, order, maps[:, -1]))
+
+    def inputs(
+        self, features: Float[Tensor, "batch rows columns feature_dim"]
+    ) -> Float[Tensor, "batch inputs input_dim"]:
+        """What slots group: projected features."""
         inputs = self.project(features)
         if self.positions is not None:
             inputs = inputs + self.positions(*features.shape[1:3])
-        inputs = self.context(inputs)
-        slots, attention = self.grouping(inputs.flatten(1, 2), num_slots, iterations, noise=noise)
-        decoded = self.decoder(slots, features, order)
-        return Slots(slots, attention.unflatten(-1, features.shape[1:3]), decoded)
+        return self.context(inputs).flatten(1, 2)
+
+    def decode(
+        self,
+        slots: Float[Tensor, "batch slots slot_dim"],
+        features: Float[Tensor, "batch rows columns feature_dim"],
+        order: int | None = None,
+        attention: Float[Tensor, "batch slots rows columns"] | None = None,
+    ) -> FeatureReconstruction:
+        """What slots decode to; other arguments as of the decoder."""
+        return self.decoder(slots, features, order, attention)
 
     def segment(
         self,
@@ -138,8 +160,9 @@ class Dinosaur(SlotModel):
         noise: Float[Tensor, "restarts batch slots slot_dim"] | None = None,
     ) -> SlotOutput:
         """The same with features that are known."""
+        grouped = None if self.grouped is None else self.grouped(images)
         found = [
-            self.group(features, num_slots, iterations, start, EVERY)
+            self.group(features, num_slots, iterations, start, EVERY, grouped)
             for start in self._restart_noise(restarts, noise)
         ]
         chosen = torch.stack([feature_error(one.decoded, features) for one in found]).argmin(dim=0)
@@ -155,7 +178,8 @@ class Dinosaur(SlotModel):
     ) -> dict[str, Float[Tensor, " batch"]]:
         """Mean squared error of the features that the slots decode to; higher is worse."""
         features = self.backbone(images)
-        return {FEATURE_ERROR: feature_error(self.decoder(output.slots, features, EVERY), features)}
+        decoded = self.decode(output.slots, features, EVERY, output.attention[:, -1])
+        return {FEATURE_ERROR: feature_error(decoded, features)}
 
     def _at_size(
         self, masks: Float[Tensor, "batch slots rows columns"], images: Tensor

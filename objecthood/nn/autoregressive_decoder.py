@@ -34,6 +34,8 @@ class AutoregressiveDecoder(nn.Module):
         blocks: of self-attention, attention to slots, and an MLP (paper: 4).
         heads: of each attention (DINOSAUR: 8; SPOT: 6); a divisor of `feature_dim`.
         orders: how many of `patch_orders` are learned (DINOSAUR: 1; SPOT: 9).
+        adds_to_normalised: whether the first block adds to its normalised tokens (code of SLATE and SPOT),
+            not to the tokens (paper).
 
     Example:
         >>> decode = AutoregressiveDecoder(slot_dim=16, grid=(3, 4), feature_dim=24, blocks=1, heads=2)
@@ -52,6 +54,7 @@ class AutoregressiveDecoder(nn.Module):
         blocks: int = 4,
         heads: int = 8,
         orders: int = 1,
+        adds_to_normalised: bool = False,
     ):
         super().__init__()
         every = patch_orders(*grid)
@@ -65,7 +68,9 @@ class AutoregressiveDecoder(nn.Module):
         self.from_feature = projection(feature_dim, feature_dim)
         self.from_slot = projection(slot_dim, feature_dim)
         gain = (3 * blocks) ** -0.5  # of what each of a block's three parts adds
-        self.blocks = nn.ModuleList(Block(feature_dim, heads, gain) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            Block(feature_dim, heads, gain, adds_to_normalised and not number) for number in range(blocks)
+        )
         self.norm = nn.LayerNorm(feature_dim)
 
     def forward(
@@ -73,11 +78,12 @@ class AutoregressiveDecoder(nn.Module):
         slots: Float[Tensor, "batch slots slot_dim"],
         target: Float[Tensor, "batch rows columns feature_dim"],
         order: int | None = None,
+        attention: Tensor | None = None,
     ) -> FeatureReconstruction:
         """Features predicted for every patch from the slots and `target`'s earlier patches, and masks.
 
         `order` is the number of a patch order, or `EVERY`; None: in training a random one of the global
-        generator, else the first.
+        generator, else the first. `attention`, which other decoders take, is not used.
         """
         if order is None:
             order = int(torch.randint(len(self.orders), ())) if self.training else 0
@@ -108,11 +114,12 @@ class Block(nn.Module):
         dim: size of a token.
         heads: of both attentions.
         gain: of the last layer of each part at the start.
+        adds_to_normalised: whether self-attention is added to the normalised tokens.
     """
 
-    def __init__(self, dim: int, heads: int, gain: float):
+    def __init__(self, dim: int, heads: int, gain: float, adds_to_normalised: bool = False):
         super().__init__()
-        self.heads = heads
+        self.heads, self.adds_to_normalised = heads, adds_to_normalised
         self.norm_self, self.norm_cross, self.norm_mlp = (nn.LayerNorm(dim) for _ in range(3))
         self.self_in, self.self_out = linear(dim, 3 * dim), linear(dim, dim, gain)
         self.query, self.key_value = linear(dim, dim), linear(dim, 2 * dim)
@@ -128,7 +135,10 @@ class Block(nn.Module):
         self, tokens: Float[Tensor, "batch patches dim"], memory: Float[Tensor, "batch slots dim"]
     ) -> tuple[Float[Tensor, "batch patches dim"], Float[Tensor, "batch patches slots"]]:
         """The tokens, and how much of each slot they took (mean over heads; sums to 1)."""
-        parts = self.self_in(self.norm_self(tokens)).chunk(3, dim=-1)
+        normalised = self.norm_self(tokens)
+        if self.adds_to_normalised:
+            tokens = normalised
+        parts = self.self_in(normalised).chunk(3, dim=-1)
         query, key, value = (self._split(part) for part in parts)
         seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         tokens = tokens + self.self_out(seen.transpose(1, 2).flatten(2))
@@ -156,20 +166,20 @@ def projection(inputs: int, outputs: int) -> nn.Sequential:
 
 def patch_orders(rows: int, columns: int) -> Int[Tensor, "9 patches"]:
     """Nine orders of a grid's patches: row by row first, then the seven others that begin in a corner and go
-    by rows or by columns, then a spiral from the middle.
+    by rows or by columns, then a spiral from the middle to the top right corner.
 
     Kakogeorgiou et al. 2024 (arXiv 2312.00648), appendix.
 
     Example:
         >>> patch_orders(2, 3)[[0, 1, 8]].tolist()
-        [[0, 1, 2, 3, 4, 5], [0, 3, 1, 4, 2, 5], [3, 4, 5, 2, 1, 0]]
+        [[0, 1, 2, 3, 4, 5], [0, 3, 1, 4, 2, 5], [1, 0, 3, 4, 5, 2]]
     """
     grid = torch.arange(rows * columns).view(rows, columns)
     found = []
     for flips in ((), (1,), (0, 1), (0,)):
         corner = grid.flip(flips)
         found += [corner.flatten(), corner.T.flatten()]
-    return torch.stack([*found, spiral(grid).flip(0)])
+    return torch.stack([*found, spiral(grid.rot90()).flip(0)])
 
 
 def spiral(grid: Int[Tensor, "rows columns"]) -> Int[Tensor, " patches"]:

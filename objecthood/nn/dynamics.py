@@ -22,6 +22,7 @@ class TransformerPredictor(nn.Module):
         dim: size of a slot.
         heads: attention heads (paper: 4); a divisor of `dim`.
         hidden_dim: width of the MLP (paper: 256).
+        norm_epsilon: of both layer norms (Keras' default; PyTorch's: 1e-5).
 
     Raises:
         ValueError: `heads` does not divide `dim`.
@@ -33,22 +34,34 @@ class TransformerPredictor(nn.Module):
         True
     """
 
-    def __init__(self, dim: int, heads: int = 4, hidden_dim: int = 256):
+    def __init__(self, dim: int, heads: int = 4, hidden_dim: int = 256, norm_epsilon: float = 1e-3):
         super().__init__()
         if heads < 1 or dim % heads:
             raise ValueError(f"`heads` (={heads}) must be at least 1 and divide `dim` (={dim})")
         self.heads = heads
-        self.norm_attention, self.norm_mlp = nn.LayerNorm(dim, eps=1e-3), nn.LayerNorm(dim, eps=1e-3)
+        self.norm_attention, self.norm_mlp = (nn.LayerNorm(dim, eps=norm_epsilon) for _ in range(2))
         self.project_in = glorot(nn.Linear(dim, 3 * dim))
         self.project_out = zero(nn.Linear(dim, dim))
         self.mlp = nn.Sequential(
             glorot(nn.Linear(dim, hidden_dim)), nn.ReLU(), zero(nn.Linear(hidden_dim, dim))
         )
 
-    def forward(self, slots: Float[Tensor, "batch slots dim"]) -> Float[Tensor, "batch slots dim"]:
-        """Initial slots of the next frame."""
-        projected = self.project_in(self.norm_attention(slots)).unflatten(-1, (3, self.heads, -1))
-        query, key, value = projected.permute(2, 0, 3, 1, 4)
+    def forward(
+        self,
+        slots: Float[Tensor, "batch slots dim"],
+        memory: Float[Tensor, "batch others dim"] | None = None,
+    ) -> Float[Tensor, "batch slots dim"]:
+        """Initial slots of the next frame; they attend to each other, or to `memory`."""
+        normalised = self.norm_attention(slots)
+        if memory is None:
+            parts = self.project_in(normalised).chunk(3, dim=-1)
+        else:
+            (q, kv), (q_bias, kv_bias) = (
+                whole.tensor_split([len(whole) // 3])
+                for whole in (self.project_in.weight, self.project_in.bias)
+            )
+            parts = F.linear(normalised, q, q_bias), *F.linear(memory, kv, kv_bias).chunk(2, dim=-1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         context = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         slots = slots + self.project_out(context)
         return slots + self.mlp(self.norm_mlp(slots))

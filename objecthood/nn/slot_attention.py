@@ -27,7 +27,8 @@ against its output. Differences of other public versions from the paper:
 | 16-bit training              | softmax over slots rounded to 16 bits            | float32 throughout   |
 | returned attention           | none, or the last iteration's                    | every iteration's    |
 
-Differences from the paper: none by default. `gradient` and `attention_bias` are later variants. `update`,
+Differences from the paper: none by default. `gradient`, `attention_bias` and `normalized_state` are later
+variants. `update`,
 `mlp`, `normalize_inputs`, `normalize_slots`, `competition` and `aggregation` are ablations
 (docs/ablations.md).
 """
@@ -76,6 +77,8 @@ class SlotAttention(SlotModule):
         competition: axis of the softmax: "slots" (the paper), or "inputs", as in standard cross-attention,
             which excludes an `attention_bias`.
         aggregation: weighted "mean" of the values (the paper), or weighted "sum", without `epsilon`.
+        normalized_state: whether the GRU's state is the normalised slots (VideoSAUR, SlotContrast), not the
+            slots (the paper).
 
     Raises:
         ValueError: a value is not allowed, or `attention_bias` is combined with softmax over inputs.
@@ -112,6 +115,7 @@ class SlotAttention(SlotModule):
         normalize_slots: bool = True,
         competition: Competition = "slots",
         aggregation: Aggregation = "mean",
+        normalized_state: bool = False,
     ):
         super().__init__()
         for name, value, allowed in (
@@ -131,6 +135,7 @@ class SlotAttention(SlotModule):
         self.iterations, self.gradient, self.epsilon = iterations, gradient, epsilon
         self.attention_bias, self.bias_before_attention = attention_bias, bias_before_attention
         self.competition, self.aggregation = competition, aggregation
+        self.normalized_state = normalized_state
         self.norm_inputs = nn.LayerNorm(input_dim, eps=norm_epsilon) if normalize_inputs else nn.Identity()
         self.norm_slots = nn.LayerNorm(slot_dim, eps=norm_epsilon) if normalize_slots else nn.Identity()
         self.norm_mlp = nn.LayerNorm(slot_dim, eps=norm_epsilon) if mlp else None
@@ -250,6 +255,8 @@ class SlotAttention(SlotModule):
         if self.gru is None:
             slots = updates
         else:
+            if self.normalized_state:
+                slots = self._apply_layer(self.norm_slots, slots)
             state = self._apply_layer(self.gru, updates.flatten(0, 1), slots.flatten(0, 1))
             slots = state.view_as(slots)
         if self.mlp is not None:

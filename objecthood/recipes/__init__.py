@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from objecthood.recipes.ablations import Ablation, clevr6_ablation
 from objecthood.recipes.base import Recipe
 from objecthood.recipes.contrast import Contrast, camouflage_contrast, moving_sprites_contrast
+from objecthood.recipes.converted import ConvertedSpot, ConvertedVideo
 from objecthood.recipes.discovery import (
     Discovery,
     FastTetrominoes,
@@ -27,6 +28,14 @@ from objecthood.recipes.discovery import (
     tetrominoes_guided,
     tetrominoes_paper,
     tetrominoes_unmodified,
+)
+from objecthood.recipes.feature_video import (
+    FeatureVideoDiscovery,
+    clips_slots,
+    slotcontrast_dinov2_base,
+    slotcontrast_dinov2_small,
+    videosaur_dinov2_base,
+    videosaur_vitb16,
 )
 from objecthood.recipes.features import (
     CutDistillation,
@@ -73,20 +82,30 @@ RECIPES: dict[str, Recipe] = {
         dinosaur_dinov2_small,
         spot_vitb16_teacher,
         spot_vitb16,
+        clips_slots,
+        videosaur_vitb16,
+        videosaur_dinov2_base,
+        slotcontrast_dinov2_small,
+        slotcontrast_dinov2_base,
     )
 }
-TASKS: dict[str, type[Recipe]] = {type(recipe).__name__: type(recipe) for recipe in RECIPES.values()}
+TASKS: dict[str, type[Recipe]] = {
+    task.__name__: task for task in (*map(type, RECIPES.values()), ConvertedSpot, ConvertedVideo)
+}
 
 __all__ = [
     "RECIPES",
     "TASKS",
     "Ablation",
     "Contrast",
+    "ConvertedSpot",
+    "ConvertedVideo",
     "CutDistillation",
     "Discovery",
     "FastSetPrediction",
     "FastTetrominoes",
     "FeatureDiscovery",
+    "FeatureVideoDiscovery",
     "MotionGrouping",
     "PaperClevr",
     "Recipe",

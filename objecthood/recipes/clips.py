@@ -1,4 +1,4 @@
-"""Base class of recipes on generated clips: data, scores and figures."""
+"""Base classes of recipes on clips: data, scores and figures."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SHARES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OnClips(Recipe):
-    """A recipe on generated clips; subclasses define `discover`, whose output has `masks`."""
+class ClipRecipe(Recipe):
+    """A recipe on clips; subclasses define `discover`, whose output has `masks`."""
 
     data: str
-    """"moving-sprites" or "camouflage"."""
+    """"moving-sprites" or "camouflage", both generated."""
     background: Backdrop = "grey"
     """Background of moving sprites: "grey", "coloured" or "textured"."""
     camera: float = 0.0
@@ -41,10 +41,6 @@ class OnClips(Recipe):
     test_iterations: int = 10
     """Iterations in the first frame; later frames with propagated slots take `later_iterations`."""
     later_iterations: int = 2
-    modality: Modality = "frame"
-    """Input modality: "frame", or "motion" by block matching."""
-    spatial_bias: float = 1.0
-    """Weight of each slot's Gaussian in the attention logits; 0: none."""
 
     minimums = Recipe.minimums | {
         "resolution": 8,
@@ -91,9 +87,6 @@ class OnClips(Recipe):
             "id_chances": chances,
         }
 
-    def model_input(self, scenes: Scenes) -> Tensor:
-        return to_modality(scenes["image"], self.modality)
-
     def summarize(self, values: dict[str, Tensor]) -> dict[str, float]:
         """Means over clips, and the ratios of `SHARES`."""
         shares = {}
@@ -115,3 +108,16 @@ class OnClips(Recipe):
             "clips": video.clips_figure(frames["image"], output.masks),
             "clips-animated": video.clips_frames(frames["image"], output.masks, tracks),
         }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnClips(ClipRecipe):
+    """A recipe on generated clips whose model learns its own features."""
+
+    modality: Modality = "frame"
+    """Input modality: "frame", or "motion" by block matching."""
+    spatial_bias: float = 1.0
+    """Weight of each slot's Gaussian in the attention logits; 0: none."""
+
+    def model_input(self, scenes: Scenes) -> Tensor:
+        return to_modality(scenes["image"], self.modality)

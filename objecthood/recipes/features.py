@@ -39,6 +39,7 @@ from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.feature_decoders import MLPFeatureDecoder
 from objecthood.nn.frozen_features import Backbone, backbone
 from objecthood.nn.randomness import per_image
+from objecthood.nn.stored_vit import StoredViT
 from objecthood.recipes.base import Recipe
 from objecthood.recipes.sources import describe_scenes, fit_of, open_dataset
 from objecthood.runtime.environment import choose_device
@@ -104,30 +105,34 @@ class FeatureDiscovery(Recipe):
     }
 
     def build_model(self) -> Dinosaur:
-        features = backbone(self.backbone, self.layer, self.final_norm)
+        features = self.build_backbone()
         size = (self.resolution, self.resolution)
         grid, dim = features.grid(size), features.feature_dim
+        of_attention, of_decoder = self.numerics(dim)
         decoder: Decoder
         if self.decoder == "mlp":
             decoder = MLPFeatureDecoder(self.slot_dim, grid, dim, self.decoder_dim)
         else:
-            decoder = AutoregressiveDecoder(
-                self.slot_dim, grid, dim, heads=self.decoder_heads, orders=self.patch_orders
-            )
+            sizes: dict[str, Any] = {"heads": self.decoder_heads, "orders": self.patch_orders}
+            decoder = AutoregressiveDecoder(self.slot_dim, grid, dim, **sizes, **of_decoder)
         learned = self.initial_slots == "learned"
         initial = (LearnedSlots if learned else GaussianSlots)(self.num_slots, self.slot_dim)
-        attention = SlotAttention(
-            self.slot_dim,
-            self.slot_dim,
-            hidden_dim=4 * self.slot_dim,
-            gradient="bilevel" if learned else "full",
-        )
+        options = {"input_dim": self.slot_dim, "gradient": "bilevel" if learned else "full"} | of_attention
+        attention = SlotAttention(slot_dim=self.slot_dim, hidden_dim=4 * self.slot_dim, **options)
         return Dinosaur(features, Grouping(initial, attention), decoder, size, **self.variant)
+
+    def build_backbone(self) -> Backbone | StoredViT:
+        """The backbone whose features are reconstructed."""
+        return backbone(self.backbone, self.layer, self.final_norm)
 
     @property
     def variant(self) -> dict[str, Any]:
         """Arguments of the model that are not the paper's."""
         return {}
+
+    def numerics(self, feature_dim: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Other arguments of slot attention and of the autoregressive decoder."""
+        return {}, {}
 
     def dataset(self, split: str) -> Dataset:
         scenes = open_dataset(self, split)
@@ -137,18 +142,7 @@ class FeatureDiscovery(Recipe):
 
     def with_features(self, scenes: Dataset) -> Dataset:
         """Scenes with the backbone's features, computed where they are not in the cache."""
-        features = _known_backbone(self.backbone, self.layer, self.final_norm)
-        rows, columns = features.grid((self.resolution, self.resolution))
-        cache = FeatureCache(
-            default_folder(), f"{features.key} side {self.resolution}", (rows, columns, features.feature_dim)
-        )
-        with RunProgress("features", len(scenes)) as progress:
-            return CachedFeatures(
-                scenes,
-                lambda some: features(some["image"].to(features.device)),
-                cache,
-                tell=lambda done, of: progress.update(done, "images"),
-            )
+        return cached(scenes, known_backbone(self.backbone, self.layer, self.final_norm), self.resolution)
 
     def loss(self, model: Dinosaur, scenes: Scenes, step: int) -> Tensor:
         features, _ = self.augmented(model, scenes)
@@ -161,10 +155,10 @@ class FeatureDiscovery(Recipe):
             return mirror(scenes["features"], mirrored, dim=2), mirrored
         return model.backbone(mirror(scenes["image"], mirrored, dim=3)), mirrored
 
-    def frozen_features(self, scenes: Scenes) -> Tensor:
+    def frozen_features(self, scenes: Scenes) -> Tensor | None:
         if "features" in scenes:
             return scenes["features"]
-        features = _known_backbone(self.backbone, self.layer, self.final_norm)
+        features = known_backbone(self.backbone, self.layer, self.final_norm)
         return features(scenes["image"].to(features.device))
 
     def discover(self, model: Dinosaur, scenes: Scenes, indices: Tensor) -> SlotOutput:
@@ -364,9 +358,25 @@ class WithClasses(Dataset):
 
 
 @lru_cache(maxsize=1)
-def _known_backbone(name: str, layer: int, final_norm: bool) -> Backbone:
+def known_backbone(name: str, layer: int, final_norm: bool) -> Backbone:
     """The backbone that computes what is cached, where that is fastest."""
     return backbone(name, layer, final_norm).to(choose_device("auto"))
+
+
+def cached(scenes: Dataset, features: Backbone, side: int, batch_size: int = 16) -> CachedFeatures:
+    """Scenes of square images or frames with their features, computed where they are not in the cache."""
+    rows, columns = features.grid((side, side))
+    cache = FeatureCache(
+        default_folder(), f"{features.key} side {side}", (rows, columns, features.feature_dim)
+    )
+    with RunProgress("features", len(scenes)) as progress:
+        return CachedFeatures(
+            scenes,
+            lambda some: features(some["image"].to(features.device)),
+            cache,
+            tell=lambda done, of: progress.update(done, "images"),
+            batch_size=batch_size,
+        )
 
 
 def mirror(maps: Tensor, chosen: Tensor, dim: int) -> Tensor:

@@ -27,7 +27,6 @@ from objecthood.analysis.protocols.segments import (
     object_recovery,
     panoptic_quality,
     segmentation_covering,
-    video_mean_best_overlap,
 )
 from objecthood.cli.main import main
 
@@ -204,7 +203,7 @@ def test_tubes_are_compared_over_whole_clips():
         np.mean(naive_best(one.reshape(-1, 11), other.reshape(-1, 11)))
         for one, other in zip(true.numpy(), predicted.numpy(), strict=True)
     ]
-    np.testing.assert_allclose(video_mean_best_overlap(true, predicted), wanted, atol=1e-6)
+    np.testing.assert_allclose(metrics.video_mean_best_overlap(true, predicted), wanted, atol=1e-6)
 
 
 def naive_f(true: np.ndarray, predicted: np.ndarray, reach: int) -> float:

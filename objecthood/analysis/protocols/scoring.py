@@ -26,7 +26,6 @@ from objecthood.analysis.protocols.segments import (
     object_recovery,
     panoptic_quality,
     segmentation_covering,
-    video_mean_best_overlap,
 )
 from objecthood.data.scene import Scenes, to_device
 from objecthood.evaluate import first_scenes
@@ -102,7 +101,7 @@ def video(scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
     truth = scenes["masks"]
     return {
         "video_fg_ari": metrics.video_adjusted_rand_index(truth, masks, ignore_background=True),
-        "video_mbo": video_mean_best_overlap(truth, masks),
+        "video_mbo": metrics.video_mean_best_overlap(truth, masks),
     }
 
 

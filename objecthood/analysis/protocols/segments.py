@@ -166,25 +166,6 @@ def panoptic_quality(
     return PanopticQuality(quality / weight, quality / true_positives, true_positives / weight)
 
 
-def video_mean_best_overlap(
-    true_masks: Int[Tensor, "batch time height width"], predicted_masks: Tensor
-) -> Float[Tensor, " batch"]:
-    """`metrics.mean_best_overlap` over all pixels of a clip: a slot that changes its object loses.
-
-    Overlaps of tubes, as in Seitzer et al. 2023 and Zadaianchuk et al. 2023 (VideoSAUR, arXiv 2306.04829).
-    Predicted masks are labels [batch, time, height, width] or soft masks [batch, time, slots, height,
-    width]. nan for a clip without objects.
-
-    Example:
-        >>> truth = torch.tensor([[[[1, 2]], [[1, 2]]]])
-        >>> video_mean_best_overlap(truth, torch.tensor([[[[4, 3]], [[3, 4]]]])).round(decimals=4)
-        tensor([0.3333], dtype=torch.float64)
-    """
-    return metrics.mean_best_overlap(
-        true_masks.flatten(1, 2), metrics.clip_labels(predicted_masks).flatten(1, 2)
-    )
-
-
 def _check_threshold(threshold: float) -> None:
     if not 0 <= threshold < 1:
         raise ValueError(f"`threshold` (={threshold}) must be at least 0 and below 1")

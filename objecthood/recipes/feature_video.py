@@ -1,0 +1,357 @@
+"""Object discovery in video: slots that reconstruct frozen features and persist from frame to frame.
+
+VideoSAUR (Zadaianchuk et al. 2023, arXiv 2306.04829) with the settings of its public code (configs/videosaur
+of martius-lab/videosaur), and SlotContrast (Manasyan et al. 2025, arXiv 2412.14295) with those of
+martius-lab/slotcontrast. They need a GPU, a folder of videos and the backbone's weights. `clips-slots` is for
+two CPU cores and the bundled backbone, whose features are computed once (`data.feature_cache`).
+
+Differences from the papers: those of `models.feature_video`; half of the clips are mirrored in SlotContrast's
+training, too (there: on MOVi only); clips are cut from each video one after the other (there: one random clip
+of a video); frames are central squares (there: random crops on YouTube-VIS); the learning rate has a
+half-life of 100,000 steps from the start (there: from the end of the warm-up).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from objecthood import losses, metrics
+from objecthood.data.clip_folder import ClipFolder
+from objecthood.data.randomness import start_noise
+from objecthood.data.scene import Dataset, EndlessDataset, Scenes
+from objecthood.models.dinosaur import Decoder
+from objecthood.models.feature_video import ClipMasks, ClipSlots, FeatureVideo
+from objecthood.nn import GaussianSlots, Grouping, LearnedSlots, SlotAttention, TransformerPredictor
+from objecthood.nn.attention_bias import SpatialBias
+from objecthood.nn.feature_decoders import MLPFeatureDecoder, SlotMixerDecoder
+from objecthood.nn.frozen_features import Backbone, backbone
+from objecthood.nn.randomness import per_image
+from objecthood.nn.stored_vit import StoredViT
+from objecthood.recipes.clips import ClipRecipe
+from objecthood.recipes.features import Initial, cached, known_backbone, mirror
+
+NORM_EPSILON = 1e-5
+"""Of layer norms in VideoSAUR and SlotContrast: PyTorch's default."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureVideoDiscovery(ClipRecipe):
+    """Slots over frozen features of clips."""
+
+    data: str = "clips"
+    """"clips" (videos and folders of frames in `data_path`), or generated: "moving-sprites" or
+    "camouflage"."""
+    data_path: str = ""
+    clips: int = 0
+    """Number of generated clips to train on, each time the same; 0: endless. Those of a folder are all
+    used."""
+    resolution: int = 224
+    """Side of the square frames in pixels, a multiple of the backbone's patch."""
+    frames: int = 4
+    """Frames of a training clip."""
+    num_slots: int = 7
+    test_iterations: int = 3
+    backbone: str
+    """"efficientnet-lite0" (comes with the package), "hf:OWNER/NAME" or "timm:NAME" (`recipes.features`)."""
+    layer: int = 0
+    """How many of the backbone's blocks are passed; 0: all."""
+    final_norm: bool = False
+    """Whether the backbone's last norm is applied."""
+    cached: bool = False
+    """Whether features are computed once and kept on disk, as in `recipes.features`."""
+    slot_dim: int = 64
+    initial_slots: Initial = "learned"
+    """Initial slots of the first frame: "gaussian" or "learned"."""
+    positions: bool = False
+    """Whether an embedding of their positions is added to what slots group; features of a ViT hold them."""
+    spatial_bias: float = 0.0
+    """Weight of each slot's Gaussian in the attention logits (`nn.attention_bias`); 0: none."""
+    merge_penalty: float = 0.0
+    """Largest reduction of the attention logits of duplicate slots; 0: none."""
+    attention_conditioned: bool = False
+    """Whether the log of the attention is added to the MLP decoder's mask logits."""
+    slot_mlp: bool = True
+    """Whether an MLP follows the GRU in slot attention."""
+    decoder: Literal["mlp", "mixer"] = "mlp"
+    decoder_dim: int = 1024
+    """Width of the decoder's hidden layers."""
+    decoder_layers: int = 3
+    """Number of its hidden layers."""
+    decoder_blocks: int = 3
+    """Transformer blocks of the mixer."""
+    decoder_heads: int = 4
+    """Of the mixer's attention, and of the predictor's."""
+    feature_weight: float = 1.0
+    """Weight of the squared error of features; 0: none are decoded."""
+    similarity: float = 0.0
+    """Weight of `losses.similarity_loss`, temporal feature similarity; 0: none is predicted."""
+    similarity_temperature: float = 0.25
+    """Of the softmax over cosines."""
+    slot_contrast: float = 0.0
+    """Weight of `losses.slot_slot_contrast` between adjacent frames; 0: none."""
+
+    main_score = "video_fg_ari"
+    minimums = ClipRecipe.minimums | {
+        "frames": 1,
+        "clips": 0,
+        "layer": 0,
+        "slot_dim": 1,
+        "decoder_dim": 1,
+        "decoder_layers": 1,
+        "decoder_blocks": 0,
+        "decoder_heads": 1,
+    }
+    choices: ClassVar[dict[str, Any]] = {
+        "data": ("clips", "moving-sprites", "camouflage"),
+        "initial_slots": get_args(Initial),
+        "decoder": ("mlp", "mixer"),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("feature_weight", "similarity", "slot_contrast"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` (={getattr(self, name)}) must be 0 or more, and finite")
+        if not 0 < self.similarity_temperature < float("inf"):
+            raise ValueError(f"`similarity_temperature` (={self.similarity_temperature}) must be above 0")
+        if not (self.feature_weight or self.similarity):
+            raise ValueError("`feature_weight` and `similarity` are both 0: nothing is decoded; set one")
+        if self.frames == 1 and (self.similarity or self.slot_contrast):
+            raise ValueError(
+                "`frames` (=1) must be at least 2 for `similarity` and `slot_contrast`, which compare frames"
+            )
+        if self.cached and self.data != "clips" and not self.clips:
+            raise ValueError("`cached` (=True) needs a number of `clips`: endless ones cannot be kept")
+
+    def build_model(self) -> FeatureVideo:
+        features, size = self.build_backbone(), (self.resolution, self.resolution)
+        grid, dim, slot_dim = features.grid(size), features.feature_dim, self.slot_dim
+        decoded = dim * bool(self.feature_weight) + grid[0] * grid[1] * bool(self.similarity)
+        decoder: Decoder
+        if self.decoder == "mlp":
+            sizes = (self.decoder_dim, self.decoder_layers, self.attention_conditioned)
+            decoder = MLPFeatureDecoder(slot_dim, grid, decoded, *sizes)
+            nn.init.normal_(decoder.positions, std=slot_dim**-0.5)  # as theirs; DINOSAUR's: 0.02
+        else:
+            decoder = SlotMixerDecoder(
+                slot_dim,
+                grid,
+                decoded,
+                self.decoder_dim,
+                self.decoder_layers,
+                self.decoder_blocks,
+                self.decoder_heads,
+            )
+        initial = (LearnedSlots if self.initial_slots == "learned" else GaussianSlots)(
+            self.num_slots, slot_dim
+        )
+        biased = self.spatial_bias or self.merge_penalty
+        attention = SlotAttention(
+            slot_dim,
+            slot_dim,
+            hidden_dim=4 * slot_dim,
+            norm_epsilon=NORM_EPSILON,
+            mlp=self.slot_mlp,
+            attention_bias=SpatialBias(grid, self.spatial_bias, self.merge_penalty, True) if biased else None,
+            normalized_state=True,
+        )
+        return FeatureVideo(
+            features,
+            Grouping(initial, attention),
+            decoder,
+            TransformerPredictor(slot_dim, self.decoder_heads, 4 * slot_dim, NORM_EPSILON),
+            size,
+            2 * dim,
+            self.later_iterations,
+            self.feature_weight > 0,
+            self.similarity > 0,
+            positions=self.positions,
+        )
+
+    def build_backbone(self) -> Backbone | StoredViT:
+        """The backbone whose features are grouped and reconstructed."""
+        return backbone(self.backbone, self.layer, self.final_norm)
+
+    @property
+    def train_frames(self) -> int:
+        return self.frames
+
+    def dataset(self, split: str) -> Dataset:
+        frames = self.frames if split == "train" else self.test_frames
+        if self.data == "clips":
+            if not self.data_path:
+                raise ValueError(
+                    "recipe data 'clips' needs `data_path` (=''): name a folder of videos, --data-path FOLDER"
+                )
+            scenes: Dataset = ClipFolder(self.data_path, self.resolution, split, frames=frames)
+        else:
+            scenes = super().dataset(split)
+            assert isinstance(scenes, EndlessDataset)  # generated
+            count = {"validation": self.validation_scenes, "test": self.test_scenes}.get(split, self.clips)
+            if count:
+                scenes.size, scenes.endless = count, False
+        if not self.cached:
+            return scenes
+        features = known_backbone(self.backbone, self.layer, self.final_norm)
+        return cached(scenes, features, self.resolution, batch_size=4)
+
+    def loss(self, model: FeatureVideo, scenes: Scenes, step: int) -> Tensor:
+        features = self._features(model, scenes)
+        mirrored = per_image(lambda size: torch.rand(size), len(features)) < 0.5
+        features = mirror(features, mirrored, dim=3)
+        output = model.clip(features)
+        total = features.new_zeros(())
+        if output.features is not None:
+            total = total + self.feature_weight * (output.features - features).square().mean()
+        if output.similarity is not None:
+            total = total + self.similarity * self._similarity_losses(output, features).mean()
+        if self.slot_contrast:
+            total = total + self.slot_contrast * losses.slot_slot_contrast(output.slots)
+        return total
+
+    def scores(self, model: FeatureVideo, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
+        """Reconstruction error of features, and the scores of masks where the clips have true ones."""
+        features = self._features(model, scenes)
+        output = self._clip(model, features, indices)
+        if output.features is None:
+            errors = {"similarity_loss": self._similarity_losses(output, features).double()}
+        else:
+            squared = (output.features - features).square()
+            errors = {"feature_mse": squared.flatten(1).mean(dim=1).double()}
+        if "masks" not in scenes:
+            return errors
+        return errors | self.mask_scores(scenes, model.at_size(output.masks, scenes["image"]))
+
+    def mask_scores(self, scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
+        if "masks" not in scenes:
+            return {}
+        overlap = metrics.video_mean_best_overlap(scenes["masks"], masks)
+        return super().mask_scores(scenes, masks) | {"video_mbo": overlap}
+
+    def discover(self, model: FeatureVideo, scenes: Scenes, indices: Tensor) -> ClipMasks:
+        """Masks of held-out clips, from noise fixed by the index."""
+        output = self._clip(model, self._features(model, scenes), indices)
+        return ClipMasks(output.slots, model.at_size(output.masks, scenes["image"]))
+
+    def frozen_features(self, scenes: Scenes) -> Tensor | None:
+        if "features" in scenes:
+            return scenes["features"]
+        features = known_backbone(self.backbone, self.layer, self.final_norm)
+        return torch.stack([features(clip.to(features.device)) for clip in scenes["image"]])
+
+    def _features(self, model: FeatureVideo, scenes: Scenes) -> Tensor:
+        """Features [batch, time, rows, columns, dim] of clips, as far as they are not known."""
+        return scenes["features"] if "features" in scenes else model.features_of(scenes["image"])
+
+    def _clip(self, model: FeatureVideo, features: Tensor, indices: Tensor) -> ClipSlots:
+        noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
+        return model.clip(features, iterations=self.test_iterations, noise=noise.to(features.device))
+
+    def _similarity_losses(self, output: ClipSlots, features: Tensor) -> Tensor:
+        """Of each clip."""
+        assert output.similarity is not None  # checked by the caller
+        wanted = losses.temporal_similarity(features.flatten(2, 3), self.similarity_temperature)
+        return losses.similarity_loss(output.similarity[:, :-1], wanted)
+
+    @property
+    def protocol(self) -> str:
+        return (
+            f"{self.test_scenes} {self.data} clips of {self.test_frames} frames held out (at most), at "
+            f"{self.resolution} x {self.resolution} pixels, {self.test_iterations} iterations in the first "
+            f"frame, {self.later_iterations} in later ones, {self.num_slots} slots, argmax of the decoder's "
+            "masks; video_fg_ari: adjusted Rand index over all frames of a clip together, without true "
+            "background pixels; video_ari: with them; frame_fg_ari, frame_ari: per frame; video_mbo: mean "
+            "best overlap of tubes; id_switch_rate: share of frames in which an object is found by another "
+            "slot than the last time (overlap at least 0.5, assigned one to one); feature_mse: squared error "
+            "of the backbone's features; means over clips; scores of masks only where there are true ones"
+        )
+
+
+PUBLISHED: dict[str, Any] = dict(
+    steps=100_000,
+    warmup_steps=2500,
+    gradient_clip=0.05,
+    evaluate_every=2500,
+    test_scenes=200,
+)
+"""Of both: `trainer` and `optimizer` in configs/videosaur and configs/slotcontrast."""
+
+VIDEOSAUR: dict[str, Any] = PUBLISHED | dict(
+    initial_slots="gaussian", slot_mlp=False, decoder="mixer", similarity=0.1
+)
+
+videosaur_vitb16 = FeatureVideoDiscovery(
+    name="videosaur-vitb16",
+    description="VideoSAUR (YouTube-VIS settings): DINO ViT-B/16, --data-path VIDEOS; for a GPU",
+    backbone="hf:facebook/dino-vitb16",
+    similarity_temperature=0.25,
+    batch_size=128,
+    learning_rate=4e-4,
+    **VIDEOSAUR,
+)
+"""configs/videosaur/ytvis.yml."""
+
+videosaur_dinov2_base = FeatureVideoDiscovery(
+    name="videosaur-dinov2-base",
+    description="VideoSAUR (YouTube-VIS settings): DINOv2 ViT-B/14 at 518, --data-path VIDEOS; for a GPU",
+    backbone="hf:facebook/dinov2-base",
+    resolution=518,
+    similarity_temperature=0.15,
+    batch_size=64,
+    learning_rate=2e-4,
+    **VIDEOSAUR,
+)
+"""configs/videosaur/ytvis_dinov2.yml."""
+
+slotcontrast_dinov2_base = FeatureVideoDiscovery(
+    name="slotcontrast-dinov2-base",
+    description="SlotContrast (YouTube-VIS settings): DINOv2 ViT-B/14 at 518, --data-path VIDEOS; for a GPU",
+    backbone="hf:facebook/dinov2-base",
+    resolution=518,
+    slot_contrast=0.5,
+    batch_size=64,
+    learning_rate=8e-4,
+    **PUBLISHED,
+)
+"""configs/slotcontrast/ytvis2021.yaml."""
+
+slotcontrast_dinov2_small = FeatureVideoDiscovery(
+    name="slotcontrast-dinov2-small",
+    description="SlotContrast (MOVi-C settings): DINOv2 ViT-S/14 at 336, --data-path VIDEOS; for a GPU",
+    backbone="hf:facebook/dinov2-small",
+    resolution=336,
+    num_slots=11,
+    slot_contrast=0.5,
+    batch_size=64,
+    learning_rate=4e-4,
+    **PUBLISHED,
+)
+"""configs/slotcontrast/movi_c.yaml."""
+
+clips_slots = FeatureVideoDiscovery(
+    name="clips-slots",
+    description="Your own videos: --data-path VIDEOS; slots over bundled features, minutes on one core",
+    backbone="efficientnet-lite0",
+    final_norm=True,
+    cached=True,
+    resolution=192,
+    num_slots=6,
+    decoder_dim=128,
+    steps=600,
+    batch_size=8,
+    learning_rate=1e-3,
+    warmup_steps=60,
+    decay_half_life=0,
+    gradient_clip=1.0,
+    ema_decay=0.99,
+    evaluate_every=200,
+    validation_scenes=32,
+    test_scenes=100,
+)
+"""On generated clips: `objecthood train clips-slots --data moving-sprites --background textured --clips
+200`."""
