@@ -320,7 +320,7 @@ def test_files_say_what_they_are(path):
 
 FORBIDDEN = {
     "pickle": r"^\s*(import|from) (pickle|cPickle|dill|cloudpickle|joblib|marshal|shelve)\b",
-    "torch.load": r"\btorch\.load\(",
+    "torch.load": r"\btorch\.load\((?!path, map_location=\"cpu\", weights_only=True\))",
     "arrays of objects": r"allow_pickle\s*=\s*True",
     "weights that run": r"weights_only\s*=\s*False",
     "loose ends": r"\b(TODO|FIXME|XXX)\b",
@@ -332,6 +332,8 @@ FORBIDDEN = {
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_files_hold_nothing_forbidden(path):
     text = path.read_text(encoding="utf-8")
+    if path.name != "conversion.py":  # the one place that reads published checkpoints, without running them
+        assert "torch.load(" not in text
     for what, pattern in FORBIDDEN.items():
         assert not re.search(pattern, text, re.MULTILINE), f"{path} holds {what}"
     for node in ast.walk(tree(path)):

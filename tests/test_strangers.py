@@ -258,8 +258,9 @@ GATES = {
 }
 
 
-READS_PICKLES = {("bundle_backbone.py", "pickle")}
-"""Converts a file published as a pickle, with `weights_only`; no part of the package."""
+READS_PICKLES = {("bundle_backbone.py", "pickle"), ("conversion.py", "pickle")}
+"""They convert files published as pickles, with `weights_only`; the second is part of the package and is tested
+in tests/checkpoint/test_convert.py."""
 
 
 def test_nothing_dangerous_in_the_source(scoreboard):

@@ -7,7 +7,6 @@ converts a .safetensors file with the same names instead.
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
@@ -91,12 +90,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of other versions of pickle, which it then refuses
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path}: holds more than tensors and plain values, or is no checkpoint, and nothing else is "
-            "unpickled; where it was made, save its state_dict alone as .safetensors"
-        ) from error
     except Exception as error:  # damaged files raise nearly anything
+        if type(error).__name__ == "UnpicklingError":
+            raise ValueError(
+                f"{path}: holds more than tensors and plain values, or is no checkpoint, and nothing else is "
+                "unpickled; where it was made, save its state_dict alone as .safetensors"
+            ) from error
         raise ValueError(f"{path}: no readable checkpoint ({' '.join(str(error).split()):.120})") from error
     for name in CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
