@@ -77,7 +77,8 @@ def test_ideas_stand_on_torch_alone(name):
     assert not only(ours(name), "objecthood.nn")
     kernels = ("objecthood.nn.kernels", "objecthood.nn.fused_attention", "objecthood.nn.fused_mixture")
     triton = {"triton"} if name in kernels else set()
-    assert foreign(name) <= {"torch", "jaxtyping", "scipy", "numpy"} | triton
+    files = {"safetensors"} if name == "objecthood.nn.backbones" else set()
+    assert foreign(name) <= {"torch", "jaxtyping", "scipy", "numpy"} | triton | files
 
 
 @pytest.mark.parametrize("name", within("objecthood.models"))
