@@ -1,0 +1,173 @@
+"""The normalised cut, the guided filter, and both on the bundled backbone."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from objecthood.models.spectral import SpectralSegmenter
+from objecthood.nn.backbones import EfficientNetLite0
+from objecthood.nn.guided_filter import guided_filter, masks_at_size
+from objecthood.nn.normalised_cut import (
+    NormalisedCut,
+    affinity,
+    kmeans,
+    merge_by_affinity,
+    random_walk_vectors,
+)
+
+
+def regions(rows=12, columns=18, dim=16, noise=0.1):
+    """An embedding of three regions, and their labels [rows, columns]."""
+    truth = torch.zeros(rows, columns, dtype=torch.long)
+    truth[:, columns // 2 :] = 1
+    truth[2:7, 3:7] = 2
+    generator = torch.Generator().manual_seed(0)
+    centres = F.normalize(torch.randn(3, dim, generator=generator), dim=-1)
+    noisy = centres[truth] + noise * torch.randn(rows, columns, dim, generator=generator)
+    return F.normalize(noisy, dim=-1), truth
+
+
+def same_partition(one, other):
+    pairs = set(zip(one.flatten().tolist(), other.flatten().tolist(), strict=True))
+    return len(pairs) == len(one.unique()) == len(other.unique())
+
+
+def test_regions_are_found_on_a_rectangular_grid():
+    embedding, truth = regions()
+    found = NormalisedCut(num_segments=3, num_vectors=2, temperature=0.2, reach=0.5)(embedding)
+    assert same_partition(found.labels, truth)
+    assert torch.equal(found.attention.argmax(dim=0), found.labels)
+    for slot, labels in zip(found.slots, found.attention > 0, strict=True):
+        mean = F.normalize(embedding[labels].mean(dim=0), dim=0)
+        assert torch.allclose(slot, mean, atol=1e-5)
+
+
+def test_it_is_deterministic_and_leaves_the_global_generator_alone():
+    embedding, _ = regions()
+    state = torch.random.get_rng_state()
+    first, second = NormalisedCut()(embedding), NormalisedCut()(embedding)
+    assert torch.equal(first.labels, second.labels) and torch.equal(first.slots, second.slots)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_eigenvectors_are_those_of_the_random_walk():
+    embedding, _ = regions()
+    weights = affinity(embedding, 0.2, 0.3)
+    values, vectors = random_walk_vectors(weights, 5)
+    walk = weights / weights.sum(dim=1, keepdim=True)
+    assert torch.allclose(walk @ vectors, vectors * values, atol=1e-4)
+    expected = torch.linalg.eigvals(walk.double()).real.sort(descending=True).values
+    assert expected[0] == pytest.approx(1.0) and torch.allclose(values.double(), expected[1:6], atol=1e-5)
+
+
+def test_affinity_falls_with_angle_and_distance():
+    embedding = torch.zeros(4, 4, 2)
+    embedding[..., 0] = 1
+    embedding[0, 1] = torch.tensor([0.0, 1.0])
+    weights = affinity(embedding, 0.5, 0.25)
+    assert weights[0, 4].item() == pytest.approx(np.exp(-(0.25**2) / (2 * 0.25**2)))
+    assert weights[0, 1].item() == pytest.approx(np.exp(-1 / 0.5 - 0.5), rel=1e-5)
+
+
+def test_one_unit_of_distance_whatever_the_aspect_ratio():
+    square, wide = torch.ones(8, 8, 1), torch.ones(4, 16, 1)
+    near = [affinity(grid, 1.0, 0.2)[0, 1].item() for grid in (square, wide)]
+    assert near[0] == pytest.approx(near[1])
+
+
+def test_kmeans_of_equal_points_ends():
+    assert kmeans(torch.ones(20, 3), 4, 2, 5, 0).shape == (20,)
+    points = torch.tensor([[0.0], [0.1], [5.0], [5.1], [9.0]])
+    assert kmeans(points, 3, 3, 10, 0).tolist() in [[a, a, b, b, c] for a, b, c in permutations()]
+
+
+def permutations():
+    return [(a, b, 3 - a - b) for a in range(3) for b in range(3) if a != b]
+
+
+def test_merging_joins_what_is_most_alike():
+    weights = torch.eye(6) + torch.block_diag(torch.ones(2, 2), torch.full((4, 4), 0.9))
+    labels = merge_by_affinity(weights, torch.tensor([0, 1, 2, 2, 3, 3]), 2)
+    assert same_partition(labels, torch.tensor([0, 0, 1, 1, 1, 1]))
+
+
+def test_merged_segments_are_as_many_as_asked():
+    embedding, _ = regions()
+    assert len(NormalisedCut(num_segments=4, merged_from=9)(embedding).slots) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_segments": 0}, r"`num_segments` \(=0\) must be at least 1"),
+        ({"temperature": 0.0}, r"`temperature` \(=0.0\) must be above 0"),
+        ({"merged_from": 3}, r"`merged_from` \(=3\) must be at least `num_segments`"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        NormalisedCut(**settings)
+
+
+def test_guided_filter_is_the_local_regression_of_its_definition():
+    generator = torch.Generator().manual_seed(0)
+    guide, masks = torch.rand(3, 9, 11, generator=generator), torch.rand(2, 9, 11, generator=generator)
+    radius, epsilon = 2, 0.01
+    slopes, offsets = np.zeros((9, 11, 3)), np.zeros((9, 11))
+    image, mask = guide.permute(1, 2, 0).double().numpy(), masks[1].double().numpy()
+    for y in range(9):
+        for x in range(11):
+            window = np.s_[max(y - radius, 0) : y + radius + 1, max(x - radius, 0) : x + radius + 1]
+            colours, values = image[window].reshape(-1, 3), mask[window].ravel()
+            centred = colours - colours.mean(axis=0)
+            scatter = centred.T @ centred / len(colours) + epsilon * np.eye(3)
+            slopes[y, x] = np.linalg.solve(scatter, centred.T @ (values - values.mean()) / len(colours))
+            offsets[y, x] = values.mean() - slopes[y, x] @ colours.mean(axis=0)
+    y, x = 4, 0
+    window = np.s_[2:7, 0:3]
+    expected = slopes[window].mean(axis=(0, 1)) @ image[y, x] + offsets[window].mean()
+    assert guided_filter(guide, masks, radius, epsilon)[1, y, x].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_masks_follow_the_edge_of_the_image():
+    image = torch.zeros(3, 90, 150)
+    image[:, :, 72:] = 1  # not at the border of a cell
+    masks = torch.zeros(2, 12, 20)
+    masks[0, :, :10], masks[1, :, 10:] = 1, 1
+    fine = masks_at_size(masks, image)
+    assert fine.shape == (2, 90, 150) and torch.allclose(fine.sum(dim=0), torch.ones(90, 150), atol=1e-4)
+    edge = (fine[1] > fine[0]).sum(dim=1)
+    assert (edge - (150 - 72)).abs().max() <= 1, "bilinear masks would end at column 75"
+
+
+def test_photographs_keep_their_aspect_ratio():
+    segmenter = SpectralSegmenter(EfficientNetLite0(), side=320)
+    assert segmenter.working_size(480, 640) == (272, 368)
+    assert segmenter.working_size(320, 320) == (320, 320)
+    assert segmenter.working_size(10, 4000)[0] == 16
+
+
+def test_one_class_has_near_slots_in_two_images():
+    """Two textures: the slots of one are nearer across images than those of two within one."""
+    segmenter = SpectralSegmenter(cut=NormalisedCut(num_segments=2, num_vectors=1), side=192)
+    row, column = torch.meshgrid(torch.arange(96), torch.arange(128), indexing="ij")
+    stripes = ((column // 4) % 2).float() * torch.tensor([0.9, 0.2, 0.1])[:, None, None]
+    smooth = (row / 96) * torch.tensor([0.1, 0.5, 0.9])[:, None, None]
+    outputs = []
+    for edge in (48, 80):
+        image = torch.where(column < edge, stripes, smooth)
+        output = segmenter.segment(image)
+        assert output.masks.shape == (2, 96, 128)
+        left = output.masks[:, :, : edge - 12].mean(dim=(1, 2)).argmax()
+        labels = output.masks.argmax(dim=0)
+        assert ((labels == left) == (column < edge)).float().mean() > 0.9
+        outputs.append(output.slots[torch.stack([left, 1 - left])])
+    across = (outputs[0] * outputs[1]).sum(dim=-1)
+    within = (outputs[0][0] * outputs[0][1]).sum()
+    assert across.min() > within + 0.2
+
+
+def test_anything_but_one_colour_image_is_refused():
+    with pytest.raises(ValueError, match="must be one colour image"):
+        SpectralSegmenter(EfficientNetLite0()).segment(torch.zeros(1, 3, 32, 32))
