@@ -1,0 +1,203 @@
+"""Score segments of photographs by DINOSAUR's protocol: results/photographs.json.
+
+    python runs/photographs.py select FOLDER SELECT.json
+    python runs/photographs.py report FOLDER ANNOTATIONS.json --without FOLDER FOLDER
+
+Annotations are COCO's. "select" is the part on which settings were chosen, "report" another one, scored with
+the same settings; `--without` leaves out photographs whose file names occur in those folders. Each call
+writes its part of the file. `--rows` names some rows, to try them without writing.
+
+Protocol (Seitzer et al. 2023, arXiv 2209.14860, appendix D): central square, scored at 320 x 320 pixels;
+foreground ARI over instances, mean best overlap over instances and over classes; pixels of crowds and of two
+objects are ignored; means over the photographs that have an object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pycocotools import mask as tools
+from torch import Tensor
+
+from objecthood.analysis.baselines import blocks
+from objecthood.data.images import read_image, resize_image
+from objecthood.data.transforms import as_images, central_square, resize_nearest
+from objecthood.environment import describe
+from objecthood.metrics import adjusted_rand_index, mean_best_overlap
+from objecthood.models.spectral import SpectralSegmenter
+from objecthood.nn.backbones import EfficientNetLite0
+from objecthood.nn.guided_filter import masks_at_size
+from objecthood.nn.normalised_cut import NormalisedCut, kmeans
+
+TARGET = Path(__file__).resolve().parent.parent / "results" / "photographs.json"
+SIDE = 320
+SEEDS = (0, 1, 2)
+PROTOCOL = (
+    "central square at 320 x 320; FG-ARI and mBO_i over instances, mBO_c over classes; crowds and overlaps "
+    "ignored; means over photographs; seeds of k-means: 0, 1, 2 (mean, and range over seeds)"
+)
+PLACE = 2.0
+"""Weight of the place in k-means. Of 1 and 2 the better one on "select"."""
+BACKBONE = EfficientNetLite0.bundled()
+Segmenter = Callable[[Tensor, int], Tensor]
+
+
+def colour_segments(image: Tensor, seed: int) -> Tensor:
+    """k-means, K 7, on colour in [0, 1] and place in sides of the image, of 80 x 80 pixels."""
+    small = F.interpolate(image[None], size=(80, 80), mode="bilinear", antialias=True)[0]
+    labels = kmeans(torch.cat([small, places(80)]).flatten(1).T, 7, 3, 15, seed)
+    return enlarged(labels.view(80, 80))
+
+
+def feature_segments(image: Tensor, seed: int) -> Tensor:
+    """k-means, K 7, on the unit embedding and the place, of 20 x 20 cells."""
+    embedding = SpectralSegmenter(BACKBONE, side=320).embed(image).movedim(-1, 0)
+    labels = kmeans(torch.cat([embedding, places(20)]).flatten(1).T, 7, 3, 15, seed)
+    return enlarged(labels.view(20, 20))
+
+
+def cut_segments(side: int, guided: bool = True, **settings: float) -> Segmenter:
+    """The normalised cut with these settings."""
+
+    def segment(image: Tensor, seed: int) -> Tensor:
+        segmenter = SpectralSegmenter(BACKBONE, NormalisedCut(seed=seed, **settings), side)  # type: ignore[arg-type]
+        found = segmenter.cut(segmenter.embed(image))
+        return masks_at_size(found.attention, image).argmax(dim=0) if guided else enlarged(found.labels)
+
+    return segment
+
+
+ROWS: dict[str, tuple[str, Segmenter, bool]] = {
+    "blocks": ("equal blocks, 3 x 3", lambda image, seed: blocks(image[None], 9)[0], False),
+    "colour-kmeans": ("k-means on colour and place, K 7", colour_segments, True),
+    "feature-kmeans": ("k-means on features and place, 20 x 20, K 7", feature_segments, True),
+    "cut-20": (
+        "normalised cut, 20 x 20, K 7",
+        cut_segments(320, guided=False, num_segments=7, reach=0.25, offset=0.02),
+        True,
+    ),
+    "cut-28": ("normalised cut, 28 x 28, K 12, guided filter", cut_segments(448), True),
+    "cut-28-merged": (
+        "normalised cut, 28 x 28, K 24 merged to 12 by mean affinity, guided filter",
+        cut_segments(448, num_vectors=16, merged_from=24),
+        True,
+    ),
+}
+
+
+def places(side: int) -> Tensor:
+    """[2, side, side]: row and column in sides of the image, weighted."""
+    line = torch.arange(side) / side
+    return PLACE * torch.stack(torch.meshgrid(line, line, indexing="ij"))
+
+
+def enlarged(labels: Tensor) -> Tensor:
+    """The largest of the labels' masks, enlarged bilinearly to 320 x 320."""
+    masks = F.one_hot(labels).movedim(-1, 0)[None].float()
+    return F.interpolate(masks, size=(SIDE, SIDE), mode="bilinear")[0].argmax(dim=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=("select", "report"))
+    parser.add_argument("images", type=Path)
+    parser.add_argument("annotations", type=Path)
+    parser.add_argument("--without", type=Path, nargs="+", default=[])
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="print these; write nothing")
+    arguments = parser.parse_args()
+    left_out = {path.name.removeprefix("coco_") for folder in arguments.without for path in folder.iterdir()}
+    scenes = list(photographs(arguments.images, arguments.annotations, left_out))
+    rows = {}
+    for name in arguments.rows or ROWS:
+        rows[name] = scored(name, scenes)
+        print(name, rows[name], flush=True)
+    if arguments.rows:
+        return
+    found = json.loads(TARGET.read_text()) if TARGET.exists() else {}
+    found[arguments.part] = {
+        "photographs": len(scenes),
+        "rows": rows,
+        "protocol": PROTOCOL,
+        "backbone": vars(BACKBONE.identity),
+        "machine": describe(),
+    }
+    TARGET.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def photographs(images: Path, annotations: Path, left_out: set[str]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Image [3, 320, 320], label maps of instances and of classes [320, 320]; those with an object."""
+    content = json.loads(annotations.read_text())
+    numbers = {category["id"]: label for label, category in enumerate(content["categories"], 1)}
+    found = []
+    for facts in content["images"]:
+        if facts["file_name"] in left_out:
+            continue
+        objects = [entry for entry in content["annotations"] if entry["image_id"] == facts["id"]]
+        size = (facts["height"], facts["width"])
+        instances, classes = label_maps([entry for entry in objects if entry["segmentation"]], numbers, size)
+        window = central_square(*size)
+        square = np.ascontiguousarray(read_image(images / facts["file_name"])[window])
+        picture = resize_image(square, (SIDE, SIDE))
+        labels = [torch.from_numpy(resize_nearest(part[window], SIDE)) for part in (instances, classes)]
+        if (labels[0] > 0).any():
+            found.append((as_images(picture[None])[0], *labels))
+    return found
+
+
+def label_maps(
+    objects: list[dict], numbers: dict[int, int], size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Instances and classes: 0 background, -1 where crowds are or two objects."""
+    instances, classes, covered = np.zeros(size, int), np.zeros(size, int), np.zeros(size, int)
+    for label, entry in enumerate(objects, 1):
+        code = entry["segmentation"]
+        if isinstance(code, list) or isinstance(code["counts"], list):
+            code = tools.frPyObjects(code, *size)
+        mask = tools.decode(tools.merge(code) if isinstance(code, list) else code).astype(bool)
+        instances[mask], classes[mask] = label, numbers[entry["category_id"]]
+        covered += mask * (2 if entry.get("iscrowd") else 1)
+    instances[covered > 1], classes[covered > 1] = -1, -1
+    return instances, classes
+
+
+def scored(name: str, scenes: list[tuple[Tensor, Tensor, Tensor]]) -> dict:
+    """Mean scores in [0, 1], their range over seeds, and CPU seconds of an image, features included."""
+    title, segment, seeded = ROWS[name]
+    runs, began = [], time.process_time()
+    for seed in SEEDS if seeded else (0,):
+        labels = torch.stack([segment(image, seed) for image, _, _ in scenes])
+        runs.append((time.process_time() - began, scores(scenes, labels)))
+        began = time.process_time()
+    means = {key: statistics.mean(found[key] for _, found in runs) for key in runs[0][1]}
+    return {
+        "title": title,
+        **{key: round(value, 4) for key, value in means.items()},
+        "range": {key: [round(f({found[key] for _, found in runs}), 4) for f in (min, max)] for key in means},
+        "cpu_seconds": round(statistics.mean(seconds for seconds, _ in runs) / len(scenes), 4),
+    }
+
+
+def scores(scenes: list[tuple[Tensor, Tensor, Tensor]], labels: Tensor) -> dict[str, float]:
+    """Means over photographs."""
+    instances, classes = (torch.stack([scene[part] for scene in scenes]) for part in (1, 2))
+    values = {
+        "fg_ari": adjusted_rand_index(instances, labels, ignore_background=True),
+        "mbo_i": mean_best_overlap(instances, labels),
+        "mbo_c": mean_best_overlap(classes, labels),
+    }
+    return {name: value.nanmean().item() for name, value in values.items()}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
