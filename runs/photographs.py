@@ -34,6 +34,7 @@ from objecthood.environment import describe
 from objecthood.metrics import adjusted_rand_index, mean_best_overlap
 from objecthood.models.spectral import SpectralSegmenter
 from objecthood.nn.backbones import EfficientNetLite0
+from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.guided_filter import masks_at_size
 from objecthood.nn.normalised_cut import NormalisedCut, kmeans
 
@@ -59,7 +60,7 @@ def colour_segments(image: Tensor, seed: int) -> Tensor:
 
 def feature_segments(image: Tensor, seed: int) -> Tensor:
     """k-means, K 7, on the unit embedding and the place, of 20 x 20 cells."""
-    embedding = SpectralSegmenter(BACKBONE, side=320).embed(image).movedim(-1, 0)
+    embedding = SpectralSegmenter(BACKBONE, sides=(320,)).embed(image)[0].movedim(-1, 0)
     labels = kmeans(torch.cat([embedding, places(20)]).flatten(1).T, 7, 3, 15, seed)
     return enlarged(labels.view(20, 20))
 
@@ -68,11 +69,16 @@ def cut_segments(side: int, guided: bool = True, **settings: float) -> Segmenter
     """The normalised cut with these settings."""
 
     def segment(image: Tensor, seed: int) -> Tensor:
-        segmenter = SpectralSegmenter(BACKBONE, NormalisedCut(seed=seed, **settings), side)  # type: ignore[arg-type]
-        found = segmenter.cut(segmenter.embed(image))
+        embedding = SpectralSegmenter(BACKBONE, sides=(side,)).embed(image)[0]
+        found = NormalisedCut(seed=seed, **settings)(embedding)  # type: ignore[arg-type]
         return masks_at_size(found.attention, image).argmax(dim=0) if guided else enlarged(found.labels)
 
     return segment
+
+
+def consensus_segments(image: Tensor, seed: int) -> Tensor:
+    """The consensus of cuts, as `SpectralSegmenter` has it; restarts of three seeds share no start."""
+    return SpectralSegmenter(BACKBONE, ConsensusCut(seed=100 * seed)).segment(image).masks.argmax(dim=0)
 
 
 ROWS: dict[str, tuple[str, Segmenter, bool]] = {
@@ -88,6 +94,11 @@ ROWS: dict[str, tuple[str, Segmenter, bool]] = {
     "cut-28-merged": (
         "normalised cut, 28 x 28, K 24 merged to 12 by mean affinity, guided filter",
         cut_segments(448, num_vectors=16, merged_from=24),
+        True,
+    ),
+    "consensus": (
+        "consensus of 36 cuts, 28 x 28, number of segments by agreement, guided filter",
+        consensus_segments,
         True,
     ),
 }

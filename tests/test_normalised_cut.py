@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from objecthood.models.spectral import SpectralSegmenter
 from objecthood.nn.backbones import EfficientNetLite0
+from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.guided_filter import guided_filter, masks_at_size
 from objecthood.nn.normalised_cut import (
     NormalisedCut,
@@ -61,6 +62,37 @@ def test_eigenvectors_are_those_of_the_random_walk():
     assert expected[0] == pytest.approx(1.0) and torch.allclose(values.double(), expected[1:6], atol=1e-5)
 
 
+CONSENSUS = {"views": ((0, 0.2, 0.5),), "partitions": ((3, 2), (4, 2), (5, 2))}
+
+
+def test_the_consensus_finds_how_many_regions_there_are():
+    embedding, truth = regions()
+    found = ConsensusCut(**CONSENSUS)([embedding])
+    assert same_partition(found.labels, truth), "three, though two kinds of three have more"
+    assert torch.allclose(found.attention.sum(dim=0), torch.ones(12, 18), atol=1e-5)
+    assert torch.equal(found.attention.argmax(dim=0), found.labels)
+    again = ConsensusCut(**CONSENSUS)([embedding])
+    assert torch.equal(found.labels, again.labels) and torch.equal(found.attention, again.attention)
+
+
+def test_the_number_of_segments_can_be_asked_for():
+    embedding, _ = regions()
+    assert len(ConsensusCut(num_segments=2, **CONSENSUS)([embedding]).slots) == 2
+    near, far = (len(ConsensusCut(distance=d, **CONSENSUS)([embedding]).slots) for d in (0.1, 0.9))
+    assert near > far
+
+
+def test_every_view_counts():
+    """Two embeddings of two halves each, one of columns, one of rows: together they make quarters."""
+    columns, rows = torch.zeros(8, 8, 2), torch.zeros(8, 8, 2)
+    columns[:, :4, 0], columns[:, 4:, 1], rows[:4, :, 0], rows[4:, :, 1] = 1, 1, 1, 1
+    views = ((0, 0.1, 1.0), (1, 0.1, 1.0))
+    cut = ConsensusCut(distance=0.4, views=views, partitions=((2, 1),))
+    quarters = torch.arange(8)[:, None] // 4 * 2 + torch.arange(8)[None] // 4
+    assert same_partition(cut([columns, rows]).labels, quarters)
+    assert same_partition(cut([columns]).labels, (quarters % 2))
+
+
 def test_affinity_falls_with_angle_and_distance():
     embedding = torch.zeros(4, 4, 2)
     embedding[..., 0] = 1
@@ -110,6 +142,15 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
         NormalisedCut(**settings)
 
 
+def test_a_consensus_that_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match=r"`distance` \(=1.5\) must lie between 0 and 1"):
+        ConsensusCut(distance=1.5)
+    with pytest.raises(ValueError, match=r"`num_segments` \(=0\) must be at least 1, or None"):
+        ConsensusCut(num_segments=0)
+    with pytest.raises(ValueError, match=r"`sides` \(=\(320, 448\)\) must fall"):
+        SpectralSegmenter(EfficientNetLite0(), sides=(320, 448))
+
+
 def test_guided_filter_is_the_local_regression_of_its_definition():
     generator = torch.Generator().manual_seed(0)
     guide, masks = torch.rand(3, 9, 11, generator=generator), torch.rand(2, 9, 11, generator=generator)
@@ -142,15 +183,15 @@ def test_masks_follow_the_edge_of_the_image():
 
 
 def test_photographs_keep_their_aspect_ratio():
-    segmenter = SpectralSegmenter(EfficientNetLite0(), side=320)
-    assert segmenter.working_size(480, 640) == (272, 368)
-    assert segmenter.working_size(320, 320) == (320, 320)
-    assert segmenter.working_size(10, 4000)[0] == 16
+    segmenter = SpectralSegmenter(EfficientNetLite0())
+    assert segmenter.working_size(480, 640, 320) == (272, 368)
+    assert segmenter.working_size(320, 320, 320) == (320, 320)
+    assert segmenter.working_size(10, 4000, 320)[0] == 16
 
 
 def test_one_class_has_near_slots_in_two_images():
     """Two textures: the slots of one are nearer across images than those of two within one."""
-    segmenter = SpectralSegmenter(cut=NormalisedCut(num_segments=2, num_vectors=1), side=192)
+    segmenter = SpectralSegmenter(cut=ConsensusCut(num_segments=2), sides=(192, 128))
     row, column = torch.meshgrid(torch.arange(96), torch.arange(128), indexing="ij")
     stripes = ((column // 4) % 2).float() * torch.tensor([0.9, 0.2, 0.1])[:, None, None]
     smooth = (row / 96) * torch.tensor([0.1, 0.5, 0.9])[:, None, None]

@@ -92,11 +92,11 @@ class NormalisedCut:
 
 @dataclass(frozen=True)
 class CutOutput:
-    """What the cut found in one image.
+    """What a cut found in one image.
 
     Attributes:
         slots: float32 [slots, dim]: mean embedding of every segment, of unit length.
-        attention: float32 [slots, rows, columns]: 1 in the cells of a segment, 0 elsewhere.
+        attention: float32 [slots, rows, columns] in [0, 1], sum 1 in each cell; of `NormalisedCut` 0 or 1.
         labels: int64 [rows, columns], from 0.
         eigenvalues: float32 [vectors], falling, of the random walk, without the constant eigenvector.
         eigenvectors: float32 [rows * columns, vectors].
@@ -183,7 +183,8 @@ def _spread_centres(points: Tensor, number: int, generator: torch.Generator) -> 
 
 
 def _squares(points: Tensor, centres: Tensor) -> Tensor:
-    return torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").square()
+    products = torch.addmm(centres.square().sum(dim=1), points, centres.T, alpha=-2)
+    return (products + points.square().sum(dim=1, keepdim=True)).clamp_min(0)
 
 
 def merge_by_affinity(
