@@ -45,7 +45,7 @@ class ConsensusCut:
     """
 
     num_segments: int | None = None
-    distance: float = 0.62
+    distance: float = 0.66
     views: tuple[tuple[int, float, float], ...] = ((0, 0.05, 0.15), (0, 0.06, 0.12), (1, 0.035, 0.15))
     partitions: tuple[tuple[int, int], ...] = ((9, 8), (12, 8), (16, 12), (24, 16))
     restarts: int = 3
