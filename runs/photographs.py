@@ -5,7 +5,7 @@
 
 Annotations are COCO's. "select" is the part on which settings were chosen, "report" another one, scored with
 the same settings; `--without` leaves out photographs whose file names occur in those folders. Each call
-writes its part of the file. `--rows` names some rows, to try them without writing.
+writes its part of the file; `--slots` adds a measurement to it. `--rows` names some rows, to try them without writing.
 
 Protocol (Seitzer et al. 2023, arXiv 2209.14860, appendix D): central square, scored at 320 x 320 pixels;
 foreground ARI over instances, mean best overlap over instances and over classes; pixels of crowds and of two
@@ -125,9 +125,15 @@ def main() -> None:
     parser.add_argument("annotations", type=Path)
     parser.add_argument("--without", type=Path, nargs="+", default=[])
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="print these; write nothing")
+    parser.add_argument("--slots", action="store_true", help="measure the slots alone: see `slot_retrieval`")
     arguments = parser.parse_args()
     left_out = {path.name.removeprefix("coco_") for folder in arguments.without for path in folder.iterdir()}
     scenes = list(photographs(arguments.images, arguments.annotations, left_out))
+    if arguments.slots:
+        found = json.loads(TARGET.read_text())
+        found[arguments.part]["slots"] = slot_retrieval(scenes)
+        TARGET.write_text(json.dumps(found, indent=1) + "\n")
+        return
     rows = {}
     for name in arguments.rows or ROWS:
         rows[name] = scored(name, scenes)
@@ -195,6 +201,46 @@ def scored(name: str, scenes: list[tuple[Tensor, Tensor, Tensor]]) -> dict:
         **{key: round(value, 4) for key, value in means.items()},
         "range": {key: [round(f({found[key] for _, found in runs}), 4) for f in (min, max)] for key in means},
         "cpu_seconds": round(statistics.mean(seconds for seconds, _ in runs) / len(scenes), 4),
+    }
+
+
+def slot_retrieval(scenes: list[tuple[Tensor, Tensor, Tensor]]) -> dict:
+    """How often the slot of an object is nearer to one of its class in another photograph than to others.
+
+    An object has the slot of the mask of largest overlap, if that is 0.3 or more. "auc": of all pairs of
+    objects of two photographs, the chance that one of one class has the larger cosine than one of two;
+    "nearest": share of objects whose nearest in another photograph has their class, among objects of
+    classes that occur in two photographs; "chance": the same for one drawn at random.
+    """
+    slots, classes, photographs = [], [], []
+    for number, (image, instances, labels) in enumerate(scenes):
+        output = SpectralSegmenter(BACKBONE).segment(image)
+        segments = F.one_hot(output.masks.argmax(dim=0), len(output.slots)).movedim(-1, 0).bool()
+        for label in instances[instances > 0].unique():
+            thing = instances == label
+            counted = segments & (instances >= 0)
+            overlap = (counted & thing).sum(dim=(1, 2)) / (counted | thing).sum(dim=(1, 2))
+            if overlap.max() >= 0.3:
+                slots.append(output.slots[overlap.argmax()])
+                classes.append(int(labels[thing].mode().values))
+                photographs.append(number)
+    cosines = torch.stack(slots) @ torch.stack(slots).T
+    of_class, photograph = torch.tensor(classes), torch.tensor(photographs)
+    apart = photograph[:, None] != photograph
+    same = (of_class[:, None] == of_class) & apart
+    order = cosines[apart].argsort().argsort().double()
+    alike = same[apart]
+    positives, negatives = int(alike.sum()), int((~alike).sum())
+    auc = (order[alike].sum() - positives * (positives - 1) / 2) / (positives * negatives)
+    asked = same.any(dim=1)
+    nearest = cosines.masked_fill(~apart, -2).argmax(dim=1)
+    right = same.gather(1, nearest[:, None])[:, 0][asked]
+    return {
+        "objects": len(slots),
+        "auc": round(auc.item(), 4),
+        "nearest": round(right.double().mean().item(), 4),
+        "chance": round((same.sum(dim=1) / apart.sum(dim=1))[asked].double().mean().item(), 4),
+        "protocol": "objects of overlap 0.3 or more with a mask; pairs of two photographs",
     }
 
 
