@@ -5,9 +5,9 @@
 
 Annotations are COCO's. "select" is the part on which settings were chosen, "report" another one, scored with
 the same settings; `--without` leaves out photographs whose file names occur in those folders. Each call
-writes its part of the file; `--slots` adds a measurement to it. `--rows` names some rows, to try them without writing.
+writes its part of the file; `--slots` adds a measurement to it, and `--rows` prints some rows alone.
 
-Protocol (Seitzer et al. 2023, arXiv 2209.14860, appendix D): central square, scored at 320 x 320 pixels;
+Protocol (Seitzer et al. 2023, arXiv 2209.14860): central square, scored at 320 x 320 pixels;
 foreground ARI over instances, mean best overlap over instances and over classes; pixels of crowds and of two
 objects are ignored; means over the photographs that have an object.
 """
