@@ -237,6 +237,7 @@ def _cell(members: list[Member], results: dict[str, Result], out: Path) -> dict[
         "steps": members[0].recipe.steps,
         "scores": {name: spread([result["scores"][name] for _, result in done]) for name in names},
         "cpu_seconds": spread([result["cpu_seconds"] for _, result in done]),
+        "commits": sorted({result["machine"]["commit"] for _, result in done}),
         "picture": picture_of(out / done[0][0].name, out) if done else "",
     }
 

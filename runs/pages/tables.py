@@ -251,7 +251,7 @@ def other_scenes() -> str:
 
 def pictures_of_curves() -> str:
     return "".join(
-        f"**`{name}`**, mean of {len(results)} seeds\n\n"
+        f"**`{name}`**, {f'mean of {len(results)} seeds' if len(results) > 1 else 'one seed'}\n\n"
         f"![Validation scores of {name} during training](images/curves/{name}.svg)\n\n"
         for name, results in by_recipe().items()
     )
