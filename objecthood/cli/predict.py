@@ -30,7 +30,7 @@ class PredictOptions:
     """What to predict, and how."""
 
     images: tuple[str, ...] = dataclasses.field(default=(), metadata={"metavar": "IMAGE"})
-    """Images, videos, folders or glob patterns; "camera" for a camera, - for an image from stdin. The image
+    """Images, videos, folders or glob patterns; "camera" for a camera, - for an image from stdin. The example
     bundled with the weights by default."""
     weights: str = ""
     """Name (photos, video, or see objecthood list weights), weights file or run folder. By default photos for
@@ -77,11 +77,13 @@ def predict(arguments: list[str]) -> int:
     if not options.weights:
         kind = "video" if any(map(is_video, options.images)) else "photos"
         options = dataclasses.replace(options, weights=kind if options.images else DEFAULT)
-    if not options.images and options.weights not in PRETRAINED:
-        raise UsageError(
-            f"IMAGE is missing; only {', '.join(PRETRAINED)} have a bundled image; see objecthood predict "
-            "--help"
-        )
+    if not options.images:
+        if options.weights not in PRETRAINED:
+            raise UsageError(
+                f"IMAGE is missing; only {', '.join(PRETRAINED)} have a bundled example; see objecthood "
+                "predict --help"
+            )
+        options = dataclasses.replace(options, images=(str(PRETRAINED[options.weights].example),))
     for name, value, most in (
         ("slots", options.slots, limits.SLOTS),
         ("iterations", options.iterations, limits.ITERATIONS),
@@ -95,7 +97,7 @@ def predict(arguments: list[str]) -> int:
 
     # A signal ends it at once: written files are whole, and the file being written is removed.
     with warnings_in_lines(), StopRequest() as stop, stop.at_once():
-        if options.images and are_videos(options.images, model):
+        if are_videos(options.images, model):
             if options.also:
                 raise UsageError(f"--also (={options.also}) works for images only, not for videos; omit it")
             return predict_videos(model, options)
@@ -138,7 +140,6 @@ def _predict_with_progress(model: SlotModel, options: PredictOptions, also: list
     """Yield results one at a time, so that memory does not grow with the number of images."""
     from objecthood.data.io.frames import is_video
     from objecthood.data.io.images import ImageError
-    from objecthood.hub.pretrained import PRETRAINED
     from objecthood.inference.predict import stream
     from objecthood.runtime.progress import RunProgress
 
@@ -153,7 +154,7 @@ def _predict_with_progress(model: SlotModel, options: PredictOptions, also: list
 
         results = stream(
             model,
-            images or PRETRAINED[options.weights].example,
+            images,
             options.out,
             iterations=options.iterations,
             num_slots=options.slots,

@@ -96,7 +96,9 @@ def load_shown(names: list[str]) -> list[Shown]:
 
 def discovery_names() -> list[str]:
     """Names of models that the demo shows, `photos` and `hub.DEFAULT` first."""
-    names = [name for name, known in hub.PRETRAINED.items() if "masks" in known.protocol]
+    names = [
+        name for name, known in hub.PRETRAINED.items() if "masks" in known.protocol and not known.is_video
+    ]
     return [PHOTOGRAPHS, *sorted(names, key=lambda name: (name != hub.DEFAULT, name))]
 
 

@@ -191,8 +191,8 @@ def _facts(source: str | Path, given: Mapping[str, Any]) -> tuple[Path, dict[str
 
 
 def _drawn(source: str | Path, file: Path, image: str | Path | None) -> Image.Image:
-    """The figure of the card: a prediction of `image`, of the bundled image, or the run folder's
-    latest.png."""
+    """The figure of the card: a prediction of `image`, or of the bundled example; latest.png of a run
+    folder; validation clips for bundled weights for videos."""
     from PIL import Image
 
     from objecthood.inference.predict import predict
@@ -201,7 +201,11 @@ def _drawn(source: str | Path, file: Path, image: str | Path | None) -> Image.Im
         with Image.open(Path(source) / "latest.png") as latest:
             return latest.copy()
     if image is None and str(source) in hub.PRETRAINED:
-        image = hub.PRETRAINED[str(source)].example
+        one = hub.PRETRAINED[str(source)]
+        if one.is_video:
+            model: Any = hub.load(file)
+            return model.recipe.figures(model, {})["clips"]
+        image = one.example
     if image is None:
         raise ValueError("the model card needs an image; add push_to_hub(..., image='image.png')")
     return predict(file, image)[0].plot()

@@ -57,7 +57,7 @@ def model_card(name: str, facts: Mapping[str, Any], picture: str, load: str) -> 
         f"# {name}\n\n{facts['settings'].get('description', '')}".strip() + ".",
         f"![prediction on a held-out image]({picture})",
         f"*{facts['picture']}*" if facts.get("picture") else "",
-        _use(load),
+        _use(load, "video_fg_ari" in facts["scores"]),
         f"## Scores\n\n{_scores(facts)}",
         f"## Seed\n\n{_seeds(facts)}",
         f"## Data\n\n{facts['data']}",
@@ -70,7 +70,7 @@ def model_card(name: str, facts: Mapping[str, Any], picture: str, load: str) -> 
 
 def _head(name: str, facts: Mapping[str, Any]) -> str:
     """The YAML header; texts are JSON strings, which are valid YAML."""
-    kind = "image-segmentation" if "fg_ari" in facts["scores"] else "object-detection"
+    kind = "object-detection" if "ap" in facts["scores"] else "image-segmentation"
     metrics = [
         f"          - type: {score}\n            name: {json.dumps(title(score))}\n"
         f"            value: {value:.4f}"
@@ -96,12 +96,11 @@ def _head(name: str, facts: Mapping[str, Any]) -> str:
     )
 
 
-def _use(load: str) -> str:
-    return (
-        "```python\nimport objecthood as oh\n\n"
-        f'model = {load}\n(result,) = oh.predict(model, "image.png")\n'
-        'result.plot().save("prediction.png")\n```'
-    )
+def _use(load: str, is_video: bool) -> str:
+    lines = ['(result,) = oh.predict(model, "image.png")', 'result.plot().save("prediction.png")']
+    if is_video:
+        lines = ['result = oh.predict_video(model, "clip.mp4", "found")', 'result.files["video"]']
+    return "\n".join(["```python\nimport objecthood as oh\n", f"model = {load}", *lines, "```"])
 
 
 def _scores(facts: Mapping[str, Any]) -> str:

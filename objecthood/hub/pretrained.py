@@ -1,8 +1,8 @@
 """Bundled weights by name: files, facts and loading. Imports no heavy packages.
 
 Every entry of `PRETRAINED` has three files in `weights/`: NAME.safetensors, NAME.json (SHA-256, licence,
-data, scores with protocol and seeds, limitations) and NAME.png (a held-out image), all written by
-`runs/release/publish_weights.py`.
+data, scores with protocol and seeds, limitations) and NAME.png (a held-out image; NAME.mkv, a clip, for
+models of videos), all written by `runs/release/publish_weights.py`.
 """
 
 from __future__ import annotations
@@ -52,9 +52,14 @@ class Pretrained:
         return self.folder / f"{self.name}.safetensors"
 
     @property
+    def is_video(self) -> bool:
+        """Whether the weights are for videos: their main score is one of videos."""
+        return "video_fg_ari" in self.scores
+
+    @property
     def example(self) -> Path:
-        """A held-out example image."""
-        return self.folder / f"{self.name}.png"
+        """A held-out example: an image, or a clip for weights for videos."""
+        return self.folder / f"{self.name}.{'mkv' if self.is_video else 'png'}"
 
     picture = renamed.attribute("picture", "example")
 

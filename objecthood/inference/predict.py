@@ -131,7 +131,7 @@ def stream(
     """
     if images is None:
         if not isinstance(model, str) or model not in hub.PRETRAINED:
-            raise ValueError("these weights have no bundled image; pass `images`")
+            raise ValueError("these weights have no bundled example; pass `images`")
         images = hub.PRETRAINED[model].example
     if isinstance(model, str | Path):
         model = hub.load(model)  # type: ignore[assignment]  # refused below where it is another kind

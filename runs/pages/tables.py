@@ -339,6 +339,8 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "model-zoo.md": {
         "weights": weights_page.zoo_table,
         "zoo": weights_page.zoo,
+        "videos": weights_page.videos,
+        "zoo-videos": lambda: weights_page.zoo(is_video=True),
         "photos": weights_page.photographs,
     },
     ROOT / "docs" / "methods" / "autoencoder.md": {"scores": summary},

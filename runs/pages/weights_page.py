@@ -1,18 +1,17 @@
 """The table of weights in README.md and the pages docs/model-zoo.md and docs/methods/autoencoder.md, from the
-facts of objecthood/weights/*.json, results/floors.json and results/photographs.json; `runs/pages/tables.py`
-writes them.
+facts of objecthood/weights/*.json, results/floors.json, results/photographs.json and results/davis.json;
+`runs/pages/tables.py` writes them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
+
+from published import as_table, read
 
 from objecthood.hub import PRETRAINED
 from objecthood.hub.pretrained import WEIGHTS, Pretrained
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
 SCORES = {"fg_ari": "FG-ARI", "ari": "ARI", "mbo": "mBO"}
 FLOORS_OF = {"clevr": "clevr6-like", "sprites": "sprites-grey"}
 """Entry of results/floors.json of weights whose recipe has another name."""
@@ -23,6 +22,8 @@ DATA_OF = {
     "tetrominoes": "Tetrominoes-like scenes",
     "tetrominoes-guided": "Tetrominoes-like scenes",
     "tetrominoes-unmodified": "Tetrominoes-like scenes",
+    "moving-sprites": "clips of moving sprites",
+    "camouflage": "clips of random-dot motion",
 }
 RENDER = "objecthood data render clevr --objects 3-10 --seed 7 --count 5000 --out scenes"
 """Makes the training scenes of weights for CLEVR-like scenes, as their cards say."""
@@ -39,7 +40,7 @@ HEAD = (
 
 
 def readme() -> str:
-    """A row for each bundled weight file, in README.md."""
+    """A row for each bundled weight file for images, in README.md."""
     return table(lambda name: f"docs/weights/{name}.md", "docs/methods/photographs.md")
 
 
@@ -51,9 +52,33 @@ def zoo_table() -> str:
 def table(link: Callable[[str], str], photos: str) -> str:
     """Scores of one restart, the better colour floor, costs and sizes; `photos` is the link of that row."""
     rows = [[f"[`photos`]({photos})", *photos_cells()]]
-    rows += [[f"[`{name}`]({link(name)})", *cells(name, one)] for name, one in PRETRAINED.items()]
-    rule = ["---", "---", *["---:"] * (len(HEAD) - 2)]
-    return "".join("| " + " | ".join(row) + " |\n" for row in [list(HEAD), rule, *rows])
+    rows += [[f"[`{name}`]({link(name)})", *cells(name, one)] for name, one in bundled(is_video=False)]
+    return as_table(list(HEAD), rows, 2)
+
+
+def bundled(is_video: bool) -> list[tuple[str, Pretrained]]:
+    """Weights for videos, or for images, by name."""
+    return [(name, one) for name, one in PRETRAINED.items() if one.is_video is is_video]
+
+
+def videos() -> str:
+    """A row for each model of videos, its main score and the best floor: video FG-ARI, and J of `video`."""
+    davis = read("davis.json")
+    model, plain = (davis["mean"][davis[row]]["J"] for row in ("method", "best_baseline"))
+    size = (WEIGHTS / "efficientnet-lite0.safetensors").stat().st_size
+    link = "[`video`](methods/moving-objects.md)"
+    rows = [[link, "real videos (DAVIS-2016)", f"J {model:.3f}", f"J {plain:.3f}", "-", megabytes(size)]]
+    for name, one in bundled(is_video=True):
+        found = read("floors.json")[one.facts["recipe"]]
+        best = max(found[kind]["video_fg_ari"] for kind in ("components", "kmeans"))
+        score = f"video FG-ARI {one.scores['video_fg_ari']:.3f}"
+        costs = [f"{one.facts['trained']['cpu_seconds']:.0f}", megabytes(one.facts["bytes"])]
+        rows.append([f"[`{name}`](#{name})", DATA_OF[name], score, f"video FG-ARI {best:.3f}", *costs])
+    return as_table(["", "data", "score", "floor", "training, CPU s", "file"], rows, 2)
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f}\u00a0MB"
 
 
 def cells(name: str, one: Pretrained) -> list[str]:
@@ -62,13 +87,13 @@ def cells(name: str, one: Pretrained) -> list[str]:
     if "ap" in one.scores:
         scores = [f"AP {one.scores['ap']:.3f}", "-", "-"]
     side, trained = one.facts["settings"]["resolution"], one.facts["trained"]
-    costs = [f"{trained['cpu_seconds']:.0f}", image_cost(name), f"{one.facts['bytes'] / 1e6:.1f}\u00a0MB"]
+    costs = [f"{trained['cpu_seconds']:.0f}", image_cost(name), megabytes(one.facts["bytes"])]
     return [DATA_OF[name], f"{side}\u00a0x\u00a0{side}", *scores, floor(name, one), *costs]
 
 
 def image_cost(name: str) -> str:
     """CPU milliseconds of `oh.predict` for one image."""
-    return f"{json.loads((RESULTS / 'image-cost.json').read_text())['cpu_ms'][name]:.0f}"
+    return f"{read('image-cost.json')['cpu_ms'][name]:.0f}"
 
 
 def photos_cells() -> list[str]:
@@ -77,41 +102,40 @@ def photos_cells() -> list[str]:
     best = max(row["fg_ari"] for row in plain)
     scores = [f"{photos['fg_ari']:.3f}", "-", f"{photos['mbo_i']:.3f}", f"{best:.3f}\u00a0/\u00a0-"]
     size = (WEIGHTS / "efficientnet-lite0.safetensors").stat().st_size
-    return ["photographs (COCO)", "any", *scores, "-", image_cost("photos"), f"{size / 1e6:.1f}\u00a0MB"]
+    return ["photographs (COCO)", "any", *scores, "-", image_cost("photos"), megabytes(size)]
 
 
 def on_photographs() -> tuple[dict, list[dict]]:
     """Scores of `photos` and of its floors on the photographs that guided no choice."""
-    rows = json.loads((RESULTS / "photographs.json").read_text())["report"]["rows"]
+    rows = read("photographs.json")["report"]["rows"]
     return rows["consensus"], [rows[name] for name in ("blocks", "colour-kmeans")]
 
 
 def floor(name: str, one: Pretrained) -> str:
     """FG-ARI and ARI of colour components or colour k-means, whichever is better; "-" if not measured."""
-    found = json.loads((RESULTS / "floors.json").read_text()).get(
-        FLOORS_OF.get(name, one.facts["recipe"]), {}
-    )
+    found = read("floors.json").get(FLOORS_OF.get(name, one.facts["recipe"]), {})
     if "components" not in found:
         return "-"
     best = (max(found[kind][score] for kind in ("components", "kmeans")) for score in ("fg_ari", "ari"))
     return "\u00a0/\u00a0".join(f"{value:.3f}" for value in best)
 
 
-def zoo() -> str:
+def zoo(is_video: bool = False) -> str:
     """A section for each bundled weight file: image, data, and commands to use and to train it."""
-    return "\n".join(section(name, one) for name, one in PRETRAINED.items())
+    return "\n".join(section(name, one) for name, one in bundled(is_video))
 
 
 def section(name: str, one: Pretrained) -> str:
     recipe, seed = one.facts["recipe"], one.facts["seed"]
     rendered = one.facts["settings"].get("data") == "clevr-like"
     train = f"objecthood train {recipe} --seed {seed}"
-    lines = [f"objecthood predict IMAGES --weights {name} --out found"]
+    held_out = "held-out clips" if one.is_video else "a held-out image"
+    lines = [f"objecthood predict {'VIDEO' if one.is_video else 'IMAGES'} --weights {name} --out found"]
     lines += [f"{RENDER}    # also --split validation, test"] if rendered else []
     lines += [f"{train} --data-path scenes" if rendered else train]
     code = "\n".join(lines)
     return (
-        f"### {name}\n\n![Output of {name} on a held-out image](images/weights-{name}.png)\n\n"
+        f"### {name}\n\n![Output of {name} on {held_out}](images/weights-{name}.png)\n\n"
         f"*{one.facts['picture']}*\n\n"
         f"{one.facts['data']} Recipe `{recipe}`, {one.facts['parameters']:,} parameters. "
         f"[Model card](weights/{name}.md): all scores, limits and the recipe.\n\n```sh\n{code}\n```\n"
@@ -122,16 +146,10 @@ def photographs() -> str:
     """Scores of `photos` beside the best floor for each score, on the photographs that guided no choice."""
     photos, plain = on_photographs()
     keys = {"fg_ari": "FG-ARI", "mbo_i": "mBO (instances)", "mbo_c": "mBO (classes)"}
-    lines = [
-        ["", *keys.values(), "CPU s an image"],
-        ["---", *["---:"] * 4],
-        [
-            "`photos`",
-            *(f"{photos[key]:.3f}" for key in keys),
-            f"{photos['cpu_seconds']:.2f}",
-        ],
+    rows = [
+        ["`photos`", *(f"{photos[key]:.3f}" for key in keys), f"{photos['cpu_seconds']:.2f}"],
         ["floor: best of equal blocks and k-means on colour and position"]
         + [f"{max(row[key] for row in plain):.3f}" for key in keys]
         + [f"{max(row['cpu_seconds'] for row in plain):.2f}"],
     ]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return as_table(["", *keys.values(), "CPU s an image"], rows)

@@ -4,8 +4,8 @@
     python runs/release/publish_weights.py clevr runs/clevr6-like-seed* --data-path scenes
     python runs/release/publish_weights.py                # words and images alone, nothing measured anew
 
-Writes objecthood/weights/NAME.safetensors, .json and .png, docs/images/weights-NAME.png and
-docs/weights/NAME.md; old weights of the name are replaced. A run is a run folder, or a weight file whose
+Writes objecthood/weights/NAME.safetensors, .json and .png (.mkv for videos), docs/images/weights-NAME.png
+and docs/weights/NAME.md; old weights of the name are replaced. A run is a run folder, or a weight file whose
 result is results/STEM.json. A new name needs an entry in ENTRIES, and no more.
 """
 
@@ -56,7 +56,7 @@ class Entry:
     data: str
     limits: str
     picture: Callable[[], Tensor]
-    """A held-out image to try the weights on, [3, height, width]."""
+    """A held-out image to try the weights on, [3, height, width], or a clip with a leading time."""
     picture_says: str
     licence: str = "Apache-2.0"
     chosen_by: str = ""
@@ -131,6 +131,23 @@ ENTRIES = {
         "geometry.",
         picture=bundled_scene(9),
         picture_says=SCENE.format(9),
+    ),
+    "moving-sprites": Entry(
+        data="Generated clips of 12 frames (`objecthood.data.generated.moving_sprites`): two to five shapes "
+        "of plain colour, a third of them static, on grey, 64 x 64 pixels. Not a published data set.",
+        limits=f"Only shapes of plain colour on a grey background. {VARIANT} and not SAVi's: spatial bias, "
+        "duplicate suppression and attention-conditioned masks. Components of colour solve these clips: "
+        "they show that slots persist, not that learning is needed. For real videos use `video`.",
+        picture=lambda: oh.RECIPES["moving-sprites"].dataset("test")[[0]]["image"][0],
+        picture_says="Four validation clips, each as the frames above and the slots found below.",
+    ),
+    "camouflage": Entry(
+        data="Generated clips of 12 frames (`objecthood.data.generated.camouflage`): two or three objects "
+        "of random dots move over random dots, 64 x 64 pixels. Not a published data set.",
+        limits=f"Only objects that move by whole pixels, seen by block matching. {VARIANT} and not SAVi's: "
+        "spatial bias, duplicate suppression and attention-conditioned masks. For real videos use `video`.",
+        picture=lambda: oh.RECIPES["camouflage"].dataset("test")[[0]]["image"][0],
+        picture_says="Four validation clips, each as the frames above and the slots found below.",
     ),
 }
 
@@ -239,7 +256,10 @@ def describe_file(file: Path) -> dict[str, Any]:
 
 
 def count_warnings(model: Any, recipe: Any) -> dict[str, float]:
-    """Share of images that are told to be unlike the training data: held-out ones, and others."""
+    """Share of images that are told to be unlike the training data: held-out ones, and others; empty for
+    models of videos, which tell nothing."""
+    if not model.calibration:
+        return {}
     side = recipe.resolution
     kinds = {"its own test scenes": recipe.dataset("test")[np.arange(recipe.test_scenes)]["image"]}
     if recipe.data == "clevr-like":
@@ -291,11 +311,31 @@ def describe(name: str) -> None:
     }
     file.write_text(json.dumps(json.loads(file.read_text()) | said, indent=1) + "\n")
     one = hub.read_all(hub.WEIGHTS)[name]
-    figures.to_image(entry.picture()).save(one.example, optimize=True)
-    (result,) = oh.predict(hub.load(one.check()), one.example)
-    result.plot().save(IMAGES / f"weights-{name}.png", optimize=True)
+    if one.is_video:
+        write_clip(entry.picture(), one.example)
+        model: Any = hub.load(one.check())
+        figure = model.recipe.figures(model, {})["clips"]
+    else:
+        figures.to_image(entry.picture()).save(one.example, optimize=True)
+        (result,) = oh.predict(hub.load(one.check()), one.example)
+        figure = result.plot()
+    figure.save(IMAGES / f"weights-{name}.png", optimize=True)
     CARDS.mkdir(exist_ok=True)
     (CARDS / f"{name}.md").write_text(card(one))
+
+
+def write_clip(clip: Tensor, file: Path) -> None:
+    """A lossless video of images [time, 3, height, width] in [0, 1]: lossy ones blur random dots."""
+    import av
+
+    with av.open(str(file), "w", format="matroska") as container:
+        stream = container.add_stream("ffv1", rate=12)
+        stream.height, stream.width = clip.shape[-2:]
+        stream.pix_fmt = "bgr0"
+        for image in clip:
+            frame = av.VideoFrame.from_image(figures.to_image(image))
+            container.mux(stream.encode(frame.reformat(format="bgr0")))
+        container.mux(stream.encode(None))
 
 
 def card(one: hub.Pretrained) -> str:

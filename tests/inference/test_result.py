@@ -211,7 +211,7 @@ def test_a_stream_keeps_nothing(tmp_path):
 def test_a_stream_checks_at_once(tmp_path):
     with pytest.raises(ValueError, match="`num_slots`"):
         stream("sprites", num_slots=0)
-    with pytest.raises(ValueError, match="have no bundled image"):
+    with pytest.raises(ValueError, match="have no bundled example"):
         stream(oh.load("sprites"))
 
 
