@@ -1,7 +1,7 @@
-"""The demo server: the page as static files held in memory, and three endpoints that run models with PyTorch.
+"""The demo server: the page as static files held in memory, and four endpoints that run models with PyTorch.
 
 `POST api/look` takes an image, `POST api/decode` slots (see `work.Work`), `POST api/divide` a photograph
-(`work.PhotographWork`). Nothing is written to disk and no name in a request reaches the file system. Errors
+(`work.PhotographWork`), `POST api/segment` a frame (`work.LiveWork`). Nothing is written to disk and no name in a request reaches the file system. Errors
 are one line of JSON: 400 (unknown host), 403 (other origin), 404, 405, 408 (timeout), 413 (too large), 415
 (not an image), 422 (damaged, or a number out of range), 503 (queue full).
 """
@@ -28,7 +28,7 @@ from objecthood.data.io.images import ImageFormatError, ImageTooLargeError
 from objecthood.demo.connections import BoundedProtocol
 from objecthood.demo.limits import Names, Queue, Refused, guarded, read_body
 from objecthood.demo.shown import MAX_BYTES, TYPES, Shown, config, example_files, page_files
-from objecthood.demo.work import PhotographWork, Settings, Work
+from objecthood.demo.work import LiveWork, PhotographWork, Settings, Work
 from objecthood.runtime import limits
 
 CAPACITY = limits.REQUESTS
@@ -55,12 +55,14 @@ def build_app(shown: list[Shown], names: Names | None = None) -> ASGIApp:
     queue = Queue(CAPACITY)
     works = {one.name: Work(one) for one in shown if one.kind == "slots"}
     photographs = {one.name: PhotographWork(one) for one in shown if one.kind == "photographs"}
+    live = {one.name: LiveWork(one) for one in shown if one.kind == "live"}
     routes: list[BaseRoute] = [Route("/", _file("index.html", files["index.html"]), methods=["GET"])]
     routes += [Route(f"/{name}", _file(name, content), methods=["GET"]) for name, content in files.items()]
     routes += [
         Route("/api/look", Api(works, queue, look), methods=["POST"]),
         Route("/api/decode", Api(works, queue, decode), methods=["POST"]),
         Route("/api/divide", Api(photographs, queue, divide), methods=["POST"]),
+        Route("/api/segment", Api(live, queue, segment), methods=["POST"]),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _plainly, Exception: _quietly})
     return guarded(app, names or Names(THIS_MACHINE))
@@ -119,6 +121,12 @@ async def divide(request: Request, work: PhotographWork, queue: Queue) -> bytes 
     num_segments = _number(request, "segments", 0)
     content = await read_body(request, MAX_BYTES)
     return await queue.run(request, answered, work.divide, content, num_segments)
+
+
+async def segment(request: Request, work: LiveWork, queue: Queue) -> bytes | Refused:
+    """The response of `LiveWork.segment`."""
+    content = await read_body(request, MAX_BYTES)
+    return await queue.run(request, answered, work.segment, content)
 
 
 def answered(function: Callable[..., bytes], *arguments: Any) -> bytes | Refused:

@@ -18,7 +18,7 @@ from objecthood.export.examples import example_images
 from objecthood.export.export import facts
 from objecthood.export.stages import export_stages_of, stages_of_discovery
 from objecthood.models import SlotModel
-from objecthood.models.base import MOST, WHOLE, SpectralStages
+from objecthood.models.base import MOST, WHOLE, ExportStages, FeatureStages, SpectralStages
 from objecthood.nn import guided_filter
 from objecthood.recipes.base import Recipe
 from objecthood.runtime import limits
@@ -30,7 +30,9 @@ NUM_EXAMPLES = 12
 EXAMPLE_SIDE = 128
 """Side of example images in pixels, for data with a higher resolution than the model's."""
 PHOTOGRAPHS = "photos"
-"""The model of the page of photographs; other models have the page of slots."""
+"""The model of the page of photographs."""
+LIVE = "photos-slots"
+"""The model of the page of live images."""
 SAMPLES = ("sample-coffee.webp", "sample-cat.webp", "sample-rocket.webp")
 PAGE = Path(__file__).parent / "page"
 ABOUT_PHOTOGRAPHS = (
@@ -38,6 +40,8 @@ ABOUT_PHOTOGRAPHS = (
     "not trained. It finds most large objects, cuts some into parts, and misses small ones. Samples: Rachel "
     "Michetti and Stefan van der Walt (CC0), SpaceX (public domain)."
 )
+KINDS = {SpectralStages: "photographs", FeatureStages: "live", ExportStages: "slots"}
+"""The page for each kind of model."""
 TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -59,8 +63,8 @@ class Shown:
 
     @property
     def kind(self) -> str:
-        """Of the page: "photographs" or "slots"."""
-        return "photographs" if isinstance(export_stages_of(self.model), SpectralStages) else "slots"
+        """Of the page: "photographs", "live" or "slots"."""
+        return KINDS[type(export_stages_of(self.model))]
 
     def __post_init__(self) -> None:
         """Raise ValueError if the name is not safe in paths and addresses."""
@@ -79,7 +83,8 @@ def load_shown(names: list[str]) -> list[Shown]:
             shown.append(Shown(source, model, ABOUT_PHOTOGRAPHS))
             continue
         try:
-            stages_of_discovery(model)
+            if isinstance(export_stages_of(model), ExportStages):
+                stages_of_discovery(model)
         except ValueError as error:
             raise ValueError(
                 f"the demo cannot show {source!r}: {error}; use {', '.join(discovery_names())} or weights of "
@@ -95,11 +100,12 @@ def load_shown(names: list[str]) -> list[Shown]:
 
 
 def discovery_names() -> list[str]:
-    """Names of models that the demo shows, `photos` and `hub.DEFAULT` first."""
+    """Names of models that the demo shows: `photos`, the model of live images, `hub.DEFAULT`, others."""
     names = [
         name for name, known in hub.PRETRAINED.items() if "masks" in known.protocol and not known.is_video
     ]
-    return [PHOTOGRAPHS, *sorted(names, key=lambda name: (name != hub.DEFAULT, name))]
+    first = [name for name in (LIVE, hub.DEFAULT) if name in names]
+    return [PHOTOGRAPHS, *first, *sorted(name for name in names if name not in first)]
 
 
 def config(engine: str, shown: list[Shown]) -> dict[str, Any]:
@@ -117,6 +123,13 @@ def describe(one: Shown) -> dict[str, Any]:
             "about": one.about,
             "stride": stages.backbone.stride,
             "guide": guided_filter.SIDE,
+            "samples": list(SAMPLES),
+        }
+    if isinstance(stages, FeatureStages):
+        return known | {
+            "name": one.name,
+            "about": one.about,
+            "stride": stages.backbone.stride,
             "samples": list(SAMPLES),
         }
     recipe = known.pop("recipe") or {}

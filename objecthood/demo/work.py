@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from objecthood.data.io.images import read_image
 from objecthood.demo.shown import Shown
 from objecthood.export.stages import export_stages_of, stages_of_discovery
-from objecthood.models.base import SpectralStages
+from objecthood.models.base import FeatureStages, SpectralStages
 from objecthood.nn.guided_filter import guided_masks
 from objecthood.runtime import limits
 
@@ -119,6 +120,28 @@ class PhotographWork:
         if left():
             return b""
         masks = guided_masks(cut(embeddings).attention, image)
+        return np.asarray(masks.shape, "<i4").tobytes() + _packed(masks)
+
+
+class LiveWork:
+    """A model of live images."""
+
+    def __init__(self, shown: Shown):
+        self.model, self.stages = shown.model, export_stages_of(shown.model)
+
+    @torch.no_grad()
+    def segment(self, content: bytes, left: Callable[[], bool] = never) -> bytes:
+        """int32 slots, rows and columns, then masks [slots, rows, columns] as of `PhotographWork.divide`.
+
+        Raises ImageError if `content` is not a supported image.
+        """
+        if left():
+            return b""
+        assert isinstance(self.stages, FeatureStages)
+        pixels = read_image(content, max_pixels=MAX_PIXELS)
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
+        _, attention = self.stages.group(self.stages.features(image))
+        masks = guided_masks(attention[0], image)
         return np.asarray(masks.shape, "<i4").tobytes() + _packed(masks)
 
 

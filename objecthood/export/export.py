@@ -28,7 +28,7 @@ from objecthood.export.stages import (
     stages_of_discovery,
 )
 from objecthood.models import SlotModel
-from objecthood.models.base import ExportStages, SpectralStages
+from objecthood.models.base import ExportStages, FeatureStages, SpectralStages
 from objecthood.runtime.environment import commit
 from objecthood.runtime.files import staged
 
@@ -62,7 +62,8 @@ def export_onnx(model: SlotModel, path: str | Path, *, report: Report = silent) 
 
     For `photos` the inputs are `image` [1, 3, height, width], of any size, and `num_segments`, 0 for the
     number that the model finds; the outputs are `slots` [segments, dim], `attention` [segments, rows,
-    columns] and `masks` [segments, height, width].
+    columns] and `masks` [segments, height, width]. For slots over frozen features (`photos-slots`) the input
+    is `image`, as for `photos`, and the outputs are the same, of a fixed number of slots.
 
     Raises:
         ValueError: the file exists, the model cannot be exported, or the graph differs from PyTorch by more
@@ -79,6 +80,9 @@ def export_onnx(model: SlotModel, path: str | Path, *, report: Report = silent) 
     with staged(path) as place:
         if isinstance(stages, SpectralStages):
             place.write_bytes(_photographs(model, stages, report)["whole"])
+            return path
+        if isinstance(stages, FeatureStages):
+            place.write_bytes(_feature_slots(model, stages, report))
             return path
         report("tracing the model")
         graph = whole_graph(model)
@@ -104,28 +108,31 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report = silen
     `export.stages`, with dynamic batch and number of slots.
 
     For `photos` they are `group` (image -> embedding, agreement, parents, heights) and `divide` (image,
-    these, num_segments -> slots, attention, masks): see `export.photographs`.
+    these, num_segments -> slots, attention, masks): see `export.photographs`. For slots over frozen features
+    it is one, `segment` (image -> slots, attention, masks).
 
     Raises:
         ValueError: as `export_onnx`.
     """
     stages = _check_kind(model)
     folder = _new(Path(folder), "")
-    if not isinstance(stages, SpectralStages):
+    if isinstance(stages, ExportStages):
         stages_of_discovery(model)
     with staged(folder) as place:
         place.mkdir()
+        (place / "model.json").write_text(json.dumps(facts(model), indent=1) + "\n")
         if isinstance(stages, SpectralStages):
             made = _photographs(model, stages, report)
             for name in ("group", "divide"):
                 (place / f"{name}.onnx").write_bytes(made[name])
-            (place / "model.json").write_text(json.dumps(facts(model), indent=1) + "\n")
+            return folder
+        if isinstance(stages, FeatureStages):
+            (place / "segment.onnx").write_bytes(_feature_slots(model, stages, report))
             return folder
         report("tracing the stages of the model")
         for name, graph in part_graphs(model).items():
             describe(graph, model)
             (place / f"{name}.onnx").write_bytes(graph.SerializeToString())
-        (place / "model.json").write_text(json.dumps(facts(model), indent=1) + "\n")
         for batch, num_slots in _comparisons(model):
             report(f"comparing with PyTorch: batch {batch}, {num_slots} slots")
             compare_parts(model, place, batch, num_slots)
@@ -146,11 +153,26 @@ def _photographs(model: SlotModel, stages: SpectralStages, report: Report) -> di
     return files
 
 
+def _feature_slots(model: SlotModel, stages: FeatureStages, report: Report) -> bytes:
+    """The graph of `export.feature_slots`, compared with PyTorch, as a file."""
+    from objecthood.export import feature_slots
+
+    report("tracing the grouping")
+    graph = feature_slots.graph(stages)
+    describe(graph, model)
+    file = graph.SerializeToString()
+    report("comparing with PyTorch")
+    feature_slots.compare(stages, session(file))
+    return file
+
+
 def facts(model: SlotModel) -> dict[str, Any]:
     """Facts needed to use an exported graph, as JSON values."""
     stages, made = export_stages_of(model), {"version": objecthood.__version__, "commit": commit()}
     if isinstance(stages, SpectralStages):
         return made | {"kind": "photographs", "sides": list(stages.sides)}
+    if isinstance(stages, FeatureStages):
+        return made | {"kind": "live", "area": stages.area, "num_slots": model.num_slots}
     recipe = getattr(model, "recipe", None)
     return made | {
         "kind": "slots",
@@ -343,7 +365,7 @@ def _stable_images(
     return images[order[:batch]]
 
 
-def _check_kind(model: nn.Module) -> ExportStages | SpectralStages:
+def _check_kind(model: nn.Module) -> ExportStages | SpectralStages | FeatureStages:
     stages = export_stages_of(model)
     if model.training or next(model.parameters()).device.type != "cpu":
         raise ValueError("the model must be on the CPU and in eval mode; call model.cpu().eval()")

@@ -1,7 +1,8 @@
 """Trace modules to ONNX graphs with dynamic batch and number of slots, and join graphs around a loop.
 
 `torch.export` traces and `torch.onnx` (onnxscript) translates. Two operations missing in ONNX, cumulative
-maximum and linear solve, are replaced as they are called. Long dot products are summed in blocks, as in
+maximum and linear solve, are replaced as they are called, and so is `linspace`, whose number of steps would
+become a constant. Long dot products are summed in blocks, as in
 PyTorch.
 """
 
@@ -21,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-MAX_BATCH, MAX_SLOTS = 4096, 256
+MAX_BATCH, MAX_SLOTS, MAX_SIDE = 4096, 256, 512
 """Upper bounds of the dynamic axes, which `torch.export` requires."""
 _LONG, _BLOCK = 2048, 64
 """Length from which a dot product is summed in blocks, and the length of a block."""
@@ -30,7 +31,11 @@ _FOLDED = 64 * 1024
 
 
 def trace(
-    module: nn.Module, inputs: dict[str, Tensor], open_axes: dict[str, str], outputs: Sequence[str]
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    open_axes: dict[str, str],
+    outputs: Sequence[str],
+    opset: int | None = None,
 ) -> ModelProto:
     """The ONNX graph of `module`, with named inputs and outputs.
 
@@ -38,15 +43,27 @@ def trace(
         module: in the mode (training or eval) to export.
         inputs: name -> example, in the order of the arguments. Dynamic axes need distinct sizes above 1, such
             as a batch of 3 with 5 slots: size 1 and equal sizes would be specialised.
-        open_axes: name of an input -> letters of its leading dynamic axes: "b" batch, "s" slots.
+        open_axes: name of an input -> a letter for each leading axis: "b" batch, "s" slots, "r" rows and "c"
+            columns are dynamic, "-" is fixed.
         outputs: names, in order.
+        opset: version of ONNX's operators; the exporter's own by default.
     """
     import onnx_ir
     from onnxscript import optimizer
 
-    open_sizes = {"b": Dim("batch", min=1, max=MAX_BATCH), "s": Dim("slots", min=1, max=MAX_SLOTS)}
+    open_sizes = {
+        "b": Dim("batch", min=1, max=MAX_BATCH),
+        "s": Dim("slots", min=1, max=MAX_SLOTS),
+        "r": Dim("rows", min=1, max=MAX_SIDE),
+        "c": Dim("columns", min=1, max=MAX_SIDE),
+    }
     shapes = tuple(
-        {axis: open_sizes[letter] for axis, letter in enumerate(open_axes.get(name, ""))} for name in inputs
+        {
+            axis: open_sizes[letter]
+            for axis, letter in enumerate(open_axes.get(name, ""))
+            if letter in open_sizes
+        }
+        for name in inputs
     )
     with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")  # internal warnings of the exporter
@@ -57,6 +74,7 @@ def trace(
             program,
             input_names=list(inputs),
             output_names=list(outputs),
+            opset_version=opset,
             external_data=False,
             optimize=False,
             verbose=False,
@@ -84,6 +102,8 @@ class _ReplacedCalls(TorchFunctionMode):
         kwargs = kwargs or {}
         if function in (torch.cummax, Tensor.cummax):
             return torch.return_types.cummax(running_maximum(*args, **kwargs))
+        if function is torch.linspace:
+            return evenly_spaced(*args, **kwargs)
         if function is torch.linalg.solve:
             return solve(*args, **kwargs)
         if function in (torch.matmul, Tensor.matmul, Tensor.__matmul__):
@@ -105,6 +125,17 @@ def running_maximum(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     maxima = F.max_pool1d(rows.flatten(0, -2)[None] if rows.ndim > 1 else rows[None], size, stride=1)
     maxima = maxima.view(*rows.shape[:-1], size).movedim(-1, dim)
     return maxima, torch.zeros_like(tensor, dtype=torch.int64)
+
+
+def evenly_spaced(start: float, end: float, steps: int, **kind: Any) -> Tensor:
+    """`torch.linspace` for a number of steps that is not known when the graph is traced.
+
+    Example:
+        >>> evenly_spaced(0, 1, 5)
+        tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000])
+    """
+    kind["dtype"] = kind.get("dtype") or torch.get_default_dtype()
+    return start + (end - start) * torch.arange(steps, **kind) / (steps - 1)
 
 
 def multiply_in_blocks(one: Tensor, other: Tensor) -> Any:

@@ -73,6 +73,19 @@ class SpectralStages(NamedTuple):
     embed: Callable[[Tensor], list[Tensor]]
 
 
+class FeatureStages(NamedTuple):
+    """What `objecthood.export.feature_slots` writes as a graph."""
+
+    backbone: EfficientNetLite0
+    features: Callable[[Tensor], Tensor]
+    """Image [3, height, width] in [0, 1], of any size, to features [1, rows, columns, dim]."""
+    group: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """Features [1, rows, columns, dim] to slots [1, slots, dim] and their attention [1, slots, rows,
+    columns]."""
+    area: int
+    """Pixels of the backbone's input."""
+
+
 class SlotModel(nn.Module, abc.ABC):
     """Base class of slot models: images in [0, 1] to slots.
 
@@ -219,7 +232,7 @@ class SlotModel(nn.Module, abc.ABC):
             MOST: centred.flatten(1).quantile(0.75, dim=1),
         }
 
-    def export_stages(self) -> ExportStages | SpectralStages:
+    def export_stages(self) -> ExportStages | SpectralStages | FeatureStages:
         """The model's modules for export and the demo; ValueError if it has no such stages."""
         raise ValueError(
             f"a {type(self).__name__} cannot be exported: it has no stages; use weights of `objecthood list`"

@@ -6,14 +6,14 @@ the features of another backbone than the one whose features it reconstructs (SP
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from objecthood.models.base import SlotModel, SlotOutput
+from objecthood.models.base import FeatureStages, SlotModel, SlotOutput
 from objecthood.nn.autoregressive_decoder import EVERY, AutoregressiveDecoder
 from objecthood.nn.feature_decoders import FeatureReconstruction, MLPFeatureDecoder, SlotMixerDecoder
 from objecthood.nn.frozen_features import Backbone
@@ -174,6 +174,28 @@ class FeatureModel(SlotModel):
         features = self.backbone(images)
         decoded = self.decode(output.slots, features, EVERY, output.attention[:, -1])
         return {FEATURE_ERROR: feature_error(decoded, features)}
+
+    def export_stages(self) -> FeatureStages:
+        """As `SlotModel.export_stages`, of slots whose masks are their attention over bundled features."""
+        if not (isinstance(self.backbone, Backbone) and self.backbone.is_bundled and self.attention_masks):
+            raise ValueError(
+                "slots over frozen features can be exported with the bundled backbone and masks of their "
+                "attention, as `photos-slots` has; these weights have not"
+            )
+
+        def features(image: Tensor) -> Tensor:
+            stride, (height, width) = self.backbone.stride, self.image_size
+            scale = (height * width / image[0].numel()) ** 0.5
+            size = [stride * max(round(side * scale / stride), 1) for side in image.shape[1:]]
+            large = F.interpolate(image[None], size=size, mode="bicubic", antialias=True)
+            return self.backbone(large.clamp(0, 1))
+
+        def group(features: Tensor) -> tuple[Tensor, Tensor]:
+            slots, attention = self.grouping(self.inputs(features))
+            return slots, attention[:, -1].unflatten(-1, features.shape[1:3])
+
+        network: Any = self.backbone.part.module
+        return FeatureStages(network, features, group, self.image_size[0] * self.image_size[1])
 
     def _at_size(
         self, masks: Float[Tensor, "batch slots rows columns"], images: Tensor

@@ -55,6 +55,11 @@ class Backbone(nn.Module):
         return next(self.part.module.parameters()).device
 
     @property
+    def is_bundled(self) -> bool:
+        """Whether the features are those of the package's own network, all layers, normalised."""
+        return self.identity.name.startswith("bundled:") and self.final_norm and not self.layer
+
+    @property
     def key(self) -> str:
         """What features depend on beside the images."""
         return f"{self.identity} {self.identity.sha256} layer {self.layer} norm {self.final_norm}"

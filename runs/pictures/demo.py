@@ -41,7 +41,7 @@ PICTURES, ROUNDS = 20, 5
 VISITS = 2
 DIVIDE = """async (number) => {
   globalThis.engine ??= await import("./engine-browser.js");
-  const { segmentsAtSize } = await import("./photograph.js");
+  const { segmentsAtSize } = await import("./segments.js");
   const { models: [model] } = await (await fetch("config.json")).json(), times = [];
   for (let index = 0; index < number; index++) {
     const file = await (await fetch(model.samples[index % model.samples.length])).blob();

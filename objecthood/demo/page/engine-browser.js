@@ -10,7 +10,7 @@ navigator.serviceWorker?.register(new URL("./isolate.js", import.meta.url)).catc
 ort.env.wasm.wasmPaths = { wasm: new URL("./runtime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
 ort.env.logLevel = "error";
 
-const PARTS = { slots: ["start", "encode", "step", "decode"], photographs: ["group", "divide"] };
+const PARTS = { slots: ["start", "encode", "step", "decode"], photographs: ["group", "divide"], live: ["segment"] };
 const sessions = new Map();
 
 /**
@@ -82,6 +82,14 @@ export async function divide(model, blob, bitmap, number) {
     ...grouped.get(blob),
   });
   return { masks: masks.data, number: masks.dims[0], rows, columns };
+}
+
+/** Slots of a frame on a canvas (objecthood/export/feature_slots.py): as `divide`, without an identity of files. */
+export async function segment(model, frame) {
+  const run = await load(model), scale = Math.sqrt(model.area / (frame.width * frame.height)) / model.stride;
+  const side = (size) => model.stride * Math.max(1, Math.round(size * scale));
+  const { masks } = await run.segment({ image: planesOf(frame, side(frame.width), side(frame.height)) });
+  return { masks: masks.data, number: masks.dims[0], rows: masks.dims[1], columns: masks.dims[2] };
 }
 
 /** A bitmap over white, resized, as a tensor [1, 3, height, width] in [0, 1]. */

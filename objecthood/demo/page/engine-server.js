@@ -27,9 +27,18 @@ export async function decode(model, slots, attention) {
 /** Segments of a photograph: see `divide` in engine-browser.js. */
 export async function divide(model, blob, bitmap, number) {
   const query = new URLSearchParams({ model: model.name, segments: number });
-  const answer = await ask(`api/divide?${query}`, blob);
-  const [found, rows, columns] = new Int32Array(answer, 0, 3);
-  return { masks: new Float32Array(answer, 12), number: found, rows, columns };
+  return readMasks(await ask(`api/divide?${query}`, blob));
+}
+
+/** Slots of a frame on a canvas: see `segment` in engine-browser.js. */
+export async function segment(model, frame) {
+  const blob = await frame.convertToBlob({ type: "image/jpeg", quality: 0.9 });
+  return readMasks(await ask(`api/segment?${new URLSearchParams({ model: model.name })}`, blob));
+}
+
+function readMasks(answer) {
+  const [number, rows, columns] = new Int32Array(answer, 0, 3);
+  return { masks: new Float32Array(answer, 12), number, rows, columns };
 }
 
 async function ask(address, body) {

@@ -1,6 +1,7 @@
-// The page: one model; for models of slots, two images and shared controls.
+// The page: one model, of photographs, of live images, or of slots, with two images and shared controls.
 
 import { Bench } from "./bench.js";
+import { Live } from "./live.js";
 import { Photograph } from "./photograph.js";
 import { fromBlob, fromScene, showPlanes } from "./picture.js";
 import { drawSprites } from "./scenes.js";
@@ -11,7 +12,7 @@ const isCalm = matchMedia("(prefers-reduced-motion: reduce)");
 
 const get = (id) => document.getElementById(id);
 const state = { model: null, view: "look", iteration: 10, numSlots: 6, iterations: 10, seed: 0, spread: 0 };
-let photograph, engine, config, timer = 0, running = null, isStale = false, sceneSeed = Math.floor(Math.random() * 1e6);
+let photograph, live, engine, config, timer = 0, running = null, isStale = false, sceneSeed = Math.floor(Math.random() * 1e6);
 
 const asks = { newScene, take, toggle, move };
 const benches = ["A", "B"].map((name) => new Bench(name, asks));
@@ -215,11 +216,13 @@ function withCode(text) {
 async function setModel(name) {
   stop();
   state.model = config.models.find((model) => model.name === name);
-  const { model } = state, isPhotograph = model.kind === "photographs";
+  const { model } = state, views = { photographs: photograph, live };
   get("about").replaceChildren(...withCode(model.about));
-  get("photograph").hidden = !isPhotograph;
-  get("slot-page").hidden = isPhotograph;
-  if (isPhotograph) return photograph.open(model);
+  get("photograph").hidden = model.kind !== "photographs";
+  get("live").hidden = model.kind !== "live";
+  get("slot-page").hidden = model.kind !== "slots";
+  live.close();
+  if (model.kind in views) return views[model.kind].open(model);
   setIterations(model.iterations);
   setIteration(model.iterations);
   setSlots(model.num_slots);
@@ -261,6 +264,7 @@ async function begin() {
   config = await (await fetch("config.json")).json();
   engine = await (config.engine === "server" ? import("./engine-server.js") : import("./engine-browser.js"));
   photograph = new Photograph({ engine, config, say });
+  live = new Live({ engine, config, say });
   for (const place of document.querySelectorAll(".where")) {
     place.textContent = config.engine === "server"
       ? "It runs in PyTorch on this machine; your images stay on it."
