@@ -1,9 +1,10 @@
 """The demo server: the page as static files held in memory, and four endpoints that run models with PyTorch.
 
 `POST api/look` takes an image, `POST api/decode` slots (see `work.Work`), `POST api/divide` a photograph
-(`work.PhotographWork`), `POST api/segment` a frame (`work.LiveWork`). Nothing is written to disk and no name in a request reaches the file system. Errors
-are one line of JSON: 400 (unknown host), 403 (other origin), 404, 405, 408 (timeout), 413 (too large), 415
-(not an image), 422 (damaged, or a number out of range), 503 (queue full).
+(`work.PhotographWork`), `POST api/segment` a frame (`work.LiveWork`). Nothing is written to disk and no name
+in a request reaches the file system. Errors are one line of JSON: 400 (unknown host), 403 (other origin),
+404, 405, 408 (timeout), 413 (too large), 415 (not an image), 422 (damaged, or a number out of range), 503
+(queue full).
 """
 
 from __future__ import annotations

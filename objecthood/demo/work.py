@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from objecthood.data.io.images import read_image
 from objecthood.demo.shown import Shown

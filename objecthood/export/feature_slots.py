@@ -78,8 +78,7 @@ def graph(stages: FeatureStages) -> ModelProto:
         "masks": ["slots", "height", "width"],
     }
     image, *found = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in shapes.items()
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()
     )
     return model_of(part.nodes, [image], found, part.weights)
 

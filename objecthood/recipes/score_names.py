@@ -23,7 +23,7 @@ TITLES = {
     "corloc_masks": "CorLoc of masks",
     "object_recovery": "object recovery",
     "boundary_f": "F of boundaries",
-    "video_mbo": "video mBO",
+    "id_switch_rate": "ID switch rate",
     "ap": "AP",
     **{f"ap_{distance}": f"AP within {distance}" for distance in ("1", "0.5", "0.25", "0.125")},
 }
@@ -34,11 +34,14 @@ def title(name: str) -> str:
     """Display name of a score: the standard one, or the key with spaces.
 
     >>> title("fg_ari"), title("fg_ari_best_of_8"), title("video_fg_ari")
-    ('FG-ARI', 'FG-ARI, best of 8', 'video fg ari')
+    ('FG-ARI', 'FG-ARI, best of 8', 'video FG-ARI')
     """
     best = _BEST.fullmatch(name)
     if best:
         return f"{title(best[1])}, best of {best[2]}"
+    what, _, score = name.partition("_")
+    if what in ("video", "frame", "attention"):
+        return f"{what} {title(score)}"
     return TITLES.get(name, name.replace("_", " "))
 
 

@@ -29,7 +29,7 @@ PHOTOGRAPH = (640, 480)
 def main() -> None:
     torch.set_num_threads(1)
     found = {name: milliseconds(name, np.array(Image.open(one.example).convert("RGB")))
-             for name, one in oh.PRETRAINED.items()}  # fmt: skip
+             for name, one in oh.PRETRAINED.items() if not one.is_video}  # fmt: skip
     image = Image.open(oh.PRETRAINED["clevr"].example).convert("RGB").resize(PHOTOGRAPH)
     found["photos"] = milliseconds("photos", np.array(image))
     protocol = __doc__.split("\n\n")[2].replace("\n", " ")
