@@ -20,7 +20,7 @@ from serving import serving
 
 import objecthood as oh
 from objecthood.demo.server import build_app
-from objecthood.demo.shown import load_shown
+from objecthood.demo.shown import Shown, load_shown
 from objecthood.demo.site import RUNTIME, build_site
 from objecthood.models import SlotOutput
 from objecthood.models.placement import FITS, place
@@ -62,6 +62,23 @@ def photographs(browser, tmp_path_factory):
     """Ports of the page of photographs: with PyTorch behind it, and as plain files if they can be built."""
     shown = load_shown(["photos"])
     folder = tmp_path_factory.mktemp("photographs") / "site"
+    with serving(build_app(shown)) as served:
+        if not WEB.is_dir() or find_spec("onnxscript") is None:
+            yield [served]
+            return
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+            build_site(shown, folder, WEB, say=lambda line: None)
+        with serving_folder(folder) as static:
+            yield [served, static]
+
+
+@pytest.fixture(scope="module")
+def live(browser, tmp_path_factory):
+    """Ports of the page of live images, as `photographs`; slots that do not yet know anything."""
+    torch.manual_seed(0)
+    shown = [Shown("slots", oh.RECIPES["photos-slots"].build_model().eval(), "Untrained.")]
+    folder = tmp_path_factory.mktemp("live") / "site"
     with serving(build_app(shown)) as served:
         if not WEB.is_dir() or find_spec("onnxscript") is None:
             yield [served]
@@ -452,6 +469,29 @@ def test_a_photograph_is_divided_on_the_page(browser, photographs):
             )
             page.wait_for_selector("#status:not([hidden])")
             assert "cannot read" in page.inner_text("#status")
+            assert visit.problems == [] and visit.foreign == []
+
+
+def test_live_images_are_divided(browser, live):
+    """Both ways: a walk over a photograph, a camera, and a file that is no video."""
+    for port in live:
+        with Visit(browser, port, reduced_motion="no-preference") as visit:
+            page = visit.page
+            page.wait_for_selector("#live-facts:has-text('frames a second')")
+            assert " of 9 slots" in page.inner_text("#live-facts") and visit.count_colours("#live-over") > 1
+            first = visit.pixels("#live-base")
+            page.wait_for_timeout(300)
+            assert visit.pixels("#live-base") != first
+            page.click("#live-over", position={"x": 200, "y": 200})
+            assert page.evaluate("() => document.querySelector('#live-over').classList.contains('shown')")
+            page.click("#live-camera")
+            page.wait_for_selector("#live-base[height='360']")  # 4 : 3, where photographs have 3 : 2
+            assert page.inner_text("#status") == ""
+            broken = {"name": "a.mp4", "mimeType": "video/mp4", "buffer": b"no video"}
+            page.set_input_files("#live-file", broken)
+            page.wait_for_selector("#status:not([hidden])")
+            assert "cannot play that file" in page.inner_text("#status")
+            page.wait_for_selector("#live-base:not([height='360'])")
             assert visit.problems == [] and visit.foreign == []
 
 

@@ -27,10 +27,11 @@ pytest.importorskip("uvicorn", reason="needs the extra [demo]")
 from serving import Answer, ask, message, raw, read_all, serving
 
 import objecthood as oh
-from objecthood.data.io.images import read_image, resize_image
+from objecthood.data.io.images import ImageError, read_image, resize_image
 from objecthood.demo import server, work
 from objecthood.demo.shown import MAX_BYTES, Shown, describe, example_files, load_shown, png_of
-from objecthood.demo.work import PhotographWork, Settings, Work
+from objecthood.demo.work import LiveWork, PhotographWork, Settings, Work
+from objecthood.nn.guided_filter import guided_masks
 from objecthood.runtime import limits
 
 LOOK = "/api/look?model=tetrominoes&slots=4&iterations=3&seed=1&spread=0"
@@ -106,6 +107,8 @@ def test_every_published_model_is_shown():
     photographs, *others = load_shown([])
     assert photographs.name == "photos" and describe(photographs)["kind"] == "photographs"
     for one in others:
+        if one.kind == "live":
+            continue
         known, files = describe(one), example_files(one)
         assert known["grid"] == list(
             one.model(torch.rand(1, 3, *2 * [one.model.resolution])).attention.shape[-2:]
@@ -135,6 +138,25 @@ def test_a_photograph_is_divided_as_the_package_does():
     found = torch.nn.functional.interpolate(masks, size=(96, 144), mode="bilinear")[0]
     assert number == 5 and torch.allclose(found / found.sum(dim=0), expected, atol=1e-4)
     assert PhotographWork(shown).divide(png_of(pixels), 5, lambda: True) == b""
+
+
+def test_a_frame_is_divided_as_the_export_does():
+    """By slots at the start of their training; JPEG, as the page sends it."""
+    shown = Shown("slots", oh.RECIPES["photos-slots"].build_model().eval(), "")
+    assert describe(shown)["kind"] == "live"
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+    Image.fromarray(pixels).save(file, "JPEG")
+    answer = LiveWork(shown).segment(file.getvalue())
+    masks = np.frombuffer(answer[12:], "<f4").reshape(np.frombuffer(answer[:12], "<i4"))
+    image = torch.from_numpy(read_image(file.getvalue())).permute(2, 0, 1).float() / 255
+    stages = shown.model.export_stages()
+    with torch.no_grad():
+        attention = stages.group(stages.features(image))[1][0]
+    assert np.allclose(masks, guided_masks(attention, image), atol=1e-6) and len(masks) == 9
+    assert LiveWork(shown).segment(file.getvalue(), lambda: True) == b""
+    with pytest.raises(ImageError):
+        LiveWork(shown).segment(b"no image")
 
 
 def test_noise_changes_the_initial_slots(port):

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("onnxscript", reason="needs the extra [export]")
 
 from objecthood.export import export as export_module
-from objecthood.export import photographs
+from objecthood.export import nodes, photographs
 from objecthood.export.export import export_onnx, export_parts, session
 from objecthood.models.spectral import SpectralSegmenter
 from objecthood.nn.consensus_cut import ConsensusCut
@@ -43,7 +43,7 @@ def step(name, outputs, **arrays):
     found = [
         onnx.helper.make_tensor_value_info(key, kind, [None] * rank) for key, (kind, rank) in outputs.items()
     ]
-    graph = photographs._model([photographs._call(name, list(values), *outputs)], given, found, {})
+    graph = nodes.model_of([nodes.call(name, list(values), *outputs)], given, found, {})
     return session(graph.SerializeToString())(values)
 
 

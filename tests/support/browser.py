@@ -15,6 +15,7 @@ import pytest
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
+    "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",  # a camera
 )  # fmt: skip
 DONE = "body[data-state=ready], body[data-state=failed]"
 
