@@ -33,6 +33,8 @@ PHOTOGRAPHS = "photos"
 """The model of the page of photographs."""
 LIVE = "photos-slots"
 """The model of the page of live images."""
+FRAME = 320 * 240
+"""Pixels of a live frame in a browser: three quarters of those that `photos-slots` was trained with."""
 SAMPLES = ("sample-coffee.webp", "sample-cat.webp", "sample-rocket.webp")
 PAGE = Path(__file__).parent / "page"
 ABOUT_PHOTOGRAPHS = (
@@ -130,6 +132,7 @@ def describe(one: Shown) -> dict[str, Any]:
             "name": one.name,
             "about": one.about,
             "stride": stages.backbone.stride,
+            "area": FRAME,
             "samples": list(SAMPLES),
         }
     recipe = known.pop("recipe") or {}

@@ -82,7 +82,7 @@ def export_onnx(model: SlotModel, path: str | Path, *, report: Report = silent) 
             place.write_bytes(_photographs(model, stages, report)["whole"])
             return path
         if isinstance(stages, FeatureStages):
-            place.write_bytes(_feature_slots(model, stages, report))
+            place.write_bytes(_feature_slots(model, stages, True, report))
             return path
         report("tracing the model")
         graph = whole_graph(model)
@@ -109,7 +109,7 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report = silen
 
     For `photos` they are `group` (image -> embedding, agreement, parents, heights) and `divide` (image,
     these, num_segments -> slots, attention, masks): see `export.photographs`. For slots over frozen features
-    it is one, `segment` (image -> slots, attention, masks).
+    it is one, `segment` (image, whose sides are multiples of 16 -> slots, attention, masks).
 
     Raises:
         ValueError: as `export_onnx`.
@@ -127,7 +127,7 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report = silen
                 (place / f"{name}.onnx").write_bytes(made[name])
             return folder
         if isinstance(stages, FeatureStages):
-            (place / "segment.onnx").write_bytes(_feature_slots(model, stages, report))
+            (place / "segment.onnx").write_bytes(_feature_slots(model, stages, False, report))
             return folder
         report("tracing the stages of the model")
         for name, graph in part_graphs(model).items():
@@ -153,12 +153,12 @@ def _photographs(model: SlotModel, stages: SpectralStages, report: Report) -> di
     return files
 
 
-def _feature_slots(model: SlotModel, stages: FeatureStages, report: Report) -> bytes:
+def _feature_slots(model: SlotModel, stages: FeatureStages, resizes: bool, report: Report) -> bytes:
     """The graph of `export.feature_slots`, compared with PyTorch, as a file."""
     from objecthood.export import feature_slots
 
     report("tracing the grouping")
-    graph = feature_slots.graph(stages)
+    graph = feature_slots.graph(stages, resizes)
     describe(graph, model)
     file = graph.SerializeToString()
     report("comparing with PyTorch")
@@ -172,7 +172,7 @@ def facts(model: SlotModel) -> dict[str, Any]:
     if isinstance(stages, SpectralStages):
         return made | {"kind": "photographs", "sides": list(stages.sides)}
     if isinstance(stages, FeatureStages):
-        return made | {"kind": "live", "area": stages.area, "num_slots": model.num_slots}
+        return made | {"kind": "live", "num_slots": model.num_slots}
     recipe = getattr(model, "recipe", None)
     return made | {
         "kind": "slots",

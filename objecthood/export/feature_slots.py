@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 from objecthood.data.clevr_render.clevr_like import ClevrLike
 from objecthood.export.graph import trace
-from objecthood.export.nodes import Features, Part, call, model_of
+from objecthood.export.nodes import Features, Part, call, model_of, node
 from objecthood.models.base import FeatureStages
 from objecthood.nn import guided_filter
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-TOLERANCE = 1e-3
-"""Largest difference of slots, attention and masks from PyTorch (`compare`)."""
+TOLERANCES = {"slots": 1e-3, "attention": 1e-3, "masks": 0.02}
+"""Largest differences from PyTorch (`compare`). Masks: where the image is flat, the guided filter divides
+rounding by rounding."""
 EXAMPLE = 5, 7
 """Rows and columns that the grouping is traced with."""
 
@@ -41,9 +42,14 @@ class Group(nn.Module):
         return slots[0], attention[0]
 
 
-def graph(stages: FeatureStages) -> ModelProto:
+def graph(stages: FeatureStages, resizes: bool = True) -> ModelProto:
     """The graph, not yet compared with PyTorch: `image` [1, 3, height, width] in [0, 1] to `slots` [slots,
-    dim], `attention` [slots, rows, columns] and `masks` [slots, height, width]."""
+    dim], `attention` [slots, rows, columns] and `masks` [slots, height, width].
+
+    Args:
+        resizes: whether features are those of the image at `stages.area` pixels; else of the image as it is,
+            whose sides are multiples of the backbone's stride.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     from objecthood.export.consensus import OPSET
@@ -55,15 +61,20 @@ def graph(stages: FeatureStages) -> ModelProto:
     traced = trace(Group(stages).eval(), {"features": example}, {"features": "-rc"}, names, OPSET).graph
     own = {one.name: numpy_helper.to_array(one) for one in traced.initializer}
     scales = {
-        "area": np.asarray(stages.area, np.float32),
-        "stride": np.asarray([stages.backbone.stride]),
         "guide_area": np.asarray(guided_filter.SIDE**2, np.float32),
         "radius": np.asarray(guided_filter.RADIUS),
         "smoothness": np.asarray(guided_filter.SMOOTHNESS, np.float32),
     }
+    if resizes:
+        scales |= {
+            "area": np.asarray(stages.area, np.float32),
+            "stride": np.asarray([stages.backbone.stride]),
+        }
     part = Part(
         [
-            call("prepared", ["image", "area", "stride"], "prepared"),
+            call("prepared", ["image", "area", "stride"], "prepared")
+            if resizes
+            else node("Identity", ["image"], "prepared"),
             *features.nodes,
             *traced.node,
             call("masks_at_size", ["attention", "image", "guide_area", "radius", "smoothness"], "masks"),
@@ -85,13 +96,15 @@ def graph(stages: FeatureStages) -> ModelProto:
 
 @torch.no_grad()
 def compare(stages: FeatureStages, run: Callable[[dict[str, Any]], dict[str, np.ndarray]]) -> float:
-    """The largest difference of the graph, run by `run`, from PyTorch, on scenes of two aspect ratios.
+    """The largest difference of the graph, run by `run`, from PyTorch, on scenes of two aspect ratios, whose
+    sides are multiples of the stride, at `stages.area` pixels.
 
     Raises:
-        ValueError: it exceeds `TOLERANCE`.
+        ValueError: one exceeds its entry in `TOLERANCES`.
     """
-    largest = 0.0
-    for number, size in enumerate(((240, 320), (300, 200))):
+    largest, stride, side = 0.0, stages.backbone.stride, stages.area**0.5
+    for number, ratio in enumerate((1.0, 0.8)):
+        size = [stride * round(side * share / stride) for share in (ratio, 1 / ratio)]
         scene = torch.as_tensor(ClevrLike(resolution=size[0])[[number]]["image"])
         image = F.interpolate(scene, size=size, mode="bilinear", antialias=True)
         slots, attention = stages.group(stages.features(image[0]))
@@ -99,10 +112,11 @@ def compare(stages: FeatureStages, run: Callable[[dict[str, Any]], dict[str, np.
         found = run({"image": image})
         for name, wanted in {"slots": slots[0], "attention": attention[0], "masks": masks}.items():
             difference = float(np.abs(wanted.numpy() - found[name]).max())
-            if not difference <= TOLERANCE:
+            if not difference <= TOLERANCES[name]:
                 raise ValueError(
                     f"{name} of the exported graph differs from PyTorch by {difference:.1e}, more than "
-                    f"{TOLERANCE}; no file was written. Try other versions of onnxscript and onnxruntime"
+                    f"{TOLERANCES[name]}; no file was written. Try other versions of onnxscript and "
+                    "onnxruntime"
                 )
             largest = max(largest, difference)
     return largest

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import ablations_page
 import contrast_page
+import demo_page
 import leaderboard_page
 import objects_page
 import protocols_page
@@ -293,38 +294,6 @@ def measured(row: dict, scores: tuple[str, ...], signs: tuple[tuple[str, str], .
     return cells
 
 
-def browser() -> str:
-    """Time of an image in the browser demo."""
-    facts = read("demo.json")
-    here = facts["environment"]
-    quantiles = {"least": "minimum", "tenth": "10 %", "median": "median", "nine tenths": "90 %"}
-    shown = ("visit", "threads", "resolution", "slots", "iterations")
-    rows = [
-        [f"`{name}`", *(str(row[key]) for key in shown)]
-        + [f"{row['wall'][key]:.0f}" for key in quantiles]
-        + [f"{row['processor']:.0f}"]
-        for name, measured_so in facts["models"].items()
-        for row in measured_so
-    ]
-    head = ["model", "visit", "threads", "pixels", *shown[3:], *quantiles.values(), "CPU"]
-    return (
-        f"{here['browser']}, wasm with SIMD; {here['processor']}, {here['cores']} cores, load "
-        f"{facts['load']:.1f}; commit {here['commit']}.\n\n" + as_table(head, rows)
-    )
-
-
-def photographs_in_browser() -> str:
-    """Seconds of a photograph on the page."""
-    facts = read("demo.json")["photographs"]
-    here = facts["environment"]
-    rows = [[what, f"{row['cpu']:.2f}", f"{row['wall']:.2f}"] for what, row in facts["seconds"].items()]
-    return (
-        as_table(["a photograph on one thread, in seconds", "CPU", "wall"], rows)
-        + f"\n{here['browser']}, wasm with SIMD; {here['processor']}, {here['cores']} cores, load "
-        f"{facts['load']:.1f}; commit {here['commit']}. Protocol: {facts['protocol']}.\n"
-    )
-
-
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"weights": weights_page.readme},
     ROOT / "docs" / "results.md": {
@@ -348,7 +317,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "methods" / "photographs.md": {"photos": weights_page.photographs},
     ROOT / "docs" / "methods" / "set-prediction.md": set_page.blocks(),
     ROOT / "docs" / "speed.md": speed_page.blocks(),
-    ROOT / "docs" / "demo.md": {"photographs": photographs_in_browser, "costs": browser},
+    ROOT / "docs" / "demo.md": demo_page.blocks(),
     ROOT / "docs" / "methods" / "contrast.md": {
         "found": contrast_page.found,
         "slots": contrast_page.slots,

@@ -3,6 +3,7 @@
     make site                   # for onnxruntime-web
     python runs/pictures/demo.py                 # needs Chromium, and the extras [export] and [browser]
     python runs/pictures/demo.py --photographs   # the page of photographs alone: "photographs" of the file
+    python runs/pictures/demo.py --live          # the page of live images alone: "live" of the file
     python runs/pictures/demo.py --pictures      # docs/images/demo*.webp: the pages, on a desk and on a phone
 
 Every model looks at 20 images like those it was trained on, `ROUNDS` times over, after some that are not
@@ -26,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from objecthood.demo.server import build_app
-from objecthood.demo.shown import load_shown, png_of
+from objecthood.demo.shown import LIVE, load_shown, png_of
 from objecthood.demo.site import build_site
 from objecthood.export.examples import example_images
 from objecthood.runtime import environment
@@ -58,6 +59,21 @@ AGAIN = """async (number) => {
   const { models: [model] } = await (await fetch("config.json")).json();
   const file = await (await fetch(model.samples[0])).blob(), bitmap = await createImageBitmap(file);
   for (let index = 0; index < number; index++) await engine.divide(model, file, bitmap, index % 2 ? 8 : 0);
+}"""
+SEGMENT = """async (number) => {
+  globalThis.engine ??= await import("./engine-browser.js");
+  const { drawLayer, segmentsAtSize } = await import("./segments.js");
+  const { models: [model] } = await (await fetch("config.json")).json(), times = [];
+  const bitmap = await createImageBitmap(await (await fetch(model.samples[0])).blob());
+  const frame = new OffscreenCanvas(480, 360), context = frame.getContext("2d");
+  for (let index = 0; index < number; index++) {
+    context.drawImage(bitmap, 4 * index, 0, 240, 180, 0, 0, 480, 360);
+    const begun = performance.now(), found = await engine.segment(model, frame);
+    const segments = { number: found.number, ...segmentsAtSize(found, 480, 360) };
+    drawLayer(new OffscreenCanvas(480, 360), segments, new Set());
+    times.push(performance.now() - begun);
+  }
+  return times;
 }"""
 THREADS = 'import("./runtime/ort.wasm.bundle.min.mjs").then((ort) => ort.env.wasm.numThreads)'
 QUANTILES = {"least": 0.0, "tenth": 0.1, "median": 0.5, "nine tenths": 0.9}
@@ -96,6 +112,8 @@ def main() -> None:
         return take_images(shown)
     if "--photographs" in sys.argv:
         return measure_photographs()
+    if "--live" in sys.argv:
+        return measure_live()
     shown = [one for one in shown if one.kind == "slots"]
     with tempfile.TemporaryDirectory() as folder:
         runtime = ROOT / "web" / "node_modules" / "onnxruntime-web" / "dist"
@@ -114,8 +132,9 @@ def main() -> None:
         "models": found,
     }
     target = ROOT / "results" / "demo.json"
-    if target.exists() and "photographs" in (before := json.loads(target.read_text())):
-        result["photographs"] = before["photographs"]
+    if target.exists():
+        before = json.loads(target.read_text())
+        result |= {part: before[part] for part in ("photographs", "live") if part in before}
     target.write_text(json.dumps(result, indent=1) + "\n")
 
 
@@ -179,6 +198,49 @@ def measure_photographs() -> None:
     }
     target.write_text(json.dumps(result, indent=1) + "\n")
     print(middle)
+
+
+def measure_live() -> None:
+    """Milliseconds of a frame on the static page, from its pixels to the layer of colours."""
+    target = ROOT / "results" / "demo.json"
+    runtime = ROOT / "web" / "node_modules" / "onnxruntime-web" / "dist"
+    number, found = 20, []
+    with tempfile.TemporaryDirectory() as folder:
+        site = build_site(load_shown([LIVE]), Path(folder) / "site", runtime)
+        with chromium() as browser, serving_folder(site) as port:
+            for again in (False, True):
+                with Visit(browser, port) as visit:
+                    if again:
+                        visit.page.evaluate("navigator.serviceWorker.ready")
+                        visit.page.reload()
+                        visit.page.wait_for_selector(DONE)
+                    visit.page.evaluate(SEGMENT, 3)
+                    clock = visit.context.new_cdp_session(visit.page)
+                    clock.send("Performance.enable", {"timeDomain": "threadTicks"})
+                    before = busy(clock)
+                    times = visit.page.evaluate(SEGMENT, number)
+                    seconds = busy(clock) - before
+                    one = {
+                        "visit": "second" if again else "first",
+                        "threads": visit.page.evaluate(THREADS),
+                        "wall": {
+                            name: round(float(np.quantile(times, at))) for name, at in QUANTILES.items()
+                        },
+                        "processor": round(1000 * seconds / number),
+                    }
+                    print(one, flush=True)
+                    found.append(one)
+            known = environment.describe() | {"browser": f"Chromium {browser.version}, headless"}
+    result = json.loads(target.read_text())
+    result["live"] = {
+        "milliseconds": found,
+        "environment": known,
+        "load": os.getloadavg()[0],
+        "protocol": f"{number} frames of 480 x 360 pixels in the static page, computed at 320 x 240 "
+        "pixels; wall time in quantiles, processor time of the page's thread in the mean, in milliseconds, "
+        "from a frame to its layer of colours",
+    }
+    target.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def take_images(shown: list) -> None:
