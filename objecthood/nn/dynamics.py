@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from objecthood.nn.initialization import glorot
 
 
-class TransformerPredictor(nn.Module):
-    """Self-attention over slots, then an MLP, each with a residual connection.
+class TransformerBlock(nn.Module):
+    """Attention, then an MLP, each with a residual connection; initially the identity.
 
     Args:
-        dim: size of a slot.
-        heads: attention heads (paper: 4); a divisor of `dim`.
-        hidden_dim: width of the MLP (paper: 256).
+        dim: size of a vector.
+        heads: attention heads (SAVi: 4); a divisor of `dim`.
+        hidden_dim: width of the MLP (SAVi: 256).
         norm_epsilon: of both layer norms (Keras' default; PyTorch's: 1e-5).
 
     Raises:
@@ -29,8 +29,8 @@ class TransformerPredictor(nn.Module):
 
     Example:
         >>> import torch
-        >>> slots = torch.randn(2, 6, 64)
-        >>> bool((TransformerPredictor(64)(slots) == slots).all())
+        >>> queries, slots = torch.randn(2, 9, 64), torch.randn(2, 6, 64)
+        >>> bool((TransformerBlock(64)(queries, slots) == queries).all())
         True
     """
 
@@ -48,11 +48,11 @@ class TransformerPredictor(nn.Module):
 
     def forward(
         self,
-        slots: Float[Tensor, "batch slots dim"],
+        vectors: Float[Tensor, "batch number dim"],
         memory: Float[Tensor, "batch others dim"] | None = None,
-    ) -> Float[Tensor, "batch slots dim"]:
-        """Initial slots of the next frame; they attend to each other, or to `memory`."""
-        normalised = self.norm_attention(slots)
+    ) -> Float[Tensor, "batch number dim"]:
+        """Vectors that have attended to each other, or to `memory`."""
+        normalised = self.norm_attention(vectors)
         if memory is None:
             parts = self.project_in(normalised).chunk(3, dim=-1)
         else:
@@ -63,8 +63,19 @@ class TransformerPredictor(nn.Module):
             parts = F.linear(normalised, q, q_bias), *F.linear(memory, kv, kv_bias).chunk(2, dim=-1)
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         context = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        slots = slots + self.project_out(context)
-        return slots + self.mlp(self.norm_mlp(slots))
+        vectors = vectors + self.project_out(context)
+        return vectors + self.mlp(self.norm_mlp(vectors))
+
+
+class TransformerPredictor(TransformerBlock):
+    """Slots attend to each other (SAVi): initial slots of the next frame.
+
+    Example:
+        >>> import torch
+        >>> slots = torch.randn(2, 6, 64)
+        >>> bool((TransformerPredictor(64)(slots) == slots).all())
+        True
+    """
 
 
 class ResidualPredictor(nn.Module):

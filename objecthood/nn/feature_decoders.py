@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from objecthood.nn.dynamics import TransformerPredictor
+from objecthood.nn.dynamics import TransformerBlock
 from objecthood.nn.initialization import glorot
 
 
@@ -132,7 +132,7 @@ class SlotMixerDecoder(nn.Module):
         self.positions = nn.Parameter(slot_dim**-0.5 * torch.randn(grid[0] * grid[1], slot_dim))
         self.norm_memory, self.norm_query, self.norm_key = (nn.LayerNorm(slot_dim) for _ in range(3))
         self.blocks = nn.ModuleList(
-            TransformerPredictor(slot_dim, heads, 4 * slot_dim, norm_epsilon=1e-5) for _ in range(blocks)
+            TransformerBlock(slot_dim, heads, 4 * slot_dim, norm_epsilon=1e-5) for _ in range(blocks)
         )
         self.to_query, self.to_key = (glorot(nn.Linear(slot_dim, slot_dim, bias=False)) for _ in range(2))
         widths = [slot_dim, *[hidden_dim] * layers]
