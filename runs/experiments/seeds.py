@@ -2,6 +2,7 @@
 
     python runs/experiments/seeds.py tetrominoes                        # seeds 0 to 4
     python runs/experiments/seeds.py sprites --background coloured --name sprites-coloured
+    python runs/experiments/seeds.py center-votes --data-path FOLDER    # rendered scenes
 
 A seed whose JSON is there is left alone, so the command can be stopped and given again; a run that was
 stopped goes on from its checkpoint. Fields of the recipe follow as `--field value`, as with `objecthood
