@@ -182,7 +182,7 @@ def test_datasets_do_not_know_each_other():
 
 OF_CONVERTED = ("objecthood.recipes.features", "objecthood.recipes.feature_video")
 """Recipes whose published weights are converted."""
-VARIANTS = ("objecthood.recipes.ablations", "objecthood.recipes.textures")
+VARIANTS = tuple(f"objecthood.recipes.{name}" for name in ("ablations", "center_votes", "textures"))
 """Recipes that are object discovery with another model."""
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from objecthood.recipes.ablations import Ablation, clevr6_ablation
 from objecthood.recipes.base import Recipe
+from objecthood.recipes.center_votes import CenterVoteDiscovery, center_votes
 from objecthood.recipes.contrast import Contrast, camouflage_contrast, moving_sprites_contrast
 from objecthood.recipes.converted import ConvertedSpot, ConvertedVideo
 from objecthood.recipes.discovery import (
@@ -69,6 +70,7 @@ RECIPES: dict[str, Recipe] = {
         sprites,
         folder,
         textures,
+        center_votes,
         tetrominoes_paper,
         sprites_paper,
         clevr6_like,
@@ -101,6 +103,7 @@ __all__ = [
     "RECIPES",
     "TASKS",
     "Ablation",
+    "CenterVoteDiscovery",
     "ClipsSlots",
     "Contrast",
     "ConvertedSpot",
