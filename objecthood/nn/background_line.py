@@ -23,7 +23,7 @@ fades."""
 DEVIATION, LENGTH_PENALTY = 0.15, 0.05
 """Of the distance of background pixels from their segment, and for a segment of length 1; both in units of
 `chromaticity`."""
-SEGMENTS, PIXELS = 200, 512
+SEGMENTS, PIXELS = 100, 512
 """Segments that are tried, and pixels that are counted."""
 
 

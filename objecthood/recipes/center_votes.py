@@ -33,7 +33,7 @@ center_votes = CenterVoteDiscovery(
     max_objects=6,
     resolution=64,
     num_slots=7,
-    steps=800,
+    steps=400,
     evaluate_every=200,
     **FAST | dict(learning_rate=2e-3, muon_learning_rate=0.02, warmup_steps=50, ema_decay=0.99),
 )
