@@ -69,7 +69,7 @@ class CenterVoteModel(SlotModel):
         the background's line are found unless given."""
         ends = background_line(images) if ends is None else ends
         off = off_line(images, ends)
-        places = 2 * coordinate_grid(*images.shape[2:], device=images.device).movedim(-1, 0) - 1
+        places = 2 * coordinate_grid(*self.image_size, images.device).movedim(-1, 0) - 1
         parts = [2 * images - 1, off, off.norm(dim=1, keepdim=True), places.expand(len(images), -1, -1, -1)]
         maps = at_least_float32(self.network(torch.cat(parts, dim=1)))
         return maps[:, 0], REACH * maps[:, 1:]
@@ -88,7 +88,7 @@ class CenterVoteModel(SlotModel):
         if num_slots is None and noise is not None:
             num_slots = noise.shape[-2]
         logits, offsets = self.predict(images)
-        votes = offsets + pixel_centers(*images.shape[2:], images.device)
+        votes = offsets + pixel_centers(*self.image_size, images.device)
         centers, masks = self.grouping(logits.sigmoid(), votes, num_slots, iterations)
         last = masks[:, -1].flatten(2)
         colors = last @ images.flatten(2).transpose(1, 2) / last.sum(dim=-1, keepdim=True).clamp_min(1e-6)

@@ -59,8 +59,9 @@ class CenterVotes(nn.Module):
         in [0, 1], `votes` in units of the image's sides. Centres of empty slots are 0."""
         num_slots = self.num_slots if num_slots is None else num_slots
         iterations = self.iterations if iterations is None else iterations
+        height, width = foreground.shape[1:]
         weights, points = foreground.flatten(1), votes.flatten(2).transpose(1, 2)
-        centers, empty = peaks(weights * (weights > 0.5), points, foreground.shape[1:], num_slots - 1)
+        centers, empty = peaks(weights * (weights > 0.5), points, (height, width), num_slots - 1)
         empty[:, 0] = False  # something takes the foreground
         found = []
         for _ in range(iterations):
@@ -71,7 +72,7 @@ class CenterVotes(nn.Module):
             support = attention * (weights[:, None] > 0.5) * (square < RADIUS**2)
             total = support.sum(dim=-1, keepdim=True)
             centers = torch.where(total > 0, support @ points / total.clamp_min(1e-9), centers)
-        masks = torch.stack(found, dim=1).unflatten(-1, foreground.shape[1:])
+        masks = torch.stack(found, dim=1).unflatten(-1, (height, width))
         return F.pad(centers.masked_fill(empty[..., None], 0), (0, 0, 1, 0)), masks
 
 

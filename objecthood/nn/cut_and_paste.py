@@ -75,8 +75,9 @@ def regions(mask: Bool[Tensor, "batch height width"]) -> Int[Tensor, "batch heig
 
 def _moments(regions: Int[Tensor, "batch height width"]) -> Moments:
     """Moments of numbered regions."""
+    height, width = regions.shape[1:]
     flat, number = regions.flatten(), int(regions.max()) + 1
-    places = coordinate_grid(*regions.shape[1:], device=regions.device).flatten(0, 1).repeat(len(regions), 1)
+    places = coordinate_grid(height, width, regions.device).flatten(0, 1).repeat(len(regions), 1)
     sums = places.new_zeros(number, 4).index_add_(0, flat, position_terms(places))
     return Moments(sums[:, 0], sums[:, 1:3], sums[:, 3])
 

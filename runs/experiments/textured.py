@@ -1,6 +1,6 @@
 """Score what divides rendered scenes with patterned surfaces: results/textured.json.
 
-    python runs/experiments/textured.py FOLDER       # made by `objecthood data render clevr --background textured`
+    python runs/experiments/textured.py FOLDER   # `objecthood data render clevr --background textured`
     python runs/experiments/textured.py FOLDER --rows cut consensus     # other rows of the file stay
     python runs/experiments/textured.py FOLDER --split validation --rows cut    # prints; writes nothing
 

@@ -19,10 +19,15 @@ def by_recipe() -> dict[str, list[dict]]:
     runs: dict[str, list[dict]] = {}
     for file in sorted((ROOT / "results").glob("*-seed*.json")):
         result = json.loads(file.read_text())
-        # Set prediction, ablations and texture layers have their own pages.
-        if "fg_ari" in result["scores"] and not file.stem.startswith(("ablation-", "texture-")):
+        # Set prediction, ablations, texture layers and votes for centres have their own pages.
+        if "fg_ari" in result["scores"] and not file.stem.startswith(("ablation-", "texture-", "center-")):
             runs.setdefault(file.stem.rsplit("-seed", 1)[0], []).append(result)
     return runs
+
+
+def runs_of(name: str) -> list[dict]:
+    """All seeds of one recipe."""
+    return [read(file.name) for file in sorted((ROOT / "results").glob(f"{name}-seed*.json"))]
 
 
 def as_table(head: list[str], rows: list[list[str]], numbers: int = 1) -> str:

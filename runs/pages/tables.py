@@ -23,6 +23,7 @@ import reliability_page
 import set_page
 import speed_page
 import texture_page
+import textured_page
 import unmodified_page
 import video_page
 import weights_page
@@ -364,6 +365,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "sequences": video_page.sequences,
     },
     ROOT / "docs" / "methods" / "textures.md": {"layers": texture_page.layers},
+    ROOT / "docs" / "methods" / "center-votes.md": {"found": textured_page.found},
     ROOT / "docs" / "metrics.md": {"protocols": protocols_page.by_protocol},
     ROOT / "docs" / "data.md": {"texture": texture_page.floors_by_level},
     ROOT / "docs" / "how-many-slots.md": {"slots": number_of_slots},
