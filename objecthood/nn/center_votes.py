@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 BLUR = 0.025
 """Standard deviation of the smoothing of votes before peaks are found, in sides of the image, as below."""
-DEVIATION = 0.03
+DEVIATION = 0.025
 """Of votes around their centre."""
-RADIUS = 0.09
+RADIUS = 0.11
 """Distance from a peak within which votes support it and no other peak."""
 LEAST_SUPPORT = 0.0015
 """Share of the image's pixels that must support a peak."""
