@@ -157,7 +157,7 @@ def photographs() -> str:
 
 def small_objects() -> str:
     """`photos` with small segments of a finer grid, on the photographs that guided no choice, in %."""
-    found = json.loads((RESULTS / "photographs.json").read_text())["report"]["fine"]
+    found = read("photographs.json")["report"]["fine"]
     scores = {"fg_ari": "FG-ARI", "mbo_i": "mBO_i", "mbo_c": "mBO_c"}
     low, middle, high = (f"{100 * size:.1f}".removesuffix(".0") for size in found["sizes"][1:-1])
     words = (f"below {low} %", f"to {middle} %", f"to {high} %", "above")
