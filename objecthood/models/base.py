@@ -219,6 +219,10 @@ class SlotModel(nn.Module, abc.ABC):
             MOST: centred.flatten(1).quantile(0.75, dim=1),
         }
 
+    def finer(self) -> SlotModel:
+        """The same model, which also finds small objects, on a finer grid; ValueError if it has none."""
+        raise ValueError("`fine` (=True) needs weights that find small objects apart: photos; omit it")
+
     def export_stages(self) -> ExportStages | SpectralStages:
         """The model's modules for export and the demo; ValueError if it has no such stages."""
         raise ValueError(

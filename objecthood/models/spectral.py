@@ -1,7 +1,8 @@
 """Segmentation of photographs without training: frozen features, normalised cuts and a guided filter.
 
 The backbone (`nn.backbones`) was trained with class labels of ImageNet; the grouping (`nn.consensus_cut`,
-`nn.guided_filter`) is not trained. A slot is the mean feature of its segment, of unit length.
+`nn.guided_filter`) is not trained. A slot is the mean feature of its segment, of unit length. Small objects
+are found on a finer grid where asked (`nn.fine_cut`).
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from objecthood.models.base import SlotModel, SlotOutput, SpectralStages
 from objecthood.models.placement import Fit, Placement, place
 from objecthood.nn.backbones import EfficientNetLite0
 from objecthood.nn.consensus_cut import ConsensusCut
+from objecthood.nn.fine_cut import FineCut
 from objecthood.nn.guided_filter import masks_at_size
 
 LONGEST = 640
 """Largest side of preprocessed images in pixels."""
+FINE_RADIUS = 6
+"""Radius of the guided filter for small segments: half of that of others, which would erase them."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class SpectralSegmenter(SlotModel):
         cut: segmentation of the embeddings (`embed`); `ConsensusCut(num_segments=K)` gives K segments.
         sides: scales of the backbone's input, descending: areas of about side x side pixels, with the aspect
             ratio kept to within half a grid cell.
+        fine: small segments of a grid of twice the resolution, laid over the others; None: none.
 
     Raises:
         ValueError: `sides` is empty, not descending, or below 1 pixel.
@@ -66,13 +71,14 @@ class SpectralSegmenter(SlotModel):
         backbone: EfficientNetLite0 | None = None,
         cut: ConsensusCut | None = None,
         sides: tuple[int, ...] = (448, 320),
+        fine: FineCut | None = None,
     ):
         super().__init__()
         if not sides or list(sides) != sorted(sides, reverse=True) or sides[-1] < 1:
             raise ValueError(f"`sides` (={sides}) must descend to at least 1 pixel")
         self.backbone = EfficientNetLite0.bundled() if backbone is None else backbone
         self.cut = ConsensusCut() if cut is None else cut
-        self.sides = tuple(sides)
+        self.sides, self.fine = tuple(sides), fine
         self.image_size = (sides[0], sides[0])
         self.feature_grid = (sides[0] // self.backbone.stride,) * 2
 
@@ -130,16 +136,17 @@ class SpectralSegmenter(SlotModel):
         concatenated on the finest grid."""
         scales: list[Tensor] = []
         for side in self.sides:
-            size = self.working_size(image.shape[1], image.shape[2], side)
-            resized = F.interpolate(image[None].float(), size=size, mode="bicubic", antialias=True).clamp(
-                0, 1
-            )
-            found = self.backbone.normalise(self.backbone(resized)).movedim(-1, 1)
+            found = self._features(image, self.working_size(image.shape[1], image.shape[2], side))
             if scales:
                 found = F.interpolate(found, size=scales[0].shape[:2], mode="bilinear", align_corners=False)
             scales.append(F.normalize(found[0].movedim(0, -1), dim=-1))
         combined = torch.cat(scales, dim=-1) / len(scales) ** 0.5
         return [scales[0], combined] if len(scales) > 1 else scales
+
+    def _features(self, image: Tensor, size: tuple[int, int]) -> Float[Tensor, "1 _ rows columns"]:
+        """Normalised features of an image that is resized to `size`."""
+        resized = F.interpolate(image[None].float(), size=size, mode="bicubic", antialias=True)
+        return self.backbone.normalise(self.backbone(resized.clamp(0, 1))).movedim(-1, 1)
 
     @torch.no_grad()
     def divide(self, image: Tensor, num_segments: int | None = None) -> SpectralOutput:
@@ -147,7 +154,7 @@ class SpectralSegmenter(SlotModel):
 
         Args:
             image: [3, height, width] in [0, 1].
-            num_segments: number of segments; that of the cut unless given.
+            num_segments: number of segments, without those of `fine`; that of the cut unless given.
 
         Raises:
             ValueError: `image` is not one colour image.
@@ -156,7 +163,31 @@ class SpectralSegmenter(SlotModel):
             raise ValueError(f"`image` {list(image.shape)} must be one colour image [3, height, width]")
         cut = self.cut if num_segments is None else replace(self.cut, num_segments=num_segments)
         found = cut(self.embed(image))
-        return SpectralOutput(found.slots, masks_at_size(found.attention, image), found.attention)
+        output = SpectralOutput(found.slots, masks_at_size(found.attention, image), found.attention)
+        return output if self.fine is None else self._with_small(output, image, self.fine, found.agreement)
+
+    def _with_small(
+        self, output: SpectralOutput, image: Tensor, fine: FineCut, agreement: Tensor
+    ) -> SpectralOutput:
+        """The output with small segments laid over the others, which keep the rest."""
+        rows, columns = (2 * number * self.backbone.stride for number in output.attention.shape[1:])
+        embedding = F.normalize(self._features(image, (rows, columns))[0].movedim(0, -1), dim=-1)
+        small = fine(embedding, agreement)
+        rest = 1 - small.sum(dim=0, keepdim=True)
+        masks = masks_at_size(torch.cat([small, rest]), image, radius=FINE_RADIUS)
+        # A small segment takes a pixel where it has more of it than all others have together.
+        masks = torch.cat([output.masks * masks[-1:], masks[:-1] * output.masks.amax(dim=0)])
+        shares = F.avg_pool2d(torch.cat([small, rest])[None], 2)[0]
+        slots = F.normalize(torch.einsum("shw,hwd->sd", small, embedding), dim=-1)
+        return SpectralOutput(
+            torch.cat([output.slots, slots]),
+            masks / masks.sum(dim=0),
+            torch.cat([output.attention * shares[-1:], shares[:-1]]),
+        )
+
+    def finer(self) -> SpectralSegmenter:
+        """The same model with small segments of a finer grid."""
+        return SpectralSegmenter(self.backbone, self.cut, self.sides, self.fine or FineCut()).eval()
 
     def export_stages(self) -> SpectralStages:
         """The backbone, the grouping, the scales, and `embed`."""

@@ -83,7 +83,7 @@ class ConsensusCut:
         attention = agreement @ members / members.sum(dim=0)
         attention = attention / attention.sum(dim=1, keepdim=True)
         slots = F.normalize(members.T @ embeddings[0].flatten(0, 1).float(), dim=-1)
-        return CutOutput(slots, attention.T.unflatten(1, grid), labels.view(grid), values, vectors)
+        return CutOutput(slots, attention.T.unflatten(1, grid), labels.view(grid), values, vectors, agreement)
 
     def agreement(self, embeddings: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Agreement [cells, cells]: the share of partitions in which two cells share a cluster; eigenvalues

@@ -50,7 +50,10 @@ def guided_filter(
 
 
 def guided_masks(
-    masks: Float[Tensor, "slots rows columns"], image: Float[Tensor, "3 height width"], side: int = SIDE
+    masks: Float[Tensor, "slots rows columns"],
+    image: Float[Tensor, "3 height width"],
+    side: int = SIDE,
+    radius: int = RADIUS,
 ) -> Float[Tensor, "slots guide_height guide_width"]:
     """Masks on a grid (sum 1 in each cell) to soft masks that follow the edges of an image, of the size of
     its guide, `side` x `side` pixels' area; not negative, sum near 1."""
@@ -59,14 +62,17 @@ def guided_masks(
     size = max(round(height * scale), 1), max(round(width * scale), 1)
     guide = F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)[0]
     coarse = F.interpolate(masks[None].float(), size=size, mode="bilinear", align_corners=False)[0]
-    return guided_filter(guide, coarse).clamp_min(0)
+    return guided_filter(guide, coarse, radius).clamp_min(0)
 
 
 def masks_at_size(
-    masks: Float[Tensor, "slots rows columns"], image: Float[Tensor, "3 height width"], side: int = SIDE
+    masks: Float[Tensor, "slots rows columns"],
+    image: Float[Tensor, "3 height width"],
+    side: int = SIDE,
+    radius: int = RADIUS,
 ) -> Float[Tensor, "slots height width"]:
     """`guided_masks`, upsampled to the image's size (sum 1 at each pixel)."""
-    fine = guided_masks(masks, image, side)[None]
+    fine = guided_masks(masks, image, side, radius)[None]
     fine = F.interpolate(fine, size=image.shape[1:], mode="bilinear", align_corners=False)[0]
     return fine / fine.sum(dim=0, keepdim=True)
 

@@ -31,6 +31,7 @@ class CutOutput:
         labels: int64 [rows, columns], from 0.
         eigenvalues: float32 [vectors] of the random walk, descending, without that of the constant vector.
         eigenvectors: float32 [rows * columns, vectors].
+        agreement: float32 [cells, cells] in [0, 1]: share of partitions in which two cells share a cluster.
     """
 
     slots: Float[Tensor, "slots dim"]
@@ -38,6 +39,7 @@ class CutOutput:
     labels: Int[Tensor, "rows columns"]
     eigenvalues: Float[Tensor, " vectors"]
     eigenvectors: Float[Tensor, "cells vectors"]
+    agreement: Float[Tensor, "cells cells"]
 
 
 def affinity(

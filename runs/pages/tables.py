@@ -343,7 +343,10 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     },
     ROOT / "docs" / "methods" / "autoencoder.md": {"scores": summary},
     ROOT / "docs" / "methods" / "unmodified.md": unmodified_page.blocks(),
-    ROOT / "docs" / "methods" / "photographs.md": {"photos": weights_page.photographs},
+    ROOT / "docs" / "methods" / "photographs.md": {
+        "photos": weights_page.photographs,
+        "fine": weights_page.small_objects,
+    },
     ROOT / "docs" / "methods" / "set-prediction.md": set_page.blocks(),
     ROOT / "docs" / "speed.md": speed_page.blocks(),
     ROOT / "docs" / "demo.md": {"photographs": photographs_in_browser, "costs": browser},

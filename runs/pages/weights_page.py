@@ -135,3 +135,24 @@ def photographs() -> str:
         + [f"{max(row['cpu_seconds'] for row in plain):.2f}"],
     ]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def small_objects() -> str:
+    """`photos` with small segments of a finer grid, on the photographs that guided no choice, in %."""
+    found = json.loads((RESULTS / "photographs.json").read_text())["report"]["fine"]
+    scores = {"fg_ari": "FG-ARI", "mbo_i": "mBO_i", "mbo_c": "mBO_c"}
+    low, middle, high = (f"{100 * size:.1f}".removesuffix(".0") for size in found["sizes"][1:-1])
+    words = (f"below {low} %", f"to {middle} %", f"to {high} %", "above")
+    sizes = [f"{size} ({number})" for size, number in zip(words, found["objects"], strict=True)]
+    lines = [["", *scores.values(), *sizes, "segments", "CPU s an image"]]
+    lines += [["---", *["---:"] * (len(lines[0]) - 1)]]
+    titles = {"plain": "`photos`", "fine": "`--fine`", "as-many": "as many segments, without `--fine`"}
+    for method, title in titles.items():
+        row = found["rows"][method]
+        cells = [f"{100 * value:.1f}" for value in (*(row[name] for name in scores), *row["by_size"])]
+        lines += [[title, *cells, f"{row['segments']:.0f}", f"{row['cpu_seconds']:.2f}"]]
+    gain = found["rows"]["fine"]
+    pairs = [*(gain["difference"][name] for name in scores), *gain["difference_by_size"]]
+    cells = [f"{100 * mean:+.1f}\u00a0±\u00a0{100 * error:.1f}" for mean, error in pairs]
+    lines += [["`--fine`, paired difference", *cells, "", ""]]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -66,6 +66,35 @@ def test_the_command_writes_overlay_masks_and_cutouts(tmp_path, capsys):
     assert (out / "street-overlay.png").is_file() and any((out / "street-cutouts").iterdir())
 
 
+def overlap_of_best(labels, truth):
+    return max(((labels == k) & truth).sum() / ((labels == k) | truth).sum() for k in np.unique(labels))
+
+
+def test_small_objects_are_found_where_asked():
+    image, labels = drawn(320, 240)
+    small = Image.fromarray(image)
+    ImageDraw.Draw(small).rectangle((155, 30, 166, 41), fill=(240, 230, 60))
+    truth = np.zeros((240, 320), bool)
+    truth[30:42, 155:167] = True
+    (plain,), (fine,) = (oh.predict("photos", np.asarray(small), fine=fine) for fine in (False, True))
+    assert overlap_of_best(fine.labels, truth) > max(0.4, overlap_of_best(plain.labels, truth) + 0.1)
+    assert overlap_of_best(fine.labels, labels == 1) > 0.6, "large ones stay"
+    assert len(fine.slots) == len(fine.masks) > len(plain.masks)
+    torch.testing.assert_close(fine.masks.sum(dim=0), torch.ones_like(fine.masks[0]))
+    torch.testing.assert_close(fine.attention.sum(dim=1), torch.ones_like(fine.attention[:, 0]))
+    torch.testing.assert_close(fine.slots.norm(dim=1), torch.ones(len(fine.slots)))
+
+
+def test_the_command_passes_fine_on_and_other_weights_refuse_it(tmp_path, monkeypatch, capsys):
+    Image.fromarray(drawn(64, 48)[0]).save(tmp_path / "yard.png")
+    asked = []
+    monkeypatch.setattr(spectral.SpectralSegmenter, "finer", lambda self: asked.append(1) or self)
+    line = ["predict", str(tmp_path / "yard.png"), "--out", str(tmp_path / "out"), "--fine"]
+    assert main(line) == 0 and asked == [1]
+    assert main([*line, "--weights", "sprites"]) == 1
+    assert "`fine` (=True) needs weights" in capsys.readouterr().err
+
+
 def test_what_it_cannot_do_is_refused_in_one_line(tmp_path, capsys):
     assert main(["evaluate", "photos"]) == 2 and "cannot be evaluated" in capsys.readouterr().err
     with pytest.raises(ValueError, match="segments do not persist over frames"):
