@@ -92,6 +92,7 @@ def call(name: str, inputs: Sequence[str], *outputs: str) -> Any:
 
 
 def node(kind: str, inputs: Sequence[str], *outputs: str, domain: str = "", **attributes: Any) -> Any:
+    """A node; `domain` "this" calls a function of `export.consensus`."""
     from onnx import helper
 
     return helper.make_node(kind, inputs, outputs, domain=domain, **attributes)

@@ -109,7 +109,23 @@ def predict(
         >>> results[0].labels.shape, len(results[0].masks)
         ((48, 64), 6)
     """
-    return list(stream(**locals()))
+    results = stream(
+        model,
+        images,
+        out,
+        iterations=iterations,
+        num_slots=num_slots,
+        restarts=restarts,
+        merge_background=merge_background,
+        fit=fit,
+        fine=fine,
+        batch_size=batch_size,
+        skip_bad=skip_bad,
+        animate=animate,
+        also=also,
+        report=report,
+    )
+    return list(results)
 
 
 def stream(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from objecthood.models.base import FeatureStages, SlotModel, SlotOutput
 from objecthood.nn.autoregressive_decoder import EVERY, AutoregressiveDecoder
+from objecthood.nn.backbones import resized, working_size
 from objecthood.nn.feature_decoders import FeatureReconstruction, MLPFeatureDecoder, SlotMixerDecoder
 from objecthood.nn.frozen_features import Backbone
 from objecthood.nn.grouping import Grouping
@@ -184,18 +185,15 @@ class FeatureModel(SlotModel):
             )
 
         def features(image: Tensor) -> Tensor:
-            stride, (height, width) = self.backbone.stride, self.image_size
-            scale = (height * width / image[0].numel()) ** 0.5
-            size = [stride * max(round(side * scale / stride), 1) for side in image.shape[1:]]
-            large = F.interpolate(image[None], size=size, mode="bicubic", antialias=True)
-            return self.backbone(large.clamp(0, 1))
+            return self.backbone(resized(image, working_size(image, area, self.backbone.stride)))
 
         def group(features: Tensor) -> tuple[Tensor, Tensor]:
             slots, attention = self.grouping(self.inputs(features))
             return slots, attention[:, -1].unflatten(-1, features.shape[1:3])
 
         network: Any = self.backbone.part.module
-        return FeatureStages(network, features, group, self.image_size[0] * self.image_size[1])
+        area = self.image_size[0] * self.image_size[1]
+        return FeatureStages(network, features, group, area)
 
     def _at_size(
         self, masks: Float[Tensor, "batch slots rows columns"], images: Tensor

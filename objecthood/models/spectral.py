@@ -17,7 +17,7 @@ from torch import Tensor
 
 from objecthood.models.base import SlotModel, SlotOutput, SpectralStages
 from objecthood.models.placement import Fit, Placement, place
-from objecthood.nn.backbones import EfficientNetLite0
+from objecthood.nn.backbones import EfficientNetLite0, resized, working_size
 from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.fine_cut import FineCut
 from objecthood.nn.guided_filter import masks_at_size
@@ -124,19 +124,13 @@ class SpectralSegmenter(SlotModel):
 
         return SlotOutput(padded("slots"), padded("attention")[:, None], padded("masks"))
 
-    def working_size(self, height: int, width: int, side: int) -> tuple[int, int]:
-        """Height and width in pixels of the backbone's input for an image of `height` x `width`."""
-        scale, stride = side / (height * width) ** 0.5, self.backbone.stride
-        rows, columns = (max(round(size * scale / stride), 1) for size in (height, width))
-        return rows * stride, columns * stride
-
     @torch.no_grad()
     def embed(self, image: Float[Tensor, "3 height width"]) -> list[Float[Tensor, "rows columns _"]]:
         """Unit embeddings of an image in [0, 1]: of the finest scale, and, with several scales, of all
         concatenated on the finest grid."""
         scales: list[Tensor] = []
         for side in self.sides:
-            found = self._features(image, self.working_size(image.shape[1], image.shape[2], side))
+            found = self._features(image, working_size(image, side**2, self.backbone.stride))
             if scales:
                 found = F.interpolate(found, size=scales[0].shape[:2], mode="bilinear", align_corners=False)
             scales.append(F.normalize(found[0].movedim(0, -1), dim=-1))
@@ -145,8 +139,7 @@ class SpectralSegmenter(SlotModel):
 
     def _features(self, image: Tensor, size: tuple[int, int]) -> Float[Tensor, "1 _ rows columns"]:
         """Normalised features of an image that is resized to `size`."""
-        resized = F.interpolate(image[None].float(), size=size, mode="bicubic", antialias=True)
-        return self.backbone.normalise(self.backbone(resized.clamp(0, 1))).movedim(-1, 1)
+        return self.backbone.normalise(self.backbone(resized(image, size))).movedim(-1, 1)
 
     @torch.no_grad()
     def divide(self, image: Tensor, num_segments: int | None = None) -> SpectralOutput:

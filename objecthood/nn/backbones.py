@@ -207,6 +207,24 @@ class EfficientNetLite0(nn.Module):
         return torch.cat(parts, dim=-1) / len(parts) ** 0.5
 
 
+def working_size(image: Float[Tensor, "3 height width"], area: float, stride: int) -> tuple[int, int]:
+    """Height and width at the image's aspect ratio, multiples of `stride`, of about `area` pixels.
+
+    Example:
+        >>> working_size(torch.rand(3, 480, 640), 320 * 320, 16)
+        (272, 368)
+    """
+    height, width = image.shape[1:]
+    scale = (area / (height * width)) ** 0.5 / stride
+    rows, columns = (max(round(side * scale), 1) for side in (height, width))
+    return rows * stride, columns * stride
+
+
+def resized(image: Float[Tensor, "3 height width"], size: tuple[int, int]) -> Float[Tensor, "1 3 _ _"]:
+    """An image in [0, 1] at another size, bicubic with antialiasing, clipped to [0, 1]."""
+    return F.interpolate(image[None].float(), size=size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
 def _bundled(name: str, revision: str) -> tuple[nn.Module, str]:
     """The `frozen.Restorer` of kind "bundled"."""
     if name != "efficientnet-lite0":

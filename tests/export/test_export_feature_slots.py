@@ -56,7 +56,7 @@ def test_a_graph_that_differs_is_refused(model, file, monkeypatch, tmp_path):
         return lambda given: {name: values + 0.01 for name, values in right(given).items()}
 
     monkeypatch.setattr(export_module, "session", wrong)
-    monkeypatch.setattr(feature_slots, "graph", lambda stages: onnx.load(str(file)))
+    monkeypatch.setattr(feature_slots, "graph", lambda stages, resizes: onnx.load(str(file)))
     with pytest.raises(ValueError, match=r"slots of the exported graph differs from PyTorch by 1\.\de-02"):
         export_parts(model, tmp_path / "parts")
     assert not (tmp_path / "parts").exists()
