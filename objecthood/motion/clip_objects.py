@@ -1,7 +1,8 @@
 """Masks of the objects of a clip: motion, appearance, and finishing steps that motion grouping has too.
 
 `models.moving_objects` gives log odds on the grid of the backbone; here the motion of pixels is added, and
-the masks are averaged along the flow, refined by colour and filtered to edges (`motion.masks.finished`).
+the masks are compared with the motion nearby, averaged along the flow, refined by colour and filtered to
+edges (`motion.masks.finished`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ LARGEST_ODDS = 4.0
 """Bound of the log odds of appearance, so that the motion and colour of a pixel can outweigh them."""
 COLOURS = 1.0
 """Weight of colours in finished masks."""
+TOGETHER = 4.0
+"""Weight of motion like that of the object nearby, against that of the background nearby."""
+ROUNDS = 2
+"""How often the colours of objects are taken from the masks."""
 
 
 @runtime_checkable
@@ -104,7 +109,7 @@ def finished(
         return large.sigmoid()
     flow = clip.fields.flow
     both = large.sigmoid()[:, None].expand(-1, flow.shape[1], -1, -1)  # directions of equal masks
-    return motion_masks.finished(both, flow, clip.images, colours)
+    return motion_masks.finished(both, flow, clip.images, colours, TOGETHER, ROUNDS)
 
 
 def motion_score(

@@ -5,7 +5,8 @@
 
 Writes results/davis.json: J and F of every sequence at full size, of the model `video` and of baselines with
 the same finishing steps. No step sees labels but the last, which scores. `--release` writes the head of all
-sequences to objecthood/weights/video-head.safetensors.
+sequences to objecthood/weights/video-head.safetensors. `--keep FOLDER` keeps clips and scores, so that a
+stopped run goes on; remove the folder when code has changed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,8 @@ from objecthood.models.moving_objects import MovingObjects
 from objecthood.motion import masks as motion_masks
 from objecthood.motion.clip_objects import (
     COLOURS,
+    ROUNDS,
+    TOGETHER,
     Clip,
     clip_masks,
     clip_of,
@@ -60,27 +65,56 @@ def main() -> None:
     )
     parser.add_argument("davis", type=Path, help="a copy of DAVIS-2016")
     parser.add_argument("--release", action="store_true", help="write the head of all sequences")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder for clips and scores of a run that may be stopped"
+    )
+    parser.add_argument("--pieces", type=int, default=1000, help="stop after as many clips or scores")
     arguments = parser.parse_args()
-    wall, cpu = time.perf_counter(), time.process_time()
     davis = Davis2016(arguments.davis)
     model = MovingObjects(ObjectnessHead(304))
-    clips = {name: read(davis, model, name) for name in davis.sequences}
+    pieces = Pieces(arguments.keep, arguments.pieces)
+    clips = {name: pieces(f"clip-{name}", partial(read, davis, model, name)) for name in davis.sequences}
     if arguments.release:
         save_head(fit_head(clips.values()), ROOT / "objecthood" / "weights" / "video-head.safetensors")
     sequences: dict[str, dict[str, dict[str, float]]] = {}
     held_out = [out for _, out in folds(davis.sequences)]
-    for train, out in folds(davis.sequences):
-        model.head = fit_head(clips[name] for name in train)
+    for number, (train, out) in enumerate(folds(davis.sequences)):
+        model.head = pieces(f"head-{number}", partial(fit_head, [clips[name] for name in train]))
         for name in out:
-            truth = torch.from_numpy(davis.truth(name))
-            start = time.process_time()
-            masks = methods(model, clips[name])
-            spent = time.process_time() - start
-            sequences[name] = {key: scores(truth, mask) for key, mask in masks.items()}
-            line = {key: round(row["J"], 3) for key, row in sequences[name].items()}
-            print(f"{name} ({spent:.0f} CPU s): {line}", flush=True)
-    cost = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-    write(dict(sorted(sequences.items())), held_out, cost)
+            score = partial(scored, davis, model, name, clips[name])
+            sequences[name] = pieces(f"scores-{name}", score)
+            print(name, {key: round(row["J"], 3) for key, row in sequences[name].items()}, flush=True)
+    write(dict(sorted(sequences.items())), held_out, pieces.cost)
+
+
+class Pieces:
+    """Parts of a run and their cost; kept in `folder` if there is one. `most` new ones end the run."""
+
+    def __init__(self, folder: Path | None, most: int):
+        self.folder, self.left = folder, most
+        self.cost = {"wall_seconds": 0.0, "cpu_seconds": 0.0}
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, name: str, make: Callable[[], Any]) -> Any:
+        file = self.folder / f"{name}.pt" if self.folder else None
+        if file and file.exists():
+            value, cost = torch.load(file, weights_only=False, mmap=True)
+        else:
+            if not self.left:
+                raise SystemExit("stopped; the same command goes on")
+            self.left -= 1
+            wall, cpu = time.perf_counter(), time.process_time()
+            value = make()
+            cost = {
+                "wall_seconds": time.perf_counter() - wall,
+                "cpu_seconds": time.process_time() - cpu,
+            }
+            if file:
+                torch.save((value, cost), file.with_suffix(".part"))
+                file.with_suffix(".part").rename(file)
+        self.cost = {key: self.cost[key] + cost[key] for key in cost}
+        return value
 
 
 def read(davis: Davis2016, model: MovingObjects, name: str) -> Clip:
@@ -88,17 +122,23 @@ def read(davis: Davis2016, model: MovingObjects, name: str) -> Clip:
     return clip_of([read_frame(model, frame) for frame in davis.frames(name)])
 
 
+def scored(davis: Davis2016, model: MovingObjects, name: str, clip: Clip) -> dict[str, dict[str, float]]:
+    """Scores of all methods on a sequence."""
+    truth = torch.from_numpy(davis.truth(name))
+    return {key: scores(truth, mask) for key, mask in methods(model, clip).items()}
+
+
 def methods(model: MovingObjects, clip: Clip) -> dict[str, Tensor]:
     """Masks of baselines, of parts of the method, and of the method, with the same finishing steps."""
     assert clip.fields is not None
     motion = motion_score(clip.fields.speed)
     nothing = torch.zeros(clip.features.shape[:-1])
-    along = motion_masks.above_threshold(clip.fields.speed)
+    along = motion_masks.above_threshold(clip.fields.speed), clip.fields.flow, clip.images
     head = model.adaptation.slope * (model.head(clip.features) - model.adaptation.offset)
     alone, _ = model.adapt(clip.features)
     return {
-        BASELINES[0]: motion_masks.finished(along, clip.fields.flow, clip.images, 0.6),
-        BASELINES[1]: motion_masks.finished(along, clip.fields.flow, clip.images, COLOURS),
+        BASELINES[0]: motion_masks.finished(*along, 0.6, TOGETHER, ROUNDS),
+        BASELINES[1]: motion_masks.finished(*along, COLOURS, TOGETHER, ROUNDS),
         BASELINES[2]: finished(nothing, None if motion is None else 2 * motion, clip),
         "appearance, adapted": finished(alone, None, clip),
         "motion and appearance, not adapted": finished(head, motion, clip),
