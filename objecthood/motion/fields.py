@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -115,9 +115,14 @@ def flow_size(size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def fields_of(frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> SequenceFields:
-    """The motion of at least two frames of size `flow_size`."""
-    search, flows = DenseInverseSearch(), []
+def fields_of(
+    frames: Sequence[UInt8[np.ndarray, "height width 3"]],
+    search: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    camera: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> SequenceFields:
+    """The motion of at least two frames of size `flow_size`; `search` is `DenseInverseSearch` and `camera`,
+    which subtracts the camera's motion, `without_camera` unless given."""
+    search, camera, flows = search or DenseInverseSearch(), camera or without_camera, []
     for now in range(len(frames)):
         both = []
         for step in (1, -1):
@@ -126,7 +131,7 @@ def fields_of(frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> Sequence
         flows.append(np.stack(both))
     flow = torch.from_numpy(np.stack(flows)).permute(0, 1, 4, 2, 3)
     flow = functional.avg_pool2d(flow.flatten(0, 1), KEPT).unflatten(0, flow.shape[:2]) / KEPT
-    residual = torch.from_numpy(np.stack([without_camera(one) for one in flow.flatten(0, 1).numpy()]))
+    residual = torch.from_numpy(np.stack([camera(one) for one in flow.flatten(0, 1).numpy()]))
     residual = residual.unflatten(0, flow.shape[:2])
     speed = along_paths(residual.norm(dim=2), flow)
     steady = along_paths(residual.flatten(1, 2), flow).unflatten(1, residual.shape[1:3])
