@@ -17,6 +17,7 @@ FLOORS_OF = {"clevr": "clevr6-like", "sprites": "sprites-grey"}
 """Entry of results/floors.json of weights whose recipe has another name."""
 DATA_OF = {
     "clevr": "CLEVR-like scenes, 3 to 6 objects",
+    "photos-slots": "photographs (COCO)",
     "set-clevr": "CLEVR-like scenes, 3 to 10 objects, properties",
     "sprites": "sprites on grey",
     "tetrominoes": "Tetrominoes-like scenes",
@@ -83,7 +84,8 @@ def megabytes(size: int) -> str:
 
 def cells(name: str, one: Pretrained) -> list[str]:
     """The row of a weight file after its name."""
-    scores = [f"{one.scores[score]:.3f}" if score in one.scores else "-" for score in SCORES]
+    found = {"mbo": one.scores.get("mbo_i"), **one.scores}
+    scores = [f"{found[score]:.3f}" if found.get(score) is not None else "-" for score in SCORES]
     if "ap" in one.scores:
         scores = [f"AP {one.scores['ap']:.3f}", "-", "-"]
     side, trained = one.facts["settings"]["resolution"], one.facts["trained"]
@@ -98,11 +100,15 @@ def image_cost(name: str) -> str:
 
 def photos_cells() -> list[str]:
     """The row of `photos` after its name: mBO over instances, and nothing that is trained."""
-    photos, plain = on_photographs()
-    best = max(row["fg_ari"] for row in plain)
-    scores = [f"{photos['fg_ari']:.3f}", "-", f"{photos['mbo_i']:.3f}", f"{best:.3f}\u00a0/\u00a0-"]
+    photos, _ = on_photographs()
+    scores = [f"{photos['fg_ari']:.3f}", "-", f"{photos['mbo_i']:.3f}", photographs_floor()]
     size = (WEIGHTS / "efficientnet-lite0.safetensors").stat().st_size
     return ["photographs (COCO)", "any", *scores, "-", image_cost("photos"), megabytes(size)]
+
+
+def photographs_floor() -> str:
+    """FG-ARI of equal blocks or colour k-means, whichever is better."""
+    return f"{max(row['fg_ari'] for row in on_photographs()[1]):.3f}\u00a0/\u00a0-"
 
 
 def on_photographs() -> tuple[dict, list[dict]]:
@@ -113,6 +119,8 @@ def on_photographs() -> tuple[dict, list[dict]]:
 
 def floor(name: str, one: Pretrained) -> str:
     """FG-ARI and ARI of colour components or colour k-means, whichever is better; "-" if not measured."""
+    if "mbo_i" in one.scores:
+        return photographs_floor()
     found = read("floors.json").get(FLOORS_OF.get(name, one.facts["recipe"]), {})
     if "components" not in found:
         return "-"
@@ -129,6 +137,7 @@ def section(name: str, one: Pretrained) -> str:
     recipe, seed = one.facts["recipe"], one.facts["seed"]
     rendered = one.facts["settings"].get("data") == "clevr-like"
     train = f"objecthood train {recipe} --seed {seed}"
+    train += " --data-path IMAGES" if one.facts["settings"].get("data") == "folder" else ""
     held_out = "held-out clips" if one.is_video else "a held-out image"
     lines = [f"objecthood predict {'VIDEO' if one.is_video else 'IMAGES'} --weights {name} --out found"]
     lines += [f"{RENDER}    # also --split validation, test"] if rendered else []
