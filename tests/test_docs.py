@@ -116,12 +116,13 @@ def moving_weights(folder: Path) -> None:
 
 
 def short_clip(folder: Path) -> None:
-    """What docs/methods/moving-objects.md reads."""
+    """What docs/methods/moving-objects.md and cards of weights for videos read."""
     write_video(folder / "clip.mp4", some_frames(3))
 
 
 PREPARED = {
     "docs/methods/moving-objects.md": short_clip,
+    **{f"docs/weights/{name}.md": short_clip for name, one in oh.PRETRAINED.items() if one.is_video},
     "docs/methods/video.md": moving_weights,
     "docs/data.md": published_files,
     "docs/migrating.md": foreign_weights,
