@@ -118,7 +118,8 @@ class MovingObjects(SlotModel):
         motion: Float[Tensor, "frames rows columns"] | None = None,
         start: Float[Tensor, " inputs"] | None = None,
     ) -> tuple[Float[Tensor, "frames rows columns"], Float[Tensor, " inputs"]]:
-        """Log odds of an object in each cell of a clip, and the weights fitted to it.
+        """Log odds of an object in each cell of a clip, the mean of those adapted to it and those of the
+        general head, and the weights fitted to it.
 
         Args:
             features: of `embed`.
@@ -129,18 +130,21 @@ class MovingObjects(SlotModel):
         how, weights = self.adaptation, self.head.weight if start is None else start
         inputs, shape = self.head.inputs(features), features.shape[:-1]
         values = [inputs @ weights] + ([] if motion is None else [motion.flatten()])
+        general = how.slope * (inputs @ self.head.weight - how.offset)
         odds = how.slope * (values[0] - how.offset)
         if motion is not None:
             odds = odds + how.motion_slope * values[1]
         some = (torch.arange(shape[0]) % how.every == 0).repeat_interleave(shape[1] * shape[2])
-        fitted = weights
+        fitted, is_fitted = weights, False
         for _ in range(how.rounds):
             labels = (odds > 0).float()
             if labels[some].sum() < FEWEST or (1 - labels[some]).sum() < FEWEST:
                 break
             fitted = ridge(class_moments(inputs[some], labels[some]), how.penalty, weights)
             values[0] = inputs @ fitted
-            odds = log_odds(torch.stack(values), labels) - how.caution
+            odds, is_fitted = log_odds(torch.stack(values), labels) - how.caution, True
+        if is_fitted:  # the general head keeps what a short clip cannot show
+            odds = (odds + general) / 2
         return odds.view(shape), fitted
 
     def segment(
