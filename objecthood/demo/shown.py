@@ -104,7 +104,7 @@ def load_shown(names: list[str]) -> list[Shown]:
 def discovery_names() -> list[str]:
     """Names of models that the demo shows: `photos`, the model of live images, `hub.DEFAULT`, others."""
     names = [
-        name for name, known in hub.PRETRAINED.items() if "masks" in known.protocol and not known.is_video
+        name for name, known in hub.PRETRAINED.items() if "ap" not in known.scores and not known.is_video
     ]
     first = [name for name in (LIVE, hub.DEFAULT) if name in names]
     return [PHOTOGRAPHS, *first, *sorted(name for name in names if name not in first)]

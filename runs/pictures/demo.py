@@ -248,6 +248,7 @@ def take_images(shown: list) -> None:
     images = ROOT / "docs" / "images"
     windows = {
         "demo-photograph": {"viewport": {"width": 1200, "height": 1330}, "color_scheme": "light"},
+        "demo-live": {"viewport": {"width": 1200, "height": 1010}, "color_scheme": "light"},
         "demo": {"viewport": {"width": 1200, "height": 1130}, "color_scheme": "light"},
         "demo-phone": {"viewport": {"width": 390, "height": 1500}, "color_scheme": "dark", "is_mobile": True},
     }
@@ -255,7 +256,7 @@ def take_images(shown: list) -> None:
         for name, window in windows.items():
             with Visit(browser, port, **window) as visit:
                 if "photograph" not in name:
-                    visit.page.select_option("#model", "clevr")
+                    visit.page.select_option("#model", LIVE if "live" in name else "clevr")
                     visit.settle()
                 if "phone" in name:
                     visit.page.locator(".view span").last.click()
@@ -263,8 +264,10 @@ def take_images(shown: list) -> None:
                     visit.settle()
                 visit.page.mouse.move(1, 1)
                 visit.page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
-                seconds = "#photograph-facts"  # those of a machine that also drives a browser
-                visit.page.eval_on_selector(seconds, "line => line.style.setProperty('visibility', 'hidden')")
+                for seconds in ("#photograph-facts", "#live-facts"):  # of a machine that also drives a browser
+                    visit.page.eval_on_selector(
+                        seconds, "line => line.style.setProperty('visibility', 'hidden')"
+                    )
                 file = io.BytesIO(visit.page.screenshot())
                 Image.open(file).convert("RGB").save(images / f"{name}.webp", quality=85, method=6)
 

@@ -4,7 +4,7 @@ import { drawLayer, segmentsAtSize } from "./segments.js";
 
 const SHOWN = 480; // longest side in pixels of what is drawn
 const SHARE = 0.6; // weight of a new frame in the mean of masks over time: less flicker, some delay
-const ZOOM = 0.6, PERIOD = 16000; // of the walk: share of the photograph that is seen; milliseconds of a round
+const ZOOM = 0.8, PERIOD = 16000; // of the walk: share of the photograph that is seen; milliseconds of a round
 const isCalm = matchMedia("(prefers-reduced-motion: reduce)");
 
 const get = (id) => document.getElementById(id);
@@ -137,7 +137,7 @@ export class Live {
   draw() {
     if (!this.found) return;
     const lit = new Set(this.lit < 0 ? this.selected : [...this.selected, this.lit]);
-    drawLayer(this.over, this.found, lit);
+    drawLayer(this.over, this.found, lit, true);
     this.over.classList.toggle("shown", !get("live-plain").checked || lit.size > 0);
   }
 

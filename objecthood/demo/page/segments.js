@@ -9,8 +9,11 @@ const SPECK = 0.0008; // share of the image below which a piece joins what is be
 /** How much of a pixel belongs to its own segment; the rest belongs to the second. */
 export const shareAt = (margin, at) => Math.min(1, 0.5 + SHARP * margin[at]);
 
-/** Draw the segments (`segmentsAtSize`) on a canvas: their colours, or, if some are lit, a shade over the others. */
-export function drawLayer(canvas, { labels, second, margin, number }, lit) {
+/**
+ * Draw the segments (`segmentsAtSize`) on a canvas: their colours, or, if some are lit, a shade over the others; with borders of two
+ * pixels, or of one.
+ */
+export function drawLayer(canvas, { labels, second, margin, number }, lit, isThin = false) {
   const { width, height } = canvas;
   const colors = Array.from({ length: number }, (_, index) => slotColor(index));
   const image = new ImageData(width, height), pixels = image.data;
@@ -29,7 +32,7 @@ export function drawLayer(canvas, { labels, second, margin, number }, lit) {
   drawBorders(pixels, labels, width, height, (own) => {
     if (!lit.size) return [255, 255, 255, 235];
     return lit.has(own) ? [...colors[own], 255] : null;
-  });
+  }, isThin);
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
@@ -121,8 +124,8 @@ export function segmentsAtSize({ masks: sharp, number, rows, columns }, width, h
   return { labels, second, margin };
 }
 
-/** Borders of two pixels between segments, in `colorOf(segment)` (RGBA), or none where that is null. */
-function drawBorders(pixels, labels, width, height, colorOf) {
+/** Borders of two pixels (of one if `isThin`) between segments, in `colorOf(segment)` (RGBA), or none where that is null. */
+function drawBorders(pixels, labels, width, height, colorOf, isThin) {
   for (let y = 0; y < height - 1; y++) {
     for (let x = 0; x < width - 1; x++) {
       const at = y * width + x;
@@ -131,7 +134,7 @@ function drawBorders(pixels, labels, width, height, colorOf) {
         const color = colorOf(labels[at]) ?? colorOf(labels[beside]);
         if (!color) continue;
         pixels.set(color, 4 * at);
-        pixels.set(color, 4 * beside);
+        if (!isThin) pixels.set(color, 4 * beside);
       }
     }
   }
