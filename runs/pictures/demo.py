@@ -264,7 +264,8 @@ def take_images(shown: list) -> None:
                     visit.settle()
                 visit.page.mouse.move(1, 1)
                 visit.page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
-                for seconds in ("#photograph-facts", "#live-facts"):  # of a machine that also drives a browser
+                # Seconds and frames a second of a machine that also drives a browser say nothing.
+                for seconds in ("#photograph-facts", "#live-facts"):
                     visit.page.eval_on_selector(
                         seconds, "line => line.style.setProperty('visibility', 'hidden')"
                     )
