@@ -5,8 +5,7 @@
 
 Writes results/davis.json: J and F of every sequence at full size, of the model `video` and of baselines with
 the same finishing steps. No step sees labels but the last, which scores. `--release` writes the head of all
-sequences to objecthood/weights/video-head.safetensors. `--keep FOLDER` keeps clips and scores, so that a
-stopped run goes on; remove the folder when code has changed.
+sequences to objecthood/weights/video-head.safetensors.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,61 +62,27 @@ def main() -> None:
     )
     parser.add_argument("davis", type=Path, help="a copy of DAVIS-2016")
     parser.add_argument("--release", action="store_true", help="write the head of all sequences")
-    parser.add_argument(
-        "--keep", type=Path, help="a folder for clips and scores of a run that may be stopped"
-    )
-    parser.add_argument("--pieces", type=int, default=1000, help="stop after as many clips or scores")
     arguments = parser.parse_args()
     davis = Davis2016(arguments.davis)
     model = MovingObjects(ObjectnessHead(304))
-    pieces = Pieces(arguments.keep, arguments.pieces)
-    clips = {name: pieces(f"clip-{name}", partial(read, davis, model, name)) for name in davis.sequences}
+    begun = time.perf_counter(), time.process_time()
+    clips = {
+        name: clip_of([read_frame(model, frame) for frame in davis.frames(name)]) for name in davis.sequences
+    }
     if arguments.release:
         save_head(fit_head(clips.values()), ROOT / "objecthood" / "weights" / "video-head.safetensors")
     sequences: dict[str, dict[str, dict[str, float]]] = {}
     held_out = [out for _, out in folds(davis.sequences)]
-    for number, (train, out) in enumerate(folds(davis.sequences)):
-        model.head = pieces(f"head-{number}", partial(fit_head, [clips[name] for name in train]))
+    for train, out in folds(davis.sequences):
+        model.head = fit_head([clips[name] for name in train])
         for name in out:
-            score = partial(scored, davis, model, name, clips[name])
-            sequences[name] = pieces(f"scores-{name}", score)
+            sequences[name] = scored(davis, model, name, clips[name])
             print(name, {key: round(row["J"], 3) for key, row in sequences[name].items()}, flush=True)
-    write(dict(sorted(sequences.items())), held_out, pieces.cost)
-
-
-class Pieces:
-    """Parts of a run and their cost; kept in `folder` if there is one. `most` new ones end the run."""
-
-    def __init__(self, folder: Path | None, most: int):
-        self.folder, self.left = folder, most
-        self.cost = {"wall_seconds": 0.0, "cpu_seconds": 0.0}
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
-
-    def __call__(self, name: str, make: Callable[[], Any]) -> Any:
-        file = self.folder / f"{name}.pt" if self.folder else None
-        if file and file.exists():
-            value, cost = torch.load(file, weights_only=False, mmap=True)
-        else:
-            if not self.left:
-                raise SystemExit("stopped; the same command goes on")
-            self.left -= 1
-            wall, cpu = time.perf_counter(), time.process_time()
-            value = make()
-            cost = {
-                "wall_seconds": time.perf_counter() - wall,
-                "cpu_seconds": time.process_time() - cpu,
-            }
-            if file:
-                torch.save((value, cost), file.with_suffix(".part"))
-                file.with_suffix(".part").rename(file)
-        self.cost = {key: self.cost[key] + cost[key] for key in cost}
-        return value
-
-
-def read(davis: Davis2016, model: MovingObjects, name: str) -> Clip:
-    """Motion, images and features of a sequence."""
-    return clip_of([read_frame(model, frame) for frame in davis.frames(name)])
+    cost = {
+        "wall_seconds": time.perf_counter() - begun[0],
+        "cpu_seconds": time.process_time() - begun[1],
+    }
+    write(dict(sorted(sequences.items())), held_out, cost)
 
 
 def scored(davis: Davis2016, model: MovingObjects, name: str, clip: Clip) -> dict[str, dict[str, float]]:
