@@ -28,9 +28,16 @@ def seeds() -> str:
 
 
 def settings() -> str:
-    """FG-ARI of a trained unmodified model by iterations and pieces, and by slots."""
+    """FG-ARI of trained unmodified models, mean over seeds, by iterations and pieces, and by slots."""
     found = read("unmodified-tests.json")["rows"]
-    cells = {(row["pieces"], row["slots"], row["iterations"]): row["scores"]["fg_ari"] for row in found}
+    cells = {
+        (row["pieces"], row["slots"], row["iterations"]): statistics.mean(
+            other["scores"]["fg_ari"]
+            for other in found
+            if all(other[key] == row[key] for key in ("pieces", "slots", "iterations"))
+        )
+        for row in found
+    }
     iterations = sorted({row["iterations"] for row in found})
     head = ["test iterations", *(str(number) for number in iterations)]
     rows = [
