@@ -135,15 +135,15 @@ class MovingObjects(SlotModel):
         if motion is not None:
             odds = odds + how.motion_slope * values[1]
         some = (torch.arange(shape[0]) % how.every == 0).repeat_interleave(shape[1] * shape[2])
-        fitted, is_fitted = weights, False
+        fitted = weights
         for _ in range(how.rounds):
             labels = (odds > 0).float()
             if labels[some].sum() < FEWEST or (1 - labels[some]).sum() < FEWEST:
                 break
             fitted = ridge(class_moments(inputs[some], labels[some]), how.penalty, weights)
             values[0] = inputs @ fitted
-            odds, is_fitted = log_odds(torch.stack(values), labels) - how.caution, True
-        if is_fitted:  # the general head keeps what a short clip cannot show
+            odds = log_odds(torch.stack(values), labels) - how.caution
+        if fitted is not weights:  # the general head keeps what a short clip cannot show
             odds = (odds + general) / 2
         return odds.view(shape), fitted
 

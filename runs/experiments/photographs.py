@@ -155,21 +155,30 @@ def enlarged(labels: Tensor) -> Tensor:
     return F.interpolate(masks, size=(SIDE, SIDE), mode="bilinear")[0].argmax(dim=0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parser_of(text: str | None) -> argparse.ArgumentParser:
+    """A parser of the part and of where its photographs are (`scenes_of`)."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("select", "report"))
     parser.add_argument("images", type=Path)
     parser.add_argument("annotations", type=Path)
     parser.add_argument("--without", type=Path, nargs="+", default=[])
+    return parser
+
+
+def scenes_of(arguments: argparse.Namespace) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The photographs of a part, without those of other folders."""
+    left_out = {path.name.removeprefix("coco_") for folder in arguments.without for path in folder.iterdir()}
+    return photographs(arguments.images, arguments.annotations, left_out)
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="print these; write nothing")
     parser.add_argument("--add", nargs="+", choices=list(ROWS), help="measure these alone and add them")
     parser.add_argument("--runs", type=Path, nargs="+", help="score the models of these run folders as well")
     parser.add_argument("--slots", action="store_true", help="measure the slots alone: see `slot_retrieval`")
     arguments = parser.parse_args()
-    left_out = {path.name.removeprefix("coco_") for folder in arguments.without for path in folder.iterdir()}
-    scenes = list(photographs(arguments.images, arguments.annotations, left_out))
+    scenes = scenes_of(arguments)
     if arguments.runs:
         found = json.loads(TARGET.read_text())
         for run in arguments.runs:

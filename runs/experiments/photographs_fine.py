@@ -11,14 +11,12 @@ over objects of a size, with their standard error.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
-from pathlib import Path
 
 import torch
-from photographs import BACKBONE, SEEDS, TARGET, photographs
+from photographs import BACKBONE, SEEDS, TARGET, parser_of, scenes_of
 from torch import Tensor
 
 from objecthood.metrics import dinosaur_scores, object_overlaps
@@ -34,17 +32,8 @@ Found = dict[str, dict]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("part", choices=("select", "report"))
-    parser.add_argument("images", type=Path)
-    parser.add_argument("annotations", type=Path)
-    parser.add_argument("--without", type=Path, nargs="+", default=[])
-    arguments = parser.parse_args()
-    left_out = {path.name.removeprefix("coco_") for folder in arguments.without for path in folder.iterdir()}
-    scenes = photographs(arguments.images, arguments.annotations, left_out)
-    write(arguments.part, [measured(*scene) for scene in scenes])
+    arguments = parser_of(__doc__).parse_args()
+    write(arguments.part, [measured(*scene) for scene in scenes_of(arguments)])
 
 
 def measured(image: Tensor, instances: Tensor, classes: Tensor) -> Found:

@@ -33,6 +33,6 @@ def found() -> str:
     votes = runs_of("center-votes")
     cost = f"{statistics.median(run['cpu_seconds'] for run in votes):.0f}"
     cells = [spread([run["scores"][score] for run in votes]) for score in SCORES]
-    title = f"**votes for centres** (`center-votes`), {len(votes)} seed{'s' * (len(votes) > 1)}"
+    title = f"**votes for centres** (`center-votes`), {len(votes)} seeds"
     rows.append([title, "320", *cells, "-", cost])
     return as_table(head, rows)

@@ -51,7 +51,13 @@ def settings() -> str:
     ]
     slots = sorted(slots for pieces, slots, n in cells if (pieces, n) == (3, 3))
     number = [["3 pieces, 3 iterations", *(f"{cells[3, slot, 3]:.3f}" for slot in slots)]]
-    return as_table(head, rows) + "\n" + as_table(["slots", *(str(slot) for slot in slots)], number)
+    verdict = (
+        f"With five iterations, three pieces have {cells[3, 4, 5]:.3f}, where components of one colour have "
+        f"{floor['3']:.3f}.\n"
+    )
+    return "\n".join(
+        [as_table(head, rows), as_table(["slots", *(str(slot) for slot in slots)], number), verdict]
+    )
 
 
 def starts() -> str:

@@ -219,13 +219,12 @@ def publish(name: str, runs: list[Path], data_path: str | None) -> None:
     model.calibration = out_of_distribution.calibration(model, recipe)
     scores = tests[seed]
     write_weights(file, hub.WEIGHTS / f"{name}.safetensors", model.calibration, scores)
-    many = len(validation) > 1
     facts = {
         "recipe": result["recipe"],
         "settings": read_description(hub.WEIGHTS / f"{name}.safetensors")["recipe"],
         "seed": seed,
         "chosen": f"Seed {seed} has the best {score} on validation scenes among {len(validation)} seeds"
-        if many
+        if len(validation) > 1
         else "One seed was trained, so none was chosen",
         "scores": scores,
         "protocol": protocol,

@@ -1,6 +1,7 @@
 """The page in a browser, both ways: with PyTorch behind it, and as plain files that run the model
 themselves."""
 
+import contextlib
 import io
 import itertools
 from importlib.util import find_spec
@@ -57,37 +58,33 @@ def static(browser, tmp_path_factory):
         yield port
 
 
-@pytest.fixture(scope="module")
-def photographs(browser, tmp_path_factory):
-    """Ports of the page of photographs: with PyTorch behind it, and as plain files if they can be built."""
-    shown = load_shown(["photos"])
-    folder = tmp_path_factory.mktemp("photographs") / "site"
+@contextlib.contextmanager
+def both_ways(shown, folder):
+    """Ports of a page: with PyTorch behind it, and as plain files if they can be built."""
     with serving(build_app(shown)) as served:
         if not WEB.is_dir() or find_spec("onnxscript") is None:
             yield [served]
             return
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+            patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # traced sizes are no int
             build_site(shown, folder, WEB, say=lambda line: None)
         with serving_folder(folder) as static:
             yield [served, static]
+
+
+@pytest.fixture(scope="module")
+def photographs(browser, tmp_path_factory):
+    with both_ways(load_shown(["photos"]), tmp_path_factory.mktemp("photographs") / "site") as ports:
+        yield ports
 
 
 @pytest.fixture(scope="module")
 def live(browser, tmp_path_factory):
-    """Ports of the page of live images, as `photographs`; slots that do not yet know anything."""
+    """Slots that do not yet know anything."""
     torch.manual_seed(0)
     shown = [Shown("slots", oh.RECIPES["photos-slots"].build_model().eval(), "Untrained.")]
-    folder = tmp_path_factory.mktemp("live") / "site"
-    with serving(build_app(shown)) as served:
-        if not WEB.is_dir() or find_spec("onnxscript") is None:
-            yield [served]
-            return
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-            build_site(shown, folder, WEB, say=lambda line: None)
-        with serving_folder(folder) as static:
-            yield [served, static]
+    with both_ways(shown, tmp_path_factory.mktemp("live") / "site") as ports:
+        yield ports
 
 
 @pytest.fixture(params=["served", "static"])
@@ -417,11 +414,11 @@ def test_the_browser_computes_what_pytorch_does(browser, static):
                   const options = { numSlots: model.num_slots, iterations: 4, seed: 0, spread: 0 };
                   const seen = await engine.group(model, Float32Array.from(planes), options);
                   const { slots, attention } = seen;
-                  const painting = await engine.decode(model, slots[3], attention[3]);
+                  const decoded = await engine.decode(model, slots[3], attention[3]);
                   const size = model.resolution ** 2;
                   const layers = Array.from({ length: model.num_slots }, (_, index) => ({
-                    appearance: painting.appearance.slice(3 * size * index, 3 * size * (index + 1)),
-                    logits: painting.logits.slice(size * index, size * (index + 1)),
+                    appearance: decoded.appearance.slice(3 * size * index, 3 * size * (index + 1)),
+                    logits: decoded.logits.slice(size * index, size * (index + 1)),
                   }));
                   const { reconstruction, masks } = compose(layers, size);
                   const flat = (parts) => parts.flatMap((part) => [...part]);
@@ -478,6 +475,7 @@ def test_live_images_are_divided(browser, live):
         with Visit(browser, port, reduced_motion="no-preference") as visit:
             page = visit.page
             page.wait_for_selector("#live-facts:has-text('frames a second')")
+            assert page.inner_text("#status") == ""
             assert " of 9 slots" in page.inner_text("#live-facts") and visit.count_colours("#live-over") > 1
             first = visit.pixels("#live-base")
             page.wait_for_timeout(300)
@@ -490,7 +488,7 @@ def test_live_images_are_divided(browser, live):
             broken = {"name": "a.mp4", "mimeType": "video/mp4", "buffer": b"no video"}
             page.set_input_files("#live-file", broken)
             page.wait_for_selector("#status:not([hidden])")
-            assert "cannot play that file" in page.inner_text("#status")
+            assert "cannot play that as a video" in page.inner_text("#status")
             page.wait_for_selector("#live-base:not([height='360'])")
             assert visit.problems == [] and visit.foreign == []
 

@@ -106,6 +106,8 @@ def test_every_published_model_is_shown():
     """Without names: all that decode, described, and looking at their own examples as they do elsewhere."""
     photographs, *others = load_shown([])
     assert photographs.name == "photos" and describe(photographs)["kind"] == "photographs"
+    named = {name for name, one in oh.PRETRAINED.items() if not one.is_video and "ap" not in one.scores}
+    assert {one.name for one in others} == named and {one.kind for one in others} == {"live", "slots"}
     for one in others:
         if one.kind == "live":
             continue

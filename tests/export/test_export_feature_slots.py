@@ -49,6 +49,15 @@ def test_one_graph_for_images_of_any_shape(model, file):
         assert found["masks"].shape == (9, height, width)
 
 
+def test_the_part_for_pages_takes_frames_as_they_are(model, tmp_path):
+    """Of any size that the page chooses, and not enlarged to that of training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        folder = export_parts(model, tmp_path / "parts")
+    found = session(folder / "segment.onnx")({"image": torch.rand(1, 3, 48, 64)})
+    assert found["attention"].shape == (9, 3, 4) and found["masks"].shape == (9, 48, 64)
+
+
 def test_a_graph_that_differs_is_refused(model, file, monkeypatch, tmp_path):
     right = session(file)
 

@@ -55,6 +55,21 @@ def test_an_object_that_stops_is_still_found(model):
     assert overlap[:6].mean() > 0.6 and overlap[7:].mean() > 0.6
 
 
+def test_half_of_the_log_odds_are_those_of_the_general_head(model):
+    frames, _ = clip_of_a_square(6, 6)
+    clip = clip_of([read_frame(model, frame) for frame in frames])
+    motion = motion_score(clip.fields.speed)
+    coarse = torch.nn.functional.interpolate(motion[:, None], clip.features.shape[1:3], mode="area")[:, 0]
+    start, odds, general = model.head.weight.clone(), [], []
+    for scale in (1.0, 2.0):  # the head's weights alone, not those that the adaptation starts from
+        model.head.weight.copy_(scale * start)
+        odds.append(model.adapt(clip.features, coarse, start)[0])
+        general.append(model.adaptation.slope * model.head(clip.features))
+    model.head.weight.copy_(start)
+    assert (general[1] - general[0]).abs().max() > 0.5
+    torch.testing.assert_close(odds[1] - odds[0], (general[1] - general[0]) / 2, atol=1e-4, rtol=1e-4)
+
+
 def test_windows_keep_the_slots(model):
     frames, _ = clip_of_a_square(12, 12)
     whole = torch.stack(list(object_masks(model, frames)))

@@ -1,20 +1,18 @@
 // The page of live images: a webcam, a video, or a walk over a photograph, every frame divided by the same slots.
 
 import { drawLayer, segmentsAtSize } from "./segments.js";
+import { get, make, segmentAt, showSamples, sizeStage, takeFiles } from "./stage.js";
 
 const SHOWN = 480; // longest side in pixels of what is drawn
 const SHARE = 0.6; // weight of a new frame in the mean of masks over time: less flicker, some delay
 const ZOOM = 0.8, PERIOD = 16000; // of the walk: share of the photograph that is seen; milliseconds of a round
 const isCalm = matchMedia("(prefers-reduced-motion: reduce)");
 
-const get = (id) => document.getElementById(id);
-
 /** The view; `page` has { engine, config, say }. */
 export class Live {
   constructor(page) {
-    Object.assign(this, { page, model: null, source: null, running: null, masks: null, found: null, times: [] });
-    Object.assign(this, { lit: -1, selected: new Set() });
-    this.video = Object.assign(document.createElement("video"), { muted: true, loop: true, playsInline: true });
+    Object.assign(this, { page, model: null, source: null, masks: null, found: null, times: [], selected: new Set() });
+    this.video = make("video", { muted: true, loop: true, playsInline: true });
     this.base = get("live-base");
     this.over = get("live-over");
     this.listen();
@@ -23,13 +21,7 @@ export class Live {
   /** Show the page with a model: a walk over the first sample photograph. */
   async open(model) {
     this.model = model;
-    const thumbnails = model.samples.map((name, index) => {
-      const button = Object.assign(document.createElement("button"), { type: "button", className: "sample" });
-      button.append(Object.assign(document.createElement("img"), { src: name, alt: `Walk over photograph ${index + 1}` }));
-      button.addEventListener("click", () => this.walk(index));
-      return button;
-    });
-    get("live-samples").replaceChildren(...thumbnails);
+    showSamples(get("live-samples"), model.samples, "Walk over photograph", (index) => this.walk(index));
     await this.walk(0);
   }
 
@@ -38,12 +30,14 @@ export class Live {
     for (const track of this.video.srcObject?.getTracks() ?? []) track.stop();
     if (this.video.src) URL.revokeObjectURL(this.video.src);
     this.video.removeAttribute("src");
-    Object.assign(this.video, { srcObject: null });
+    this.video.srcObject = null;
+    this.selected.clear();
     Object.assign(this, { source: null, masks: null, found: null, times: [] });
   }
 
   /** A window that moves over a photograph, as a camera would. */
   async walk(index) {
+    const source = this.begin();
     const answer = await fetch(this.model.samples[index]), bitmap = await createImageBitmap(await answer.blob());
     const width = Math.round(bitmap.width * ZOOM), height = Math.round(bitmap.height * ZOOM);
     const draw = (context, size) => {
@@ -52,64 +46,76 @@ export class Live {
       const top = ((1 + Math.sin(2 * angle)) / 2) * (bitmap.height - height);
       context.drawImage(bitmap, left, top, width, height, 0, 0, ...size);
     };
-    this.close();
-    await this.play({ width, height, draw, isStill: isCalm.matches });
+    await this.play(Object.assign(source, { width, height, draw, isStill: isCalm.matches }));
   }
 
   async camera() {
     const media = navigator.mediaDevices;
     if (!media) return this.page.say("This browser gives no camera to this address; open the page as localhost or over https.");
+    let stream;
     try {
-      const stream = await media.getUserMedia({ video: { width: { ideal: 640 } }, audio: false });
-      this.close();
-      this.video.srcObject = stream;
-      await this.playVideo();
+      stream = await media.getUserMedia({ video: { width: { ideal: 640 } }, audio: false });
     } catch (error) {
-      this.page.say(`The camera cannot be used: ${error.message}`);
+      return this.page.say(`The camera cannot be used: ${error.message}`);
     }
+    const source = this.begin();
+    this.video.srcObject = stream;
+    await this.playVideo(source);
   }
 
   async file(file) {
-    this.close();
+    const source = this.begin();
     this.video.src = URL.createObjectURL(file);
-    try {
-      await this.playVideo();
-    } catch {
-      this.page.say("This browser cannot play that file as a video. MP4 (H.264) and WebM usually work.");
-      await this.walk(0);
-    }
+    await this.playVideo(source);
   }
 
-  async playVideo() {
+  /** A new source, in place of the one before. */
+  begin() {
+    this.close();
+    this.source = {};
+    return this.source;
+  }
+
+  async playVideo(source) {
     const { video } = this;
-    await video.play();
-    const draw = (context, size) => context.drawImage(video, 0, 0, ...size);
+    try {
+      await video.play();
+    } catch {
+      if (source !== this.source) return; // another one was chosen meanwhile
+      await this.walk(0);
+      return this.page.say("This browser cannot play that as a video. MP4 (H.264) and WebM usually work.");
+    }
     this.page.say("");
-    await this.play({ width: video.videoWidth, height: video.videoHeight, draw, isStill: false });
+    const draw = (context, size) => context.drawImage(video, 0, 0, ...size);
+    await this.play(Object.assign(source, { width: video.videoWidth, height: video.videoHeight, draw }));
   }
 
-  /** Divide frame after frame of a source until it is closed or replaced. */
+  /** Divide the first frame of a source, and then frame after frame until it is replaced. */
   async play(source) {
-    this.source = source;
-    const scale = Math.min(1, SHOWN / Math.max(source.width, source.height));
-    for (const canvas of [this.base, this.over]) {
-      canvas.width = Math.max(1, Math.round(source.width * scale));
-      canvas.height = Math.max(1, Math.round(source.height * scale));
-    }
-    get("live-stage").style.setProperty("--ratio", this.base.width / this.base.height);
+    if (source !== this.source) return;
+    sizeStage(get("live-stage"), [this.base, this.over], source, SHOWN);
     document.body.dataset.state = "busy";
-    const frame = new OffscreenCanvas(this.base.width, this.base.height), context = frame.getContext("2d");
-    context.imageSmoothingQuality = "high";
+    const frame = new OffscreenCanvas(this.base.width, this.base.height);
+    frame.getContext("2d").imageSmoothingQuality = "high";
+    await this.divide(source, frame);
+    if (!source.isStill) this.follow(source, frame);
+  }
+
+  async follow(source, frame) {
+    while (source === this.source && document.body.dataset.state === "ready") {
+      if (document.hidden) await new Promise((shown) => addEventListener("visibilitychange", shown, { once: true }));
+      await this.divide(source, frame);
+      await new Promise(requestAnimationFrame);
+    }
+  }
+
+  async divide(source, frame) {
     try {
-      do {
-        if (document.hidden) await new Promise((shown) => addEventListener("visibilitychange", shown, { once: true }));
-        source.draw(context, [frame.width, frame.height]);
-        const found = await this.page.engine.segment(this.model, frame);
-        if (source !== this.source) return;
-        this.show(frame, found);
-        document.body.dataset.state = "ready";
-        await new Promise(requestAnimationFrame);
-      } while (source === this.source && !source.isStill);
+      source.draw(frame.getContext("2d"), [frame.width, frame.height]);
+      const found = await this.page.engine.segment(this.model, frame);
+      if (source !== this.source) return;
+      this.show(frame, found);
+      document.body.dataset.state = "ready";
     } catch (error) {
       if (source !== this.source) return;
       document.body.dataset.state = "failed";
@@ -136,38 +142,18 @@ export class Live {
 
   draw() {
     if (!this.found) return;
-    const lit = new Set(this.lit < 0 ? this.selected : [...this.selected, this.lit]);
-    drawLayer(this.over, this.found, lit, true);
-    this.over.classList.toggle("shown", !get("live-plain").checked || lit.size > 0);
-  }
-
-  slotAt(event) {
-    if (!this.found) return -1;
-    const box = this.over.getBoundingClientRect();
-    const column = Math.floor(((event.clientX - box.left) / box.width) * this.over.width);
-    const row = Math.floor(((event.clientY - box.top) / box.height) * this.over.height);
-    return this.found.labels[row * this.over.width + column] ?? -1;
+    drawLayer(this.over, this.found, this.selected, true);
+    this.over.classList.toggle("shown", !get("live-plain").checked || this.selected.size > 0);
   }
 
   listen() {
     get("live-camera").addEventListener("click", () => this.camera());
-    get("live-file").addEventListener("change", (event) => {
-      if (event.target.files[0]) this.file(event.target.files[0]);
-      event.target.value = "";
-    });
     get("live-plain").addEventListener("change", () => this.draw());
+    takeFiles(get("live-file"), get("live"), (file) => this.file(file));
     this.over.addEventListener("click", (event) => {
-      const index = this.slotAt(event);
+      const index = segmentAt(event, this.over, this.found);
       if (index >= 0 && !this.selected.delete(index)) this.selected.add(index);
       this.draw();
-    });
-    const stage = get("live"), mark = (isOver) => stage.classList.toggle("over", isOver);
-    stage.addEventListener("dragover", (event) => { event.preventDefault(); mark(true); });
-    stage.addEventListener("dragleave", () => mark(false));
-    stage.addEventListener("drop", (event) => {
-      event.preventDefault();
-      mark(false);
-      if (event.dataTransfer.files[0]) this.file(event.dataTransfer.files[0]);
     });
   }
 }

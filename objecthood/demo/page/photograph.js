@@ -2,12 +2,11 @@
 
 import { css, slotColor } from "./palette.js";
 import { drawLayer, segmentsAtSize, shareAt } from "./segments.js";
+import { get, make, segmentAt, showSamples, sizeStage, takeFiles } from "./stage.js";
 
 const SHOWN = 800; // longest side in pixels of what is drawn
 const CARD = 132; // longest side in pixels of a cut-out on a card
 const SMALL = 0.002; // share of the image below which a segment has no card
-
-const get = (id) => document.getElementById(id);
 
 /** The view; `page` has { engine, config, say }. */
 export class Photograph {
@@ -22,13 +21,7 @@ export class Photograph {
   /** Show the page with a model: the image there is, or the first sample. */
   async open(model) {
     this.model = model;
-    const thumbnails = model.samples.map((name, index) => {
-      const button = make("button", { type: "button", className: "sample" });
-      button.append(make("img", { src: name, alt: `Sample photograph ${index + 1}` }));
-      button.addEventListener("click", () => this.sample(index));
-      return button;
-    });
-    get("samples").replaceChildren(...thumbnails);
+    showSamples(get("samples"), model.samples, "Sample photograph", (index) => this.sample(index));
     await (this.blob ? this.take(this.blob) : this.sample(0));
   }
 
@@ -96,12 +89,7 @@ export class Photograph {
   }
 
   drawPhotograph() {
-    const { width, height } = this.bitmap, scale = Math.min(1, SHOWN / Math.max(width, height));
-    for (const canvas of [this.base, this.over]) {
-      canvas.width = Math.max(1, Math.round(width * scale));
-      canvas.height = Math.max(1, Math.round(height * scale));
-    }
-    get("photograph-stage").style.setProperty("--ratio", this.base.width / this.base.height);
+    sizeStage(get("photograph-stage"), [this.base, this.over], this.bitmap, SHOWN);
     const context = this.base.getContext("2d", { willReadFrequently: true });
     context.imageSmoothingQuality = "high";
     context.drawImage(this.bitmap, 0, 0, this.base.width, this.base.height);
@@ -182,27 +170,16 @@ export class Photograph {
     this.drawSegments();
   }
 
-  segmentAt(event) {
-    if (!this.found) return -1;
-    const box = this.over.getBoundingClientRect();
-    const column = Math.floor(((event.clientX - box.left) / box.width) * this.over.width);
-    const row = Math.floor(((event.clientY - box.top) / box.height) * this.over.height);
-    return this.found.labels[row * this.over.width + column] ?? -1;
-  }
-
   listen() {
     this.over.addEventListener("pointermove", (event) => {
-      if (event.pointerType === "mouse") this.light(this.segmentAt(event));
+      if (event.pointerType === "mouse") this.light(segmentAt(event, this.over, this.found));
     });
     this.over.addEventListener("pointerleave", () => this.light(-1));
     this.over.addEventListener("click", (event) => {
-      const index = this.segmentAt(event);
+      const index = segmentAt(event, this.over, this.found);
       if (index >= 0) this.toggle(index);
     });
-    get("photograph-file").addEventListener("change", (event) => {
-      if (event.target.files[0]) this.take(event.target.files[0]);
-      event.target.value = "";
-    });
+    takeFiles(get("photograph-file"), get("photograph"), (file) => this.take(file));
     get("segments").addEventListener("input", (event) => {
       this.wanted = Number(event.target.value);
       get("segments-value").textContent = this.wanted;
@@ -222,19 +199,8 @@ export class Photograph {
         setTimeout(() => URL.revokeObjectURL(link.href), 1000);
       });
     });
-    const stage = get("photograph");
-    const mark = (isOver) => stage.classList.toggle("over", isOver);
-    stage.addEventListener("dragover", (event) => { event.preventDefault(); mark(true); });
-    stage.addEventListener("dragleave", () => mark(false));
-    stage.addEventListener("drop", (event) => {
-      event.preventDefault();
-      mark(false);
-      if (event.dataTransfer.files[0]) this.take(event.dataTransfer.files[0]);
-    });
     addEventListener("paste", (event) => {
-      if (!stage.hidden && event.clipboardData.files[0]) this.take(event.clipboardData.files[0]);
+      if (!get("photograph").hidden && event.clipboardData.files[0]) this.take(event.clipboardData.files[0]);
     });
   }
 }
-
-const make = (tag, properties) => Object.assign(document.createElement(tag), properties);
