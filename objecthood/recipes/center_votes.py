@@ -10,18 +10,18 @@ from torch import Tensor
 from objecthood.data.scene import Scenes
 from objecthood.models.center_votes import CenterVoteModel
 from objecthood.recipes.base import FAST
-from objecthood.recipes.discovery import Discovery
+from objecthood.recipes.discovery import SceneDiscovery
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CenterVoteDiscovery(Discovery):
-    """Background and votes for centres; `slot_module` does not apply. The paper's method groups features by
-    attention, and reconstructs images; this one does neither."""
+class CenterVoteDiscovery(SceneDiscovery):
+    """Background and votes for centres. The paper's method groups features by attention, and reconstructs
+    images; this one does neither."""
 
-    def build_model(self) -> CenterVoteModel:  # type: ignore[override]
+    def build_model(self) -> CenterVoteModel:
         return CenterVoteModel(self.resolution, self.num_slots)
 
-    def loss(self, model: CenterVoteModel, scenes: Scenes, step: int) -> Tensor:  # type: ignore[override]
+    def loss(self, model: CenterVoteModel, scenes: Scenes, step: int) -> Tensor:
         return model.loss(scenes["image"])
 
 

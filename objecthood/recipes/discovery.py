@@ -33,8 +33,8 @@ from objecthood.visualize import animation, figures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Discovery(Recipe):
-    """The paper's model and training on one of the data sets below."""
+class SceneDiscovery(Recipe):
+    """Training on scenes of the data sets below, scored by masks."""
 
     data: str
     """"tetrominoes", "sprites" or "texture-LEVEL" (generated), or, from `data_path`, "folder" (images),
@@ -48,8 +48,6 @@ class Discovery(Recipe):
     background: Background = "grey"
     """Background of sprites: "grey" or "coloured"."""
     resolution: int
-    slot_module: str = "slot-attention"
-    """Slot module, one of `nn.SLOT_MODULES`."""
     num_slots: int
     test_iterations: int = 3
     restarts: int = 1
@@ -58,25 +56,9 @@ class Discovery(Recipe):
 
     main_score = "fg_ari"
     minimums = Recipe.minimums | {"resolution": 8, "num_slots": 1, "test_iterations": 1, "restarts": 1}
-    choices: ClassVar[dict[str, Any]] = {"slot_module": SLOT_MODULES}
-
-    def build_model(self) -> SlotAutoencoder:
-        if self.resolution == 128:
-            return autoencoder.clevr(self.num_slots, 128, self.slot_module)
-        return autoencoder.small_image(self.resolution, self.num_slots, self.slot_module)
 
     def dataset(self, split: str) -> Dataset:
         return open_dataset(self, split)
-
-    def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
-        return self.error(model, scenes["image"])
-
-    def error(self, model: SlotAutoencoder, images: Tensor, iterations: int | None = None) -> Tensor:
-        """Reconstruction error of `images`, and the `penalty` of the slot module, if it has one."""
-        decoded, slots, _ = model.decode(model.encode(images), iterations=iterations)
-        reconstruction, _ = model.composite(decoded.appearance, decoded.mask_logits)
-        error = losses.reconstruction_error(reconstruction, images, model.input_transform)
-        return with_penalty(error, model, slots)
 
     def scores(self, model: SlotModel, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
         """Scores of one restart, and with several `restarts` of the best: `fg_ari_best_of_8`."""
@@ -145,6 +127,31 @@ class Discovery(Recipe):
             "them; mbo: mean best overlap of objects; miou: mean overlap of objects matched one to one; "
             f"{best}{units}"
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Discovery(SceneDiscovery):
+    """The paper's model and training."""
+
+    slot_module: str = "slot-attention"
+    """Slot module, one of `nn.SLOT_MODULES`."""
+
+    choices: ClassVar[dict[str, Any]] = {"slot_module": SLOT_MODULES}
+
+    def build_model(self) -> SlotAutoencoder:
+        if self.resolution == 128:
+            return autoencoder.clevr(self.num_slots, 128, self.slot_module)
+        return autoencoder.small_image(self.resolution, self.num_slots, self.slot_module)
+
+    def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
+        return self.error(model, scenes["image"])
+
+    def error(self, model: SlotAutoencoder, images: Tensor, iterations: int | None = None) -> Tensor:
+        """Reconstruction error of `images`, and the `penalty` of the slot module, if it has one."""
+        decoded, slots, _ = model.decode(model.encode(images), iterations=iterations)
+        reconstruction, _ = model.composite(decoded.appearance, decoded.mask_logits)
+        error = losses.reconstruction_error(reconstruction, images, model.input_transform)
+        return with_penalty(error, model, slots)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

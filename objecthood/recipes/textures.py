@@ -13,22 +13,22 @@ from torch import Tensor
 from objecthood.data.scene import Scenes
 from objecthood.models.texture_layers import TextureLayers, standardised
 from objecthood.nn.plane_waves import local_coefficients
-from objecthood.recipes.discovery import Discovery
+from objecthood.recipes.discovery import SceneDiscovery
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextureDiscovery(Discovery):
-    """Texture layers of generated texture scenes; `slot_module` does not apply."""
+class TextureDiscovery(SceneDiscovery):
+    """Texture layers of generated texture scenes."""
 
     num_frequencies: int = 4
     """Dominant frequencies of an image whose local Fourier coefficients the slots start from."""
 
-    minimums = Discovery.minimums | {"num_frequencies": 1}
+    minimums = SceneDiscovery.minimums | {"num_frequencies": 1}
 
-    def build_model(self) -> TextureLayers:  # type: ignore[override]
+    def build_model(self) -> TextureLayers:
         return TextureLayers(self.resolution, self.num_slots, self.num_frequencies)
 
-    def loss(self, model: TextureLayers, scenes: Scenes, step: int) -> Tensor:  # type: ignore[override]
+    def loss(self, model: TextureLayers, scenes: Scenes, step: int) -> Tensor:
         return model.loss(scenes["image"])
 
     def statistics(self, scenes: Scenes) -> Tensor:
