@@ -6,6 +6,7 @@ Results are written into one folder (`result_folder`); input images are only rea
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -164,6 +165,8 @@ def stream(
         raise ValueError(
             "these weights need motion, and an image has none; use `oh.predict_video` with a video"
         )
+    if model.device.type == "meta":
+        raise ValueError("a model on the meta device has no weights; load them with `oh.load`")
     if fine:
         model = model.finer()
     if fit is not None and fit not in FITS:
@@ -338,7 +341,7 @@ def _without_results(found: list[InputImage], out: Path) -> list[InputImage]:
 
 
 def _check_range(name: str, value: int, most: int | None = None) -> None:
-    if not isinstance(value, int) or value < 1 or (most and value > most):
+    if not isinstance(value, numbers.Integral) or value < 1 or (most and value > most):
         raise ValueError(
             f"`{name}` (={value!r}) must be a whole number, at least 1"
             + (f" and at most {most}" if most else "")

@@ -19,7 +19,7 @@ from objecthood.nn.center_votes import CenterVotes
 from objecthood.nn.cut_and_paste import UNSURE, find_objects, paste_objects
 from objecthood.nn.encoders import check_images
 from objecthood.nn.positions import coordinate_grid
-from objecthood.nn.precision import at_least_float32
+from objecthood.nn.precision import at_least_float32, check_float32
 from objecthood.nn.unet import UNet
 
 OFF_LINE = 0.3
@@ -85,6 +85,7 @@ class CenterVoteModel(SlotModel):
         """As `SlotModel.segment`; slots are centre (y, x) and mean colour, attention is the masks of every
         iteration. `restarts` and `noise` are ignored, beyond the number of slots that `noise` has."""
         check_images(images, self.resolution)
+        check_float32(self, images)
         if num_slots is None and noise is not None:
             num_slots = noise.shape[-2]
         logits, offsets = self.predict(images)

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from objecthood.models.base import SlotModel, SlotOutput
 from objecthood.nn.backbones import EfficientNetLite0
+from objecthood.nn.encoders import check_images
 from objecthood.nn.objectness import FEWEST, ObjectnessHead, class_moments, log_odds, ridge
+from objecthood.nn.precision import check_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,7 @@ class MovingObjects(SlotModel):
         self, frames: Sequence[UInt8[np.ndarray, "height width 3"]]
     ) -> Float[Tensor, "frames rows columns dim"]:
         """Features of frames of one size, in units of `EfficientNetLite0.normalise`; float16."""
+        check_float32(self)
         size, found = self.working_size(*frames[0].shape[:2]), []
         for frame in frames:
             image = torch.from_numpy(np.ascontiguousarray(frame)).to(self.device).permute(2, 0, 1)[None]
@@ -157,6 +160,8 @@ class MovingObjects(SlotModel):
     ) -> SlotOutput:
         """Background and objects of `images` in [0, 1], whose sides are multiples of 16, by appearance alone;
         other arguments are ignored."""
+        check_images(images, None)
+        check_float32(self, images)
         with torch.no_grad():
             features = self.backbone.normalise(self.backbone(images))
             how = self.adaptation
@@ -166,3 +171,5 @@ class MovingObjects(SlotModel):
         slots = slots / attention.sum(dim=(2, 3)).clamp_min(1e-6)[..., None]
         masks = F.interpolate(attention, images.shape[2:], mode="bilinear", align_corners=False)
         return SlotOutput(slots, attention[:, None], masks)
+
+    forward = segment

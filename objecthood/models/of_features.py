@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from objecthood.models.base import FeatureStages, SlotModel, SlotOutput
 from objecthood.nn.autoregressive_decoder import EVERY, AutoregressiveDecoder
 from objecthood.nn.backbones import resized, working_size
+from objecthood.nn.encoders import check_images
 from objecthood.nn.feature_decoders import FeatureReconstruction, MLPFeatureDecoder, SlotMixerDecoder
 from objecthood.nn.frozen_features import Backbone
 from objecthood.nn.grouping import Grouping
@@ -118,7 +119,7 @@ class FeatureModel(SlotModel):
         self, features: Float[Tensor, "batch rows columns feature_dim"]
     ) -> Float[Tensor, "batch inputs input_dim"]:
         """What slots group: projected features."""
-        inputs = self.project(features)
+        inputs = self.project(features.to(next(self.project.parameters()).dtype))
         if self.positions is not None:
             inputs = inputs + self.positions(*features.shape[1:3])
         return self.context(inputs).flatten(1, 2)
@@ -143,7 +144,10 @@ class FeatureModel(SlotModel):
     ) -> SlotOutput:
         """As `SlotModel.segment`; the best restart has the lowest reconstruction error of features. Masks are
         the decoder's, of the images' size."""
+        check_images(images, None)
         return self.segment_features(self.backbone(images), images, num_slots, iterations, restarts, noise)
+
+    forward = segment
 
     def segment_features(
         self,

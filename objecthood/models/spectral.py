@@ -19,6 +19,7 @@ from objecthood.models.base import SlotModel, SlotOutput, SpectralStages
 from objecthood.models.placement import Fit, Placement, place
 from objecthood.nn.backbones import EfficientNetLite0, resized, working_size
 from objecthood.nn.consensus_cut import ConsensusCut
+from objecthood.nn.encoders import check_images
 from objecthood.nn.fine_cut import FineCut
 from objecthood.nn.guided_filter import masks_at_size
 
@@ -113,6 +114,7 @@ class SpectralSegmenter(SlotModel):
         Without `num_slots`, the number of slots is the largest number of segments of an image; slots, masks
         and attention of other images are padded with 0.
         """
+        check_images(images, None)
         found = [self.divide(image, num_slots) for image in images]
         largest = max(len(one.slots) for one in found)
 
@@ -123,6 +125,8 @@ class SpectralSegmenter(SlotModel):
             )
 
         return SlotOutput(padded("slots"), padded("attention")[:, None], padded("masks"))
+
+    forward = segment
 
     @torch.no_grad()
     def embed(self, image: Float[Tensor, "3 height width"]) -> list[Float[Tensor, "rows columns _"]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from objecthood.models.base import SlotModel, SlotOutput
 from objecthood.nn.encoders import check_images
+from objecthood.nn.precision import check_float32
 from objecthood.nn.texture_grouping import TextureGrouping
 
 
@@ -46,6 +47,7 @@ class TextureLayers(SlotModel):
         """As `SlotModel.segment`; slots are waves, attention is the masks of every iteration. `restarts` and
         `noise` are ignored, beyond the number of slots that `noise` has."""
         check_images(images, self.resolution)
+        check_float32(self, images)
         if num_slots is None and noise is not None:
             num_slots = noise.shape[-2]
         grey = standardised(images)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from objecthood.nn import frozen
 from objecthood.nn.encoders import same_padding
+from objecthood.nn.precision import at_least_float32
 
 FORMAT = "objecthood-backbone-1"
 BUNDLED = Path(__file__).resolve().parent.parent / "weights"
@@ -178,7 +179,8 @@ class EfficientNetLite0(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch 3 height width"], layer: int = 0, final_norm: bool = False
     ) -> Float[Tensor, "batch grid_height grid_width feature_dim"]:
-        """Features of images in [0, 1]; with `final_norm`, `normalise`d and scaled to a mean square of 1.
+        """Features of images in [0, 1]; with `final_norm`, `normalise`d and scaled to a mean square of 1;
+        float32 where weights have 16 bits.
 
         Raises:
             ValueError: a side that is not a multiple of the stride, or a `layer` (the constructor has
@@ -187,13 +189,14 @@ class EfficientNetLite0(nn.Module):
         if layer:
             raise ValueError(f"`layer` (={layer}) must be 0 for {type(self).__name__}, which has `layers`")
         self.grid((images.shape[2], images.shape[3]))
-        hidden = (2 * images - 1).contiguous(memory_format=torch.channels_last)
+        hidden = (2 * images.to(self.stem.weight.dtype) - 1).contiguous(memory_format=torch.channels_last)
         hidden = F.relu6(self.stem(hidden))
         kept = {}
         for number, stage in enumerate(self.stages):
             hidden = stage(hidden)
             kept[number] = hidden
         features = torch.cat([kept[number] for number in self.layers], dim=1).permute(0, 2, 3, 1)
+        features = at_least_float32(features)
         return self.normalise(features) * self.feature_dim**0.5 if final_norm else features
 
     def normalise(self, features: Float[Tensor, "*cells feature_dim"]) -> Float[Tensor, "*cells feature_dim"]:

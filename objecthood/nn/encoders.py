@@ -127,11 +127,12 @@ def _has_avx512() -> bool:
     return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
-def check_images(images: Tensor, side: int, *, has_time: bool = False) -> None:
+def check_images(images: Tensor, side: int | None, *, has_time: bool = False) -> None:
     """Raise ValueError, with a remedy, unless `images` are floats [batch, 3, side, side], or with `has_time`
-    [batch, time, 3, side, side]."""
+    [batch, time, 3, side, side]; with None as `side`, at least one image of any size."""
     name, axes = ("frames", "batch, time") if has_time else ("images", "batch")
-    expected = f"this model takes float tensors [{axes}, 3, {side}, {side}] in [0, 1]"
+    size = "height, width" if side is None else f"{side}, {side}"
+    expected = f"this model takes float tensors [{axes}, 3, {size}] in [0, 1]"
     if not isinstance(images, Tensor):
         raise ValueError(
             f"{expected}; got {type(images).__name__}. Convert arrays with torch.as_tensor({name}), uint8 "
@@ -142,7 +143,7 @@ def check_images(images: Tensor, side: int, *, has_time: bool = False) -> None:
         raise ValueError(f"{expected}; got {list(images.shape)}, {images.dtype}. {'. '.join(remedies)}")
 
 
-def _remedies(images: Tensor, side: int, name: str, ndim: int) -> list[str]:
+def _remedies(images: Tensor, side: int | None, name: str, ndim: int) -> list[str]:
     """Conversions that make `images` valid; empty if they are."""
     remedies = []
     if images.dtype == torch.uint8:
@@ -158,7 +159,9 @@ def _remedies(images: Tensor, side: int, name: str, ndim: int) -> list[str]:
         remedies.append(f"Give {ndim} axes; a single image or clip gets its batch axis with {name}[None]")
     elif shape[-3] != 3:
         remedies.append(f"Give 3 channels; a single channel is repeated with {name}.repeat_interleave(3, -3)")
-    elif shape[-2:] != (side, side):
+    elif side is None and 0 in shape:
+        remedies.append(f"Give at least one image, with pixels; {name} is empty")
+    elif side is not None and shape[-2:] != (side, side):
         flat = f"{name}.flatten(0, 1)" if ndim == 5 else name
         remedies.append(
             f"Resize with torch.nn.functional.interpolate({flat}, ({side}, {side}), mode='bilinear', "

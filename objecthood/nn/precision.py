@@ -51,3 +51,14 @@ def check_dtypes(module: str, weights: torch.dtype, **tensors: Tensor) -> None:
     if differs or not all(tensor.is_floating_point() for tensor in tensors.values()):
         got = " and ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
         raise ValueError(f"{module} holds {weights} weights; got {got}. Change them with .to({weights})")
+
+
+def check_float32(model: nn.Module, images: Tensor | None = None) -> None:
+    """Raise ValueError if weights of a model that computes in float32 alone, or `images`, are of another
+    type."""
+    kinds = {tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()}
+    kinds |= set() if images is None else {images.dtype}
+    for kind in kinds - {torch.float32}:
+        raise ValueError(
+            f"{type(model).__name__} computes in float32; got {kind}. Change model and images with .float()"
+        )

@@ -103,6 +103,9 @@ class Recipe(metaclass=_Renamed):
         """Raise ValueError if a field has the wrong type or is out of range; recipes may come from untrusted
         files."""
         for declared in dataclasses.fields(self):
+            value = getattr(self, declared.name)
+            if hasattr(value, "item") and not getattr(value, "shape", None):  # a number of NumPy or PyTorch
+                object.__setattr__(self, declared.name, value.item())
             _check_type(declared, getattr(self, declared.name))
         check_name(self.name, "name")
         for field, allowed in self.choices.items():

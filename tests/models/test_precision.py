@@ -1,9 +1,21 @@
 """Modules and whole models in float64, in 16 bits and on the meta device."""
 
+import numpy as np
 import pytest
 import torch
 
-from objecthood.models import autoencoder, set_contrast, set_predictor, video
+from objecthood.inference.predict import predict
+from objecthood.models import (
+    autoencoder,
+    center_votes,
+    moving_objects,
+    set_contrast,
+    set_predictor,
+    spectral,
+    texture_layers,
+    video,
+)
+from objecthood.models.of_features import FeatureModel
 from objecthood.nn import (
     ConvEncoder,
     GaussianSlots,
@@ -14,6 +26,9 @@ from objecthood.nn import (
     SoftKMeans,
     SpatialBias,
 )
+from objecthood.nn.feature_decoders import MLPFeatureDecoder
+from objecthood.nn.frozen_features import backbone
+from objecthood.nn.objectness import ObjectnessHead
 from objecthood.nn.precision import at_least_float32, without_autocast
 
 MODELS = {
@@ -28,6 +43,19 @@ MODELS = {
     "video of motion": lambda: video.moving_sprites(resolution=16, modality="motion", decodes_next=True),
     "set_contrast": lambda: set_contrast.moving_sprites(resolution=16),
 }
+FROZEN = {
+    "features": lambda: features(MLPFeatureDecoder(16, (2, 2), 304, 8)),
+    "attention over features": lambda: features(
+        MLPFeatureDecoder(16, (2, 2), 304, 8), attention_masks=True, guided_masks=True, context_blocks=1
+    ),
+    "photographs": lambda: spectral.SpectralSegmenter(sides=(32,)),
+}
+FLOAT32 = {
+    "moving objects": lambda: moving_objects.MovingObjects(ObjectnessHead(304), side=32),
+    "center votes": lambda: center_votes.CenterVoteModel(16, 4),
+    "textures": lambda: texture_layers.TextureLayers(16, 4),
+}
+"""Models that take, and hold, float32 alone."""
 NARROW = [torch.bfloat16, torch.float16]
 
 
@@ -38,6 +66,11 @@ def example(name):
         parameter.data += 0.02 * torch.randn_like(parameter)
     time = (2,) if "video" in name or "contrast" in name else ()
     return model, torch.rand(2, *time, 3, model.resolution, model.resolution)
+
+
+def features(decoder, **options):
+    grouping = Grouping(GaussianSlots(3, 16), SlotAttention(16, 16))
+    return FeatureModel(backbone("efficientnet-lite0"), grouping, decoder, (32, 32), **options)
 
 
 def run(model, images):
@@ -71,6 +104,53 @@ def test_models_of_16_bits_see_images_of_32_and_16(name, dtype):
         output = run(model, given)
         assert output.slots.dtype == dtype and output.attention.dtype == torch.float32
         assert all(part.isfinite().all() for part in output)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", FROZEN)
+def test_models_over_frozen_features_take_images_of_any_type(name, dtype):
+    model = FROZEN[name]().eval()
+    model = model.double() if dtype == torch.float64 else model.to(dtype)
+    for given in (torch.float32, dtype):
+        with torch.no_grad():
+            output = model(torch.rand(1, 3, 32, 32).to(given))
+        assert all(part.isfinite().all() for part in output.found().values())
+
+
+@pytest.mark.parametrize("how", ["double", "half"])
+@pytest.mark.parametrize("name", FLOAT32)
+def test_other_models_say_that_they_take_float32(name, how):
+    side = 32 if name == "moving objects" else 16
+    images = torch.rand(1, 3, side, side)
+    for model, given in (
+        (getattr(FLOAT32[name](), how)(), images),
+        (FLOAT32[name](), getattr(images, how)()),
+    ):
+        with pytest.raises(
+            ValueError, match=r"computes in float32; got torch.float(16|64)\. Change .* \.float"
+        ):
+            model(given)
+
+
+@pytest.mark.parametrize("name", ["features", "moving objects", "photographs"])
+def test_models_over_frozen_features_say_what_they_take(name, unchecked):
+    model = (FROZEN | FLOAT32)[name]()
+    for images in (
+        torch.rand(2, 32, 32, 3),
+        torch.rand(3, 32, 32),
+        torch.rand(2, 1, 32, 32),
+        torch.rand(0, 3, 32, 32),
+    ):
+        with pytest.raises(
+            ValueError, match=r"takes float tensors \[batch, 3, height, width\] in \[0, 1\]; got"
+        ):
+            model(images)
+
+
+def test_a_model_without_weights_cannot_predict(unchecked):
+    model = MODELS["sprites"]().to("meta")
+    with pytest.raises(ValueError, match="a model on the meta device has no weights"):
+        predict(model, np.zeros((8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -160,4 +160,5 @@ def test_each_remedy_does_what_it_promises(unchecked):
             has_time = False
         check_images(images, 8, has_time=has_time)
     check_images(IMAGE, 8)
+    check_images(IMAGE[..., :5], None)
     check_images(CLIP, 8, has_time=True)
