@@ -83,9 +83,10 @@ def video_adjusted_rand_index(
         >>> video_adjusted_rand_index(truth, torch.tensor([[[[4, 3]], [[4, 3]]]]), ignore_background=True)
         tensor([1.], dtype=torch.float64)
     """
+    labels = clip_labels(true_masks, predicted_masks)
     return adjusted_rand_index(
         true_masks.flatten(1, 2),
-        clip_labels(predicted_masks).flatten(1, 2),
+        labels.flatten(1, 2),
         ignore_background=ignore_background,
     )
 
@@ -95,7 +96,7 @@ def frame_adjusted_rand_index(
 ) -> Float[Tensor, " batch"]:
     """`adjusted_rand_index` per frame, averaged over the frames of a clip where it is defined; nan if
     none."""
-    labels = clip_labels(predicted_masks)
+    labels = clip_labels(true_masks, predicted_masks)
     values = adjusted_rand_index(
         true_masks.flatten(0, 1), labels.flatten(0, 1), ignore_background=ignore_background
     )
@@ -137,7 +138,7 @@ def found_by(
     Entry k of the last axis is the object with label k + 1, or, if labels reach `MANY_LABELS`, the k-th label
     above 0 that occurs; the same holds for slots.
     """
-    labels = clip_labels(predicted_masks)
+    labels = clip_labels(true_masks, predicted_masks)
     overlap, _ = object_overlaps(true_masks.flatten(0, 1), labels.flatten(0, 1))
     overlap = overlap.cpu()
     slot = torch.full(overlap.shape[:2], -1)
@@ -165,6 +166,7 @@ def region_similarity(
         >>> region_similarity(torch.tensor([[[True, True]]]), torch.tensor([[[True, False]]]))
         tensor([0.5000], dtype=torch.float64)
     """
+    check_tensors(true_masks, predicted_masks)
     if true_masks.shape != predicted_masks.shape:
         raise ValueError(
             f"true masks {list(true_masks.shape)} and predicted masks {list(predicted_masks.shape)} must be "
@@ -211,8 +213,18 @@ def sequence_region_similarity(
     return scored.mean().item()
 
 
-def clip_labels(masks: Tensor) -> Int[Tensor, "batch time height width"]:
-    """Label maps of clips unchanged; soft masks [batch, time, slots, height, width] as argmax over slots."""
+def clip_labels(true_masks: Tensor, masks: Tensor) -> Int[Tensor, "batch time height width"]:
+    """Label maps of clips unchanged; soft masks [batch, time, slots, height, width] as argmax over slots.
+
+    Raises ValueError if these or `true_masks` are no tensors, or not of clips.
+    """
+    check_tensors(true_masks, masks)
+    if true_masks.ndim != 4 or masks.ndim not in (4, 5) or true_masks.shape[:2] != masks.shape[:2]:
+        raise ValueError(
+            f"true masks {list(true_masks.shape)} must be labels [batch, time, height, width], and predicted "
+            f"masks {list(masks.shape)} labels of that shape or soft masks [batch, time, slots, height, "
+            "width]"
+        )
     return largest(masks, dim=2) if masks.ndim == 5 else masks
 
 
@@ -248,7 +260,8 @@ def video_mean_best_overlap(
         >>> video_mean_best_overlap(truth, torch.tensor([[[[4, 3]], [[3, 4]]]])).round(decimals=4)
         tensor([0.3333], dtype=torch.float64)
     """
-    return mean_best_overlap(true_masks.flatten(1, 2), clip_labels(predicted_masks).flatten(1, 2))
+    labels = clip_labels(true_masks, predicted_masks)
+    return mean_best_overlap(true_masks.flatten(1, 2), labels.flatten(1, 2))
 
 
 def mean_iou(
@@ -370,16 +383,19 @@ def contingency(true_masks: Tensor, predicted_masks: Tensor) -> Float[Tensor, "b
 
 
 def check_kinds(true_masks: Tensor, predicted_masks: Tensor) -> None:
-    """Raise ValueError if masks are no tensors, labels are not integers, or soft masks contain nan."""
+    """Raise ValueError if masks are no tensors, or labels are not integers."""
     both = (true_masks, predicted_masks)
-    if not all(isinstance(masks, Tensor) for masks in both):
-        kinds = " and ".join(type(masks).__name__ for masks in both)
-        raise ValueError(f"masks must be tensors; got {kinds}. Convert arrays with torch.as_tensor")
+    check_tensors(*both)
     if any(masks.ndim == 3 and masks.is_floating_point() for masks in both):
         kinds = " and ".join(str(masks.dtype) for masks in both)
         raise ValueError(f"labels must be whole numbers; got {kinds}. Round them, or give soft masks 4 axes")
-    if predicted_masks.isnan().any():
-        raise ValueError("soft masks contain nan; find the step that produced them")
+
+
+def check_tensors(*both: object) -> None:
+    """Raise ValueError if masks are no tensors."""
+    if not all(isinstance(masks, Tensor) for masks in both):
+        kinds = " and ".join(type(masks).__name__ for masks in both)
+        raise ValueError(f"masks must be tensors; got {kinds}. Convert arrays with torch.as_tensor")
 
 
 def label_map(masks: Tensor) -> Int[Tensor, "batch height width"]:
@@ -391,8 +407,10 @@ def largest(masks: Tensor, dim: int) -> Tensor:
     """The index of the largest soft mask along `dim`, or of the one bool mask that is True.
 
     Raises:
-        ValueError: bool masks are not one-hot.
+        ValueError: bool masks are not one-hot, or soft masks contain nan.
     """
+    if masks.isnan().any():
+        raise ValueError("soft masks contain nan; find the step that produced them")
     if masks.dtype != torch.bool:
         return masks.argmax(dim=dim)
     counts = masks.sum(dim=dim)

@@ -119,6 +119,29 @@ def test_region_similarity_refuses_other_sizes(unchecked):
         metrics.region_similarity(torch.ones(1, 4, 4).bool(), torch.ones(1, 2, 2).bool())
 
 
+@pytest.mark.parametrize(
+    "score",
+    [
+        lambda *masks: metrics.video_adjusted_rand_index(*masks, ignore_background=True),
+        lambda *masks: metrics.frame_adjusted_rand_index(*masks, ignore_background=True),
+        metrics.video_mean_best_overlap,
+        metrics.id_switches,
+    ],
+)
+def test_what_is_no_clip_is_refused(unchecked, score):
+    masks = soft(TRUTH)
+    for true, predicted, problem in (
+        (TRUTH, masks * torch.nan, "soft masks contain nan"),
+        (TRUTH, masks.numpy(), "masks must be tensors; got Tensor and ndarray"),
+        (TRUTH[:, 0], masks[:, 0], r"must be labels \[batch, time, height, width\]"),
+        (TRUTH, masks[:, 1:], r"\[6, 6, 64, 64\] must be labels .* masks \[6, 5, 7, 64, 64\]"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            score(true, predicted)
+    with pytest.raises(ValueError, match="masks must be tensors; got ndarray and Tensor"):
+        metrics.region_similarity(TRUTH[0].numpy(), TRUTH[0])
+
+
 def test_verdicts_with_true_masks_are_nearly_all_right():
     clips = MovingSprites("test", frames=8)[range(30)]
     masks = soft(clips["masks"], 6)

@@ -43,7 +43,8 @@ def matched_objects(
     masks: Float[Tensor, "batch time slots height width"],
 ) -> Objects:
     """Sufficiently visible objects, with slots assigned by overlap of argmax masks."""
-    truth, labels = scenes["masks"].flatten(0, 1), metrics.clip_labels(masks).flatten(0, 1)
+    labels = metrics.clip_labels(scenes["masks"], masks).flatten(0, 1)
+    truth = scenes["masks"].flatten(0, 1)
     overlap, _ = metrics.object_overlaps(truth, labels)
     rows, columns = assign(-overlap)
     frame = torch.arange(len(truth))[:, None].expand_as(rows)

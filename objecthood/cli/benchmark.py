@@ -43,7 +43,7 @@ def benchmark(arguments: list[str]) -> int:
     """
     about = inspect.getdoc(benchmark) or ""
     options = parse(BenchmarkOptions, arguments, "benchmark", about)
-    if not all(part.strip().isdigit() for part in options.resolutions.split(",")):
+    if not all(part.strip().isdecimal() for part in options.resolutions.split(",")):
         raise UsageError(f"--resolutions {options.resolutions!r} must be numbers such as 35,64")
     for name, value in (("seconds", options.seconds), ("threads", options.threads)):
         if not 0 < value < 1e6:

@@ -73,7 +73,7 @@ def render(arguments: list[str]) -> int:
     options = parse(RenderOptions, arguments, "data render", render.__doc__ or "")
     _need_out(options.out)
     low, dash, high = options.objects.partition("-")
-    if not low.isdigit() or (dash and not high.isdigit()):
+    if not low.isdecimal() or (dash and not high.isdecimal()):
         raise UsageError(f"--objects {options.objects!r} must be a number or a range such as 3-6")
     from objecthood.data.clevr_render.clevr_like import render_dataset
     from objecthood.runtime.progress import RunProgress

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from objecthood.data.io.cache import resized
 from objecthood.data.io.frame_folder import FrameFolder, in_natural_order
 from objecthood.data.io.frames import is_video
-from objecthood.data.io.images import SUFFIXES, ImageError
+from objecthood.data.io.images import SUFFIXES, ImageError, files_below, holds_results
 from objecthood.data.io.video_file import VideoFile
 from objecthood.data.randomness import indices_of_split, split_number
 from objecthood.data.scene import Dataset, Scenes, check_selection
@@ -64,18 +64,22 @@ class ClipFolder(Dataset):
         root, name = Path(path), repr(os.fspath(path))
         if not root.is_dir():
             raise ImageError(f"{name}: is not a folder; name a folder of videos")
+        if holds_results(root):
+            raise ImageError(
+                f"{name}: holds results of an earlier run, no videos to learn from; name another"
+            )
         self.frames, self._videos, self._clips = frames, list[np.ndarray](), list[tuple[int, int]]()
         room, splits = MAX_BYTES // (3 * resolution**2), []
         for source in videos(root):
             opened = FrameFolder(source) if source.is_dir() else VideoFile(source)
-            shown = []
+            shown: list[np.ndarray] = []
             for frame in opened:
-                shown.append(resized(frame, None, resolution, 1.0).picture)
-                if len(shown) > room:
+                if len(shown) >= room:
                     raise ValueError(
                         f"{name}: its frames take more than {MAX_BYTES / 1e9:.0f} GB at {resolution} x "
                         f"{resolution} pixels; name fewer videos, or a smaller --resolution"
                     )
+                shown.append(resized(frame, None, resolution, 1.0).picture)
             room -= len(shown)
             starts = range(0, len(shown) - frames + 1, frames)
             self._clips += [(len(self._videos), start) for start in starts]
@@ -99,8 +103,9 @@ class ClipFolder(Dataset):
 
 
 def videos(root: Path) -> Iterator[Path]:
-    """Video files and folders of frames below `root`, in natural order of their paths."""
-    found = {path for path in root.rglob("*") if path.is_file() and is_video(path)}
-    found |= {path.parent for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()}
-    shown = (path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
-    return iter(sorted(shown, key=lambda path: in_natural_order(path.as_posix())))
+    """Video files and folders of frames below `root`, in natural order of their paths; without hidden ones
+    and results of our own."""
+    files = [path for path in files_below(root) if path.is_file()]
+    found = {path for path in files if is_video(path)}
+    found |= {path.parent for path in files if path.suffix.lower() in SUFFIXES}
+    return iter(sorted(found, key=lambda path: in_natural_order(path.as_posix())))

@@ -24,7 +24,7 @@ from jaxtyping import Float, Float16, Int
 from torch import Tensor
 
 from objecthood.data.scene import Dataset, Scenes
-from objecthood.runtime.files import check_length, read_json, write_json
+from objecthood.runtime.files import check_length, read_json, refuse_link, write_json
 
 Compute = Callable[[Scenes], Tensor]
 """Scenes to features [batch, rows, columns, dim]."""
@@ -64,6 +64,7 @@ class FeatureCache:
         elif read_json(file) != facts:
             raise ValueError(f"{file} is not of {facts}; remove {self.folder} to compute features anew")
         self._places: dict[bytes, int] = {}
+        self._rows = 0  # more than places where two processes wrote the same image on a system without locks
         self._map: np.ndarray | None = None
 
     def places(self, digests: Sequence[bytes]) -> Int[np.ndarray, " images"]:
@@ -72,10 +73,10 @@ class FeatureCache:
 
     def read(self, places: Int[np.ndarray, "*images"]) -> Float16[np.ndarray, "*images rows columns dim"]:
         """The features of these rows; ValueError where the file was cut."""
-        file, rows = self._file("features"), len(self._places)
-        check_length(file, rows * self.row_bytes)
+        file = self._file("features")
+        check_length(file, self._rows * self.row_bytes)
         if self._map is None:
-            self._map = np.memmap(file, np.float16, "r", shape=(rows, *self.shape))
+            self._map = np.memmap(file, np.float16, "r", shape=(self._rows, *self.shape))
         return self._map[places]
 
     @contextlib.contextmanager
@@ -95,15 +96,16 @@ class FeatureCache:
         """Keep the features of new images; within `filling`."""
         self._write("features", np.ascontiguousarray(features).tobytes())
         self._write("index", b"".join(digests))
-        for digest in digests:
-            self._places.setdefault(digest, len(self._places))
+        for row, digest in enumerate(digests, start=self._rows):
+            self._places.setdefault(digest, row)
+        self._rows += len(digests)
         self._map = None
 
     def check_room(self, images: int) -> None:
         """ValueError where `images` more would exceed the limit or the disk."""
         wanted = images * self.row_bytes
         free = shutil.disk_usage(self.folder).free
-        room = min(free, self.max_bytes - len(self._places) * self.row_bytes)
+        room = min(free, self.max_bytes - self._rows * self.row_bytes)
         if wanted > room:
             raise ValueError(
                 f"features of {images} images take {wanted / 1e9:.1f} GB, and {self.folder} has room for "
@@ -123,6 +125,7 @@ class FeatureCache:
             content[start : start + DIGEST_BYTES]: start // DIGEST_BYTES
             for start in range(0, len(content), DIGEST_BYTES)
         }
+        self._rows = rows
         self._map = None
 
     def _write(self, name: str, content: bytes) -> None:
@@ -132,7 +135,11 @@ class FeatureCache:
             os.fsync(file.fileno())
 
     def _file(self, name: str) -> Path:
-        return self.folder / f"{name}.bin"
+        """ValueError where something else than a file, as a symbolic link, is in its place."""
+        file = refuse_link(self.folder / f"{name}.bin")
+        if file.exists() and not file.is_file():
+            raise ValueError(f"{file} is not a file; remove {self.folder} to compute features anew")
+        return file
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_map": None}  # a worker process opens the file itself

@@ -6,6 +6,8 @@ array) is a batch. A data set implements `__len__` and `batch`; `Dataset` adds i
 
 from __future__ import annotations
 
+import math
+import numbers
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -22,6 +24,7 @@ from typing_extensions import NotRequired
 from objecthood.data.io.cache import Cache, Decoded
 from objecthood.data.randomness import SPLITS
 from objecthood.data.transforms import as_images
+from objecthood.runtime import limits
 
 Index: TypeAlias = SupportsIndex | slice | Sequence[int] | np.ndarray | Tensor
 DEFAULT_SIZE = 100_000
@@ -204,11 +207,14 @@ class DecodedDataset(Dataset):
 
 
 def check_selection(resolution: int | None, split: str | None) -> None:
-    """Raise ValueError for an unknown split or a resolution below 1; None is allowed for both."""
+    """Raise ValueError for an unknown split or a resolution out of range; None is allowed for both."""
     if split is not None and split not in SPLITS:
         raise ValueError(f"`split` (={split!r}) must be one of {', '.join(SPLITS)}")
-    if resolution is not None and resolution < 1:
-        raise ValueError(f"`resolution` (={resolution}) must be at least 1 pixel")
+    if resolution is None:
+        return
+    largest = math.isqrt(limits.IMAGE_PIXELS)
+    if not isinstance(resolution, numbers.Integral) or not 1 <= resolution <= largest:
+        raise ValueError(f"`resolution` (={resolution!r:.60}) must be at least 1 pixel and at most {largest}")
 
 
 def _of_each(scenes: Scenes, change: Callable[[Tensor], Tensor]) -> Scenes:

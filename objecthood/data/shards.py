@@ -8,6 +8,7 @@ all data sets have: a length, any order, worker processes, and training that is 
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
 import tarfile
@@ -20,8 +21,9 @@ from objecthood.data.io.images import SUFFIXES, ImageError, read_image, what_to_
 from objecthood.data.randomness import indices_of_split, split_number
 from objecthood.data.scene import DecodedDataset
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")
 _BLOCK = 512  # bytes of a tar header
+_LONGEST = 1 << 20  # bytes of a long name or of further attributes: tarfile reads them at once
 
 
 class Shards(DecodedDataset):
@@ -112,9 +114,11 @@ def find_shards(path: str | os.PathLike[str]) -> list[Path]:
         if int(first) > int(last):
             raise ImageError(f"{name!r}: the range ends before it begins; name the lower number first")
         numbers = (f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1))
-        found = [Path(name[: span.start()] + number + name[span.end() :]) for number in numbers]
-        if missing := next((shard for shard in found if not shard.is_file()), None):
-            raise ImageError(f"{os.fspath(missing)!r}: no such file; check the spelling")
+        found = []
+        for number in numbers:
+            found.append(Path(name[: span.start()] + number + name[span.end() :]))
+            if not found[-1].is_file():
+                raise ImageError(f"{os.fspath(found[-1])!r}: no such file; check the spelling")
         return found
     if os.path.isdir(name):
         found = sorted(Path(name).rglob("*.tar"))
@@ -133,8 +137,10 @@ def _index(shard: Path) -> tuple[np.ndarray, np.ndarray]:
     rows, splits = [], []
     size, name = shard.stat().st_size, os.fspath(shard)
     try:
-        with tarfile.open(shard, "r:") as members:
+        with _Headers(io.FileIO(shard)) as content, tarfile.open(fileobj=content, mode="r:") as members:
             for member in members:
+                if member.size < 0:
+                    raise ValueError(f"member {member.name!r:.200} of {member.size} bytes")
                 base = member.name.rpartition("/")[2]
                 suffix = "." + base.partition(".")[2].lower()
                 if member.isreg() and not member.issparse() and suffix in SUFFIXES and base[0] != ".":
@@ -143,12 +149,21 @@ def _index(shard: Path) -> tuple[np.ndarray, np.ndarray]:
                 if member.offset_data + member.size > size:
                     raise ImageError(f"{name!r}: ends within member {member.name!r:.200}; copy it again")
                 members.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
-    except (tarfile.TarError, OSError, ValueError) as error:
+    except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
         if isinstance(error, ImageError):
             raise
         problem = f"is not an uncompressed tar file, or is damaged ({error!s:.200})"
         raise ImageError(f"{name!r}: {problem}; unpack .tar.gz with gunzip, or copy it again") from error
     return np.array(rows, np.int64).reshape(-1, 2), np.array(splits, np.uint8)
+
+
+class _Headers(io.BufferedReader):
+    """A shard of which headers are read, and no more than `_LONGEST` bytes at a time."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _LONGEST:
+            raise ValueError(f"a header of {size} bytes")
+        return super().read(size)
 
 
 def _state(path: Path, descriptor: int | None = None) -> tuple[int, int]:

@@ -157,6 +157,8 @@ def test_large_labels_and_soft_masks_are_the_same(name):
     fast, _ = NAIVE[name]
     far = torch.where(TRUE > 0, 1000 * TRUE + 300, TRUE)
     torch.testing.assert_close(fast(far, PREDICTED * 500), fast(TRUE, PREDICTED), equal_nan=True)
+    less = torch.where(TRUE < 0, TRUE - 8, TRUE)  # whatever is below 0 is ignored
+    torch.testing.assert_close(fast(less, PREDICTED), fast(TRUE, PREDICTED), equal_nan=True)
     soft = torch.nn.functional.one_hot(PREDICTED[4:]).movedim(-1, 1).float()
     torch.testing.assert_close(fast(TRUE[4:], soft), fast(TRUE[4:], PREDICTED[4:]), equal_nan=True)
 

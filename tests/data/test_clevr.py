@@ -103,7 +103,7 @@ def test_resize_and_crop(tmp_path):
 def test_bad_arguments(folder):
     for arguments, problem in (
         ({"split": "val"}, "`split` (='val') must be one of train, validation, test"),
-        ({"resolution": 0}, "`resolution` (=0) must be at least 1 pixel"),
+        ({"resolution": 0}, "`resolution` (=0) must be at least 1 pixel and at most 7071"),
         ({"max_objects": 11}, "`max_objects` (=11) must be at most 10"),
     ):
         with pytest.raises(ValueError) as caught:

@@ -159,6 +159,8 @@ def test_batches_of_photographs(shared_data):
     [
         (entry(4, [[1, 2, 3, 4]]), "annotation 4 cannot be drawn .a polygon needs three corners"),
         (entry(4, [[0, 0, 1e9, 0, 5, 5]]), "corners beyond 100000 pixels"),
+        (entry(4, [["1", "2", "9", "2", "9", "8"]]), "the corners of a polygon are numbers"),
+        (entry(4, [rectangle(0, 0, 5, 5)], crowd="0"), r"annotations\[0\].iscrowd` .='0'. must be 0 or 1"),
         (entry(4, [[0, 0, float("nan"), 0, 5, 5]]), "corners beyond 100000 pixels"),
         (entry(4, {"size": [20, 30], "counts": [5]}), "must add up to 20 x 30 pixels"),
         (entry(4, {"size": [30, 20], "counts": [600]}), "annotation 4 is of 20 x 30, not 30 x 20"),
@@ -352,15 +354,16 @@ def test_a_part_that_is_empty_or_unknown(tmp_path):
         Coco(*paths, split="val")
 
 
-@pytest.mark.parametrize("part", ["images", "categories"])
-def test_ids_are_of_one_each(tmp_path, part):
-    """Two images of one id would each get the annotations of both."""
+@pytest.mark.parametrize("part, field", [("images", "id"), ("categories", "id"), ("images", "file_name")])
+def test_ids_and_files_come_once(tmp_path, part, field):
+    """Two images of one id would each get the annotations of both; two of one file, each a part of them."""
     folder, file = write(tmp_path, [entry(1, [rectangle(0, 0, 5, 5)])], 3)
     content = json.loads(file.read_text())
-    content[part][-1]["id"] = content[part][0]["id"]
+    value = content[part][0][field]
+    content[part][-1][field] = f"./{value}" if field == "file_name" else value
     file.write_text(json.dumps(content))
     last = len(content[part]) - 1
-    with pytest.raises(CocoError, match=f"`{part}` 0 and {last} have one id, {content[part][0]['id']};"):
+    with pytest.raises(CocoError, match=f"`{part}` 0 and {last} have one {field} .={value!r}.;"):
         Coco(folder, file)
 
 

@@ -1,5 +1,6 @@
 """Features on disk: computed once, by content, whole after a kill, and a data set like any other."""
 
+import os
 import pickle
 
 import numpy as np
@@ -114,3 +115,29 @@ def test_no_more_is_kept_than_there_is_room_for(tmp_path, compute, asked):
 def test_endless_data_is_refused(tmp_path, compute):
     with pytest.raises(ValueError, match="endless data set cannot be kept"):
         CachedFeatures(Sprites(), compute, FeatureCache(tmp_path, "means", SHAPE))
+
+
+def test_an_image_that_two_processes_wrote_shifts_no_other(tmp_path):
+    """On a file system without locks; rows are counted, not images."""
+    cache = FeatureCache(tmp_path, "means", SHAPE)
+    twice, other, new = (bytes([number]) * DIGEST_BYTES for number in range(3))
+    with cache.filling():
+        cache.append([twice, other, new], np.zeros((3, *SHAPE), np.float16))
+    (cache.folder / "index.bin").write_bytes(twice + twice + other)
+    again = FeatureCache(tmp_path, "means", SHAPE)
+    with again.filling():
+        again.append([new], np.ones((1, *SHAPE), np.float16))
+    assert again.places([other, new]).tolist() == [2, 3]
+    assert again.read(again.places([other, new])).mean((1, 2, 3)).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["lock", "index", "features"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_files_of_others_in_the_folder_are_left_alone(tmp_path, name, kind):
+    cache, mine = FeatureCache(tmp_path, "means", SHAPE), tmp_path / "mine"
+    mine.write_text("mine")
+    place = cache.folder / f"{name}.bin"
+    place.symlink_to(mine) if kind == "link" else os.mkfifo(place)
+    with pytest.raises(ValueError, match=f"{name}.bin is (a symbolic link|not a file)"), cache.filling():
+        pass
+    assert mine.read_text() == "mine"

@@ -158,6 +158,7 @@ def test_nothing_but_bad_images(tmp_path):
         (("empty", 4), ImageError, "empty': no image among 0 files"),
         (("few", 4, "val"), ValueError, "`split` .='val'. must be one of train, validation, test"),
         (("few", 0), ValueError, "`resolution` .=0. must be at least 1"),
+        (("few", 10**6), ValueError, "`resolution` .=1000000. must be .* at most 7071"),
     ],
 )
 def test_wrong_arguments(few, arguments, error, problem):

@@ -85,6 +85,8 @@ def test_shards_are_named_by_file_folder_pattern_and_range(tmp_path):
     for wrong, said in (
         ("deep/p-{009..012}.tar", "p-012.tar': no such file"),
         ("deep/p-{3..1}.tar", "the range ends before it begins"),
+        ("p-{0..99999999999}.tar", "p-0.tar': no such file"),
+        (f"p-{{0..{'9' * 5000}}}.tar", "no tar file there"),
         ("*.tar", "no tar file there; check the spelling"),
         ("https://example.org/p.tar", "addresses are not opened"),
     ):
@@ -136,3 +138,23 @@ def test_shards_of_the_library_are_read(tmp_path):
             writer.write({"__key__": f"{number:04}", "png": one, "json": {"number": number}})
     found = Shards(tmp_path / "w.tar", SIDE)[:]["image"]
     assert (found.permute(0, 2, 3, 1).mul(255).round().byte().numpy() == pixels).all()
+
+
+def header(kind, size):
+    """A tar header of a member `a.png` that claims `size` bytes."""
+    entry = tarfile.TarInfo("a.png")
+    entry.type, entry.size = kind, size
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [header(kind, 2**40) for kind in (b"L", b"x")]
+    + [header(kind, 0) * 3000 for kind in (b"K", b"g")]
+    + [header(b"0", -1024) * 3],
+    ids=["name of 1 TB", "attributes of 1 TB", "names of names", "attributes without end", "size below 0"],
+)
+def test_headers_that_ask_for_more_than_there_is(tmp_path, content):
+    (tmp_path / "s.tar").write_bytes(content + bytes(1024))
+    with pytest.raises(ImageError, match="is not an uncompressed tar file, or is damaged"):
+        Shards(tmp_path / "s.tar", SIDE)

@@ -98,6 +98,8 @@ def test_davis_layout(tmp_path):
                 Image.new(mode, (20, 10), 255 if mode == "L" else "red").save(
                     folder / f"{number:05d}.{suffix}"
                 )
+    for left in (".ipynb_checkpoints", "__MACOSX"):
+        (tmp_path / "JPEGImages" / "480p" / left).mkdir()
     davis = Davis2016(tmp_path)
     assert davis.sequences == ["bear", "goat"] and davis.frames("goat").num_frames == 3
     assert davis.truth("goat").shape == (3, 10, 20) and davis.truth("goat").all()
@@ -180,6 +182,10 @@ def test_frames_and_annotations_are_of_each_other(tmp_path):
     Image.new("L", (20, 10)).save(annotations / "00001.png")
     (davis.images / "goat" / "00002.jpg").unlink()
     with pytest.raises(ImageError, match=r"00002.png': this annotation has no frame"):
+        davis.truth("goat")
+    for frame in ("00002.jpg", "00002.png"):
+        Image.new("RGB", (20, 10)).save(davis.images / "goat" / frame)
+    with pytest.raises(ImageError, match=r"00002.png': two frames of this name"):
         davis.truth("goat")
 
 

@@ -17,6 +17,7 @@ from objecthood import losses
 from objecthood.analysis.floors import floors
 from objecthood.data.clip_folder import ClipFolder
 from objecthood.data.io.images import ImageError
+from objecthood.inference.result_folder import VIDEO_FORMAT, VIDEO_RECORD
 from objecthood.models.feature_video import FeatureVideo
 from objecthood.recipes import RECIPES
 
@@ -152,11 +153,21 @@ def test_floors_of_clips_see_the_same_features():
 def test_clips_of_a_folder(tmp_path):
     frames_of(tmp_path / "b2", 5)
     frames_of(tmp_path / "b10", 1)  # too short
+    results, run = tmp_path / "found", tmp_path / "run"
+    for folder in (results / "b2-masks", run / "figures"):
+        frames_of(folder, 5)
+    (results / VIDEO_RECORD).write_text(json.dumps({"format": VIDEO_FORMAT}))
+    for name in ("recipe.json", "metrics.jsonl"):
+        (run / name).write_text("{}")
     clips = ClipFolder(tmp_path, 16, frames=2)
     assert len(clips) == 2 and clips[0]["image"].shape == (2, 3, 16, 16)
     shades = [round(255 * clips[number]["image"][0, 0, 0, 0].item()) for number in range(2)]
     assert shades == [0, 16] and clips.overlaps
-    for path, match in ((tmp_path / "none", "not a folder"), (tmp_path, "no video of at least 9 frames")):
+    for path, match in (
+        (tmp_path / "none", "not a folder"),
+        (tmp_path, "no video of at least 9 frames"),
+        (results, "holds results of an earlier run"),
+    ):
         with pytest.raises(ImageError, match=match):
             ClipFolder(path, 16, frames=9)
 

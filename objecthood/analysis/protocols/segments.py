@@ -79,7 +79,7 @@ def correct_localization(
     _check_threshold(threshold)
     overlap, present = metrics.object_overlaps(true_masks, predicted_masks)
     if boxes:
-        true = metrics.renumbered(true_masks)
+        true = metrics.renumbered(true_masks).clamp_min(-1)
         predicted = metrics.renumbered(metrics.label_map(predicted_masks))
         predicted = predicted.masked_fill(true_masks < 0, -1)
         overlap = box_overlaps(

@@ -91,8 +91,9 @@ def render_dataset(
     from objecthood.data.clevr_render.render import choose_variant
 
     check_objects(objects)
-    if count < 1 or resolution < 1:
-        raise ValueError(f"`count` (={count}) and `resolution` (={resolution}) must be at least 1")
+    check_selection(resolution, split)
+    if count < 1:
+        raise ValueError(f"`count` (={count}) must be at least 1")
     key, folder = split_key(seed, split), Path(out) / split
     variant, line = choose_variant()
     if say is not None:

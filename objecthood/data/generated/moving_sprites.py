@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Integer
 from objecthood.data.generated.silhouettes import AREAS, between, rgb_from_hsv, silhouettes
 from objecthood.data.generated.trajectories import bounce, circle
 from objecthood.data.randomness import split_key, uniform
-from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, paint_labels
+from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, check_selection, paint_labels
 
 RESOLUTION = 64
 MIN_SPRITES, MAX_SPRITES = 2, 5
@@ -70,6 +70,7 @@ class MovingSprites(EndlessDataset):
             raise ValueError(f"`frames` (={frames}) must be at least 1")
         if not 0 <= camera <= 4:
             raise ValueError(f"`camera` (={camera}) must be between 0 and 4 pixels per frame")
+        check_selection(resolution, split)
         self.key, self.frames, self.background = split_key(seed, split), frames, background
         self.camera, self.resolution = camera, resolution
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from objecthood.data.generated.interleaved import DRAWS, MAX_OBJECTS, interleaved_objects
 from objecthood.data.generated.silhouettes import between, rgb_from_hsv
 from objecthood.data.randomness import split_key, uniform
-from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset
+from objecthood.data.scene import DEFAULT_SIZE, EndlessDataset, check_selection
 
 RESOLUTION = 64
 Level = Literal["solid", "tinted", "patterned", "oriented", "shifted", "hidden"]
@@ -62,8 +62,7 @@ class Texture(EndlessDataset):
         super().__init__(size)
         if level not in get_args(Level):
             raise ValueError(f"`level` (={level!r}) must be one of {', '.join(get_args(Level))}")
-        if resolution < 1:
-            raise ValueError(f"`resolution` (={resolution}) must be at least 1 pixel")
+        check_selection(resolution, None)
         self.key, self.level, self.resolution = split_key(seed, split), level, resolution
 
     def make(self, indices: Int[np.ndarray, " scenes"]) -> dict[str, np.ndarray]:

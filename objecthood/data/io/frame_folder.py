@@ -71,8 +71,8 @@ class FrameFolder:
 def in_natural_order(name: str) -> tuple[tuple[int, int | str], ...]:
     """A key by which numbers in names are compared as numbers.
 
-    >>> sorted(["b2", "b10", "a"], key=in_natural_order)
-    ['a', 'b2', 'b10']
+    >>> sorted(["b2", "b10", "a", "5²5"], key=in_natural_order)
+    ['5²5', 'a', 'b2', 'b10']
     """
     parts = re.split(r"(\d+)", name)
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts if part)
+    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts if part)

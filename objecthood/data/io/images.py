@@ -510,7 +510,7 @@ def _expand(path: str) -> list[Path]:
     matches = [path] if os.path.isdir(path) else glob.glob(path, recursive=True)
     found = []
     for match in matches if os.path.isdir(path) else without_results(matches, path):
-        found += _walk(match) if os.path.isdir(match) else [Path(match)]
+        found += files_below(match) if os.path.isdir(match) else [Path(match)]
     pictures = [match for match in found if match.suffix.lower() in SUFFIXES]
     others = Counter(match.suffix.lower() for match in found if match.suffix.lower() in OTHER_SUFFIXES)
     counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
@@ -562,7 +562,7 @@ def without_results(matches: list[str], pattern: str) -> list[str]:
     return [match for match in sorted(matches) if not is_result(Path(match))]
 
 
-def _walk(folder: str) -> list[Path]:
+def files_below(folder: str | os.PathLike[str]) -> list[Path]:
     """All files below a folder, sorted, without hidden ones (as `._photo.jpg`, which is no image) and
     without results of our own."""
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, get_args
 
@@ -255,6 +255,8 @@ def _from_polygons(polygons: list[Any], size: tuple[int, int], outline: Budget) 
     """The run-length code of the union of polygons, each a flat list of x and y in pixels."""
     flat = []
     for polygon in polygons:
+        if np.array(polygon).dtype.kind not in "iuf":
+            raise ValueError("the corners of a polygon are numbers")
         corners = np.array(polygon, float)
         if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2:
             raise ValueError("a polygon needs three corners or more, x and y of each")
@@ -282,8 +284,11 @@ def _read(path: Path, name: str) -> dict[str, Any]:
             raise CocoError(
                 f"{name}: has no list `{part}` of {', '.join(sorted(fields))}; name COCO's JSON file"
             )
+        optional = _OPTIONAL.get(part, {})
         for place, row in enumerate(rows):
-            for field, (is_right, wanted) in fields.items():
+            for field, (is_right, wanted) in (
+                fields | {key: optional[key] for key in optional if key in row}
+            ).items():
                 if not is_right(row[field]):
                     raise CocoError(
                         f"{name}: `{part}[{place}].{field}` (={row[field]!r:.60}) must be {wanted}; "
@@ -293,16 +298,22 @@ def _read(path: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _refuse_repeated(rows: list[dict[str, Any]], part: str, name: str) -> None:
-    """Raise CocoError for duplicate ids of images or categories, which make annotations ambiguous."""
+def _refuse_repeated(keys: Iterable[Any], part: str, what: str, name: str) -> None:
+    """Raise CocoError for duplicate ids of images or categories, which make annotations ambiguous, and for an
+    image that comes twice, each time with a part of its objects."""
     seen: dict[Any, int] = {}
-    for place, row in enumerate(rows):
-        if row["id"] in seen:
+    for place, key in enumerate(keys):
+        if key in seen:
             raise CocoError(
-                f"{name}: `{part}` {seen[row['id']]} and {place} have one id, {row['id']!r}; number them "
-                "anew, and what is of them"
+                f"{name}: `{part}` {seen[key]} and {place} have one {what} (={key!r:.60}); {_REMEDY[what]}"
             )
-        seen[row["id"]] = place
+        seen[key] = place
+
+
+_REMEDY = {
+    "id": "number them anew, and what is of them",
+    "file_name": "keep one, with the annotations of both",
+}
 
 
 def _check_sizes(content: dict[str, Any], name: str) -> None:
@@ -356,6 +367,8 @@ _FIELDS: dict[str, dict[str, tuple[Callable[[object], bool], str]]] = {
     "categories": {"id": _ID, "name": (lambda value: isinstance(value, str), "a text")},
 }
 """What every entry must have, whether a value of it is right, and what is."""
+_OPTIONAL = {"annotations": {"iscrowd": (lambda value: value in (0, 1, None), "0 or 1")}}
+"""The same of what an entry may have."""
 
 
 def _by_image(
@@ -363,7 +376,9 @@ def _by_image(
 ) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
     """Images of the split in the order of the file, and the annotations with a segmentation of each."""
     for part in ("images", "categories"):
-        _refuse_repeated(content[part], part, name)
+        _refuse_repeated((row["id"] for row in content[part]), part, "id", name)
+    names = (PurePosixPath(row["file_name"]).as_posix() for row in content["images"])
+    _refuse_repeated(names, "images", "file_name", name)
     annotations: dict[Any, list[dict[str, Any]]] = {entry["id"]: [] for entry in content["images"]}
     for annotation in content["annotations"]:
         if annotation["image_id"] not in annotations:

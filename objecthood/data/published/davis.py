@@ -37,7 +37,11 @@ class Davis2016:
         )
         if not self.images.is_dir():
             raise ImageError(f"{str(path)!r}: no JPEGImages/{resolution} here; name the folder that holds it")
-        self.sequences = sorted(entry.name for entry in self.images.iterdir() if entry.is_dir())
+        self.sequences = sorted(
+            entry.name
+            for entry in self.images.iterdir()
+            if entry.is_dir() and not entry.name.startswith((".", "__"))
+        )
 
     def frames(self, sequence: str) -> FrameFolder:
         """The frames of a sequence."""
@@ -48,6 +52,9 @@ class Davis2016:
         size."""
         frames, folder = self.frames(sequence), self.annotations / sequence
         files = [folder / f"{frame.stem}.png" for frame in frames.paths]
+        for frame, before, file in zip(frames.paths[1:], files, files[1:], strict=False):
+            if file == before:
+                raise ImageError(f"{str(frame)!r}: two frames of this name; keep one of them")
         for file in files:
             if not file.is_file():
                 raise ImageError(f"{str(file)!r}: this frame has no annotation; complete the copy")
