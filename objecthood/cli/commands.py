@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import json
+import os
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -182,8 +183,7 @@ def evaluate(arguments: list[str]) -> int:
         raise UsageError("--figure needs --diagnose; add --diagnose")
     if options.figure and Path(options.figure).suffix not in (".png", ".webp"):
         raise UsageError(f"--figure (={options.figure!r}) must end in .png or .webp")
-    for file in filter(None, (options.json, options.csv, options.figure)):
-        check_named(file)
+    _check_files(options)
     named = find_recipe(options.recipe) if options.recipe else None
     model = load_model(options.weights, named)
     # Weights of a custom recipe hold its numbers; the Python file only gives its class.
@@ -214,9 +214,11 @@ def evaluate(arguments: list[str]) -> int:
     )
     ruled: list[str] = []
     if options.protocol:
-        from objecthood.analysis.protocols import PROTOCOLS
+        from objecthood.analysis.protocols import PROTOCOLS, check_protocol
 
-        ruled = list(several("protocol", options.protocol, list(PROTOCOLS)))
+        ruled = list(dict.fromkeys(several("protocol", options.protocol, list(PROTOCOLS))))
+        for name in ruled:
+            check_protocol(model, recipe, name, options.split)
     if options.diagnose:
         from objecthood.analysis.diagnosis import check
 
@@ -312,6 +314,21 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def _about(name: str) -> str:
     """A command's docstring without indentation."""
     return inspect.getdoc(COMMANDS[name]) or ""
+
+
+def _check_files(options: EvaluateOptions) -> None:
+    """UsageError where two results, or a result and the weights, are one file; OSError where one could not be
+    written."""
+    taken = {os.path.realpath(options.weights): "the weights"}
+    taken |= {os.path.realpath(options.recipe): "--recipe"} if options.recipe else {}
+    for name in ("json", "csv", "figure"):
+        file = getattr(options, name)
+        if not file:
+            continue
+        check_named(file)
+        other = taken.setdefault(os.path.realpath(file), f"--{name}")
+        if other != f"--{name}" and (os.path.isfile(file) or not os.path.exists(file)):
+            raise UsageError(f"--{name} (={file!r}) is the file of {other}; name another")
 
 
 def _diagnose(model: Model, recipe: Recipe, options: EvaluateOptions) -> Diagnosis:

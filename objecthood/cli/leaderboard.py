@@ -12,8 +12,8 @@ from typing import Any
 from objecthood.cli.listing import console
 from objecthood.cli.lookup import choose_device
 from objecthood.cli.options import UsageError, parse, several
-from objecthood.cli.sweep import Member, separate, spread, trained
-from objecthood.runtime.files import read_json, replacing, write_json
+from objecthood.cli.sweep import Member, check_number, separate, spread, trained
+from objecthood.runtime.files import is_number, read_json, replacing, write_json
 from objecthood.runtime.terminal import echo
 
 if typing.TYPE_CHECKING:
@@ -63,7 +63,10 @@ def leaderboard(arguments: list[str]) -> int:
     typed = separate(options.seeds)
     if not all(seed.strip().isdecimal() for seed in typed):
         raise UsageError(f"--seeds (={options.seeds!r}) must be numbers such as 0..2 or 0,1,2")
+    if max(map(len, typed)) > 18:
+        raise UsageError(f"--seeds (={options.seeds!r:.60}) must be numbers of at most 18 digits")
     seeds = sorted({int(seed) for seed in typed})
+    check_number(2 * len(modules) * len(sets) * len(seeds), "the leaderboard", "runs")
     if not 0 < options.cpu_seconds < 1e7:
         raise UsageError(f"--cpu-seconds (={options.cpu_seconds}) must be above 0 and below ten million")
     if options.processes < 1:
@@ -115,6 +118,12 @@ def _plan(out: Path, options: LeaderboardOptions) -> dict[str, Any]:
                 f"{out} holds a leaderboard with --{key.replace('_', '-')} {plan.get(key)}, not {value}; "
                 "name another folder with --out"
             )
+    costs, steps = plan.get("seconds_per_step"), plan.setdefault("equal_steps", {})
+    if not all(
+        isinstance(table, dict) and all(is_number(value) and value > 0 for value in table.values())
+        for table in (costs, steps)
+    ):
+        raise ValueError(f"{out / 'plan.json'} is damaged; remove it to measure a step of each module anew")
     return plan
 
 
@@ -251,5 +260,7 @@ def _by_scene(member: Member, out: Path) -> list[float | None]:
     if not file.exists():
         model = checkpoint.load(out / member.name / "weights.safetensors")
         write_json(file, scores_by_scene(model, member.recipe))
-    values: list[float | None] = read_json(file)[member.recipe.main_score]
+    values = read_json(file).get(member.recipe.main_score)
+    if not isinstance(values, list) or not all(value is None or is_number(value) for value in values):
+        raise ValueError(f"{file} is damaged; remove it to score the scenes anew")
     return values

@@ -191,6 +191,7 @@ def _print_objects(result: Result) -> None:
 
 def predict_videos(model: SlotModel, options: PredictOptions) -> int:
     """Predict every video of `options` into the folder --out; returns the exit code."""
+    from objecthood.data.io.images import ImageError
     from objecthood.inference.predict_video import predict_video, sees_video
     from objecthood.runtime.progress import RunProgress
 
@@ -198,29 +199,41 @@ def predict_videos(model: SlotModel, options: PredictOptions) -> int:
         raise UsageError("--restarts works for images only, not for videos; omit it")
     if options.merge_background:
         raise UsageError("--merge-background works for images only, not for videos; omit it")
-    if options.fine:
-        raise UsageError("--fine works for images only, not for videos; omit it")
+    for switch in ("fine", "animation"):
+        if getattr(options, switch):
+            raise UsageError(f"--{switch} works for images only, not for videos; omit it")
     if not sees_video(model):
         echo("weights of an image model: frames are independent, slots may switch objects")
-    for path in _without_results(options.images, options.out):
+    paths, skipped = _without_results(options.images, options.out), 0
+    for path in paths:
         with RunProgress(Path(path).name, 0) as progress:
 
             def report(done: int, total: int, progress: RunProgress = progress) -> None:
                 progress.update(done, "frames", total)
 
-            result = predict_video(
-                model,
-                path,
-                options.out,
-                iterations=options.iterations,
-                num_slots=options.slots,
-                fit=options.fit,
-                report=report,
-            )
+            try:
+                result = predict_video(
+                    model,
+                    path,
+                    options.out,
+                    iterations=options.iterations,
+                    num_slots=options.slots,
+                    fit=options.fit,
+                    report=report,
+                )
+            except ImageError as error:
+                if not options.skip_bad:
+                    hint = "; add --skip-bad to skip such videos" if len(paths) > 1 else ""
+                    raise ImageError(f"{error}{hint}") from error
+                skipped += 1
+                echo(f"skipped: {error}", file=sys.stderr)
+                continue
         echo(f"{path}: {result.frames} frames")
         for what, file in result.files.items():
             echo(f"{what:<9}{file}")
-    return 0
+    if skipped:
+        echo(f"{len(paths) - skipped} of {len(paths)} videos, {skipped} skipped; written to {options.out}")
+    return 1 if skipped else 0
 
 
 def _without_results(paths: Iterable[str], out: str) -> list[str]:

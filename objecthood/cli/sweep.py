@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import io
 import itertools
+import math
 import multiprocessing
 import re
 import statistics
@@ -27,7 +28,9 @@ if typing.TYPE_CHECKING:
 
 SEEDS = "0..4"
 """Default seeds."""
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
+MOST = 10_000
+"""Values of a range, and runs of a sweep."""
 _SINGLE = {"out", "device", "data-path", "description", "expected"}
 """Options whose values may contain commas."""
 
@@ -153,12 +156,15 @@ def combinations(arguments: list[str]) -> list[tuple[dict[str, str], list[str]]]
             plain.append(word)
             continue
         value = value if equals else next(words, "")
-        values = [value] if key in _SINGLE else separate(value)
+        values = [value] if key in _SINGLE else list(dict.fromkeys(separate(value)))
         if len(values) > 1 or key == "seed":
             several[key] = values
         else:
             plain.append(f"{option}={value}")
-    several["seed"] = several.pop("seed", separate(SEEDS))
+    seeds = several.pop("seed", separate(SEEDS))
+    # 01 is seed 1 once more
+    several["seed"] = list(dict.fromkeys(str(int(seed)) if seed.isdecimal() else seed for seed in seeds))
+    check_number(math.prod(map(len, several.values())), "the sweep", "runs")
     return [
         (
             dict(zip(several, chosen, strict=True)),
@@ -179,8 +185,15 @@ def separate(value: str) -> list[str]:
         first, last = map(int, match.groups())
         if first > last:
             raise UsageError(f"range {value} must be ascending; write {last}..{first}")
+        check_number(last + 1 - first, f"range {value}", "values")
         return [str(number) for number in range(first, last + 1)]
     return value.split(",")
+
+
+def check_number(count: int, what: str, of: str) -> None:
+    """UsageError for more than `MOST`."""
+    if count > MOST:
+        raise UsageError(f"{what} has {count} {of}; at most {MOST} are allowed, take fewer")
 
 
 def summary(results: list[tuple[Member, dict[str, Any] | None]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ The site works on any static host and in any folder, and makes no requests to ot
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,7 +36,7 @@ def build_site(
     Raises ValueError if the folder exists, the runtime is missing, or an export differs from PyTorch.
     """
     folder, runtime = Path(folder), Path(runtime)
-    if folder.exists():
+    if os.path.lexists(folder):
         raise ValueError(f"{folder} exists and is not replaced; choose a new folder")
     for name in RUNTIME:
         if not (runtime / name).is_file():

@@ -7,6 +7,7 @@ writes one graph per stage (`export.stages`), which the demo page combines. Both
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -374,7 +375,7 @@ def _check_kind(model: nn.Module) -> ExportStages | SpectralStages | FeatureStag
 
 def _new(path: Path, suffix: str) -> Path:
     """`path`; ValueError if it exists, has another suffix, or its folder is missing."""
-    if path.exists():
+    if os.path.lexists(path):  # a link that leads nowhere as well
         raise ValueError(f"{path} exists and is not replaced; choose a new path")
     if suffix and path.suffix != suffix:
         raise ValueError(f"{path} must end in {suffix}; name it {path.with_suffix(suffix).name}")

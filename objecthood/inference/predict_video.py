@@ -147,6 +147,8 @@ def _predict_into(
     for old in files["masks"].glob("[0-9]*.png"):
         old.unlink()
     was_training, done = model.training, 0
+    is_first = model.modality == "motion" and not model.tracks  # the background is slot 0
+    background = 0
     model.eval()
     facts = {
         "video": path.as_posix(),
@@ -174,7 +176,9 @@ def _predict_into(
                 seconds = source.seconds(done)
                 writer.write(draw(frame, labels, tracks, scale, int(model.clips)), seconds)
                 table.add(tracks, scale, rows * columns, seconds)
-                boxes.writelines(mot_lines(labels, done + 1, int(tracks.area.argmax())))
+                if not is_first and (done == 0 or not model.tracks):  # slots persist: decided once
+                    background = int(tracks.area.argmax())
+                boxes.writelines(mot_lines(labels, done + 1, background))
                 done += 1
                 if report and read is None:
                     report(done, source.num_frames)

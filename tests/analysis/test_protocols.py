@@ -416,3 +416,26 @@ def test_the_command_prints_and_writes_scores_and_errors(tmp_path, capsys):
     assert main(["evaluate", "sprites", "--protocol", "dinosar"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "error: --protocol (='dinosar') is unknown; did you mean dinosaur?"
+
+
+def test_what_cannot_be_scored_or_written_is_told_before_the_work(tmp_path, capsys, monkeypatch):
+    def no_work(*_):
+        pytest.fail("scored")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("objecthood.evaluate.evaluate", no_work)
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(oh.hub.PRETRAINED["tetrominoes"].file.read_bytes())
+    for words, code, told in (
+        (["--protocol", "video"], 1, "protocol 'video' scores clips"),
+        (["--json", "./w.safetensors"], 2, "--json (='./w.safetensors') is the file of the weights"),
+        (["--json", "a", "--csv", "./a"], 2, "--csv (='./a') is the file of --json; name another"),
+        (
+            ["--diagnose", "--figure", "a.png", "--csv", "a.png"],
+            2,
+            "--figure (='a.png') is the file of --csv",
+        ),
+    ):
+        assert main(["evaluate", "w.safetensors", *words]) == code
+        assert told in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == [weights] and oh.load(weights)

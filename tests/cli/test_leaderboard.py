@@ -119,6 +119,8 @@ def test_several_processes_train_the_same_weights(tmp_path):
         (["--sets", ""], "--sets (='') must name at least one"),
         (["--seeds", "a"], "--seeds (='a') must be numbers such as 0..2 or 0,1,2"),
         (["--seeds", "2..0"], "range 2..0 must be ascending"),
+        (["--seeds", "0..99999999999"], "has 100000000000 values; at most 10000 are allowed"),
+        (["--seeds", "9" * 5000], "must be numbers of at most 18 digits"),
         (["--cpu-seconds", "0"], "--cpu-seconds (=0.0) must be above 0"),
         (["--processes", "0"], "--processes (=0) must be at least 1"),
         (["--test-scenes", "0"], "--test-scenes (=0) must be at least 1"),
@@ -129,3 +131,14 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path, monkeypatch, cap
     assert main(["leaderboard", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("cost", ["0", "-1", '"fast"', "NaN", "[1]"])
+def test_a_damaged_plan_is_told(tmp_path, capsys, cost):
+    plan = tmp_path / "plan.json"
+    plan.write_text(
+        f'{{"cpu_seconds": 5.0, "test_scenes": 2, "seconds_per_step": {{"sprites mesh": {cost}}}}}'
+    )
+    words = ("--modules", "mesh", "--sets", "sprites", "--cpu-seconds", "5", "--test-scenes", "2")
+    assert main(["leaderboard", *words, "--out", str(tmp_path), "--plan"]) == 1
+    assert "plan.json is damaged; remove it" in capsys.readouterr().err

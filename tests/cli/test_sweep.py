@@ -97,6 +97,7 @@ def test_five_seeds_unless_named_and_folders_with_commas():
     assert [changes["seed"] for changes, _ in combinations([])] == ["0", "1", "2", "3", "4"]
     (((changes, words)),) = combinations(["--seed", "3", "--data-path", "a,b"])
     assert changes == {"seed": "3"} and words == ["--data-path=a,b", "--seed=3"]
+    assert [changes for changes, _ in combinations(["--seed", "2,02,2"])] == [{"seed": "2"}], "counted once"
     assert separate("-1") == ["-1"] and separate("2..2") == ["2"]
 
 
@@ -107,6 +108,9 @@ def test_five_seeds_unless_named_and_folders_with_commas():
         (["sweep", "tetrominos"], "did you mean tetrominoes?"),
         (["sweep", "tetrominoes", "--sed", "0..2"], "did you mean --seed?"),
         (["sweep", "tetrominoes", "--seed", "4..0"], "range 4..0 must be ascending; write 0..4"),
+        (["sweep", "tetrominoes", "--seed", "0..99999999999"], "100000000000 values; at most 10000"),
+        (["sweep", "tetrominoes", "--seed", "0..999", "--steps", "1..99"], "99000 runs; at most 10000"),
+        (["sweep", "tetrominoes", "--seed", f"0..{'9' * 5000}"], "must be a whole number"),
         (["sweep", "tetrominoes", "--steps", "5,many"], "--steps (='many') must be a whole number"),
         (["sweep", "tetrominoes", "--steps", "5,0"], "`steps` (=0) must be at least 1"),
     ],

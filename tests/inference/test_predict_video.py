@@ -19,6 +19,8 @@ from objecthood.data.io.frame_folder import FrameFolder
 from objecthood.data.io.images import ImageError
 from objecthood.inference.predict_video import COLUMNS, predict_video
 from objecthood.models import autoencoder, video
+from objecthood.models.placement import whole
+from objecthood.motion.tracking import Tracks
 
 av = pytest.importorskip("av", reason="needs PyAV, the extra `video`")
 from objecthood.data.io.video_file import VideoFile  # noqa: E402
@@ -170,3 +172,38 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path):
         with pytest.raises(ImageError, match=words) as caught:
             attempt()
         assert "\n" not in str(caught.value)
+
+
+def test_the_background_of_boxes_stays_when_an_object_is_larger(tmp_path, monkeypatch):
+    labels = np.zeros((4, 32, 32), np.int64)
+    labels[0, :8] = labels[1:, 2:] = 1
+    masks = torch.nn.functional.one_hot(torch.from_numpy(labels), 4).movedim(-1, 1).float()
+
+    def seen(model, source, *_):
+        for frame, mask in zip(source, masks, strict=True):
+            area = mask.sum((1, 2))
+            still = torch.zeros(4, dtype=torch.bool)
+            yield frame, mask, whole((32, 32)), Tracks(torch.zeros(4, 2), area, torch.zeros(4, 2), still)
+
+    monkeypatch.setattr("objecthood.inference.predict_video.seen", seen)
+    result = predict_video(
+        MODEL, write_video(tmp_path / "clip.mp4", some_frames(4, 32, 32)), tmp_path / "out"
+    )
+    rows = [line.split(",")[:2] for line in result.files["mot"].read_text().splitlines()]
+    assert rows == [["1", "2"], ["2", "2"], ["3", "2"], ["4", "2"]]
+
+
+def test_bad_videos_among_others_are_skipped_or_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("objecthood.cli.predict.load_model", lambda *_: MODEL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mp4").write_bytes(b"no video" * 99)
+    write_video(tmp_path / "b.mp4", some_frames(2, 32, 32))
+    words = ["predict", "a.mp4", "b.mp4", "--weights", "w", "--out", "out"]
+    assert main(words) == 1
+    assert capsys.readouterr().err.endswith("; add --skip-bad to skip such videos\n")
+    assert main([*words, "--skip-bad"]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("skipped: 'a.mp4'") and "1 of 2 videos, 1 skipped" in told.out
+    assert (tmp_path / "out" / "b-tracks.csv").is_file()
+    assert main([*words, "--animation"]) == 2
+    assert "--animation works for images only" in capsys.readouterr().err

@@ -1,5 +1,5 @@
 """Evaluation protocols of the literature, with standard errors: `protocol_scores` and `PROTOCOLS`."""
 
-from objecthood.analysis.protocols.scoring import PROTOCOLS, Protocol, Score, protocol_scores
+from objecthood.analysis.protocols.scoring import PROTOCOLS, Protocol, Score, check_protocol, protocol_scores
 
-__all__ = ["PROTOCOLS", "Protocol", "Score", "protocol_scores"]
+__all__ = ["PROTOCOLS", "Protocol", "Score", "check_protocol", "protocol_scores"]

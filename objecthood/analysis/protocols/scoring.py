@@ -149,15 +149,8 @@ def protocol_scores(
         >>> list(scores), scores["sc"].defined
         (['fg_ari', 'sc', 'msc'], 4)
     """
-    if name not in PROTOCOLS:
-        raise ValueError(f"protocol {name!r} is unknown; {did_you_mean(name, list(PROTOCOLS))}")
+    check_protocol(model, recipe, name, split)
     protocol, settings = PROTOCOLS[name], as_ruled(recipe, name)
-    images = first_image(settings, split, name)
-    if protocol.clips != (images.dim() == 5):
-        kind, other = ("clips", "images") if protocol.clips else ("images", "clips")
-        raise ValueError(f"protocol {name!r} scores {kind}, and recipe {recipe.name!r} has {other}")
-    if not protocol.clips:
-        check(model, settings, split)
     was_training = model.training
     model.eval()
     try:
@@ -172,6 +165,20 @@ def protocol_scores(
     finally:
         model.train(was_training)
     return {score: mean_and_error(torch.cat(found)) for score, found in values.items()}
+
+
+def check_protocol(model: Any, recipe: Recipe, name: str, split: str = "test") -> None:
+    """Raise ValueError where the protocol is unknown or does not fit the recipe, or scenes have no true
+    masks."""
+    if name not in PROTOCOLS:
+        raise ValueError(f"protocol {name!r} is unknown; {did_you_mean(name, list(PROTOCOLS))}")
+    protocol, settings = PROTOCOLS[name], as_ruled(recipe, name)
+    images = first_image(settings, split, name)
+    if protocol.clips != (images.dim() == 5):
+        kind, other = ("clips", "images") if protocol.clips else ("images", "clips")
+        raise ValueError(f"protocol {name!r} scores {kind}, and recipe {recipe.name!r} has {other}")
+    if not protocol.clips:
+        check(model, settings, split)
 
 
 def as_ruled(recipe: Recipe, name: str) -> Any:

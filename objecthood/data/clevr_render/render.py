@@ -45,7 +45,7 @@ EVEN = 0.9  # length of a pixel's mean normal above which it shows one surface
 SPARSE, DENSE = (-4, -2, 0, 2, 4), (-2, -1, 0, 1, 2)  # pixels over which light is averaged, of 128
 
 
-class RenderError(RuntimeError):
+class RenderError(ValueError):
     """Mitsuba is missing, or cannot be used. One line that says what to do."""
 
 

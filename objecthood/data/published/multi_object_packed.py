@@ -88,7 +88,7 @@ def convert(
     for name, value in (("resolution", resolution), ("max_scenes", max_scenes)):
         if value is not None and value < 1:
             raise ValueError(f"`{name}` (={value}) must be at least 1")
-    if out.exists():
+    if os.path.lexists(out):
         raise PackError(f"'{out}': exists; remove it or name another folder")
     scenes = RawScenes(path, skip_bad=skip_bad, merge_background=merge_background)
     partial.mkdir(parents=True, exist_ok=True)
