@@ -1,5 +1,6 @@
 """Protocols equal their definitions written out as loops, and say what is undefined."""
 
+import importlib
 import itertools
 import json
 import math
@@ -423,7 +424,7 @@ def test_what_cannot_be_scored_or_written_is_told_before_the_work(tmp_path, caps
         pytest.fail("scored")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("objecthood.evaluate.evaluate", no_work)
+    monkeypatch.setattr(importlib.import_module("objecthood.evaluate"), "evaluate", no_work)
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(oh.hub.PRETRAINED["tetrominoes"].file.read_bytes())
     for words, code, told in (
