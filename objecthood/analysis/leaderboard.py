@@ -160,7 +160,7 @@ def tables(facts: Mapping[str, Any]) -> dict[str, list[str]]:
     for name, board in facts["sets"].items():
         keys = board["shown"]
         head = ["module", *(f"{score}, {words}" for words in COLUMNS.values() for score in keys.values())]
-        head += ["failed seeds", "steps", "CPU s a seed", "verdict"]
+        head += ["failed seeds", "steps", "CPU s per seed", "verdict"]
         lines = [row(head), "| --- |" + " ---: |" * (len(head) - 2) + " --- |"]
         for module, cells in board["modules"].items():
             columns = [cells[at] for at in COLUMNS]

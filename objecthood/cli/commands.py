@@ -68,7 +68,8 @@ class EvaluateOptions:
     weights: str
     """Name (objecthood list weights), weights file or run folder."""
     recipe: str = dataclasses.field(default="", metadata={"metavar": "NAME_OR_FILE"})
-    """Recipe, or Python file with one, that gives scenes and scores; that of the weights by default."""
+    """Recipe, or Python file with one, that defines scenes and scores; by default the recipe of the
+    weights."""
     split: str = "test"
     """train, validation or test."""
     num_scenes: int | None = None
@@ -91,10 +92,11 @@ class EvaluateOptions:
     """Also score by these protocols of the literature, with standard errors, one restart: discovery,
     dinosaur, covering, localization, panoptic, boundaries, video, properties; several as A,B."""
     floors: bool = False
-    """Also score baselines without learning: colour components, colour k-means, blocks, an untrained model,
-    and on frozen features k-means and a normalised cut; the default for photographs with true masks."""
+    """Also score baselines (floors) without learning: colour components, colour k-means, equal blocks, an
+    untrained model, and for frozen features k-means and a normalised cut; the default for photographs with
+    true masks."""
     skip_floors: bool = False
-    """Score no baselines of photographs."""
+    """Do not score baselines on photographs."""
     figure: str = dataclasses.field(default="", metadata={"metavar": "FILE"})
     """With --diagnose, draw the worst scenes into this file (.png or .webp)."""
 
@@ -163,7 +165,7 @@ def train(arguments: list[str]) -> int:
 def evaluate(arguments: list[str]) -> int:
     """Score weights on held-out scenes: WEIGHTS or RUN.
 
-    The scores equal those of oh.evaluate in Python. The initial noise depends on the index of the scene only.
+    The scores equal those of oh.evaluate in Python. The initial noise depends only on the index of the scene.
     """
     options = parse(EvaluateOptions, arguments, "evaluate", _about("evaluate"))
     from objecthood.data.randomness import SPLITS

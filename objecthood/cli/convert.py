@@ -14,22 +14,23 @@ class ConvertOptions:
     """What to convert, and where to."""
 
     checkpoint: str
-    """PyTorch checkpoint (.ckpt, .pt, .tar), or .safetensors of the same names."""
+    """PyTorch checkpoint (.ckpt, .pt, .tar), or a .safetensors file with the same tensor names."""
     layout: str = ""
     """spot, videosaur or slotcontrast."""
     out: str = dataclasses.field(default="", metadata={"metavar": "FILE"})
     """File to write, .safetensors."""
     heads: int | None = None
-    """Attention heads, which weights do not tell: of the decoder (spot: 6), or of predictor and mixer (4)."""
+    """Number of attention heads, which checkpoints do not state: of the decoder (spot; default 6), or of the
+    predictor and the mixer (default 4)."""
     num_slots: int | None = None
-    """Number of slots where initial ones are drawn from a Gaussian; 7 by default."""
+    """Number of slots, if the initial slots are drawn from a Gaussian; 7 by default."""
 
 
 def convert(arguments: list[str]) -> int:
     """Read a checkpoint of SPOT, VideoSAUR or SlotContrast: CHECKPOINT --layout NAME --out FILE.
 
-    The file holds the backbone as well; predict, evaluate and oh.load take it as any other. Of a pickle,
-    tensors and plain values are read, and nothing else.
+    The file includes the backbone and works with predict, evaluate and oh.load. From a pickle, only tensors
+    and plain values are read.
     """
     options = parse(ConvertOptions, arguments, "convert", inspect.getdoc(convert) or "")
     if not options.layout:

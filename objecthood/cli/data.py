@@ -25,7 +25,7 @@ class RenderOptions:
     objects: str = dataclasses.field(default="3-6", metadata={"metavar": "MIN-MAX"})
     """Number of objects in a scene, within 3 to 10."""
     seed: int = 0
-    """Scene i depends on seed, split, objects, background and i only."""
+    """Scene i depends only on seed, split, objects, background and i."""
     split: Literal["train", "validation", "test"] = "train"
     """Split; scenes of different splits are independent."""
     resolution: int = 128

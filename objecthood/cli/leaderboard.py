@@ -37,11 +37,11 @@ class LeaderboardOptions:
     test_scenes: int | None = None
     """Number of test scenes; the recipe's by default."""
     out: str = dataclasses.field(default="runs/leaderboard", metadata={"metavar": "FOLDER"})
-    """Folder of runs, leaderboard.json and leaderboard.md; the same command again continues it."""
+    """Folder for runs, leaderboard.json and leaderboard.md; repeating the command continues it."""
     processes: int = 1
-    """Number of runs trained at a time, with one thread each."""
+    """Number of runs trained in parallel, with one thread each."""
     plan: bool = False
-    """Only measure the cost of a step and print how long it will take."""
+    """Only measure the cost of a step and print the estimated time."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
 
@@ -51,8 +51,8 @@ def leaderboard(arguments: list[str]) -> int:
 
     Each module is trained for the same CPU seconds, and for as many steps as the first module. The table has
     scores of one restart and of the best of several, floors of each set, failed seeds, and whether a module
-    differs from the best by more than noise (paired bootstrap over test scenes and seeds). The time that
-    everything takes is estimated from a few steps and printed first; repeating the command continues.
+    differs from the best by more than noise (paired bootstrap over test scenes and seeds). The total time is
+    estimated from a few steps and printed first. Repeating the command continues a stopped leaderboard.
     """
     options = parse(LeaderboardOptions, arguments, "leaderboard", inspect.getdoc(leaderboard) or "")
     from objecthood.analysis.leaderboard import SETS

@@ -50,7 +50,7 @@ def list_names(arguments: list[str]) -> int:
     """List recipes or pretrained weights: [recipes | weights].
 
     Recipes are listed with data, image size, training steps and expected score; bundled weights with recipe,
-    seed, test scores, licence and file size; photos and video, which no recipe trains, come first.
+    seed, test scores, licence and file size. photos and video come first; no recipe trains them.
     """
     options = parse(ListOptions, arguments, "list", inspect.getdoc(list_names) or "")
     kinds = {"recipes": _list_recipes, "weights": _list_weights}

@@ -34,7 +34,7 @@ class PredictOptions:
     bundled with the weights by default."""
     weights: str = ""
     """Name (photos, video, or see objecthood list weights), weights file or run folder. By default photos for
-    images, video for videos, and clevr without either."""
+    images, video for videos, and clevr if no input is given."""
     out: str = dataclasses.field(default="predictions", metadata={"metavar": "FOLDER"})
     """Output folder: new, empty, or with earlier predictions."""
     iterations: int | None = None
@@ -50,7 +50,7 @@ class PredictOptions:
     """How to fit images that are not square: pad the border, crop the central square, or squash (changes the
     aspect ratio). Set by the weights by default."""
     fine: bool = False
-    """Also find small objects, on a finer grid; photos only, in four times the time."""
+    """Also find small objects, on a finer grid; photos only, four times slower."""
     skip_bad: bool = False
     """Skip images that cannot be read."""
     animation: bool = False

@@ -7,9 +7,11 @@ card with a missing fact is refused.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from objecthood.recipes import RECIPES
 from objecthood.recipes.score_names import by_restarts, title
 
 REQUIRED = (
@@ -25,6 +27,11 @@ REQUIRED = (
     "chosen",
 )
 """Facts that a model card needs."""
+_MEASURES = {
+    "error of most pixels": "the 75th percentile of the pixel error",
+    "doubt of attention": "uncertainty of the attention",
+}
+"""Stored names of measures, and the card's."""
 
 
 def missing_facts(facts: Mapping[str, Any]) -> list[str]:
@@ -54,8 +61,8 @@ def model_card(name: str, facts: Mapping[str, Any], picture: str, load: str) -> 
         raise ValueError(f"the model card needs {', '.join(gaps)}; add them to the facts of {name!r}")
     parts = [
         _head(name, facts),
-        f"# {name}\n\n{facts['settings'].get('description', '')}".strip() + ".",
-        f"![prediction on a held-out image]({picture})",
+        f"# {name}\n\n{_description(facts)}".strip() + ".",
+        f"![Output on held-out data]({picture})",
         f"*{facts['picture']}*" if facts.get("picture") else "",
         _use(load, "video_fg_ari" in facts["scores"]),
         f"## Scores\n\n{_scores(facts)}",
@@ -66,6 +73,14 @@ def model_card(name: str, facts: Mapping[str, Any], picture: str, load: str) -> 
         f"## Recipe\n\n```json\n{json.dumps(facts['settings'], indent=1)}\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _description(facts: Mapping[str, Any]) -> str:
+    """What the recipe is for, without options and costs; in today's words if it is one of `RECIPES`."""
+    settings = facts["settings"]
+    recipe = RECIPES.get(settings.get("name", ""))
+    text = recipe.description if recipe else settings.get("description", "")
+    return re.split(r"; |: --", text)[0]
 
 
 def _head(name: str, facts: Mapping[str, Any]) -> str:
@@ -133,11 +148,12 @@ def _warnings(facts: Mapping[str, Any]) -> str:
     shares = facts.get("warnings")
     if not shares:
         return ""
+    measures = [_MEASURES.get(name, name) for name in facts["calibration"]["quantiles"]]
     each = "; ".join(f"{kind}: {share:.0%}" for kind, share in shares.items())
     return (
-        f"`predict` warns of out-of-distribution images by their "
-        f"{' and '.join(facts['calibration']['quantiles'])}. Measured share of images with a warning, on the "
-        f"kinds of images used to choose the thresholds: {each}."
+        f"`predict` warns of out-of-distribution images by {' and '.join(measures)}. "
+        "Share of images with a warning, measured on the kinds of images used to choose the thresholds: "
+        f"{each}."
     )
 
 

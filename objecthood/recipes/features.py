@@ -419,7 +419,7 @@ spot_vitb16 = SelfTraining(
 
 photos_slots = CutDistillation(
     name="photos-slots",
-    description="Your own photographs: --data-path PHOTOS; slots learn normalised cuts of bundled features",
+    description="Slots over bundled features of photographs, trained on normalised cuts: --data-path PHOTOS",
     backbone="efficientnet-lite0",
     resolution=320,
     final_norm=True,

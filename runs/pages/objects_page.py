@@ -21,7 +21,7 @@ def verdict() -> str:
     gain, (low, high) = result["gain"]["J"]["mean"], result["gain"]["J"]["interval"]
     better = sum(row[method]["J"] > row[best]["J"] for row in result["sequences"].values())
     return (
-        f"**On DAVIS-2016 appearance adds {gain:.2f} J to motion alone with the same finishing steps**: "
+        f"**On DAVIS-2016 appearance adds {gain:.2f} J to motion alone with the same post-processing**: "
         f"{mean[method]['J']:.3f} against {mean[best]['J']:.3f} (95 % interval of the difference {low:.2f} "
         f"to {high:.2f}, bootstrap over sequences; better on {better} of {len(result['sequences'])}).\n"
     )
@@ -33,7 +33,8 @@ def stages() -> str:
     rows = [["", "J", "F", "J, all frames"], ["---", "---:", "---:", "---:"]]
     for name, row in result["mean"].items():
         cells = [f"{row[kind]:.3f}" for kind in ("J", "F", "J_all")]
-        rows.append([f"**{name}**" if name == result["method"] else name, *cells])
+        title = titled(name)
+        rows.append([f"**{title}**" if name == result["method"] else title, *cells])
     return "\n".join([*table(rows), ""])
 
 
@@ -42,7 +43,7 @@ def sequences() -> str:
     result = davis()
     method, best = result["method"], result["best_baseline"]
     shown = [best, "appearance, adapted", method]
-    rows = [["sequence", "fold", *(f"J: {name}" for name in shown), f"F: {method}"]]
+    rows = [["sequence", "fold", *(f"J: {titled(name)}" for name in shown), f"F: {method}"]]
     rows.append(["---"] * 2 + ["---:"] * 4)
     ordered = sorted(result["sequences"].items(), key=lambda item: item[1][best]["J"] - item[1][method]["J"])
     for name, row in ordered:
@@ -56,13 +57,18 @@ def flows() -> str:
     """J and cost of the baseline with other optical flows; the first is the package's."""
     found = json.loads((ROOT / "results" / "davis-flows.json").read_text())["rows"]
     first = next(iter(found.values()))["sequences"]
-    rows = [["flow and camera", "J", "sequences better, worse", "CPU ms a frame"], ["---"] + ["---:"] * 3]
+    rows = [["flow and camera", "J", "sequences better, worse", "CPU ms per frame"], ["---"] + ["---:"] * 3]
     for name, row in found.items():
         gains = [row["sequences"][key] - value for key, value in first.items()]
         counts = f"{sum(gain > 0 for gain in gains)}, {sum(gain < 0 for gain in gains)}"
         cells = [f"{row['J']:.3f}", counts if any(gains) else "", f"{1000 * row['cpu_seconds_a_frame']:.0f}"]
         rows.append([name, *cells])
     return "\n".join([*table(rows), ""])
+
+
+def titled(name: str) -> str:
+    """A stored name of a row as the page prints it."""
+    return name.replace("along paths", "averaged along paths").replace("colours ", "colour weight ")
 
 
 def table(rows: list[list[str]]) -> list[str]:

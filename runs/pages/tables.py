@@ -99,14 +99,14 @@ _PHOTO_SCORES = ("fg_ari", "mbo_i", "mbo_c")
 
 
 def photographs() -> str:
-    """Scores on photographs: the part on which settings were chosen, and the part that guided no choice."""
+    """Scores on photographs: the part on which settings were chosen, and the part used for no choice."""
     found = read("photographs.json")
     parts = {"select": "selection part", "report": "report part"}
     head = ["", *(f"{score}, {words}" for words in parts.values() for score in ("FG-ARI", "mBO_i", "mBO_c"))]
     rows = []
     for name, row in found["select"]["rows"].items():
         cells = [f"{100 * found[part]['rows'][name][score]:.1f}" for part in parts for score in _PHOTO_SCORES]
-        title = row["title"].replace("and place", "and position")
+        title = row["title"].replace("and place", "and position").replace("the same as", "`photos` as")
         title = f"**{title}** (`photos`)" if name == "consensus" else title
         rows.append([title, *cells, f"{found['report']['rows'][name]['cpu_seconds']:.2f}"])
     trained: dict[str, list[list[dict]]] = {}
@@ -121,7 +121,7 @@ def photographs() -> str:
     counts = " and ".join(f"{found[part]['photographs']} ({words})" for part, words in parts.items())
     slots = found["report"]["slots"]
     return (
-        as_table([*head, "CPU s an image"], rows)
+        as_table([*head, "CPU s per image"], rows)
         + f"\nIn %. {counts} photographs of COCO; {found['report']['protocol']}. The nearest slot of another "
         f"photograph has an object's class for {100 * slots['nearest']:.0f} % of {slots['objects']} objects "
         f"(chance {100 * slots['chance']:.0f} %).\n"

@@ -25,7 +25,7 @@ def floors_by_level() -> str:
         lines.append(f"| {level} | " + " | ".join(cells) + " |")
     machine = found["machine"]
     note = (
-        f"FG-ARI; {found['recipe']['test_scenes']} test scenes a level, {found['recipe']['num_slots']} "
+        f"FG-ARI; {found['recipe']['test_scenes']} test scenes per level, {found['recipe']['num_slots']} "
         f"slots; k-means and untrained models: mean over {len(found['seeds'])} seeds. "
         f"{found['cpu_seconds']:.0f} CPU seconds, {machine['processor']}, commit "
         f"{machine['commit'].rstrip('+')}."
@@ -33,14 +33,14 @@ def floors_by_level() -> str:
     return "\n".join([*lines, "", note, ""])
 
 
-KNOWN = ", as many clusters as surfaces at most"
+KNOWN = ", at most as many clusters as surfaces"
 ROWS = {
     "statistics_components": TITLES["statistics_components"],
     "statistics_kmeans": TITLES["statistics_kmeans"],
     "statistics_kmeans_position": TITLES["statistics_kmeans_position"],
     "statistics_kmeans_known": TITLES["statistics_kmeans"] + KNOWN,
     "statistics_kmeans_position_known": TITLES["statistics_kmeans_position"] + KNOWN,
-    "untrained": "texture layers, start values of the label field",
+    "untrained": "texture layers, untrained label field",
 }
 
 
@@ -79,6 +79,6 @@ def layers() -> str:
                 )
         if "fresh" in floors:
             cells = [f"{floors['fresh'][name]:.3f}" for name in names]
-            title = "the same, seed 0, on the 320 scenes after these"
+            title = "the same, seed 0, on 320 further scenes"
             lines.append(f"| {level} | {title} | {' | '.join(cells)} | - |")
     return "\n".join([*lines, ""])

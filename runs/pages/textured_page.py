@@ -11,7 +11,7 @@ SCORES = ("fg_ari", "ari", "mbo")
 
 def found() -> str:
     """Floors, frozen features, and trained models."""
-    head = ["", "scenes", "FG-ARI", "ARI", "mBO", "CPU ms an image", "training, CPU s"]
+    head = ["", "scenes", "FG-ARI", "ARI", "mBO", "CPU ms per image", "training, CPU s"]
     rows = []
     for name, row in read("textured.json")["rows"].items():
         title = row["title"].replace(" (`photos`)", " of frozen features (`photos`)")

@@ -52,8 +52,8 @@ def settings() -> str:
     slots = sorted(slots for pieces, slots, n in cells if (pieces, n) == (3, 3))
     number = [["3 pieces, 3 iterations", *(f"{cells[3, slot, 3]:.3f}" for slot in slots)]]
     verdict = (
-        f"With five iterations, three pieces have {cells[3, 4, 5]:.3f}, where components of one colour have "
-        f"{floor['3']:.3f}.\n"
+        f"With five iterations, the models reach {cells[3, 4, 5]:.3f} on three pieces; components of one "
+        f"colour reach {floor['3']:.3f}.\n"
     )
     return "\n".join(
         [as_table(head, rows), as_table(["slots", *(str(slot) for slot in slots)], number), verdict]
@@ -61,12 +61,12 @@ def settings() -> str:
 
 
 def starts() -> str:
-    """How often the unmodified model fails from all starts, and from some."""
+    """How often the unmodified model fails with all initial slots, and with some."""
     three, five = read("unmodified-tests.json")["starts"]
     return (
-        f"Of {three['scenes']} validation scenes, {three['all']} fail (FG-ARI below 0.9) from each of "
-        f"{three['starts']} starts and {three['some']} from some; with five test iterations, {five['all']} "
-        f"and {five['some']}.\n"
+        f"Over {three['starts']} draws of the initial slots, {three['all']} of {three['scenes']} validation "
+        f"scenes fail (FG-ARI below 0.9) with every draw and {three['some']} with some; with five test "
+        f"iterations, {five['all']} and {five['some']}.\n"
     )
 
 
@@ -76,6 +76,6 @@ def position_share() -> str:
     glorot, he = (100 * statistics.mean(found["share"]["35"][name]) for name in ("glorot", "he"))
     return (
         f"Position makes up {glorot:.0f} % of the variance of the untrained encoder's features with the "
-        f"paper's start values, and {he:.0f} % with those of He (mean of {len(found['seeds'])} seeds, commit "
-        f"{found['machine']['commit']}).\n"
+        f"paper's initialisation, and {he:.0f} % with He initialisation (mean of {len(found['seeds'])} "
+        f"seeds, commit {found['machine']['commit']}).\n"
     )

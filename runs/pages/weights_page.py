@@ -35,7 +35,7 @@ HEAD = (
     *SCORES.values(),
     "floor: FG-ARI / ARI",
     "training, CPU s",
-    "CPU ms an image",
+    "CPU ms per image",
     "file",
 )
 
@@ -112,7 +112,7 @@ def photographs_floor() -> str:
 
 
 def on_photographs() -> tuple[dict, list[dict]]:
-    """Scores of `photos` and of its floors on the photographs that guided no choice."""
+    """Scores of `photos` and of its floors on the photographs used for no choice."""
     rows = read("photographs.json")["report"]["rows"]
     return rows["consensus"], [rows[name] for name in ("blocks", "colour-kmeans")]
 
@@ -152,7 +152,7 @@ def section(name: str, one: Pretrained) -> str:
 
 
 def photographs() -> str:
-    """Scores of `photos` beside the best floor for each score, on the photographs that guided no choice."""
+    """Scores of `photos` beside the best floor for each score, on the photographs used for no choice."""
     photos, plain = on_photographs()
     keys = {"fg_ari": "FG-ARI", "mbo_i": "mBO (instances)", "mbo_c": "mBO (classes)"}
     rows = [
@@ -161,11 +161,11 @@ def photographs() -> str:
         + [f"{max(row[key] for row in plain):.3f}" for key in keys]
         + [f"{max(row['cpu_seconds'] for row in plain):.2f}"],
     ]
-    return as_table(["", *keys.values(), "CPU s an image"], rows)
+    return as_table(["", *keys.values(), "CPU s per image"], rows)
 
 
 def small_objects() -> str:
-    """`photos` with small segments of a finer grid, on the photographs that guided no choice, in %."""
+    """`photos` with small segments of a finer grid, on the photographs used for no choice, in %."""
     found = read("photographs.json")["report"]["fine"]
     scores = {"fg_ari": "FG-ARI", "mbo_i": "mBO_i", "mbo_c": "mBO_c"}
     low, middle, high = (f"{100 * size:.1f}".removesuffix(".0") for size in found["sizes"][1:-1])
@@ -181,4 +181,4 @@ def small_objects() -> str:
     pairs = [*(gain["difference"][name] for name in scores), *gain["difference_by_size"]]
     cells = [f"{100 * mean:+.1f}\u00a0±\u00a0{100 * error:.1f}" for mean, error in pairs]
     rows += [["`--fine`, paired difference", *cells, "", ""]]
-    return as_table(["", *scores.values(), *sizes, "segments", "CPU s an image"], rows)
+    return as_table(["", *scores.values(), *sizes, "segments", "CPU s per image"], rows)

