@@ -68,7 +68,7 @@ def flows() -> str:
 
 def titled(name: str) -> str:
     """A stored name of a row as the page prints it."""
-    return name.replace("along paths", "averaged along paths").replace("colours ", "colour weight ")
+    return name.replace("along paths", "averaged along trajectories").replace("colours ", "colour weight ")
 
 
 def table(rows: list[list[str]]) -> list[str]:

@@ -42,7 +42,7 @@ TERMS = {
 ROWS = {
     "slots, speed where the main one is": "fast pixels near the main slot",
     "where most of it is": "near the main region",
-    "along paths": "averaged along paths",
+    "along paths": "averaged along trajectories",
     "two means of flow": "2-means of the flow",
     "finished": "post-processed",
 }
