@@ -62,19 +62,22 @@ def random_walk_vectors(
 ) -> tuple[Float[Tensor, " vectors"], Float[Tensor, "cells vectors"]]:
     """Largest eigenvalues of D^-1 W and their eigenvectors, without the constant one, by LAPACK's `syevr`.
 
-    784 cells take 20 ms on one core, 1,600 take 130 ms. Lanczos is slower at the required tolerance of 1e-5;
-    at 1e-3 segments are much worse, as the eigenvalues are close to 1 and to each other.
+    The constant vector is removed before the decomposition: where regions are not linked, its eigenvalue 1
+    is repeated, and the vectors that LAPACK returns for it are arbitrary. 784 cells take 20 ms on one core,
+    1,600 take 130 ms. Lanczos is slower at the required tolerance of 1e-5; at 1e-3 segments are much worse,
+    as the eigenvalues are close to 1 and to each other.
     """
     from scipy.linalg import eigh  # a third of a second of every start, for those who need it
 
     degrees = weights.sum(dim=1)
     scale = degrees.rsqrt()
-    symmetric = (scale[:, None] * weights * scale).cpu().numpy()
-    last = len(symmetric) - 1
+    constant = (degrees / degrees.sum()).sqrt()
+    symmetric = (scale[:, None] * weights * scale - constant[:, None] * constant).cpu().numpy()
+    size = len(symmetric)
     with _blas().limit(limits=1):  # OpenBLAS's threads wait in a loop: seconds of CPU on a busy machine
-        values, vectors = eigh(symmetric, subset_by_index=[last - number, last], overwrite_a=True)
+        values, vectors = eigh(symmetric, subset_by_index=[size - number, size - 1], overwrite_a=True)
     values, vectors = (torch.from_numpy(found).flip(-1).to(weights) for found in (values, vectors))
-    return values[1:], vectors[:, 1:] * scale[:, None]
+    return values, vectors * scale[:, None]
 
 
 @cache

@@ -12,8 +12,10 @@ from objecthood.nn.backbones import EfficientNetLite0, working_size
 from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.guided_filter import guided_filter, masks_at_size
 from objecthood.nn.normalised_cut import (
+    _blas,
     affinity,
     kmeans,
+    normalised_cut,
     random_walk_vectors,
 )
 
@@ -50,6 +52,12 @@ def test_eigenvectors_are_those_of_the_random_walk():
     assert torch.allclose(walk @ vectors, vectors * values, atol=1e-4)
     expected = torch.linalg.eigvals(walk.double()).real.sort(descending=True).values
     assert expected[0] == pytest.approx(1.0) and torch.allclose(values.double(), expected[1:6], atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_regions_that_nothing_links_are_parted(seed):
+    halves = torch.eye(2).repeat_interleave(3, dim=0)[:, None].expand(6, 6, 2)
+    assert same_partition(normalised_cut(halves, 2, seed), halves.argmax(dim=-1))
 
 
 CONSENSUS = {"views": ((0, 0.2, 0.5),), "partitions": ((3, 2), (4, 2), (5, 2))}
@@ -188,6 +196,7 @@ def test_eigenvectors_take_one_blas_thread(monkeypatch):
         return eigh(matrix, **options)
 
     monkeypatch.setattr("scipy.linalg.eigh", recorded)
+    _blas.cache_clear()  # another test may have loaded a BLAS library since
     with threadpool_limits(2, user_api="blas"):  # the default of most machines
         random_walk_vectors(torch.rand(12, 12) + torch.eye(12), 3)
     assert used and set(used) == {1}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image, ImageCms, features
 
 Draft = tuple[str, bytes, "np.ndarray | str", int]  # file name, content, expected pixels or error, tolerance
@@ -27,6 +28,7 @@ ALPHA = ROWS * 30
 FINE = {"quality": 95, "subsampling": 0}
 LOSSY = 5  # JPEG at quality 95 and without subsampling stays at 4 or below
 CUT = "damaged image"
+NEED_PILLOW_13 = ("premultiplied.tif", "luma.tif")  # earlier versions, as on Python 3.10, cannot read them
 FOREIGN = "not a readable image, begins with"
 BOMB = "at most 50000000 are allowed|Decompressed data too large"
 
@@ -49,6 +51,8 @@ def write_corpus(folder: Path) -> list[Case]:
     for name, content, result, tolerance in (draft for group in groups for draft in group()):
         path = folder / name
         path.write_bytes(content)
+        if name in NEED_PILLOW_13 and int(PIL.__version__.split(".")[0]) < 13:
+            result = CUT
         expected, error = (None, result) if isinstance(result, str) else (result, None)
         cases.append(Case(name, path, expected, tolerance, error))
     (folder / "folder.png").mkdir()
