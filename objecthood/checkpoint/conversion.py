@@ -58,6 +58,8 @@ def convert(
     for name, value in (("heads", heads), ("num_slots", num_slots)):
         if value is not None and value < 1:
             raise ValueError(f"`{name}` (={value}) must be at least 1")
+    if Path(out).exists() and Path(checkpoint).exists() and Path(out).samefile(checkpoint):
+        raise ValueError(f"`out` (={str(out)!r}) is the checkpoint itself; name another file")
     weights = read_weights(checkpoint)
     try:
         recipe, tensors = converted(weights, LAYOUTS[layout], Options(heads, num_slots))
@@ -70,6 +72,11 @@ def convert(
         ) from error
     except ValueError as error:
         raise ValueError(f"{checkpoint} cannot be read as layout {layout!r}: {error}") from error
+    except (TypeError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{checkpoint} cannot be read as layout {layout!r}: a weight is of another shape ({reason:.120})"
+        ) from error
     model.load_state_dict(tensors, assign=True)
     return save(model, recipe, out)
 
@@ -103,11 +110,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path}: holds no weights (a state_dict)")
-    return {
+    weights = {
         _plain(name): value
         for name, value in content.items()
         if isinstance(name, str) and isinstance(value, Tensor)
     }
+    for name, value in weights.items():
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise ValueError(f"{path}: {name!r:.60} is no plain tensor; save the weights as such")
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise ValueError(f"{path}: {name!r:.60} repeats its values, and would take more than the file")
+    return weights
 
 
 def converted(
@@ -159,7 +172,7 @@ def _other(weights: Mapping[str, Tensor], layout: str) -> str:
         try:
             if name != layout and one.recipe(weights, Options()):
                 return f"; its names are those of {name!r}"
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, TypeError, IndexError, RuntimeError):
             continue
     return f"; layouts are {', '.join(LAYOUTS)}"
 

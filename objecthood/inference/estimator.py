@@ -149,7 +149,13 @@ def as_bytes(images: Any) -> UInt8[np.ndarray, "images height width 3"]:
     >>> as_bytes(np.ones((1, 2, 2, 3))).max()
     np.uint8(255)
     """
-    array = np.asarray(images.cpu() if isinstance(images, Tensor) else images)
+    if isinstance(images, Tensor):
+        images = images.detach().cpu()
+        images = images.double() if images.is_floating_point() else images  # NumPy has no bfloat16
+    sizes = {np.shape(image) for image in images} if isinstance(images, list | tuple) else set()
+    if len(sizes) > 1:
+        raise ValueError(f"images of several shapes ({str(sorted(sizes))[:60]}) must be resized to one")
+    array = np.asarray(images)
     kind = f"{array.dtype} {list(array.shape)}"
     shaped = array.ndim == 4 and array.shape[-1] == 3 and 0 not in array.shape
     if not shaped or not (array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)):

@@ -179,9 +179,11 @@ def stream(
         fit,
     )
     if num_slots is not None:
-        _check_range("num_slots", num_slots, limits.SLOTS)
-    _check_range("iterations", how.iterations, limits.ITERATIONS)
-    _check_range("restarts", how.restarts, limits.RESTARTS)
+        how = how._replace(num_slots=_in_range("num_slots", num_slots, limits.SLOTS))
+    how = how._replace(
+        iterations=_in_range("iterations", how.iterations, limits.ITERATIONS),
+        restarts=_in_range("restarts", how.restarts, limits.RESTARTS),
+    )
     if how.restarts > 1 and not model.restarts_differ:
         raise ValueError(
             f"`restarts` (={how.restarts}) must be 1 for these weights: their initial slots are fixed; "
@@ -189,7 +191,7 @@ def stream(
         )
     if merge_background and model.result_kind != "masks":
         raise ValueError("`merge_background` (=True) needs masks, and these weights predict none; omit it")
-    _check_range("batch_size", batch_size)
+    batch_size = _in_range("batch_size", batch_size)
     check_extras(also, RESULTS[model.result_kind].extras)
     folder = None if out is None else ResultFolder(out)
     found = find_inputs(images, skip_bad=skip_bad)
@@ -340,9 +342,11 @@ def _without_results(found: list[InputImage], out: Path) -> list[InputImage]:
     return kept
 
 
-def _check_range(name: str, value: int, most: int | None = None) -> None:
+def _in_range(name: str, value: int, most: int | None = None) -> int:
+    """`value`, also one of NumPy, as an int; ValueError where it is none, or out of range."""
     if not isinstance(value, numbers.Integral) or value < 1 or (most and value > most):
         raise ValueError(
             f"`{name}` (={value!r}) must be a whole number, at least 1"
             + (f" and at most {most}" if most else "")
         )
+    return int(value)

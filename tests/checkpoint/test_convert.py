@@ -423,12 +423,18 @@ def test_what_does_not_fit_is_told_in_one_line(tmp_path, capsys):
         ("slotcontrast", {"note": "hello"}, "holds no weights"),
         ("slotcontrast", good | {"harm": Harmful()}, "more than tensors and plain values"),
         ("slotcontrst", good, "did you mean slotcontrast"),
+        ("slotcontrast", {"x": torch.zeros(1).expand(9**9, 9**9)}, "'x' repeats its values"),
+        ("slotcontrast", {"x": torch.eye(3).to_sparse()}, "'x' is no plain tensor"),
+        ("videosaur", {"decoder.renderer.layers.0.weight": torch.tensor(1.0)}, "of another shape"),
     ]
     for layout, weights, match in cases:
         out = tmp_path / "ours.safetensors"
         with pytest.raises(ValueError, match=match) as caught:
             oh.convert(stored(tmp_path, weights), layout, out, heads=HEADS)
         assert "\n" not in str(caught.value) and not out.exists()
+    save_file({"a": torch.ones(3)}, tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match="mine.safetensors'. is the checkpoint itself"):
+        oh.convert(tmp_path / "mine.safetensors", "spot", tmp_path / "mine.safetensors")
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Harmful()))
     for name in ("nowhere.ckpt", "text.ckpt", "plain.pkl"):

@@ -241,6 +241,8 @@ def test_files_that_hold_more_than_they_say_are_refused_early(tmp_path, scoreboa
     files = dict(crafted.contradictions()) | {
         "scans.jpg": crafted.jpeg_of_scans(1000, 200),
         "large scans.jpg": crafted.jpeg_of_scans(3000, 89),
+        "runs.bmp": crafted.bitmap_of_runs(5000),
+        "runs.ico": crafted.icon(crafted.bitmap_of_runs(5000)[14:]),
     }
     paths = [tmp_path / name for name in files]
     for path in paths:
@@ -260,6 +262,7 @@ def test_honest_files_of_such_structure_are_read():
     stream = io.BytesIO(crafted.tiled_tiff(16, 256))
     assert read_image(stream).shape == (16, 16, 3)
     assert read_image(crafted.jpeg_of_scans(500, 90)).shape == (500, 500, 3)
+    assert read_image(crafted.bitmap_of_runs(50)).shape == (50, 50, 3)
     assert read_image(crafted.icon(crafted.png_chunks(
         (b"IHDR", crafted.header_of_png(16, 16)), (b"IDAT", crafted.black_rows(16)), (b"IEND", b"")
     ))).shape == (16, 16, 3)  # fmt: skip

@@ -1,5 +1,7 @@
 """Arrays in, labels out, as scikit-learn has it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import sklearn.base
@@ -82,6 +84,7 @@ def test_a_run_is_kept_where_asked(tmp_path):
         (np.full((2, 8, 8, 3), np.nan), "must be in"),
         (np.broadcast_to(np.uint8(0), (1, 10**5, 10**5, 3)), "at most"),
         ("pictures", "must be"),
+        ([np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)], "must be resized to one"),
     ],
 )
 def test_other_arrays_are_refused(pictures, answer, unchecked):
@@ -89,3 +92,12 @@ def test_other_arrays_are_refused(pictures, answer, unchecked):
         as_bytes(pictures)
     with pytest.raises(ValueError, match=answer):
         ObjectFinder().fit(pictures)
+
+
+def test_tensors_and_numbers_of_any_type_are_taken(unchecked):
+    images = torch.rand(1, 8, 8, 3, requires_grad=True)
+    assert np.abs(as_bytes(images.bfloat16()).astype(int) - as_bytes(images)).max() <= 1
+    model = oh.RECIPES["tetrominoes"].build_model()
+    (result,) = oh.predict(model, images[0].movedim(-1, 0).bfloat16(), num_slots=np.int64(2))
+    assert len(result.masks) == 2
+    assert dataclasses.replace(oh.RECIPES["folder"], num_slots=np.int64(5)).to_dict()["num_slots"] == 5

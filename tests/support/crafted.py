@@ -110,6 +110,12 @@ def avif(side: int, frames: int = 1, **options) -> bytes:
     return encode(image, "AVIF", speed=10, **more, **options)
 
 
+def bitmap_of_runs(side: int) -> bytes:
+    """A BMP in run-length code, one pixel and an end of line a row, which Pillow fills byte by byte."""
+    head = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, 0, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 1078) + head + bytes(1024) + b"\1\1\0\0" * side + b"\0\1"
+
+
 def jpeg_of_scans(side: int, scans: int) -> bytes:
     """A progressive JPEG that refines nothing in `scans` scans more than it needs."""
     stream = io.BytesIO()

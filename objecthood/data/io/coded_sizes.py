@@ -16,7 +16,7 @@ import re
 import struct
 from collections.abc import Iterator
 
-from PIL import BmpImagePlugin, IcoImagePlugin, PngImagePlugin
+from PIL import BmpImagePlugin, IcoImagePlugin, Image, PngImagePlugin
 
 Stream = io.BytesIO | io.BufferedReader
 Size = tuple[int, int]
@@ -44,8 +44,15 @@ def icon_size(stream: Stream) -> Size:
     stream.seek(entries[0].offset)
     if is_png:
         return PngImagePlugin.PngImageFile(stream).size
-    width, height = BmpImagePlugin.DibImageFile(stream).size
-    return width, height // 2  # the image and its mask
+    image = BmpImagePlugin.DibImageFile(stream)
+    if is_run_length(image):
+        raise ValueError("an icon in run-length code, which icons have not")
+    return image.width, image.height // 2  # the image and its mask
+
+
+def is_run_length(image: Image.Image) -> bool:
+    """Whether an opened BMP is in run-length code."""
+    return any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", ()))
 
 
 def tile_size(image: object) -> Size | None:

@@ -357,7 +357,8 @@ def _check_before(image_format: str, stream: coded_sizes.Stream, name: str, max_
 
 
 def _check_after(image: Image.Image, stream: coded_sizes.Stream, name: str, max_pixels: int) -> None:
-    """Check what an opened file asks of its decoder beyond its size: tiles of a TIFF, scans of a JPEG."""
+    """Check what an opened file asks of its decoder beyond its size: tiles of a TIFF, scans of a JPEG, run
+    lengths of a BMP."""
     if image.format == "TIFF":
         width, height = coded_sizes.tile_size(image) or (0, 0)
         if width * height > limits.TILE_PIXELS:
@@ -365,6 +366,8 @@ def _check_after(image: Image.Image, stream: coded_sizes.Stream, name: str, max_
                 f"{name}: has tiles of {width} x {height} = {width * height} pixels; at most "
                 f"{limits.TILE_PIXELS} are allowed; save it with smaller tiles"
             )
+    elif image.format == "BMP" and coded_sizes.is_run_length(image):
+        _check_size(*image.size, f"{name}: in run-length code", min(max_pixels, limits.RUN_LENGTH_PIXELS))
     elif image.format in ("JPEG", "MPO"):
         most = max(1, min(limits.JPEG_SCANS, limits.JPEG_SCAN_PIXELS // (image.width * image.height)))
         place = stream.tell()

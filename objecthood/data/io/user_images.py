@@ -158,7 +158,9 @@ def _as_array(source: Any) -> UInt8[np.ndarray, "height width 3"]:
     if kind == "uint8" and len(shape) == 3 and shape[2] == 3 and min(shape) > 0:
         return np.array(source)
     if "float" in kind and len(shape) == 3 and shape[0] == 3 and min(shape) > 0:
-        values = np.asarray(source.detach().cpu() if hasattr(source, "detach") else source, dtype=np.float64)
+        values = np.asarray(
+            source.detach().cpu().double() if hasattr(source, "detach") else source, dtype=np.float64
+        )
         if values.min() >= 0 and values.max() <= 1:
             return np.rint(255 * values).astype(np.uint8).transpose(1, 2, 0)
         kind += f" in [{values.min():g}, {values.max():g}]"
