@@ -10,6 +10,7 @@ import io
 import itertools
 import math
 import multiprocessing
+import os
 import re
 import statistics
 import typing
@@ -20,7 +21,8 @@ from typing import Any
 from objecthood.cli.listing import console
 from objecthood.cli.lookup import choose_device, find_recipe, split_name
 from objecthood.cli.options import UsageError, is_option, parse
-from objecthood.runtime.files import replacing, write_json
+from objecthood.runtime.files import refuse_link, replacing, write_json
+from objecthood.runtime.signals import PREEMPTED, StopRequest
 from objecthood.runtime.terminal import echo
 
 if typing.TYPE_CHECKING:
@@ -108,15 +110,31 @@ def trained(
             echo(f"{number} of {len(members)}: {member.name}", flush=True)
             yield member, train_member(member, out, device)
         return
-    started = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, started, one_thread) as pool:
-        waiting = [pool.submit(train_member, member, out, device) for member in members]
+    started, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
+    with (
+        StopRequest() as stop,
+        concurrent.futures.ProcessPoolExecutor(processes, started, one_thread) as pool,
+    ):
+        waiting = [pool.submit(train_in_pool, member, out, device) for member in members]
         try:
-            for number, (member, future) in enumerate(zip(members, waiting, strict=True), start=1):
-                yield member, future.result()
-                echo(f"{number} of {len(members)} done: {member.name}", flush=True)
+            with stop.at_once():
+                for number, (member, future) in enumerate(zip(members, waiting, strict=True), start=1):
+                    yield member, future.result()
+                    echo(f"{number} of {len(members)} done: {member.name}", flush=True)
+        except BaseException:  # they save the step that they are at
+            for child in set(multiprocessing.active_children()).difference(others):
+                child.terminate()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def train_in_pool(member: Member, out: Path, device: str) -> dict[str, Any] | None:
+    """`train_member` in a process of several, which ends when it is stopped instead of taking the next."""
+    try:
+        return train_member(member, out, device)
+    except KeyboardInterrupt:
+        os._exit(PREEMPTED)
 
 
 def one_thread() -> None:
@@ -130,7 +148,7 @@ def train_member(member: Member, out: Path, device: str) -> dict[str, Any] | Non
     """Train a member in its folder of `out`, or go on with it."""
     from objecthood.train import train
 
-    folder = out / member.name
+    folder = refuse_link(out / member.name)
     try:
         return train(member.recipe, folder, resume=(folder / "recipe.json").exists(), device=device)
     except FloatingPointError as error:

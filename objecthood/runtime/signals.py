@@ -108,9 +108,11 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def nobody_else(folder: Path) -> Iterator[None]:
-    """Lock `folder` against training by another process; ValueError names the process that holds the lock."""
-    descriptor = lock_folder(folder, "trained into", "wait for it, or stop it")
+def nobody_else(
+    folder: Path, use: str = "trained into", remedy: str = "wait for it, or stop it"
+) -> Iterator[None]:
+    """Lock `folder` against another process; ValueError names the process that holds the lock."""
+    descriptor = lock_folder(folder, use, remedy)
     try:
         yield
     finally:

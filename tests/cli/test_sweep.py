@@ -3,12 +3,18 @@
 import csv
 import importlib
 import json
+import os
+import signal
 import statistics
+import threading
+import time
 
+import dying
 import pytest
 
 from objecthood.cli.main import main
-from objecthood.cli.sweep import combinations, separate
+from objecthood.cli.sweep import Member, combinations, separate, trained
+from objecthood.runtime.signals import Preempted
 
 SMALL = (
     "--steps",
@@ -120,3 +126,32 @@ def test_mistakes_are_told_before_anything_is_trained(tmp_path, monkeypatch, cap
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line and not list(tmp_path.iterdir())
+
+
+def test_no_run_is_written_through_a_link(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "seed=0").symlink_to(tmp_path / "mine")
+    assert sweep(tmp_path / "s", "--seed", "0") == 1
+    assert "seed=0 is a symbolic link" in capsys.readouterr().err and not list((tmp_path / "mine").iterdir())
+
+
+def test_processes_of_a_stopped_sweep_end(tmp_path, monkeypatch):
+    """None of them trains on, waits for ever, or begins the next run."""
+    monkeypatch.setattr("objecthood.cli.sweep.train_in_pool", dying.sleep_in_pool)
+    monkeypatch.setattr("objecthood.cli.sweep.one_thread", None)
+    members = [Member({"seed": str(seed)}, None) for seed in range(6)]
+
+    def stop_when_both_run():
+        while len([*tmp_path.iterdir()]) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_when_both_run, daemon=True).start()
+    with pytest.raises(Preempted):
+        [*trained(members, tmp_path, "cpu", processes=2)]
+    pids = [int(file.read_text()) for file in tmp_path.iterdir()]
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

@@ -21,6 +21,7 @@ from objecthood.data.published.protobuf import ProtobufError, parse_example
 from objecthood.data.published.tfrecord import RecordError
 from objecthood.data.scene import Dataset
 from objecthood.data.transforms import resize_bilinear, resize_nearest
+from objecthood.runtime.signals import nobody_else
 
 FILES = {
     "clevr_with_masks_train": "clevr",
@@ -337,8 +338,18 @@ def test_convert_begins_anew_after_a_kill(clevr_file, tmp_path):
     (tmp_path / "pack.partial").mkdir()
     (tmp_path / "pack.partial" / "images.npy").write_bytes(b"half an image" * 1_000_000)
     (tmp_path / "pack.partial" / "manifest.json").write_text("{")
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "pack.partial" / "masks.npy").symlink_to(tmp_path / "mine")
+    with (
+        nobody_else(tmp_path / "pack.partial"),
+        pytest.raises(ValueError, match="is written to by .*; wait for it"),
+    ):
+        convert(clevr_file, tmp_path / "pack", max_scenes=4)
     convert(clevr_file, tmp_path / "pack", max_scenes=4)
-    assert len(Packed(tmp_path / "pack")) == 3
+    assert len(Packed(tmp_path / "pack")) == 3 and (tmp_path / "mine").read_text() == "mine"
+    (tmp_path / "other.partial").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="is a symbolic link, and nothing is written through one"):
+        convert(clevr_file, tmp_path / "other")
 
 
 def test_skipped_records_are_in_the_manifest(tmp_path):

@@ -122,3 +122,9 @@ def traced(work: Callable[[], object], log: Path, *options: str) -> int:
     os.close(reading)
     os.close(writing)
     return code
+
+
+def sleep_in_pool(member, out: Path, device: str) -> None:
+    """In place of a training in a process of several: leaves its process number, and does not end."""
+    (out / member.name).write_text(str(os.getpid()))
+    time.sleep(600)

@@ -27,7 +27,8 @@ from jaxtyping import Integer
 from objecthood.data.published.multi_object import RawScene, RawScenes
 from objecthood.data.scene import Dataset, Scenes, check_selection
 from objecthood.data.transforms import CLEVR_COLUMNS, CLEVR_ROWS, as_images, resize_bilinear, resize_nearest
-from objecthood.runtime.files import check_length, parse_json, sha256_of
+from objecthood.runtime.files import check_length, parse_json, real_folder, sha256_of
+from objecthood.runtime.signals import nobody_else
 
 FORMAT = "objecthood packed scenes 1"
 TEST_SCENES = 320
@@ -91,8 +92,12 @@ def convert(
     if os.path.lexists(out):
         raise PackError(f"'{out}': exists; remove it or name another folder")
     scenes = RawScenes(path, skip_bad=skip_bad, merge_background=merge_background)
-    partial.mkdir(parents=True, exist_ok=True)
-    with _emptied_on_error(partial):
+    real_folder(partial)
+    with (
+        nobody_else(partial, "written to", "wait for it, or name another folder"),
+        _emptied_on_error(partial),
+    ):
+        _empty(partial)  # of what a run that was killed left
         count = _write_arrays(scenes, partial, crop, resolution, max_scenes, progress)
         manifest = {
             "format": FORMAT,
@@ -281,11 +286,16 @@ def _emptied_on_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for name in (*(f"{name}.npy" for name in _ARRAYS), "manifest.json"):
-            (folder / name).unlink(missing_ok=True)
+        _empty(folder)
         with contextlib.suppress(OSError):
             folder.rmdir()
         raise
+
+
+def _empty(folder: Path) -> None:
+    """Remove what a pack holds; of links, not what they lead to."""
+    for name in (*(f"{name}.npy" for name in _ARRAYS), "manifest.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _prepare(scene: RawScene, crop: bool, resolution: int | None) -> dict[str, np.ndarray]:
