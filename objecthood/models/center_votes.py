@@ -70,7 +70,12 @@ class CenterVoteModel(SlotModel):
         ends = background_line(images) if ends is None else ends
         off = off_line(images, ends)
         places = 2 * coordinate_grid(*self.image_size, images.device).movedim(-1, 0) - 1
-        parts = [2 * images - 1, off, off.norm(dim=1, keepdim=True), places.expand(len(images), -1, -1, -1)]
+        parts = [
+            2 * images - 1,
+            off,
+            off.norm(dim=1, keepdim=True),
+            places.expand(images.shape[0], -1, -1, -1),
+        ]
         maps = at_least_float32(self.network(torch.cat(parts, dim=1)))
         return maps[:, 0], REACH * maps[:, 1:]
 

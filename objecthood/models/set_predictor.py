@@ -147,7 +147,7 @@ class SetPredictor(SlotModel):
         one iteration at a time, so its `attention_bias` and `gradient` have no effect.
         """
         inputs, grid = features.flatten(1, 2), features.shape[1:3]
-        slots, outputs = self.grouping.initial_slots(len(inputs)), []
+        slots, outputs = self.grouping.initial_slots(inputs.shape[0]), []
         for _ in range(self.grouping.slot_attention.iterations):
             slots, attention = self.grouping.slot_attention(inputs, slots, iterations=1)
             outputs.append(SetPredictorOutput(self.read(slots), slots, attention.unflatten(-1, grid)))

@@ -98,7 +98,7 @@ class AutoregressiveDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Features [batch, patches, dim] and masks [batch, slots, patches], in the grid's own order."""
         order = self.orders[number]
-        start = self.start[number].expand(len(target), -1, -1)
+        start = self.start[number].expand(target.shape[0], -1, -1)
         hidden = self.from_feature(torch.cat([start, target[:, order[:-1]]], dim=1))
         attention = memory.new_empty(0)
         for block in self.blocks:

@@ -129,7 +129,7 @@ class BroadcastConv2d(SameConv2d):
             return super().forward(slots[:, :, None, None] + positions)
         visible = visible_taps(side).to(self.weight)
         kernels = torch.einsum("oiyx,ay,bx->aboi", self.weight, visible, visible)
-        response = F.linear(slots, kernels.flatten(0, 2)).view(len(slots), side, side, -1)
+        response = F.linear(slots, kernels.flatten(0, 2)).view(slots.shape[0], side, side, -1)
         if convolution_format(positions[None], side) == torch.contiguous_format:
             response = response.permute(0, 3, 1, 2).contiguous()
             response = stretch_middle(stretch_middle(response, height, dim=2), width, dim=3)

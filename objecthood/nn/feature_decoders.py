@@ -148,7 +148,7 @@ class SlotMixerDecoder(nn.Module):
     ) -> FeatureReconstruction:
         """Features, and the weights of the slots as masks; other arguments, which other decoders take, are
         not used."""
-        positions = self.positions.expand(len(slots), -1, -1)
+        positions = self.positions.expand(slots.shape[0], -1, -1)
         queries, memory = positions, self.norm_memory(slots)
         for block in self.blocks:
             queries = block(queries, memory)

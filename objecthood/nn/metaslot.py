@@ -141,7 +141,7 @@ class MetaSlot(SlotAttention):
             return inputs
         shape = inputs.shape[1:]
         return inputs + scale * per_image(
-            lambda size: inputs.new_empty((size, *shape)).normal_(), len(inputs)
+            lambda size: inputs.new_empty((size, *shape)).normal_(), inputs.shape[0]
         )
 
     def nearest(self, slots: Float[Tensor, "*batch slot_dim"]) -> Int[Tensor, " *batch"]:

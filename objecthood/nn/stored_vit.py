@@ -124,9 +124,9 @@ class StoredViT(nn.Module):
         """Features of images in [0, 1], without a gradient; ValueError for images of another size."""
         grid = self.grid((images.shape[2], images.shape[3]))
         patches = self.patch_embed["proj"]((images - self.mean) / self.deviation).flatten(2).transpose(1, 2)
-        first = self.cls_token.expand(len(images), -1, -1)
+        first = self.cls_token.expand(images.shape[0], -1, -1)
         tokens = torch.cat([first, patches], dim=1) + self.pos_embed
-        registers = self.register_tokens.expand(len(images), -1, -1)
+        registers = self.register_tokens.expand(images.shape[0], -1, -1)
         tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
         for block in self.blocks:
             tokens = block(tokens)

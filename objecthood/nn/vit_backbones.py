@@ -86,7 +86,7 @@ class HuggingFaceViT(_ViT):
         if config.model_type == "vit_mae":  # shuffles patches by this noise even where it masks none
             patches = (pixels.shape[2] // self.stride) * (pixels.shape[3] // self.stride)
             order = torch.arange(patches, dtype=torch.float32, device=pixels.device)
-            options["noise"] = order.expand(len(pixels), -1)
+            options["noise"] = order.expand(pixels.shape[0], -1)
         output = self.model(pixel_values=pixels, output_hidden_states=True, **options)
         if layer == self.depth and final_norm:
             return output.last_hidden_state

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from objecthood.losses import attention_distillation
 from objecthood.nn.autoregressive_decoder import EVERY, AutoregressiveDecoder, patch_orders
 from objecthood.nn.feature_decoders import MLPFeatureDecoder
+from objecthood.nn.stored_vit import Shape, StoredViT
 
 SLOTS = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1))
 TARGET = torch.randn(2, 3, 4, 24, generator=torch.Generator().manual_seed(2))
@@ -121,3 +122,20 @@ def test_distillation_leaves_out_segments_without_partner_and_patches_without_se
     nowhere = three.clone()
     nowhere[:, :, 3] = 0
     torch.testing.assert_close(attention_distillation(attention, nowhere), wanted[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "module, shape",
+    [
+        (MLPFeatureDecoder(slot_dim=4, grid=(2, 2), feature_dim=6, hidden_dim=8), (3, 4)),
+        (StoredViT(Shape(dim=64, depth=1, patch=8), (16, 16)), (3, 16, 16)),
+    ],
+    ids=["decoder", "backbone"],
+)
+def test_an_exported_graph_takes_any_batch(module, shape, unchecked):
+    sizes = ({0: torch.export.Dim("batch")},)
+    graph = torch.export.export(module, (torch.rand(3, *shape),), dynamic_shapes=sizes).module()
+    five = torch.rand(5, *shape)
+    for one, other in zip(graph(five), module(five), strict=True):
+        torch.testing.assert_close(one, other)
