@@ -140,7 +140,7 @@ async def read_body(request: Request, most: int) -> bytes:
     size = 0
     parts: list[bytes] = []
     with anyio.move_on_after(limits.UPLOAD_SECONDS) as waiting:
-        if stated.isdecimal() and int(stated) > most:
+        if stated.isdecimal() and (len(stated) > 18 or int(stated) > most):
             await _refuse_large(request, most)
         async for part in request.stream():
             size += len(part)

@@ -82,7 +82,7 @@ def load_shown(names: list[str]) -> list[Shown]:
     for source in names or discovery_names():
         model: Any = hub.load(source)
         if source == PHOTOGRAPHS and not Path(source).exists():
-            shown.append(Shown(source, model, ABOUT_PHOTOGRAPHS))
+            _add(shown, Shown(source, model, ABOUT_PHOTOGRAPHS))
             continue
         try:
             if isinstance(export_stages_of(model), ExportStages):
@@ -94,11 +94,16 @@ def load_shown(names: list[str]) -> list[Shown]:
             ) from error
         known, recipe = hub.PRETRAINED.get(source), typing.cast(Recipe, model.recipe)
         name = source if known else recipe.name
-        if any(other.name == name for other in shown):
-            raise ValueError(f"two models are called {name!r}; show one of them at a time")
         about = f"{known.facts['data']} {known.facts['limits']}" if known else recipe.description
-        shown.append(Shown(name, model, about))
+        _add(shown, Shown(name, model, about))
     return shown
+
+
+def _add(shown: list[Shown], one: Shown) -> None:
+    """Append `one`; ValueError where another has its name, or one that a file system may take for it."""
+    if any(other.name.casefold() == one.name.casefold() for other in shown):
+        raise ValueError(f"two models are called {one.name!r}; show one of them at a time")
+    shown.append(one)
 
 
 def discovery_names() -> list[str]:

@@ -370,6 +370,9 @@ def _check_kind(model: nn.Module) -> ExportStages | SpectralStages | FeatureStag
     stages = export_stages_of(model)
     if model.training or next(model.parameters()).device.type != "cpu":
         raise ValueError("the model must be on the CPU and in eval mode; call model.cpu().eval()")
+    kind = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
+    if kind != torch.float32:
+        raise ValueError(f"the model must be of float32, not {kind}; call model.float()")
     return stages
 
 

@@ -102,6 +102,12 @@ def test_decoded_slots_give_the_reconstruction(port, shown):
     assert torch.allclose(picture, expected.reconstruction[0], atol=1e-5)
 
 
+def test_models_of_one_name_are_not_shown_together():
+    for names in (["photos", "photos"], ["tetrominoes", "tetrominoes"]):
+        with pytest.raises(ValueError, match=f"two models are called '{names[0]}'"):
+            load_shown(names)
+
+
 def test_every_published_model_is_shown():
     """Without names: all that decode, described, and looking at their own examples as they do elsewhere."""
     photographs, *others = load_shown([])
@@ -289,9 +295,11 @@ def test_too_large_an_upload_is_refused_as_it_comes(port, scoreboard):
     unsaid = message(port, LOOK, chunked(3 * MAX_BYTES), {"Transfer-Encoding": "chunked"})
     # A length that promises a terabyte, from one who then sends nothing.
     promised = message(port, LOOK, b"", {"Content-Length": str(1 << 40)})
+    endless = message(port, LOOK, b"", {"Content-Length": "9" * 5000})
     with Peak() as peak:
         answers = [raw(port, content) for content in (large, unsaid, promised)]
     assert [answer.status for answer in answers] == [413, 413, 413]
+    assert raw(port, endless).status in (400, 413)
     assert str(MAX_BYTES) in answers[0].error()
     assert peak.growth < 20
     scoreboard(

@@ -184,6 +184,9 @@ def test_nothing_is_replaced(guided, tmp_path):
         export_onnx(guided, tmp_path / "mine.pt")
     with pytest.raises(ValueError, match="does not exist; create it"):
         export_onnx(guided, tmp_path / "no" / "mine.onnx")
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="exists and is not replaced"):
+        export_onnx(guided, tmp_path / "link.onnx")
     assert (tmp_path / "mine.onnx").read_text() == "mine"
 
 
@@ -192,6 +195,8 @@ def test_only_our_models_and_only_at_rest(unchecked):
         export_onnx(torch.nn.Linear(2, 2), "linear.onnx")
     with pytest.raises(ValueError, match="eval mode"):
         export_onnx(autoencoder.fast_tetrominoes(), "training.onnx")
+    with pytest.raises(ValueError, match=r"must be of float32, not torch.float64; call model.float\(\)"):
+        export_onnx(autoencoder.fast_tetrominoes().double().eval(), "double.onnx")
     with pytest.raises(ValueError, match="only a discovery model"):
         export_parts(fast_clevr().eval(), "parts")
 
