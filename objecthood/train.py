@@ -27,7 +27,7 @@ from objecthood.data.scene import Scenes, to_device
 from objecthood.evaluate import evaluate
 from objecthood.recipes import Recipe
 from objecthood.runtime import renamed
-from objecthood.runtime.distributed import Processes, joined, launched, restarted
+from objecthood.runtime.distributed import Processes, joined, launched, restarted, sharing
 from objecthood.runtime.environment import choose_device, choose_precision, describe, keep_freed_memory
 from objecthood.runtime.files import (
     read_json,
@@ -137,8 +137,9 @@ def take_steps(
     if compile:
         objective.compile(options={"fallback_random": True})  # the same noise as without
     loss_of = processes.spread(objective)
-    shown = first_batch(recipe, torch_device)
-    dataset = recipe.dataset("train")
+    with sharing(processes):
+        shown = first_batch(recipe, torch_device)
+        dataset = recipe.dataset("train")
     num_scenes = None if dataset.endless else len(dataset)
     if state.get("num_scenes", num_scenes) != num_scenes:
         echo(
@@ -247,6 +248,9 @@ def take_steps(
                 raise stop.exception()
         save_state()
         clock.pause()
+    if processes.count > 1:
+        with resume_hint(out), sharing(processes):
+            recipe.dataset("test")  # its features are computed by all processes, not by the first alone
     if processes.first:
         facts: dict[str, Any] = {"processes": processes.count, "compile": compile}
         facts |= {"skipped_steps": guard.skipped, "machine": describe(torch_device)}

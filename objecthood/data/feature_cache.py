@@ -1,9 +1,13 @@
 """Features of images or frames, computed once and kept on disk: a training step costs what the slots cost.
 
 Rows are keyed by the content of the image (SHA-256 of its pixels), and lie in a folder of their own for each
-key (backbone, layer, image size): several data sets, splits and runs share them. Rows are only ever appended,
-the features first and then, once they are on disk, the digest; so whoever is killed loses at most one batch.
-Values are float16, memory-mapped.
+key (backbone, layer, image size): several data sets, splits and runs share them. Values are float16,
+memory-mapped.
+
+Several processes compute one batch each at a time, and tell each other the digests of their images: all know
+which process computes which image, and its row, without a coordinator. Batches and rows are those of a single
+process. A row's digest is written once its features are on disk; a row without one is free. So a process that
+is killed loses at most one batch, and any number of processes can continue.
 """
 
 from __future__ import annotations
@@ -14,9 +18,12 @@ import json
 import math
 import os
 import shutil
+import time
+import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -28,9 +35,18 @@ from objecthood.runtime.files import check_length, read_json, refuse_link, write
 
 Compute = Callable[[Scenes], Tensor]
 """Scenes to features [batch, rows, columns, dim]."""
+Gather = Callable[[Any], list[Any]]
+"""One value of each process to those of all, by rank; all processes call it (collective)."""
+Digests = np.ndarray
+"""SHA-256 of images, an array of 32 bytes (dtype "V32") each."""
 DIGEST_BYTES = 32
 MAX_BYTES = 100 * 2**30
 """Of one folder's features, unless said otherwise: COCO's 118,287 images take 18 GB at 14 x 14 x 384."""
+
+
+def alone(value: Any) -> list[Any]:
+    """`Gather` of a single process."""
+    return [value]
 
 
 class FeatureCache:
@@ -64,73 +80,99 @@ class FeatureCache:
         elif read_json(file) != facts:
             raise ValueError(f"{file} is not of {facts}; remove {self.folder} to compute features anew")
         self._places: dict[bytes, int] = {}
-        self._rows = 0  # more than places where two processes wrote the same image on a system without locks
+        self._free: deque[int] = deque()
         self._map: np.ndarray | None = None
 
-    def places(self, digests: Sequence[bytes]) -> Int[np.ndarray, " images"]:
+    def places(self, digests: Digests) -> Int[np.ndarray, "*images"]:
         """The row of each image, -1 where there is none."""
-        return np.array([self._places.get(digest, -1) for digest in digests], np.int64)
+        rows = [self._places.get(digest, -1) for digest in digests.ravel().tolist()]
+        return np.array(rows, np.int64).reshape(digests.shape)
 
     def read(self, places: Int[np.ndarray, "*images"]) -> Float16[np.ndarray, "*images rows columns dim"]:
         """The features of these rows; ValueError where the file was cut."""
-        file = self._file("features")
-        check_length(file, self._rows * self.row_bytes)
+        file, rows = self._file("features"), len(self._places) + len(self._free)
+        check_length(file, rows * self.row_bytes)
         if self._map is None:
-            self._map = np.memmap(file, np.float16, "r", shape=(self._rows, *self.shape))
+            self._map = np.memmap(file, np.float16, "r", shape=(rows, *self.shape))
         return self._map[places]
 
     @contextlib.contextmanager
-    def filling(self) -> Iterator[None]:
-        """No other process of this machine appends meanwhile; rows that others appended are known."""
-        with self._file("lock").open("wb") as lock:
-            with contextlib.suppress(ImportError, OSError):  # Windows, or a file system without locks
-                import fcntl
+    def filling(self, rank: int = 0, gather: Gather = alone) -> Iterator[None]:
+        """Within it nobody else writes, and what others wrote is known (collective).
 
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        Raises ValueError where processes do not see the same folder.
+        """
+        with self._file("lock").open("a") as lock:
+            while not gather(rank == 0 and _locked(lock))[0]:
+                time.sleep(0.2)
+            token = gather(uuid.uuid4().hex)[0]
+            if rank == 0:
+                lock.truncate(0)
+                lock.write(token)
+                lock.flush()
+                self._cut_unfinished()
+            gather("written")
+            if not all(gather(rank == 0 or self._file("lock").read_text() == token)):
+                raise ValueError(
+                    f"processes do not see the same {self.folder}; set OBJECTHOOD_CACHE to a folder that all "
+                    "machines share"
+                )
             self._read_index()
             yield
+            gather("finished")
 
-    def append(
-        self, digests: Sequence[bytes], features: Float16[np.ndarray, "images rows columns dim"]
-    ) -> None:
-        """Keep the features of new images; within `filling`."""
-        self._write("features", np.ascontiguousarray(features).tobytes())
-        self._write("index", b"".join(digests))
-        for row, digest in enumerate(digests, start=self._rows):
-            self._places.setdefault(digest, row)
-        self._rows += len(digests)
+    def reserve(self, digests: Digests) -> list[int]:
+        """Give a row to each image that has none; the indices of these images, of equal ones the first."""
+        new = []
+        for index, digest in enumerate(digests.ravel().tolist()):
+            if digest not in self._places:
+                self._places[digest] = self._free.popleft() if self._free else len(self._places)
+                new.append(index)
+        return new
+
+    def write(self, digests: Digests, features: Float16[np.ndarray, "images rows columns dim"]) -> None:
+        """Keep the features of images that have a row; within `filling`."""
+        self._write("features", digests, features.reshape(len(features), -1))
+        self._write("index", digests, digests)
         self._map = None
 
     def check_room(self, images: int) -> None:
         """ValueError where `images` more would exceed the limit or the disk."""
         wanted = images * self.row_bytes
         free = shutil.disk_usage(self.folder).free
-        room = min(free, self.max_bytes - self._rows * self.row_bytes)
+        room = min(free, self.max_bytes - len(self._places) * self.row_bytes)
         if wanted > room:
             raise ValueError(
                 f"features of {images} images take {wanted / 1e9:.1f} GB, and {self.folder} has room for "
                 f"{max(room, 0) / 1e9:.1f} GB; set OBJECTHOOD_CACHE to a larger disk, or leave cached out"
             )
 
-    def _read_index(self) -> None:
-        """Read which rows are whole, and cut off what a process that was killed left behind."""
+    def _cut_unfinished(self) -> None:
+        """Cut off what a process that was killed left behind the last whole row."""
         index, features = self._file("index"), self._file("features")
         for file in (index, features):
             file.touch()
         rows = min(index.stat().st_size // DIGEST_BYTES, features.stat().st_size // self.row_bytes)
         os.truncate(index, rows * DIGEST_BYTES)
         os.truncate(features, rows * self.row_bytes)
-        content = index.read_bytes()
-        self._places = {
-            content[start : start + DIGEST_BYTES]: start // DIGEST_BYTES
-            for start in range(0, len(content), DIGEST_BYTES)
-        }
-        self._rows = rows
-        self._map = None
 
-    def _write(self, name: str, content: bytes) -> None:
-        with self._file(name).open("ab") as file:
-            file.write(content)
+    def _read_index(self) -> None:
+        """Read which image is in which row, and which rows are free."""
+        self._places, self._free, self._map = {}, deque(), None
+        content = self._file("index").read_bytes()
+        for row, start in enumerate(range(0, len(content), DIGEST_BYTES)):
+            digest = content[start : start + DIGEST_BYTES]
+            if any(digest) and digest not in self._places:
+                self._places[digest] = row
+            else:
+                self._free.append(row)
+
+    def _write(self, name: str, digests: Digests, values: np.ndarray) -> None:
+        rows, row_bytes = self.places(digests), values.nbytes // len(values)
+        with self._file(name).open("r+b") as file:
+            for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
+                file.seek(int(rows[run[0]]) * row_bytes)
+                file.write(values[run].tobytes())
             file.flush()
             os.fsync(file.fileno())
 
@@ -155,9 +197,14 @@ class CachedFeatures(Dataset):
         name: under which the scenes get them.
         tell: called with the number of images that are done and of all, while features are computed.
         batch_size: images, or clips, that are computed at a time.
+        rank: of this process, in a group that shares the work.
+        gather: of that group; all its processes build the data set.
+
+    Attributes:
+        digests: of each image, or of each frame of each clip.
 
     Raises:
-        ValueError: an endless data set, or no room for the features.
+        ValueError: an endless data set, no room for the features, or processes with other data or folders.
 
     Example:
         >>> import tempfile
@@ -179,32 +226,40 @@ class CachedFeatures(Dataset):
         name: str = "features",
         tell: Callable[[int, int], None] = lambda done, of: None,
         batch_size: int = 16,
+        rank: int = 0,
+        gather: Gather = alone,
     ):
         if scenes.endless:
             raise ValueError(
                 "features of an endless data set cannot be kept; name finite data, or leave cached out"
             )
+        counts = gather(len(scenes))
+        if len(set(counts)) > 1:
+            raise ValueError(f"processes see {counts} scenes; give all machines the same data")
         self.scenes, self.cache, self.name = scenes, cache, name
-        places = []
-        with cache.filling():
-            checked = False
-            for start in range(0, len(scenes), batch_size):
-                some = scenes.batch(range(start, min(start + batch_size, len(scenes))))
-                time = some["image"].shape[1:-3]  # of clips
-                if time:
-                    some = {"image": some["image"].flatten(0, 1)}
-                digests = digests_of(some["image"])
-                new = _first_of_each(digests, cache.places(digests) < 0)
-                if new and not checked:
-                    cache.check_room((len(scenes) - start) * math.prod(time))
+        inner = scenes.digests if isinstance(scenes, CachedFeatures) else None
+        step, found, checked = batch_size * len(counts), [], False
+        batch: Scenes | None = None
+        with cache.filling(rank, gather):
+            for start in range(0, len(scenes), step):
+                own = slice(start + rank * batch_size, start + (rank + 1) * batch_size)
+                if inner is None:
+                    batch = scenes[own]
+                    shares = gather(_digests(batch["image"]))
+                else:
+                    shares = gather(inner[own])
+                found.append(np.concatenate(shares))
+                if not checked and (cache.places(found[-1]) < 0).any():
+                    cache.check_room((len(scenes) - start) * math.prod(found[-1].shape[1:]))
                     checked = True
-                if new:
-                    chosen = {name: values[new] for name, values in some.items()}  # type: ignore[index]
-                    computed = compute(cast(Scenes, chosen)).detach().cpu().half().numpy()
-                    cache.append([digests[row] for row in new], computed)
-                    tell(start + len(digests) // math.prod(time), len(scenes))
-                places.append(cache.places(digests).reshape(-1, *time))
-        self._places = np.concatenate(places)
+                new = [cache.reserve(share) for share in shares]
+                if new[rank]:
+                    computed = compute(_images(batch or scenes[own], new[rank]))
+                    cache.write(shares[rank].ravel()[new[rank]], computed.detach().cpu().half().numpy())
+                if any(new):
+                    tell(min(start + step, len(scenes)), len(scenes))
+        self.digests: Digests = np.concatenate(found)
+        self._places = cache.places(self.digests)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -221,7 +276,8 @@ class CachedFeatures(Dataset):
 def digests_of(images: Float[Tensor, "batch 3 height width"]) -> list[bytes]:
     """SHA-256 of each image's size and 8-bit pixels."""
     size = json.dumps(list(images.shape[2:])).encode()
-    pixels = images.mul(255).round().byte().numpy()
+    # One image at a time stays in the processor's cache: a sixth of the time of a batch.
+    pixels = (image.mul(255).round_().byte().numpy() for image in images)
     return [hashlib.sha256(size + image.tobytes()).digest() for image in pixels]
 
 
@@ -231,12 +287,28 @@ def default_folder() -> Path:
     return (Path(chosen) if chosen else Path.home() / ".cache" / "objecthood") / "features"
 
 
-def _first_of_each(digests: Sequence[bytes], wanted: np.ndarray) -> list[int]:
-    """The rows that are wanted, of equal images the first."""
-    seen: set[bytes] = set()
-    rows = []
-    for row, digest in enumerate(digests):
-        if wanted[row] and digest not in seen:
-            rows.append(row)
-            seen.add(digest)
-    return rows
+def _digests(images: Float[Tensor, "batch *time 3 height width"]) -> Digests:
+    """Of images, or of each frame of clips."""
+    flat = images.reshape(-1, *images.shape[-3:])
+    return np.frombuffer(b"".join(digests_of(flat)), f"V{DIGEST_BYTES}").reshape(images.shape[:-3])
+
+
+def _images(scenes: Scenes, rows: list[int]) -> Scenes:
+    """Those of a batch, or those frames of a batch of clips."""
+    if scenes["image"].ndim > 4:
+        scenes = {"image": scenes["image"].flatten(0, 1)}
+    return cast(Scenes, {name: values[rows] for name, values in scenes.items()})  # type: ignore[index]
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the file is locked for this process now; it counts as locked where there are no locks (Windows,
+    some network file systems)."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True

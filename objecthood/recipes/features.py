@@ -42,9 +42,8 @@ from objecthood.nn.frozen_features import Backbone, backbone
 from objecthood.nn.randomness import per_image
 from objecthood.nn.stored_vit import StoredViT
 from objecthood.recipes.base import Recipe
-from objecthood.recipes.known_features import cached, known_backbone, mirror
+from objecthood.recipes.known_features import cached, computed_once, known_backbone, mirror
 from objecthood.recipes.sources import describe_scenes, fit_of, open_dataset
-from objecthood.runtime.progress import RunProgress
 from objecthood.visualize import animation, figures
 
 Initial = Literal["gaussian", "learned"]
@@ -298,14 +297,7 @@ class CutDistillation(Distillation):
         assert isinstance(known, CachedFeatures)
         rows, columns, _ = known.cache.shape
         cache = FeatureCache(default_folder(), f"cut of {known.cache.key}", (rows, columns, 1))
-        with RunProgress("segments", len(scenes)) as progress:
-            return CachedFeatures(
-                known,
-                cut_features,
-                cache,
-                name="segments",
-                tell=lambda done, of: progress.update(done, "images"),
-            )
+        return computed_once(known, cut_features, cache, "segments")
 
     def teacher_masks(self, scenes: Scenes, features: Tensor, mirrored: Tensor) -> Tensor:
         labels = mirror(scenes["segments"], mirrored, dim=2)[..., 0].long()

@@ -7,9 +7,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from objecthood.data.feature_cache import CachedFeatures, FeatureCache, default_folder
+from objecthood.data.feature_cache import CachedFeatures, Compute, FeatureCache, default_folder
 from objecthood.data.scene import Dataset
 from objecthood.nn.frozen_features import Backbone, backbone
+from objecthood.runtime.distributed import sharers
 from objecthood.runtime.environment import choose_device
 from objecthood.runtime.progress import RunProgress
 
@@ -26,13 +27,26 @@ def cached(scenes: Dataset, features: Backbone, side: int, batch_size: int = 16)
     cache = FeatureCache(
         default_folder(), f"{features.key} side {side}", (rows, columns, features.feature_dim)
     )
-    with RunProgress("features", len(scenes)) as progress:
+    return computed_once(
+        scenes, lambda some: features(some["image"].to(features.device)), cache, "features", batch_size
+    )
+
+
+def computed_once(
+    scenes: Dataset, compute: Compute, cache: FeatureCache, name: str, batch_size: int = 16
+) -> CachedFeatures:
+    """Scenes with what `compute` gives, under `name`; processes share the work (`distributed.sharing`)."""
+    processes = sharers()
+    with RunProgress(name, len(scenes)) as progress:
         return CachedFeatures(
             scenes,
-            lambda some: features(some["image"].to(features.device)),
+            compute,
             cache,
+            name=name,
             tell=lambda done, of: progress.update(done, "images"),
             batch_size=batch_size,
+            rank=processes.rank,
+            gather=processes.gather,
         )
 
 

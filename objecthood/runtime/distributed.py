@@ -16,6 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -72,6 +73,14 @@ class Processes:
         """Maxima over processes (collective)."""
         return self._reduce(values, dist.ReduceOp.MAX)
 
+    def gather(self, value: Value) -> list[Value]:
+        """The values of all processes, by rank (collective)."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
     def agree(self, text: str) -> bool:
         """Whether `text` is equal in all processes (collective)."""
         number = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)  # 48 bits: exact as a float64
@@ -88,6 +97,24 @@ class Processes:
         shared = torch.tensor(values, dtype=torch.float64)  # on the CPU, without GPU synchronisation
         dist.all_reduce(shared, operation)
         return shared.tolist()
+
+
+_sharing: ContextVar[Processes | None] = ContextVar("_sharing", default=None)
+
+
+@contextlib.contextmanager
+def sharing(processes: Processes) -> Iterator[None]:
+    """Within it all processes open the same data sets, and share what is computed for them (`sharers`)."""
+    before = _sharing.set(processes)
+    try:
+        yield
+    finally:
+        _sharing.reset(before)
+
+
+def sharers() -> Processes:
+    """The processes that open a data set together; outside of `sharing`, this one alone."""
+    return _sharing.get() or Processes(0, 1, torch.device("cpu"))
 
 
 @contextlib.contextmanager

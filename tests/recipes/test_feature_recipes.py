@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from processes import together
 from tiny_vits import KINDS, publish, use_cache
 from undrawn import leave_out_images
 
@@ -19,7 +20,7 @@ from objecthood.losses import attention_distillation
 from objecthood.models.dinosaur import Dinosaur
 from objecthood.models.of_features import feature_error
 from objecthood.nn.consensus_cut import ConsensusCut
-from objecthood.recipes import RECIPES, FeatureDiscovery
+from objecthood.recipes import RECIPES, FeatureDiscovery, known_features
 from objecthood.recipes import features as recipes
 from objecthood.recipes.known_features import mirror
 
@@ -299,6 +300,38 @@ def test_the_best_restart_has_the_lowest_error_of_features(photographs, caches):
     each = [model.anomaly_score(images, model.segment(images, noise=one[None]))[measure] for one in noise]
     best = model.anomaly_score(images, model.segment(images, noise=noise))[measure]
     torch.testing.assert_close(best, torch.stack(each).amin(dim=0))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_processes_share_the_features(quick_cut, undrawn, photographs, caches, tmp_path, monkeypatch, capfd):
+    """All splits are computed by all processes, to the bytes of one, and one of them tells how far it is."""
+    recipe = prepared("photos-slots", photographs, caches, steps=1)
+    sizes = [len(recipe.dataset(split)) for split in ("validation", "train", "test")]
+    recipe.build_optimizers(recipe.build_model())  # imports much of PyTorch here, not in each process
+    capfd.readouterr()
+    opened = []
+
+    def build(*given, **options):
+        opened.append([len(given[0]), options["rank"]])
+        return CachedFeatures(*given, **options)
+
+    def work():
+        oh.train(recipe, tmp_path / "run", device="cpu")
+        return opened
+
+    monkeypatch.setattr(known_features, "CachedFeatures", build)
+    monkeypatch.setenv("OBJECTHOOD_CACHE", str(tmp_path / "by two"))
+    first, second = together(2, tmp_path, work)
+    assert second == [[size, 1] for size in sizes for _ in ("features", "segments")]
+    assert first[: len(second)] == [[size, 0] for size, _ in second]
+    told = capfd.readouterr().out
+    for kind in ("features", "segments"):
+        assert told.count(f"{kind} {sizes[1]}/{sizes[1]} ") == 1, told
+    one, two = (
+        {file.relative_to(folder): file.read_bytes() for file in folder.rglob("[fi]*.bin")}
+        for folder in (tmp_path / "features", tmp_path / "by two")
+    )
+    assert len(one) == 4 and one == two
 
 
 def test_the_command_trains_on_a_folder(photographs, tmp_path, capsys):

@@ -1,11 +1,9 @@
 """Several processes: the weights of one, whatever their number, and an end in order when one of them dies."""
 
 import json
-import multiprocessing
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from places import ROOT
+from processes import free_port, start, together
 from safetensors.torch import load_file
 
 import objecthood as oh
@@ -55,47 +54,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
     pytest.mark.usefixtures("undrawn"),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
-
-
-def as_process(rank: int, count: int, port: int, folder: Path, work) -> None:
-    """What torchrun does for one process; what `work` returns or raises is left in a file."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    try:
-        told = work()
-    except BaseException as error:
-        told = f"{type(error).__name__}: {error}"
-    (folder / f"told-{rank}.json").write_text(json.dumps(told))
-
-
-def start(count: int, folder: Path, work) -> list:
-    """Several processes that do `work`."""
-    context, port = multiprocessing.get_context("fork"), free_port()
-    folder.mkdir(parents=True, exist_ok=True)
-    started = [
-        context.Process(target=as_process, args=(rank, count, port, folder, work)) for rank in range(count)
-    ]
-    for process in started:
-        process.start()
-    return started
-
-
-def together(count: int, folder: Path, work) -> list:
-    """What `work` gave in each of several processes."""
-    started = start(count, folder, work)
-    for process in started:
-        process.join(60)
-    stuck = [process for process in started if process.is_alive()]
-    for process in stuck:
-        process.kill()
-    assert not stuck
-    return [json.loads((folder / f"told-{rank}.json").read_text()) for rank in range(count)]
 
 
 def log_of(run: Path) -> list[dict]:
