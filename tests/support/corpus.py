@@ -280,6 +280,9 @@ def _profiles() -> Iterator[Draft]:
     yield "profile same.png", encode(PICTURE, "PNG", icc_profile=same), PICTURE, 1
     yield "profile linear.png", encode(PICTURE, "PNG", icc_profile=linear), brighter, 2
     yield "profile linear.tif", encode(PICTURE, "TIFF", icc_profile=linear), brighter, 2
+    stored = encode(PICTURE, "TIFF", icc_profile=linear)
+    text = stored.replace(struct.pack("<HH", 34675, 7), struct.pack("<HH", 34675, 2))
+    yield "profile text.tif", text, PICTURE, 0
     yield "profile linear grey.png", encode(GREY, "PNG", icc_profile=linear_grey), grey, 2
     yield "profile colour on grey.png", encode(GREY, "PNG", icc_profile=linear), grey, 2
     content = encode(np.dstack([PICTURE, ALPHA]), "PNG", icc_profile=linear)

@@ -418,7 +418,8 @@ def _flatten_to_srgb(image: Image.Image, rawmode: str = "") -> Image.Image:
     if alpha is None and image.has_transparency_data:
         whole = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
         alpha = whole.getchannel("A")
-    colour = _convert_profile(image, profile) if profile else image.convert("RGB")
+    usable = profile if isinstance(profile, bytes) else b""  # a damaged TIFF may hold one of another type
+    colour = _convert_profile(image, usable) if usable else image.convert("RGB")
     if alpha is not None:  # white is laid over what is transparent, in place: no further image is held
         colour.paste((255, 255, 255), (0, 0), ImageChops.invert(alpha))
     return colour
