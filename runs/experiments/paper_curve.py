@@ -26,10 +26,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="+", help="run folders, of this machine")
-    curves = [curve(run) for run in parser.parse_args().runs]
+    parser.add_argument("--commit", help="which trained them (default: this one)")
+    arguments = parser.parse_args()
+    curves = [curve(run) for run in arguments.runs]
     facts = {
         "protocol": "128 validation scenes, three iterations, one restart; CPU seconds of one thread",
-        "machine": describe(),
+        "machine": describe() | ({"commit": arguments.commit} if arguments.commit else {}),
         "curves": curves,
     }
     (ROOT / "results" / "paper-curve.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -10,7 +10,7 @@ from published import as_table, by_recipe, read
 
 def blocks() -> dict[str, Callable[[], str]]:
     """Content by marker."""
-    return {"seeds": seeds, "settings": settings, "starts": starts, "share": position_share}
+    return {"seeds": seeds, "speed": speed, "settings": settings, "starts": starts, "share": position_share}
 
 
 def seeds() -> str:
@@ -25,6 +25,27 @@ def seeds() -> str:
             rows.append([*facts, *scores, first, f"{result['cpu_seconds']:.0f}"])
     head = ["steps", "seed", "FG-ARI", "ARI", "mBO", "MSE", "CPU s to FG-ARI 0.8", "CPU s"]
     return as_table(head, rows)
+
+
+def speed() -> str:
+    """CPU seconds to scores of validation scenes, by the paper's recipe and by ours, on one machine."""
+    paper, ours = read("paper-curve.json")["curves"]
+    last = paper["points"][-1]
+    rows = [
+        [f"{score:.1f}", *(first_seconds(curve["points"], score) for curve in (paper, ours))]
+        for score in (0.1, 0.3, 0.5, 0.7, 0.8)
+    ]
+    table = as_table(["FG-ARI", "CPU s, the paper's recipe", "CPU s, `tetrominoes-unmodified`"], rows)
+    steps = f"{last['step']:,} steps of {paper['settings']['batch_size']} images"
+    return (
+        f"{table}\nThe paper's recipe has run for {last['cpu_seconds']:,.0f} CPU s so far ({steps}). Its "
+        f"FG-ARI is {last['fg_ari']:.3f}.\n"
+    )
+
+
+def first_seconds(points: list[dict], score: float) -> str:
+    """CPU seconds to the first evaluation with this FG-ARI."""
+    return next((f"{point['cpu_seconds']:.0f}" for point in points if point["fg_ari"] >= score), "not yet")
 
 
 def settings() -> str:
