@@ -98,6 +98,7 @@ def paste_objects(
     Example:
         >>> images, labels = torch.zeros(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.long)
         >>> images[0, :, 4:12, 4:12], labels[0, 4:12, 4:12] = 1.0, 1
+        >>> _ = torch.manual_seed(0)
         >>> _, pasted = paste_objects(images, labels, rounds=8)
         >>> bool((pasted[1] > 0).any())
         True
