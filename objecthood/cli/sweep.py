@@ -21,6 +21,7 @@ from typing import Any
 from objecthood.cli.listing import console
 from objecthood.cli.lookup import choose_device, find_recipe, split_name
 from objecthood.cli.options import UsageError, is_option, parse
+from objecthood.runtime import limits
 from objecthood.runtime.files import refuse_link, replacing, write_json
 from objecthood.runtime.signals import PREEMPTED, StopRequest
 from objecthood.runtime.terminal import echo
@@ -31,8 +32,6 @@ if typing.TYPE_CHECKING:
 SEEDS = "0..4"
 """Default seeds."""
 _RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
-MOST = 10_000
-"""Values of a range, and runs of a sweep."""
 _SINGLE = {"out", "device", "data-path", "description", "expected"}
 """Options whose values may contain commas."""
 
@@ -209,9 +208,9 @@ def separate(value: str) -> list[str]:
 
 
 def check_number(count: int, what: str, of: str) -> None:
-    """UsageError for more than `MOST`."""
-    if count > MOST:
-        raise UsageError(f"{what} has {count} {of}; at most {MOST} are allowed, take fewer")
+    """UsageError for more than `limits.RUNS`."""
+    if count > limits.RUNS:
+        raise UsageError(f"{what} has {count} {of}; at most {limits.RUNS} are allowed, take fewer")
 
 
 def summary(results: list[tuple[Member, dict[str, Any] | None]]) -> list[dict[str, Any]]:

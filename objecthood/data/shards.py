@@ -20,10 +20,10 @@ from objecthood.data.io.cache import Decoded, resized
 from objecthood.data.io.images import SUFFIXES, ImageError, read_image, what_to_do
 from objecthood.data.randomness import indices_of_split, split_number
 from objecthood.data.scene import DecodedDataset
+from objecthood.runtime import limits
 
 _RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")
 _BLOCK = 512  # bytes of a tar header
-_LONGEST = 1 << 20  # bytes of a long name or of further attributes: tarfile reads them at once
 
 
 class Shards(DecodedDataset):
@@ -158,10 +158,10 @@ def _index(shard: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Headers(io.BufferedReader):
-    """A shard of which headers are read, and no more than `_LONGEST` bytes at a time."""
+    """A shard of which headers are read, and no more than `limits.TAR_HEADER_BYTES` at a time."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= _LONGEST:
+        if size is None or not 0 <= size <= limits.TAR_HEADER_BYTES:
             raise ValueError(f"a header of {size} bytes")
         return super().read(size)
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from objecthood.models.base import ATTENTION, MOST
 from objecthood.recipes import RECIPES
 from objecthood.recipes.score_names import by_restarts, title
 
@@ -28,10 +29,10 @@ REQUIRED = (
 )
 """Facts that a model card needs."""
 _MEASURES = {
-    "error of most pixels": "the 75th percentile of the pixel error",
-    "doubt of attention": "uncertainty of the attention",
+    MOST: "the 75th percentile of the pixel error",
+    ATTENTION: "uncertainty of the attention",
 }
-"""Stored names of measures, and the card's."""
+"""What a card calls the measures that are stored under these names."""
 
 
 def missing_facts(facts: Mapping[str, Any]) -> list[str]:

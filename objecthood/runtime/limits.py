@@ -42,6 +42,8 @@ MASK_WORK = 2**31
 """Pixels from the first to the last column of each object, summed over an image: the time of drawing it."""
 OUTLINE_PIXELS = 20_000_000
 """Length of all polygons of an image, in pixels: the time of reading them."""
+TAR_HEADER_BYTES = 2**20
+"""Size of a long name or of further attributes in a tar file, which are read at once."""
 RECORD_BYTES = 2**28
 """Size of one record of a TFRecord file."""
 ARCHIVE_BYTES = 2_000_000_000
@@ -68,6 +70,8 @@ FRAMES = 10_000
 """Frames of a clip."""
 SCENES = 1_000_000
 """Scenes that are scored."""
+RUNS = 10_000
+"""Runs of a sweep or a leaderboard, and values of a range."""
 SETTING_LENGTH = 1000
 """Characters of a recipe's setting, name and value, as it would stand in an error message."""
 JSON_DEPTH = 64
@@ -87,6 +91,7 @@ TABLE: dict[str, str] = {
     "largest mask": f"{MASK_PIXELS:,} pixels",
     "largest annotations": f"{OBJECTS:,} objects an image, {OUTLINE_PIXELS:,} pixels of outline, "
     f"{MASK_WORK:,} pixels to draw",
+    "largest tar header": f"{TAR_HEADER_BYTES:,} bytes",
     "largest record": f"{RECORD_BYTES:,} bytes of a TFRecord file",
     "largest archive": f"{ARCHIVE_BYTES:,} bytes, {ARCHIVE_RATIO} times its packed size, "
     f"{ARCHIVE_ARRAYS:,} arrays",
@@ -99,6 +104,7 @@ TABLE: dict[str, str] = {
     "most restarts": f"{RESTARTS:,} of one image",
     "most frames": f"{FRAMES:,} of a clip",
     "most scenes": f"{SCENES:,} scored",
+    "most runs": f"{RUNS:,} of a sweep or a leaderboard",
     "deepest JSON": f"{JSON_DEPTH} lists and objects inside each other",
     "longest setting": f"{SETTING_LENGTH:,} characters of a recipe's",
     "longest recipe name": f"{NAME_LENGTH:,} characters",

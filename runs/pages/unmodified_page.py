@@ -36,10 +36,12 @@ def speed() -> str:
         for score in (0.1, 0.3, 0.5, 0.7, 0.8)
     ]
     table = as_table(["FG-ARI", "CPU s, the paper's recipe", "CPU s, `tetrominoes-unmodified`"], rows)
+    floors = {name: read("floors.json")["tetrominoes"][name]["fg_ari"] for name in ("components", "blocks")}
     steps = f"{last['step']:,} steps of {paper['settings']['batch_size']} images"
     return (
         f"{table}\nThe paper's recipe has run for {last['cpu_seconds']:,.0f} CPU s so far ({steps}). Its "
-        f"FG-ARI is {last['fg_ari']:.3f}.\n"
+        f"FG-ARI is {last['fg_ari']:.3f}. Without learning, on test scenes, colour components have "
+        f"{floors['components']:.3f} and equal blocks {floors['blocks']:.3f}.\n"
     )
 
 

@@ -507,6 +507,12 @@ def test_low_resolution_warm_up_shares_the_weights_of_soft_kmeans():
     assert model.grouping.slot_attention.project_k.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("name", ["textures", "center-votes"])
+def test_a_recipe_without_slot_module_refuses_one(name):
+    with pytest.raises(ValueError, match="slot_module"):
+        from_dict(RECIPES[name].to_dict() | {"slot_module": "mesh"})
+
+
 @pytest.mark.parametrize(
     "name, typed, meant",
     [

@@ -62,7 +62,7 @@ class Texture(EndlessDataset):
         super().__init__(size)
         if level not in get_args(Level):
             raise ValueError(f"`level` (={level!r}) must be one of {', '.join(get_args(Level))}")
-        check_selection(resolution, None)
+        check_selection(resolution, split)
         self.key, self.level, self.resolution = split_key(seed, split), level, resolution
 
     def make(self, indices: Int[np.ndarray, " scenes"]) -> dict[str, np.ndarray]:
