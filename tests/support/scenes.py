@@ -4,10 +4,10 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
 
 import torch
 from places import ROOT
+from timing import cpu_seconds
 
 from objecthood.data.scene import DEFAULT_SIZE, Dataset, Scenes
 
@@ -54,9 +54,4 @@ def check_same_anywhere(dataset: Dataset) -> None:
 def pictures_per_second(dataset: Dataset, count: int) -> float:
     """Of one thread's processor time, the best of three (others may use the machine)."""
     dataset[range(count, count + 64)]
-    best = float("inf")
-    for _ in range(3):
-        start = time.process_time()
-        dataset[range(count)]
-        best = min(best, time.process_time() - start)
-    return count / best
+    return count / cpu_seconds(lambda: dataset[range(count)])
