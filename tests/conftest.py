@@ -17,9 +17,20 @@ from undrawn import leave_out_images
 # for every type checker; the default of beartype is stricter.
 install_import_hook("objecthood", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
+TRAINING = {
+    *("benchmarks", "checkpoint", "cli", "demo", "hub", "inference", "recipes", "runs", "runtime", "training"),
+    *("test_docs.py", "test_examples.py", "test_files.py", "test_strangers.py", "test_train.py"),
+}
+"""Tests that train models and run commands call the same functions over and over. There, shapes are checked
+by `make test-long` alone: they took a quarter of the time of `make test`."""
+
+TESTS = ROOT / "tests"
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 torch.set_num_threads(1)
+# Some tests fork. An autograd engine that starts after an export of a CUDA build without a GPU sees a device
+# that is none, and then refuses to work in forks; one that has started before does not.
+torch.ones((), requires_grad=True).backward()
 # A machine that is busy with other work is no fault of what is tested.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
@@ -32,6 +43,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--scoreboard") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Scoreboard(Path(config.getoption("--scoreboard"))))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    everywhere = item.config.option.markexpr != "not long"
+    trains = item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).parts[0] in TRAINING
+    jaxtyping.config.update("jaxtyping_disable", trains and not everywhere)
 
 
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:

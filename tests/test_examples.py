@@ -88,6 +88,7 @@ def test_with_lightning(tmp_path):
     assert after < 0.7 * before  # the weights that are trained are those that are scored
 
 
+@pytest.mark.long
 def test_the_notebook_runs(tmp_path):
     nbformat = pytest.importorskip("nbformat", reason="needs nbclient, of the extra `dev`")
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient, of the extra `dev`")

@@ -87,7 +87,7 @@ def draw(model: torch.nn.Module) -> None:
         alone = [figures.attention_cell(large, *pair) for pair in zip(masks, colors, strict=True)]
         rows.append([figures.to_image(large), figures.overlay_one(large, masks, figures.STRONG), *alone])
     names = [f"{number} slots" for number in DRAWN]
-    figure = figures.grid(rows, ["picture", "segmentation"], num_slots=most, row_names=names)
+    figure = figures.grid(rows, ["image", "segmentation"], num_slots=most, row_names=names)
     figure.save(ROOT / "docs" / "images" / "slots-asked.webp", quality=88, method=6)
 
 

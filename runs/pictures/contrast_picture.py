@@ -18,9 +18,9 @@ from objecthood.visualize.video import label_columns
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = {
-    "nearest-clean-seed0": "sets",
-    "single-clean-seed0": "single slots",
-    "untrained-clean-seed0": "not trained",
+    "nearest-clean-seed0": "set contrast",
+    "single-clean-seed0": "single-slot contrast",
+    "untrained-clean-seed0": "untrained",
 }
 CLIPS, TIME, SCALE = range(6), 4, 3
 

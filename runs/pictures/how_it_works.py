@@ -171,7 +171,7 @@ def _canvas(
         "RGB", (2 * (size + MARGIN) + MARGIN + 3 * (small + GAP), size + 2 * MARGIN + 24), PAPER
     )
     for x, picture, name in (
-        (MARGIN, to_image(enlarge(image, 4)), "picture"),
+        (MARGIN, to_image(enlarge(image, 4)), "image"),
         (size + 2 * MARGIN, board, "sum of the slots so far"),
     ):
         frame.paste(picture, (x, MARGIN))
@@ -233,7 +233,7 @@ def _film(rows: list[list[Image.Image]], caption: str) -> Image.Image:
         PAPER,
     )
     for row, (name, cells) in enumerate(
-        zip(("picture", "reconstruction", "segmentation"), rows, strict=True)
+        zip(("image", "reconstruction", "segmentation"), rows, strict=True)
     ):
         write(frame, (left / 2, MARGIN + row * (side + GAP) + side / 2), name)
         for column, cell in enumerate(cells):

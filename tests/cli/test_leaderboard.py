@@ -99,6 +99,7 @@ def test_a_plan_trains_nothing(tmp_path, capsys):
     assert [file.name for file in (tmp_path / "b").iterdir()] == ["plan.json"]
 
 
+@pytest.mark.long
 def test_several_processes_train_the_same_weights(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     assert board(one, "--seeds", "0") == 0 and board(two, "--seeds", "0", "--processes", "2") == 0

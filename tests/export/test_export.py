@@ -113,6 +113,7 @@ def test_start_noise_matters_where_slots_are_not_learned(guided, files):
     assert np.abs(one[:, 4:] - other[:, 4:]).max() > 0.01
 
 
+@pytest.mark.long
 def test_slots_told_what_they_hold_are_in_the_graph(tmp_path):
     """Slots seen and painted from their own centre, a prior that acts at once, a start that noise moves."""
     torch.manual_seed(0)

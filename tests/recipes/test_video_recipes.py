@@ -95,6 +95,7 @@ def test_the_protocol_names_conditions_from_true_masks():
     )
 
 
+@pytest.mark.long
 def test_a_few_steps_find_objects_in_random_dot_motion(tmp_path):
     """Far from trained, and already far above what single frames can give, which is 0."""
     recipe = replace(

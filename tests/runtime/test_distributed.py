@@ -236,6 +236,7 @@ def under_way(run: Path):
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 
 
+@pytest.mark.long
 @needs_proc
 @pytest.mark.timed
 def test_signal_and_killed_process(tmp_path, scoreboard):
@@ -271,6 +272,7 @@ def test_signal_and_killed_process(tmp_path, scoreboard):
                measured=f"after {seconds:.1f} s")  # fmt: skip
 
 
+@pytest.mark.long
 def test_two_machines_through_torchrun(tmp_path):
     """Two agents, one process each, as on two machines; they find each other and give one result."""
     run, short = tmp_path / "run", [*TRAIN[:3], "6", *TRAIN[4:]]
