@@ -18,8 +18,8 @@ from undrawn import leave_out_images
 install_import_hook("objecthood", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 TRAINING = {
-    *("benchmarks", "checkpoint", "cli", "demo", "hub", "inference", "recipes", "runs", "runtime", "training"),
-    *("test_docs.py", "test_examples.py", "test_files.py", "test_strangers.py", "test_train.py"),
+    *("benchmarks", "checkpoint", "cli", "demo", "hub", "inference", "recipes", "runs", "runtime"),
+    *("test_docs.py", "test_examples.py", "test_files.py", "test_strangers.py", "test_train.py", "training"),
 }
 """Tests that train models and run commands call the same functions over and over. There, shapes are checked
 by `make test-long` alone: they took a quarter of the time of `make test`."""

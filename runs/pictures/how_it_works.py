@@ -232,9 +232,7 @@ def _film(rows: list[list[Image.Image]], caption: str) -> Image.Image:
         (left + len(rows[0]) * (side + GAP) + MARGIN, 2 * MARGIN + len(rows) * (side + GAP) + 16),
         PAPER,
     )
-    for row, (name, cells) in enumerate(
-        zip(("image", "reconstruction", "segmentation"), rows, strict=True)
-    ):
+    for row, (name, cells) in enumerate(zip(("image", "reconstruction", "segmentation"), rows, strict=True)):
         write(frame, (left / 2, MARGIN + row * (side + GAP) + side / 2), name)
         for column, cell in enumerate(cells):
             frame.paste(cell, (left + column * (side + GAP), MARGIN + row * (side + GAP)))
