@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ASKED = (2, 3, 4, 5, 6, 7, 8, 10, 12)
 TRAINED = (3, 6, 12)
 DRAWN = (3, 6, 9)
-SCENE, SCENES, STEPS = 11, 96, 300
+SCENE, SCENES, STEPS = 22, 96, 300
 
 
 def main() -> None:

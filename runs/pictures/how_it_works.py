@@ -140,7 +140,7 @@ def _font():
 def add_up() -> None:
     """An image painted by its slots, one after the other, the largest first."""
     model = oh.load(ROOT / "runs" / "sprites-coloured" / "weights.safetensors")
-    images = model.recipe.dataset("test")[[11]]["image"]
+    images = model.recipe.dataset("test")[[22]]["image"]
     seen = model.recipe.discover(model, images, torch.tensor([11]))
     masks, appearance = seen.masks[0], seen.appearance[0]
     order = [
