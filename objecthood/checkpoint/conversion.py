@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from objecthood.checkpoint.layouts import LAYOUTS, Layout, Options
 from objecthood.checkpoint.run import save
 from objecthood.recipes import Recipe
+from objecthood.runtime.files import new_path
 from objecthood.runtime.spelling import nearest
 
 NAMED = 3
@@ -40,7 +41,7 @@ def convert(
     Args:
         checkpoint: a PyTorch checkpoint (.ckpt, .pt, .tar), or .safetensors of the same names.
         layout: "spot", "videosaur" or "slotcontrast".
-        out: the file to write, .safetensors.
+        out: the file to write, .safetensors; an existing one is not replaced.
         heads: of the attention of decoder (SPOT: 6) or of predictor and mixer (others: 4), which weights do
             not tell; the published number unless given.
         num_slots: where initial slots are drawn from a Gaussian; 7 unless given.
@@ -53,13 +54,10 @@ def convert(
         near = nearest(layout, LAYOUTS)
         hint = f"; did you mean {near}?" if near else ""
         raise ValueError(f"`layout` (={layout!r}) must be one of {', '.join(LAYOUTS)}{hint}")
-    if Path(out).suffix != ".safetensors":
-        raise ValueError(f"`out` (={str(out)!r}) must end in .safetensors")
     for name, value in (("heads", heads), ("num_slots", num_slots)):
         if value is not None and value < 1:
             raise ValueError(f"`{name}` (={value}) must be at least 1")
-    if Path(out).exists() and Path(checkpoint).exists() and Path(out).samefile(checkpoint):
-        raise ValueError(f"`out` (={str(out)!r}) is the checkpoint itself; name another file")
+    out = new_path(Path(out), ".safetensors")
     weights = read_weights(checkpoint)
     try:
         recipe, tensors = converted(weights, LAYOUTS[layout], Options(heads, num_slots))

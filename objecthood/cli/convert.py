@@ -18,7 +18,7 @@ class ConvertOptions:
     layout: str = ""
     """spot, videosaur or slotcontrast."""
     out: str = dataclasses.field(default="", metadata={"metavar": "FILE"})
-    """File to write, .safetensors."""
+    """File to write, .safetensors; an existing one is not replaced."""
     heads: int | None = None
     """Number of attention heads, which checkpoints do not state: of the decoder (spot; default 6), or of the
     predictor and the mixer (default 4)."""

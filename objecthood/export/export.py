@@ -7,7 +7,6 @@ writes one graph per stage (`export.stages`), which the demo page combines. Both
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ from objecthood.export.stages import (
 from objecthood.models import SlotModel
 from objecthood.models.base import ExportStages, FeatureStages, SpectralStages
 from objecthood.runtime.environment import commit
-from objecthood.runtime.files import staged
+from objecthood.runtime.files import new_path, staged
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -77,7 +76,7 @@ def export_onnx(model: SlotModel, path: str | Path, *, report: Report = silent) 
         >>> file = export_onnx(model, f"{tempfile.mkdtemp()}/pieces.onnx")  # doctest: +SKIP
     """
     stages = _check_kind(model)
-    path = _new(Path(path), ".onnx")
+    path = new_path(Path(path), ".onnx")
     with staged(path) as place:
         if isinstance(stages, SpectralStages):
             place.write_bytes(_photographs(model, stages, report)["whole"])
@@ -116,7 +115,7 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report = silen
         ValueError: as `export_onnx`.
     """
     stages = _check_kind(model)
-    folder = _new(Path(folder), "")
+    folder = new_path(Path(folder), "")
     if isinstance(stages, ExportStages):
         stages_of_discovery(model)
     with staged(folder) as place:
@@ -374,14 +373,3 @@ def _check_kind(model: nn.Module) -> ExportStages | SpectralStages | FeatureStag
     if kind != torch.float32:
         raise ValueError(f"the model must be of float32, not {kind}; call model.float()")
     return stages
-
-
-def _new(path: Path, suffix: str) -> Path:
-    """`path`; ValueError if it exists, has another suffix, or its folder is missing."""
-    if os.path.lexists(path):  # a link that leads nowhere as well
-        raise ValueError(f"{path} exists and is not replaced; choose a new path")
-    if suffix and path.suffix != suffix:
-        raise ValueError(f"{path} must end in {suffix}; name it {path.with_suffix(suffix).name}")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"folder {path.parent} of {path.name} does not exist; create it first")
-    return path

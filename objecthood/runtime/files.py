@@ -70,6 +70,17 @@ def staged(path: Path) -> Iterator[Path]:
             place.unlink(missing_ok=True)
 
 
+def new_path(path: Path, suffix: str) -> Path:
+    """`path`; ValueError if it exists, has another suffix, or its folder is missing."""
+    if os.path.lexists(path):  # a link that leads nowhere as well
+        raise ValueError(f"{path} exists and is not replaced; choose a new path")
+    if suffix and path.suffix != suffix:
+        raise ValueError(f"{path} must end in {suffix}; name it {path.with_suffix(suffix).name}")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"folder {path.parent} of {path.name} does not exist; create it first")
+    return path
+
+
 def try_writing(folder: Path) -> None:
     """Write a file in `folder` that is gone at once; OSError, with the folder's name, where that fails: to be
     told before the work and not after it."""

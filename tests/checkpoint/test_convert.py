@@ -433,8 +433,9 @@ def test_what_does_not_fit_is_told_in_one_line(tmp_path, capsys):
             oh.convert(stored(tmp_path, weights), layout, out, heads=HEADS)
         assert "\n" not in str(caught.value) and not out.exists()
     save_file({"a": torch.ones(3)}, tmp_path / "mine.safetensors")
-    with pytest.raises(ValueError, match="mine.safetensors'. is the checkpoint itself"):
-        oh.convert(tmp_path / "mine.safetensors", "spot", tmp_path / "mine.safetensors")
+    for checkpoint in ("mine.safetensors", "another.ckpt"):
+        with pytest.raises(ValueError, match="mine.safetensors exists and is not replaced"):
+            oh.convert(tmp_path / checkpoint, "spot", tmp_path / "mine.safetensors")
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Harmful()))
     for name in ("nowhere.ckpt", "text.ckpt", "plain.pkl"):

@@ -269,6 +269,7 @@ WRONGLY_TYPED = [
     ("evaluate", "WEIGHTS is missing"),
     ("evaluate sprites-paper", "objecthood train sprites-paper"),
     ("evaluate RUN again", "unexpected argument"),
+    ("evaluate photos-slots", "the images of these weights, 'train', are not here; add --data-path PATH"),
     ("evaluate RUN --split tset", "did you mean test?"),
     ("evaluate RUN --num-scenes 0", "at least 1"),
     ("evaluate RUN --num-scenes few", "must be a whole number"),
