@@ -30,19 +30,26 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "tetrominoes": ("tetrominoes", {}),
     "sprites": ("sprites", {}),
     "sprites-coloured": ("sprites", {"background": "coloured"}),
+    "clevr6-like": ("clevr6-like", {}),
+    "clevr6-textured": ("clevr6-like", {}),
     **{f"texture-{level}": ("sprites", {"data": f"texture-{level}"}) for level in get_args(Level)},
 }
-"""Recipe and its fields by name of the scenes; all are generated."""
+"""Recipe and its fields by name of the scenes."""
+RENDERED = {"clevr6-like": "plain", "clevr6-textured": "textured"}
+"""Sets that are read from a folder, and their `objecthood data render clevr --background`."""
 COLUMNS = {"cpu": "equal CPU seconds", "steps": "equal steps"}
 WARM_STEPS, MEASURED_STEPS = 2, 5
 RESAMPLES = 2000
 
 
-def recipe_of(name: str, module: str, *, seed: int, steps: int, test_scenes: int | None = None) -> Recipe:
-    """The recipe of a cell, without its expected score."""
+def recipe_of(
+    name: str, module: str, *, seed: int, steps: int, test_scenes: int | None = None, folder: str = ""
+) -> Recipe:
+    """The recipe of a cell, without its expected score; `folder` holds the scenes of a rendered set."""
     base, fields = SETS[name]
     changes: dict[str, Any] = fields | {"slot_module": module, "seed": seed, "steps": steps, "expected": ""}
     changes |= {} if test_scenes is None else {"test_scenes": test_scenes}
+    changes |= {"data_path": folder} if folder else {}
     return dataclasses.replace(RECIPES[base], **changes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class LeaderboardOptions:
     modules: str = "slot-attention,soft-k-means"
     """Slot modules, comma-separated; the first gives the number of equal steps."""
     sets: str = "sprites,texture-tinted,texture-patterned"
-    """Sets of scenes, comma-separated: tetrominoes, sprites, sprites-coloured, or texture-LEVEL."""
+    """Sets of scenes, comma-separated: tetrominoes, sprites, sprites-coloured, texture-LEVEL, or rendered
+    ones in a folder: clevr6-like=FOLDER, clevr6-textured=FOLDER."""
     seeds: str = "0..2"
     """Seeds: a range (0..2) or a list (0,1,2)."""
     cpu_seconds: float = 300.0
@@ -55,11 +56,10 @@ def leaderboard(arguments: list[str]) -> int:
     estimated from a few steps and printed first. Repeating the command continues a stopped leaderboard.
     """
     options = parse(LeaderboardOptions, arguments, "leaderboard", inspect.getdoc(leaderboard) or "")
-    from objecthood.analysis.leaderboard import SETS
     from objecthood.nn import SLOT_MODULES
 
     modules = _unique("modules", several("modules", options.modules, list(SLOT_MODULES)))
-    sets = _unique("sets", several("sets", options.sets, list(SETS)))
+    sets = _sets(options.sets)
     typed = separate(options.seeds)
     if not all(seed.strip().isdecimal() for seed in typed):
         raise UsageError(f"--seeds (={options.seeds!r}) must be numbers such as 0..2 or 0,1,2")
@@ -99,6 +99,24 @@ def leaderboard(arguments: list[str]) -> int:
     return 0 if all(results.values()) else 1
 
 
+def _sets(typed: str) -> dict[str, str]:
+    """Names of sets, and the folder of each that is rendered."""
+    from objecthood.analysis.leaderboard import RENDERED, SETS
+
+    entries = [entry.strip().partition("=") for entry in typed.split(",") if entry.strip()]
+    folders = {name: folder for name, _, folder in entries}
+    sets = _unique("sets", several("sets", ",".join(name for name, *_ in entries), list(SETS)))
+    for name in sets:
+        if name in RENDERED and not folders[name]:
+            raise UsageError(
+                f"--sets (={name!r}) needs a folder of scenes: {name}=FOLDER, from `objecthood data render "
+                f"clevr --background {RENDERED[name]} --out FOLDER`, one for each --split"
+            )
+        if folders[name] and name not in RENDERED:
+            raise UsageError(f"--sets (={name}={folders[name]!r}) is generated and has no folder; omit it")
+    return {name: folders[name] for name in sets}
+
+
 def _unique(name: str, values: list[str]) -> list[str]:
     if not values:
         raise UsageError(f"--{name} (='') must name at least one")
@@ -129,7 +147,7 @@ def _plan(out: Path, options: LeaderboardOptions) -> dict[str, Any]:
 
 def _members(
     modules: list[str],
-    sets: list[str],
+    sets: dict[str, str],
     seeds: list[int],
     plan: dict[str, Any],
     options: LeaderboardOptions,
@@ -140,19 +158,22 @@ def _members(
     from objecthood.analysis.leaderboard import recipe_of, seconds_per_step
 
     costs = plan["seconds_per_step"]
-    for name in sets:
+    for name, folder in sets.items():
         steps: dict[str, int] = {}
         for module in modules:
             cell = f"{name} {module}"
             if cell not in costs:
                 echo(f"measuring a step of {cell}", flush=True)
-                costs[cell] = seconds_per_step(recipe_of(name, module, seed=0, steps=1), device)
+                recipe = recipe_of(name, module, seed=0, steps=1, folder=folder)
+                costs[cell] = seconds_per_step(recipe, device)
             steps[module] = max(1, int(options.cpu_seconds / costs[cell]))
         plan.setdefault("equal_steps", {}).setdefault(name, steps[modules[0]])
         for module in modules:
             for at, count in _columns(steps[module], plan["equal_steps"][name]).items():
                 for seed in seeds:
-                    recipe = recipe_of(name, module, seed=seed, steps=count, test_scenes=options.test_scenes)
+                    recipe = recipe_of(
+                        name, module, seed=seed, steps=count, test_scenes=options.test_scenes, folder=folder
+                    )
                     yield Member({"set": name, "module": module, "at": at, "seed": str(seed)}, recipe)
 
 
@@ -190,7 +211,7 @@ def _duration(seconds: float) -> str:
 
 def _facts(
     modules: list[str],
-    sets: list[str],
+    sets: Iterable[str],
     members: list[Member],
     results: dict[str, Result],
     out: Path,

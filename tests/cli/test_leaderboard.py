@@ -7,6 +7,7 @@ import pytest
 
 from objecthood.analysis import leaderboard as analysis
 from objecthood.cli.main import main
+from objecthood.data.clevr_render.clevr_like import SAMPLES
 
 train_module = importlib.import_module("objecthood.train")
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -109,6 +110,16 @@ def test_several_processes_train_the_same_weights(tmp_path):
         assert (one / file).read_bytes() == (two / file).read_bytes()
 
 
+def test_rendered_scenes_come_from_a_folder(tmp_path, capsys):
+    words = ("--modules", "slot-attention", "--seeds", "0", "--sets")
+    assert board(tmp_path / "b", *words, f"clevr6-like={SAMPLES}", "--plan") == 0
+    assert "1 of 1 runs are left" in capsys.readouterr().out
+    recipe = analysis.recipe_of("clevr6-like", "mesh", seed=0, steps=1, folder=str(SAMPLES))
+    assert recipe.dataset("test")[0]["image"].shape == (3, 64, 64)
+    assert board(tmp_path / "c", *words, f"clevr6-like={tmp_path / 'nowhere'}") == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -118,6 +129,10 @@ def test_several_processes_train_the_same_weights(tmp_path):
         ),
         (["--sets", "texture-hard"], "--sets (='texture-hard') is unknown"),
         (["--sets", ""], "--sets (='') must name at least one"),
+        (["--sets", "clevr6-like"], "clevr --background plain --out FOLDER`, one for each --split"),
+        (["--sets", "clevr6-textured="], "needs a folder of scenes: clevr6-textured=FOLDER"),
+        (["--sets", "sprites=scenes"], "--sets (=sprites='scenes') is generated and has no folder; omit it"),
+        (["--sets", "scenes=clevr6-like"], "--sets (='scenes') is unknown"),
         (["--seeds", "a"], "--seeds (='a') must be numbers such as 0..2 or 0,1,2"),
         (["--seeds", "2..0"], "range 2..0 must be ascending"),
         (["--seeds", "0..99999999999"], "has 100000000000 values; at most 10000 are allowed"),
