@@ -32,7 +32,7 @@ from objecthood.models import SlotModel
 from objecthood.models.placement import Fit, Placement, whole
 from objecthood.motion.fields import SequenceFields, fields_of, flow_size
 from objecthood.motion.tracking import Tracker, Tracks
-from objecthood.runtime.files import plain_part, real_folder, remove_link, staged
+from objecthood.runtime.files import plain_part, remove_link, staged, staged_files
 from objecthood.visualize import figures
 from objecthood.visualize.video import mark_motion
 
@@ -141,11 +141,8 @@ def _predict_into(
         "json": stem.with_name(f"{stem.name}-tracks.json"),
         "mot": stem.with_name(f"{stem.name}-tracks.txt"),
     }
-    real_folder(files["masks"])
     for kind in ("video", "csv", "json", "mot"):
         remove_link(files[kind])
-    for old in files["masks"].glob("[0-9]*.png"):
-        old.unlink()
     was_training, done = model.training, 0
     is_first = model.modality == "motion" and not model.tracks  # the background is slot 0
     background = 0
@@ -158,6 +155,7 @@ def _predict_into(
     }
     try:
         with (
+            staged_files(files["masks"]) as masks_folder,
             staged(files["video"]) as video,
             staged(files["csv"]) as rows_file,
             staged(files["json"]) as json_file,
@@ -169,8 +167,8 @@ def _predict_into(
             read = (lambda count: report(count, source.num_frames)) if report and model.clips else None
             for frame, masks, placement, tracks in seen(model, source, iterations, num_slots, fit, read):
                 labels = enlarge_labels(masks, placement)
-                with staged(files["masks"] / f"{done:06d}.png") as file:
-                    figures.indexed_png(labels.where(labels >= 0, NO_SLOT), file)
+                shown = labels.where(labels >= 0, NO_SLOT)
+                figures.indexed_png(shown, masks_folder / f"{done:06d}.png")
                 rows, columns = placement.shown(model.image_size)
                 scale = placement.box[3] / columns, placement.box[2] / rows
                 seconds = source.seconds(done)
@@ -182,6 +180,8 @@ def _predict_into(
                 done += 1
                 if report and read is None:
                     report(done, source.num_frames)
+            for old in files["masks"].glob("[0-9]*.png"):
+                old.unlink()
     finally:
         model.train(was_training)
     return VideoResult(path, done, files)

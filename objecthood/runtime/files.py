@@ -70,6 +70,21 @@ def staged(path: Path) -> Iterator[Path]:
             place.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def staged_files(folder: Path) -> Iterator[Path]:
+    """A new folder for many files, which move into `folder` when the block ends without an error; files there
+    with other names stay. OSError, before the block, where nothing can be written beside `folder`."""
+    place = staged_name(refuse_link(folder))
+    place.mkdir()
+    try:
+        yield place
+        real_folder(folder)
+        for file in place.iterdir():
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def new_path(path: Path, suffix: str) -> Path:
     """`path`; ValueError if it exists, has another suffix, or its folder is missing."""
     if os.path.lexists(path):  # a link that leads nowhere as well
@@ -122,11 +137,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove_staged(folder: Path) -> None:
-    """Remove the unfinished files that a killed process left in `folder` or below; nobody else may write
-    there."""
-    for left in folder.rglob(".*.part*"):
+    """Remove the unfinished files and folders that a killed process left in `folder` or below; nobody else
+    may write there."""
+    for left in list(folder.rglob(".*.part*")):
         if _STAGED.fullmatch(left.name):
-            left.unlink(missing_ok=True)
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def refuse_link(path: Path) -> Path:
