@@ -89,7 +89,8 @@ def predict_video(
         iterations: of the first frame, or of every frame for an image model; the model's own by default.
         num_slots: the model's own by default.
         fit: "pad", "crop" or "squash" as in `predict`; the model's own by default.
-        report: called with the number of processed frames and of all frames (0 if unknown).
+        report: called with the number of processed frames and of all frames (0 if unknown). A frame that a
+            clip model (`video`) has read ahead counts half, as its motion and masks take as long again.
 
     Raises:
         ImageError: the video cannot be read.
@@ -143,10 +144,17 @@ def _predict_into(
     }
     for kind in ("video", "csv", "json", "mot"):
         remove_link(files[kind])
-    was_training, done = model.training, 0
+    was_training, read, done = model.training, 0, 0
     is_first = model.modality == "motion" and not model.tracks  # the background is slot 0
     background = 0
     model.eval()
+
+    def note_read(count: int) -> None:
+        nonlocal read
+        read = count
+        if report:
+            report((read + done) // 2, source.num_frames)
+
     facts = {
         "video": path.as_posix(),
         "width": source.size[1],
@@ -164,8 +172,7 @@ def _predict_into(
             Table(rows_file, json_file, facts) as table,
             boxes_file.open("w") as boxes,
         ):
-            read = (lambda count: report(count, source.num_frames)) if report and model.clips else None
-            for frame, masks, placement, tracks in seen(model, source, iterations, num_slots, fit, read):
+            for frame, masks, placement, tracks in seen(model, source, iterations, num_slots, fit, note_read):
                 labels = enlarge_labels(masks, placement)
                 shown = labels.where(labels >= 0, NO_SLOT)
                 figures.indexed_png(shown, masks_folder / f"{done:06d}.png")
@@ -178,8 +185,7 @@ def _predict_into(
                     background = int(tracks.area.argmax())
                 boxes.writelines(mot_lines(labels, done + 1, background))
                 done += 1
-                if report and read is None:
-                    report(done, source.num_frames)
+                note_read(max(read, done))
             for old in files["masks"].glob("[0-9]*.png"):
                 old.unlink()
     finally:

@@ -31,11 +31,11 @@ from objecthood.runtime.environment import describe
 RESULT = Path(__file__).resolve().parents[2] / "results" / "video-long.json"
 PROTOCOL = (
     "objecthood predict long.mp4 with the model `video`, a generated clip of {side} x {side} pixels in which "
-    "camera and two discs move, one thread of a shared core; in each row what the process had used when so "
-    "many frames were read: CPU seconds, megabytes resident now and at most, open files, processes below it, "
-    "seconds left as its progress line says, and the wall seconds it then took; tracks: for either object the "
-    "share of frames with its slot at its centre, the slots in order of frames, changes of slot between one "
-    "frame with it and the next, and the mean intersection over union with the disc"
+    "camera and two discs move, one thread of a shared core; in each row what the process had used at a line "
+    "of its progress: frames processed (half counted when read), CPU seconds, megabytes resident now and at "
+    "most, open files, processes below it, seconds left as the line says, and the seconds it then took; "
+    "tracks: for each disc the share of frames with a slot at its centre, the slots by number of frames, "
+    "changes of slot from one such frame to the next, and the mean intersection over union"
 )
 RADIUS = 13
 Centre: TypeAlias = tuple[float, float]
@@ -62,7 +62,7 @@ def texture(side: int, seed: int, colour: tuple[int, int, int]) -> np.ndarray:
 
 
 def write_clip(path: Path, frames: int, side: int) -> None:
-    """The clip, 25 frames a second: the camera pans over a wide background, and the discs move on their own."""
+    """The clip: the camera pans over a wide background, and the discs move on their own."""
     world = texture(2 * side, 0, (110, 130, 100))
     discs = [texture(side // 2, 1, (190, 90, 70)), texture(side // 2, 2, (70, 90, 190))]
     radius = RADIUS * side / 128
@@ -105,23 +105,23 @@ def main() -> None:
 
 
 def predicted(clip: Path, out: Path) -> tuple[list[dict[str, Any]], float]:
-    """What the process used at every line of progress, a row a line, and the seconds of the whole."""
+    """What the process had used at about 25 of its lines of progress, and the seconds of the whole."""
     words = [sys.executable, "-m", "objecthood", "predict", str(clip), "--out", str(out)]
-    begun, rows, last = time.monotonic(), [], {}
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr
-        for line in process.stderr:
+    begun, rows = time.monotonic(), []
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
             print(line, end="", flush=True)
             if "s left" in line:
                 step, left = line.split()[1], line.split()[-3]
-                last = {"frames": int(step.split("/")[0]), **usage(process.pid), "seconds_left": int(left)}
-                rows.append(last | {"seconds": time.monotonic() - begun})
+                now = {"frames": int(step.split("/")[0]), "seconds": time.monotonic() - begun}
+                rows.append(now | usage(process.pid) | {"seconds_left": int(left)})
     wall = time.monotonic() - begun
     if process.returncode:
         raise SystemExit(f"the command ended with {process.returncode}")
     for row in rows:
         row["seconds_taken"] = round(wall - row.pop("seconds"))
-    return rows, wall
+    return rows[:: max(len(rows) // 25, 1)] + rows[-1:], wall
 
 
 def usage(pid: int) -> dict[str, float]:
