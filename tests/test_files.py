@@ -1,5 +1,6 @@
 """Folders, names and weight files of others: nothing is written elsewhere, and limits hold."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -180,6 +181,32 @@ def test_a_writer_replaces_a_link_and_not_what_it_points_to(tmp_path, elsewhere)
         raise RuntimeError
     assert json.loads(target.read_text()) == {"a": 1}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["elsewhere", "recipe.json"]
+
+
+def test_files_of_a_folder_appear_together_or_not_at_all(tmp_path):
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    for fails in (True, False):
+        with contextlib.suppress(KeyError), files.staged_files(folder) as place:
+            (place / "0.png").write_text("new")
+            assert not (folder / "0.png").exists()
+            if fails:
+                raise KeyError
+        assert [one.name for one in tmp_path.iterdir()] == ["masks"]
+        assert (folder / "0.png").exists() != fails and (folder / "notes.txt").read_text() == "mine"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, elsewhere):
+    left = files.staged_name(tmp_path / "masks")
+    left.mkdir()
+    (left / "0.png").write_text("half")
+    files.staged_name(tmp_path / "tracks.csv").write_text("half")
+    files.staged_name(tmp_path / "masks").symlink_to(elsewhere, target_is_directory=True)
+    (tmp_path / ".notes.part").write_text("mine")
+    files.remove_staged(tmp_path)
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".notes.part", "elsewhere"]
+    assert (elsewhere / "secret.png").exists()
 
 
 def test_a_staged_name_that_exists_is_not_opened(tmp_path, elsewhere, monkeypatch):

@@ -61,7 +61,10 @@ def staged(path: Path) -> Iterator[Path]:
         yield place
         os.replace(place, path)
     except OSError as error:
-        error.filename = str(path)
+        try:
+            error.filename = str(path)
+        except AttributeError:  # an error of PyAV takes no other name
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
         if place.is_dir():

@@ -1,7 +1,10 @@
 """Videos in, videos out: nothing lost on the way, whatever the length; one line where it cannot be done."""
 
 import csv
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
 from fractions import Fraction
@@ -21,6 +24,9 @@ from objecthood.inference.predict_video import COLUMNS, predict_video
 from objecthood.models import autoencoder, video
 from objecthood.models.placement import whole
 from objecthood.motion.tracking import Tracks
+from objecthood.runtime.files import staged
+from objecthood.runtime.signals import INTERRUPTED, PREEMPTED
+from objecthood.visualize import figures
 
 av = pytest.importorskip("av", reason="needs PyAV, the extra `video`")
 from objecthood.data.io.video_file import VideoFile  # noqa: E402
@@ -207,3 +213,61 @@ def test_bad_videos_among_others_are_skipped_or_named(tmp_path, monkeypatch, cap
     assert (tmp_path / "out" / "b-tracks.csv").is_file()
     assert main([*words, "--animation"]) == 2
     assert "--animation works for images only" in capsys.readouterr().err
+
+
+def contents(folder):
+    """The bytes of all files below a folder, by path."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in folder.rglob("*.*")
+        if file.is_file()
+    }
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, PREEMPTED)])
+def test_a_stopped_run_leaves_the_results_of_the_one_before(tmp_path, monkeypatch, capsys, number, code):
+    clip, write = write_video(tmp_path / "clip.mp4", some_frames(9)), figures.indexed_png
+    predict_video(MODEL, clip, tmp_path / "twice")
+    before = contents(tmp_path / "twice")
+
+    def stop(labels, path):
+        write(labels, path)
+        if path.name == "000004.png":
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(figures, "indexed_png", stop)
+    monkeypatch.setattr("objecthood.cli.predict.load_model", lambda *_: MODEL)
+    for out in ("twice", "once"):
+        assert main(["predict", str(clip), "--weights", "w", "--out", str(tmp_path / out)]) == code
+        assert capsys.readouterr().err == "stopped\n"
+    assert contents(tmp_path / "twice") == before and len(before) == 14
+    assert [file.name for file in (tmp_path / "once").iterdir()] == ["video-predictions.json"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    clip, out, write = (
+        write_video(tmp_path / "clip.mp4", some_frames(9)),
+        tmp_path / "out",
+        figures.indexed_png,
+    )
+
+    def fill(labels, path):
+        if path.name == "000004.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(labels, path)
+
+    monkeypatch.setattr(figures, "indexed_png", fill)
+    monkeypatch.setattr("objecthood.cli.predict.load_model", lambda *_: MODEL)
+    assert main(["predict", str(clip), "--weights", "w", "--out", str(out)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {out}/clip-overlay.mp4: No space left on device; ")
+    assert told.count("\n") == 1
+    assert [file.name for file in out.iterdir()] == ["video-predictions.json"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_an_error_of_pyav_gets_the_name_of_the_file(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 66, 3), dtype=np.uint8)
+    with pytest.raises(OSError) as caught, staged(tmp_path / "clip.mp4"):
+        write_video("/dev/full", noise)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "clip.mp4"))

@@ -159,3 +159,11 @@ def test_predict_takes_it_for_videos(tmp_path, capsys):
         oh.predict("video", frames[0])
     with pytest.raises(ValueError, match="1 frame"):
         fit_head([clip_of([read_frame(oh.load("video"), frames[0])])])
+
+
+def test_progress_counts_motion_and_masks_as_half(model, tmp_path):
+    told = []
+    clip = write_video(tmp_path / "clip.mp4", clip_of_a_square(6)[0])
+    oh.predict_video(model, clip, tmp_path / "out", report=lambda *counts: told.append(counts))
+    assert told[5] == (3, 6), "all are read, nothing is written"
+    assert told == sorted(told) and told[-1] == (6, 6) and told[-2] == (5, 6)
