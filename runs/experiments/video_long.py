@@ -33,7 +33,7 @@ PROTOCOL = (
     "objecthood predict long.mp4 with the model `video`, a generated clip of {side} x {side} pixels in which "
     "camera and two discs move, one thread of a shared core; in each row what the process had used at a line "
     "of its progress: frames processed (half counted when read), CPU seconds, megabytes resident now and at "
-    "most, open files, processes below it, seconds left as the line says, and the seconds it then took; "
+    "most, open files, threads, processes below it, seconds left as the line says, and the seconds it took; "
     "tracks: for each disc the share of frames with a slot at its centre, the slots by number of frames, "
     "changes of slot from one such frame to the next, and the mean intersection over union"
 )
@@ -125,7 +125,7 @@ def predicted(clip: Path, out: Path) -> tuple[list[dict[str, Any]], float]:
 
 
 def usage(pid: int) -> dict[str, float]:
-    """CPU seconds, megabytes, open files and children of a process."""
+    """CPU seconds, megabytes, open files, threads and children of a process."""
     place = Path(f"/proc/{pid}")
     status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
     ticks = (place / "stat").read_text().rpartition(")")[2].split()[11:13]
@@ -135,6 +135,7 @@ def usage(pid: int) -> dict[str, float]:
         "megabytes": int(status["VmRSS"].split()[0]) // 1024,
         "peak_megabytes": int(status["VmHWM"].split()[0]) // 1024,
         "open_files": len(list((place / "fd").iterdir())),
+        "threads": int(status["Threads"]),
         "children": children,
     }
 

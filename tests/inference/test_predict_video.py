@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import gc
 import json
 import os
 import signal
@@ -154,6 +155,18 @@ def test_memory_stays_flat_however_long_the_stream(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert float(run.stdout) < 8, "MB"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="counts threads in /proc")
+def test_reading_keeps_no_threads_of_earlier_frames(tmp_path):
+    clip, threads = VideoFile(write_video(tmp_path / "clip.mp4", some_frames(20))), []
+    gc.disable()  # it runs when enough objects are made, not when frames are
+    try:
+        for _ in clip:
+            threads.append(len(os.listdir("/proc/self/task")))
+    finally:
+        gc.enable()
+    assert threads[-1] <= threads[2], "one converter for all frames"
 
 
 def test_what_cannot_be_read_is_refused_in_one_line(tmp_path):

@@ -108,13 +108,17 @@ def decode(container: Any, name: str, max_pixels: int) -> Iterator[Frame]:
         raise ImageError(f"{name}: not a readable video (unknown kind); convert it")
     _check_size(stream.codec_context, name, max_pixels)
     av, count, end = import_av(), 0, 0.0
+    # One converter for all, as each has a thread per core. `frame.side_data` would keep the frame until the
+    # garbage collector runs: the frame holds what it gives.
+    convert, side_data = av.video.reformatter.VideoReformatter(), av.sidedata.sidedata.SideDataContainer
     try:
         for frame in container.decode(stream):
             _check_size(frame, name, max_pixels)
             count += 1
             if frame.time is not None:
                 end = frame.time + float((getattr(frame, "duration", 0) or 0) * (frame.time_base or 0))
-            yield Frame(_upright(frame.to_ndarray(format="rgb24"), frame.side_data), frame.time)
+            picture = convert.reformat(frame, format="rgb24").to_ndarray()
+            yield Frame(_upright(picture, side_data(frame)), frame.time)
     except av.error.FFmpegError as error:
         raise ImageError(f"{name}: damaged video ({_one_line(error)}); copy or download it again") from error
     if not count:
