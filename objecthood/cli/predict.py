@@ -97,7 +97,7 @@ def predict(arguments: list[str]) -> int:
     model = model.to(choose_device(options.device))
     from objecthood.inference.predict_video import are_videos
 
-    # A signal ends it at once: written files are whole, and the file being written is removed.
+    # A signal ends it at once: written files are whole, and those of the image or video at hand are removed.
     with warnings_in_lines(), StopRequest() as stop, stop.at_once():
         if are_videos(options.images, model):
             if options.also:
