@@ -42,7 +42,8 @@ results: .venv/ready
 
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "Open build/docs/index.html. Search needs a server: $(BIN)/python -m http.server --directory build/docs"
+	@echo "Open http://127.0.0.1:8764 (Ctrl-C stops the server). Without search, build/docs/index.html opens alone."
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/docs 8764
 
 demo: .venv/ready
 	$(BIN)/objecthood demo

@@ -78,7 +78,7 @@ def test_your_images(tmp_path):
 
 def test_with_lightning(tmp_path):
     if importlib.util.find_spec("lightning") is None:
-        pytest.skip("needs Lightning: pip install lightning")
+        pytest.skip("needs Lightning, of the extra `dev`")
     before, after = (
         float(
             re.findall(r"'mse': ([\d.]+)", run("with_lightning.py", tmp_path, steps, warnings="ignore"))[-1]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from objecthood.runtime.cores import idle_cores
 from objecthood.runtime.files import try_writing
 
 NEEDED = {
@@ -72,7 +74,12 @@ def _machine() -> dict[str, str]:
     precision = str(environment.choose_precision("auto", device)).removeprefix("torch.")
     kept = environment.keep_freed_memory()
     native = environment.computes_in_bfloat16(device)
+    sleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
     return environment.describe(device) | {
+        "threads of predict": os.environ.get("OMP_NUM_THREADS", f"{idle_cores()} (the idle cores)"),
+        "waiting threads": "sleep"
+        if sleep
+        else "spin, which is slow on a busy machine; unset OMP_WAIT_POLICY",
         "device": environment.describe(device).get("device", str(device)),
         "precision": precision,
         "bfloat16": "native" if native else "emulated and slow; training uses float32",

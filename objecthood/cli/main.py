@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from objecthood.cli.commands import COMMANDS
 from objecthood.cli.options import UsageError, is_option
 from objecthood.runtime import renamed
+from objecthood.runtime.cores import idle_cores
 from objecthood.runtime.signals import INTERRUPTED, PREEMPTED, TOLD, Preempted, StartingUp, stop_signals
 from objecthood.runtime.spelling import did_you_mean
 from objecthood.runtime.terminal import echo
@@ -82,24 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry() -> int:
     """`main` as a process: signals that arrive after its end do not change the exit code."""
-    if sys.argv[1:2] == [
-        "predict"
-    ]:  # training keeps its number of threads: it decides the last bits of weights
+    if sys.argv[1:2] == ["predict"]:  # in training the number of threads decides the last bits of weights
         os.environ.setdefault("OMP_NUM_THREADS", str(idle_cores()))
     code = main()
     for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
     return code
-
-
-def idle_cores() -> int:
-    """Cores that other processes leave free, at least 1.
-
-    Threads that wait for a core which another process holds cost several times the CPU seconds of one thread.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return max(1, cores - round(load))
 
 
 def discard_output() -> None:

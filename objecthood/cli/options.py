@@ -6,9 +6,12 @@ help.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
+import inspect
 import io
+import itertools
 import os
 import re
 import textwrap
@@ -72,8 +75,8 @@ def parse(
 
 @contextlib.contextmanager
 def _plain_help(options: type) -> Iterator[None]:
-    """Annotate fields for readable help: metavars (`_metavar`), and no empty defaults. Restores annotations
-    afterwards."""
+    """Annotate fields for readable help: metavars (`_metavar`), docstrings as paragraphs, and no empty
+    defaults. Restores annotations afterwards."""
     import tyro
 
     before: list[tuple[type, dict[str, Any]]] = []
@@ -82,12 +85,14 @@ def _plain_help(options: type) -> Iterator[None]:
         while waiting:
             owner = waiting.pop()
             before.append((owner, dict(owner.__annotations__)))
-            hints = typing.get_type_hints(owner)
+            hints, texts = typing.get_type_hints(owner), _docstrings(owner)
             for field in dataclasses.fields(owner):
                 kind, settings = hints[field.name], dict[str, Any]()
                 if dataclasses.is_dataclass(kind):
                     waiting.append(typing.cast(type, kind))
                     continue
+                if field.name in texts:
+                    settings["help"] = texts[field.name]
                 if field.default in ("", None, ()):
                     settings["help_behavior_hint"] = ""
                 if bool not in _members(kind):
@@ -105,12 +110,29 @@ def _plain_help(options: type) -> Iterator[None]:
             owner.__annotations__.update(annotations)
 
 
+def _docstrings(owner: type) -> dict[str, str]:
+    """The docstring of each field, in one line: tyro keeps the line breaks of the source."""
+    found: dict[str, str] = {}
+    for parent in reversed(owner.__mro__[:-1]):
+        try:
+            (node,) = ast.parse(textwrap.dedent(inspect.getsource(parent))).body
+        except (OSError, TypeError):  # made without a file
+            continue
+        body = node.body if isinstance(node, ast.ClassDef) else []
+        for field, text in itertools.pairwise(body):
+            constant = text.value if isinstance(text, ast.Expr) else None
+            if isinstance(field, ast.AnnAssign) and isinstance(constant, ast.Constant):
+                found[ast.unparse(field.target)] = " ".join(str(constant.value).split())
+    return found
+
+
 def _metavar(field: dataclasses.Field[Any], kind: Any) -> str:
     """The placeholder of a value in help: the field's own, its choices, N or X for numbers, or its name."""
     members = [member for member in _members(kind) if member is not type(None)]
     if typing.get_origin(members[0]) is typing.Literal:
         return "{" + ",".join(map(str, typing.get_args(members[0]))) + "}"
-    name = str(field.metadata.get("metavar", _METAVARS.get(members[0], field.name.upper())))
+    own = "PATH" if field.name.endswith("_path") else field.name.upper()
+    name = str(field.metadata.get("metavar", _METAVARS.get(members[0], own)))
     return f"[{name} ...]" if field.default == () and not field.metadata.get("is_option") else name
 
 

@@ -1,4 +1,4 @@
-"""Crop and resize images and label maps as the papers' code does.
+"""Crop, resize and mirror images and label maps as the papers' code does.
 
 `tf.image.resize` of TensorFlow 2, used by the reference for Locatello et al. 2020, has half-pixel centres
 and no antialiasing: bilinear for images, nearest for label maps.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 # Crop of the 240 x 320 CLEVR image: slot_attention/data.py of the reference, after Greff et al. 2019.
@@ -82,3 +82,14 @@ def central_square(height: int, width: int, share: float = 1.0) -> tuple[slice, 
 def as_images(pixels: Integer[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
     """8-bit images as float32 in [0, 1], channels first."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
+
+
+def mirror(maps: Tensor, chosen: Bool[Tensor, " batch"], dim: int) -> Tensor:
+    """A batch whose `chosen` members are flipped along `dim`.
+
+    Example:
+        >>> mirror(torch.tensor([[1, 2], [3, 4]]), torch.tensor([True, False]), dim=1).tolist()
+        [[2, 1], [3, 4]]
+    """
+    shape = (-1, *[1] * (maps.ndim - 1))
+    return torch.where(chosen.to(maps.device).view(shape), maps.flip(dim), maps)

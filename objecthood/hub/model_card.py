@@ -60,6 +60,9 @@ def model_card(name: str, facts: Mapping[str, Any], picture: str, load: str) -> 
     gaps = missing_facts(facts)
     if gaps:
         raise ValueError(f"the model card needs {', '.join(gaps)}; add them to the facts of {name!r}")
+    fields = {
+        key: value for key, value in facts["settings"].items() if key not in ("description", "expected")
+    }
     parts = [
         _head(name, facts),
         f"# {name}\n\n{_description(facts)}".strip() + ".",
@@ -71,7 +74,7 @@ def model_card(name: str, facts: Mapping[str, Any], picture: str, load: str) -> 
         f"## Data\n\n{facts['data']}",
         f"## Limits\n\n{facts['limits']}\n\n{_warnings(facts)}".rstrip(),
         f"## The file\n\n{_file(facts)}",
-        f"## Recipe\n\n```json\n{json.dumps(facts['settings'], indent=1)}\n```",
+        f"## Recipe\n\n```json\n{json.dumps(fields, indent=1)}\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

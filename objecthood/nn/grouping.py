@@ -18,7 +18,7 @@ from objecthood.nn.multi_head_slot_attention import MultiHeadSlotAttention
 from objecthood.nn.slot_attention import Gradient, SlotAttention
 from objecthood.nn.slot_mixture import SlotMixture
 from objecthood.nn.slot_mlp import SlotMLP
-from objecthood.nn.slot_module import Prior, SlotAttentionOutput, SlotModule
+from objecthood.nn.slot_module import AttentionBias, SlotAttentionOutput, SlotModule
 from objecthood.nn.soft_kmeans import SoftKMeans
 
 
@@ -30,7 +30,7 @@ class SlotModuleOptions(NamedTuple):
     """Rows and columns of the inputs."""
     input_dim: int
     slot_dim: int
-    attention_bias: Prior | None = None
+    attention_bias: AttentionBias | None = None
     bias_before_attention: bool = False
     gradient: Gradient = "full"
 

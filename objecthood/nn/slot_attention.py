@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from objecthood.nn.initialization import glorot
 from objecthood.nn.precision import at_least_float32, in_float32, wide, without_autocast
-from objecthood.nn.slot_module import Prior, SlotAttentionOutput, SlotModule, check_call
+from objecthood.nn.slot_module import AttentionBias, SlotAttentionOutput, SlotModule, check_call
 from objecthood.runtime import renamed
 
 Gradient = Literal["full", "implicit", "bilevel"]
@@ -104,7 +104,7 @@ class SlotAttention(SlotModule):
         hidden_dim: int = 128,
         *,
         gradient: Gradient = "full",
-        attention_bias: Prior | None = None,
+        attention_bias: AttentionBias | None = None,
         bias_before_attention: bool = False,
         epsilon: float = 1e-8,
         norm_epsilon: float = 1e-3,

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from objecthood.nn.precision import check_dtypes
 
-Prior: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+AttentionBias: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Attention of an iteration and its content-only attention -> bias of the next logits."""
 
 
@@ -58,7 +58,7 @@ class SlotModule(nn.Module):
     """Default number of iterations; may be set."""
     norm_inputs: nn.Module
     """Normalisation of inputs, also used by readouts of the same features."""
-    attention_bias: Prior | None
+    attention_bias: AttentionBias | None
     """Spatial bias of the attention logits (see `nn.attention_bias`); None: none."""
     drops_slots = False
     """Whether `keep` drops slots."""

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from objecthood.nn.initialization import glorot
 from objecthood.nn.precision import at_least_float32, check_dtypes, in_float32, wide, without_autocast
-from objecthood.nn.slot_module import Prior, SlotAttentionOutput, SlotModule, check_call
+from objecthood.nn.slot_module import AttentionBias, SlotAttentionOutput, SlotModule, check_call
 
 
 class Clusters(NamedTuple):
@@ -76,7 +76,7 @@ class SoftKMeans(SlotModule):
         iterations: int = 3,
         temperature: float = 0.1,
         hidden_dim: int = 128,
-        attention_bias: Prior | None = None,
+        attention_bias: AttentionBias | None = None,
     ):
         super().__init__()
         if not temperature > 0:

@@ -42,6 +42,7 @@ class SceneDiscovery(Recipe):
     or "coco" ("coco-stored" or "coco-upright" for images with an EXIF orientation: which pixels are
     annotated)."""
     data_path: str = ""
+    """Folder or file of the scenes."""
     min_objects: int = 0
     """Scenes with fewer objects are excluded, if the data gives their number."""
     max_objects: int = 10

@@ -24,6 +24,7 @@ from objecthood import losses, metrics
 from objecthood.data.clip_folder import ClipFolder
 from objecthood.data.randomness import start_noise
 from objecthood.data.scene import Dataset, EndlessDataset, Scenes
+from objecthood.data.transforms import mirror
 from objecthood.models.feature_video import ClipMasks, ClipSlots, FeatureVideo
 from objecthood.models.of_features import Decoder
 from objecthood.nn import GaussianSlots, Grouping, LearnedSlots, SlotAttention, TransformerPredictor
@@ -33,7 +34,7 @@ from objecthood.nn.frozen_features import Backbone, backbone
 from objecthood.nn.randomness import per_image
 from objecthood.nn.stored_vit import StoredViT
 from objecthood.recipes.clips import ClipRecipe
-from objecthood.recipes.known_features import cached, known_backbone, mirror
+from objecthood.recipes.known_features import cached, known_backbone
 
 NORM_EPSILON = 1e-5
 """Of layer norms in VideoSAUR and SlotContrast: PyTorch's default."""
@@ -47,6 +48,7 @@ class FeatureVideoDiscovery(ClipRecipe):
     """"clips" (videos and folders of frames in `data_path`), or generated: "moving-sprites" or
     "camouflage"."""
     data_path: str = ""
+    """Folder of the clips."""
     clips: int = 0
     """Number of generated clips to train on, each time the same; 0: endless. Of a folder all are used."""
     resolution: int = 224

@@ -31,6 +31,7 @@ from objecthood.data.feature_cache import CachedFeatures, FeatureCache, default_
 from objecthood.data.published.coco import Coco, Overlaps
 from objecthood.data.randomness import restart_noise
 from objecthood.data.scene import Dataset, Scenes
+from objecthood.data.transforms import mirror
 from objecthood.models.base import SlotOutput
 from objecthood.models.dinosaur import Dinosaur
 from objecthood.models.of_features import Decoder, feature_error
@@ -42,7 +43,7 @@ from objecthood.nn.frozen_features import Backbone, backbone
 from objecthood.nn.randomness import per_image
 from objecthood.nn.stored_vit import StoredViT
 from objecthood.recipes.base import Recipe
-from objecthood.recipes.known_features import cached, computed_once, known_backbone, mirror
+from objecthood.recipes.known_features import cached, computed_once, known_backbone
 from objecthood.recipes.sources import describe_scenes, fit_of, open_dataset
 from objecthood.visualize import animation, figures
 
@@ -57,6 +58,7 @@ class FeatureDiscovery(Recipe):
     """"folder" (images), "shards" (images in tar files) or "coco" (images/ and instances.json), in
     `data_path`, or another data set of `recipes.discovery`."""
     data_path: str = ""
+    """Folder or file of the images."""
     overlaps: Overlaps = "front"
     """Pixels of several objects of COCO: "front" (of the object with fewer pixels) or "ignore" (left out of
     scores, as pixels of crowds: DINOSAUR's protocol)."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import torch
-from torch import Tensor
-
 from objecthood.data.feature_cache import CachedFeatures, Compute, FeatureCache, default_folder
 from objecthood.data.scene import Dataset
 from objecthood.nn.frozen_features import Backbone, backbone
@@ -48,9 +45,3 @@ def computed_once(
             rank=processes.rank,
             gather=processes.gather,
         )
-
-
-def mirror(maps: Tensor, chosen: Tensor, dim: int) -> Tensor:
-    """Those of a batch that are chosen, mirrored along `dim`."""
-    shape = (-1, *[1] * (maps.ndim - 1))
-    return torch.where(chosen.to(maps.device).view(shape), maps.flip(dim), maps)

@@ -49,6 +49,7 @@ class SetPrediction(Recipe):
     data: str
     """"clevr-like" (rendered), "clevr" or "multi-object" (published), all in `data_path`."""
     data_path: str = ""
+    """Folder or file of the scenes."""
     min_objects: int = 3
     max_objects: int = 10
     resolution: int = 128

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from objecthood.runtime.cores import num_cores
 from objecthood.runtime.signals import INTERRUPTED, PREEMPTED, Preempted, stop_signals
 
 Value = TypeVar("Value")
@@ -269,11 +270,6 @@ def reporting(function: Callable[..., Value]) -> Callable[..., Value]:
             raise SystemExit(1) from None
 
     return run
-
-
-def num_cores() -> int:
-    """Number of CPU cores available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -46,6 +46,31 @@ KNOWN = {
 }
 
 
+SHORT = {
+    "attention FG-ARI": ("attention_fg_ari",),
+    "attention ARI": ("attention_ari",),
+}
+
+
+def summary() -> str:
+    """Attention scores of every loss on every data set, and the best floor of each score."""
+    head = ["", *(f"{title}: {name}" for title in DATA.values() for name in ("FG-ARI", "ARI"))]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+    keys = [names[0] for names in SHORT.values()]
+    for row, title in SAME_MODEL.items():
+        cells = []
+        for data in DATA:
+            results = read(row, data)
+            cells += [spread(results, names, data) if results else "-" for names in SHORT.values()]
+        rows.append([title, *cells])
+    best = []
+    for data in DATA:
+        floors = [scores for _, *scores in floor_rows(f"contrast-{data}", keys, without=("untrained",))]
+        best += [max(scores, key=float) for scores in zip(*floors, strict=True)]
+    rows.append(["best floor of each score", *best])
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
 def found() -> str:
     """Scores and costs of one model under every loss, and untrained."""
     return table(SAME_MODEL, FOUND, costs=True)
@@ -69,8 +94,7 @@ def table(titles: dict[str, str], columns: dict[str, tuple[str, ...]], costs: bo
         if list((ROOT / "results").glob(f"contrast-*-{data}-seed*.json")):
             rows.append([f"**{data_title}**", *[""] * (len(rows[0]) - 1)])
         for row, title in titles.items():
-            files = sorted((ROOT / "results").glob(f"contrast-{row}-{data}-seed*.json"))
-            results = [json.loads(file.read_text()) for file in files]
+            results = read(row, data)
             if not results:
                 continue
             cells = [spread(results, keys, data) for keys in columns.values()]
@@ -81,6 +105,12 @@ def table(titles: dict[str, str], columns: dict[str, tuple[str, ...]], costs: bo
             for floor, *scores in floor_rows(f"contrast-{data}", keys, without=without):
                 rows.append([floor, "-", *scores, "-", "-", "-"])
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def read(row: str, data: str) -> list[dict]:
+    """The results of every seed."""
+    files = sorted((ROOT / "results").glob(f"contrast-{row}-{data}-seed*.json"))
+    return [json.loads(file.read_text()) for file in files]
 
 
 def spread(results: list[dict], keys: tuple[str, ...], data: str) -> str:

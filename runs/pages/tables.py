@@ -323,6 +323,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "speed.md": speed_page.blocks(),
     ROOT / "docs" / "demo.md": demo_page.blocks(),
     ROOT / "docs" / "methods" / "contrast.md": {
+        "summary": contrast_page.summary,
         "found": contrast_page.found,
         "slots": contrast_page.slots,
         "known": contrast_page.known,

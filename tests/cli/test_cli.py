@@ -1,6 +1,7 @@
 """The command: quick help, mistakes named in one line, and the same numbers as the Python functions."""
 
 import csv
+import itertools
 import json
 import os
 import random
@@ -22,7 +23,8 @@ from undrawn import leave_out_images
 import objecthood as oh
 from objecthood.cli import doctor
 from objecthood.cli.commands import COMMANDS
-from objecthood.cli.main import idle_cores, main
+from objecthood.cli.main import main
+from objecthood.runtime.cores import idle_cores
 from objecthood.runtime.signals import Preempted
 from objecthood.runtime.signals import command as typed_here
 from objecthood.runtime.spelling import nearest
@@ -100,12 +102,24 @@ def test_help_of_a_command(capsys, name):
     assert code == 0 and not complaints and f"usage: objecthood {name}" in said
 
 
+@pytest.mark.parametrize("words", ["predict", "evaluate", "train sprites", "demo"])
+def test_help_breaks_a_line_only_where_the_next_word_does_not_fit(capsys, words):
+    lines = run(capsys, *words.split(), "--help")[1].splitlines()
+    width = max(len(line) for line in lines if set(line) == {"-"})
+    for line, following in itertools.pairwise(lines):
+        indent = len(following) - len(following.lstrip())
+        if indent >= 10 and line[indent - 2 : indent] == "  " and line[indent : indent + 1].strip():
+            assert len(line) + 1 + len(following.split()[0]) > width, f"{line!r} ends early"
+
+
 @pytest.mark.parametrize("words", ["predict", "evaluate", "export", "train sprites", "demo", "sweep"])
 def test_help_says_nothing_that_only_python_needs(capsys, words):
     words = words.split()
     said = " ".join(run(capsys, *words, "--help")[1].split())
     for noise in ("{None}", "None)", "(default: '')", "(default: )", "[STR", "tuple"):
         assert noise not in said, noise
+    if words[0] == "train":
+        assert "--data-path PATH" in said
     if words == ["predict"]:
         assert "[IMAGE ...]" in said and "--iterations N" in said and "--out FOLDER" in said
         assert "(default: predictions)" in said, "defaults that are something stay"
@@ -560,3 +574,13 @@ def test_predict_takes_the_cores_that_are_free(monkeypatch, load, cores, wanted)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores), raising=False)
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
     assert idle_cores() == wanted
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert doctor._machine()["threads of predict"] == f"{wanted} (the idle cores)"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert doctor._machine()["threads of predict"] == "3"
+
+
+@pytest.mark.parametrize("policy, waiting", [("PASSIVE", "sleep"), ("active", "spin")])
+def test_doctor_says_how_threads_wait(monkeypatch, policy, waiting):
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    assert doctor._machine()["waiting threads"].startswith(waiting)

@@ -40,7 +40,7 @@ def encoded() -> bytes:
 def test_user_images_in_memory(source):
     for sources in (source, [source, source]):
         found = find_inputs(sources)
-        assert [str(one.path) for one in found] == ["picture-1", "picture-2"][: len(found)]
+        assert [str(one.path) for one in found] == ["image-1", "image-2"][: len(found)]
         for one in found:
             np.testing.assert_array_equal(one.read(), PIXELS)
 

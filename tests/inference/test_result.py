@@ -124,9 +124,9 @@ def test_without_supervision_it_says_what_to_install(monkeypatch):
 def test_user_images_in_memory(tmp_path):
     picture = read_image(oh.PRETRAINED["sprites"].example)
     results = oh.predict("sprites", [picture, Image.fromarray(picture)], tmp_path / "out", animate=False)
-    assert [str(one.path) for one in results] == ["picture-1", "picture-2"]
+    assert [str(one.path) for one in results] == ["image-1", "image-2"]
     assert torch.equal(results[0].masks, results[1].masks) and (results[0].pixels == picture).all()
-    assert (tmp_path / "out" / "picture-2-overlay.png").exists()
+    assert (tmp_path / "out" / "image-2-overlay.png").exists()
 
 
 def test_objects():
@@ -252,4 +252,4 @@ def test_a_image_from_stdin(tmp_path):
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "predictions" / "picture-1-overlay.png").exists()
+    assert (tmp_path / "predictions" / "image-1-overlay.png").exists()

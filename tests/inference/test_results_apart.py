@@ -141,8 +141,8 @@ def test_images_in_memory_never_replace_each_other(model, tmp_path, monkeypatch,
     assert len(names) == 6 and len(list((tmp_path / "out").glob("*-overlay.png"))) == 6
     # The same of standard input, beside a file that has the name by which the image goes.
     monkeypatch.chdir(tmp_path)
-    plain(tmp_path / "picture-1.png")
-    for source, side in (("picture-1.png", 20), ("-", 30), ("-", 40)):
+    plain(tmp_path / "image-1.png")
+    for source, side in (("image-1.png", 20), ("-", 30), ("-", 40)):
         content = io.BytesIO()
         Image.new("RGB", (side, side)).save(content, "PNG")
         content.seek(0)

@@ -16,13 +16,13 @@ import objecthood as oh
 from objecthood.checkpoint import read_description
 from objecthood.cli.main import main
 from objecthood.data.feature_cache import CachedFeatures
+from objecthood.data.transforms import mirror
 from objecthood.losses import attention_distillation
 from objecthood.models.dinosaur import Dinosaur
 from objecthood.models.of_features import feature_error
 from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.recipes import RECIPES, FeatureDiscovery, known_features
 from objecthood.recipes import features as recipes
-from objecthood.recipes.known_features import mirror
 
 pytest.importorskip("transformers")
 SMALL = dict(

@@ -66,7 +66,7 @@ def find_inputs(sources: Any, *, skip_bad: bool = False) -> list[InputImage]:
     found: dict[str, InputImage] = {}
     empty: list[NoImageError] = []
     for number, source in enumerate(_listed(sources), start=1):
-        place = Path(source if isinstance(source, str | os.PathLike) else f"picture-{number}")
+        place = Path(source if isinstance(source, str | os.PathLike) else f"image-{number}")
         try:
             if isinstance(source, str | os.PathLike):
                 for picture in _from_name(os.fspath(source)):
