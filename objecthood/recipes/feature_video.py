@@ -136,7 +136,8 @@ class FeatureVideoDiscovery(ClipRecipe):
         initial = (LearnedSlots if self.initial_slots == "learned" else GaussianSlots)(
             self.num_slots, slot_dim
         )
-        bias = SpatialBias(grid, self.attention_prior) if self.attention_prior else None
+        # A penalty of duplicates from the first step on leaves all inputs to one slot.
+        bias = SpatialBias(grid, self.attention_prior, merge_penalty=0) if self.attention_prior else None
         attention = SlotAttention(
             slot_dim,
             slot_dim,

@@ -99,6 +99,12 @@ def test_a_clip_equals_its_stream():
         torch.testing.assert_close(output.masks, masks, atol=1e-5, rtol=1e-4)
 
 
+def test_clips_slots_start_without_a_penalty_of_duplicates():
+    """With one, 300 steps on textured clips left all pixels in one slot."""
+    bias = small().build_model().grouping.slot_attention.attention_bias
+    assert bias.weight == 1 and bias.merge_penalty == 0
+
+
 def test_losses_are_those_of_the_recipe():
     scenes = small().dataset("train")[range(2)]
     values = {}
