@@ -79,13 +79,9 @@ def test_your_images(tmp_path):
 def test_with_lightning(tmp_path):
     if importlib.util.find_spec("lightning") is None:
         pytest.skip("needs Lightning, of the extra `dev`")
-    before, after = (
-        float(
-            re.findall(r"'mse': ([\d.]+)", run("with_lightning.py", tmp_path, steps, warnings="ignore"))[-1]
-        )
-        for steps in ("1", "30")
-    )
-    assert after < 0.7 * before  # the weights that are trained are those that are scored
+    said = run("with_lightning.py", tmp_path, "30", warnings="ignore")
+    # 0.078 after one step, 0.038 after 30: the weights that are trained are those that are scored.
+    assert float(re.findall(r"'mse': ([\d.]+)", said)[-1]) < 0.055
 
 
 @pytest.mark.long
