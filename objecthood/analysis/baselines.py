@@ -30,6 +30,8 @@ than 0.02 on CLEVR-like scenes, and as good on sprites."""
 STATISTICS_DISTANCE = 0.1
 """The same for local Fourier coefficients (`nn.plane_waves`), whose squares sum to 1 on average. On 48
 validation scenes of each level of stripes, 0.05, 0.2, 0.3 and 0.5 are worse on average."""
+MOTION_DISTANCE = 0.5
+"""The same for compressed motion (`motion.residual`), of which still cells have about 0.1."""
 FEWEST_PIXELS = 8
 """Size below which components are merged into the nearest larger one."""
 
@@ -129,10 +131,13 @@ def blocks(
 
 
 def feature_kmeans(
-    features: Float[Tensor, "batch *time rows columns dim"], num_clusters: int, first_index: int = 0
+    features: Float[Tensor, "batch *time rows columns dim"],
+    num_clusters: int,
+    first_index: int = 0,
+    motion: Float[Tensor, "batch *time rows columns 2"] | None = None,
 ) -> Int[Tensor, "batch *time rows columns"]:
-    """Labels of k-means on features of unit length and their position, in each image or clip: k-means++, best
-    of 3 starts, 15 iterations. Deterministic: image i is seeded by `first_index` + i.
+    """Labels of k-means on features of unit length, their position and, if given, motion, in each image or
+    clip: k-means++, best of 3 starts, 15 iterations. Deterministic: image i is seeded by `first_index` + i.
 
     Example:
         >>> features = torch.zeros(1, 4, 4, 3)
@@ -147,12 +152,46 @@ def feature_kmeans(
         torch.cat([F.normalize(one.float(), dim=-1), positions.expand(*one.shape[:-1], 2)], dim=-1)
         for one in features.cpu()
     ]
+    if motion is not None:
+        points = [torch.cat(pair, dim=-1) for pair in zip(points, motion.cpu(), strict=True)]
     return torch.stack(
         [
             kmeans(one.flatten(0, -2), num_clusters, 3, 15, seed).view(shape)
             for seed, one in enumerate(points, start=first_index)
         ]
     )
+
+
+def motion_kmeans(
+    motion: Float[Tensor, "batch time rows columns 2"], num_clusters: int, first_index: int = 0
+) -> Int[Tensor, "batch time rows columns"]:
+    """Labels of k-means on motion alone, in each clip; otherwise as `feature_kmeans`.
+
+    Example:
+        >>> motion = torch.zeros(1, 2, 4, 4, 2)
+        >>> motion[:, :, :2] = 3
+        >>> motion_kmeans(motion, 2)[0, :, :, 0].unique_consecutive(dim=-1).shape
+        torch.Size([2, 2])
+    """
+    found = [
+        kmeans(one.flatten(0, -2), num_clusters, 3, 15, seed).view(one.shape[:-1])
+        for seed, one in enumerate(motion.cpu(), start=first_index)
+    ]
+    return torch.stack(found)
+
+
+def motion_components(
+    motion: Float[Tensor, "batch time rows columns 2"],
+) -> Int[Tensor, "batch time rows columns"]:
+    """Connected components of similar motion, in space and time (`colour_components`).
+
+    Example:
+        >>> motion = torch.zeros(1, 2, 8, 8, 2)
+        >>> motion[:, :, 2:5, 2:5] = 3
+        >>> motion_components(motion).unique().tolist()
+        [0, 1]
+    """
+    return colour_components(motion.cpu().movedim(-1, -3), MOTION_DISTANCE)
 
 
 def feature_cut(

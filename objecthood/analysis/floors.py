@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -18,6 +16,8 @@ from objecthood.analysis.baselines import (
     colour_kmeans,
     feature_cut,
     feature_kmeans,
+    motion_components,
+    motion_kmeans,
 )
 from objecthood.evaluate import evaluate, first_scenes
 from objecthood.recipes import Recipe
@@ -32,6 +32,9 @@ TITLES = {
     "statistics_kmeans_position": "k-means on local statistics and position",
     "feature_kmeans": "k-means on the frozen features",
     "feature_cut": "normalised cut of the frozen features",
+    "motion_components": "connected components of the motion",
+    "motion_kmeans": "k-means on the motion",
+    "feature_motion_kmeans": "k-means on the frozen features and the motion",
     "untrained": "untrained",
     "untrained_no_bias": "untrained, no spatial bias",
 }
@@ -88,14 +91,14 @@ def of_labels(
         if (statistics := recipe.statistics(scenes)) is not None:
             labels |= of_statistics(statistics, slots, first)
         if (features := recipe.frozen_features(scenes)) is not None:
-            size = images.shape[-2:]
-            of_features: dict[str, Callable[..., torch.Tensor]] = {"feature_kmeans": feature_kmeans}
+            grids = {"feature_kmeans": feature_kmeans(features, slots, first)}
             if features.ndim == 4:  # of images
-                of_features["feature_cut"] = feature_cut
-            for name, grouped in of_features.items():
-                found = grouped(features, slots, first)
-                maps = found.reshape(-1, 1, *found.shape[-2:]).float()
-                labels[name] = F.interpolate(maps, size, mode="nearest").long().view(*found.shape[:-2], *size)
+                grids["feature_cut"] = feature_cut(features, slots, first)
+            if (motion := recipe.frame_motion(scenes)) is not None:
+                grids["motion_components"] = motion_components(motion)
+                grids["motion_kmeans"] = motion_kmeans(motion, slots, first)
+                grids["feature_motion_kmeans"] = feature_kmeans(features, slots, first, motion)
+            labels |= {name: recipe.enlarge(found, images) for name, found in grids.items()}
         for floor, masks in labels.items():
             for name, score in recipe.mask_scores(scenes, masks).items():
                 values.setdefault(floor, {}).setdefault(name, []).append(score.double())

@@ -42,6 +42,8 @@ class Scenes(TypedDict):
     """As `masks`, with a label for every class; absent if the source has no classes."""
     features: NotRequired[Float[Tensor, "batch rows columns feature_dim"]]
     """Backbone features of the image (`data.feature_cache`)."""
+    motion: NotRequired[Float[Tensor, "batch time rows columns 2"]]
+    """Residual motion of the cells of the features (`motion.residual`)."""
     segments: NotRequired[Float[Tensor, "batch rows columns 1"]]
     """Labels, from 0, of segments of these features (`recipes.features`)."""
     properties: NotRequired[Float[Tensor, "batch max_objects 19"]]

@@ -11,12 +11,15 @@ decoder or a slot mixer.
 Differences: predictor and mixer blocks start as the identity (theirs: Glorot's weights). Similarity is that
 of the features, not of the keys of the transformer's last block. Off by default: an attention bias between
 iterations and frames (`nn.attention_bias`), masks conditioned on the attention, positions in what slots
-group.
+group, motion, and centred features. With motion, an embedding of each cell's residual motion is added to its
+projected features, so that one attention groups both, and slots must reconstruct both. Centred features are
+those of a cell minus its mean over training frames: what a convolutional backbone gives at the border of any
+image is no object.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -28,6 +31,20 @@ from objecthood.nn.feature_decoders import FeatureReconstruction
 from objecthood.nn.frozen_features import Backbone
 from objecthood.nn.grouping import Grouping
 from objecthood.nn.stored_vit import StoredViT
+
+MOTION_DIM = 2
+"""Values of a cell's motion: across and down."""
+
+
+@runtime_checkable
+class Motion(Protocol):
+    """Motion of frames on the grid of the features (`motion.residual`)."""
+
+    def __call__(
+        self, frame: Tensor, following: Tensor | None = None, previous: Tensor | None = None
+    ) -> Float[Tensor, "batch rows columns 2"]: ...
+
+    def of_clips(self, clips: Tensor) -> Float[Tensor, "batch time rows columns 2"]: ...
 
 
 class ClipSlots(NamedTuple):
@@ -42,6 +59,8 @@ class ClipSlots(NamedTuple):
     """The decoder's, which sum to 1 over slots."""
     similarity: Float[Tensor, "batch time patches patches"] | None
     """Logits of where each patch is in the next frame; None for a model that does not predict it."""
+    motion: Float[Tensor, "batch time rows columns 2"] | None
+    """None for a model without motion."""
 
 
 class ClipMasks(NamedTuple):
@@ -58,6 +77,8 @@ class State(NamedTuple):
     """Initial slots of the next frame."""
     attention: Float[Tensor, "batch slots inputs"]
     """Of the last iteration, for an attention bias."""
+    previous: Float[Tensor, "batch 3 height width"] | None
+    """The frame, for motion."""
 
 
 class FeatureVideo(FeatureModel):
@@ -66,11 +87,13 @@ class FeatureVideo(FeatureModel):
     Args:
         backbone, grouping, image_size, hidden_dim: as of `FeatureModel`; initial slots and iterations are
             those of the first frame.
-        decoder: slots to features, to logits of similarity, or to both, one after the other.
+        decoder: slots to features, to motion, to logits of similarity, or to several, one after the other.
         predictor: slots of a frame to initial slots of the next.
         later_iterations: iterations in every frame but the first, at least 1.
         decodes_features: whether the decoder's first `backbone.feature_dim` values are features.
         decodes_similarity: whether its last values, one a patch, are logits of similarity.
+        motion: of frames; slots group it beside the features, and decode it.
+        centred: whether slots group and decode features minus their mean at each position (`track_mean`).
         options: others of `FeatureModel`.
 
     Raises:
@@ -107,6 +130,8 @@ class FeatureVideo(FeatureModel):
         later_iterations: int = 2,
         decodes_features: bool = True,
         decodes_similarity: bool = False,
+        motion: Motion | None = None,
+        centred: bool = False,
         **options: Any,
     ):
         super().__init__(backbone, grouping, decoder, image_size, hidden_dim, **options)
@@ -117,6 +142,16 @@ class FeatureVideo(FeatureModel):
         self.predictor, self.later_iterations = predictor, later_iterations
         self.decodes_features, self.decodes_similarity = decodes_features, decodes_similarity
         self.selects_restarts = decodes_features  # by their error
+        self.feature_mean: Tensor | None
+        mean = torch.zeros(*self.feature_grid, backbone.feature_dim) if centred else None
+        self.register_buffer("feature_mean", mean)
+        self.motion = motion
+        dim = grouping.slot_attention.input_dim
+        self.embed_motion = (
+            None
+            if motion is None
+            else nn.Sequential(nn.Linear(MOTION_DIM, dim), nn.ReLU(), nn.Linear(dim, dim))
+        )
 
     def clip(
         self,
@@ -124,11 +159,13 @@ class FeatureVideo(FeatureModel):
         num_slots: int | None = None,
         iterations: int | None = None,
         noise: Float[Tensor, "batch slots slot_dim"] | None = None,
+        motion: Float[Tensor, "batch time rows columns 2"] | None = None,
     ) -> ClipSlots:
-        """Slots of the features of whole clips, and what they decode to; `num_slots`, `iterations` and
-        `noise` are of the first frame."""
+        """Slots of the features and the motion of whole clips, and what they decode to; `num_slots`,
+        `iterations` and `noise` are of the first frame."""
         batch, time, rows, columns, _ = features.shape
-        inputs = self.inputs(features.flatten(0, 1)).unflatten(0, (batch, time))
+        flat = None if motion is None else motion.flatten(0, 1)
+        inputs = self.inputs(features.flatten(0, 1), flat).unflatten(0, (batch, time))
         initial = self._initial(batch, num_slots, noise)
         slots, attention, previous = [], [], None
         for now in range(time):
@@ -139,11 +176,32 @@ class FeatureVideo(FeatureModel):
             attention.append(previous.unflatten(-1, (rows, columns)))
         found, maps = torch.stack(slots, dim=1), torch.stack(attention, dim=1)
         decoded = self.decoder(found.flatten(0, 1), features.flatten(0, 1), None, maps.flatten(0, 1))
-        known, masks, similarity = (
+        known, masks, similarity, moved = (
             None if part is None else part.unflatten(0, (batch, time)) for part in self._parts(decoded)
         )
         assert masks is not None  # decoders have them
-        return ClipSlots(found, maps, known, masks, similarity)
+        return ClipSlots(found, maps, known, masks, similarity, moved)
+
+    def inputs(
+        self,
+        features: Float[Tensor, "batch rows columns feature_dim"],
+        motion: Float[Tensor, "batch rows columns 2"] | None = None,
+    ) -> Float[Tensor, "batch inputs input_dim"]:
+        """What slots group: projected features, and of a model with motion its embedding (by default of
+        none)."""
+        inputs = super().inputs(features if self.feature_mean is None else features - self.feature_mean)
+        if self.embed_motion is None:
+            return inputs
+        if motion is None:
+            motion = features.new_zeros(*features.shape[:3], MOTION_DIM)
+        return inputs + self.embed_motion(motion.to(inputs)).flatten(1, 2)
+
+    @torch.no_grad()
+    def track_mean(self, features: Float[Tensor, "batch time rows columns feature_dim"], step: int) -> None:
+        """Add a batch to the mean over all batches so far, of which `step` came before; nothing for a model
+        without centred features."""
+        if self.feature_mean is not None:
+            self.feature_mean.lerp_(features.mean(dim=(0, 1)).to(self.feature_mean), 1 / (step + 1))
 
     def features_of(
         self, frames: Float[Tensor, "batch time 3 height width"], at_once: int = 32
@@ -174,12 +232,16 @@ class FeatureVideo(FeatureModel):
             initial, rounds, previous = self._initial(len(frame), num_slots, noise), iterations, None
         else:
             initial, rounds, previous = state.slots, self.later_iterations, state.attention
-        inputs = self.inputs(features)
+        motion = None
+        if self.motion is not None:
+            motion = self.motion(frame, following, None if state is None else state.previous)
+        inputs = self.inputs(features, motion)
         slots, weights = self.grouping.slot_attention(inputs, initial, rounds, previous=previous)
         attention = weights.unflatten(-1, features.shape[1:3])
         masks = self.decode(slots, features, None, attention[:, -1]).masks
         output = SlotOutput(slots, attention, self._at_size(masks, frame))
-        return output, State(self.predictor(slots), weights[:, -1])
+        kept = None if self.motion is None else frame
+        return output, State(self.predictor(slots), weights[:, -1], kept)
 
     def decode(
         self,
@@ -189,7 +251,7 @@ class FeatureVideo(FeatureModel):
         attention: Float[Tensor, "batch slots rows columns"] | None = None,
     ) -> FeatureReconstruction:
         """What slots decode to; for a model that decodes similarity alone, the true features."""
-        known, masks, _ = self._parts(self.decoder(slots, features, order, attention))
+        known, masks, *_ = self._parts(self.decoder(slots, features, order, attention))
         return FeatureReconstruction(features if known is None else known, masks)
 
     def anomaly_score(
@@ -200,12 +262,18 @@ class FeatureVideo(FeatureModel):
             return super().anomaly_score(images, output)
         return super(FeatureModel, self).anomaly_score(images, output)
 
-    def _parts(self, decoded: FeatureReconstruction) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """Features, masks, and logits of similarity [batch, patches, patches]."""
+    def _parts(
+        self, decoded: FeatureReconstruction
+    ) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
+        """Features, masks, logits of similarity [batch, patches, patches], and motion."""
         dim = self.backbone.feature_dim if self.decodes_features else 0
+        moved = dim + MOTION_DIM * (self.motion is not None)
         features = decoded.features[..., :dim] if self.decodes_features else None
-        similarity = decoded.features[..., dim:].flatten(1, 2) if self.decodes_similarity else None
-        return features, decoded.masks, similarity
+        if features is not None and self.feature_mean is not None:
+            features = features + self.feature_mean
+        motion = None if self.motion is None else decoded.features[..., dim:moved]
+        similarity = decoded.features[..., moved:].flatten(1, 2) if self.decodes_similarity else None
+        return features, decoded.masks, similarity, motion
 
     def _initial(self, batch: int, num_slots: int | None, noise: Tensor | None) -> Tensor:
         if num_slots is None and noise is not None:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -161,6 +162,18 @@ class Recipe(metaclass=_Renamed):
     def frozen_features(self, scenes: Scenes) -> Tensor | None:
         """Frozen features [batch, rows, columns, dim] that the model groups; None where it learns its own."""
         return None
+
+    def frame_motion(self, scenes: Scenes) -> Tensor | None:
+        """Motion [batch, time, rows, columns, 2] that the model groups beside frozen features; None where it
+        sees none."""
+        return None
+
+    def enlarge(self, labels: Tensor, images: Tensor) -> Tensor:
+        """Labels [batch, *time, rows, columns] on the grid of frozen features, at the size of `images`; or
+        soft masks, where the model's masks are refined."""
+        size = images.shape[-2:]
+        maps = labels.reshape(-1, 1, *labels.shape[-2:]).float()
+        return F.interpolate(maps, size, mode="nearest").long().view(*labels.shape[:-2], *size)
 
     def statistics(self, scenes: Scenes) -> Tensor | None:
         """Statistics [batch, channels, height, width] of the surroundings of each pixel, from which slots

@@ -18,24 +18,30 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objecthood import losses, metrics
 from objecthood.data.clip_folder import ClipFolder
 from objecthood.data.randomness import start_noise
+from objecthood.data.remembered import Remembered
 from objecthood.data.scene import Dataset, EndlessDataset, Scenes
 from objecthood.data.transforms import mirror
-from objecthood.models.feature_video import ClipMasks, ClipSlots, FeatureVideo
+from objecthood.models.feature_video import MOTION_DIM, ClipMasks, ClipSlots, FeatureVideo
 from objecthood.models.of_features import Decoder
+from objecthood.motion.residual import ResidualMotion
 from objecthood.nn import GaussianSlots, Grouping, LearnedSlots, SlotAttention, TransformerPredictor
-from objecthood.nn.attention_bias import SpatialBias
+from objecthood.nn.attention_bias import SpatialBias, grow_merge_penalty
 from objecthood.nn.feature_decoders import MLPFeatureDecoder, SlotMixerDecoder
 from objecthood.nn.frozen_features import Backbone, backbone
+from objecthood.nn.guided_filter import masks_at_size
 from objecthood.nn.randomness import per_image
 from objecthood.nn.stored_vit import StoredViT
 from objecthood.recipes.clips import ClipRecipe
 from objecthood.recipes.known_features import cached, known_backbone
 
+MERGING = 50
+"""Step from which the penalty of duplicate slots grows; from the start it leaves all inputs to one slot."""
 NORM_EPSILON = 1e-5
 """Of layer norms in VideoSAUR and SlotContrast: PyTorch's default."""
 
@@ -70,6 +76,9 @@ class FeatureVideoDiscovery(ClipRecipe):
     """Of the softmax over cosines."""
     slot_contrast: float = 0.0
     """Weight of `losses.slot_slot_contrast` between adjacent frames; 0: none."""
+    motion: float = 0.0
+    """Weight of the squared error of motion (`motion.residual`), which is then grouped beside the features;
+    0: no motion is computed."""
 
     main_score = "video_fg_ari"
     minimums = ClipRecipe.minimums | {"frames": 1, "clips": 0, "slot_dim": 1, "decoder_dim": 1}
@@ -97,19 +106,26 @@ class FeatureVideoDiscovery(ClipRecipe):
     """Weight of each slot's Gaussian in the attention logits (`nn.attention_bias`); 0: none."""
     attention_conditioned = False
     """Whether the log of the attention is added to the MLP decoder's mask logits."""
+    duplicate_penalty = 0.0
+    """Largest reduction of the attention logits of duplicates, growing from step `MERGING` on; 0: none."""
+    centred_features = False
+    """Whether features lose their mean over training frames at each position."""
+    guided_masks = False
+    """Whether masks follow the edges of the frames (`nn.guided_filter`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("feature_weight", "similarity", "slot_contrast"):
+        for name in ("feature_weight", "similarity", "slot_contrast", "motion"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"`{name}` (={getattr(self, name)}) must be 0 or more, and finite")
         if not 0 < self.similarity_temperature < float("inf"):
             raise ValueError(f"`similarity_temperature` (={self.similarity_temperature}) must be above 0")
         if not (self.feature_weight or self.similarity):
             raise ValueError("`feature_weight` and `similarity` are both 0: nothing is decoded; set one")
-        if self.frames == 1 and (self.similarity or self.slot_contrast):
+        if self.frames == 1 and (self.similarity or self.slot_contrast or self.motion):
             raise ValueError(
-                "`frames` (=1) must be at least 2 for `similarity` and `slot_contrast`, which compare frames"
+                "`frames` (=1) must be at least 2 for `similarity`, `slot_contrast` and `motion`, which "
+                "compare frames"
             )
         if self.cached and self.data != "clips" and not self.clips:
             raise ValueError("`cached` (=True) needs a number of `clips`: endless ones cannot be kept")
@@ -118,6 +134,7 @@ class FeatureVideoDiscovery(ClipRecipe):
         features, size = self.build_backbone(), (self.resolution, self.resolution)
         grid, dim, slot_dim = features.grid(size), features.feature_dim, self.slot_dim
         decoded = dim * bool(self.feature_weight) + grid[0] * grid[1] * bool(self.similarity)
+        decoded += MOTION_DIM * bool(self.motion)
         decoder: Decoder
         if self.decoder == "mlp":
             sizes = (self.decoder_dim, self.decoder_layers, self.attention_conditioned)
@@ -136,8 +153,10 @@ class FeatureVideoDiscovery(ClipRecipe):
         initial = (LearnedSlots if self.initial_slots == "learned" else GaussianSlots)(
             self.num_slots, slot_dim
         )
-        # A penalty of duplicates from the first step on leaves all inputs to one slot.
-        bias = SpatialBias(grid, self.attention_prior, merge_penalty=0) if self.attention_prior else None
+        bias = None
+        if self.attention_prior:
+            merges = self.duplicate_penalty > 0
+            bias = SpatialBias(grid, self.attention_prior, self.duplicate_penalty, split_slots=merges)
         attention = SlotAttention(
             slot_dim,
             slot_dim,
@@ -157,7 +176,10 @@ class FeatureVideoDiscovery(ClipRecipe):
             self.later_iterations,
             self.feature_weight > 0,
             self.similarity > 0,
+            ResidualMotion(grid) if self.motion else None,
+            self.centred_features,
             positions=self.positions,
+            guided_masks=self.guided_masks,
         )
 
     def build_backbone(self) -> Backbone | StoredViT:
@@ -185,31 +207,44 @@ class FeatureVideoDiscovery(ClipRecipe):
         if not self.cached:
             return scenes
         features = known_backbone(self.backbone, 0, self.final_norm)
-        return cached(scenes, features, self.resolution, batch_size=4)
+        scenes = cached(scenes, features, self.resolution, batch_size=4)
+        if not self.motion:
+            return scenes
+        motion = ResidualMotion(features.grid((self.resolution, self.resolution)))
+        return Remembered(scenes, lambda some: motion.of_clips(some["image"]), "motion")
 
     def loss(self, model: FeatureVideo, scenes: Scenes, step: int) -> Tensor:
         features = self._features(model, scenes)
         mirrored = per_image(lambda size: torch.rand(size), len(features)) < 0.5
         features = mirror(features, mirrored, dim=3)
-        output = model.clip(features)
+        model.track_mean(features, step)
+        grow_merge_penalty(model.grouping.slot_attention.attention_bias, step, start=MERGING)
+        motion = self._motion(model, scenes)
+        if motion is not None:
+            motion = mirror_motion(motion, mirrored)
+        output = model.clip(features, motion=motion)
         total = features.new_zeros(())
         if output.features is not None:
             total = total + self.feature_weight * (output.features - features).square().mean()
         if output.similarity is not None:
             total = total + self.similarity * self._similarity_losses(output, features).mean()
+        if output.motion is not None and motion is not None:
+            total = total + self.motion * (output.motion - motion).square().mean()
         if self.slot_contrast:
             total = total + self.slot_contrast * losses.slot_slot_contrast(output.slots)
         return total
 
     def scores(self, model: FeatureVideo, scenes: Scenes, indices: Tensor) -> dict[str, Tensor]:
         """Reconstruction error of features, and the scores of masks where the clips have true ones."""
-        features = self._features(model, scenes)
-        output = self._clip(model, features, indices)
+        features, motion = self._features(model, scenes), self._motion(model, scenes)
+        output = self._clip(model, features, motion, indices)
         if output.features is None:
             errors = {"similarity_loss": self._similarity_losses(output, features).double()}
         else:
             squared = (output.features - features).square()
             errors = {"feature_mse": squared.flatten(1).mean(dim=1).double()}
+        if output.motion is not None and motion is not None:
+            errors["motion_mse"] = (output.motion - motion).square().flatten(1).mean(dim=1).double()
         if "masks" not in scenes:
             return errors
         return errors | self.mask_scores(scenes, model.at_size(output.masks, scenes["image"]))
@@ -222,7 +257,8 @@ class FeatureVideoDiscovery(ClipRecipe):
 
     def discover(self, model: FeatureVideo, scenes: Scenes, indices: Tensor) -> ClipMasks:
         """Masks of held-out clips, from noise fixed by the index."""
-        output = self._clip(model, self._features(model, scenes), indices)
+        known = self._features(model, scenes), self._motion(model, scenes)
+        output = self._clip(model, *known, indices)
         return ClipMasks(output.slots, model.at_size(output.masks, scenes["image"]))
 
     def frozen_features(self, scenes: Scenes) -> Tensor | None:
@@ -231,13 +267,35 @@ class FeatureVideoDiscovery(ClipRecipe):
         features = known_backbone(self.backbone, 0, self.final_norm)
         return torch.stack([features(clip.to(features.device)) for clip in scenes["image"]])
 
+    def frame_motion(self, scenes: Scenes) -> Tensor | None:
+        if not self.motion or "motion" in scenes:
+            return scenes.get("motion")
+        features = known_backbone(self.backbone, 0, self.final_norm)
+        return ResidualMotion(features.grid((self.resolution, self.resolution))).of_clips(scenes["image"])
+
+    def enlarge(self, labels: Tensor, images: Tensor) -> Tensor:
+        if not self.guided_masks:
+            return super().enlarge(labels, images)
+        masks = F.one_hot(labels.flatten(0, 1)).movedim(-1, 1).float()
+        pairs = zip(masks, images.flatten(0, 1), strict=True)
+        return torch.stack([masks_at_size(*pair) for pair in pairs]).unflatten(0, labels.shape[:2])
+
     def _features(self, model: FeatureVideo, scenes: Scenes) -> Tensor:
         """Features [batch, time, rows, columns, dim] of clips, as far as they are not known."""
         return scenes["features"] if "features" in scenes else model.features_of(scenes["image"])
 
-    def _clip(self, model: FeatureVideo, features: Tensor, indices: Tensor) -> ClipSlots:
+    def _motion(self, model: FeatureVideo, scenes: Scenes) -> Tensor | None:
+        """Motion of clips, as far as it is not known; None for a model without it."""
+        if model.motion is None:
+            return None
+        return scenes["motion"] if "motion" in scenes else model.motion.of_clips(scenes["image"])
+
+    def _clip(
+        self, model: FeatureVideo, features: Tensor, motion: Tensor | None, indices: Tensor
+    ) -> ClipSlots:
         noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
-        return model.clip(features, iterations=self.test_iterations, noise=noise.to(features.device))
+        noise = noise.to(features.device)
+        return model.clip(features, iterations=self.test_iterations, noise=noise, motion=motion)
 
     def _similarity_losses(self, output: ClipSlots, features: Tensor) -> Tensor:
         """Of each clip."""
@@ -259,6 +317,19 @@ class FeatureVideoDiscovery(ClipRecipe):
         )
 
 
+def mirror_motion(motion: Tensor, chosen: Tensor) -> Tensor:
+    """Motion [batch, time, rows, columns, 2], of the `chosen` clips mirrored: cells across the frame,
+    and what moves right moves left.
+
+    Example:
+        >>> motion = torch.tensor([[3.0, 1.0], [0.0, 0.0]]).view(1, 1, 1, 2, 2)
+        >>> mirror_motion(motion, torch.tensor([True])).flatten(0, 3).tolist()
+        [[0.0, 0.0], [-3.0, 1.0]]
+    """
+    turned = motion.flip(3) * motion.new_tensor([-1.0, 1.0]) + 0.0  # no -0
+    return torch.where(chosen.to(motion.device).view(-1, 1, 1, 1, 1), turned, motion)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoSaur(FeatureVideoDiscovery):
     """VideoSAUR's modules: Gaussian slots, no MLP after the GRU, and the slot mixer."""
@@ -272,12 +343,16 @@ class VideoSaur(FeatureVideoDiscovery):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipsSlots(FeatureVideoDiscovery):
-    """Helped in a training of minutes: positions, a spatial bias, and masks conditioned on the attention."""
+    """For a training of minutes: motion, centred features, positions, a spatial bias with suppression of
+    duplicates, masks conditioned on the attention, and masks that follow the edges of the frames."""
 
     final_norm = True
     positions = True
     attention_prior = 1.0
     attention_conditioned = True
+    duplicate_penalty = 15.0
+    centred_features = True
+    guided_masks = True
 
 
 PUBLISHED: dict[str, Any] = dict(
@@ -347,7 +422,8 @@ clips_slots = ClipsSlots(
     frames=2,
     test_frames=12,
     decoder_dim=64,
-    steps=150,
+    motion=1.0,
+    steps=300,
     batch_size=8,
     learning_rate=1e-3,
     muon_learning_rate=0.01,
@@ -355,9 +431,9 @@ clips_slots = ClipsSlots(
     decay_half_life=0,
     gradient_clip=1.0,
     ema_decay=0.99,
-    evaluate_every=200,
+    evaluate_every=400,
     validation_scenes=16,
     test_scenes=40,
 )
-"""On generated clips: `objecthood train clips-slots --data moving-sprites --background textured --clips
-200`."""
+"""On generated clips: `objecthood train clips-slots --data moving-sprites --background textured --camera 1
+--clips 200`."""

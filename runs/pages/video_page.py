@@ -27,11 +27,12 @@ FEATURE_TITLES = {
     "id_switch_rate": "ID switches",
 }
 LOSSES = {
-    "clips-slots-textured": "features",
-    "clips-slots-textured-contrast": "features, slot contrast",
-    "clips-slots-textured-similarity": "features, temporal similarity",
+    "clips-slots-textured-motion": "**features and motion** (`clips-slots`)",
+    "clips-slots-textured": "features alone (earlier recipe)",
+    "clips-slots-textured-contrast": "features alone (earlier recipe), slot contrast",
+    "clips-slots-textured-similarity": "features alone (earlier recipe), temporal similarity",
 }
-"""Published names of the runs, by what is added to the loss."""
+"""Published names of the runs, by what slots reconstruct and what is added to the loss."""
 TERMS = {
     "frames seen": "input: frames",
     "motion found by matching seen": "input: block-matched motion",
@@ -91,7 +92,7 @@ def of_features() -> str:
             rows.append([title, *spread([result["scores"] for result in results], FEATURE_TITLES), cost])
     for floor, *scores in floor_rows("clips-slots-textured", list(FEATURE_TITLES)):
         rows.append([floor, "-", *scores, "-"])
-    first = runs["clips-slots-textured"][0]
+    first = next(iter(runs.values()))[0]
     return "\n".join([*table(rows), "", f"{protocol(first).capitalize()}.", ""])
 
 

@@ -64,7 +64,7 @@ def test_from_a_folder_of_videos_to_prediction(tmp_path, monkeypatch):
         RECIPES["clips-slots"], **SMALL, data_path=str(tmp_path / "videos"), similarity=0.1, slot_contrast=0.5
     )
     result = oh.train(recipe, tmp_path / "run", device="cpu")
-    assert set(result["scores"]) == {"feature_mse"}, "no true masks, no scores of masks"
+    assert set(result["scores"]) == {"feature_mse", "motion_mse"}, "no true masks, no scores of masks"
     model = oh.load(tmp_path / "run")
     assert isinstance(model, FeatureVideo) and model.tracks
     found = oh.predict_video(tmp_path / "run", tmp_path / "videos" / "walk", tmp_path / "found")
@@ -87,22 +87,49 @@ def test_frames_are_cached_one_by_one(tmp_path):
     assert cached["features"].shape == (4, 3, 2, 2, 304)
 
 
-def test_a_clip_equals_its_stream():
-    model = small().build_model().eval()
+@pytest.mark.parametrize("motion", [0.0, 1.0])
+def test_a_clip_equals_its_stream(motion):
+    recipe = small(motion=motion)
+    model = recipe.build_model().eval()
     torch.nn.init.normal_(model.predictor.project_out.weight)  # it starts as the identity
-    frames = torch.rand(2, 3, 3, 32, 32)
-    whole, state = model.clip(model.features_of(frames)), None
+    scenes = recipe.dataset("train")[range(2)]
+    frames, moved = scenes["image"], scenes.get("motion")
+    assert (moved is None) == (not motion) and (moved is None or moved.any())
+    whole, state = model.clip(model.features_of(frames), motion=moved), None
+    if motion:
+        still = model.clip(model.features_of(frames), motion=torch.zeros_like(moved))
+        assert not torch.allclose(still.slots, whole.slots, atol=1e-3), "slots see the motion"
     for number, frame in enumerate(frames.unbind(1)):
-        output, state = model.step(frame, state)
+        following = frames[:, number + 1] if number < 2 else None
+        output, state = model.step(frame, state, following)
         torch.testing.assert_close(output.slots, whole.slots[:, number], atol=1e-5, rtol=1e-4)
         masks = model.at_size(whole.masks[:, number : number + 1], frames[:, :1])[:, 0]
         torch.testing.assert_close(output.masks, masks, atol=1e-5, rtol=1e-4)
 
 
+def test_what_all_frames_share_is_not_grouped_but_decoded():
+    """Another constant map in all features changes no slot, and what is decoded by itself."""
+    model = small(motion=0.0).build_model().eval()
+    features, shared = torch.randn(4, 3, 2, 2, 304), torch.randn(2, 2, 304)
+    model.track_mean(features[:2], 0)
+    model.track_mean(features[2:], 1)
+    torch.testing.assert_close(model.feature_mean, features.mean(dim=(0, 1)))
+    before = model.clip(features)
+    model.track_mean(features + shared, 0)
+    after = model.clip(features + shared)
+    torch.testing.assert_close(after.slots, before.slots, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after.features, before.features + shared, atol=1e-4, rtol=1e-4)
+    assert small("videosaur-vitb16").centred_features is False, "the papers have none"
+
+
 def test_clips_slots_start_without_a_penalty_of_duplicates():
     """With one, 300 steps on textured clips left all pixels in one slot."""
-    bias = small().build_model().grouping.slot_attention.attention_bias
-    assert bias.weight == 1 and bias.merge_penalty == 0
+    recipe = small()
+    model, scenes = recipe.build_model(), recipe.dataset("train")[range(2)]
+    bias = model.grouping.slot_attention.attention_bias
+    for step, ramp in ((0, 0.0), (150, 0.5), (250, 1.0)):
+        recipe.loss(model, scenes, step)
+        assert bias.weight == 1 and bias.ramp.item() == ramp
 
 
 def test_losses_are_those_of_the_recipe():
@@ -112,14 +139,17 @@ def test_losses_are_those_of_the_recipe():
         "plain": {},
         "contrast": {"slot_contrast": 0.5},
         "similarity": {"similarity": 0.1},
+        "motion": {"motion": 1.0},
+        "more motion": {"motion": 3.0},
     }.items():
-        recipe = small(**weights)
+        recipe = small(**{"motion": 0.0} | weights)
         torch.manual_seed(0)
         model = recipe.build_model()
         decoded = model.decoder.to_feature.out_features
-        assert decoded == 304 + 4 * (recipe.similarity > 0)
+        assert decoded == 304 + 4 * (recipe.similarity > 0) + 2 * (recipe.motion > 0)
         values[name] = recipe.loss(model, scenes, 0).item()
     assert values["contrast"] > values["plain"] and values["similarity"] != values["plain"]
+    assert values["more motion"] > values["motion"]
 
 
 def test_temporal_similarity_is_where_patches_move():
@@ -151,9 +181,12 @@ def test_the_papers_recipes_on_a_tiny_backbone(name, caches, tmp_path, monkeypat
 
 
 def test_floors_of_clips_see_the_same_features():
-    found = floors(small(), num_scenes=2)
-    assert {"blocks", "feature_kmeans", "untrained"} <= set(found) and "feature_cut" not in found
-    assert {"video_fg_ari", "video_mbo", "id_switch_rate"} <= set(found["feature_kmeans"])
+    of_motion = {"motion_components", "motion_kmeans", "feature_motion_kmeans"}
+    for motion in (0.0, 1.0):
+        found = floors(small(motion=motion), num_scenes=2)
+        assert {"blocks", "feature_kmeans", "untrained"} <= set(found) and "feature_cut" not in found
+        assert {"video_fg_ari", "video_mbo", "id_switch_rate"} <= set(found["feature_kmeans"])
+        assert of_motion & set(found) == (of_motion if motion else set())
 
 
 def test_clips_of_a_folder(tmp_path):
@@ -195,7 +228,9 @@ def test_clips_keep_their_split_wherever_the_folder_lies(tmp_path):
 @pytest.mark.parametrize(
     "changes, match",
     [
-        ({"frames": 1, "slot_contrast": 0.5}, "must be at least 2"),
+        ({"frames": 1, "slot_contrast": 0.5, "motion": 0.0}, "must be at least 2"),
+        ({"frames": 1, "motion": 1.0}, "must be at least 2"),
+        ({"motion": -1.0}, "must be 0 or more"),
         ({"similarity": float("inf")}, "finite"),
         ({"clips": 0}, "number of `clips`"),
         ({"similarity_temperature": 0.0}, "above 0"),
