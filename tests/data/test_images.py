@@ -425,6 +425,15 @@ def test_scans_are_counted_to_the_end_of_the_image_alone():
             assert coded_sizes.count_scans(io.BytesIO(large), 99) == 10
 
 
+@pytest.mark.parametrize(
+    "between", [b"\xff\xfe\0\2\0", b"\xff\xfe\0\2\xff\0\xff\xff", b"\xff\xfe\0\0", b"\xff" * 9]
+)
+def test_scans_are_counted_behind_what_decoders_pass_over(between):
+    assert read_image(crafted.jpeg_of_scans(40, 50, between)).shape == (40, 40, 3)
+    with pytest.raises(ImageError, match="more than 100 scans of 40 x 40 pixels"):
+        read_image(crafted.jpeg_of_scans(40, 150, between))
+
+
 @pytest.mark.parametrize("error", [lambda cut: read_image(cut), lambda cut: read_image(cut, max_pixels=5)])
 def test_an_error_that_is_kept_holds_no_pixels(error):
     """Errors live on in lists, logs and reference cycles; a decoded image must not."""

@@ -116,13 +116,13 @@ def bitmap_of_runs(side: int) -> bytes:
     return b"BM" + struct.pack("<IHHI", 0, 0, 0, 1078) + head + bytes(1024) + b"\1\1\0\0" * side + b"\0\1"
 
 
-def jpeg_of_scans(side: int, scans: int) -> bytes:
-    """A progressive JPEG that refines nothing in `scans` scans more than it needs."""
+def jpeg_of_scans(side: int, scans: int, between: bytes = b"") -> bytes:
+    """A progressive JPEG that refines nothing in `scans` scans more than it needs, behind `between`."""
     stream = io.BytesIO()
     Image.new("L", (side, side), 77).save(stream, "JPEG", progressive=True)
     whole = stream.getvalue()
     last = whole.rindex(b"\xff\xda")
-    return whole[:-2] + whole[last:-2] * scans + whole[-2:]
+    return whole[:-2] + between + whole[last:-2] * scans + whole[-2:]
 
 
 def jpeg_segments(content: bytes) -> list[bytes]:

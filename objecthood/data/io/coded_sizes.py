@@ -23,7 +23,7 @@ Size = tuple[int, int]
 """Width and height in pixels."""
 
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
-_SCAN_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a stuffed byte, padding, nor a restart
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a stuffed byte, padding, nor a restart
 _BLOCK = 64 * 1024
 _MAX_BOXES = 10_000
 _SEQUENCE_HEADER = 1
@@ -67,32 +67,32 @@ def tile_size(image: object) -> Size | None:
 
 
 def count_scans(stream: Stream, most: int) -> int:
-    """Number of scans of a JPEG, counted up to `most` + 1. The decoder passes over all pixels at each."""
+    """Number of scans of a JPEG, counted up to `most` + 1. The decoder passes over all pixels at each, and
+    over bytes between segments that belong to none."""
     scans, place = 0, 2
     while scans <= most:
+        place = _next_marker(stream, place)
         stream.seek(place)
         head = stream.read(4)
-        if len(head) < 4 or head[0] != 0xFF or head[1] == 0xD9:  # cut, damaged, or the end of the image
+        if len(head) < 4 or head[1] == 0xD9:  # cut, or the end of the image
             return scans
-        if head[1] == 0xFF or 0xD0 <= head[1] <= 0xD8 or head[1] == 0x01:  # padding, or without a length
-            place += 1 if head[1] == 0xFF else 2
+        if head[1] in (0x01, 0xD8):  # without a length
+            place += 2
             continue
         place += 2 + struct.unpack(">H", head[2:])[0]
-        if head[1] == 0xDA:
-            scans += 1
-            place = _end_of_scan(stream, place)
+        scans += head[1] == 0xDA
     return scans
 
 
-def _end_of_scan(stream: Stream, place: int) -> int:
-    """Where the next marker stands behind entropy-coded data; the end of the file where there is none."""
+def _next_marker(stream: Stream, place: int) -> int:
+    """Where the next marker stands, at `place` or behind; the end of the file where there is none."""
     stream.seek(place)
-    before = b""
-    while block := stream.read(_BLOCK):
-        found = _SCAN_MARKER.search(before + block)
+    before, size = b"", 64  # most segments follow each other; scans are longer
+    while block := stream.read(min(size, _BLOCK)):
+        found = _MARKER.search(before + block)
         if found:
             return place - len(before) + found.start()
-        place, before = place + len(block), block[-1:]
+        place, before, size = place + len(block), block[-1:], 2 * size
     return place
 
 
