@@ -197,9 +197,6 @@ def evaluate(arguments: list[str]) -> int:
         )
     if options.data_path and not hasattr(recipe, "data_path"):
         raise UsageError(f"{recipe.name} has no --data-path (={options.data_path}); omit it")
-    place = "" if getattr(recipe, "data", "") == "shards" else getattr(recipe, "data_path", "")
-    if place and not options.data_path and not Path(place).exists():
-        raise UsageError(f"the images of these weights, {place!r}, are not here; add --data-path PATH")
     if options.floors and options.skip_floors:
         raise UsageError("--floors and --skip-floors exclude each other; omit one")
     changes: dict[str, Any] = {"test_scenes": options.num_scenes, "test_iterations": options.iterations}
@@ -213,6 +210,9 @@ def evaluate(arguments: list[str]) -> int:
                 "fixed; omit it"
             )
         changes["restarts"] = options.restarts
+    place = "" if getattr(recipe, "data", "") == "shards" else getattr(recipe, "data_path", "")
+    if place and not options.data_path and not Path(place).exists():
+        raise UsageError(f"the images of these weights, {place!r}, are not here; add --data-path PATH")
     changes["num_slots"] = model.num_slots  # stated by the protocol
     recipe = dataclasses.replace(
         recipe, **{name: value for name, value in changes.items() if value is not None}
