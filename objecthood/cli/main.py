@@ -34,7 +34,7 @@ EXIT_CODES = """\
   0    success
   1    failure, also if some images were skipped; the reason is on stderr
   2    usage error: unknown command, recipe or option, or invalid value
-  75   stopped by SIGTERM, SIGUSR1 or SIGHUP and saved; continue with train --resume RUN
+  75   stopped by a scheduler; a training is saved: train --resume RUN continues it
   130  stopped by Ctrl-C"""
 
 
