@@ -169,6 +169,7 @@ def test_grey_that_uses_little_of_its_range_is_told_once(tmp_path, mode, value):
 @pytest.mark.parametrize("name, said", [
     ("https://example.org/a.png", "addresses are not opened; download it"),
     ("HTTP://example.org/a.mp4", "addresses are not opened; download it"),
+    ("https:/example.org/a.mp4", "addresses are not opened; download it"),
     ("none.png", "check the spelling"),
 ])  # fmt: skip
 def test_names_that_lead_nowhere(name, said):

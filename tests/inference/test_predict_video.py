@@ -183,6 +183,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path):
         (lambda: VideoFile(text), "not a readable video"),
         (lambda: list(VideoFile(cut)), "not a readable video|damaged video"),
         (lambda: VideoFile(tmp_path / "none.mp4"), "no such file"),
+        (lambda: VideoFile("https://example.org/a.mp4"), "addresses are not opened"),
         (lambda: FrameFolder(empty), "no frames"),
         (lambda: list(FrameFolder(mixed)), "must be of one size"),
         (lambda: FrameFolder(text), "is not a folder"),

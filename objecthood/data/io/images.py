@@ -531,7 +531,7 @@ def _expand(path: str) -> list[Path]:
 
 def what_to_do(path: str) -> str:
     """About a name that leads to no file."""
-    if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
+    if re.match(r"[a-z][a-z0-9+.-]+:/", path, re.IGNORECASE):
         return "addresses are not opened; download it and name the file"
     return "check the spelling"
 
