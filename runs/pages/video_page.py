@@ -28,6 +28,7 @@ FEATURE_TITLES = {
 }
 LOSSES = {
     "clips-slots-textured-motion": "**features and motion** (`clips-slots`)",
+    "clips-slots-textured-motion-contrast": "features and motion, slot contrast",
     "clips-slots-textured": "features alone (earlier recipe)",
     "clips-slots-textured-contrast": "features alone (earlier recipe), slot contrast",
     "clips-slots-textured-similarity": "features alone (earlier recipe), temporal similarity",
