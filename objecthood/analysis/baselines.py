@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -145,7 +146,7 @@ def feature_kmeans(
         >>> feature_kmeans(features, 2)[0, :, 0].unique_consecutive().numel()
         2
     """
-    shape = *_, rows, columns = features.shape[1:-1]
+    rows, columns = features.shape[-3:-1]
     sides = torch.tensor([(rows - 1) / rows, (columns - 1) / columns])  # of the last row and column
     positions = POSITION_WEIGHT * coordinate_grid(rows, columns) * sides
     points = [
@@ -154,12 +155,7 @@ def feature_kmeans(
     ]
     if motion is not None:
         points = [torch.cat(pair, dim=-1) for pair in zip(points, motion.cpu(), strict=True)]
-    return torch.stack(
-        [
-            kmeans(one.flatten(0, -2), num_clusters, 3, 15, seed).view(shape)
-            for seed, one in enumerate(points, start=first_index)
-        ]
-    )
+    return _clustered(points, num_clusters, first_index)
 
 
 def motion_kmeans(
@@ -173,9 +169,14 @@ def motion_kmeans(
         >>> motion_kmeans(motion, 2)[0, :, :, 0].unique_consecutive(dim=-1).shape
         torch.Size([2, 2])
     """
+    return _clustered(motion.cpu(), num_clusters, first_index)
+
+
+def _clustered(points: Iterable[Tensor], num_clusters: int, first_index: int) -> Tensor:
+    """Labels of the points [..., dim] of each image or clip, which is seeded by its index."""
     found = [
         kmeans(one.flatten(0, -2), num_clusters, 3, 15, seed).view(one.shape[:-1])
-        for seed, one in enumerate(motion.cpu(), start=first_index)
+        for seed, one in enumerate(points, start=first_index)
     ]
     return torch.stack(found)
 
