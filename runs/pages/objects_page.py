@@ -1,13 +1,23 @@
-"""The tables of docs/methods/moving-objects.md, from results/davis.json and davis-flows.json; `tables.py`
-writes them."""
+"""The tables of docs/methods/moving-objects.md, from results/davis.json, davis-flows.json and
+video-generated.json; `tables.py` writes them."""
 
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+CLIPS = {
+    "moving-sprites": ("[`moving-sprites`](video.md)", "moving-sprites"),
+    "clips-slots-textured": (
+        "[moving sprites, textured background, moving camera](feature-video.md)",
+        "clips-slots-textured-motion",
+    ),
+    "camouflage": ("[`camouflage`](video.md), random dots", "camouflage"),
+}
+"""Generated clips: how the page calls them, and the runs of the model trained on them."""
 
 
 def davis() -> dict[str, Any]:
@@ -66,6 +76,20 @@ def flows() -> str:
     return "\n".join([*table(rows), ""])
 
 
+def generated() -> str:
+    """`video` on generated clips, and models trained on these clips (mean over seeds)."""
+    found = json.loads((ROOT / "results" / "video-generated.json").read_text())["scores"]
+    kinds = {"video_fg_ari": "video FG-ARI", "video_ari": "video ARI", "id_switch_rate": "ID switches"}
+    rows = [["clips", *kinds.values()]]
+    rows.append(["---"] + ["---:"] * len(kinds))
+    for name, (title, runs) in CLIPS.items():
+        files = sorted((ROOT / "results").glob(f"{runs}-seed*.json"))
+        trained = [json.loads(file.read_text())["scores"] for file in files]
+        means = {kind: statistics.mean(scores[kind] for scores in trained) for kind in kinds}
+        rows.append([title, *(f"{found[name][kind]:.3f} / {means[kind]:.3f}" for kind in kinds)])
+    return "\n".join([*table(rows), ""])
+
+
 def titled(name: str) -> str:
     """A stored name of a row as the page prints it."""
     return name.replace("along paths", "averaged along trajectories").replace("colours ", "colour weight ")
@@ -77,4 +101,4 @@ def table(rows: list[list[str]]) -> list[str]:
 
 def blocks() -> dict[str, Any]:
     """Content by marker."""
-    return {"verdict": verdict, "stages": stages, "sequences": sequences, "flows": flows}
+    return {"verdict": verdict, "stages": stages, "sequences": sequences, "flows": flows, "generated": generated}

@@ -1,0 +1,74 @@
+"""The bundled model `video` on generated clips of several objects: results/video-generated.json.
+
+    python runs/experiments/video_generated.py
+
+It was fitted to real video. The trained models of these clips, and their floors, are in docs/methods/video.md
+and feature-video.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+import objecthood as oh
+from objecthood.inference.clip_frames import object_masks
+from objecthood.recipes.clips import SHARES, ClipRecipe
+from objecthood.recipes.moving_objects import video
+from objecthood.runtime.environment import describe
+
+TARGET = Path(__file__).resolve().parents[2] / "results" / "video-generated.json"
+CLIPS = 40
+TEXTURED = {"data": "moving-sprites", "background": "textured", "camera": 1.0, "clips": 200}
+SETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "moving-sprites": ("moving-sprites", {}),
+    "camouflage": ("camouflage", {}),
+    "clips-slots-textured": ("clips-slots", TEXTURED | {"cached": False, "motion": 0.0}),
+}
+"""Name of the published result on the same clips: recipe and fields."""
+
+
+@torch.no_grad()
+def scores(recipe: ClipRecipe) -> dict[str, float]:
+    """Means over the first `CLIPS` test clips; shares of sums over all of them."""
+    model, data, rows = video(), recipe.dataset("test"), []
+    for number in range(CLIPS):
+        clip = data.batch([number])
+        frames = clip["image"][0].movedim(1, -1).mul(255).round().byte().numpy()
+        masks = torch.stack(list(object_masks(model, frames)))
+        large = functional.interpolate(masks, clip["image"].shape[-2:], mode="bilinear")
+        rows.append({name: value.item() for name, value in recipe.mask_scores(clip, large[None]).items()})
+    total = {name: sum(row[name] for row in rows) for name in rows[0]}
+    shares = {
+        name: total.pop(part) / max(total.pop(whole), 1)
+        for name, (part, whole) in SHARES.items()
+        if part in total
+    }
+    return {name: value / CLIPS for name, value in total.items()} | shares
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    began, found = time.process_time(), {}
+    for name, (recipe, fields) in SETS.items():
+        found[name] = scores(dataclasses.replace(oh.RECIPES[recipe], **fields))
+        print(name, {key: round(value, 3) for key, value in found[name].items()}, flush=True)
+    result = {
+        "name": "video-generated",
+        "protocol": f"the model `video`, not trained on these clips, on the first {CLIPS} test clips of "
+        "the recipes of docs/methods/video.md and feature-video.md; their scores",
+        "scores": found,
+        "cpu_seconds": round(time.process_time() - began, 1),
+        "machine": describe(),
+    }
+    TARGET.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
