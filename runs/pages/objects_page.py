@@ -101,4 +101,10 @@ def table(rows: list[list[str]]) -> list[str]:
 
 def blocks() -> dict[str, Any]:
     """Content by marker."""
-    return {"verdict": verdict, "stages": stages, "sequences": sequences, "flows": flows, "generated": generated}
+    return {
+        "verdict": verdict,
+        "stages": stages,
+        "sequences": sequences,
+        "flows": flows,
+        "generated": generated,
+    }
