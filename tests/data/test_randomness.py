@@ -1,8 +1,6 @@
 """Random numbers that depend on key, stream, scene and draw alone."""
 
-import subprocess
-import sys
-
+import afresh
 import numpy as np
 import pytest
 
@@ -67,13 +65,4 @@ def test_start_noise_is_fixed_by_the_image():
 def test_numbers_are_the_same_in_another_process(tmp_path):
     modules = "import numpy as np; from objecthood.data.randomness import normal"
     code = f"{modules}; print(normal(7, np.arange(3), 4).tolist())"
-    environment = {"PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-        env=environment,
-    )
-    assert run.stdout.strip() == str(normal(7, np.arange(3), 4).tolist())
+    assert afresh.run(code, tmp_path, {}).strip() == str(normal(7, np.arange(3), 4).tolist())
