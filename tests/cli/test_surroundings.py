@@ -18,8 +18,11 @@ COMMANDS = {
     "evaluate": ["evaluate", "tetrominoes", "--num-scenes", "2"],
     "export": ["export", "tetrominoes", "--out", "graph.onnx"],
 }
-LONG = ("evaluate", "export", "train")
-EVERY = [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in COMMANDS]
+
+
+def others_long(names, short):
+    """All of `names`, of which only `short` run in `make test`: what they meet is the same for all."""
+    return [name if name in short else pytest.param(name, marks=pytest.mark.long) for name in names]
 
 
 def ran(folder: Path, name: str, shell: str = "exec", drop=(), **changes: str) -> tuple[int, str, list[str]]:
@@ -40,7 +43,7 @@ def ran(folder: Path, name: str, shell: str = "exec", drop=(), **changes: str) -
     return done.returncode, done.stdout, done.stderr.splitlines()
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", others_long(COMMANDS, ["predict"]))
 def test_without_home_and_odd_folders(name, tmp_path):
     (tmp_path / "file").touch()
     odd = str(tmp_path / "file")
@@ -48,14 +51,17 @@ def test_without_home_and_odd_folders(name, tmp_path):
     assert code == 0 and said and not [line for line in told if line.startswith(("error", "Trace"))], told
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", others_long(COMMANDS, ["doctor"]))
 def test_a_working_directory_that_was_removed(name, tmp_path):
     code, said, told = ran(tmp_path, name, "mkdir gone; cd gone; rmdir ../gone; exec {}")
     assert code == 1 and not said
     assert told[-1] == "error: the working directory was removed; change into another"
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("list", 0), ("doctor", 0), ("predict", 1)])
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("list", 0), pytest.param("doctor", 0, marks=pytest.mark.long), ("predict", 1)],
+)
 def test_nobody_reads_what_is_printed(name, wanted, tmp_path):
     """A short answer that is cut off is no failure; work that is not finished is one, with a line."""
     code, _, told = ran(tmp_path, name, "{} | true")
@@ -63,7 +69,7 @@ def test_nobody_reads_what_is_printed(name, wanted, tmp_path):
     assert not wanted or told[0].startswith("error: nobody reads the output any more; type the command again")
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize("closed", others_long([">&-", "2>&-", ">&- 2>&- <&-"], [">&- 2>&- <&-"]))
 def test_closed_streams(closed, tmp_path):
     assert ran(tmp_path, "predict", "{} " + closed)[0] == 0
     assert (tmp_path / "out" / "image-masks.json").exists()
