@@ -14,10 +14,12 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
+import afresh
 import numpy as np
 import pytest
 import records
@@ -272,10 +274,9 @@ def test_wrong_commands_would_be_seen(line, help_of):
 
 @pytest.mark.parametrize("script", ["metric_examples.py"])
 def test_made_pages_are_up_to_date(script):
-    done = subprocess.run(
-        [sys.executable, ROOT / "runs" / "pages" / script, "--check"], cwd=ROOT, env=environment()
-    )
-    assert done.returncode == 0
+    path = ROOT / "runs" / "pages" / script
+    code = f"import runpy; print(runpy.run_path({str(path)!r})['main']())"
+    assert afresh.run(code, ROOT, {}, ("--check",)).strip() == "0"
 
 
 def test_features_name_their_tests():
@@ -327,6 +328,12 @@ class Html(HTMLParser):
                 (self.leads if tag == "a" else self.loads).append(given[key])
 
 
+@cache
+def parsed(page: Path) -> Html:
+    """A page of the site, read once."""
+    return Html(page)
+
+
 alone = pytest.mark.xdist_group("site")  # which is built once
 
 
@@ -342,14 +349,14 @@ def site(tmp_path_factory) -> Path:
 @alone
 def test_site_asks_no_other_host(site):
     for page in site.rglob("*.html"):
-        assert [url for url in Html(page).loads if urlsplit(url).netloc] == [], page
+        assert [url for url in parsed(page).loads if urlsplit(url).netloc] == [], page
     for style in site.rglob("*.css"):
         assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", style.read_text()), style
 
 
 @alone
 def test_links_and_anchors_of_the_site_lead_somewhere(site):
-    pages = {path: Html(path) for path in site.rglob("*.html") if path.name != "404.html"}
+    pages = {path: parsed(path) for path in site.rglob("*.html") if path.name != "404.html"}
     for path, page in pages.items():
         for url in page.loads + page.leads:
             link, anchor = urldefrag(url)
