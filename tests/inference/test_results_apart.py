@@ -9,6 +9,7 @@ import sys
 import unicodedata
 from pathlib import Path
 
+import afresh
 import numpy as np
 import pytest
 import torch
@@ -100,12 +101,13 @@ def test_two_runs_do_not_write_into_one_folder(model, tmp_path, weights):
     next(first)
     with pytest.raises(ValueError, match=f"is written to by process {os.getpid()}; wait for it, or use"):
         oh.predict(model, pictures[2], tmp_path / "out", animate=False)
-    command = [sys.executable, "-m", "objecthood", "predict", pictures[2], "--weights", weights]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--out", tmp_path / "out"], capture_output=True, text=True, env=environment
+    command = ["predict", str(pictures[2]), "--weights", weights, "--out", str(tmp_path / "out")]
+    code = (
+        "import contextlib, sys; from objecthood.cli.main import main\n"
+        "with contextlib.redirect_stderr(sys.stdout): print(main(sys.argv[1:]))"
     )
-    assert done.returncode == 1 and f"process {os.getpid()}" in done.stderr
+    *said, ended = afresh.run(code, tmp_path, {}, tuple(command)).split()
+    assert ended == "1" and f"process {os.getpid()}" in " ".join(said)
     assert len(list(first)) == 1, "the first goes on"
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert sorted(record["names"]) == ["0", "1"]
