@@ -146,7 +146,7 @@ def check_kills(folder: Path, undisturbed: dict[str, str], kills: int) -> tuple[
 AREA = "A run that dies"
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("kills", [8, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
 def test_killed_at_random_moments(kills, tmp_path, undisturbed, scoreboard):
     runs, alike, late = check_kills(tmp_path, undisturbed, kills)
     assert late >= kills / 2 and alike == runs
@@ -453,6 +453,16 @@ def began(name: str, folder: Path) -> subprocess.Popen[str]:
     return process
 
 
+def ran_in_a_fork(name: str, folder: Path) -> bool:
+    """Whether the command, as `began` types it but in a warm process, ended well."""
+
+    def work():
+        os.chdir(folder)
+        assert main(command_of(name, folder)) == 0
+
+    return ended(begin(work), 300) == 0
+
+
 def ran(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code and all that was said."""
     said = process.communicate(timeout=300)[0]
@@ -509,8 +519,7 @@ def test_stopped_at_any_moment_of_a_command(name, kills, tmp_path, scoreboard):
         if code == 0:
             assert found == right
             shutil.rmtree(folder / "out")
-    code, said = ran(began(name, folder))
-    assert code == 0 and whole(folder / "out") == right, said
+    assert ran_in_a_fork(name, folder) and whole(folder / "out") == right
     assert not list((folder / "out").rglob(".*.part*"))
     what = f"`{name}` stopped at a random moment, first to last: a line and its exit code, every file whole"
     codes = ", ".join(f"{count} ended with {code}" for code, count in sorted(ends.items()))
