@@ -53,7 +53,7 @@ def exact_and_literal(resolution):
     return exact, literal, images, noise
 
 
-@pytest.mark.parametrize("resolution", [35, 64, 128])
+@pytest.mark.parametrize("resolution", [35, 64, pytest.param(128, marks=pytest.mark.long)])
 @torch.no_grad()
 def test_the_reference_implementation_equals_the_exact_model(resolution, in_float64):
     exact, literal, images, noise = exact_and_literal(resolution)

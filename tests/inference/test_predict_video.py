@@ -143,7 +143,7 @@ def run(count):
             table.add(tracks, (1.0, 1.0), 256)
 run(20)
 before = peak()
-run(400)  # 90 MB of images
+run(200)  # 45 MB of images
 print(peak() - before)
 """
 

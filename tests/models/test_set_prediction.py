@@ -110,7 +110,7 @@ class Bundled(oh.recipes.FastSetPrediction):
 
 
 def test_a_run_on_rendered_scenes_learns_and_is_scored(tmp_path):
-    numbers = {"steps": 120, "batch_size": 8, "test_scenes": 16, "evaluate_every": 200, "warmup_steps": 5}
+    numbers = {"steps": 60, "batch_size": 8, "test_scenes": 16, "evaluate_every": 200, "warmup_steps": 5}
     recipe = Bundled(name="bundled", data="clevr-like", resolution=32, **FAST | numbers)
     result = oh.train(recipe, tmp_path / "run")
     assert set(result["scores"]) == {"ap", "ap_1", "ap_0.5", "ap_0.25", "ap_0.125"}

@@ -421,9 +421,9 @@ def test_adaslot_keeps_the_more_probable_and_samples_in_training():
     probability = torch.tensor([[softmax(pair)[1] for pair in image] for image in logits.tolist()]).double()
     torch.testing.assert_close(module.penalty(slots), module.weight * probability.mean())
     module.train()
-    samples = torch.stack([keep(module, slots, seed).detach() for seed in range(3000)])
+    samples = torch.stack([keep(module, slots, seed).detach() for seed in range(800)])
     assert ((samples == 0) | (samples == 1)).all()
-    torch.testing.assert_close(samples.mean(dim=0), probability, rtol=0, atol=0.04)
+    torch.testing.assert_close(samples.mean(dim=0), probability, rtol=0, atol=0.08)
     assert torch.equal(keep(module, slots, 5), keep(module, slots, 5))
 
 
