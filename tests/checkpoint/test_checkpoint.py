@@ -4,14 +4,13 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import afresh
 import pytest
 import torch
-from places import ROOT
 from safetensors.torch import save_file
 from torch import nn
 
@@ -49,7 +48,7 @@ def test_the_same_weights_are_the_same_file(tmp_path, monkeypatch, scoreboard):
     """In any process: safetensors lists the facts in an order that changes from one to the next."""
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "one")])
     exec(SAVE_OFTEN, {})
-    subprocess.run([sys.executable, "-c", SAVE_OFTEN, tmp_path / "other"], check=True, cwd=ROOT)
+    afresh.run(SAVE_OFTEN, tmp_path.parent, {}, (str(tmp_path / "other"),))
     files = sorted(tmp_path.iterdir())
     assert len(files) == 12 and len({file.read_bytes() for file in files}) == 1
     assert read_description(files[0])["calibration"] == {"ü": 1, "scenes": 20} and oh.load(files[0])

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import subprocess
 import sys
 import unicodedata
 from pathlib import Path
@@ -22,8 +21,6 @@ from objecthood.data.io.images import ImageError, ImageWarning, NoImageError, fi
 from objecthood.inference.predict import stream
 from objecthood.inference.predict_video import predict_video
 from objecthood.inference.result_folder import ResultFolder
-
-ROOT = Path(oh.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -260,10 +257,13 @@ def test_names_that_the_terminal_cannot_write(tmp_path, weights):
     """A terminal of another encoding gets them escaped, and nothing stops."""
     plain(tmp_path / "猫.png")
     (tmp_path / "猫-broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    command = [sys.executable, "-m", "objecthood", "predict", tmp_path, "--weights", weights, "--skip-bad"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "cp1252", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--no-animation", "--out", tmp_path / "ö-猫"], capture_output=True, env=environment
+    command = ["predict", str(tmp_path), "--weights", weights, "--skip-bad", "--no-animation"]
+    out, error = (
+        io.TextIOWrapper(io.BytesIO(), "cp1252", errors, write_through=True)
+        for errors in ("strict", "backslashreplace")  # as Python opens stdout and stderr
     )
-    assert done.returncode == 1 and b"1 of 2 images, 1 skipped" in done.stdout, done.stderr
-    assert b"\xf6-\\u732b" in done.stdout and b"\\u732b-broken.png" in done.stderr
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        assert main([*command, "--out", str(tmp_path / "ö-猫")]) == 1
+    said, told = out.buffer.getvalue(), error.buffer.getvalue()
+    assert b"1 of 2 images, 1 skipped" in said and b"\xf6-\\u732b" in said
+    assert b"\\u732b-broken.png" in told
