@@ -29,6 +29,7 @@ from objecthood.motion import masks as motion_masks
 from objecthood.motion.fields import KEPT, fields_of, flow_size
 from objecthood.motion.optical_flow import import_cv2
 from objecthood.nn.backbones import EfficientNetLite0
+from objecthood.nn.block_matching import best_displacement
 from objecthood.nn.guided_filter import guided_filter
 from objecthood.runtime.environment import describe
 
@@ -61,6 +62,26 @@ def farneback(cv2: Any) -> Any:
     """Farneback 2003, five levels."""
     options = (None, 0.5, 5, 15, 3, 5, 1.2, 0)
     return on_grey(cv2, lambda one, other: cv2.calcOpticalFlowFarneback(one, other, *options))
+
+
+def block_matching(cv2: Any, reach: int = 6, window: int = 5) -> Any:
+    """Blocks of `window` pixels on the fields' own grid, moved by up to `reach` pixels each way; the best
+    displacement is refined by a parabola (`nn.block_matching`)."""
+    side = 2 * reach + 1
+
+    def search(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        rows, columns = one.shape[0] // KEPT, one.shape[1] // KEPT
+        small, moved = (resize_image(image, (rows, columns)) / np.float32(255) for image in (one, other))
+        wide = cv2.copyMakeBorder(moved, *(reach,) * 4, cv2.BORDER_REPLICATE)
+        errors = np.empty((side * side, rows * columns), np.float32)
+        for number in range(side * side):
+            y, x = divmod(number, side)
+            square = np.square(wide[y : y + rows, x : x + columns] - small).mean(axis=2)
+            errors[number] = cv2.blur(square, (window, window)).ravel()
+        best = best_displacement(torch.from_numpy(errors).T.reshape(-1, side, side), reach)
+        return KEPT * best.view(rows, columns, 2).numpy().repeat(KEPT, axis=0).repeat(KEPT, axis=1)
+
+    return search
 
 
 class FeatureMatching:
@@ -183,6 +204,7 @@ VARIANTS: dict[str, tuple[Callable[[Any], Any], Callable[[np.ndarray], np.ndarra
     "DIS fast, affine camera": (dis("fast"), None),
     "DIS medium, affine camera": (dis("medium"), None),
     "Farneback, affine camera": (farneback, None),
+    "block matching, affine camera": (block_matching, None),
     "DIS medium, finest scale, homography by RANSAC": (dis("medium", 0), without_homography),
     "matched features, 16 pixels a cell, affine camera": (matching((4, 5), 3), None),
     "matched features, 8 pixels a cell, affine camera": (matching((2,), 6), None),

@@ -3,6 +3,7 @@
 import importlib
 import json
 
+import numpy as np
 import pytest
 import torch
 from places import ROOT
@@ -53,6 +54,16 @@ def test_the_weight_of_colours_is_chosen_by_j_over_all_frames(davis):
     one, other = davis.J(0.5, 0.1), davis.J(0.4, 0.9)
     rows = davis.chosen({name: {"slots": [one, other]} for name in ("bear", "goat")}, [["bear"], ["goat"]])
     assert rows["bear"]["slots"] == rows["goat"]["slots"] == one
+
+
+def test_block_matching_finds_a_shift(monkeypatch):
+    cv2 = pytest.importorskip("cv2", reason="needs OpenCV, the extra `video`")
+    monkeypatch.syspath_prepend(str(RUNS / "experiments"))
+    search = importlib.import_module("davis_flows").block_matching(cv2)
+    frame = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    flow = search(frame, np.roll(frame, (-4, 6), axis=(0, 1)))
+    assert flow.shape == (48, 80, 2)
+    assert np.abs(flow[16:-16, 16:-16] - (6, -4)).max() < 0.5
 
 
 def test_results_hold_both_figures(davis):
