@@ -13,7 +13,7 @@ CLIPS = {
     "moving-sprites": ("[`moving-sprites`](video.md)", "moving-sprites"),
     "clips-slots-textured": (
         "[moving sprites, textured background, moving camera](feature-video.md)",
-        "clips-slots-textured-motion",
+        "clips-slots-textured-motion-four-frames",
     ),
     "camouflage": ("[`camouflage`](video.md), random dots", "camouflage"),
 }

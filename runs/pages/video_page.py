@@ -27,11 +27,12 @@ FEATURE_TITLES = {
     "id_switch_rate": "ID switches",
 }
 LOSSES = {
-    "clips-slots-textured-motion": "**features and motion** (`clips-slots`)",
-    "clips-slots-textured-motion-contrast": "features and motion, slot contrast",
-    "clips-slots-textured": "features alone (earlier recipe)",
-    "clips-slots-textured-contrast": "features alone (earlier recipe), slot contrast",
-    "clips-slots-textured-similarity": "features alone (earlier recipe), temporal similarity",
+    "clips-slots-textured-motion-four-frames": "**features and motion** (`clips-slots`)",
+    "clips-slots-textured-motion": "features and motion (second recipe)",
+    "clips-slots-textured-motion-contrast": "features and motion (second recipe), slot contrast",
+    "clips-slots-textured": "features alone (first recipe)",
+    "clips-slots-textured-contrast": "features alone (first recipe), slot contrast",
+    "clips-slots-textured-similarity": "features alone (first recipe), temporal similarity",
 }
 """Published names of the runs, by what slots reconstruct and what is added to the loss."""
 TERMS = {
