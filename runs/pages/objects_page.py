@@ -52,9 +52,9 @@ def sequences() -> str:
     """J of every sequence, best gain first, and F of the method."""
     result = davis()
     method, best = result["method"], result["best_baseline"]
-    shown = [best, "appearance, adapted", method]
+    shown = [best, "appearance, adapted", "motion and appearance, not adapted", method]
     rows = [["sequence", "fold", *(f"J: {titled(name)}" for name in shown), f"F: {method}"]]
-    rows.append(["---"] * 2 + ["---:"] * 4)
+    rows.append(["---"] * 2 + ["---:"] * 5)
     ordered = sorted(result["sequences"].items(), key=lambda item: item[1][best]["J"] - item[1][method]["J"])
     for name, row in ordered:
         fold = next(number for number, names in enumerate(result["folds"]) if name in names)
