@@ -30,6 +30,7 @@ from objecthood.inference.masks import NO_SLOT, enlarge_labels
 from objecthood.inference.result_folder import VIDEO_RECORD, ResultFolder
 from objecthood.models import SlotModel
 from objecthood.models.placement import Fit, Placement, whole
+from objecthood.motion.components import MEMORY
 from objecthood.motion.fields import SequenceFields, fields_of, flow_size
 from objecthood.motion.tracking import Tracker, Tracks
 from objecthood.runtime.files import plain_part, remove_link, staged, staged_files
@@ -77,9 +78,10 @@ def predict_video(
     an arrow on moving slots, a dot on static ones), the folder `NAME-masks` (palette images, slot k is index
     k), `NAME-tracks.csv` (a row per slot and frame), `NAME-tracks.json` (the same, with size, frame rate
     and a summary of each slot) and `NAME-tracks.txt` (boxes in the text format of MOTChallenge: frame and
-    slot from 1, left, top, width, height in pixels, 1, -1, -1, -1; without the background). An image model
-    predicts frames independently, so its slots may switch objects. A motion model (`motion-grouping`) has two
-    slots, static and moving; `video` one for the background, which is not tinted, and one for each object.
+    identity from 1, left, top, width, height in pixels, 1, -1, -1, -1; without the background; see `Boxes`).
+    An image model predicts frames independently, so its slots may switch objects. A motion model
+    (`motion-grouping`) has two slots, static and moving; `video` one for the background, which is not tinted,
+    and one for each object.
     Sound is dropped.
 
     Args:
@@ -172,6 +174,7 @@ def _predict_into(
             Table(rows_file, json_file, facts) as table,
             boxes_file.open("w") as boxes,
         ):
+            of_slots = Boxes(num_slots or model.num_slots, MEMORY if model.clips else None)
             for frame, masks, placement, tracks in seen(model, source, iterations, num_slots, fit, note_read):
                 labels = enlarge_labels(masks, placement)
                 shown = labels.where(labels >= 0, NO_SLOT)
@@ -183,7 +186,7 @@ def _predict_into(
                 table.add(tracks, scale, rows * columns, seconds)
                 if not is_first and (done == 0 or not model.tracks):  # slots persist: decided once
                     background = int(tracks.area.argmax())
-                boxes.writelines(mot_lines(labels, done + 1, background))
+                boxes.writelines(of_slots.lines(labels, done + 1, background))
                 done += 1
                 note_read(max(read, done))
             for old in files["masks"].glob("[0-9]*.png"):
@@ -317,21 +320,43 @@ def draw(
     return np.asarray(tinted)
 
 
-def mot_lines(labels: Int16[Tensor, "height width"], frame: int, background: int) -> Iterator[str]:
-    """Lines of MOTChallenge's format for the boxes of all slots but `background` in frame `frame` (from 1).
+class Boxes:
+    """Boxes of slots as lines of MOTChallenge's format. The identity is the slot, from 1; where a slot goes
+    to another object (`memory`), the number after the largest so far.
+
+    Args:
+        num_slots: of the model.
+        memory: number of frames without a slot after which it is another object's; None: it never is.
 
     Example:
         >>> labels = torch.zeros(4, 6, dtype=torch.int16)
         >>> labels[1:3, 2:5] = 1
-        >>> list(mot_lines(labels, 7, 0))
-        ['7,2,2,1,3,2,1,-1,-1,-1\\n']
+        >>> boxes = Boxes(num_slots=2, memory=3)
+        >>> [line for frame in (7, 8, 13) for line in boxes.lines(labels, frame, background=0)]
+        ['7,2,2,1,3,2,1,-1,-1,-1\\n', '8,2,2,1,3,2,1,-1,-1,-1\\n', '13,3,2,1,3,2,1,-1,-1,-1\\n']
     """
-    for slot in labels.unique().tolist():
-        if slot >= 0 and slot != background:
-            rows, columns = (labels == slot).nonzero(as_tuple=True)
-            left, top = int(columns.min()), int(rows.min())
-            size = int(columns.max()) + 1 - left, int(rows.max()) + 1 - top
-            yield f"{frame},{slot + 1},{left},{top},{size[0]},{size[1]},1,-1,-1,-1\n"
+
+    def __init__(self, num_slots: int, memory: int | None = None):
+        self._memory, self._largest = memory, num_slots
+        self._identities: dict[int, int] = {}
+        self._last: dict[int, int] = {}
+
+    def lines(self, labels: Int16[Tensor, "height width"], frame: int, background: int) -> Iterator[str]:
+        """The lines of all slots but `background` in frame `frame` (from 1)."""
+        for slot in labels.unique().tolist():
+            if slot >= 0 and slot != background:
+                rows, columns = (labels == slot).nonzero(as_tuple=True)
+                left, top = int(columns.min()), int(rows.min())
+                size = int(columns.max()) + 1 - left, int(rows.max()) + 1 - top
+                yield f"{frame},{self._identity(slot, frame)},{left},{top},{size[0]},{size[1]},1,-1,-1,-1\n"
+
+    def _identity(self, slot: int, frame: int) -> int:
+        away = frame - self._last.get(slot, frame) - 1
+        if self._memory is not None and away > self._memory:
+            self._largest += 1
+            self._identities[slot] = self._largest
+        self._last[slot] = frame
+        return self._identities.get(slot, slot + 1)
 
 
 class Table:

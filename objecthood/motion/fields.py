@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -120,15 +121,17 @@ def fields_of(
     search: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     camera: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> SequenceFields:
-    """The motion of at least two frames of size `flow_size`; `search` is `DenseInverseSearch` and `camera`,
-    which subtracts the camera's motion, `without_camera` unless given."""
-    search, camera, flows = search or DenseInverseSearch(), camera or without_camera, []
-    for now in range(len(frames)):
-        both = []
-        for step in (1, -1):
-            other = now + step if 0 <= now + step < len(frames) else now - step
-            both.append(search(frames[now], frames[other]) * (other - now))
-        flows.append(np.stack(both))
+    """The motion of at least two frames of size `flow_size`; `search` is `DenseInverseSearch`, with as many
+    threads as PyTorch has, and `camera`, which subtracts the camera's motion, `without_camera` unless
+    given."""
+    find, camera = search or DenseInverseSearch(), camera or without_camera
+
+    def both(now: int) -> np.ndarray:
+        others = neighbours(now, len(frames))
+        return np.stack([find(frames[now], frames[other]) * (other - now) for other in others])
+
+    with ThreadPoolExecutor(1 if search else torch.get_num_threads()) as pool:
+        flows = list(pool.map(both, range(len(frames))))
     flow = torch.from_numpy(np.stack(flows)).permute(0, 1, 4, 2, 3)
     flow = functional.avg_pool2d(flow.flatten(0, 1), KEPT).unflatten(0, flow.shape[:2]) / KEPT
     residual = torch.from_numpy(np.stack([camera(one) for one in flow.flatten(0, 1).numpy()]))
@@ -136,6 +139,17 @@ def fields_of(
     speed = along_paths(residual.norm(dim=2), flow)
     steady = along_paths(residual.flatten(1, 2), flow).unflatten(1, residual.shape[1:3])
     return SequenceFields(flow.half(), residual.half(), steady.half(), speed.half())
+
+
+def neighbours(now: int, count: int) -> tuple[int, int]:
+    """The frames after and before one of `count`; at either end, twice the only one there is.
+
+    Example:
+        >>> neighbours(0, 3), neighbours(1, 3), neighbours(2, 3)
+        ((1, 1), (2, 0), (1, 1))
+    """
+    after, before = now + 1, now - 1
+    return after if after < count else before, before if before >= 0 else after
 
 
 def without_camera(field: Float[np.ndarray, "2 rows columns"]) -> Float[np.ndarray, "2 rows columns"]:

@@ -72,8 +72,8 @@ class InvertedBlock(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "batch channels height width"]) -> Tensor:
         """[batch, out_channels, height / stride, width / stride]."""
-        hidden = inputs if self.expand is None else F.relu6(self.expand(inputs))
-        outputs = self.project(F.relu6(self.depthwise(hidden)))
+        hidden = inputs if self.expand is None else F.relu6(self.expand(inputs), inplace=True)
+        outputs = self.project(F.relu6(self.depthwise(hidden), inplace=True))
         return inputs + outputs if self.residual else outputs
 
 
@@ -190,7 +190,7 @@ class EfficientNetLite0(nn.Module):
             raise ValueError(f"`layer` (={layer}) must be 0 for {type(self).__name__}, which has `layers`")
         self.grid((images.shape[2], images.shape[3]))
         hidden = (2 * images.to(self.stem.weight.dtype) - 1).contiguous(memory_format=torch.channels_last)
-        hidden = F.relu6(self.stem(hidden))
+        hidden = F.relu6(self.stem(hidden), inplace=True)
         kept = {}
         for number, stage in enumerate(self.stages):
             hidden = stage(hidden)

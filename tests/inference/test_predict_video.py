@@ -21,9 +21,10 @@ import objecthood
 from objecthood.cli.main import main
 from objecthood.data.io.frame_folder import FrameFolder
 from objecthood.data.io.images import ImageError
-from objecthood.inference.predict_video import COLUMNS, predict_video
+from objecthood.inference.predict_video import COLUMNS, Boxes, predict_video
 from objecthood.models import autoencoder, video
 from objecthood.models.placement import whole
+from objecthood.motion.components import MEMORY, ObjectSlots
 from objecthood.motion.tracking import Tracks
 from objecthood.runtime.files import staged
 from objecthood.runtime.signals import INTERRUPTED, PREEMPTED
@@ -211,6 +212,23 @@ def test_the_background_of_boxes_stays_when_an_object_is_larger(tmp_path, monkey
     )
     rows = [line.split(",")[:2] for line in result.files["mot"].read_text().splitlines()]
     assert rows == [["1", "2"], ["2", "2"], ["3", "2"], ["4", "2"]]
+
+
+def test_an_object_that_takes_over_a_slot_has_an_identity_of_its_own():
+    """As in MOTChallenge; the slots of `video` go to others when their object is gone for long."""
+    there, gone = torch.ones(2, 2, dtype=torch.int16), torch.zeros(2, 2, dtype=torch.int16)
+
+    def identities(absent, memory):
+        boxes, slots = Boxes(9, memory), ObjectSlots(9)
+        frames = [there, there, *[gone] * absent, there, there]
+        lines = [line for number, labels in enumerate(frames) for line in boxes.lines(labels, number + 1, 0)]
+        held = [slots.update(labels.float()) for labels in frames]
+        assert held[0][1].all() and held[-1][1].all(), "the same slot"
+        return [int(line.split(",")[1]) for line in lines]
+
+    assert identities(MEMORY, MEMORY) == [2, 2, 2, 2]
+    assert identities(MEMORY + 1, MEMORY) == [2, 2, 10, 10]
+    assert identities(MEMORY + 1, None) == [2, 2, 2, 2]
 
 
 def test_bad_videos_among_others_are_skipped_or_named(tmp_path, monkeypatch, capsys):
