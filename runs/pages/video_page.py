@@ -28,6 +28,7 @@ FEATURE_TITLES = {
 }
 LOSSES = {
     "clips-slots-textured-motion-four-frames": "**features and motion** (`clips-slots`)",
+    "clips-slots-textured-motion-four-frames-similarity": "features and motion, temporal similarity",
     "clips-slots-textured-motion": "features and motion (second recipe)",
     "clips-slots-textured-motion-contrast": "features and motion (second recipe), slot contrast",
     "clips-slots-textured": "features alone (first recipe)",
