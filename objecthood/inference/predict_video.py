@@ -81,8 +81,7 @@ def predict_video(
     identity from 1, left, top, width, height in pixels, 1, -1, -1, -1; without the background; see `Boxes`).
     An image model predicts frames independently, so its slots may switch objects. A motion model
     (`motion-grouping`) has two slots, static and moving; `video` one for the background, which is not tinted,
-    and one for each object.
-    Sound is dropped.
+    and one for each object. Sound is dropped.
 
     Args:
         model: a discovery model, or a name ("video"), file or run folder for `oh.load`.
@@ -172,9 +171,9 @@ def _predict_into(
             staged(files["mot"]) as boxes_file,
             VideoWriter(video, source.size, source.rate) as writer,
             Table(rows_file, json_file, facts) as table,
-            boxes_file.open("w") as boxes,
+            boxes_file.open("w") as box_lines,
         ):
-            of_slots = Boxes(num_slots or model.num_slots, MEMORY if model.clips else None)
+            boxes = Boxes(num_slots or model.num_slots, MEMORY if model.clips else None)
             for frame, masks, placement, tracks in seen(model, source, iterations, num_slots, fit, note_read):
                 labels = enlarge_labels(masks, placement)
                 shown = labels.where(labels >= 0, NO_SLOT)
@@ -186,7 +185,7 @@ def _predict_into(
                 table.add(tracks, scale, rows * columns, seconds)
                 if not is_first and (done == 0 or not model.tracks):  # slots persist: decided once
                     background = int(tracks.area.argmax())
-                boxes.writelines(of_slots.lines(labels, done + 1, background))
+                box_lines.writelines(boxes.lines(labels, done + 1, background))
                 done += 1
                 note_read(max(read, done))
             for old in files["masks"].glob("[0-9]*.png"):
@@ -321,12 +320,12 @@ def draw(
 
 
 class Boxes:
-    """Boxes of slots as lines of MOTChallenge's format. The identity is the slot, from 1; where a slot goes
-    to another object (`memory`), the number after the largest so far.
+    """Boxes of slots as lines of MOTChallenge's format. An object's identity is its slot, counted from 1; an
+    object that takes over a slot (see `memory`) has the next number that was never used.
 
     Args:
         num_slots: of the model.
-        memory: number of frames without a slot after which it is another object's; None: it never is.
+        memory: a slot that was empty for more frames holds another object; None: always the same object.
 
     Example:
         >>> labels = torch.zeros(4, 6, dtype=torch.int16)

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=2 python runs/experiments/video_speed.py DAVIS/JPEGImages/480p/soapbox
 
-Runs the command on a folder of frames with the model `video`, as a process of its own, and notes what it took
-in all, from its start to the last result file. Without OMP_NUM_THREADS it takes the cores that are idle.
+Runs the command on a folder of frames with the model `video`, as a process of its own, and adds a row: what
+it took in all, from its start to the last result file. Without OMP_NUM_THREADS it takes the idle cores.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ from PIL import Image
 from objecthood.runtime.environment import describe
 
 TARGET = Path(__file__).resolve().parents[2] / "results" / "video-speed.json"
+PROTOCOL = (
+    "objecthood predict FRAMES --weights video, one process, from its start to its end with all result "
+    "files; cpu_seconds: user and system time of all its threads; load: mean number of running programs in "
+    "the minute before; a row a run"
+)
 
 
 def main() -> None:
@@ -39,23 +44,20 @@ def main() -> None:
     wall, used = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     with Image.open(files[0]) as image:
         size = image.size
-    result = {
-        "name": "video-speed",
-        "protocol": "objecthood predict FRAMES --weights video, one process, from its start to its end with "
-        "all result files; cpu_seconds: user and system time of all its threads; load: mean number of "
-        "running programs in the minute before",
+    row = {
         "sequence": folder.name,
         "frames": len(files),
         "size": list(size),
+        "threads": os.environ.get("OMP_NUM_THREADS", "idle cores"),
         "wall_seconds": round(wall, 1),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
-        "threads": os.environ.get("OMP_NUM_THREADS", "the cores that were idle"),
         "peak_megabytes": used.ru_maxrss // 1024,
         "load": round(load, 2),
-        "machine": describe(),
     }
+    rows = json.loads(TARGET.read_text())["rows"] if TARGET.exists() else []
+    result = {"name": "video-speed", "protocol": PROTOCOL, "rows": [*rows, row], "machine": describe()}
     TARGET.write_text(json.dumps(result, indent=1) + "\n")
-    print(result)
+    print(row)
 
 
 if __name__ == "__main__":

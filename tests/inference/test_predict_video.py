@@ -195,9 +195,8 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_the_background_of_boxes_stays_when_an_object_is_larger(tmp_path, monkeypatch):
-    labels = np.zeros((4, 32, 32), np.int64)
-    labels[0, :8] = labels[1:, 2:] = 1
+def boxes_of(labels, tmp_path, monkeypatch):
+    """Frame and identity of every box that is written for a video in which a model finds `labels`."""
     masks = torch.nn.functional.one_hot(torch.from_numpy(labels), 4).movedim(-1, 1).float()
 
     def seen(model, source, *_):
@@ -207,11 +206,24 @@ def test_the_background_of_boxes_stays_when_an_object_is_larger(tmp_path, monkey
             yield frame, mask, whole((32, 32)), Tracks(torch.zeros(4, 2), area, torch.zeros(4, 2), still)
 
     monkeypatch.setattr("objecthood.inference.predict_video.seen", seen)
-    result = predict_video(
-        MODEL, write_video(tmp_path / "clip.mp4", some_frames(4, 32, 32)), tmp_path / "out"
-    )
-    rows = [line.split(",")[:2] for line in result.files["mot"].read_text().splitlines()]
-    assert rows == [["1", "2"], ["2", "2"], ["3", "2"], ["4", "2"]]
+    clip = write_video(tmp_path / "clip.mp4", some_frames(len(labels), 32, 32))
+    rows = predict_video(MODEL, clip, tmp_path / "out").files["mot"].read_text().splitlines()
+    return [tuple(map(int, row.split(",")[:2])) for row in rows]
+
+
+def test_the_background_of_boxes_stays_when_an_object_is_larger(tmp_path, monkeypatch):
+    labels = np.zeros((4, 32, 32), np.int64)
+    labels[0, :8] = labels[1:, 2:] = 1
+    assert boxes_of(labels, tmp_path, monkeypatch) == [(1, 2), (2, 2), (3, 2), (4, 2)]
+
+
+@pytest.mark.parametrize(("clips", "later"), [(True, 5), (False, 2)])
+def test_identities_follow_how_a_model_hands_on_its_slots(tmp_path, monkeypatch, clips, later):
+    """The slots of `video` go to other objects; those of a recurrent model wait for theirs."""
+    monkeypatch.setattr(MODEL, "clips", clips, raising=False)
+    labels = np.zeros((MEMORY + 3, 32, 32), np.int64)
+    labels[[0, -1], :8] = 1
+    assert boxes_of(labels, tmp_path, monkeypatch) == [(1, 2), (MEMORY + 3, later)]
 
 
 def test_an_object_that_takes_over_a_slot_has_an_identity_of_its_own():

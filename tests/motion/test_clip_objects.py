@@ -16,6 +16,7 @@ from objecthood.inference import clip_frames
 from objecthood.inference.clip_frames import object_masks
 from objecthood.motion.clip_objects import clip_masks, clip_of, motion_score, read_frame
 from objecthood.motion.components import ObjectSlots
+from objecthood.motion.fields import fields_of
 from objecthood.nn.objectness import class_moments, log_odds, ridge
 from objecthood.recipes.moving_objects import fit_head
 
@@ -35,6 +36,19 @@ def clip_of_a_square(frames: int = 12, stops_at: int = 6) -> tuple[np.ndarray, t
         pictures.append(picture)
         truth[now, 40 : 40 + SIDE, left : left + SIDE] = True
     return np.stack(pictures), truth
+
+
+def test_flow_does_not_depend_on_the_number_of_threads():
+    """Nor on who computes at the same time: OpenCV's object holds the images of the last pair."""
+    frames, _ = clip_of_a_square(24)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 4):
+            torch.set_num_threads(number)
+            found.append(fields_of(list(frames)).flow)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 @pytest.fixture(scope="module")
