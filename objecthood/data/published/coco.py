@@ -203,13 +203,14 @@ class Coco(DecodedDataset):
 
     def decode(self, number: int) -> Decoded:
         image = read_image(self.paths[number], upright=self.orientation != "stored")
-        labels = self.label_map(number)
-        self._check_size(self.paths[number], (image.shape[0], image.shape[1]), labels.shape)
-        return resized(image, labels, self.resolution, 1.0 if self.crop else None)
+        self._check_size(number, (image.shape[0], image.shape[1]))
+        return resized(image, self.label_map(number), self.resolution, 1.0 if self.crop else None)
 
-    def _check_size(self, path: Path, size: tuple[int, int], wanted: tuple[int, ...]) -> None:
+    def _check_size(self, number: int, size: tuple[int, int]) -> None:
         """CocoError where an image is of another size than its annotations; a warning where an orientation
         was noted in it, nobody said what is annotated, and its size does not show it."""
+        path, entry = self.paths[number], self._images[number]
+        wanted = (entry["height"], entry["width"])
         turned = read_orientation(path) if self.orientation is None or size != wanted else 1
         if size != wanted:
             shapes = f"{size[1]} x {size[0]}, not {wanted[1]} x {wanted[0]}"
