@@ -7,6 +7,7 @@ Slots persist over windows, as components are followed from frame to frame (`mot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from objecthood.motion.clip_objects import Frame, clip_masks, clip_of, read_frame
 from objecthood.motion.components import ObjectSlots
+from objecthood.runtime.threads import parallel
 
 WINDOW, MARGIN = 96, 24
 """Frames in a window, and additional frames on either side for averages along the flow. DAVIS has at most 104
@@ -54,8 +56,8 @@ def object_masks(
     slots, start = ObjectSlots(model.num_slots - 1), None
 
     def seen() -> Iterator[Frame]:
-        for number, frame in enumerate(frames):
-            yield read_frame(model, frame)
+        for number, frame in enumerate(parallel(partial(read_frame, model), frames)):
+            yield frame
             if read:
                 read(number + 1)
 

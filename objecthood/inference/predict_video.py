@@ -10,6 +10,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -34,6 +35,7 @@ from objecthood.motion.components import MEMORY
 from objecthood.motion.fields import SequenceFields, fields_of, flow_size
 from objecthood.motion.tracking import Tracker, Tracks
 from objecthood.runtime.files import plain_part, remove_link, staged, staged_files
+from objecthood.runtime.threads import parallel
 from objecthood.visualize import figures
 from objecthood.visualize.video import mark_motion
 
@@ -174,15 +176,12 @@ def _predict_into(
             boxes_file.open("w") as box_lines,
         ):
             boxes = Boxes(num_slots or model.num_slots, MEMORY if model.clips else None)
-            for frame, masks, placement, tracks in seen(model, source, iterations, num_slots, fit, note_read):
-                labels = enlarge_labels(masks, placement)
-                shown = labels.where(labels >= 0, NO_SLOT)
-                figures.indexed_png(shown, masks_folder / f"{done:06d}.png")
-                rows, columns = placement.shown(model.image_size)
-                scale = placement.box[3] / columns, placement.box[2] / rows
+            found = seen(model, source, iterations, num_slots, fit, note_read)
+            draw_one = partial(_draw_one, model, masks_folder)
+            for labels, overlay, tracks, scale, pixels in parallel(draw_one, enumerate(found)):
                 seconds = source.seconds(done)
-                writer.write(draw(frame, labels, tracks, scale, int(model.clips)), seconds)
-                table.add(tracks, scale, rows * columns, seconds)
+                writer.write(overlay, seconds)
+                table.add(tracks, scale, pixels, seconds)
                 if not is_first and (done == 0 or not model.tracks):  # slots persist: decided once
                     background = int(tracks.area.argmax())
                 box_lines.writelines(boxes.lines(labels, done + 1, background))
@@ -303,6 +302,19 @@ def ahead(
         waiting = frame, view, placement
     if waiting:
         yield *waiting[:2], None, waiting[2]
+
+
+def _draw_one(
+    model: SlotModel, folder: Path, item: tuple[int, Found]
+) -> tuple[Int16[Tensor, "height width"], np.ndarray, Tracks, tuple[float, float], int]:
+    """Labels of a numbered frame, also saved in `folder`; its overlay and tracks; and of the model's input,
+    pixels of the video per pixel (across, down), and the number of pixels."""
+    number, (frame, masks, placement, tracks) = item
+    labels = enlarge_labels(masks, placement)
+    figures.indexed_png(labels.where(labels >= 0, NO_SLOT), folder / f"{number:06d}.png")
+    rows, columns = placement.shown(model.image_size)
+    scale = placement.box[3] / columns, placement.box[2] / rows
+    return labels, draw(frame, labels, tracks, scale, int(model.clips)), tracks, scale, rows * columns
 
 
 def draw(

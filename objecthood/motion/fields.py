@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ from objecthood.data.published.davis import Davis2016, folds
 from objecthood.data.scene import Dataset, Scenes
 from objecthood.motion.optical_flow import DenseInverseSearch
 from objecthood.motion.paths import along_paths
+from objecthood.runtime.threads import parallel
 
 SIDE = 240
 """Shorter side of the frames for optical flow in pixels, half of 480p."""
@@ -130,8 +130,7 @@ def fields_of(
         others = neighbours(now, len(frames))
         return np.stack([find(frames[now], frames[other]) * (other - now) for other in others])
 
-    with ThreadPoolExecutor(1 if search else torch.get_num_threads()) as pool:
-        flows = list(pool.map(both, range(len(frames))))
+    flows = list(parallel(both, range(len(frames)), threads=1 if search else None))
     flow = torch.from_numpy(np.stack(flows)).permute(0, 1, 4, 2, 3)
     flow = functional.avg_pool2d(flow.flatten(0, 1), KEPT).unflatten(0, flow.shape[:2]) / KEPT
     residual = torch.from_numpy(np.stack([camera(one) for one in flow.flatten(0, 1).numpy()]))

@@ -51,6 +51,22 @@ def test_flow_does_not_depend_on_the_number_of_threads():
     torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
+def test_results_do_not_depend_on_the_number_of_threads(model, tmp_path):
+    clip = write_video(tmp_path / "clip.mp4", clip_of_a_square(10)[0])
+    threads, masks, files = torch.get_num_threads(), [], []
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            result = oh.predict_video(model, clip, tmp_path / f"out{number}")
+            pictures = sorted(result.files["masks"].iterdir())
+            files.append([picture.name for picture in pictures])
+            masks.append(np.stack([np.asarray(Image.open(picture)) for picture in pictures]))
+    finally:
+        torch.set_num_threads(threads)
+    assert files[0] == files[1] == [f"{number:06d}.png" for number in range(10)]
+    assert (masks[0] == masks[1]).mean() > 0.999 and masks[0].any(), "sums are rounded in another order"
+
+
 @pytest.fixture(scope="module")
 def model():
     """The model `video` with a small input, and a head that was learned from another clip's motion."""
