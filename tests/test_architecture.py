@@ -83,7 +83,7 @@ def only(modules: set[str], *allowed: str) -> set[str]:
 @pytest.mark.parametrize("name", within("objecthood.nn"))
 def test_ideas_stand_on_torch_alone(name):
     assert not only(ours(name), "objecthood.nn", OLD_NAMES)
-    files = {"safetensors"} if name == "objecthood.nn.backbones" else set()
+    files = {"safetensors"} if name in ("objecthood.nn.backbones", "objecthood.nn.objectness") else set()
     if name == "objecthood.nn.vit_backbones":
         files = {"transformers", "timm", "huggingface_hub"}
         assert not imports(MODULES[name], at_import=True) & files, "extras are imported where they are used"

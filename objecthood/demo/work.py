@@ -118,7 +118,7 @@ class PhotographWork:
         embeddings = self.stages.embed(image)
         if left():
             return b""
-        masks = guided_masks(cut(embeddings).attention, image)
+        masks = guided_masks(cut(*embeddings).attention, image)
         return np.asarray(masks.shape, "<i4").tobytes() + _packed(masks)
 
 

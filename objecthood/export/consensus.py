@@ -37,9 +37,10 @@ DOUBLINGS = 12
 
 
 @script(default_opset=op)
-def affinities(scales, mixing, temperatures, reaches):
+def affinities(scales, direction, constant, mixing, temperatures, reaches, tolerances):
     """Weights [views, cells, cells] (`normalised_cut.affinity`) of unit embeddings [scales, rows, columns,
-    dim]; the cosines of a view are those of the scales, in the shares `mixing` [views, scales]."""
+    dim]; the cosines of a view are those of the scales, in the shares `mixing` [views, scales]. The log odds
+    of objects are `direction` [dim, or 1 of 0] times the first embedding plus `constant`."""
     number, rows, columns, dim = op.Split(op.Shape(scales), num_outputs=4)
     cells = op.Reshape(scales, op.Concat(number, rows * columns, dim, axis=0))
     cosines = op.MatMul(cells, op.Transpose(cells, perm=[0, 2, 1]))
@@ -51,7 +52,10 @@ def affinities(scales, mixing, temperatures, reaches):
     down = row - op.Transpose(row, perm=[1, 0])
     right = column - op.Transpose(column, perm=[1, 0])
     squares = (down * down + right * right) / op.Cast(rows * columns, to=1)
-    return op.Exp((cosines - 1.0) / temperatures - squares / (2.0 * reaches * reaches))
+    first = op.Gather(cells, 0, axis=0)
+    objects = op.Sigmoid(op.ReduceSum(first * direction, [1]) + constant)
+    tolerant = 1.0 - tolerances * op.Min(objects, op.Transpose(objects, perm=[1, 0]))
+    return op.Exp((cosines - 1.0) / temperatures * tolerant - squares / (2.0 * reaches * reaches))
 
 
 @script(default_opset=op)
@@ -375,10 +379,11 @@ def embedded(features, finest):
 
 @script(default_opset=op)
 def grouped(
-    scales, mixing, temperatures, reaches, swap, order, parity, offset, used, draws, unused, iterations
-):
+    scales, direction, constant, mixing, temperatures, reaches, tolerances, swap, order, parity, offset, used,
+    draws, unused, iterations
+):  # fmt: skip
     """Agreement [cells, cells] of unit embeddings [scales, rows, columns, dim], and its tree (`linkage`)."""
-    weights = affinities(scales, mixing, temperatures, reaches)
+    weights = affinities(scales, direction, constant, mixing, temperatures, reaches, tolerances)
     values, vectors = walk_vectors(weights, swap, order, parity)
     points = partition_points(values, vectors, offset, used)
     agreement = agreements(points, draws, unused, iterations)

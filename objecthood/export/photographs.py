@@ -21,6 +21,7 @@ from objecthood.export.nodes import Features, Part, call, model_of, node
 from objecthood.models.base import SpectralStages
 from objecthood.nn import guided_filter
 from objecthood.nn.consensus_cut import ConsensusCut
+from objecthood.nn.objectness import ObjectnessHead
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -33,8 +34,10 @@ LEAST_CELLS = 64
 """Of a grid: `consensus.VECTORS` vectors must exist, with room to converge."""
 
 
-def constants(cut: ConsensusCut, num_scales: int) -> dict[str, np.ndarray]:
-    """The arrays that `consensus.grouped` takes beside the embeddings.
+def constants(
+    cut: ConsensusCut, num_scales: int, objectness: ObjectnessHead | None = None
+) -> dict[str, np.ndarray]:
+    """The arrays that `consensus.grouped` takes beside the embeddings, with a head of their objectness.
 
     Raises:
         ValueError: `cut` has partitions of more eigenvectors than the graph iterates.
@@ -55,15 +58,20 @@ def constants(cut: ConsensusCut, num_scales: int) -> dict[str, np.ndarray]:
     used = [np.arange(most) < number for _, number in kinds]
     unused = [1e9 * (np.arange(widest) >= clusters) for clusters, _ in kinds]
     first = np.eye(num_scales)[0]
-    mixing = [np.full(num_scales, 1 / num_scales) if index else first for index, _, _ in cut.views]
+    mixing = [np.full(num_scales, 1 / num_scales) if index else first for index, *_ in cut.views]
     views = len(cut.views)
     places = np.arange(VECTORS)
     order = places.copy()  # Brent and Luk's: where the vector at each place was before
     order[2], order[4::2], order[1:-1:2], order[-1] = 1, places[2:-2:2], places[3::2], VECTORS - 2
+    nowhere = np.zeros(1), -np.inf  # log odds
+    direction, constant = nowhere if objectness is None else objectness.log_odds()
     found = {
+        "direction": direction,
+        "constant": constant,
         "mixing": mixing,
-        "temperatures": np.reshape([temperature for _, temperature, _ in cut.views], (-1, 1, 1)),
-        "reaches": np.reshape([reach for _, _, reach in cut.views], (-1, 1, 1)),
+        "temperatures": np.reshape([view.temperature for view in cut.views], (-1, 1, 1)),
+        "reaches": np.reshape([view.reach for view in cut.views], (-1, 1, 1)),
+        "tolerances": np.reshape([view.tolerance for view in cut.views], (-1, 1, 1)),
         "swap": np.eye(VECTORS)[places ^ 1],
         "order": np.eye(VECTORS)[order].T,
         "parity": 1 - 2 * (places % 2),
@@ -139,8 +147,8 @@ def compare(stages: SpectralStages, runs: Mapping[str, Run]) -> dict[str, float]
         made = runs["group"]({"image": image})
         agreement = torch.from_numpy(made["agreement"])
         differences = {
-            "embedding": (embeddings[0] - torch.from_numpy(made["embedding"])).abs().max(),
-            "agreement": (stages.cut.agreement(embeddings)[0] - agreement).abs().mean(),
+            "embedding": (embeddings.scales[0] - torch.from_numpy(made["embedding"])).abs().max(),
+            "agreement": (stages.cut.agreement(*embeddings)[0] - agreement).abs().mean(),
         }
         for num_segments in (0, 8):
             given = {"image": image, "num_segments": num_segments}
@@ -166,7 +174,7 @@ def compare(stages: SpectralStages, runs: Mapping[str, Run]) -> dict[str, float]
 
 def _group(stages: SpectralStages) -> Part:
     """Image to embedding, agreement and tree."""
-    weights = constants(stages.cut, len(stages.sides))
+    weights = constants(stages.cut, len(stages.sides), stages.objectness)
     cut = [*weights]
     features = Features(stages.backbone)
     weights |= features.weights | {"stride": np.asarray([stages.backbone.stride]), "zeroth": np.asarray(0)}

@@ -23,6 +23,7 @@ from objecthood.nn.block_matching import Modality, to_modality
 if TYPE_CHECKING:
     from objecthood.nn.backbones import EfficientNetLite0
     from objecthood.nn.consensus_cut import ConsensusCut
+    from objecthood.nn.objectness import ObjectnessHead
 
 WHOLE, MOST, ATTENTION = "reconstruction error", "error of most pixels", "doubt of attention"
 """Measures of `SlotModel.anomaly_score`."""
@@ -64,13 +65,23 @@ class ExportStages(NamedTuple):
     """Slots to logits of properties."""
 
 
+class Embeddings(NamedTuple):
+    """What a photograph is divided by (`nn.consensus_cut`)."""
+
+    scales: list[Float[Tensor, "rows columns _"]]
+    """Unit embeddings on one grid."""
+    objects: Float[Tensor, "rows columns"] | None
+    """Probability that a cell belongs to an object; None: not known."""
+
+
 class SpectralStages(NamedTuple):
     """What `objecthood.export.photographs` writes as graphs."""
 
     backbone: EfficientNetLite0
     cut: ConsensusCut
     sides: tuple[int, ...]
-    embed: Callable[[Tensor], list[Tensor]]
+    objectness: ObjectnessHead | None
+    embed: Callable[[Tensor], Embeddings]
 
 
 class FeatureStages(NamedTuple):

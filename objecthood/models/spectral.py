@@ -1,7 +1,8 @@
 """Segmentation of photographs without training: frozen features, normalised cuts and a guided filter.
 
-The backbone (`nn.backbones`) was trained with class labels of ImageNet; the grouping (`nn.consensus_cut`,
-`nn.guided_filter`) is not trained. A slot is the mean feature of its segment, of unit length. Small objects
+The backbone (`nn.backbones`) was trained with class labels of ImageNet; where objects are likely was learned
+from what moves in videos (`nn.objectness`); the grouping (`nn.consensus_cut`, `nn.guided_filter`) is not
+trained. A slot is the mean feature of its segment, of unit length. Small objects
 are found on a finer grid where asked (`nn.fine_cut`).
 """
 
@@ -15,13 +16,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from objecthood.models.base import SlotModel, SlotOutput, SpectralStages
+from objecthood.models.base import Embeddings, SlotModel, SlotOutput, SpectralStages
 from objecthood.models.placement import Fit, Placement, place
 from objecthood.nn.backbones import EfficientNetLite0, resized, working_size
 from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.encoders import check_images
 from objecthood.nn.fine_cut import FineCut
 from objecthood.nn.guided_filter import masks_at_size
+from objecthood.nn.objectness import ObjectnessHead
 
 LONGEST = 640
 """Largest side of preprocessed images in pixels."""
@@ -53,6 +55,7 @@ class SpectralSegmenter(SlotModel):
         sides: scales of the backbone's input, descending: areas of about side x side pixels, with the aspect
             ratio kept to within half a grid cell.
         fine: small segments of a grid of twice the resolution, laid over the others; None: none.
+        objectness: of the backbone's features, `ObjectnessHead.bundled()` by default where it fits them.
 
     Raises:
         ValueError: `sides` is empty, not descending, or below 1 pixel.
@@ -73,6 +76,7 @@ class SpectralSegmenter(SlotModel):
         cut: ConsensusCut | None = None,
         sides: tuple[int, ...] = (448, 320),
         fine: FineCut | None = None,
+        objectness: ObjectnessHead | None = None,
     ):
         super().__init__()
         if not sides or list(sides) != sorted(sides, reverse=True) or sides[-1] < 1:
@@ -80,6 +84,8 @@ class SpectralSegmenter(SlotModel):
         self.backbone = EfficientNetLite0.bundled() if backbone is None else backbone
         self.cut = ConsensusCut() if cut is None else cut
         self.sides, self.fine = tuple(sides), fine
+        head = ObjectnessHead.bundled() if objectness is None else objectness
+        self.objectness = head if len(head.mean) == self.backbone.feature_dim else None
         self.image_size = (sides[0], sides[0])
         self.feature_grid = (sides[0] // self.backbone.stride,) * 2
 
@@ -129,9 +135,9 @@ class SpectralSegmenter(SlotModel):
     forward = segment
 
     @torch.no_grad()
-    def embed(self, image: Float[Tensor, "3 height width"]) -> list[Float[Tensor, "rows columns _"]]:
+    def embed(self, image: Float[Tensor, "3 height width"]) -> Embeddings:
         """Unit embeddings of an image in [0, 1]: of the finest scale, and, with several scales, of all
-        concatenated on the finest grid."""
+        concatenated on the finest grid; and where objects are likely."""
         scales: list[Tensor] = []
         for side in self.sides:
             found = self._features(image, working_size(image, side**2, self.backbone.stride))
@@ -139,7 +145,8 @@ class SpectralSegmenter(SlotModel):
                 found = F.interpolate(found, size=scales[0].shape[:2], mode="bilinear", align_corners=False)
             scales.append(F.normalize(found[0].movedim(0, -1), dim=-1))
         combined = torch.cat(scales, dim=-1) / len(scales) ** 0.5
-        return [scales[0], combined] if len(scales) > 1 else scales
+        objects = None if self.objectness is None else self.objectness.probability(scales[0])
+        return Embeddings([scales[0], combined] if len(scales) > 1 else scales, objects)
 
     def _features(self, image: Tensor, size: tuple[int, int]) -> Float[Tensor, "1 _ rows columns"]:
         """Normalised features of an image that is resized to `size`."""
@@ -159,7 +166,7 @@ class SpectralSegmenter(SlotModel):
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"`image` {list(image.shape)} must be one colour image [3, height, width]")
         cut = self.cut if num_segments is None else replace(self.cut, num_segments=num_segments)
-        found = cut(self.embed(image))
+        found = cut(*self.embed(image))
         output = SpectralOutput(found.slots, masks_at_size(found.attention, image), found.attention)
         return output if self.fine is None else self._with_small(output, image, self.fine, found.agreement)
 
@@ -184,8 +191,10 @@ class SpectralSegmenter(SlotModel):
 
     def finer(self) -> SpectralSegmenter:
         """The same model with small segments of a finer grid."""
-        return SpectralSegmenter(self.backbone, self.cut, self.sides, self.fine or FineCut()).eval()
+        return SpectralSegmenter(
+            self.backbone, self.cut, self.sides, self.fine or FineCut(), self.objectness
+        ).eval()
 
     def export_stages(self) -> SpectralStages:
-        """The backbone, the grouping, the scales, and `embed`."""
-        return SpectralStages(self.backbone, self.cut, self.sides, self.embed)
+        """The backbone, the grouping, the scales, objectness, and `embed`."""
+        return SpectralStages(self.backbone, self.cut, self.sides, self.objectness, self.embed)

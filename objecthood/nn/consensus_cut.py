@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,17 @@ from objecthood.nn.normalised_cut import (
 )
 
 
+class View(NamedTuple):
+    """One affinity of a consensus (`normalised_cut.affinity`)."""
+
+    embedding: int
+    """Its index."""
+    temperature: float
+    reach: float
+    tolerance: float = 0.0
+    """Of differences within objects."""
+
+
 @dataclass(frozen=True)
 class ConsensusCut:
     """Settings of the consensus; a call segments one image. Deterministic.
@@ -35,7 +47,7 @@ class ConsensusCut:
         num_segments: number of segments; None: determined by `distance`.
         distance: threshold of average linkage, between 0 and 1: segments of more than 1 - `distance`
             agreement are merged. Smaller values give more segments.
-        views: index of the embedding, temperature and reach (`normalised_cut.affinity`) of each affinity.
+        views: the affinities.
         partitions: number of clusters and of eigenvectors of each partition of an affinity.
         restarts: k-means runs of each partition, with different seeds.
         iterations: iterations of k-means.
@@ -48,7 +60,7 @@ class ConsensusCut:
 
     num_segments: int | None = None
     distance: float = 0.66
-    views: tuple[tuple[int, float, float], ...] = ((0, 0.05, 0.15), (0, 0.06, 0.12), (1, 0.035, 0.15))
+    views: tuple[View, ...] = (View(0, 0.05, 0.15, 0.4), View(0, 0.06, 0.12), View(1, 0.035, 0.15))
     partitions: tuple[tuple[int, int], ...] = ((9, 8), (12, 8), (16, 12), (24, 16))
     restarts: int = 3
     iterations: int = 10
@@ -62,8 +74,13 @@ class ConsensusCut:
             raise ValueError(f"`num_segments` (={self.num_segments}) must be at least 1, or None")
 
     @torch.no_grad()
-    def __call__(self, embeddings: Sequence[Float[Tensor, "rows columns _"]]) -> CutOutput:
-        """Segments of one image, from one or more embeddings of unit vectors on one grid.
+    def __call__(
+        self,
+        embeddings: Sequence[Float[Tensor, "rows columns _"]],
+        objects: Float[Tensor, "rows columns"] | None = None,
+    ) -> CutOutput:
+        """Segments of one image, from one or more embeddings of unit vectors on one grid, and from the
+        probability that a cell belongs to an object; without it, differences count everywhere alike.
 
         Slots and eigenvectors of the output are those of the first embedding. `attention` is the mean
         agreement of a cell with the cells of a segment, normalised to sum 1 over segments. Views whose index
@@ -77,7 +94,7 @@ class ConsensusCut:
             (1, 1, 2)
         """
         grid = embeddings[0].shape[:2]
-        agreement, values, vectors = self.agreement(embeddings)
+        agreement, values, vectors = self.agreement(embeddings, objects)
         labels = self.labels(agreement)
         members = F.one_hot(labels).to(agreement)
         attention = agreement @ members / members.sum(dim=0)
@@ -85,15 +102,18 @@ class ConsensusCut:
         slots = F.normalize(members.T @ embeddings[0].flatten(0, 1).float(), dim=-1)
         return CutOutput(slots, attention.T.unflatten(1, grid), labels.view(grid), values, vectors, agreement)
 
-    def agreement(self, embeddings: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def agreement(
+        self, embeddings: Sequence[Tensor], objects: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Agreement [cells, cells]: the share of partitions in which two cells share a cluster; eigenvalues
         and eigenvectors of the first view."""
         cells = embeddings[0].shape[:2].numel()
         num_vectors = min(max(number for _, number in self.partitions), cells - 1)
         together, spectra = torch.zeros(cells, cells, device=embeddings[0].device), []
-        for index, temperature, reach in self.views:
-            embedding = embeddings[min(index, len(embeddings) - 1)]
-            values, vectors = random_walk_vectors(affinity(embedding, temperature, reach), num_vectors)
+        for number, temperature, reach, tolerance in self.views:
+            embedding = embeddings[min(number, len(embeddings) - 1)]
+            weights = affinity(embedding, temperature, reach, tolerance, objects)
+            values, vectors = random_walk_vectors(weights, num_vectors)
             spectra.append((values, vectors))
             for clusters, number in self.partitions:
                 rows = commute_rows(values[:number], vectors[:, :number], self.offset)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from objecthood.nn.consensus_cut import ConsensusCut
+from objecthood.nn.consensus_cut import ConsensusCut, View
 from objecthood.nn.mask_moments import moments, scatter
 
 
@@ -37,7 +37,7 @@ class FineCut:
     distance: float = 0.6
     areas: tuple[float, float] = (0.00125, 0.016)
     largest_scatter: float = 1.6
-    cut: ConsensusCut = field(default_factory=lambda: ConsensusCut(views=((0, 0.05, 0.15),)))
+    cut: ConsensusCut = field(default_factory=lambda: ConsensusCut(views=(View(0, 0.05, 0.15),)))
 
     def __post_init__(self) -> None:
         if not 0 <= self.areas[0] < self.areas[1] <= 1:

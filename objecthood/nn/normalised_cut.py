@@ -43,18 +43,34 @@ class CutOutput:
 
 
 def affinity(
-    embedding: Float[Tensor, "rows columns dim"], temperature: float, reach: float
+    embedding: Float[Tensor, "rows columns dim"],
+    temperature: float,
+    reach: float,
+    tolerance: float = 0.0,
+    objects: Float[Tensor, "rows columns"] | None = None,
 ) -> Float[Tensor, "cells cells"]:
     """exp((cosine - 1) / temperature - distance^2 / (2 reach^2)) of every pair of cells.
 
     Distances are in units of the square root of the grid's area.
+
+    Args:
+        embedding: unit vectors.
+        temperature: of cosines.
+        reach: of distances.
+        tolerance: by how much, between 0 and 1, differences count less between two cells of objects: the
+            first term is multiplied by 1 - `tolerance` min(p, q), with the probabilities p and q of both.
+        objects: probability that a cell belongs to an object; None: differences count everywhere alike.
     """
     rows, columns = embedding.shape[:2]
     cells = embedding.flatten(0, 1).float()
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     coordinates = torch.stack([row, column], dim=-1).flatten(0, 1).to(cells) / (rows * columns) ** 0.5
     distance = torch.cdist(coordinates, coordinates).square()
-    return ((cells @ cells.T - 1) / temperature - distance / (2 * reach**2)).exp()
+    difference = (1 - cells @ cells.T) / temperature
+    if objects is not None and tolerance:
+        flat = objects.flatten()
+        difference = difference * (1 - tolerance * torch.minimum(flat[:, None], flat))
+    return (-difference - distance / (2 * reach**2)).exp()
 
 
 def random_walk_vectors(

@@ -12,12 +12,17 @@ odds of an object. Both steps take closed forms; labels and weights alternate a 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+BUNDLED = Path(__file__).resolve().parent.parent / "weights" / "video-head.safetensors"
+SLOPE, OFFSET = 3.0, 0.6
+"""From objectness to the log odds that a cell of a photograph belongs to an object."""
 FEWEST = 20
 """Cells labelled as object below which nothing is fitted."""
 
@@ -102,6 +107,15 @@ class ObjectnessHead(nn.Module):
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("weight", torch.zeros(dim + 1))
 
+    @classmethod
+    def bundled(cls) -> ObjectnessHead:
+        """The head for features of `EfficientNetLite0.bundled()`, learned from what moves in 12 sequences of
+        DAVIS-2016, without labels."""
+        weights = load_file(BUNDLED)
+        head = cls(len(weights["mean"]))
+        head.load_state_dict(weights)
+        return head
+
     def inputs(self, features: Float[Tensor, "*cells dim"]) -> Float[Tensor, "_ inputs"]:
         """Standardised features of all cells with a constant 1."""
         standard = (features.float().flatten(0, -2) - self.mean) / self.scale
@@ -110,3 +124,21 @@ class ObjectnessHead(nn.Module):
     def forward(self, features: Float[Tensor, "*cells dim"]) -> Float[Tensor, "*cells"]:
         """Objectness of each cell."""
         return (self.inputs(features) @ self.weight).view(features.shape[:-1])
+
+    def probability(self, features: Float[Tensor, "*cells dim"]) -> Float[Tensor, "*cells"]:
+        """Probability that a cell of a photograph belongs to an object."""
+        return (SLOPE * (self(features) - OFFSET)).sigmoid()
+
+    def log_odds(self) -> tuple[Float[Tensor, " dim"], float]:
+        """`probability` as a logistic regression: its weights of the features, and its constant.
+
+        Example:
+            >>> head, features = ObjectnessHead(4), torch.rand(3, 4)
+            >>> head.mean.fill_(0.5), head.weight.copy_(torch.arange(5.0))  # doctest: +ELLIPSIS
+            (...)
+            >>> weight, constant = head.log_odds()
+            >>> torch.allclose((features @ weight + constant).sigmoid(), head.probability(features))
+            True
+        """
+        weight = self.weight[:-1] / self.scale
+        return SLOPE * weight, SLOPE * (float(self.weight[-1] - weight @ self.mean) - OFFSET)

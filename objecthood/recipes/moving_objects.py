@@ -7,14 +7,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from objecthood.models.moving_objects import MovingObjects
 from objecthood.motion import masks as motion_masks
 from objecthood.motion.clip_objects import Clip
 from objecthood.nn.objectness import Moments, ObjectnessHead, class_moments, ridge
 
-HEAD = Path(__file__).resolve().parent.parent / "weights" / "video-head.safetensors"
 PENALTY = 0.04
 """Of the squared weights, for each video; the two classes of a video weigh 1 each."""
 EVERY = 4
@@ -28,10 +27,7 @@ def video() -> MovingObjects:
         >>> video().num_slots
         9
     """
-    weights = load_file(HEAD)
-    head = ObjectnessHead(len(weights["mean"]))
-    head.load_state_dict(weights)
-    return MovingObjects(head).eval()
+    return MovingObjects(ObjectnessHead.bundled()).eval()
 
 
 def fit_head(clips: Iterable[Clip]) -> ObjectnessHead:

@@ -63,7 +63,7 @@ def colour_segments(image: Tensor, seed: int) -> Tensor:
 
 def feature_segments(image: Tensor, seed: int) -> Tensor:
     """k-means, K 7, on the unit embedding and the place, of 20 x 20 cells."""
-    embedding = SpectralSegmenter(BACKBONE, sides=(320,)).embed(image)[0]
+    embedding = SpectralSegmenter(BACKBONE, sides=(320,)).embed(image).scales[0]
     return enlarged(feature_kmeans(embedding[None], 7, seed)[0])
 
 
@@ -74,7 +74,7 @@ def cut_segments(
     mean affinity."""
 
     def segment(image: Tensor, seed: int) -> Tensor:
-        embedding = SpectralSegmenter(BACKBONE, sides=(side,)).embed(image)[0]
+        embedding = SpectralSegmenter(BACKBONE, sides=(side,)).embed(image).scales[0]
         labels = normalised_cut(embedding, merged_from or num_segments, seed, **settings)  # type: ignore[arg-type]
         if merged_from:
             labels = merge_by_affinity(affinity(embedding, 0.05, 0.15), labels, num_segments)

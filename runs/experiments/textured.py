@@ -57,7 +57,7 @@ def of_features(group: Callable[..., Tensor], side: int) -> Labels:
 
     def segment(small: Tensor, large: Tensor, first: int) -> Tensor:
         embed = SpectralSegmenter(sides=(side,)).embed
-        found = group(torch.stack([embed(image)[0] for image in large]), SLOTS, first)
+        found = group(torch.stack([embed(image).scales[0] for image in large]), SLOTS, first)
         masks = F.one_hot(found, SLOTS).movedim(-1, 1).float()
         return halved(torch.stack([masks_at_size(*pair) for pair in zip(masks, large, strict=True)]))
 

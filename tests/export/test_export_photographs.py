@@ -11,11 +11,13 @@ from objecthood.export import export as export_module
 from objecthood.export import nodes, photographs
 from objecthood.export.export import export_onnx, export_parts, session
 from objecthood.models.spectral import SpectralSegmenter
-from objecthood.nn.consensus_cut import ConsensusCut
+from objecthood.nn.consensus_cut import ConsensusCut, View
 from objecthood.nn.normalised_cut import affinity, random_walk_vectors
+from objecthood.nn.objectness import ObjectnessHead
 
 pytestmark = [pytest.mark.xdist_group("export"), pytest.mark.timeout(600)]
-CUT = ConsensusCut(views=((0, 0.05, 0.15), (1, 0.06, 0.12)), partitions=((6, 5), (9, 8)), restarts=2)
+VIEWS = View(0, 0.05, 0.15, 0.4), View(1, 0.06, 0.12)
+CUT = ConsensusCut(views=VIEWS, partitions=((6, 5), (9, 8)), restarts=2)
 
 
 def model():
@@ -54,6 +56,21 @@ def embedding(rows, columns, seed=0):
     smooth = torch.nn.functional.interpolate(coarse, size=(rows, columns), mode="bilinear")[0]
     noise = 0.2 * torch.randn(16, rows, columns, generator=generator)
     return torch.nn.functional.normalize((smooth + noise).movedim(0, -1), dim=-1)
+
+
+def test_affinities_are_those_of_each_view():
+    head = ObjectnessHead(16)
+    head.weight.copy_(torch.randn(17, generator=torch.Generator().manual_seed(2)))
+    scales = [embedding(6, 9), embedding(6, 9, 1)]
+    combined = torch.cat(scales, dim=-1) / 2**0.5
+    names = ("direction", "constant", "mixing", "temperatures", "reaches", "tolerances")
+    for objectness, objects in ((head, head.probability(scales[0])), (None, None)):
+        arrays = photographs.constants(CUT, 2, objectness)
+        found = step("affinities", {"weights": (1, 3)}, scales=torch.stack(scales).numpy(),
+                     **{name: arrays[name] for name in names})["weights"]  # fmt: skip
+        for weights, (number, *settings), view in zip(found, VIEWS, (scales[0], combined), strict=True):
+            assert (number == 1) == (view is combined)
+            torch.testing.assert_close(torch.from_numpy(weights), affinity(view, *settings, objects))
 
 
 def test_eigenvectors_are_those_of_lapack():
@@ -114,7 +131,7 @@ def test_images_of_any_size_and_number_of_segments(files, size):
         assert not number or len(found["slots"]) == number
         again = parts[1]({"image": image, "num_segments": number, **grouped})
         assert np.abs(again["masks"] - found["masks"]).max() < 1e-5
-    expected = model().embed(image[0])[0]
+    expected = model().embed(image[0]).scales[0]
     assert np.abs(grouped["embedding"] - expected.numpy()).max() < 1e-4
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from objecthood.nn.consensus_cut import ConsensusCut
+from objecthood.nn.consensus_cut import ConsensusCut, View
 from objecthood.nn.fine_cut import FineCut
 
-CUT = ConsensusCut(views=((0, 0.2, 0.3),), partitions=((3, 2), (4, 3)))
+CUT = ConsensusCut(views=(View(0, 0.2, 0.3),), partitions=((3, 2), (4, 3)))
 
 
 def scene(noise=0.02):

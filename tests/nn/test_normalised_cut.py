@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from objecthood.models.spectral import SpectralSegmenter
 from objecthood.nn.backbones import EfficientNetLite0, working_size
-from objecthood.nn.consensus_cut import ConsensusCut
+from objecthood.nn.consensus_cut import ConsensusCut, View
 from objecthood.nn.guided_filter import guided_filter, masks_at_size
 from objecthood.nn.normalised_cut import (
     _blas,
@@ -60,7 +60,7 @@ def test_regions_that_nothing_links_are_parted(seed):
     assert same_partition(normalised_cut(halves, 2, seed), halves.argmax(dim=-1))
 
 
-CONSENSUS = {"views": ((0, 0.2, 0.5),), "partitions": ((3, 2), (4, 2), (5, 2))}
+CONSENSUS = {"views": (View(0, 0.2, 0.5),), "partitions": ((3, 2), (4, 2), (5, 2))}
 
 
 def test_the_consensus_finds_how_many_regions_there_are():
@@ -84,7 +84,7 @@ def test_every_view_counts():
     """Two embeddings of two halves each, one of columns, one of rows: together they make quarters."""
     columns, rows = torch.zeros(8, 8, 2), torch.zeros(8, 8, 2)
     columns[:, :4, 0], columns[:, 4:, 1], rows[:4, :, 0], rows[4:, :, 1] = 1, 1, 1, 1
-    views = ((0, 0.1, 1.0), (1, 0.1, 1.0))
+    views = (View(0, 0.1, 1.0), View(1, 0.1, 1.0))
     cut = ConsensusCut(distance=0.4, views=views, partitions=((2, 1),))
     quarters = torch.arange(8)[:, None] // 4 * 2 + torch.arange(8)[None] // 4
     assert same_partition(cut([columns, rows]).labels, quarters)
@@ -98,6 +98,30 @@ def test_affinity_falls_with_angle_and_distance():
     weights = affinity(embedding, 0.5, 0.25)
     assert weights[0, 4].item() == pytest.approx(np.exp(-(0.25**2) / (2 * 0.25**2)))
     assert weights[0, 1].item() == pytest.approx(np.exp(-1 / 0.5 - 0.5), rel=1e-5)
+
+
+def test_differences_within_objects_count_less():
+    embedding = torch.zeros(1, 3, 2)
+    embedding[0, :2, 0], embedding[0, 2, 1] = 1, 1
+    objects = torch.tensor([[0.2, 0.9, 0.5]])
+    weights = affinity(embedding, 0.5, 1e3, tolerance=0.4, objects=objects)
+    assert weights[1, 2].item() == pytest.approx(np.exp(-(1 - 0.4 * 0.5) / 0.5), rel=1e-4)
+    assert weights[0, 2].item() == pytest.approx(np.exp(-(1 - 0.4 * 0.2) / 0.5), rel=1e-4)
+    assert torch.equal(weights, weights.T)
+    plain = affinity(embedding, 0.5, 1e3)
+    assert torch.equal(affinity(embedding, 0.5, 1e3, 0.4), plain), "nothing is known of objects"
+    assert torch.equal(affinity(embedding, 0.5, 1e3, 0.0, objects), plain)
+
+
+def test_parts_of_an_object_are_joined():
+    """Four equally different strips; the first two are of one object."""
+    embedding = torch.eye(4).repeat_interleave(4, 0).repeat(8, 1, 1)
+    objects = (torch.arange(16) < 8).float().expand(8, 16)
+    cut = ConsensusCut(views=(View(0, 0.25, 0.5, 0.6),), partitions=((2, 1), (3, 2), (4, 3)), distance=0.6)
+    first, second, *rest = cut([embedding], objects).labels[0, ::4].tolist()
+    assert first == second and first not in rest
+    first, second, *_ = cut([embedding]).labels[0, ::4].tolist()
+    assert first != second
 
 
 def test_one_unit_of_distance_whatever_the_aspect_ratio():
