@@ -1,4 +1,4 @@
-"""Segmentation of photographs without training: frozen features, normalised cuts and a guided filter.
+"""Segmentation of photographs: frozen features, normalised cuts and a guided filter.
 
 The backbone (`nn.backbones`) was trained with class labels of ImageNet; where objects are likely was learned
 from what moves in videos (`nn.objectness`); the grouping (`nn.consensus_cut`, `nn.guided_filter`) is not

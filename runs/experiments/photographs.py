@@ -103,6 +103,12 @@ def consensus_segments(image: Tensor, seed: int) -> Tensor:
     return SpectralSegmenter(BACKBONE, ConsensusCut(seed=100 * seed)).divide(image).masks.argmax(dim=0)
 
 
+def plain_consensus_segments(image: Tensor, seed: int) -> Tensor:
+    """The same without objectness."""
+    found = ConsensusCut(seed=100 * seed)(SpectralSegmenter(BACKBONE).embed(image).scales)
+    return masks_at_size(found.attention, image).argmax(dim=0)
+
+
 def exported_segments(*sides: int) -> Segmenter:
     """What `objecthood export photos` computes, or the same with other scales; graphs differ by the seed."""
 
@@ -133,11 +139,12 @@ ROWS: dict[str, tuple[str, Segmenter, bool]] = {
         cut_segments(448, num_vectors=16, merged_from=24),
         True,
     ),
-    "consensus": (
+    "consensus-plain": (
         "consensus of 36 cuts, 28 x 28, number of segments by agreement, guided filter",
-        consensus_segments,
+        plain_consensus_segments,
         True,
     ),
+    "consensus": ("the same with objectness", consensus_segments, True),
     "onnx": ("the same as an ONNX graph", exported_segments(448, 320), True),
     "onnx-20": ("an ONNX graph for browsers: consensus of 36 cuts, 20 x 20", exported_segments(320), True),
 }
