@@ -117,13 +117,13 @@ class ObjectnessHead(nn.Module):
         return head
 
     def inputs(self, features: Float[Tensor, "*cells dim"]) -> Float[Tensor, "_ inputs"]:
-        """Standardised features of all cells with a constant 1."""
-        standard = (features.float().flatten(0, -2) - self.mean) / self.scale
+        """Standardised features of all cells with a constant 1; float32 in any precision of the weights."""
+        standard = (features.float().flatten(0, -2) - self.mean.float()) / self.scale.float()
         return torch.cat([standard, torch.ones_like(standard[:, :1])], dim=1)
 
     def forward(self, features: Float[Tensor, "*cells dim"]) -> Float[Tensor, "*cells"]:
         """Objectness of each cell."""
-        return (self.inputs(features) @ self.weight).view(features.shape[:-1])
+        return (self.inputs(features) @ self.weight.float()).view(features.shape[:-1])
 
     def probability(self, features: Float[Tensor, "*cells dim"]) -> Float[Tensor, "*cells"]:
         """Probability that a cell of a photograph belongs to an object."""

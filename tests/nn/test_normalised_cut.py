@@ -206,6 +206,13 @@ def test_one_class_has_near_slots_in_two_images():
     assert across.min() > within + 0.2
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_any_precision_divide(kind):
+    output = SpectralSegmenter(sides=(96,)).to(kind).divide(torch.rand(3, 60, 90))
+    assert output.masks.shape[1:] == (60, 90)
+    assert torch.allclose(output.masks.sum(dim=0), torch.ones(60, 90), atol=1e-4)
+
+
 def test_anything_but_one_colour_image_is_refused():
     with pytest.raises(ValueError, match="must be one colour image"):
         SpectralSegmenter(EfficientNetLite0()).divide(torch.zeros(1, 3, 32, 32))
