@@ -16,6 +16,9 @@ import torch
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
+MOST = 8
+"""Threads unless said otherwise: each may hold much memory, and what the caller's thread does bounds the
+speed."""
 
 
 def parallel(
@@ -29,16 +32,17 @@ def parallel(
     Args:
         function: may run in several threads at a time.
         items: what it is called with.
-        threads: how many; as many as PyTorch has by default. One: in the caller's thread.
+        threads: how many; as many as PyTorch has by default, at most `MOST`. One: in the caller's thread.
 
     Raises:
         Exception: what `function` raises, in place of its result; no further item is taken.
+        RuntimeError: the system starts no further thread.
 
     Example:
         >>> list(parallel(abs, [-2, 3, -5], threads=2))
         [2, 3, 5]
     """
-    threads = threads or torch.get_num_threads()
+    threads = threads or min(torch.get_num_threads(), MOST)
     if threads == 1:
         yield from map(function, items)
         return
@@ -48,17 +52,17 @@ def parallel(
         with torch.set_grad_enabled(records):
             return function(item)
 
-    with _pool(threads) as pool:
-        waiting: deque[Future[Found]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(once, item))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
+    pool = _pool(threads)
+    waiting: deque[Future[Found]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(once, item))
+            if len(waiting) > threads:
                 yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
@@ -72,7 +76,13 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         ready.wait()
 
     pool = ThreadPoolExecutor(threads)
-    for begun in [pool.submit(start) for _ in range(threads)]:
-        begun.result()
-    torch.set_num_threads(own)
+    try:
+        for begun in [pool.submit(start) for _ in range(threads)]:
+            begun.result()
+    except BaseException:  # interrupted, or no thread to be had: those that wait would wait for ever
+        ready.abort()
+        pool.shutdown()
+        raise
+    finally:
+        torch.set_num_threads(own)
     return pool

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from objecthood.runtime.threads import parallel
+from objecthood.runtime.threads import MOST, parallel
 
 
 @pytest.fixture
@@ -74,3 +74,39 @@ def test_errors_and_early_ends_stop_the_source(threads):
     found.close()
     assert len(taken) <= 4 + threads + 1 + threads
     assert set(threading.enumerate()) <= before, "no thread is left"
+
+
+def test_no_thread_waits_for_those_that_the_system_refuses(two_threads, monkeypatch):
+    before, start, started = set(threading.enumerate()), threading.Thread.start, []
+
+    def refused(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    found = parallel(abs, range(6), threads=3)
+    try:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            next(found)
+        assert set(threading.enumerate()) <= before and torch.get_num_threads() == 2
+    finally:
+        for thread in started:
+            thread.join(timeout=5)
+
+
+def test_many_cores_do_not_hold_many_items(two_threads):
+    torch.set_num_threads(MOST + 4)
+    held, most = 0, 0
+
+    def source():
+        nonlocal held, most
+        for item in range(3 * MOST):
+            held += 1
+            most = max(most, held)
+            yield item
+
+    for _ in parallel(abs, source()):
+        held -= 1
+    assert most <= MOST + 1
