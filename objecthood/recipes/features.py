@@ -299,7 +299,8 @@ class CutDistillation(Distillation):
         known = super().with_features(scenes)
         assert isinstance(known, CachedFeatures)
         rows, columns, _ = known.cache.shape
-        head = ObjectnessHead.bundled() if self.backbone == "efficientnet-lite0" else None
+        features = known_backbone(self.backbone, self.layer, self.final_norm)
+        head = ObjectnessHead.bundled() if features.is_bundled else None
         key = f"{ConsensusCut()}{' with objectness' if head else ''} of {known.cache.key}"
         cache = FeatureCache(default_folder(), key, (rows, columns, 1))
         return computed_once(known, partial(cut_features, head), cache, "segments")
