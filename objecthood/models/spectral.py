@@ -2,8 +2,8 @@
 
 The backbone (`nn.backbones`) was trained with class labels of ImageNet; where objects are likely was learned
 from what moves in videos (`nn.objectness`); the grouping (`nn.consensus_cut`, `nn.guided_filter`) is not
-trained. A slot is the mean feature of its segment, of unit length. Small objects
-are found on a finer grid where asked (`nn.fine_cut`).
+trained. A slot is the mean feature of its segment, of unit length. Small objects are found on a finer grid
+where asked (`nn.fine_cut`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from objecthood.models.base import Embeddings, SlotModel, SlotOutput, SpectralStages
 from objecthood.models.placement import Fit, Placement, place
-from objecthood.nn.backbones import EfficientNetLite0, resized, working_size
+from objecthood.nn.backbones import LAYERS, EfficientNetLite0, resized, working_size
 from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.encoders import check_images
 from objecthood.nn.fine_cut import FineCut
@@ -55,10 +55,11 @@ class SpectralSegmenter(SlotModel):
         sides: scales of the backbone's input, descending: areas of about side x side pixels, with the aspect
             ratio kept to within half a grid cell.
         fine: small segments of a grid of twice the resolution, laid over the others; None: none.
-        objectness: of the backbone's features, `ObjectnessHead.bundled()` by default where it fits them.
+        objectness: of the backbone's features, by default `ObjectnessHead.bundled()` for its own layers and
+            none for others; a `cut` without tolerance makes no use of it.
 
     Raises:
-        ValueError: `sides` is empty, not descending, or below 1 pixel.
+        ValueError: `sides` is empty, not descending, or below 1 pixel; `objectness` is of other features.
 
     Example:
         >>> output = SpectralSegmenter(sides=(128,)).divide(torch.rand(3, 60, 90))
@@ -84,8 +85,12 @@ class SpectralSegmenter(SlotModel):
         self.backbone = EfficientNetLite0.bundled() if backbone is None else backbone
         self.cut = ConsensusCut() if cut is None else cut
         self.sides, self.fine = tuple(sides), fine
-        head = ObjectnessHead.bundled() if objectness is None else objectness
-        self.objectness = head if len(head.mean) == self.backbone.feature_dim else None
+        if objectness is None and self.backbone.layers == LAYERS:
+            objectness = ObjectnessHead.bundled()
+        dim = self.backbone.feature_dim
+        if objectness is not None and (found := len(objectness.mean)) != dim:
+            raise ValueError(f"`objectness` of {found} channels must be of the backbone's {dim}")
+        self.objectness = objectness
         self.image_size = (sides[0], sides[0])
         self.feature_grid = (sides[0] // self.backbone.stride,) * 2
 

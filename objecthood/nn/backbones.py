@@ -35,6 +35,8 @@ STAGES = (
     (4, 5, 2, 6, 192),
 )
 """Stages 0 to 5. The seventh (320 channels) made segments worse."""
+LAYERS = (4, 5)
+"""Stages of the bundled features."""
 LARGEST_STRIDE = 16
 """Pixels per cell of the features; larger strides of the network become dilation."""
 
@@ -96,7 +98,7 @@ class EfficientNetLite0(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, layers: tuple[int, ...] = (4, 5)):
+    def __init__(self, layers: tuple[int, ...] = LAYERS):
         super().__init__()
         if not layers or any(layer not in range(len(STAGES)) for layer in layers):
             raise ValueError(f"`layers` (={layers}) must be stages from 0 to {len(STAGES) - 1}")

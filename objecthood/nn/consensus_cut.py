@@ -68,6 +68,7 @@ class ConsensusCut:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "views", tuple(View(*view) for view in self.views))  # also of plain tuples
         if not 0 < self.distance < 1:
             raise ValueError(f"`distance` (={self.distance}) must lie between 0 and 1")
         if self.num_segments is not None and self.num_segments < 1:

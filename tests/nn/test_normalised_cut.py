@@ -18,6 +18,7 @@ from objecthood.nn.normalised_cut import (
     normalised_cut,
     random_walk_vectors,
 )
+from objecthood.nn.objectness import ObjectnessHead
 
 
 def regions(rows=12, columns=18, dim=16, noise=0.1):
@@ -111,6 +112,12 @@ def test_differences_within_objects_count_less():
     plain = affinity(embedding, 0.5, 1e3)
     assert torch.equal(affinity(embedding, 0.5, 1e3, 0.4), plain), "nothing is known of objects"
     assert torch.equal(affinity(embedding, 0.5, 1e3, 0.0, objects), plain)
+
+
+def test_views_are_also_plain_tuples(unchecked):
+    cut = ConsensusCut(views=((0, 0.2, 0.5), (1, 0.1, 0.3, 0.4)))
+    assert cut.views == (View(0, 0.2, 0.5, tolerance=0.0), View(1, 0.1, 0.3, tolerance=0.4))
+    assert all(isinstance(view, View) for view in cut.views)
 
 
 def test_parts_of_an_object_are_joined():
@@ -211,6 +218,16 @@ def test_weights_of_any_precision_divide(kind):
     output = SpectralSegmenter(sides=(96,)).to(kind).divide(torch.rand(3, 60, 90))
     assert output.masks.shape[1:] == (60, 90)
     assert torch.allclose(output.masks.sum(dim=0), torch.ones(60, 90), atol=1e-4)
+
+
+def test_objectness_is_of_the_features_that_it_was_learned_from():
+    assert SpectralSegmenter(EfficientNetLite0()).objectness is not None
+    for layers in ((5, 4), (4,)):  # the first has as many channels, in another order
+        segmenter = SpectralSegmenter(EfficientNetLite0(layers), sides=(96,))
+        assert segmenter.objectness is None and segmenter.finer().objectness is None
+        assert segmenter.embed(torch.rand(3, 60, 90)).objects is None
+    with pytest.raises(ValueError, match="of 5 channels must be of the backbone's 304"):
+        SpectralSegmenter(EfficientNetLite0(), objectness=ObjectnessHead(5))
 
 
 def test_anything_but_one_colour_image_is_refused():
