@@ -121,8 +121,8 @@ def fields_of(
     search: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     camera: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> SequenceFields:
-    """The motion of at least two frames of size `flow_size`; `search` is `DenseInverseSearch`, with as many
-    threads as PyTorch has, and `camera`, which subtracts the camera's motion, `without_camera` unless
+    """The motion of at least two frames of size `flow_size`; `search` is `DenseInverseSearch`, in several
+    threads (`runtime.threads`), and `camera`, which subtracts the camera's motion, `without_camera` unless
     given."""
     find, camera = search or DenseInverseSearch(), camera or without_camera
 
