@@ -145,8 +145,8 @@ ROWS: dict[str, tuple[str, Segmenter, bool]] = {
         True,
     ),
     "consensus": ("the same with objectness", consensus_segments, True),
-    "onnx": ("the same as an ONNX graph", exported_segments(448, 320), True),
-    "onnx-20": ("an ONNX graph for browsers: consensus of 36 cuts, 20 x 20", exported_segments(320), True),
+    "onnx": ("`photos` as an ONNX graph", exported_segments(448, 320), True),
+    "onnx-20": ("an ONNX graph for browsers: with objectness, 20 x 20", exported_segments(320), True),
 }
 
 

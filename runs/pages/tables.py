@@ -106,7 +106,7 @@ def photographs() -> str:
     rows = []
     for name, row in found["select"]["rows"].items():
         cells = [f"{100 * found[part]['rows'][name][score]:.1f}" for part in parts for score in _PHOTO_SCORES]
-        title = row["title"].replace("and place", "and position").replace("the same as", "`photos` as")
+        title = row["title"].replace("and place", "and position")
         title = f"**{title}** (`photos`)" if name == "consensus" else title
         rows.append([title, *cells, f"{found['report']['rows'][name]['cpu_seconds']:.2f}"])
     trained: dict[str, list[list[dict]]] = {}
