@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -40,7 +40,6 @@ from objecthood.nn.autoregressive_decoder import AutoregressiveDecoder
 from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.feature_decoders import MLPFeatureDecoder
 from objecthood.nn.frozen_features import Backbone, backbone
-from objecthood.nn.objectness import ObjectnessHead
 from objecthood.nn.randomness import per_image
 from objecthood.nn.stored_vit import StoredViT
 from objecthood.recipes.base import Recipe
@@ -299,25 +298,18 @@ class CutDistillation(Distillation):
         known = super().with_features(scenes)
         assert isinstance(known, CachedFeatures)
         rows, columns, _ = known.cache.shape
-        features = known_backbone(self.backbone, self.layer, self.final_norm)
-        head = ObjectnessHead.bundled() if features.is_bundled else None
-        key = f"{ConsensusCut()}{' with objectness' if head else ''} of {known.cache.key}"
-        cache = FeatureCache(default_folder(), key, (rows, columns, 1))
-        return computed_once(known, partial(cut_features, head), cache, "segments")
+        cache = FeatureCache(default_folder(), f"cut of {known.cache.key}", (rows, columns, 1))
+        return computed_once(known, cut_features, cache, "segments")
 
     def teacher_masks(self, scenes: Scenes, features: Tensor, mirrored: Tensor) -> Tensor:
         labels = mirror(scenes["segments"], mirrored, dim=2)[..., 0].long()
         return F.one_hot(labels).movedim(-1, 1)
 
 
-def cut_features(head: ObjectnessHead | None, scenes: Scenes) -> Tensor:
-    """Label maps [batch, rows, columns, 1] of the segments of each image's features; `head`: of their
-    objectness."""
-    cut, found = ConsensusCut(), []
-    for features in scenes["features"]:
-        embedding = F.normalize(features, dim=-1)
-        found.append(cut([embedding], head.probability(embedding) if head else None).labels)
-    return torch.stack(found)[..., None]
+def cut_features(scenes: Scenes) -> Tensor:
+    """Label maps [batch, rows, columns, 1] of the segments of each image's features."""
+    cut = ConsensusCut()
+    return torch.stack([cut([F.normalize(one, dim=-1)]).labels for one in scenes["features"]])[..., None]
 
 
 @lru_cache(maxsize=1)

@@ -249,22 +249,6 @@ def test_iterations_that_a_teacher_teaches(name, taught, photographs, caches, mo
     torch.testing.assert_close(loss, expected)
 
 
-@pytest.mark.parametrize("name", ["efficientnet-lite0", "bundled:efficientnet-lite0"])
-def test_objectness_is_of_normalised_features(name, photographs, caches, monkeypatch):
-    heads = []
-
-    def noted(head, scenes):
-        heads.append(head is not None)
-        return scenes["features"][..., :1]
-
-    monkeypatch.setattr(recipes, "cut_features", noted)
-    monkeypatch.setenv("OBJECTHOOD_CACHE", str(caches / name.replace(":", "-")))
-    for final_norm in (True, False):  # others are not what it was learned from
-        prepared("photos-slots", photographs, caches, backbone=name, final_norm=final_norm).dataset("test")
-        assert set(heads) == {final_norm}
-        heads.clear()
-
-
 def test_slots_learn_the_segments_of_a_cut(photographs, caches):
     """The teacher's label maps, mirrored as the features are; the attention comes to agree with them."""
     recipe = prepared("photos-slots", photographs, caches, resolution=64, steps=150, learning_rate=3e-3)
