@@ -119,12 +119,14 @@ def photographs() -> str:
         title = f"slots, trained (`{recipe}`, {len(runs[0])} seeds, {cost} each)"
         rows.append([title, *cells, f"{statistics.median(run['cpu_seconds'] for run in runs[1]):.2f}"])
     counts = " and ".join(f"{found[part]['photographs']} ({words})" for part, words in parts.items())
-    slots = found["report"]["slots"]
+    slots, cost = found["report"]["slots"], found["report"]["cost_in_one_run"]["rows"]
     return (
         as_table([*head, "CPU s per image"], rows)
         + f"\nIn %. {counts} photographs of COCO; {found['report']['protocol']}. The nearest slot of another "
         f"photograph has an object's class for {100 * slots['nearest']:.0f} % of {slots['objects']} objects "
-        f"(chance {100 * slots['chance']:.0f} %).\n"
+        f"(chance {100 * slots['chance']:.0f} %). Rows with objectness were timed on a slower machine than "
+        f"the others; in one run, the consensus took {cost['consensus']:.2f} CPU s per image with objectness "
+        f"and {cost['consensus-plain']:.2f} without.\n"
     )
 
 
