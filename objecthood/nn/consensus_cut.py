@@ -36,7 +36,7 @@ class View(NamedTuple):
     temperature: float
     reach: float
     tolerance: float = 0.0
-    """Of differences within objects."""
+    """Of differences within objects, between 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ConsensusCut:
         seed: seed of k-means.
 
     Raises:
-        ValueError: `distance` or `num_segments` is out of range.
+        ValueError: `distance`, `num_segments` or a tolerance is out of range.
     """
 
     num_segments: int | None = None
@@ -73,6 +73,8 @@ class ConsensusCut:
             raise ValueError(f"`distance` (={self.distance}) must lie between 0 and 1")
         if self.num_segments is not None and self.num_segments < 1:
             raise ValueError(f"`num_segments` (={self.num_segments}) must be at least 1, or None")
+        if not all(0 <= view.tolerance <= 1 for view in self.views):
+            raise ValueError(f"`tolerance` in `views` (={self.views}) must lie between 0 and 1")
 
     @torch.no_grad()
     def __call__(
@@ -111,8 +113,8 @@ class ConsensusCut:
         cells = embeddings[0].shape[:2].numel()
         num_vectors = min(max(number for _, number in self.partitions), cells - 1)
         together, spectra = torch.zeros(cells, cells, device=embeddings[0].device), []
-        for number, temperature, reach, tolerance in self.views:
-            embedding = embeddings[min(number, len(embeddings) - 1)]
+        for index, temperature, reach, tolerance in self.views:
+            embedding = embeddings[min(index, len(embeddings) - 1)]
             weights = affinity(embedding, temperature, reach, tolerance, objects)
             values, vectors = random_walk_vectors(weights, num_vectors)
             spectra.append((values, vectors))

@@ -152,6 +152,8 @@ def test_a_consensus_that_makes_no_sense_is_refused():
         ConsensusCut(distance=1.5)
     with pytest.raises(ValueError, match=r"`num_segments` \(=0\) must be at least 1, or None"):
         ConsensusCut(num_segments=0)
+    with pytest.raises(ValueError, match=r"`tolerance` in `views` .* must lie between 0 and 1"):
+        ConsensusCut(views=(View(0, 0.05, 0.15, 1.5),))
     with pytest.raises(ValueError, match=r"`sides` \(=\(320, 448\)\) must descend"):
         SpectralSegmenter(EfficientNetLite0(), sides=(320, 448))
 
