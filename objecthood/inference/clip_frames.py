@@ -57,7 +57,8 @@ def object_masks(
 
     def seen() -> Iterator[Frame]:
         for number, frame in enumerate(parallel(partial(read_frame, model), frames)):
-            yield frame
+            # Kept in this thread's memory: what lives long in that of others leaves it in pieces.
+            yield Frame(frame.small.copy(), frame.features.clone())
             if read:
                 read(number + 1)
 

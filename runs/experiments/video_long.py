@@ -1,9 +1,10 @@
 """A long video to its end: memory, speed, progress, result files and tracks of `objecthood predict`.
 
     OMP_NUM_THREADS=1 python runs/experiments/video_long.py --frames 10000
+    OMP_NUM_THREADS=2 python runs/experiments/video_long.py --frames 3500 --name video-long-two-threads
 
 Generates a clip in which the camera and two objects move, runs the command on it as a process of its own, and
-writes results/video-long.json.
+writes results/NAME.json.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from PIL import Image
 from objecthood.data.io.video_file import VideoFile, VideoWriter
 from objecthood.runtime.environment import describe
 
-RESULT = Path(__file__).resolve().parents[2] / "results" / "video-long.json"
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 PROTOCOL = (
     "objecthood predict long.mp4 with the model `video`, a generated clip of {side} x {side} pixels in which "
-    "camera and two discs move, one thread of a shared core; in each row what the process had used at a line "
-    "of its progress: frames processed (half counted when read), CPU seconds, megabytes resident now and at "
-    "most, open files, threads, processes below it, seconds left as the line says, and the seconds it took; "
-    "tracks: for each disc the share of frames with a slot at its centre, the slots by number of frames, "
-    "changes of slot from one such frame to the next, and the mean intersection over union"
+    "camera and two discs move, threads as in `machine`, shared cores; in each row what the process had used "
+    "at a line of its progress: frames processed (half counted when read), CPU seconds, megabytes resident "
+    "now and at most, open files, threads, processes below it, seconds left as the line says, and the "
+    "seconds it took; tracks: for each disc the share of frames with a slot at its centre, the slots by "
+    "number of frames, changes of slot from one such frame to the next, and the mean intersection over union"
 )
 RADIUS = 13
 Centre: TypeAlias = tuple[float, float]
@@ -85,13 +86,14 @@ def main() -> None:
     )
     parser.add_argument("--frames", type=int, default=10_000, help="length of the clip")
     parser.add_argument("--side", type=int, default=128, help="height and width of the clip in pixels")
+    parser.add_argument("--name", default="video-long", help="of the result")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clip, out = Path(folder) / "long.mp4", Path(folder) / "found"
         write_clip(clip, arguments.frames, arguments.side)
         rows, wall = predicted(clip, out)
         result = {
-            "name": "video-long",
+            "name": arguments.name,
             "protocol": PROTOCOL.format(side=arguments.side),
             "frames": arguments.frames,
             "wall_seconds": round(wall, 1),
@@ -100,7 +102,7 @@ def main() -> None:
             "tracks": tracks(out / "long-masks", arguments.frames, arguments.side),
             "machine": describe(),
         }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / f"{arguments.name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({key: result[key] for key in ("wall_seconds", "outputs", "tracks")}, indent=1))
 
 
