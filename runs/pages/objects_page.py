@@ -132,6 +132,8 @@ def long_video() -> str:
     changes = sum(track["changes"] for track in result["tracks"])
     overlaps = " and ".join(f"{track['iou']:.2f}" for track in result["tracks"])
     seconds, files = last["cpu_seconds"], max(row["open_files"] for row in rows)
+    threaded = json.loads((ROOT / "results" / "video-long-two-threads.json").read_text())
+    first, last_peak = threaded["rows"][2], threaded["rows"][-1]["peak_megabytes"]
     return (
         f"{frames:,} generated frames, in which the camera and two discs move, took {seconds:,.0f} CPU "
         f"seconds on one thread ({seconds / frames:.2f} s per frame). Memory did not grow: the peak of "
@@ -139,7 +141,10 @@ def long_video() -> str:
         f"most {files} open files. The two discs changed their slots {changes} times, with a mean "
         f"intersection over union of {overlaps}. At {half['frames']:,} frames the progress line predicted "
         f"{half['seconds_left']:,} s to go, and it took {half['seconds_taken']:,} s, on a machine with "
-        "changing load ([video-long.json](../../results/video-long.json)).\n"
+        "changing load ([video-long.json](../../results/video-long.json)). With two threads, "
+        f"{threaded['frames']:,} frames peaked at {last_peak / 1000:.2f} GB, "
+        f"{first['peak_megabytes'] / 1000:.2f} GB of it within the first {first['frames']:,}; longer ones "
+        "were not measured ([video-long-two-threads.json](../../results/video-long-two-threads.json)).\n"
     )
 
 
