@@ -11,6 +11,7 @@ from published import as_table, read
 
 from objecthood.hub import PRETRAINED
 from objecthood.hub.pretrained import WEIGHTS, Pretrained
+from objecthood.recipes import RECIPES
 
 SCORES = {"fg_ari": "FG-ARI", "ari": "ARI", "mbo": "mBO"}
 FLOORS_OF = {"clevr": "clevr6-like", "sprites": "sprites-grey"}
@@ -136,7 +137,9 @@ def zoo(is_video: bool = False) -> str:
 def section(name: str, one: Pretrained) -> str:
     recipe, seed = one.facts["recipe"], one.facts["seed"]
     rendered = one.facts["settings"].get("data") == "clevr-like"
+    steps = one.facts["settings"]["steps"]
     train = f"objecthood train {recipe} --seed {seed}"
+    train += f" --steps {steps}" if steps != RECIPES[recipe].steps else ""
     train += " --data-path IMAGES" if one.facts["settings"].get("data") == "folder" else ""
     held_out = "held-out clips" if one.is_video else "a held-out image"
     lines = [f"objecthood predict {'VIDEO' if one.is_video else 'IMAGES'} --weights {name} --out found"]
