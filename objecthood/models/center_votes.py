@@ -1,9 +1,9 @@
-"""Center votes: a network says for each pixel whether it is background, and where its object's centre is.
+"""Center votes: a network predicts for each pixel whether it is background, and where its object's centre is.
 
-For scenes with patterned surfaces, where colours mislead. Trained without labels: objects are regions off the
-line of the background's colours (`nn.background_line`), and are pasted into other images
-(`nn.cut_and_paste`), which shows the network objects that overlap, and objects in colours of the background.
-Not a slot attention: slots are means of the votes (`nn.center_votes`).
+For scenes with patterned surfaces, where grouping by colour fails. It is trained without labels: regions off
+the line of the background's colours (`nn.background_line`) are pasted into other images
+(`nn.cut_and_paste`), so that objects overlap and share colours with the background. This is not slot
+attention: slots are means of the votes (`nn.center_votes`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Objects of a video from frozen features and motion, with one linear head adapted to each clip.
 
-No slots compete here: objectness and motion of every cell give the log odds of an object (`nn.objectness`),
-with one set of weights for all frames of a clip, so that an object that stops is still found. The backbone
-was trained with class labels of ImageNet (`nn.backbones`); the head with motion only, no labels.
-`motion.clip_objects` makes masks of it.
+This is not slot attention: objectness and motion of every cell give the log odds of an object
+(`nn.objectness`), with one set of weights for all frames of a clip, so that an object that stops is still
+found. The backbone was trained with class labels of ImageNet (`nn.backbones`), the head on motion, without
+labels. `motion.clip_objects` makes masks of the log odds.
 """
 
 from __future__ import annotations

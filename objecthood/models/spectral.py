@@ -1,9 +1,8 @@
 """Segmentation of photographs: frozen features, normalised cuts and a guided filter.
 
-The backbone (`nn.backbones`) was trained with class labels of ImageNet; where objects are likely was learned
-from what moves in videos (`nn.objectness`); the grouping (`nn.consensus_cut`, `nn.guided_filter`) is not
-trained. A slot is the mean feature of its segment, of unit length. Small objects are found on a finer grid
-where asked (`nn.fine_cut`).
+The backbone (`nn.backbones`) was trained with class labels of ImageNet, the objectness head (`nn.objectness`)
+on what moves in videos; the grouping (`nn.consensus_cut`, `nn.guided_filter`) is not trained. A slot is the
+mean feature of its segment, of unit length. `finer` adds small objects from a finer grid (`nn.fine_cut`).
 """
 
 from __future__ import annotations

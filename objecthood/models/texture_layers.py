@@ -1,6 +1,6 @@
-"""Texture layers: an image as textures, each seen where its mask is (`nn.texture_grouping`).
+"""Texture layers: an image as a sum of textures, each visible where its mask is (`nn.texture_grouping`).
 
-For images whose surfaces differ in pattern, and not in colour. A pattern is one plane wave, so it must repeat
+For images whose surfaces differ in pattern but not in colour. A pattern is one plane wave, so it must repeat
 without distortion; all surfaces share two tones.
 """
 

@@ -30,8 +30,9 @@ Encoder, grouping and decoder are those of `models.autoencoder`. Differences of 
   alpha masks that sum to 1 over slots.
 - Layer norms have an epsilon of 1e-3 (Keras' default; SAVi: 1e-6, Flax's); initialisation as in Keras, of the
   conditioning MLP as in PyTorch.
-- Decoded slots: corrected, as in SAVi; with `decodes_next`, predicted. - `modality="motion"` groups motion
-  fields by block matching (`nn.block_matching`) instead of frames, after Yang et al. 2021 (arXiv 2104.07658).
+- Decoded slots: corrected, as in SAVi; with `decodes_next`, predicted.
+- Input: frames, as in SAVi; with `modality="motion"`, motion fields by block matching (`nn.block_matching`),
+  after Yang et al. 2021 (arXiv 2104.07658).
 
 `recipes.video` lists differences in training and test.
 """

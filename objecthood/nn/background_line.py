@@ -5,7 +5,7 @@ Representation", CVPR 2004). A pattern mixes two colours, and light scales them,
 a segment of a line. The segment is found by random sampling (Fischler and Bolles, "Random Sample Consensus",
 1981): of the segments between two pixels, the one that most pixels are near, less a penalty of its length.
 
-Difference from Omer and Werman: one line an image, in chromaticity instead of RGB, so that shading does not
+Difference from Omer and Werman: one line per image, in chromaticity instead of RGB, so that shading does not
 count. It assumes that the background is the largest surface, and has no more than two colours.
 """
 

@@ -1,7 +1,7 @@
 """Merge all background slots of an image into one.
 
 A background of two colours is often split over two slots, each with a mask that extends across the image.
-Merging assumes that objects do not extend that far; it is off unless requested.
+Merging assumes that objects do not extend that far, and is off by default.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Slots from votes: every pixel says whether it is foreground and where the centre of its object is.
+"""Slots from votes: every pixel has a probability of foreground and a vote for the centre of its object.
 
 Generalised Hough voting (Leibe, Leonardis and Schiele 2004), with centres regressed by a network as in
 Panoptic-DeepLab (Cheng et al., CVPR 2020, arXiv 1911.10194). Slots are then the means of a soft k-means over
@@ -82,7 +82,7 @@ def peaks(
     grid: tuple[int, int],
     number: int,
 ) -> tuple[Float[Tensor, "batch number 2"], Bool[Tensor, "batch number"]]:
-    """The places of most support one by one, and which of them have too little; `points` in [0, 1]."""
+    """The strongest peaks of the votes, one by one, and which of them are too weak; `points` in [0, 1]."""
     height, width = grid
     sides = points.new_tensor([height, width])
     cell = (points * sides).long().clamp_min(0).minimum(sides.long() - 1)

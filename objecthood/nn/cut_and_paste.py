@@ -1,9 +1,9 @@
 """Scenes whose objects are known: objects cut out of images and pasted into others.
 
-As supervised detection does it (Dwibedi, Misra and Hebert, "Cut, Paste and Learn", ICCV 2017, arXiv
-1708.01642), but objects are found without labels: connected regions off the background that are compact.
-Such a region is seldom two objects, and a pasted one has a known outline whatever it covers. Regions that are
-not compact count as foreground of unknown objects.
+After Dwibedi, Misra and Hebert, "Cut, Paste and Learn" (ICCV 2017, arXiv 1708.01642), who paste labelled
+objects. Here objects are found without labels: compact connected regions off the background, which are seldom
+two objects. The outline of a pasted object is known whatever it covers. Regions that are not compact count as
+foreground of unknown objects.
 """
 
 from __future__ import annotations

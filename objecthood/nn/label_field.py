@@ -1,4 +1,4 @@
-"""A learned Markov random field of slots: what a pixel's neighbours say about its slot.
+"""A learned Markov random field of slots: a pixel's neighbours predict its slot.
 
 With q the masks, e the error of each slot's layer at a pixel, in [0, 1], and K a kernel, mean field inference
 (Zheng et al. 2015, "Conditional Random Fields as Recurrent Neural Networks", arXiv 1502.03240) repeats

@@ -1,7 +1,7 @@
 """Convolutions between the projection of features and the slots: each position sees its surroundings.
 
-Slots that learn the segments of normalised cuts need them: a cut spreads the affinity of neighbours over the
-image, one position alone cannot (results/photographs-tries.md, "Slots alone"). Blocks are depthwise separable
+Slots that learn the segments of normalised cuts need them: a cut depends on affinities across the image,
+which one position does not have (results/photographs-tries.md, "Slots alone"). Blocks are depthwise separable
 (Chollet 2017, arXiv 1610.02357) and residual; each starts as the identity.
 """
 

@@ -2,12 +2,12 @@
 
 Expectation maximisation of layers (Wang and Adelson 1994, "Representing Moving Images with Layers"; as a
 network, Greff et al. 2017, "Neural Expectation Maximization", arXiv 1708.03498). As in slot attention, slots
-compete for inputs by a softmax over slots. A slot is a plane wave (`nn.plane_waves`), the logits are the
-errors with which waves predict pixels, and what neighbours say (`nn.label_field`).
+compete for inputs by a softmax over slots. A slot is a plane wave (`nn.plane_waves`); the logits are the
+negative errors of the waves at each pixel plus a term of its neighbours (`nn.label_field`).
 
 Initial slots are soft clusters of local Fourier coefficients. For the first three quarters of the iterations,
 a slot's share of the image is its prior, which empties slots that are not needed; at half of them, slots
-whose waves agree are joined. The last quarter is without this prior, which lets thin objects grow.
+whose waves agree are merged. The last quarter omits this prior, so that thin objects can grow.
 """
 
 from __future__ import annotations

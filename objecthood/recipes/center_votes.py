@@ -1,4 +1,4 @@
-"""Object discovery where surfaces are patterned: votes for centres, learned from pasted objects
+"""Object discovery on patterned surfaces: votes for centres, trained on pasted objects
 (`models.center_votes`)."""
 
 from __future__ import annotations

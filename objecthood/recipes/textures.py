@@ -1,7 +1,7 @@
-"""Object discovery by texture, where colour tells nothing: slots that are textures (`models.texture_layers`).
+"""Object discovery by texture, where objects and background share their colours (`models.texture_layers`).
 
-The waves are fitted to each image. What is learned, without labels, is the label field: how far neighbours
-count against the evidence of a pixel.
+The waves are fitted to each image. Only the label field is learned, without labels: the weight of a pixel's
+neighbours relative to the pixel itself.
 """
 
 from __future__ import annotations

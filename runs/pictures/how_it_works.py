@@ -79,7 +79,7 @@ def features() -> None:
     size = (2 * MARGIN + 2 * 320 + 3 * GAP, MARGIN + 320 + 40)
     figure = Image.new("RGB", size, PAPER)
     for number, (picture, name) in enumerate(
-        ((left, "image, 64 x 64"), (right, "features, 32 x 32 places of 64 numbers"))
+        ((left, "image, 64 x 64"), (right, "features, 32 x 32 x 64"))
     ):
         x = MARGIN + number * (320 + 3 * GAP)
         figure.paste(to_image(picture), (x, MARGIN))

