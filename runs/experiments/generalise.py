@@ -57,7 +57,7 @@ def main() -> None:
     target.write_text(json.dumps(facts, indent=1) + "\n")
     curves = {
         f"{title}, {objects} objects": means(rows, key, score)
-        for score, title in (("fg_ari", "foreground ARI"), ("ari", "ARI"))
+        for score, title in (("fg_ari", "FG-ARI"), ("ari", "ARI"))
         for key, objects in (("as_trained", "3 to 6"), ("more", "7 to 10"))
     }
     chart = score_curves(curves, name="scores over test iterations")

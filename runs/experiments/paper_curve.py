@@ -5,7 +5,8 @@
     python runs/experiments/paper_curve.py runs/tetrominoes-paper runs/unmodified-here
 
 Runs need not be finished. FG-ARI of validation scenes over CPU seconds goes to results/paper-curve.json, and
-is drawn in docs/images/unmodified-speed.svg beside the floor of equal blocks (test scenes).
+is drawn in docs/images/unmodified-speed.svg beside the floors of equal blocks and of connected components of
+one colour (test scenes).
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ def main() -> None:
         one["recipe"]: [(point["cpu_seconds"] / 60, point["fg_ari"]) for point in one["points"]]
         for one in curves
     }
-    floor = json.loads((ROOT / "results" / "floors.json").read_text())["tetrominoes"]["blocks"]["fg_ari"]
+    floors = json.loads((ROOT / "results" / "floors.json").read_text())["tetrominoes"]
     ends = [minutes for points in drawn.values() for minutes, _ in points]
-    drawn["equal blocks (no learning)"] = [(min(ends), floor), (max(ends), floor)]
+    for name, title in (("components", "colour components"), ("blocks", "equal blocks")):
+        drawn[f"{title} (no learning)"] = [(end, floors[name]["fg_ari"]) for end in (min(ends), max(ends))]
     chart = score_curves(drawn, name="FG-ARI over CPU minutes")
     (ROOT / "docs" / "images" / "unmodified-speed.svg").write_text(chart)
 

@@ -78,9 +78,7 @@ def features() -> None:
     left, right = enlarge(images[0], 5), enlarge((colors - low) / (high - low), 10)
     size = (2 * MARGIN + 2 * 320 + 3 * GAP, MARGIN + 320 + 40)
     figure = Image.new("RGB", size, PAPER)
-    for number, (picture, name) in enumerate(
-        ((left, "image, 64 x 64"), (right, "features, 32 x 32 x 64"))
-    ):
+    for number, (picture, name) in enumerate(((left, "image, 64 x 64"), (right, "features, 32 x 32 x 64"))):
         x = MARGIN + number * (320 + 3 * GAP)
         figure.paste(to_image(picture), (x, MARGIN))
         write(figure, (x + 160, MARGIN + 340), name)
