@@ -15,6 +15,7 @@ LINE_HEIGHT = 14  # of text of 13 units
 CHARACTER, BOLD_CHARACTER = 8.3, 9.1  # width of a digit at 13 units in a wide font, DejaVu Sans
 LOG_ROOM = 1.25  # margin factor of a logarithmic axis; a linear one ends at ticks
 ROOM_FOR_TITLES = 240  # margin right of the curves for their titles
+ROOM_FOR_TICK = 26  # from the end of an axis to its name
 CURVE_STYLE = "text { font: 13px sans-serif; fill: #616875 } line { stroke: #b5bac4; stroke-width: .6 }"
 CURVE_COLORS = (
     "#3a57ff",
@@ -74,20 +75,20 @@ def line_chart(points: Sequence[Point], *, name: str, logarithmic: bool = False)
     )
 
 
-def score_curves(curves: dict[str, Sequence[Point]], *, name: str) -> str:
+def score_curves(curves: dict[str, Sequence[Point]], *, name: str, axis: str) -> str:
     """Draw scores up to 1 over numbers (such as test iterations) as SVG, with a title at the end of each
     curve.
 
-    The axis starts at 0, or below the lowest score (ARI may be negative).
+    The axis of scores starts at 0, or below the lowest score (ARI may be negative).
 
     Args:
         curves: title -> (number, score) pairs, ordered by number, at least one.
         name: name of the chart, for screen readers.
+        axis: what the numbers are, beside their axis.
 
-    >>> score_curves({"ARI": [(1, 0.5), (3, 0.9)]}, name="ARI over iterations").count("<polyline")
-    1
-    >>> ">-0.5<" in score_curves({"ARI": [(1, -0.1), (3, 0.9)]}, name="ARI over iterations")
-    True
+    >>> chart = score_curves({"ARI": [(1, -0.1), (3, 0.9)]}, name="ARI over iterations", axis="iterations")
+    >>> chart.count("<polyline"), ">-0.5<" in chart, ">iterations<" in chart
+    (1, True, True)
     """
     numbers = sorted({number for points in curves.values() for number, _ in points})
     right, floor = WIDTH - LEFT, HEIGHT - BOTTOM
@@ -107,6 +108,7 @@ def score_curves(curves: dict[str, Sequence[Point]], *, name: str) -> str:
     for number in numbers if needed <= MOST_CHARACTERS else round_numbers:
         x = place_x(number)
         parts.append(f'<text x="{x:.1f}" y="{floor + 17}" text-anchor="middle">{number:g}</text>')
+    parts.append(f'<text x="{right + ROOM_FOR_TICK}" y="{floor + 17}">{escape(axis)}</text>')
     ends = {title: place_y(points[-1][1]) for title, points in curves.items()}
     colors = dict(zip(curves, itertools.cycle(CURVE_COLORS), strict=False))
     below = -math.inf

@@ -60,7 +60,7 @@ def main() -> None:
         for score, title in (("fg_ari", "FG-ARI"), ("ari", "ARI"))
         for key, objects in (("as_trained", "3 to 6"), ("more", "7 to 10"))
     }
-    chart = score_curves(curves, name="scores over test iterations")
+    chart = score_curves(curves, name="scores over test iterations", axis="test iterations")
     (ROOT / "docs" / "images" / f"{arguments.name}-generalisation.svg").write_text(chart)
 
 

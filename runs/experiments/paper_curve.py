@@ -44,7 +44,7 @@ def main() -> None:
     ends = [minutes for points in drawn.values() for minutes, _ in points]
     for name, title in (("components", "colour components"), ("blocks", "equal blocks")):
         drawn[f"{title} (no learning)"] = [(end, floors[name]["fg_ari"]) for end in (min(ends), max(ends))]
-    chart = score_curves(drawn, name="FG-ARI over CPU minutes")
+    chart = score_curves(drawn, name="FG-ARI over CPU minutes", axis="CPU minutes")
     (ROOT / "docs" / "images" / "unmodified-speed.svg").write_text(chart)
 
 

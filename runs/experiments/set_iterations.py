@@ -53,7 +53,7 @@ def main() -> None:
         ]
         for score, title in TITLES.items()
     }
-    chart = score_curves(curves, name="average precision over test iterations")
+    chart = score_curves(curves, name="average precision over test iterations", axis="test iterations")
     (ROOT / "docs" / "images" / f"{arguments.name}-iterations.svg").write_text(chart)
 
 

@@ -68,7 +68,7 @@ def main() -> None:
         ]
         for pieces in PIECES
     }
-    chart = score_curves(curves, name="FG-ARI over test iterations")
+    chart = score_curves(curves, name="FG-ARI over test iterations", axis="test iterations")
     (IMAGES / "unmodified-iterations.svg").write_text(chart)
     draw(models[0])
     draw_failures(models[0])

@@ -227,12 +227,14 @@ def curves() -> dict[Path, str]:
             ]
             for column, title in zip(_COLUMNS[:3], _TITLES, strict=False)
         }
-        drawn[images / "curves" / f"{name}.svg"] = score_curves(points, name=f"{name}: scores over steps")
+        drawn[images / "curves" / f"{name}.svg"] = score_curves(
+            points, name=f"{name}: scores over steps", axis="steps"
+        )
     points = {
         title: [(row["slots"], row["scores"][column]) for row in read("number-of-slots.json")["asked"]]
         for column, title in zip(_COLUMNS[:3], _TITLES, strict=False)
     }
-    drawn[images / "slots-asked.svg"] = score_curves(points, name="scores over number of slots")
+    drawn[images / "slots-asked.svg"] = score_curves(points, name="scores over number of slots", axis="slots")
     return drawn
 
 
