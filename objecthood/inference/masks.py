@@ -114,7 +114,7 @@ class PredictedMasks(Result):
         if kind == "overlay":
             return _tint(self.pixels, torch.from_numpy(self.labels))
         if self._seen is not None and "appearance" not in self._seen:
-            return figures.attention_figure(self.image, self.masks[None])
+            return figures.masks_figure(self.image, self.masks)
         parts = (self.image, self.reconstruction, self.masks, self.appearance)
         return figures.slots_figure(*(part[None] for part in parts))
 

@@ -3,6 +3,7 @@
 from objecthood.visualize.figures import (
     attention_figure,
     indexed_png,
+    masks_figure,
     name_objects,
     overlay,
     slot_colors,
@@ -14,6 +15,7 @@ from objecthood.visualize.figures import (
 __all__ = [
     "attention_figure",
     "indexed_png",
+    "masks_figure",
     "name_objects",
     "overlay",
     "slot_colors",

@@ -38,6 +38,7 @@ STRONG = 0.7  # opacity of a segmentation next to the plain image
 BAND = 256  # rows of a large image that are tinted at once, to save memory
 NAMED = 640  # pixels: the smallest side of an image with room for ten names
 LEGIBLE = 96  # pixels: the smallest legible side of a cell
+LARGEST_CELL = 160  # pixels: the shorter side of a cell of `masks_figure`, at most
 
 
 def slot_colors(num_slots: int) -> UInt8[np.ndarray, "slots 3"]:
@@ -199,6 +200,32 @@ def attention_figure(
         rows.append([overlay_one(large, weights, STRONG), *slots])
     names = [f"iteration {number}" for number in range(1, len(rows) + 1)]
     return grid(rows, ["largest attention"], num_slots=len(colors), row_names=names, once=once)
+
+
+def masks_figure(
+    image: Float[Tensor, "3 height width"], masks: Float[Tensor, "slots rows columns"]
+) -> Image.Image:
+    """One row: image, segmentation, and every slot's mask; a large image is reduced to cells of 160 pixels.
+
+    Args:
+        image: values in [0, 1].
+        masks: soft masks that sum to 1 over slots; any resolution.
+
+    >>> masks_figure(torch.rand(3, 640, 320), torch.rand(4, 640, 320).softmax(0)).size
+    (1040, 389)
+    """
+    height, width = image.shape[-2:]
+    factor = min(1.0, LARGEST_CELL / min(height, width))
+    size = round(height * factor), round(width * factor)
+    large = functional.interpolate(image.detach().cpu().float()[None], size, mode="bilinear", antialias=True)[
+        0
+    ]
+    large = enlarge(large, legible_scale(large))
+    masks = _resize(masks, (large.shape[-2], large.shape[-1]))
+    colors = slot_colors(len(masks))
+    slots = [attention_cell(large, mask, color) for mask, color in zip(masks, colors, strict=True)]
+    row = [to_image(large), overlay_one(large, masks, STRONG), *slots]
+    return grid([row], ["image", "segmentation"], num_slots=len(masks))
 
 
 def indexed_png(

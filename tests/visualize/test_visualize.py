@@ -10,7 +10,14 @@ from torch.nn.functional import one_hot
 
 from objecthood.visualize import animation, figures
 from objecthood.visualize.animation import attention_frames, save_animation
-from objecthood.visualize.figures import attention_figure, indexed_png, overlay, slot_colors, slots_figure
+from objecthood.visualize.figures import (
+    attention_figure,
+    indexed_png,
+    masks_figure,
+    overlay,
+    slot_colors,
+    slots_figure,
+)
 
 BLUE, ORANGE, GREEN, RED = (tuple(color) for color in slot_colors(4).tolist())
 
@@ -165,6 +172,17 @@ def test_headings_are_written():
         left = figures.MARGIN + column * (96 + figures.GAP)
         strip = np.asarray(figure.crop((left, figures.MARGIN, left + 96, top)))
         assert strip.max() > 180 and (strip == figures.PAPER).mean() > 0.4
+
+
+def test_masks_of_a_photograph_are_shown_small_each_in_its_color():
+    figure = masks_figure(torch.zeros(3, 1200, 1600), soft(quarters()))
+    assert figure.width < 1600 and figure.height < 250
+    left, top = figure.width - 4 * (213 + 8) - 12, figure.height - 20 - 160
+    for slot, color in enumerate((BLUE, ORANGE, GREEN, RED)):
+        cell = figure.crop((left + slot * 221, top, left + slot * 221 + 213, top + 160))
+        inside = cell.getpixel((53 + 107 * (slot % 2), 40 + 80 * (slot // 2)))
+        outside = cell.getpixel((160 - 107 * (slot % 2), 120 - 80 * (slot // 2)))
+        assert np.abs(np.subtract(inside, color)).max() < 8 and max(outside) < 32
 
 
 @pytest.mark.parametrize("with_reconstruction", [False, True])
