@@ -135,7 +135,7 @@ ENTRIES = {
         "within 0.5 units, few within 0.25; a scene spans 6 units. It was trained with labels, and two of "
         "its losses use the camera's true geometry.",
         picture=bundled_scene(9),
-        picture_says=SCENE.format(9),
+        picture_says=SCENE.format(9) + " The cyan sphere is predicted twice.",
     ),
     "moving-sprites": Entry(
         data="Generated clips of 12 frames (`objecthood.data.generated.moving_sprites`): two to five shapes "
