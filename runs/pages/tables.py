@@ -323,6 +323,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "photos": weights_page.photographs,
         "fine": weights_page.small_objects,
     },
+    ROOT / "docs" / "methods" / "dinosaur.md": {"slots": weights_page.slots_of_photographs},
     ROOT / "docs" / "methods" / "set-prediction.md": set_page.blocks(),
     ROOT / "docs" / "speed.md": speed_page.blocks(),
     ROOT / "docs" / "demo.md": demo_page.blocks(),

@@ -5,9 +5,10 @@ facts of objecthood/weights/*.json, results/floors.json, results/photographs.jso
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 
-from published import as_table, read
+from published import as_table, read, spread
 
 from objecthood.hub import PRETRAINED
 from objecthood.hub.pretrained import WEIGHTS, Pretrained
@@ -170,6 +171,25 @@ def photographs() -> str:
         for title, row in found.items()
     ]
     return as_table(["", *keys.values(), "CPU s per image"], rows)
+
+
+def slots_of_photographs() -> str:
+    """Scores of `photos-slots` over seeds, of its floors and of `photos`, on the photographs used for no
+    choice."""
+    found = read("photographs.json")["report"]
+    keys = {"fg_ari": "FG-ARI", "mbo_i": "mBO (instances)", "mbo_c": "mBO (classes)"}
+    runs = [run for run in found["runs"] if run["recipe"] == "photos-slots"]
+    training, image = (
+        statistics.median(run[cost] for run in runs) for cost in ("training_cpu_seconds", "cpu_seconds")
+    )
+    scores = [spread([run[key] for run in runs]) for key in keys]
+    rows = [[f"`photos-slots`, {len(runs)} seeds", *scores, f"{training:.0f}", f"{image:.2f}"]]
+    photos, floors = on_photographs()
+    others = {f"floor: {title}": row for title, row in floors.items()} | {"`photos`": photos}
+    for title, row in others.items():
+        rows.append([title, *(f"{row[key]:.3f}" for key in keys), "-", f"{row['cpu_seconds']:.2f}"])
+    table = as_table(["", *keys.values(), "training, CPU s", "CPU s per image"], rows)
+    return f"{table}\n{found['photographs']} photographs of COCO, used for no choice: {found['protocol']}.\n"
 
 
 def small_objects() -> str:
