@@ -56,7 +56,7 @@ CASES = {
     "gaussian-start": case(
         GaussianStart, **PLAIN, attention_conditioned_masks=False, steps=500, test_iterations=3
     ),
-    "no-prior": case(**PLAIN, steps=500),
+    "no-spatial-bias": case(**PLAIN, steps=500),
     "compact-only": case(merge_penalty=0.0, split_slots=False, spatial_bias=2.0, steps=500),
     "few-slots": case(num_slots=3, steps=500),
     "many-slots": case(**PLAIN, num_slots=12, steps=500),

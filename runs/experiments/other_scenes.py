@@ -7,7 +7,7 @@ Every weights (a name, a file or a run folder) on every folder of `objecthood da
 they are and with slots that reach across the image united (`nn.merge_background`). Written to
 results/NAME-scenes.json; the first scenes of each folder, seen by the weights of the same title, are drawn
 into docs/images/NAME-TITLE-scenes.png, and with a united ground, where that changes anything, into
-docs/images/NAME-TITLE-one-ground-scenes.png.
+docs/images/NAME-TITLE-merged-background-scenes.png.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
                 name: torch.as_tensor(values) for name, values in recipe.dataset("test")[range(DRAWN)].items()
             }
             seen: dict[tuple[int, ...], Any] = {}
-            for what in (title, f"{title}-one-ground"):
+            for what in (title, f"{title}-merged-background"):
                 how = looking_once(recipe, what != title, seen)
                 row = {
                     "weights": title,
