@@ -38,6 +38,7 @@ STRONG = 0.7  # opacity of a segmentation next to the plain image
 BAND = 256  # rows of a large image that are tinted at once, to save memory
 NAMED = 640  # pixels: the smallest side of an image with room for ten names
 LEGIBLE = 96  # pixels: the smallest legible side of a cell
+COLUMNS = 11  # of `masks_figure`, at most
 LARGEST_CELL = 160  # pixels: the shorter side of a cell of `masks_figure`, at most
 
 
@@ -205,7 +206,8 @@ def attention_figure(
 def masks_figure(
     image: Float[Tensor, "3 height width"], masks: Float[Tensor, "slots rows columns"]
 ) -> Image.Image:
-    """One row: image, segmentation, and every slot's mask; a large image is reduced to cells of 160 pixels.
+    """Image, segmentation, and every slot's mask, in rows of eleven; a large image is reduced to cells of 160
+    pixels.
 
     Args:
         image: values in [0, 1].
@@ -224,8 +226,15 @@ def masks_figure(
     masks = _resize(masks, (large.shape[-2], large.shape[-1]))
     colors = slot_colors(len(masks))
     slots = [attention_cell(large, mask, color) for mask, color in zip(masks, colors, strict=True)]
-    row = [to_image(large), overlay_one(large, masks, STRONG), *slots]
-    return grid([row], ["image", "segmentation"], num_slots=len(masks))
+    cells = [to_image(large), overlay_one(large, masks, STRONG), *slots]
+    rows = []
+    for start in range(0, len(cells), COLUMNS):
+        some, headings = cells[start : start + COLUMNS], [] if start else ["image", "segmentation"]
+        rows.append(grid([some], headings, num_slots=len(some) - len(headings), skipped=max(0, start - 2)))
+    figure = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), PAPER)
+    for number, row in enumerate(rows):
+        figure.paste(row, (0, number * row.height))
+    return figure
 
 
 def indexed_png(
@@ -380,10 +389,12 @@ def grid(
     headings: list[str],
     *,
     num_slots: int,
+    skipped: int = 0,
     row_names: Sequence[str] = (),
     once: Mapping[str, Image.Image] = MappingProxyType({}),
 ) -> Image.Image:
-    """Cells of one size under headings; the last `num_slots` columns are slots with colour bars.
+    """Cells of one size under headings; the last `num_slots` columns are slots with colour bars, numbered
+    after `skipped` others.
 
     Row names may have several lines. Images in `once` are drawn once, left of the row names.
     """
@@ -403,8 +414,10 @@ def grid(
         write(figure, (x + width / 2, y - GAP - TEXT_SIZE / 2), name)
     for row, name in enumerate(row_names):
         write(figure, (left - name_width / 2 - GAP / 2, top + row * (height + GAP) + height / 2), name)
-    bars = [None] * len(headings) + [tuple(color) for color in slot_colors(num_slots).tolist()]
-    names = [*headings, *(f"slot {number}" for number in range(1, num_slots + 1))]
+    slots = range(skipped, skipped + num_slots)
+    colors = slot_colors(skipped + num_slots).tolist()
+    bars = [None] * len(headings) + [tuple(colors[slot]) for slot in slots]
+    names = [*headings, *(f"slot {slot + 1}" for slot in slots)]
     for column, (name, bar) in enumerate(zip(names, bars, strict=True)):
         x = left + column * (width + GAP)
         write(figure, (x + width / 2, MARGIN + TEXT_SIZE / 2), name)

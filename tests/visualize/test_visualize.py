@@ -174,6 +174,20 @@ def test_headings_are_written():
         assert strip.max() > 180 and (strip == figures.PAPER).mean() > 0.4
 
 
+@pytest.mark.parametrize("slots, rows, last", [(7, 1, 9), (9, 1, 11), (10, 2, 1), (13, 2, 4), (22, 3, 2)])
+def test_many_masks_are_shown_in_rows_of_eleven(slots, rows, last):
+    masks = torch.zeros(slots, 120, 120)
+    masks[-1] = 1
+    figure = masks_figure(torch.zeros(3, 120, 120), masks)
+    width, height = figures.MARGIN + last * 128 - 8, figure.height // rows
+    assert figure.width == min(slots + 2, 11) * 128 - 8 + 2 * figures.MARGIN
+    assert figure.height == rows * masks_figure(torch.zeros(3, 120, 120), masks[-1:]).height
+    color = figure.getpixel((width - 60, rows * height - figures.MARGIN - 60))
+    assert np.abs(np.subtract(color, slot_colors(slots)[-1].astype(int))).max() < 8
+    right = np.asarray(figure.crop((width + 1, figure.height - height, figure.width, figure.height)))
+    assert (right == figures.PAPER).all()
+
+
 def test_masks_of_a_photograph_are_shown_small_each_in_its_color():
     figure = masks_figure(torch.zeros(3, 1200, 1600), soft(quarters()))
     assert figure.width < 1600 and figure.height < 250
