@@ -36,30 +36,20 @@ class SlotModuleOptions(NamedTuple):
 
 
 SLOT_MODULES: dict[str, Callable[..., SlotModule]] = {
-    "slot-attention": lambda o, **own: SlotAttention(o.input_dim, o.slot_dim, **_competing(o), **own),
-    "bo-qsa": lambda o, **own: SlotAttention(
-        o.input_dim, o.slot_dim, **_competing(o) | {"gradient": "bilevel"}, **own
-    ),
+    "slot-attention": lambda o, **own: SlotAttention(**_competing(o), **own),
+    "bo-qsa": lambda o, **own: SlotAttention(**_competing(o) | {"gradient": "bilevel"}, **own),
     "implicit-slot-attention": lambda o, **own: SlotAttention(
-        o.input_dim, o.slot_dim, **_competing(o) | {"gradient": "implicit"}, **own
+        **_competing(o) | {"gradient": "implicit"}, **own
     ),
-    "multi-head-slot-attention": lambda o, **own: MultiHeadSlotAttention(
-        o.input_dim, o.slot_dim, **_competing(o), **own
-    ),
-    "mesh": lambda o, **own: MESH(o.input_dim, o.slot_dim, **_competing(o), **own),
-    "invariant-slot-attention": lambda o, **own: InvariantSlotAttention(
-        o.grid, o.input_dim, o.slot_dim, **_competing(o), **own
-    ),
-    "slot-mixture": lambda o, **own: SlotMixture(o.input_dim, o.slot_dim, **_competing(o), **own),
-    "adaslot": lambda o, **own: AdaSlot(o.input_dim, o.slot_dim, **_competing(o), **own),
-    "metaslot": lambda o, **own: MetaSlot(o.input_dim, o.slot_dim, **_competing(o), **own),
-    "soft-k-means": lambda o, **own: SoftKMeans(
-        o.num_slots, o.grid, o.input_dim, o.slot_dim, attention_bias=o.attention_bias, **own
-    ),
-    "k-means": lambda o, **own: KMeans(
-        o.num_slots, o.grid, o.input_dim, o.slot_dim, attention_bias=o.attention_bias, **own
-    ),
-    "slot-mlp": lambda o, **own: SlotMLP(o.num_slots, o.grid, o.input_dim, o.slot_dim, **own),
+    "multi-head-slot-attention": lambda o, **own: MultiHeadSlotAttention(**_competing(o), **own),
+    "mesh": lambda o, **own: MESH(**_competing(o), **own),
+    "invariant-slot-attention": lambda o, **own: InvariantSlotAttention(o.grid, **_competing(o), **own),
+    "slot-mixture": lambda o, **own: SlotMixture(**_competing(o), **own),
+    "adaslot": lambda o, **own: AdaSlot(**_competing(o), **own),
+    "metaslot": lambda o, **own: MetaSlot(**_competing(o), **own),
+    "soft-k-means": lambda o, **own: SoftKMeans(**_on_grid(o), attention_bias=o.attention_bias, **own),
+    "k-means": lambda o, **own: KMeans(**_on_grid(o), attention_bias=o.attention_bias, **own),
+    "slot-mlp": lambda o, **own: SlotMLP(**_on_grid(o), **own),
 }
 """Constructors by the recipe's `slot_module`: `SlotModuleOptions` and class-specific arguments to a module.
 Both k-means ignore `gradient` and `bias_before_attention`; Slot MLP ignores `attention_bias` as well.
@@ -68,11 +58,13 @@ Both k-means ignore `gradient` and `bias_before_attention`; Slot MLP ignores `at
 
 def _competing(options: SlotModuleOptions) -> dict[str, Any]:
     """Arguments of `SlotAttention` and its subclasses."""
-    return {
-        "gradient": options.gradient,
-        "attention_bias": options.attention_bias,
-        "bias_before_attention": options.bias_before_attention,
-    }
+    names = ("input_dim", "slot_dim", "gradient", "attention_bias", "bias_before_attention")
+    return {name: getattr(options, name) for name in names}
+
+
+def _on_grid(options: SlotModuleOptions) -> dict[str, Any]:
+    """Arguments of modules that are built for a number of slots and a grid of inputs."""
+    return {name: getattr(options, name) for name in ("num_slots", "grid", "input_dim", "slot_dim")}
 
 
 class Grouping(nn.Module):
