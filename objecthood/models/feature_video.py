@@ -166,7 +166,7 @@ class FeatureVideo(FeatureModel):
         batch, time, rows, columns, _ = features.shape
         flat = None if motion is None else motion.flatten(0, 1)
         inputs = self.inputs(features.flatten(0, 1), flat).unflatten(0, (batch, time))
-        initial = self._initial(batch, num_slots, noise)
+        initial = self.grouping.start(batch, num_slots, noise)
         slots, attention, previous = [], [], None
         for now in range(time):
             rounds = iterations if now == 0 else self.later_iterations
@@ -229,7 +229,7 @@ class FeatureVideo(FeatureModel):
         """Output for one frame of a stream, and the state for the next (`SlotModel.step`)."""
         features = self.backbone(frame)
         if state is None:
-            initial, rounds, previous = self._initial(len(frame), num_slots, noise), iterations, None
+            initial, rounds, previous = self.grouping.start(len(frame), num_slots, noise), iterations, None
         else:
             initial, rounds, previous = state.slots, self.later_iterations, state.attention
         motion = None
@@ -274,8 +274,3 @@ class FeatureVideo(FeatureModel):
         motion = None if self.motion is None else decoded.features[..., dim:moved]
         similarity = decoded.features[..., moved:].flatten(1, 2) if self.decodes_similarity else None
         return features, decoded.masks, similarity, motion
-
-    def _initial(self, batch: int, num_slots: int | None, noise: Tensor | None) -> Tensor:
-        if num_slots is None and noise is not None:
-            num_slots = noise.shape[1]
-        return self.grouping.initial_slots(batch, num_slots, noise)

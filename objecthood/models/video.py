@@ -245,9 +245,7 @@ class SlotVideo(ClipModel):
             raise ValueError(f"this model {problem}; see `conditioning` of its recipe")
         if self.condition is not None:
             return self.condition(conditions)
-        if num_slots is None and noise is not None:
-            num_slots = noise.shape[1]
-        return self.grouping.initial_slots(batch, num_slots, noise)
+        return self.grouping.start(batch, num_slots, noise)
 
     def _decode(self, slots: Tensor, decoded: Tensor, attention: Tensor) -> VideoOutput:
         """Output with the images of `decoded` slots [batch, time, slots, dim]."""

@@ -123,8 +123,12 @@ class Grouping(nn.Module):
     ) -> SlotAttentionOutput:
         """Slots and attention; `noise` (standard normal) is drawn unless given, and `mask` is True at real
         inputs."""
+        return self.slot_attention(inputs, self.start(inputs.shape[0], num_slots, noise), iterations, mask)
+
+    def start(
+        self, batch_size: int, num_slots: int | None, noise: Tensor | None
+    ) -> Float[Tensor, "batch slots slot_dim"]:
+        """Initial slots; unless `num_slots` is given, as many as `noise` has."""
         if num_slots is None and noise is not None:
             num_slots = noise.shape[1]
-        return self.slot_attention(
-            inputs, self.initial_slots(inputs.shape[0], num_slots, noise), iterations, mask
-        )
+        return self.initial_slots(batch_size, num_slots, noise)
