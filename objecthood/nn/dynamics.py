@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from objecthood.nn.initialization import glorot
+from objecthood.nn.initialization import glorot, zero
 
 
 class TransformerBlock(nn.Module):
@@ -97,10 +97,3 @@ class ResidualPredictor(nn.Module):
     def forward(self, slots: Float[Tensor, "batch slots dim"]) -> Float[Tensor, "batch slots dim"]:
         """Initial slots of the next frame."""
         return slots + self.mlp(self.norm(slots))
-
-
-def zero(layer: nn.Linear) -> nn.Linear:
-    """`layer` with weights and bias set to zero."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer

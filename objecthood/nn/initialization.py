@@ -1,4 +1,4 @@
-"""Weight initialisation of the reference: Glorot kernels and zero biases (Keras' defaults)."""
+"""Weight initialisation of the reference: Glorot kernels and zero biases (Keras' defaults); and all zero."""
 
 from __future__ import annotations
 
@@ -14,4 +14,11 @@ def glorot(layer: Layer) -> Layer:
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+    return layer
+
+
+def zero(layer: Layer) -> Layer:
+    """`layer` with kernel and bias 0."""
+    for weight in layer.parameters():
+        nn.init.zeros_(weight)
     return layer

@@ -10,6 +10,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from objecthood.nn.initialization import zero
+
 
 class LocalContext(nn.Module):
     """Residual blocks on a grid of features.
@@ -33,7 +35,7 @@ class LocalContext(nn.Module):
                 nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim),
                 nn.Conv2d(dim, 2 * dim, 1),
                 nn.ReLU(),
-                zeroed(nn.Conv2d(2 * dim, dim, 1)),
+                zero(nn.Conv2d(2 * dim, dim, 1)),
             )
             for _ in range(blocks)
         )
@@ -46,11 +48,3 @@ class LocalContext(nn.Module):
         for block in self.blocks:
             maps = maps + block(maps)
         return maps.movedim(1, -1)
-
-
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer with weights and biases of 0."""
-    nn.init.zeros_(layer.weight)
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from objecthood.nn.initialization import zero
+
 GROUPS = 4
 
 
@@ -40,10 +42,7 @@ class UNet(nn.Module):
         pairs = list(zip(channels[:0:-1], channels[-2::-1], strict=True))
         self.reduce = nn.ModuleList(nn.Conv2d(deeper, size, 1) for deeper, size in pairs)
         self.up = nn.ModuleList(nn.Sequential(*block(2 * size, size)) for _, size in pairs)
-        self.head = nn.Conv2d(channels[0], out_channels, 1)
-        nn.init.zeros_(self.head.weight)
-        assert self.head.bias is not None
-        nn.init.zeros_(self.head.bias)
+        self.head = zero(nn.Conv2d(channels[0], out_channels, 1))
 
     def forward(
         self, images: Float[Tensor, "batch in_channels height width"]
