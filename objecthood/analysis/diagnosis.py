@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -73,9 +72,7 @@ def segment(
 ) -> SlotOutput:
     """The model's output for images of these indices, with the recipe's test iterations and restarts."""
     settings: Any = recipe
-    noise = restart_noise(
-        np.asarray(indices), getattr(settings, "restarts", 1), model.num_slots, model.slot_dim
-    )
+    noise = restart_noise(indices, getattr(settings, "restarts", 1), model.num_slots, model.slot_dim)
     iterations = getattr(settings, "test_iterations", model.iterations) + more_iterations
     return model.segment(images, iterations=iterations, noise=noise.to(images.device))
 

@@ -6,6 +6,7 @@ SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number gen
 from __future__ import annotations
 
 import hashlib
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: SplitMix64's inc
 SPLITS = ("train", "validation", "test")
 HELD_OUT = 0.05
 """Share of named images in each held-out split (`split_of`); the rest is for training."""
+Indices: TypeAlias = Integer[np.ndarray, " scenes"] | Integer[Tensor, " scenes"]
 
 
 def split_key(seed: int, split: str) -> int:
@@ -95,20 +97,20 @@ def normal(
 
 
 def start_noise(
-    indices: Integer[np.ndarray, " scenes"], num_slots: int, slot_dim: int, start: int = 0
-) -> Float[np.ndarray, "scenes slots slot_dim"]:
+    indices: Indices, num_slots: int, slot_dim: int, start: int = 0
+) -> Float[Tensor, "scenes slots slot_dim"]:
     """Standard normal float32 noise of initial slots in evaluation and prediction, a function of scene index
     and restart number `start`."""
-    draws = normal(split_key(0, "test"), indices, num_slots * slot_dim, stream=99 + 1_000_000 * start)
-    return draws.reshape(-1, num_slots, slot_dim).astype(np.float32)
+    key, rows, stream = split_key(0, "test"), np.asarray(indices), 99 + 1_000_000 * start
+    draws = normal(key, rows, num_slots * slot_dim, stream).reshape(-1, num_slots, slot_dim)
+    return torch.from_numpy(draws.astype(np.float32))
 
 
 def restart_noise(
-    indices: Integer[np.ndarray, " scenes"], restarts: int, num_slots: int, slot_dim: int
+    indices: Indices, restarts: int, num_slots: int, slot_dim: int
 ) -> Float[Tensor, "starts scenes slots slot_dim"]:
     """`start_noise` of every restart."""
-    noise = [start_noise(indices, num_slots, slot_dim, start) for start in range(restarts)]
-    return torch.from_numpy(np.stack(noise))
+    return torch.stack([start_noise(indices, num_slots, slot_dim, start) for start in range(restarts)])
 
 
 def scramble(bits: UInt64[np.ndarray, ...]) -> UInt64[np.ndarray, ...]:

@@ -331,7 +331,7 @@ def _example(model: SlotModel) -> dict[str, Tensor]:
 
 
 def _noise(model: SlotModel, batch: int, num_slots: int) -> Tensor:
-    return torch.from_numpy(start_noise(np.zeros(batch, np.int64), num_slots, model.slot_dim))
+    return start_noise(np.zeros(batch, np.int64), num_slots, model.slot_dim)
 
 
 @torch.no_grad()
@@ -348,8 +348,7 @@ def _stable_images(
     rounding, so that a comparison means nothing. A wrong graph is wrong on the stable images too.
     """
     images, noise = example_images(model, candidates), _noise(model, candidates, num_slots)
-    numbers = start_noise(np.arange(candidates), _PERTURBATIONS, images[0].numel())
-    added = torch.from_numpy(numbers).unbind(dim=1)
+    added = start_noise(np.arange(candidates), _PERTURBATIONS, images[0].numel()).unbind(dim=1)
     clean, *perturbed = (
         model.segment(images + 1e-6 * one.view_as(images), num_slots, iterations, noise=noise[None]).found()
         for one in (torch.zeros_like(added[0]), *added)

@@ -265,7 +265,7 @@ def look(
 ) -> Iterator[Found]:
     """Predict every frame with propagated slots; one frame is read ahead."""
     slots = model.num_slots if num_slots is None else num_slots
-    noise = torch.from_numpy(start_noise(np.zeros(1, np.int64), slots, model.slot_dim)).to(model.device)
+    noise = start_noise(np.zeros(1, np.int64), slots, model.slot_dim).to(model.device)
     tracker, state = Tracker(), None
     for frame, small, following, placement in ahead(source, model, fit):
         with torch.no_grad():

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -87,7 +86,7 @@ class SceneDiscovery(Recipe):
         """The model's output for held-out images, with test iterations and noise seeded by the index: the
         best of `restarts` (default: the recipe's) by reconstruction error."""
         restarts = self.restarts if restarts is None else restarts
-        noise = restart_noise(np.asarray(indices), restarts, model.num_slots, model.slot_dim)
+        noise = restart_noise(indices, restarts, model.num_slots, model.slot_dim)
         found = model.segment(images, iterations=self.test_iterations, noise=noise.to(images.device)).found()
         return AutoencoderOutput(**found)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -293,8 +292,7 @@ class FeatureVideoDiscovery(ClipRecipe):
     def _clip(
         self, model: FeatureVideo, features: Tensor, motion: Tensor | None, indices: Tensor
     ) -> ClipSlots:
-        noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
-        noise = noise.to(features.device)
+        noise = start_noise(indices, model.num_slots, model.slot_dim).to(features.device)
         return model.clip(features, iterations=self.test_iterations, noise=noise, motion=motion)
 
     def _similarity_losses(self, output: ClipSlots, features: Tensor) -> Tensor:

@@ -165,7 +165,7 @@ class FeatureDiscovery(Recipe):
 
     def discover(self, model: Dinosaur, scenes: Scenes, indices: Tensor) -> SlotOutput:
         """The model's output for held-out images, from noise fixed by the index."""
-        noise = restart_noise(np.asarray(indices), 1, model.num_slots, model.slot_dim)
+        noise = restart_noise(indices, 1, model.num_slots, model.slot_dim)
         images = scenes["image"]
         features = scenes["features"] if "features" in scenes else model.backbone(images)
         return model.segment_features(

@@ -89,9 +89,7 @@ class MotionGrouping(Recipe):
 
     def discover(self, model: SlotAutoencoder, fields: Tensor) -> Scene:
         """The model's output for motion images, with test iterations and fixed noise."""
-        noise = torch.from_numpy(
-            start_noise(np.zeros(len(fields), np.int64), model.num_slots, model.slot_dim)
-        )
+        noise = start_noise(np.zeros(len(fields), np.int64), model.num_slots, model.slot_dim)
         return model(fields, iterations=self.test_iterations, noise=noise.to(fields.device))
 
     def objects(

@@ -90,7 +90,7 @@ class SetPrediction(Recipe):
 
     def predict(self, model: SetPredictor, images: Tensor, indices: Tensor) -> SetPredictorOutput:
         """The model's output for held-out images, with test iterations and noise seeded by the index."""
-        noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
+        noise = start_noise(indices, model.num_slots, model.slot_dim)
         return model(images, iterations=self.test_iterations, noise=noise.to(images.device))
 
     def preview(self, model: SetPredictor, scenes: Scenes) -> Image.Image:

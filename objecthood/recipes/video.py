@@ -23,7 +23,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -174,8 +173,7 @@ class Video(OnClips):
         conditions = self.conditions(scenes["masks"][:, 0])
         if conditions is not None:
             return model(frames, conditions, iterations=iterations)
-        noise = torch.from_numpy(start_noise(np.asarray(indices), model.num_slots, model.slot_dim))
-        noise = noise.to(frames.device)
+        noise = start_noise(indices, model.num_slots, model.slot_dim).to(frames.device)
         if not self.is_per_frame:
             return model(frames, iterations=iterations, noise=noise)
         parts = [model(frame[:, None], iterations=iterations, noise=noise) for frame in frames.unbind(1)]

@@ -3,6 +3,7 @@
 import afresh
 import numpy as np
 import pytest
+import torch
 
 from objecthood.data.randomness import SPLITS, normal, scramble, split_key, start_noise, uniform
 
@@ -58,7 +59,7 @@ def test_splits_and_seeds_have_keys_of_their_own():
 
 def test_start_noise_is_fixed_by_the_image():
     together = start_noise(np.arange(10), 4, 8)
-    assert together.shape == (10, 4, 8) and together.dtype == np.float32
+    assert together.shape == (10, 4, 8) and together.dtype == torch.float32
     assert (start_noise(np.array([6]), 4, 8)[0] == together[6]).all()
 
 
