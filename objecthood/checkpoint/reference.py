@@ -66,11 +66,7 @@ def _load_grouping(weights: dict[str, np.ndarray], num_slots: int) -> Grouping:
 
 def _load_autoencoder(weights: dict[str, np.ndarray], num_slots: int) -> SlotAutoencoder:
     model = autoencoder.clevr(num_slots)
-    state = {
-        f"grouping.{name}": tensor for name, tensor in _grouping_state(weights, "slot_attention.").items()
-    }
-    state |= _encoder_state(weights, "encoder.")
-    state |= _dense(weights, "decoder_pos", "decoder.position.dense")
+    state = _model_state(weights) | _dense(weights, "decoder_pos", "decoder.position.dense")
     for index, layer in enumerate(model.decoder.layers):
         kernel = weights[f"decoder_cnn.{2 * index}"]
         if isinstance(layer, nn.ConvTranspose2d):
@@ -85,27 +81,21 @@ def _load_autoencoder(weights: dict[str, np.ndarray], num_slots: int) -> SlotAut
 
 def _load_set_predictor(weights: dict[str, np.ndarray], num_slots: int) -> SetPredictor:
     model = set_predictor.clevr(num_slots)
-    state = {
-        f"grouping.{name}": tensor for name, tensor in _grouping_state(weights, "slot_attention.").items()
-    }
-    state |= _encoder_state(weights, "encoder.")
-    state |= _dense(weights, "mlp_classifier", "head.0") | _dense(
-        weights, "mlp_classifier", "head.2", first=2
-    )
-    _fill(model, state)
+    _fill(model, _model_state(weights) | _mlp(weights, "mlp_classifier", "head"))
     return model.eval()
 
 
-def _encoder_state(weights: dict[str, np.ndarray], prefix: str) -> dict[str, Tensor]:
-    state = _dense(weights, "encoder_pos", prefix + "position.dense") | _norm(
-        weights, "layer_norm", prefix + "norm"
-    )
-    state |= _dense(weights, "mlp", prefix + "mlp.0") | _dense(weights, "mlp", prefix + "mlp.2", first=2)
+def _model_state(weights: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """What both models have: the encoder and the grouping."""
+    grouping = _grouping_state(weights, "slot_attention.")
+    state = {f"grouping.{name}": tensor for name, tensor in grouping.items()}
+    state |= _dense(weights, "encoder_pos", "encoder.position.dense")
+    state |= _norm(weights, "layer_norm", "encoder.norm") | _mlp(weights, "mlp", "encoder.mlp")
     num_layers = sum(key.startswith("encoder_cnn.") for key in weights) // 2
     for index in range(num_layers):
         kernel = weights[f"encoder_cnn.{2 * index}"].transpose(3, 2, 0, 1)
-        state[f"{prefix}convolutions.{index}.weight"] = _tensor(kernel)
-        state[f"{prefix}convolutions.{index}.bias"] = _tensor(weights[f"encoder_cnn.{2 * index + 1}"])
+        state[f"encoder.convolutions.{index}.weight"] = _tensor(kernel)
+        state[f"encoder.convolutions.{index}.bias"] = _tensor(weights[f"encoder_cnn.{2 * index + 1}"])
     return state
 
 
@@ -117,7 +107,7 @@ def _grouping_state(weights: dict[str, np.ndarray], prefix: str) -> dict[str, Te
     attention = {f"project_{name}.weight": _tensor(weights[f"project_{name}.0"].T) for name in "qkv"}
     for name in ("norm_inputs", "norm_slots", "norm_mlp"):
         attention |= _norm(weights, name, name)
-    attention |= _dense(weights, "mlp", "mlp.0") | _dense(weights, "mlp", "mlp.2", first=2)
+    attention |= _mlp(weights, "mlp", "mlp")
     attention["gru.weight_ih"] = _tensor(_torch_gates(weights["gru.0"]).T)
     attention["gru.weight_hh"] = _tensor(_torch_gates(weights["gru.1"]).T)
     attention["gru.bias_ih"], attention["gru.bias_hh"] = map(_tensor, _torch_gates(weights["gru.2"]))
@@ -133,6 +123,10 @@ def _torch_gates(array: np.ndarray) -> np.ndarray:
 def _dense(weights: dict[str, np.ndarray], source: str, target: str, first: int = 0) -> dict[str, Tensor]:
     kernel, bias = weights[f"{source}.{first}"], weights[f"{source}.{first + 1}"]
     return {f"{target}.weight": _tensor(kernel.T), f"{target}.bias": _tensor(bias)}
+
+
+def _mlp(weights: dict[str, np.ndarray], source: str, target: str) -> dict[str, Tensor]:
+    return _dense(weights, source, f"{target}.0") | _dense(weights, source, f"{target}.2", first=2)
 
 
 def _norm(weights: dict[str, np.ndarray], source: str, target: str) -> dict[str, Tensor]:
