@@ -23,7 +23,7 @@ from objecthood.data.loader import batches
 from objecthood.data.scene import to_device
 from objecthood.evaluate import first_scenes
 from objecthood.recipes import RECIPES, Recipe
-from objecthood.recipes.score_names import title
+from objecthood.recipes.score_names import mean_and_deviation, title
 from objecthood.runtime.environment import choose_precision
 
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -171,10 +171,10 @@ def tables(facts: Mapping[str, Any]) -> dict[str, list[str]]:
         lines = [row(head), "| --- |" + " ---: |" * (len(head) - 2) + " --- |"]
         for module, cells in board["modules"].items():
             columns = [cells[at] for at in COLUMNS]
-            scores = [in_words(cell["scores"].get(key), 3) for cell in columns for key in keys]
+            scores = [mean_and_deviation(cell["scores"].get(key), 3) for cell in columns for key in keys]
             failed = [f"{len(cell['failed'])} of {len(cell['seeds'])}" for cell in columns]
             steps = [str(cell["steps"]) for cell in columns]
-            costs = [in_words(cell["cpu_seconds"], 0) for cell in columns]
+            costs = [mean_and_deviation(cell["cpu_seconds"], 0) for cell in columns]
             both = [" / ".join(dict.fromkeys(part)) for part in (failed, steps, costs)]
             lines.append(row([f"`{module}`", *scores, *both, cells["verdict"]]))
         for floor, scores in board["floors"].items():
@@ -187,14 +187,6 @@ def tables(facts: Mapping[str, Any]) -> dict[str, list[str]]:
 def row(cells: Sequence[str]) -> str:
     """A row of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
-
-
-def in_words(numbers: Mapping[str, Any] | None, digits: int) -> str:
-    """Mean and standard deviation over seeds, or "-"."""
-    if numbers is None or numbers["mean"] is None:
-        return "-"
-    deviation = "" if numbers["deviation"] is None else f" ± {numbers['deviation']:.{digits}f}"
-    return f"{numbers['mean']:.{digits}f}{deviation}"
 
 
 def shown_scores(recipe: Recipe) -> dict[str, str]:

@@ -242,14 +242,6 @@ def spread(values: list[float]) -> dict[str, Any]:
     return {"mean": statistics.mean(values) if values else None, "deviation": deviation, "values": values}
 
 
-def mean_and_deviation(numbers: dict[str, Any], digits: int) -> str:
-    """Mean and standard deviation as text, or "-"."""
-    if numbers["mean"] is None:
-        return "-"
-    deviation = "" if numbers["deviation"] is None else f" ± {numbers['deviation']:.{digits}f}"
-    return f"{numbers['mean']:.{digits}f}{deviation}"
-
-
 def write_csv(rows: list[dict[str, Any]], file: Path) -> None:
     """Write a row for each setting, seed and score."""
     with replacing(file) as content, io.TextIOWrapper(content, "utf-8", newline="") as lines:
@@ -268,6 +260,7 @@ def print_table(title: str, rows: list[dict[str, Any]]) -> None:
     """Print the summary as a table."""
     from rich.table import Table
 
+    from objecthood.recipes.score_names import mean_and_deviation
     from objecthood.recipes.score_names import title as title_of
 
     table = Table(box=None, pad_edge=False)
@@ -275,9 +268,7 @@ def print_table(title: str, rows: list[dict[str, Any]]) -> None:
     for column in ("setting", "seeds", "failed", *map(title_of, names), "CPU s"):
         table.add_column(column, justify="left" if column == "setting" else "right")
     for row in rows:
-        scores = [
-            mean_and_deviation(row["scores"][name], 3) if name in row["scores"] else "-" for name in names
-        ]
+        scores = [mean_and_deviation(row["scores"].get(name), 3) for name in names]
         counts = [str(len(row["seeds"])), str(len(row["failed"]))]
         table.add_row(row["setting"] or title, *counts, *scores, mean_and_deviation(row["cpu_seconds"], 0))
     plain = console()

@@ -1,4 +1,4 @@
-"""Display names of scores, and scores grouped by number of restarts."""
+"""Scores in words: display names, groups by number of restarts, means over seeds."""
 
 from __future__ import annotations
 
@@ -57,3 +57,15 @@ def by_restarts(scores: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         row, short = (f"best of {best[2]}", best[1]) if best else ("one restart", name)
         rows.setdefault(row, {})[short] = value
     return rows
+
+
+def mean_and_deviation(numbers: Mapping[str, Any] | None, digits: int) -> str:
+    """Mean and standard deviation over seeds, or "-".
+
+    >>> mean_and_deviation({"mean": 0.5, "deviation": 0.25}, 1), mean_and_deviation(None, 1)
+    ('0.5 ± 0.2', '-')
+    """
+    if numbers is None or numbers["mean"] is None:
+        return "-"
+    deviation = "" if numbers["deviation"] is None else f" ± {numbers['deviation']:.{digits}f}"
+    return f"{numbers['mean']:.{digits}f}{deviation}"
