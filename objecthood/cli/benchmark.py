@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import typing
 from pathlib import Path
@@ -41,8 +40,7 @@ def benchmark(arguments: list[str]) -> int:
     process. The tables show medians; the file also holds quartiles. A ratio below 1 means cheaper than the
     reference, per image: in CPU seconds on a CPU, in wall seconds on a GPU.
     """
-    about = inspect.getdoc(benchmark) or ""
-    options = parse(BenchmarkOptions, arguments, "benchmark", about)
+    options = parse(BenchmarkOptions, arguments, "benchmark", benchmark)
     if not all(part.strip().isdecimal() for part in options.resolutions.split(",")):
         raise UsageError(f"--resolutions {options.resolutions!r} must be numbers such as 35,64")
     for name, value in (("seconds", options.seconds), ("threads", options.threads)):

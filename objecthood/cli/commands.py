@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import json
 import os
 import typing
@@ -119,7 +118,7 @@ def train(arguments: list[str]) -> int:
     kinds = [("recipe", type(base), base), ("run", TrainOptions, TrainOptions())]
     both: Any = dataclasses.make_dataclass("Options", kinds, frozen=True)
     title = "NAME" if not name and {"-h", "--help"} & set(rest) else base.name
-    options = parse(both, rest, f"train {title}", _about("train"), flags=False)
+    options = parse(both, rest, f"train {title}", train, flags=False)
     recipe, chosen = options.recipe, options.run
     if chosen.out and chosen.resume:
         raise UsageError("--out and --resume both name a run folder; omit one")
@@ -167,7 +166,7 @@ def evaluate(arguments: list[str]) -> int:
 
     The scores equal those of oh.evaluate in Python. The initial noise depends only on the index of the scene.
     """
-    options = parse(EvaluateOptions, arguments, "evaluate", _about("evaluate"))
+    options = parse(EvaluateOptions, arguments, "evaluate", evaluate)
     from objecthood.data.randomness import SPLITS
     from objecthood.recipes import TASKS
 
@@ -273,7 +272,7 @@ def evaluate(arguments: list[str]) -> int:
 
 def doctor(arguments: list[str]) -> int:
     """Check this installation and print a report to paste into an issue."""
-    parse(NoOptions, arguments, "doctor", _about("doctor"))
+    parse(NoOptions, arguments, "doctor", doctor)
     from objecthood.cli.doctor import examine
 
     facts, problems = examine()
@@ -314,11 +313,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "doctor": doctor,
     "completion": completion,
 }
-
-
-def _about(name: str) -> str:
-    """A command's docstring without indentation."""
-    return inspect.getdoc(COMMANDS[name]) or ""
 
 
 def _check_files(options: EvaluateOptions) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import typing
 from collections.abc import Callable, Mapping
 
@@ -28,7 +27,7 @@ def completion(
     arguments: list[str], commands: Mapping[str, Callable[[list[str]], int]], options: Mapping[str, type]
 ) -> int:
     """Print the completion script for `commands` and their `options`; see `commands.completion`."""
-    typed = parse(CompletionOptions, arguments, "completion", inspect.getdoc(commands["completion"]) or "")
+    typed = parse(CompletionOptions, arguments, "completion", commands["completion"])
     if typed.shell not in SHELLS:
         raise UsageError(f"SHELL (={typed.shell!r}) is unknown; {did_you_mean(typed.shell, SHELLS)}")
     import shtab

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 
 from objecthood.cli.options import UsageError, parse
 from objecthood.runtime.terminal import echo
@@ -32,7 +31,7 @@ def convert(arguments: list[str]) -> int:
     The file includes the backbone and works with predict, evaluate and oh.load. From a pickle, only tensors
     and plain values are read.
     """
-    options = parse(ConvertOptions, arguments, "convert", inspect.getdoc(convert) or "")
+    options = parse(ConvertOptions, arguments, "convert", convert)
     if not options.layout:
         raise UsageError("--layout must name the checkpoint's kind: spot, videosaur or slotcontrast")
     if not options.out:

@@ -70,7 +70,7 @@ def data(arguments: list[str]) -> int:
 
 def render(arguments: list[str]) -> int:
     """Render scenes into a folder."""
-    options = parse(RenderOptions, arguments, "data render", render.__doc__ or "")
+    options = parse(RenderOptions, arguments, "data render", render)
     _need_out(options.out)
     low, dash, high = options.objects.partition("-")
     if not low.isdecimal() or (dash and not high.isdecimal()):
@@ -96,7 +96,7 @@ def render(arguments: list[str]) -> int:
 
 def convert(arguments: list[str]) -> int:
     """Convert a published file into a folder that loads without decoding."""
-    options = parse(ConvertOptions, arguments, "data convert", convert.__doc__ or "")
+    options = parse(ConvertOptions, arguments, "data convert", convert)
     _need_out(options.out)
     from objecthood.data.published.multi_object_packed import convert as pack
     from objecthood.runtime.progress import RunProgress

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 
 from objecthood.cli.export import NEEDED, require
 from objecthood.cli.options import UsageError, parse
@@ -40,7 +39,7 @@ def demo(arguments: list[str]) -> int:
     Serves a page from this machine and runs the model with PyTorch; Ctrl-C stops it. Uploaded images stay in
     memory. --site FOLDER builds a static site for any web host, which runs the exported model in the browser.
     """
-    options = parse(DemoOptions, arguments, "demo", inspect.getdoc(demo) or "")
+    options = parse(DemoOptions, arguments, "demo", demo)
     if not 0 <= options.port < 65536:
         raise UsageError(f"--port (={options.port}) must be from 0 to 65535")
     require(NEEDED if options.site else ("starlette", "uvicorn"), "export" if options.site else "demo")

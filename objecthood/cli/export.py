@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import inspect
 
 from objecthood.cli.lookup import find_recipe, load_model
 from objecthood.cli.options import UsageError, parse
@@ -38,7 +37,7 @@ def export(arguments: list[str]) -> int:
     iterations. It returns the outputs of the model and the attention of every iteration. The file is kept
     only if onnxruntime matches PyTorch to 1e-4 on batches of 1 and 4.
     """
-    options = parse(ExportOptions, arguments, "export", inspect.getdoc(export) or "")
+    options = parse(ExportOptions, arguments, "export", export)
     if options.format not in FORMATS:
         raise UsageError(f"--format {options.format} is unknown; {did_you_mean(options.format, FORMATS)}")
     require(NEEDED, "export")

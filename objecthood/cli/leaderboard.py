@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -55,7 +54,7 @@ def leaderboard(arguments: list[str]) -> int:
     differs from the best by more than noise (paired bootstrap over test scenes and seeds). The total time is
     estimated from a few steps and printed first. Repeating the command continues a stopped leaderboard.
     """
-    options = parse(LeaderboardOptions, arguments, "leaderboard", inspect.getdoc(leaderboard) or "")
+    options = parse(LeaderboardOptions, arguments, "leaderboard", leaderboard)
     from objecthood.nn import SLOT_MODULES
 
     modules = _unique("modules", several("modules", options.modules, list(SLOT_MODULES)))

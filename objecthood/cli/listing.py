@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import typing
 from pathlib import Path
@@ -52,7 +51,7 @@ def list_names(arguments: list[str]) -> int:
     Recipes are listed with data, image size, training steps and expected score; bundled weights with recipe,
     seed, test scores, licence and file size. photos and video come first; no recipe trains them.
     """
-    options = parse(ListOptions, arguments, "list", inspect.getdoc(list_names) or "")
+    options = parse(ListOptions, arguments, "list", list_names)
     kinds = {"recipes": _list_recipes, "weights": _list_weights}
     if len(options.what) > 1:
         raise UsageError(
@@ -71,7 +70,7 @@ def show(arguments: list[str]) -> int:
     Weights are described by their metadata: recipe, scores with protocol and seeds, data, licence and
     limitations. The tensors are not loaded.
     """
-    options = parse(ShowOptions, arguments, "show", inspect.getdoc(show) or "")
+    options = parse(ShowOptions, arguments, "show", show)
     what, path = options.what, Path(options.what)
     from objecthood.hub.pretrained import PRETRAINED, UNTRAINED
 

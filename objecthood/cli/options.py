@@ -36,19 +36,20 @@ class UsageError(ValueError):
 
 
 def parse(
-    options: type[Options], arguments: Sequence[str], command: str, about: str, *, flags: bool = True
+    options: type[Options], arguments: Sequence[str], command: str, function: object, *, flags: bool = True
 ) -> Options:
     """Parse `arguments` into an instance of the dataclass `options`, whose fields may be dataclasses.
 
     Fields without a default are positional; tuples take one or more words, or any number with a default. All
     other fields are `--field VALUE`. Booleans are switches (`--field`, `--no-field`), or take a value with
-    `flags=False`. `--help` prints `about` and the options, then raises SystemExit.
+    `flags=False`. `--help` prints the docstring of `function` and the options, then raises SystemExit.
 
     Raises:
         UsageError: an unknown option, a missing argument or an invalid value.
     """
     import tyro
 
+    about = inspect.getdoc(function) or ""
     markers = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
     config = markers if flags else (*markers, tyro.conf.FlagConversionOff)
     optional = _optional_words(options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import json
 import os
 import sys
@@ -72,7 +71,7 @@ def predict(arguments: list[str]) -> int:
     video, label maps, and the tracks of all slots as CSV, JSON and text of MOTChallenge; this needs the extra
     "video". Input files are not changed.
     """
-    options = parse(PredictOptions, arguments, "predict", inspect.getdoc(predict) or "")
+    options = parse(PredictOptions, arguments, "predict", predict)
     from objecthood.data.io.frames import is_video
     from objecthood.hub.pretrained import DEFAULT, PRETRAINED
 

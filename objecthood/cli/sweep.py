@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import csv
 import dataclasses
-import inspect
 import io
 import itertools
 import math
@@ -74,7 +73,6 @@ def sweep(arguments: list[str]) -> int:
     and sweep.csv; runs without a finite gradient count as failed.
     """
     name, rest = split_name(arguments)
-    about = inspect.getdoc(sweep) or ""
     if not name and not {"-h", "--help"} & set(rest):
         raise UsageError("sweep needs a recipe (see objecthood list) or a Python file with one")
     base = find_recipe(name or "tetrominoes")
@@ -82,7 +80,7 @@ def sweep(arguments: list[str]) -> int:
     both: Any = dataclasses.make_dataclass("Options", kinds, frozen=True)
     members, settings = [], SweepOptions()
     for changes, words in combinations(rest):
-        options = parse(both, words, f"sweep {name or 'NAME'}", about, flags=False)
+        options = parse(both, words, f"sweep {name or 'NAME'}", sweep, flags=False)
         members.append(Member(changes, options.recipe))
         settings = options.sweep
     out = Path(settings.out or f"runs/sweep-{base.name}")
