@@ -30,7 +30,7 @@ from objecthood.nn import (
     SpatialBroadcastDecoder,
 )
 from objecthood.nn.color_transforms import color_and_chromaticity, opponent_chromaticity, symmetric
-from objecthood.nn.decoders import DecoderOutput, drop_slots
+from objecthood.nn.decoders import DecoderOutput, composite, drop_slots, from_symmetric
 from objecthood.nn.encoders import check_images
 from objecthood.nn.frozen import share_weights
 from objecthood.nn.precision import at_least_float32
@@ -84,6 +84,7 @@ class SlotAutoencoder(SlotModel):
     grouping: Grouping
     decoder: Decoder
     selects_restarts = True
+    composite = staticmethod(composite)
 
     def __init__(
         self,
@@ -235,21 +236,6 @@ class SlotAutoencoder(SlotModel):
             share_weights(self, copy)
             self.copies[resolution] = copy
         return self.copies[resolution]
-
-    def composite(
-        self,
-        appearance: Float[Tensor, "batch slots 3 height width"],
-        mask_logits: Float[Tensor, "batch slots height width"],
-    ) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch slots height width"]]:
-        """Reconstruction in [0, 1] units, and alpha masks."""
-        masks = at_least_float32(mask_logits).softmax(dim=1)
-        reconstruction = (masks[:, :, None] * at_least_float32(appearance)).sum(dim=1)
-        return from_symmetric(reconstruction), masks
-
-
-def from_symmetric(image: Tensor) -> Tensor:
-    """[-1, 1] units to [0, 1], in one pass over memory."""
-    return torch.add(image.new_full((), 0.5), image, alpha=0.5)  # allocated on the device: no transfer
 
 
 def clevr(num_slots: int = 7, resolution: int = 128, slot_module: str = "slot-attention") -> SlotAutoencoder:

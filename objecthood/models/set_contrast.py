@@ -31,7 +31,7 @@ from objecthood.nn import (
     SpatialBias,
 )
 from objecthood.nn.block_matching import Modality
-from objecthood.nn.decoders import enlarge
+from objecthood.nn.decoders import composite, enlarge
 from objecthood.nn.encoders import check_images
 from objecthood.nn.precision import at_least_float32
 from objecthood.nn.soft_kmeans import Clusters
@@ -154,9 +154,8 @@ class SetContrast(ClipModel):
         """Reconstruction by `decoder`, in [0, 1] units (not clamped)."""
         assert self.decoder is not None, "this model was built without a decoder"
         decoded = self.decoder(scene.slots.flatten(0, 1), scene.attention.flatten(0, 1))
-        masks = at_least_float32(decoded.mask_logits).softmax(dim=1)
-        image = (masks[:, :, None] * at_least_float32(decoded.appearance)).sum(dim=1)
-        return (0.5 + 0.5 * image).unflatten(0, scene.slots.shape[:2])
+        image, _ = composite(decoded.appearance, decoded.mask_logits)
+        return image.unflatten(0, scene.slots.shape[:2])
 
     def project(self, slots: Float[Tensor, "*batch slots slot_dim"]) -> Float[Tensor, "*batch slots dim"]:
         """Projections of slots for the contrastive loss: vectors of length 1, at least float32."""

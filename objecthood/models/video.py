@@ -58,7 +58,7 @@ from objecthood.nn import (
     TransformerPredictor,
 )
 from objecthood.nn.block_matching import Modality, motion_of_frame
-from objecthood.nn.decoders import SpatialBroadcastDecoder, drop_slots
+from objecthood.nn.decoders import SpatialBroadcastDecoder, composite, drop_slots, from_symmetric
 from objecthood.nn.encoders import check_images
 from objecthood.nn.precision import at_least_float32
 from objecthood.runtime import renamed
@@ -254,11 +254,10 @@ class SlotVideo(ClipModel):
         images = drop_slots(
             self.decoder(flat, maps), self.grouping.slot_attention.keep(flat, maps.flatten(2))
         )
-        appearance = at_least_float32(images.appearance)
-        masks = at_least_float32(images.mask_logits).softmax(dim=1)
-        composite = (masks[:, :, None] * appearance).sum(dim=1)
+        reconstruction, masks = composite(images.appearance, images.mask_logits)
+        appearance = from_symmetric(at_least_float32(images.appearance))
         reconstruction, appearance, masks = (
-            part.unflatten(0, shape) for part in (0.5 + 0.5 * composite, 0.5 + 0.5 * appearance, masks)
+            part.unflatten(0, shape) for part in (reconstruction, appearance, masks)
         )
         return VideoOutput(reconstruction, appearance, masks, slots, attention)
 

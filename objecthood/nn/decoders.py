@@ -240,6 +240,21 @@ def add_attention(
     return output._replace(mask_logits=logits + bias, unconditioned_logits=logits)
 
 
+def composite(
+    appearance: Float[Tensor, "batch slots 3 height width"],
+    mask_logits: Float[Tensor, "batch slots height width"],
+) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch slots height width"]]:
+    """Reconstruction in [0, 1] units of appearances in [-1, 1], and alpha masks."""
+    masks = at_least_float32(mask_logits).softmax(dim=1)
+    reconstruction = (masks[:, :, None] * at_least_float32(appearance)).sum(dim=1)
+    return from_symmetric(reconstruction), masks
+
+
+def from_symmetric(image: Tensor) -> Tensor:
+    """[-1, 1] units to [0, 1], in one pass over memory."""
+    return torch.add(image.new_full((), 0.5), image, alpha=0.5)  # allocated on the device: no transfer
+
+
 def drop_slots(output: DecoderOutput, keep: Float[Tensor, "batch slots"] | None) -> DecoderOutput:
     """`output` with the mask logits of dropped slots lowered, so that their alpha masks are 0 up to 1e-8.
 
