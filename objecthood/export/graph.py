@@ -2,8 +2,7 @@
 
 `torch.export` traces and `torch.onnx` (onnxscript) translates. Two operations missing in ONNX, cumulative
 maximum and linear solve, are replaced as they are called, and so is `linspace`, whose number of steps would
-become a constant. Long dot products are summed in blocks, as in
-PyTorch.
+become a constant. Long dot products are summed in blocks, as in PyTorch.
 """
 
 from __future__ import annotations
@@ -281,3 +280,13 @@ class _quiet:
     def __exit__(self, *problem: Any) -> None:
         for logger, level in zip(self.loggers, self.levels, strict=True):
             logger.setLevel(level)
+
+
+def check_difference(name: str, difference: float, tolerance: float, where: str = "") -> None:
+    """ValueError for an output that differs from PyTorch by more than `tolerance`, or by nan; `where` tells
+    the input."""
+    if not difference <= tolerance:
+        raise ValueError(
+            f"{name} of the exported graph differs from PyTorch by {difference:.1e}{where}, more than "
+            f"{tolerance}; no file was written. Try other versions of onnxscript and onnxruntime"
+        )

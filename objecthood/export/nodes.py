@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from objecthood.nn import guided_filter
 from objecthood.nn.backbones import EfficientNetLite0, InvertedBlock, SameConv
 from objecthood.nn.encoders import same_padding
 
@@ -84,6 +85,15 @@ class Features:
         name = f"{self.prefix}/{len(self.nodes)}"
         self.nodes.append(node(kind, inputs, name, **attributes))
         return name
+
+
+def filter_constants() -> dict[str, np.ndarray]:
+    """What `consensus.masks_at_size` takes beside attention and images, in its order."""
+    return {
+        "guide_area": np.asarray(guided_filter.SIDE**2, np.float32),
+        "radius": np.asarray(guided_filter.RADIUS),
+        "smoothness": np.asarray(guided_filter.SMOOTHNESS, np.float32),
+    }
 
 
 def call(name: str, inputs: Sequence[str], *outputs: str) -> Any:

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from objecthood.data.clevr_render.clevr_like import ClevrLike
-from objecthood.export.nodes import Features, Part, call, model_of, node
+from objecthood.export.graph import check_difference
+from objecthood.export.nodes import Features, Part, call, filter_constants, model_of, node
 from objecthood.models.base import SpectralStages
 from objecthood.nn import guided_filter
 from objecthood.nn.consensus_cut import ConsensusCut
@@ -164,11 +165,7 @@ def compare(stages: SpectralStages, runs: Mapping[str, Run]) -> dict[str, float]
             for name, value in differences.items():
                 found[name] = max(found[name], float(value))
     for name, largest in found.items():
-        if not largest <= TOLERANCES[name]:
-            raise ValueError(
-                f"{name} of the exported graph differs from PyTorch by {largest:.1e}, more than "
-                f"{TOLERANCES[name]}; no file was written. Try other versions of onnxscript and onnxruntime"
-            )
+        check_difference(name, largest, TOLERANCES[name])
     return found
 
 
@@ -198,11 +195,6 @@ def _group(stages: SpectralStages) -> Part:
 
 def _divide(stages: SpectralStages) -> Part:
     """Tree and image to slots, attention and masks."""
-    weights = {
-        "distance": np.asarray(stages.cut.distance, np.float32),
-        "guide_area": np.asarray(guided_filter.SIDE**2, np.float32),
-        "radius": np.asarray(guided_filter.RADIUS),
-        "smoothness": np.asarray(guided_filter.SMOOTHNESS, np.float32),
-    }
+    weights = {"distance": np.asarray(stages.cut.distance, np.float32)} | filter_constants()
     given = ["image", "embedding", "agreement", "parents", "heights", "num_segments", *weights]
     return Part([call("divided", given, "members", "slots", "attention", "masks")], weights)
