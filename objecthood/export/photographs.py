@@ -161,11 +161,10 @@ def compare(stages: SpectralStages, runs: Mapping[str, Run]) -> dict[str, float]
             masks = guided_filter.masks_at_size(attention, image[0])
             differences["linkage"] = differs.float().mean()
             differences["masks"] = (masks - torch.from_numpy(parts["masks"])).abs().max()
-            differences["whole"] = max(np.abs(whole[name] - parts[name]).max() for name in whole)
+            differences["whole"] = np.max([np.abs(whole[name] - parts[name]).max() for name in whole])
             for name, value in differences.items():
+                check_difference(name, float(value), TOLERANCES[name])
                 found[name] = max(found[name], float(value))
-    for name, largest in found.items():
-        check_difference(name, largest, TOLERANCES[name])
     return found
 
 

@@ -18,6 +18,7 @@ from objecthood.nn.objectness import ObjectnessHead
 pytestmark = [pytest.mark.xdist_group("export"), pytest.mark.timeout(600)]
 VIEWS = View(0, 0.05, 0.15, 0.4), View(1, 0.06, 0.12)
 CUT = ConsensusCut(views=VIEWS, partitions=((6, 5), (9, 8)), restarts=2)
+NAN = np.full((1, 1, 1), np.nan, np.float32)
 
 
 def model():
@@ -148,6 +149,15 @@ def test_a_graph_that_differs_is_not_kept(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="embedding of the exported graph differs from PyTorch"):
         export_onnx(SpectralSegmenter(cut=CUT, sides=(128,)).eval(), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_masks_of_nan_differ(files):
+    whole, parts = files
+    runs = {name: session(parts / f"{name}.onnx") for name in ("group", "divide")}
+    divide = runs["divide"]
+    runs |= {"whole": session(whole), "divide": lambda given: divide(given) | {"masks": NAN}}
+    with pytest.raises(ValueError, match="masks of the exported graph differs from PyTorch by nan"):
+        photographs.compare(model().export_stages(), runs)
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path):
