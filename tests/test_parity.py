@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from objecthood import losses, metrics
-from objecthood.checkpoint.run import load_reference
+from objecthood.checkpoint import load_reference
 from objecthood.nn import Grouping
 
 

@@ -23,14 +23,11 @@ from torch import Tensor, nn
 
 import objecthood
 from objecthood.checkpoint.header import FORMAT, read_description
-from objecthood.checkpoint.reference import load_reference
 from objecthood.nn import frozen
 from objecthood.recipes import Recipe, from_dict
 from objecthood.runtime import limits, renamed
 from objecthood.runtime.environment import commit
 from objecthood.runtime.files import parse_json, real_folder, refuse_link, sha256_of, staged_name
-
-__all__ = ["NotSaved", "load", "load_reference", "read_description", "restore", "save", "save_checkpoint"]
 
 KEPT = 2
 """Number of checkpoints that are kept, so that one remains if the newest is damaged."""
