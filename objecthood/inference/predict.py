@@ -172,17 +172,11 @@ def stream(
     if fit is not None and fit not in FITS:
         raise ValueError(f"`fit` (={fit!r}) must be one of {', '.join(FITS)}")
     how = _Settings(
-        model.iterations if iterations is None else iterations,
-        num_slots,
-        model.restarts if restarts is None else restarts,
+        _in_range("iterations", model.iterations if iterations is None else iterations, limits.ITERATIONS),
+        None if num_slots is None else _in_range("num_slots", num_slots, limits.SLOTS),
+        _in_range("restarts", model.restarts if restarts is None else restarts, limits.RESTARTS),
         merge_background,
         fit,
-    )
-    if num_slots is not None:
-        how = how._replace(num_slots=_in_range("num_slots", num_slots, limits.SLOTS))
-    how = how._replace(
-        iterations=_in_range("iterations", how.iterations, limits.ITERATIONS),
-        restarts=_in_range("restarts", how.restarts, limits.RESTARTS),
     )
     if how.restarts > 1 and not model.restarts_differ:
         raise ValueError(
