@@ -167,55 +167,10 @@ def evaluate(arguments: list[str]) -> int:
     The scores equal those of oh.evaluate in Python. The initial noise depends only on the index of the scene.
     """
     options = parse(EvaluateOptions, arguments, "evaluate", evaluate)
-    from objecthood.data.randomness import SPLITS
-    from objecthood.recipes import TASKS
-
-    if options.split not in SPLITS:
-        raise UsageError(f"--split (={options.split!r}) is unknown; {did_you_mean(options.split, SPLITS)}")
-    counted = {
-        "num-scenes": options.num_scenes,
-        "iterations": options.iterations,
-        "restarts": options.restarts,
-    }
-    for name, value in counted.items():
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} (={value}) must be at least 1")
-    if options.figure and not options.diagnose:
-        raise UsageError("--figure needs --diagnose; add --diagnose")
-    if options.figure and Path(options.figure).suffix not in (".png", ".webp"):
-        raise UsageError(f"--figure (={options.figure!r}) must end in .png or .webp")
-    _check_files(options)
+    _check_options(options)
     named = find_recipe(options.recipe) if options.recipe else None
     model = load_model(options.weights, named)
-    # Weights of a custom recipe hold its numbers; the Python file only gives its class.
-    recipe = named if named and type(model.recipe) in TASKS.values() else model.recipe
-    if recipe is None:
-        raise UsageError(
-            f"{options.weights} cannot be evaluated: no recipe names its test scenes; use weights of "
-            "`objecthood list weights`"
-        )
-    if options.data_path and not hasattr(recipe, "data_path"):
-        raise UsageError(f"{recipe.name} has no --data-path (={options.data_path}); omit it")
-    if options.floors and options.skip_floors:
-        raise UsageError("--floors and --skip-floors exclude each other; omit one")
-    changes: dict[str, Any] = {"test_scenes": options.num_scenes, "test_iterations": options.iterations}
-    changes["data_path"] = options.data_path or None
-    if options.restarts is not None:
-        if not hasattr(recipe, "restarts"):
-            raise UsageError(f"{recipe.name} has no --restarts (={options.restarts}); omit it")
-        if options.restarts > 1 and not model.restarts_differ:
-            raise UsageError(
-                f"--restarts (={options.restarts}) must be 1 for these weights: their initial slots are "
-                "fixed; omit it"
-            )
-        changes["restarts"] = options.restarts
-    place = "" if getattr(recipe, "data", "") == "shards" else getattr(recipe, "data_path", "")
-    if place and not options.data_path and not Path(place).exists():
-        raise UsageError(f"the images of these weights, {place!r}, are not here; add --data-path PATH")
-    changes["num_slots"] = model.num_slots  # stated by the protocol
-    recipe = dataclasses.replace(
-        recipe, **{name: value for name, value in changes.items() if value is not None}
-    )
+    recipe = _recipe_to_score(options, model, named)
     ruled: list[str] = []
     if options.protocol:
         from objecthood.analysis.protocols import PROTOCOLS, check_protocol
@@ -244,14 +199,8 @@ def evaluate(arguments: list[str]) -> int:
     by_protocol = _score_by_protocols(model, recipe, ruled, options.split) if ruled else {}
     diagnosis = _diagnose(model, recipe, options) if options.diagnose else None
     if options.json:
-        facts = {
-            "weights": options.weights,
-            "recipe": recipe.to_dict(),
-            "split": options.split,
-            "protocol": protocol,
-        }
-        # JSON has no NaN: an undefined score is null.
-        facts["scores"] = {name: None if value != value else value for name, value in scores.items()}
+        facts = {"weights": options.weights, "recipe": recipe.to_dict(), "split": options.split}
+        facts |= {"protocol": protocol, "scores": _without_nan(scores)}
         facts |= {"floors": found} if found else {}
         facts |= {"protocols": by_protocol} if by_protocol else {}
         facts |= {"diagnosis": diagnosis.to_dict()} if diagnosis else {}
@@ -315,9 +264,23 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-def _check_files(options: EvaluateOptions) -> None:
-    """UsageError where two results, or a result and the weights, are one file; OSError where one could not be
-    written."""
+def _check_options(options: EvaluateOptions) -> None:
+    """UsageError for options that are out of range, exclude each other, or name one file twice (two results,
+    or a result and the weights); OSError where a result could not be written."""
+    from objecthood.data.randomness import SPLITS
+
+    if options.split not in SPLITS:
+        raise UsageError(f"--split (={options.split!r}) is unknown; {did_you_mean(options.split, SPLITS)}")
+    for name in ("num_scenes", "iterations", "restarts"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} (={value}) must be at least 1")
+    if options.figure and not options.diagnose:
+        raise UsageError("--figure needs --diagnose; add --diagnose")
+    if options.figure and Path(options.figure).suffix not in (".png", ".webp"):
+        raise UsageError(f"--figure (={options.figure!r}) must end in .png or .webp")
+    if options.floors and options.skip_floors:
+        raise UsageError("--floors and --skip-floors exclude each other; omit one")
     taken = {os.path.realpath(options.weights): "the weights"}
     taken |= {os.path.realpath(options.recipe): "--recipe"} if options.recipe else {}
     for name in ("json", "csv", "figure"):
@@ -328,6 +291,41 @@ def _check_files(options: EvaluateOptions) -> None:
         other = taken.setdefault(os.path.realpath(file), f"--{name}")
         if other != f"--{name}" and (os.path.isfile(file) or not os.path.exists(file)):
             raise UsageError(f"--{name} (={file!r}) is the file of {other}; name another")
+
+
+def _recipe_to_score(options: EvaluateOptions, model: Model, named: Recipe | None) -> Recipe:
+    """The recipe of the weights, or the `named` one, with what the options change; UsageError where it cannot
+    be changed."""
+    from objecthood.recipes import TASKS
+
+    # Weights of a custom recipe hold its numbers; the Python file only gives its class.
+    recipe = named if named and type(model.recipe) in TASKS.values() else model.recipe
+    if recipe is None:
+        raise UsageError(
+            f"{options.weights} cannot be evaluated: no recipe names its test scenes; use weights of "
+            "`objecthood list weights`"
+        )
+    if options.data_path and not hasattr(recipe, "data_path"):
+        raise UsageError(f"{recipe.name} has no --data-path (={options.data_path}); omit it")
+    if options.restarts is not None and not hasattr(recipe, "restarts"):
+        raise UsageError(f"{recipe.name} has no --restarts (={options.restarts}); omit it")
+    if (options.restarts or 1) > 1 and not model.restarts_differ:
+        raise UsageError(
+            f"--restarts (={options.restarts}) must be 1 for these weights: their initial slots are fixed; "
+            "omit it"
+        )
+    place = "" if getattr(recipe, "data", "") == "shards" else getattr(recipe, "data_path", "")
+    if place and not options.data_path and not Path(place).exists():
+        raise UsageError(f"the images of these weights, {place!r}, are not here; add --data-path PATH")
+    changes: dict[str, Any] = {
+        "test_scenes": options.num_scenes,
+        "test_iterations": options.iterations,
+        "data_path": options.data_path or None,
+        "restarts": options.restarts,
+        "num_slots": model.num_slots,  # stated by the protocol
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(recipe, **changes)
 
 
 def _diagnose(model: Model, recipe: Recipe, options: EvaluateOptions) -> Diagnosis:
@@ -357,12 +355,14 @@ def _score_by_protocols(model: Model, recipe: Recipe, names: list[str], split: s
             table.add_row(title_of(score), f"{mean:.4f}", f"{error:.4f}", str(defined))
         plain.print(table)
         plain.print(f"{PROTOCOLS[name].description}; one restart", soft_wrap=True)
-        values = {
-            score: {key: None if value != value else value for key, value in facts._asdict().items()}
-            for score, facts in scores.items()
-        }
+        values = {score: _without_nan(facts._asdict()) for score, facts in scores.items()}
         found[name] = {"description": PROTOCOLS[name].description, "scores": values}
     return found
+
+
+def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
+    """Values for JSON, which has no NaN: an undefined one is null."""
+    return {name: None if value != value else value for name, value in values.items()}
 
 
 def _print_scores(
