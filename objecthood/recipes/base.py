@@ -205,12 +205,9 @@ class Recipe(metaclass=_Renamed):
 
     def build_optimizers(self, model: Model) -> list[torch.optim.Optimizer]:
         """Adam (epsilon 1e-8), and Muon for matrices if `muon_learning_rate` is above 0."""
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        matrices = (
-            [parameter for parameter in parameters if is_matrix(parameter)] if self.muon_learning_rate else []
-        )
-        matrix_ids = {id(parameter) for parameter in matrices}
-        others = [parameter for parameter in parameters if id(parameter) not in matrix_ids]
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        matrices = [weight for weight in weights if self.muon_learning_rate and is_matrix(weight)]
+        others = [weight for weight in weights if not (self.muon_learning_rate and is_matrix(weight))]
         optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Adam(others, lr=self.learning_rate, eps=1e-8, fused=True)
         ]
