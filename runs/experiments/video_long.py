@@ -1,7 +1,7 @@
 """A long video to its end: memory, speed, progress, result files and tracks of `objecthood predict`.
 
     OMP_NUM_THREADS=1 python runs/experiments/video_long.py --frames 10000
-    OMP_NUM_THREADS=2 python runs/experiments/video_long.py --frames 1500 --name video-long-two-threads
+    OMP_NUM_THREADS=2 python runs/experiments/video_long.py --frames 10000 --name video-long-two-threads
 
 Generates a clip in which the camera and two objects move, runs the command on it as a process of its own, and
 writes results/NAME.json.

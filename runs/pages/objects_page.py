@@ -133,7 +133,14 @@ def long_video() -> str:
     overlaps = " and ".join(f"{track['iou']:.2f}" for track in result["tracks"])
     seconds, files = last["cpu_seconds"], max(row["open_files"] for row in rows)
     threaded = json.loads((ROOT / "results" / "video-long-two-threads.json").read_text())
-    first, last_peak = threaded["rows"][2], threaded["rows"][-1]["peak_megabytes"]
+    peak = threaded["rows"][-1]["peak_megabytes"]
+    at_peak = next(row["frames"] for row in threaded["rows"] if row["peak_megabytes"] == peak)
+    third = threaded["frames"] / 3
+    thirds = [
+        statistics.mean(row["megabytes"] for row in threaded["rows"][:-1] if row["frames"] // third == part)
+        for part in range(3)
+    ]
+    early, middle, late = (f"{megabytes / 1000:.2f}" for megabytes in thirds)
     return (
         f"{frames:,} generated frames, in which the camera and two discs move, took {seconds:,.0f} CPU "
         f"seconds on one thread ({seconds / frames:.2f} s per frame). Memory did not grow: the peak of "
@@ -142,9 +149,9 @@ def long_video() -> str:
         f"intersection over union of {overlaps}. At {half['frames']:,} frames the progress line predicted "
         f"{half['seconds_left']:,} s to go, and it took {half['seconds_taken']:,} s, on a machine with "
         "changing load ([video-long.json](../../results/video-long.json)). With two threads, "
-        f"{threaded['frames']:,} frames peaked at {last_peak / 1000:.2f} GB, "
-        f"{first['peak_megabytes'] / 1000:.2f} GB of it within the first {first['frames']:,}; longer ones "
-        "were not measured ([video-long-two-threads.json](../../results/video-long-two-threads.json)).\n"
+        f"{threaded['frames']:,} frames peaked at {peak / 1000:.2f} GB within the first {at_peak:,}, and "
+        f"used {early}, {middle} and {late} GB on average in their first, second and last third "
+        "([video-long-two-threads.json](../../results/video-long-two-threads.json)).\n"
     )
 
 
