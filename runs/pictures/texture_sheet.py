@@ -12,32 +12,30 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 import objecthood as oh
 from objecthood.data.generated.texture import Level, Texture
-from objecthood.visualize.figures import slot_colors, to_image
+from objecthood.visualize.figures import grid, slot_colors, to_image
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 FREQUENCIES = {"oriented": 4, "shifted": 1}
 SCENES = (3, 0, 4, 2)  # of the split "validation"
-RESOLUTION, GAP, TITLE = 128, 6, 22
-MASKS = "masks"
+RESOLUTION = 128
 
 
 def main() -> None:
-    columns = (*get_args(Level), MASKS)
-    step = RESOLUTION + GAP
-    sheet = Image.new("RGB", (len(columns) * step - GAP, TITLE + len(SCENES) * step - GAP), "white")
-    draw = ImageDraw.Draw(sheet)
-    colors = np.concatenate([np.full((1, 3), 235, np.uint8), slot_colors(3)])
-    for column, name in enumerate(columns):
-        draw.text((column * step, 2), name, fill="black", font=ImageFont.load_default(15))
-        level = "solid" if name == MASKS else name
-        scenes = Texture("validation", level=level, resolution=RESOLUTION)[list(SCENES)]
-        for row, (image, masks) in enumerate(zip(scenes["image"], scenes["masks"], strict=True)):
-            picture = Image.fromarray(colors[masks.numpy()]) if name == MASKS else to_image(image)
-            sheet.paste(picture, (column * step, TITLE + row * step))
+    levels = get_args(Level)
+    scenes = {
+        level: Texture("validation", level=level, resolution=RESOLUTION)[list(SCENES)] for level in levels
+    }
+    colors = np.concatenate([np.full((1, 3), 60, np.uint8), slot_colors(3)])
+    rows = [
+        [to_image(scenes[level]["image"][row]) for level in levels]
+        + [Image.fromarray(colors[scenes["solid"]["masks"][row].numpy()])]
+        for row in range(len(SCENES))
+    ]
+    sheet = grid(rows, [*levels, "true masks"], num_slots=0)
     sheet.quantize(256).save(IMAGES / "texture-levels.png", optimize=True)
     layers()
 
