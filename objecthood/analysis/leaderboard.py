@@ -80,16 +80,15 @@ def seconds_per_step(recipe: Recipe, device: torch.device) -> float:
 
 
 @torch.no_grad()
-def scores_by_scene(model: Any, recipe: Recipe, batch_size: int = 32) -> dict[str, list[float | None]]:
-    """The main score of every test scene, of one restart and of the best of several; None where undefined."""
+def scores_by_scene(model: Any, recipe: Recipe, batch_size: int = 32) -> list[float | None]:
+    """The main score of every test scene, one restart; None where undefined."""
     device = next(model.parameters()).device
-    found: dict[str, list[float | None]] = {}
+    one: Any = dataclasses.replace(recipe, **{"restarts": 1} if hasattr(recipe, "restarts") else {})
+    found: list[float] = []
     for indices, scenes in first_scenes(recipe, "test", None, batch_size):
-        for name, values in recipe.scores(model, to_device(scenes, device), indices).items():
-            if name.startswith(recipe.main_score):
-                row = [None if value != value else value for value in values.double().cpu().tolist()]
-                found.setdefault(name, []).extend(row)
-    return found
+        values = one.scores(model, to_device(scenes, device), indices)[recipe.main_score]
+        found += values.double().cpu().tolist()
+    return [None if value != value else value for value in found]
 
 
 def paired_difference(

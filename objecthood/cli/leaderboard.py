@@ -279,7 +279,7 @@ def _by_scene(member: Member, out: Path) -> list[float | None]:
     file = out / member.name / "scenes.json"
     if not file.exists():
         model = checkpoint.load(out / member.name / "weights.safetensors")
-        write_json(file, scores_by_scene(model, member.recipe))
+        write_json(file, {member.recipe.main_score: scores_by_scene(model, member.recipe)})
     values = read_json(file).get(member.recipe.main_score)
     if not isinstance(values, list) or not all(value is None or is_number(value) for value in values):
         raise ValueError(f"{file} is damaged; remove it to score the scenes anew")

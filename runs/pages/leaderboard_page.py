@@ -11,17 +11,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def board() -> str:
-    """Protocol, then a table and a picture for each set."""
+    """For each set: how it was measured, a table and a picture."""
     facts = json.loads((ROOT / "results" / "leaderboard" / "leaderboard.json").read_text())
-    modules = [cells for found in facts["sets"].values() for cells in found["modules"].values()]
-    commits = sorted({commit for cells in modules for cell in cells.values() for commit in commits_of(cell)})
-    where = f"{facts['machine']['processor']}, one thread; commits {', '.join(commits)}"
-    parts = [f"{facts['protocol']} {where}.", ""]
+    parts = []
     for name, lines in tables(facts).items():
+        found = facts["sets"][name]
+        cells = [cell for columns in found["modules"].values() for cell in columns.values()]
+        commits = ", ".join(sorted({commit for cell in cells for commit in commits_of(cell)}))
+        how = f"{found['budget']} {found['machine']['processor']}, one thread; commits {commits}."
         what = f"The first test scenes of {name}, and their segmentation by each module"
         picture = f"![{what}](images/leaderboard-{name}.webp)"
         note = f"*{what} (seed 0, one restart, equal CPU seconds).*"
-        parts += [f"### {name}", "", *lines, "", picture, "", note, ""]
+        parts += [f"### {name}", "", *lines, "", how, "", picture, "", note, ""]
     return "\n".join(parts)
 
 

@@ -1,5 +1,5 @@
-"""Publish a leaderboard: results/leaderboard/leaderboard.json, and docs/images/leaderboard-SET.webp, on which
-every module is seen on the same test scenes.
+"""Publish the sets of a leaderboard: their part of results/leaderboard/leaderboard.json, and
+docs/images/leaderboard-SET.webp, on which every module is seen on the same test scenes.
 
     objecthood leaderboard --modules ... --sets ... --out runs/leaderboard
     python runs/pictures/leaderboard_sheet.py runs/leaderboard
@@ -30,15 +30,17 @@ def main() -> None:
     board = parser.parse_args().board
     torch.set_num_threads(1)
     facts = json.loads((board / "leaderboard.json").read_text())
+    target = ROOT / "results" / "leaderboard" / "leaderboard.json"
+    published = json.loads(target.read_text())
     for name, found in facts["sets"].items():
         cells = {module: columns["cpu"].pop("picture") for module, columns in found["modules"].items()}
         for columns in found["modules"].values():
             columns["steps"].pop("picture", None)
         sheet = draw({module: (board / picture).parent for module, picture in cells.items() if picture})
         sheet.save(ROOT / "docs" / "images" / f"leaderboard-{name}.webp", lossless=True, method=6)
-    target = ROOT / "results" / "leaderboard" / "leaderboard.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(facts, indent=1) + "\n")
+        measured = {"budget": facts["protocol"], "machine": facts["machine"]}
+        published["sets"][name] = measured | found
+    target.write_text(json.dumps(published, indent=1) + "\n")
 
 
 @torch.no_grad()
