@@ -83,10 +83,11 @@ def seconds_per_step(recipe: Recipe, device: torch.device) -> float:
 def scores_by_scene(model: Any, recipe: Recipe, batch_size: int = 32) -> list[float | None]:
     """The main score of every test scene, one restart; None where undefined."""
     device = next(model.parameters()).device
-    one: Any = dataclasses.replace(recipe, **{"restarts": 1} if hasattr(recipe, "restarts") else {})
+    once: dict[str, Any] = {"restarts": 1} if hasattr(recipe, "restarts") else {}
+    recipe = dataclasses.replace(recipe, **once)
     found: list[float] = []
     for indices, scenes in first_scenes(recipe, "test", None, batch_size):
-        values = one.scores(model, to_device(scenes, device), indices)[recipe.main_score]
+        values = recipe.scores(model, to_device(scenes, device), indices)[recipe.main_score]
         found += values.double().cpu().tolist()
     return [None if value != value else value for value in found]
 
