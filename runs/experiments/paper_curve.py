@@ -4,9 +4,9 @@
     objecthood train tetrominoes-unmodified --evaluate-every 100 --out runs/unmodified-here
     python runs/experiments/paper_curve.py runs/tetrominoes-paper runs/unmodified-here
 
-Runs need not be finished. FG-ARI of validation scenes over CPU seconds goes to results/paper-curve.json, and
-is drawn in docs/images/unmodified-speed.svg beside the floors of equal blocks and of connected components of
-one colour (test scenes).
+Runs need not be finished; the curve of a recipe that is not named stays as it was. FG-ARI of validation
+scenes over CPU seconds goes to results/paper-curve.json, and is drawn in docs/images/unmodified-speed.svg
+beside the floors of equal blocks and of connected components of one colour (test scenes).
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="run folders, of this machine")
     parser.add_argument("--commit", help="which trained them (default: this one)")
     arguments = parser.parse_args()
-    curves = [curve(run) for run in arguments.runs]
+    target = ROOT / "results" / "paper-curve.json"
+    known = json.loads(target.read_text())["curves"] if target.exists() else []
+    curves = [*({one["recipe"]: one for one in [*known, *map(curve, arguments.runs)]}).values()]
     facts = {
         "protocol": "128 validation scenes, three iterations, one restart; CPU seconds of one thread",
         "machine": describe() | ({"commit": arguments.commit} if arguments.commit else {}),
         "curves": curves,
     }
-    (ROOT / "results" / "paper-curve.json").write_text(json.dumps(facts, indent=1) + "\n")
+    target.write_text(json.dumps(facts, indent=1) + "\n")
     drawn = {
         one["recipe"]: [(point["cpu_seconds"] / 60, point["fg_ari"]) for point in one["points"]]
         for one in curves
