@@ -1,19 +1,23 @@
 """Verdicts of the leaderboard: what differs by more than noise, what failed, and the page."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 
+import objecthood as oh
 from objecthood.analysis.leaderboard import (
     SETS,
     page,
     paired_difference,
     recipe_of,
+    scores_by_scene,
     seconds_per_step,
     verdicts,
 )
+from objecthood.data.scene import to_device
 from objecthood.nn import SLOT_MODULES
 
 
@@ -99,3 +103,13 @@ def test_the_page_has_modules_floors_and_pictures():
     assert "| `one` | 0.500 | 0.500 | 1 of 2 | 70 | 12 | best |" in text
     assert "| floor: equal blocks | 0.250 | 0.250 | - | - | - | - |" in text
     assert text.count("](run/latest.png)") == 1, "a run that serves for both columns is shown once"
+
+
+def test_scenes_are_compared_by_the_score_of_one_restart():
+    model = oh.load("sprites")
+    recipe = dataclasses.replace(model.recipe, test_scenes=6)
+    indices = torch.arange(6)
+    scenes = to_device(recipe.dataset("test")[range(6)], torch.device("cpu"))
+    assert recipe.restarts == 8
+    expected = recipe.scores(model, scenes, indices)["fg_ari"].tolist()
+    assert scores_by_scene(model, recipe) == pytest.approx(expected, abs=1e-6)

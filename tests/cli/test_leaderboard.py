@@ -52,6 +52,8 @@ def test_every_cell_is_trained_once_and_compared(tmp_path, monkeypatch, capsys):
             assert (out / line.partition("](")[2].rstrip(")")).exists()
     scenes = json.loads(next(out.glob("*module=soft*at=cpu,seed=1/scenes.json")).read_text())
     assert len(scenes["fg_ari"]) == 4
+    mean = modules["soft-k-means"]["cpu"]["scores"]["fg_ari"]["values"][1]
+    assert sum(scenes["fg_ari"]) / 4 == pytest.approx(mean, abs=1e-6)
     times = {file: file.stat().st_mtime_ns for file in out.rglob("weights.safetensors")}
     assert len(times) == 6 and board(out, "--seeds", "0..1") == 0
     assert times == {file: file.stat().st_mtime_ns for file in times}, "nothing is trained twice"
