@@ -18,6 +18,7 @@ from peak import peak
 import objecthood as oh
 from objecthood.checkpoint import run as checkpoint
 from objecthood.checkpoint.header import read_description
+from objecthood.checkpoint.reference import load_reference
 from objecthood.cli.lookup import read_json
 from objecthood.cli.main import main
 from objecthood.data.clevr_render.clevr_like import ClevrLike
@@ -103,7 +104,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "weights described": read_description,
     "weights shown": lambda path: command("show", path),
     "weights scored": lambda path: command("evaluate", path),
-    "reference weights": checkpoint.load_reference,
+    "reference weights": load_reference,
     "archive": read_arrays,
     "checkpoint": restore,
     "run folder": run_folder,
