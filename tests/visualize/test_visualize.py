@@ -184,6 +184,8 @@ def test_many_masks_are_shown_in_rows_of_eleven(slots, rows, last):
     assert figure.height == rows * masks_figure(torch.zeros(3, 120, 120), masks[-1:]).height
     color = figure.getpixel((width - 60, rows * height - figures.MARGIN - 60))
     assert np.abs(np.subtract(color, slot_colors(slots)[-1].astype(int))).max() < 8
+    top = (rows - 1) * height + figures.MARGIN + figures.TEXT_SIZE + figures.GAP
+    assert figure.getpixel((width - 60, top)) == tuple(slot_colors(slots)[-1]), "bar of the last slot"
     right = np.asarray(figure.crop((width + 1, figure.height - height, figure.width, figure.height)))
     assert (right == figures.PAPER).all()
 
