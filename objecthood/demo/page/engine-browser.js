@@ -11,6 +11,7 @@ ort.env.wasm.wasmPaths = { wasm: new URL("./runtime/ort-wasm-simd-threaded.wasm"
 ort.env.logLevel = "error";
 
 const PARTS = { slots: ["start", "encode", "step", "decode"], photographs: ["group", "divide"], live: ["segment"] };
+const OPTIMIZATION = { slots: "all", photographs: "disabled", live: "all" }; // it takes longer than it saves in a few runs
 const sessions = new Map();
 
 /**
@@ -109,8 +110,8 @@ function planesOf(bitmap, width, height) {
 
 const tensor = (data, shape) => new ort.Tensor("float32", data, shape);
 
-/** The stages of a model as functions; fetched once. */
-function load(model) {
+/** The stages of a model as functions; fetched once. Called early, it shortens the wait for the first image. */
+export function load(model) {
   if (!sessions.has(model.name)) {
     sessions.set(model.name, fetchParts(model).catch((error) => {
       sessions.delete(model.name); // the next call tries again
@@ -121,13 +122,14 @@ function load(model) {
 }
 
 async function fetchParts(model) {
-  const run = {};
-  for (const name of PARTS[model.kind]) {
-    const address = new URL(`models/${model.name}/${name}.onnx`, import.meta.url).href;
-    const session = await ort.InferenceSession.create(address, {
+  const parts = await Promise.all(PARTS[model.kind].map(async (name) => {
+    const answer = await fetch(new URL(`models/${model.name}/${name}.onnx`, import.meta.url));
+    if (!answer.ok) throw new Error(`${answer.url}: ${answer.status} ${answer.statusText}`);
+    const session = await ort.InferenceSession.create(await answer.arrayBuffer(), {
       executionProviders: ["wasm"], logSeverityLevel: 3, // errors
+      graphOptimizationLevel: OPTIMIZATION[model.kind],
     });
-    run[name] = (inputs) => session.run(inputs);
-  }
-  return run;
+    return [name, (inputs) => session.run(inputs)];
+  }));
+  return Object.fromEntries(parts);
 }

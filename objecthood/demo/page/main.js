@@ -263,6 +263,7 @@ function listen() {
 async function begin() {
   config = await (await fetch("config.json")).json();
   engine = await (config.engine === "server" ? import("./engine-server.js") : import("./engine-browser.js"));
+  engine.load?.(config.models[0]); // while the page and its first image load
   photograph = new Photograph({ engine, config, say });
   live = new Live({ engine, config, say });
   for (const place of document.querySelectorAll(".where")) {
