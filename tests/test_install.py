@@ -96,6 +96,7 @@ EXTRAS = {
     ("export", "sprites", "--format", "onnx", "--out", "m.onnx"): "export",
     ("demo", "sprites", "--no-browser"): "demo",
     ("predict", "clip.mp4", "--weights", "sprites", "--out", "o"): "video",
+    ("predict", "photo.heic", "--weights", "sprites", "--out", "o"): "heic",
     ("predict", "camera", "--weights", "sprites", "--out", "camera"): "video",
     ("data", "render", "clevr", "--out", "d"): "render",
 }
@@ -127,6 +128,7 @@ WORK = [
 @slow
 def test_every_command_works_or_names_its_extra(bare, tmp_path, scoreboard):
     (tmp_path / "clip.mp4").write_bytes(b"no video, which nobody looks at")
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
 
     def say(*words: str) -> tuple[int, str]:
         command = [sys.executable, "-S", "-s", "-m", "objecthood", *words]

@@ -31,6 +31,7 @@ OPTIONAL = {
     "pycocotools": "reads COCO's annotations",
     "mitsuba": "renders CLEVR-like scenes",
     "av": "reads videos and cameras",
+    "pillow-heif": "reads HEIC photographs",
     "huggingface-hub": "fetches and publishes weights",
 }
 
@@ -95,7 +96,7 @@ def _limits() -> dict[str, str]:
     from objecthood.runtime import limits
 
     return limits.TABLE | {
-        "image formats": " ".join(images.FORMATS),
+        "image formats": " ".join((*images.FORMATS, *(["HEIC"] if images.reads_heic() else []))),
         "image cache": f"{cache.CACHE_BYTES:,} bytes per data set",
     }
 

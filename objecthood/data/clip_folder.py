@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from objecthood.data.io.cache import resized
 from objecthood.data.io.frame_folder import FrameFolder, in_natural_order
 from objecthood.data.io.frames import is_video
-from objecthood.data.io.images import SUFFIXES, ImageError, files_below, holds_results
+from objecthood.data.io.images import ImageError, files_below, holds_results, suffixes
 from objecthood.data.io.video_file import VideoFile
 from objecthood.data.randomness import indices_of_split, split_number
 from objecthood.data.scene import Dataset, Scenes, check_selection
@@ -107,5 +107,6 @@ def videos(root: Path) -> Iterator[Path]:
     and results of our own."""
     files = [path for path in files_below(root) if path.is_file()]
     found = {path for path in files if is_video(path)}
-    found |= {path.parent for path in files if path.suffix.lower() in SUFFIXES}
+    allowed = suffixes()
+    found |= {path.parent for path in files if path.suffix.lower() in allowed}
     return iter(sorted(found, key=lambda path: in_natural_order(path.as_posix())))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from objecthood.data.io.cache import Decoded, resized
-from objecthood.data.io.images import SUFFIXES, ImageError, read_image, what_to_do
+from objecthood.data.io.images import ImageError, read_image, suffixes, what_to_do
 from objecthood.data.randomness import indices_of_split, split_number
 from objecthood.data.scene import DecodedDataset
 from objecthood.runtime import limits
@@ -134,7 +134,7 @@ def find_shards(path: str | os.PathLike[str]) -> list[Path]:
 
 def _index(shard: Path) -> tuple[np.ndarray, np.ndarray]:
     """First byte and size of each image of a shard [images, 2], and its split's number [images]."""
-    rows, splits = [], []
+    rows, splits, allowed = [], [], suffixes()
     size, name = shard.stat().st_size, os.fspath(shard)
     try:
         with _Headers(io.FileIO(shard)) as content, tarfile.open(fileobj=content, mode="r:") as members:
@@ -143,7 +143,7 @@ def _index(shard: Path) -> tuple[np.ndarray, np.ndarray]:
                     raise ValueError(f"member {member.name!r:.200} of {member.size} bytes")
                 base = member.name.rpartition("/")[2]
                 suffix = "." + base.partition(".")[2].lower()
-                if member.isreg() and not member.issparse() and suffix in SUFFIXES and base[0] != ".":
+                if member.isreg() and not member.issparse() and suffix in allowed and base[0] != ".":
                     rows.append((member.offset_data, member.size))
                     splits.append(split_number(member.name))
                 if member.offset_data + member.size > size:

@@ -14,6 +14,8 @@ JPEG_SCANS = 100
 """Scans of a progressive JPEG (encoders write about 10). A decoder passes over all pixels at each."""
 JPEG_SCAN_PIXELS = 16 * IMAGE_PIXELS
 """Scans x height x width of a JPEG: the time that decoding takes."""
+HEIC_PASSES = 16
+"""Pixels of all HEVC slices of a HEIC image, over those allowed: the time that decoding takes."""
 RUN_LENGTH_PIXELS = 2**22
 """Pixels of a BMP in run-length code, which Pillow decodes byte by byte."""
 UPLOAD_PIXELS = 25_000_000
@@ -84,6 +86,7 @@ TABLE: dict[str, str] = {
     "largest tile": f"{TILE_PIXELS:,} pixels of a TIFF",
     "largest BMP in run-length code": f"{RUN_LENGTH_PIXELS:,} pixels",
     "most scans": f"{JPEG_SCANS:,} of a JPEG, {JPEG_SCAN_PIXELS:,} pixels in all",
+    "most HEVC slices": f"of a HEIC image, {HEIC_PASSES} times the pixels allowed",
     "largest upload": f"{UPLOAD_PIXELS:,} pixels, {UPLOAD_BYTES:,} bytes, to the demo's server",
     "demo's server": f"{CONNECTIONS:,} connections, {REQUESTS:,} requests at a time, {CHUNKS:,} chunks, "
     f"{HEAD_SECONDS:.0f} s for a head of {REQUEST_HEAD_BYTES:,} bytes, "

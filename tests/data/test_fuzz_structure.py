@@ -1,8 +1,8 @@
 """Files whose structure is whole and whose values are extreme: what was written, or one line of our own,
 within a second and 200 MB.
 
-By structure, as random bytes seldom get beyond a checksum: tags of TIFF, directories of icons, boxes of AVIF,
-segments of JPEG, values of COCO's JSON, fields of recipes in weight files.
+By structure, as random bytes seldom get beyond a checksum: tags of TIFF, directories of icons, boxes of AVIF
+and HEIC, segments of JPEG, values of COCO's JSON, fields of recipes in weight files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import crafted
 import numpy as np
 import pytest
-from corpus import PICTURE, encode
+from corpus import HEIC, PICTURE, encode, encode_heic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
@@ -216,18 +216,8 @@ CHANGES = st.lists(
 )
 
 
-@counts
-@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
-def test_avif(count, scoreboard):
-    """Fields of boxes, boxes left out, twice, or in another order; the coded frames as they are."""
-    rgba = Image.new("RGBA", (32, 24), (9, 8, 7, 6))
-    black = crafted.avif(32)
-    bases = [
-        black,
-        encode(rgba, "AVIF", speed=10),
-        crafted.avif(32, frames=2),
-        crafted.lying_avif(black, 16, 16),
-    ]
+def boxes_changed(bases: list[bytes]) -> st.SearchStrategy[bytes]:
+    """Fields of boxes changed, boxes left out, twice, or in another order; the coded images as they are."""
 
     def parts(content: bytes) -> list[bytes]:
         return [content[start - 8 : end] for _, start, end in crafted.boxes(content, 0, len(content))]
@@ -241,8 +231,50 @@ def test_avif(count, scoreboard):
             boxes.insert(order % len(boxes) + 1, boxes[order // 7 % len(boxes)])
         return b"".join(boxes)
 
-    fuzz_images(st.builds(build, st.sampled_from(bases), CHANGES, st.integers(0, 99), st.booleans()), count,
-                scoreboard, "AVIF boxes")  # fmt: skip
+    return st.builds(build, st.sampled_from(bases), CHANGES, st.integers(0, 99), st.booleans())
+
+
+@counts
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif(count, scoreboard):
+    rgba = Image.new("RGBA", (32, 24), (9, 8, 7, 6))
+    black = crafted.avif(32)
+    bases = [
+        black,
+        encode(rgba, "AVIF", speed=10),
+        crafted.avif(32, frames=2),
+        crafted.lying_avif(black, 16, 16),
+    ]
+    fuzz_images(boxes_changed(bases), count, scoreboard, "AVIF boxes")
+
+
+@pytest.mark.parametrize(
+    "count", [200, pytest.param(5000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])]
+)
+@pytest.mark.skipif(not HEIC, reason="needs the extra `heic`")
+def test_heic(count, scoreboard):
+    """Boxes, or bits of what the decoder of HEVC gets: slices and parameter sets."""
+    large = np.repeat(np.repeat(PICTURE, 8, 0), 8, 1)
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = [
+        encode_heic(large, exif=exif.tobytes(), thumbnails=[32]),
+        encode_heic(large, tile_size=64),
+        encode_heic(Image.new("RGBA", (32, 24), (9, 8, 7, 6))),
+        crafted.lying_avif(encode_heic(large), 16, 16),
+    ]
+    coded = [encode_heic(noise, quality=60, chroma=chroma) for chroma in (420, 444)]
+
+    def flipped(base, flips) -> bytes:
+        changed, start = bytearray(base), base.rindex(b"mdat") + 4
+        for place, bit in flips:
+            changed[start + place % (len(base) - start)] ^= 1 << bit
+        return bytes(changed)
+
+    flips = st.lists(st.tuples(st.integers(0, 10**5), st.integers(0, 7)), min_size=1, max_size=9)
+    data = st.builds(flipped, st.sampled_from(coded), flips)
+    fuzz_images(boxes_changed(whole) | data, count, scoreboard, "HEIC boxes and HEVC data")
 
 
 @counts

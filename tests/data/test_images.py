@@ -326,8 +326,8 @@ def test_sizes_of_sequence_headers(fields):
         (b"", "without a sequence header"), (b"\x12\x00", "without a sequence header"),
         (sequence((1, 1), (5, 5))[:-2], "a damaged AV1 frame"), (b"\x0a\xff", "a damaged AV1 frame"),
         (b"\x0a" + b"\xff" * 9, "a damaged AV1 frame"), (b"\x8a\x00", "a damaged AV1 frame"),
-        (b"\x0a\x01\x00", "a damaged AV1 sequence header"),
-        (b"\x08\x00\x00", "a damaged AV1 sequence header"),
+        (b"\x0a\x01\x00", "a damaged sequence header"),
+        (b"\x08\x00\x00", "a damaged sequence header"),
     ],
 )  # fmt: skip
 def test_damaged_sequence_headers(data, problem):

@@ -209,17 +209,27 @@ def test_long_names_are_shortened(model, tmp_path, letter):
     assert name.isprintable() and "\ufffd" not in unicodedata.normalize("NFC", name)
 
 
-def test_what_a_folder_holds_beside_images_is_counted(model, tmp_path, capsys, weights):
+def test_what_a_folder_holds_beside_images_is_counted(model, tmp_path, capsys, weights, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
     plain(tmp_path / "in" / "x.png")
     for name in ("a.HEIC", "b.heic", "c.jxl", "d.mp4", "notes.txt"):
         (tmp_path / "in" / name).touch()
     command = ["predict", str(tmp_path / "in"), "--weights", weights, "--out", str(tmp_path / "out")]
     assert main([*command, "--no-animation"]) == 0
     said = capsys.readouterr()
-    assert "left out 2 .heic, 1 .jxl, 1 .mp4, not read here" in said.err and said.err.count("left out") == 1
+    assert "left out 2 .heic, 1 .jxl, 1 .mp4, not read here; for HEIC, pip install" in " ".join(
+        said.err.split()
+    )
+    assert said.err.count("left out") == 1
     assert "1 of 1 images" in said.out
     with pytest.raises(ImageError, match=r"no image among 1 files \(1 .jxl\)"):
         find_images([f"{tmp_path}/in/*.jxl"])
+    photo = tmp_path / "in" / "b.heic"
+    photo.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    assert main(["predict", str(photo), *command[2:]]) == 1
+    said = capsys.readouterr()
+    assert f"{str(photo)!r}: HEIC images need pillow-heif; pip install 'objecthood[heic]'" in said.err
+    assert "Traceback" not in said.err
 
 
 @pytest.mark.parametrize("skip", [[], ["--skip-bad"]])

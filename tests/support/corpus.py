@@ -5,6 +5,7 @@ Expected pixels come from formulas on the arrays that were stored, never from re
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import struct
@@ -29,6 +30,7 @@ FINE = {"quality": 95, "subsampling": 0}
 LOSSY = 5  # JPEG at quality 95 and without subsampling stays at 4 or below
 CUT = "damaged image"
 NEED_PILLOW_13 = ("premultiplied.tif", "luma.tif")  # earlier versions, as on Python 3.10, cannot read them
+HEIC = importlib.util.find_spec("pillow_heif") is not None
 FOREIGN = "not a readable image, begins with"
 BOMB = "at most 50000000 are allowed|Decompressed data too large"
 
@@ -75,6 +77,17 @@ def encode(array: np.ndarray | Image.Image, image_format: str, mode: str | None 
         image = Image.frombytes(mode, (array.shape[1], array.shape[0]), np.ascontiguousarray(array).tobytes())
     stream = io.BytesIO()
     image.save(stream, image_format, **options)
+    return stream.getvalue()
+
+
+def encode_heic(*arrays: np.ndarray | Image.Image, **options) -> bytes:
+    """Write arrays (or images) as one HEIC file. EXIF's orientation becomes a property of the image."""
+    import pillow_heif
+
+    file, stream = pillow_heif.HeifFile(), io.BytesIO()
+    for array in arrays:
+        file.add_from_pillow(Image.fromarray(array) if isinstance(array, np.ndarray) else array)
+    file.save(stream, **({"quality": 90, "chroma": 444} | options))
     return stream.getvalue()
 
 
@@ -150,6 +163,8 @@ def _formats() -> Iterator[Draft]:
     yield "two images.mpo", encode(PICTURE, "MPO", **FINE), PICTURE, LOSSY
     if features.check("avif"):
         yield "plain.avif", encode(PICTURE, "AVIF", quality=100, subsampling="4:4:4"), PICTURE, LOSSY
+    if HEIC:
+        yield "plain.heic", encode_heic(PICTURE, quality=-1, matrix_coefficients=0), PICTURE, 0
     icon = np.dstack([np.resize(PICTURE, (16, 16, 3)), np.resize(ALPHA, (16, 16))])
     for kind in ("png", "bmp"):
         content = encode(icon, "ICO", bitmap_format=kind)
@@ -338,7 +353,8 @@ def _foreign() -> Iterator[Draft]:
     yield "document.png", b"%PDF-1.7\n" + bytes(60), FOREIGN, 0
     yield "printer.png", encode(PICTURE, "EPS"), FOREIGN, 0
     yield "layers.png", b"8BPS\0\1" + bytes(60), FOREIGN, 0
-    yield "phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(60), FOREIGN, 0
+    wanted = CUT if HEIC else "HEIC images need pillow-heif"
+    yield "phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(60), wanted, 0
     yield "table.json", b'{"image": null}', FOREIGN, 0
     yield "random.png", np.random.default_rng(1).bytes(4000), FOREIGN, 0
     yield "zeros.png", bytes(4000), FOREIGN, 0

@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from corpus import encode, make_chunk
+from corpus import HEIC, encode, make_chunk
 from PIL import Image, features
 
 TYPES = {1: "B", 2: "c", 3: "H", 4: "I", 5: "Q", 12: "d", 16: "Q"}
@@ -92,7 +92,7 @@ def boxes(content: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, in
 
 
 def lying_avif(content: bytes, width: int, height: int) -> bytes:
-    """An AVIF whose `ispe` boxes (of a sequence, its `tkhd` boxes too) state another size."""
+    """An AVIF or HEIC whose `ispe` boxes (of a sequence, its `tkhd` boxes too) state another size."""
     changed, at = bytearray(content), 0
     while (at := content.find(b"ispe", at + 1)) > 0:
         changed[at + 8 : at + 16] = struct.pack(">II", width, height)
@@ -175,6 +175,19 @@ BLACK_AVIF = (
 )
 
 
+# Black, of 7200 x 7200 pixels, as pillow-heif wrote it: it takes forty seconds to encode.
+BLACK_HEIC = (
+    "c-rmRPe>F|9KiA4%vernso0vCkgJy@h_+MEp~03Q@Dc_6Ik~&;vX6G$VOwG=1dAjK4@D7m6FSr>g>HsmHxC`UbPzgJLPTBc5+0Q8&F&Vx5j"
+    "=LN@A!3R=Iz^mA7%#`MWi=Zz8d7SDkFOFRW1>3`zn<au`c-8a!Tq;JU?0}HMS*CnX*KdepM*eo+RmsrGNBdjn~&Am6!TvK&i1@Z8sc^>7A_"
+    "I*vntZB*M*IfhzmIr!1?W6zKK53Nl5#zOJX8u$*w{UTxCCs;qCUt%<ZbBl;2Dp4DnqtKkGEoZ*Bm%-dc{-+5@rvLg4)$VXR#$wyyL4Zaw&d"
+    "s^LabSb=Xy|jKvbJBWUnoE27l{z!ULTM~hsOaIHvVB4i?N*nAZ2jZ)_SJu-Jx~=DjySHXpH23t!2czvQJQYpPLtMn<&UN`U}g4zHQVV-J?T"
+    "v!jNMIsI^8{ea-e-G+27&b8jAn5jn7N@Gu7(+%Cm>5nbQ5?jpNJD6Z+j<5_u;rK?Cc*Zh!D}@3*cmB0t1_Bl{LHX_Q=iAXbO8cv$?Ad;T^I"
+    "o9Z}>!lnwGOExvo2SOzKA_kGO$tntFM`utlyT-{i()S4zjI0$9jGQhIjJBNx!KnE?2u3ZBK`?6LZ!@#lTM&$T=0GrtkAPq__yGi?BOD=S$G"
+    "A)sy%-OI(J&xp=lDO3*$797SsoCxB3~J^G9YGLWsWosh}li9x|>Y`0?3x#0R)gOn+60BKmY**5I_I{1Q0*~0R#|0009IL8~_0X5I_I{1Q0*"
+    "~0R#|0009ILKmZ{?009ILKmY**5I_I{1Q0*~0R#|02oOL30R#|0009ILKmY**5I_I{1P}rQ5I_I{<evoD;r;}u7hZ?"
+)
+
+
 def contradictions() -> Iterator[tuple[str, bytes]]:
     """Small files that say few pixels and hold far more."""
     side = 7200
@@ -191,3 +204,5 @@ def contradictions() -> Iterator[tuple[str, bytes]]:
     yield "canvas.webp", larger_frame(1000)
     if features.check("avif"):
         yield "ispe.avif", lying_avif(zlib.decompress(base64.b85decode(BLACK_AVIF)), 16, 16)
+    if HEIC:
+        yield "ispe.heic", lying_avif(zlib.decompress(base64.b85decode(BLACK_HEIC)), 16, 16)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from PIL import BmpImagePlugin, IcoImagePlugin, Image, PngImagePlugin
 
@@ -26,8 +26,11 @@ _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a stuffed byte, padding, nor a restart
 _BLOCK = 64 * 1024
 _MAX_BOXES = 10_000
+_TABLE_BYTES = 2**20  # thousands of items
+_SHARED_BYTES = 2**24  # what items may have in common, as equal tiles
 _SEQUENCE_HEADER = 1
 _CONTAINERS = frozenset((b"moov", b"trak", b"mdia", b"minf", b"stbl"))
+_SINGLE = frozenset(b"meta pitm iinf iloc iprp ipco ipma iref idat".split())
 
 
 def icon_size(stream: Stream) -> Size:
@@ -114,14 +117,14 @@ def coded_sizes(stream: Stream) -> list[tuple[Size, Size]]:
 def _coded_data(content: bytes) -> Iterator[bytes]:
     """The AV1 data of every coded item, and of the first sample of every track."""
     counted = [0]
-    for kind, start, end in _boxes(content, 0, len(content), counted):
+    for kind, start, end in boxes(content, 0, len(content), counted):
         if kind == b"meta":
             yield from _items(content, start + 4, end, counted)
         elif kind == b"moov":
             yield from _first_samples(content, start, end, counted)
 
 
-def _boxes(content: bytes, start: int, end: int, counted: list[int]) -> Iterator[tuple[bytes, int, int]]:
+def boxes(content: bytes, start: int, end: int, counted: list[int]) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of the content of each box."""
     while start + 8 <= end:
         size, kind = struct.unpack_from(">I4s", content, start)
@@ -138,26 +141,54 @@ def _boxes(content: bytes, start: int, end: int, counted: list[int]) -> Iterator
         start += size
 
 
+def unique(content: bytes, start: int, end: int, counted: list[int]) -> dict[bytes, tuple[int, int]]:
+    """Start and end of the content of each kind of box; ValueError where one that is read comes twice."""
+    found: dict[bytes, tuple[int, int]] = {}
+    for kind, first, last in boxes(content, start, end, counted):
+        if kind in found and kind in _SINGLE:
+            raise ValueError(f"two boxes {kind!r}")
+        found[kind] = first, last
+    return found
+
+
 def _items(content: bytes, start: int, end: int, counted: list[int]) -> Iterator[bytes]:
     """Data of the items of type av01."""
-    found = {kind: (first, last) for kind, first, last in _boxes(content, start, end, counted)}
+    found = unique(content, start, end, counted)
     if b"iloc" not in found or b"iinf" not in found:
         return
-    first, last = found[b"iinf"]
+    types = item_types(content, found, counted)
+    yield from (data for _, data in item_data(content, found, {n for n in types if types[n] == b"av01"}))
+
+
+def item_types(content: bytes, meta: dict[bytes, tuple[int, int]], counted: list[int]) -> dict[int, bytes]:
+    """Type of each item of a box `meta`, by its number."""
+    first, last = meta[b"iinf"]
     first += 6 if content[first] == 0 else 8
-    coded = set()
-    for kind, place, stop in _boxes(content, first, last, counted):
+    types: dict[int, bytes] = {}
+    for kind, place, stop in boxes(content, first, last, counted):
         if kind == b"infe" and content[place] in (2, 3):
             wide = content[place] == 3
-            number, _, item_type = struct.unpack_from(">IH4s" if wide else ">HH4s", content[:stop], place + 4)
-            if item_type == b"av01":
-                coded.add(number)
-    idat = found.get(b"idat", (0, 0))
-    for number, method, extents in _locations(_Fields(content, *found[b"iloc"])):
-        if number in coded:
-            origin = idat[0] if method == 1 else 0
-            stops = idat[1] if method == 1 else len(content)
-            yield b"".join(_extent(content, origin + offset, length, stops) for offset, length in extents)
+            number, _, item_type = struct.unpack_from(">IH4s" if wide else ">HH4s", content[place:stop], 4)
+            if types.setdefault(number, item_type) != item_type:
+                raise ValueError(f"two types of item {number}")
+    return types
+
+
+def item_data(
+    content: bytes, meta: dict[bytes, tuple[int, int]], numbers: Set[int]
+) -> Iterator[tuple[int, bytes]]:
+    """Number and data of those items of a box `meta`."""
+    idat, left = meta.get(b"idat", (0, 0)), len(content) + _SHARED_BYTES
+    for number, method, extents in _locations(Fields(content, *meta[b"iloc"])):
+        if number in numbers:
+            origin, stop = (idat[0], idat[1]) if method == 1 else (0, len(content))
+            data = []
+            for offset, length in extents:
+                data.append(_extent(content, origin + offset, length, stop))
+                left -= len(data[-1])
+                if left < 0:
+                    raise ValueError("coded data that overlap")
+            yield number, b"".join(data)
 
 
 def _extent(content: bytes, start: int, length: int, stop: int) -> bytes:
@@ -166,20 +197,26 @@ def _extent(content: bytes, start: int, length: int, stop: int) -> bytes:
     return content[start : start + length or stop]  # a length of 0: all the rest
 
 
-class _Fields:
+class Fields:
     """Whole numbers of several bytes, one after the other."""
 
     def __init__(self, content: bytes, start: int, end: int):
+        if end - start > _TABLE_BYTES:
+            raise ValueError(f"a table of {end - start} bytes")
         self.content, self.place, self.end = content, start, end
 
     def next(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "big")
+
+    def take(self, size: int) -> bytes:
+        """The next bytes as they are."""
         if self.place + size > self.end:
             raise ValueError("a table that is cut")
         self.place += size
-        return int.from_bytes(self.content[self.place - size : self.place], "big")
+        return self.content[self.place - size : self.place]
 
 
-def _locations(fields: _Fields) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+def _locations(fields: Fields) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
     """Of the box `iloc`: number of an item, how its place is meant, and start and length of its parts."""
     version = fields.next(4) >> 24
     sizes, more = fields.next(1), fields.next(1)
@@ -200,7 +237,7 @@ def _locations(fields: _Fields) -> Iterator[tuple[int, int, list[tuple[int, int]
 def _first_samples(content: bytes, start: int, end: int, counted: list[int]) -> Iterator[bytes]:
     """The first sample of each track with images."""
     places: dict[bytes, int] = {}
-    for kind, first, last in _boxes(content, start, end, counted):
+    for kind, first, last in boxes(content, start, end, counted):
         if kind in _CONTAINERS:
             yield from _first_samples(content, first, last, counted)
         places[kind] = first
@@ -226,7 +263,7 @@ def _sequence_sizes(data: bytes) -> Iterator[tuple[Size, Size]]:
         if head & 0x80 or place + length > len(data):
             raise ValueError("a damaged AV1 frame")
         if head >> 3 & 15 == _SEQUENCE_HEADER:
-            yield _sequence_size(_Bits(data[place : place + length]))
+            yield _sequence_size(Bits(data[place : place + length]))
             found = True
         place += length
     if not found:
@@ -246,7 +283,7 @@ def _leb128(data: bytes, place: int) -> tuple[int, int]:
     raise ValueError("a damaged AV1 frame")
 
 
-class _Bits:
+class Bits:
     """Bits from the highest to the lowest of each byte."""
 
     def __init__(self, data: bytes):
@@ -254,12 +291,19 @@ class _Bits:
 
     def next(self, count: int) -> int:
         if count > self.left:
-            raise ValueError("a damaged AV1 sequence header")
+            raise ValueError("a damaged sequence header")
         self.left -= count
         return self.value >> self.left & ((1 << count) - 1)
 
+    def exponential(self) -> int:
+        """A number in exponential Golomb code."""
+        zeros = 0
+        while not self.next(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self.next(zeros)
 
-def _sequence_size(bits: _Bits) -> tuple[Size, Size]:
+
+def _sequence_size(bits: Bits) -> tuple[Size, Size]:
     """The largest width and height of a sequence header (section 5.5.1), and the largest of a frame."""
     bits.next(4)  # profile, still image
     reduced = bits.next(1)
@@ -272,15 +316,12 @@ def _sequence_size(bits: _Bits) -> tuple[Size, Size]:
     return size, size if reduced else (1 << width_bits, 1 << height_bits)
 
 
-def _skip_operating_points(bits: _Bits) -> None:
+def _skip_operating_points(bits: Bits) -> None:
     delay_bits = 0
     if bits.next(1):  # timing
         bits.next(64)
-        if bits.next(1):  # equal intervals: an exponential Golomb code
-            zeros = 0
-            while not bits.next(1):
-                zeros += 1
-            bits.next(zeros)
+        if bits.next(1):  # equal intervals
+            bits.exponential()
         if bits.next(1):  # decoder model
             delay_bits = bits.next(5) + 1
             bits.next(32 + 5 + 5)

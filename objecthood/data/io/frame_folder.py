@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from objecthood.data.io.images import SUFFIXES, ImageError, read_image
+from objecthood.data.io.images import ImageError, read_image, suffixes
 
 RATE = Fraction(24)
 """Assumed frame rate of a folder, that of DAVIS."""
@@ -43,9 +43,10 @@ class FrameFolder:
         self.path, self.rate = Path(path), rate
         if not self.path.is_dir():
             raise ImageError(f"{str(path)!r}: is not a folder; name a folder of frames")
+        allowed = suffixes()
         found = (entry for entry in self.path.iterdir() if not entry.name.startswith("."))
         self.paths = sorted(
-            (entry for entry in found if entry.suffix.lower() in SUFFIXES and entry.is_file()),
+            (entry for entry in found if entry.suffix.lower() in allowed and entry.is_file()),
             key=lambda entry: in_natural_order(entry.name),
         )
         if not self.paths:

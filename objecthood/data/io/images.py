@@ -1,12 +1,14 @@
 """Read untrusted images as RGB arrays, with limits and one-line errors.
 
 The command, the data sets and the demo read images only through this module. It imports NumPy and Pillow
-only and writes nothing.
+only (and pillow-heif when it reads a HEIC file) and writes nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import importlib.util
 import io
 import itertools
 import logging
@@ -17,15 +19,16 @@ import threading
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageChops, ImageCms
 
-from objecthood.data.io import coded_sizes
+from objecthood.data.io import coded_sizes, heic
 from objecthood.runtime import limits
 
 # Decoded, 50 million pixels take 200 MB (Pillow holds four bytes a pixel). That covers full-frame cameras
@@ -41,9 +44,11 @@ SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .mpo .gif .webp .tif .tiff .bmp .dib "
     ".ppm .pgm .pbm .pnm .ico .jp2 .j2k .jpx .avif".split()
 )
+# Of HEIC, which is read where pillow-heif is installed (extra `heic`).
+HEIC_SUFFIXES = frozenset(".heic .heif .hif".split())
 # Videos and image formats that are not read here; `find_images` says how many of them it leaves out.
 OTHER_SUFFIXES = frozenset(
-    ".heic .heif .hif .jxl .jxr .psd .xcf .svg .eps .pdf .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .exr .hdr "
+    ".jxl .jxr .psd .xcf .svg .eps .pdf .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .exr .hdr "
     ".tga .pcx .dcm .npy .mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ogv .ts .mts .m2ts .3gp .wmv .flv".split()
 )
 # Files that mark a folder of results, and the format that each begins with.
@@ -66,6 +71,14 @@ _BACK = {
     Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
     Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
 }
+_HEIC_HINT = "pip install 'objecthood[heic]'"
+# Version of pillow-heif, as in pyproject.toml: libheif 1.23.6. Up to 1.23.1, crafted images could run code.
+_HEIC_LEAST = (1, 8, 1)
+# Of pillow-heif: what is not needed is not opened; tiles are decoded one after the other.
+_HEIC_OPTIONS = {
+    "DECODE_THREADS": 0, "THUMBNAILS": False, "DEPTH_IMAGES": False, "AUX_IMAGES": False,
+    "DISABLE_SECURITY_LIMITS": False,
+}  # fmt: skip
 # TIFF 6.0, tags 258 (bits per sample) and 262 (photometric interpretation; 0 = white is zero).
 _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
 # `warnings.catch_warnings` swaps state of the whole process: two threads leaving it in the wrong order would
@@ -120,12 +133,13 @@ def read_image(
     Pillow keeps the upper 8 bits; 16-bit grey is scaled by its range, 65535 -> 255 (12-bit: 4095 -> 255).
     32-bit integers are read as 16-bit where all values lie in 0..65535, floats as they are where all lie in
     [0, 1]; else both are stretched from their least to their greatest finite value (a constant image
-    becomes black). Not-a-number becomes black, infinities become black and white.
+    becomes black). Not-a-number becomes black, infinities become black and white. HEIC needs the extra
+    `heic`: the primary image is taken, 10 bits become 8.
 
     Args:
         source: a path, the content itself as bytes, or a binary stream (read from where it stands).
         max_pixels: height x width allowed, checked from the file's header before anything is decoded.
-        upright: apply the EXIF orientation; without it pixels come as they are stored.
+        upright: apply the EXIF orientation; without it pixels come as they are stored (HEIC always upright).
         warn: give an `ImageWarning` of grey that is read by its range and uses less than a sixteenth of it
             (12-bit values in a 16-bit file, as of many medical images): it comes out almost black.
 
@@ -158,7 +172,7 @@ def read_image(
 
 
 def read_orientation(source: str | os.PathLike[str] | bytes) -> int:
-    """The EXIF orientation of an image, 1 to 8: 1 where it is upright as stored, or does not say.
+    """The EXIF orientation of an image, 1 to 8: 1 where it is upright as stored, does not say, or is HEIC.
 
     Raises:
         ImageError: as `read_image`, of what its header shows.
@@ -207,7 +221,7 @@ def read_pillow(
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """List the image files in files, folders and glob patterns.
 
-    A file is taken as it is, whatever its name. A folder gives all images below it by suffix (`SUFFIXES`),
+    A file is taken as it is, whatever its name. A folder gives all images below it by suffix (`suffixes`),
     sorted by path; hidden files and folders are left out, and linked folders are not entered. A name that
     does not exist is taken as a glob pattern (`**` included) and gives its images by suffix, sorted. Below
     a folder or pattern, results of our own (folders with a `predictions.json` of `predict`, run folders of
@@ -320,7 +334,10 @@ def _read_header(stream: coded_sizes.Stream, name: str, max_pixels: int) -> Imag
     value, and beyond it hides the size. The empty file name keeps Pillow from memory-mapping the user's file,
     which may change meanwhile.
     """
+    if heic.is_heic(stream):
+        return _open_heic(stream, name, max_pixels)
     Image.init()
+    stream.seek(0)
     prefix = stream.read(16)
     for image_format in FORMATS:
         factory, accepts = Image.OPEN[image_format]
@@ -332,9 +349,48 @@ def _read_header(stream: coded_sizes.Stream, name: str, max_pixels: int) -> Imag
         _check_size(*image.size, name, max_pixels)
         _check_after(image, stream, name, max_pixels)
         return image
-    allowed = ", ".join(FORMATS)
+    allowed = ", ".join((*FORMATS, "HEIC"))
     problem = f"not a readable image, begins with {prefix!r}"
     raise ImageFormatError(f"{name}: {problem}; allowed are {allowed}; convert it")
+
+
+def _open_heic(stream: coded_sizes.Stream, name: str, max_pixels: int) -> Image.Image:
+    """Open the primary image of a HEIC file; nothing is registered in Pillow."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ImageFormatError(f"{name}: HEIC images need pillow-heif; {_HEIC_HINT}") from error
+    version = pillow_heif.__version__
+    if tuple(map(int, re.findall(r"\d+", version)[:3])) < _HEIC_LEAST:
+        needed = ".".join(map(str, _HEIC_LEAST))
+        problem = f"HEIC images need pillow-heif {needed} or newer, with its security fixes, not {version}"
+        raise ImageFormatError(f"{name}: {problem}; {_HEIC_HINT}")
+    try:
+        content, sizes = heic.primary_image(stream)
+    except heic.UnsupportedError as error:
+        problem = f"a HEIC file of {error}; only an HEVC image or a grid of them is read"
+        raise ImageFormatError(f"{name}: {problem}; save it as JPEG") from error
+    for size, coded, _ in sizes:
+        _check_size(*size, name, max_pixels)
+        _check_size(*coded, name, 4 * max_pixels)  # small ones are coded in blocks of 64
+    passes = sum(width * height * times for _, (width, height), times in sizes)
+    if passes > limits.HEIC_PASSES * max_pixels:
+        raise _too_large(name, f"HEVC slices of {passes} pixels in all", limits.HEIC_PASSES * max_pixels)
+    with _heic_options(pillow_heif.options):
+        image: Image.Image = pillow_heif.HeifImageFile(io.BytesIO(content), "")
+    _check_size(*image.size, name, max_pixels)
+    return image
+
+
+@contextlib.contextmanager
+def _heic_options(options: ModuleType) -> Iterator[None]:
+    """Options of pillow-heif as `_HEIC_OPTIONS` while a file is opened; `_WARNINGS_LOCK` is held."""
+    before = {name: getattr(options, name) for name in _HEIC_OPTIONS}
+    vars(options).update(_HEIC_OPTIONS)
+    try:
+        yield
+    finally:
+        vars(options).update(before)
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
@@ -497,7 +553,10 @@ def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation. (Of TIFF, Pillow applies it while decoding, and takes the tag away.)"""
+    """The EXIF orientation. (Of TIFF, Pillow applies it while decoding, and takes the tag away. Of HEIC, the
+    decoder applies what the file's own boxes say, and EXIF only repeats it.)"""
+    if image.format == "HEIF":
+        return 1
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # damaged EXIF raises nearly anything; the pixels may still be whole
@@ -515,18 +574,30 @@ def _expand(path: str) -> list[Path]:
     found = []
     for match in matches if os.path.isdir(path) else without_results(matches, path):
         found += files_below(match) if os.path.isdir(match) else [Path(match)]
-    pictures = [match for match in found if match.suffix.lower() in SUFFIXES]
-    others = Counter(match.suffix.lower() for match in found if match.suffix.lower() in OTHER_SUFFIXES)
+    allowed = suffixes()
+    pictures = [match for match in found if match.suffix.lower() in allowed]
+    left_out = (OTHER_SUFFIXES | HEIC_SUFFIXES) - allowed
+    others = Counter(match.suffix.lower() for match in found if match.suffix.lower() in left_out)
     counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+    hint = f"; for HEIC, {_HEIC_HINT}" if HEIC_SUFFIXES & others.keys() else ""
     if pictures:
         if counts:
-            warnings.warn(ImageWarning(repr(path), f"left out {counts}, not read here"), stacklevel=3)
+            warnings.warn(ImageWarning(repr(path), f"left out {counts}, not read here{hint}"), stacklevel=3)
         return pictures
     if not matches:
         raise ImageError(f"{path!r}: no such file, folder or pattern; {what_to_do(path)}")
-    suffixes = " ".join(sorted(SUFFIXES))
     among = f"{len(found)} files" + (f" ({counts})" if counts else "")
-    raise NoImageError(f"{path!r}: no image among {among}; images end in {suffixes}")
+    raise NoImageError(f"{path!r}: no image among {among}; images end in {' '.join(sorted(allowed))}{hint}")
+
+
+def suffixes() -> frozenset[str]:
+    """`SUFFIXES`, with those of HEIC where the extra `heic` is installed."""
+    return SUFFIXES | HEIC_SUFFIXES if reads_heic() else SUFFIXES
+
+
+def reads_heic() -> bool:
+    """Whether pillow-heif is installed. It is not imported."""
+    return importlib.util.find_spec("pillow_heif") is not None
 
 
 def what_to_do(path: str) -> str:
