@@ -44,13 +44,14 @@ def calibration(model: Any, recipe: Any, batch_size: int = 32) -> dict[str, Any]
     device, was_training = model.device, model.training
     model.eval()
     found: dict[str, list[Tensor]] = {}
+    iterations = getattr(recipe, "test_iterations", None)  # None: the model's
     for start in range(0, count, batch_size):
         images = dataset[np.arange(start, min(start + batch_size, count))]["image"].to(device)
         if images.dim() != 4:  # clips, or several motion fields per frame
             break
         indices = np.zeros(len(images), np.int64)  # the same noise for every image, as in `predict`
         noise = restart_noise(indices, getattr(recipe, "restarts", 1), model.num_slots, model.slot_dim)
-        output = model.segment(images, iterations=recipe.test_iterations, noise=noise.to(device))
+        output = model.segment(images, iterations=iterations, noise=noise.to(device))
         for measure, values in model.anomaly_score(images, output).items():
             found.setdefault(measure, []).append(values.double().cpu())
     model.train(was_training)

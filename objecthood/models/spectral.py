@@ -7,6 +7,8 @@ mean feature of its segment, of unit length. `finer` adds small objects from a f
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,58 +47,24 @@ class SpectralOutput:
     attention: Float[Tensor, "slots rows columns"]
 
 
-class SpectralSegmenter(SlotModel):
-    """Segments images of any size and aspect ratio; the number of segments is found. Deterministic.
-
-    Args:
-        backbone: frozen features, `EfficientNetLite0.bundled()` by default.
-        cut: segmentation of the embeddings (`embed`); `ConsensusCut(num_segments=K)` gives K segments.
-        sides: scales of the backbone's input, descending: areas of about side x side pixels, with the aspect
-            ratio kept to within half a grid cell.
-        fine: small segments of a grid of twice the resolution, laid over the others; None: none.
-        objectness: of the backbone's features, by default `ObjectnessHead.bundled()` for its own layers and
-            none for others; a `cut` without tolerance makes no use of it.
-
-    Raises:
-        ValueError: `sides` is empty, not descending, or below 1 pixel; `objectness` is of other features.
-
-    Example:
-        >>> output = SpectralSegmenter(sides=(128,)).divide(torch.rand(3, 60, 90))
-        >>> output.masks.shape[1:], output.attention.shape[1:]
-        (torch.Size([60, 90]), torch.Size([7, 10]))
-    """
+class PhotographModel(SlotModel):
+    """Base class of models that segment images of any size and aspect ratio, one at a time, into a number of
+    segments that they find. Deterministic."""
 
     any_size = True
-    num_slots = 14  # typical of photographs; `segment` finds the number
     iterations = 1
 
-    def __init__(
-        self,
-        backbone: EfficientNetLite0 | None = None,
-        cut: ConsensusCut | None = None,
-        sides: tuple[int, ...] = (448, 320),
-        fine: FineCut | None = None,
-        objectness: ObjectnessHead | None = None,
-    ):
-        super().__init__()
-        if not sides or list(sides) != sorted(sides, reverse=True) or sides[-1] < 1:
-            raise ValueError(f"`sides` (={sides}) must descend to at least 1 pixel")
-        self.backbone = EfficientNetLite0.bundled() if backbone is None else backbone
-        self.cut = ConsensusCut() if cut is None else cut
-        self.sides, self.fine = tuple(sides), fine
-        if objectness is None and self.backbone.layers == LAYERS:
-            objectness = ObjectnessHead.bundled()
-        dim = self.backbone.feature_dim
-        if objectness is not None and (found := len(objectness.mean)) != dim:
-            raise ValueError(f"`objectness` of {found} channels must be of the backbone's {dim}")
-        self.objectness = objectness
-        self.image_size = (sides[0], sides[0])
-        self.feature_grid = (sides[0] // self.backbone.stride,) * 2
+    @abc.abstractmethod
+    def divide(self, image: Tensor, num_segments: int | None = None) -> SpectralOutput:
+        """Slots, soft masks of the image's size and attention on the grid.
 
-    @property
-    def slot_dim(self) -> int:
-        """Channels of the backbone's features."""
-        return self.backbone.feature_dim
+        Args:
+            image: [3, height, width] in [0, 1].
+            num_segments: number of segments; found unless given.
+
+        Raises:
+            ValueError: `image` is not one colour image.
+        """
 
     def preprocess(
         self, image: UInt8[np.ndarray, "height width 3"], fit: Fit | None = None
@@ -125,18 +93,81 @@ class SpectralSegmenter(SlotModel):
         and attention of other images are padded with 0.
         """
         check_images(images, None)
-        found = [self.divide(image, num_slots) for image in images]
-        largest = max(len(one.slots) for one in found)
-
-        def padded(name: str) -> Tensor:
-            parts = [getattr(one, name) for one in found]
-            return torch.stack(
-                [F.pad(part, (0, 0) * (part.ndim - 1) + (0, largest - len(part))) for part in parts]
-            )
-
-        return SlotOutput(padded("slots"), padded("attention")[:, None], padded("masks"))
+        return stacked([self.divide(image, num_slots) for image in images])
 
     forward = segment
+
+
+def stacked(found: Sequence[SpectralOutput]) -> SlotOutput:
+    """Outputs of several images as one; slots, masks and attention are padded with 0 to the largest number of
+    slots."""
+    largest = max(len(one.slots) for one in found)
+
+    def padded(name: str) -> Tensor:
+        parts = [getattr(one, name) for one in found]
+        return torch.stack(
+            [F.pad(part, (0, 0) * (part.ndim - 1) + (0, largest - len(part))) for part in parts]
+        )
+
+    return SlotOutput(padded("slots"), padded("attention")[:, None], padded("masks"))
+
+
+def check_colour_image(image: Tensor) -> None:
+    """ValueError unless `image` is one colour image."""
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"`image` {list(image.shape)} must be one colour image [3, height, width]")
+
+
+class SpectralSegmenter(PhotographModel):
+    """Segments images of any size and aspect ratio; the number of segments is found. Deterministic.
+
+    Args:
+        backbone: frozen features, `EfficientNetLite0.bundled()` by default.
+        cut: segmentation of the embeddings (`embed`); `ConsensusCut(num_segments=K)` gives K segments.
+        sides: scales of the backbone's input, descending: areas of about side x side pixels, with the aspect
+            ratio kept to within half a grid cell.
+        fine: small segments of a grid of twice the resolution, laid over the others; None: none.
+        objectness: of the backbone's features, by default `ObjectnessHead.bundled()` for its own layers and
+            none for others; a `cut` without tolerance makes no use of it.
+
+    Raises:
+        ValueError: `sides` is empty, not descending, or below 1 pixel; `objectness` is of other features.
+
+    Example:
+        >>> output = SpectralSegmenter(sides=(128,)).divide(torch.rand(3, 60, 90))
+        >>> output.masks.shape[1:], output.attention.shape[1:]
+        (torch.Size([60, 90]), torch.Size([7, 10]))
+    """
+
+    num_slots = 14  # typical of photographs; `segment` finds the number
+
+    def __init__(
+        self,
+        backbone: EfficientNetLite0 | None = None,
+        cut: ConsensusCut | None = None,
+        sides: tuple[int, ...] = (448, 320),
+        fine: FineCut | None = None,
+        objectness: ObjectnessHead | None = None,
+    ):
+        super().__init__()
+        if not sides or list(sides) != sorted(sides, reverse=True) or sides[-1] < 1:
+            raise ValueError(f"`sides` (={sides}) must descend to at least 1 pixel")
+        self.backbone = EfficientNetLite0.bundled() if backbone is None else backbone
+        self.cut = ConsensusCut() if cut is None else cut
+        self.sides, self.fine = tuple(sides), fine
+        if objectness is None and self.backbone.layers == LAYERS:
+            objectness = ObjectnessHead.bundled()
+        dim = self.backbone.feature_dim
+        if objectness is not None and (found := len(objectness.mean)) != dim:
+            raise ValueError(f"`objectness` of {found} channels must be of the backbone's {dim}")
+        self.objectness = objectness
+        self.image_size = (sides[0], sides[0])
+        self.feature_grid = (sides[0] // self.backbone.stride,) * 2
+
+    @property
+    def slot_dim(self) -> int:
+        """Channels of the backbone's features."""
+        return self.backbone.feature_dim
 
     @torch.no_grad()
     def embed(self, image: Float[Tensor, "3 height width"]) -> Embeddings:
@@ -167,8 +198,7 @@ class SpectralSegmenter(SlotModel):
         Raises:
             ValueError: `image` is not one colour image.
         """
-        if image.ndim != 3 or image.shape[0] != 3:
-            raise ValueError(f"`image` {list(image.shape)} must be one colour image [3, height, width]")
+        check_colour_image(image)
         cut = self.cut if num_segments is None else replace(self.cut, num_segments=num_segments)
         found = cut(*self.embed(image))
         output = SpectralOutput(found.slots, masks_at_size(found.attention, image), found.attention)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from objecthood.nn.normalised_cut import (
@@ -110,9 +110,16 @@ class ConsensusCut:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Agreement [cells, cells]: the share of partitions in which two cells share a cluster; eigenvalues
         and eigenvectors of the first view."""
+        labels, values, vectors = self.partitioned(embeddings, objects)
+        return agreement_of(labels), values, vectors
+
+    def partitioned(
+        self, embeddings: Sequence[Tensor], objects: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels [partitions of all views, cells]; eigenvalues and eigenvectors of the first view."""
         cells = embeddings[0].shape[:2].numel()
         num_vectors = min(max(number for _, number in self.partitions), cells - 1)
-        together, spectra = torch.zeros(cells, cells, device=embeddings[0].device), []
+        labels, spectra = [], []
         for index, temperature, reach, tolerance in self.views:
             embedding = embeddings[min(index, len(embeddings) - 1)]
             weights = affinity(embedding, temperature, reach, tolerance, objects)
@@ -120,11 +127,11 @@ class ConsensusCut:
             spectra.append((values, vectors))
             for clusters, number in self.partitions:
                 rows = commute_rows(values[:number], vectors[:, :number], self.offset)
-                for restart in range(self.restarts):
-                    labels = kmeans(rows, min(clusters, cells), 1, self.iterations, self.seed + restart)
-                    members = F.one_hot(labels).to(together)
-                    together.addmm_(members, members.T)
-        return together / together[0, 0], *spectra[0]
+                labels += [
+                    kmeans(rows, min(clusters, cells), 1, self.iterations, self.seed + restart)
+                    for restart in range(self.restarts)
+                ]
+        return torch.stack(labels), *spectra[0]
 
     def labels(self, agreement: Float[Tensor, "cells cells"]) -> Tensor:
         """Labels of the cells, from 0, by average linkage."""
@@ -138,3 +145,16 @@ class ConsensusCut:
         else:  # `fcluster` gives fewer where heights are equal
             labels = cut_tree(tree, n_clusters=min(self.num_segments, len(agreement)))[:, 0]
         return torch.from_numpy(labels).long().to(agreement.device)
+
+
+def agreement_of(labels: Int[Tensor, "partitions cells"]) -> Float[Tensor, "cells cells"]:
+    """The share of partitions in which two cells share a cluster.
+
+    Example:
+        >>> agreement_of(torch.tensor([[0, 0, 1], [2, 1, 1]]))
+        tensor([[1.0000, 0.5000, 0.0000],
+                [0.5000, 1.0000, 0.5000],
+                [0.0000, 0.5000, 1.0000]])
+    """
+    members = F.one_hot(labels.T).flatten(1).float()
+    return members @ members.T / len(labels)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from objecthood.recipes.ablations import Ablation, clevr6_ablation
+from objecthood.recipes.affinity import AffinityDistillation, photos_affinity
 from objecthood.recipes.base import Recipe
 from objecthood.recipes.center_votes import CenterVoteDiscovery, center_votes
 from objecthood.recipes.contrast import Contrast, camouflage_contrast, moving_sprites_contrast
@@ -84,6 +85,7 @@ RECIPES: dict[str, Recipe] = {
         moving_sprites_contrast,
         camouflage_contrast,
         photos_slots,
+        photos_affinity,
         dinosaur_vits16_coco,
         dinosaur_dinov2_small,
         spot_vitb16_teacher,
@@ -103,6 +105,7 @@ __all__ = [
     "RECIPES",
     "TASKS",
     "Ablation",
+    "AffinityDistillation",
     "CenterVoteDiscovery",
     "ClipsSlots",
     "Contrast",

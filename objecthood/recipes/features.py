@@ -42,7 +42,7 @@ from objecthood.nn.feature_decoders import MLPFeatureDecoder
 from objecthood.nn.frozen_features import Backbone, backbone
 from objecthood.nn.randomness import per_image
 from objecthood.nn.stored_vit import StoredViT
-from objecthood.recipes.base import Recipe
+from objecthood.recipes.base import Model, Recipe
 from objecthood.recipes.known_features import cached, computed_once, known_backbone
 from objecthood.recipes.sources import describe_scenes, fit_of, open_dataset
 from objecthood.visualize import animation, figures
@@ -51,8 +51,8 @@ Initial = Literal["gaussian", "learned"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureDiscovery(Recipe):
-    """DINOSAUR on photographs."""
+class OverFeatures(Recipe):
+    """Slots over frozen features of images: the data, the backbone and the scores."""
 
     data: str = "folder"
     """"folder" (images), "shards" (images in tar files) or "coco" (images/ and instances.json), in
@@ -71,6 +71,78 @@ class FeatureDiscovery(Recipe):
     """How many of the backbone's blocks are passed; 0: all."""
     final_norm: bool = False
     """Whether the backbone's last norm is applied."""
+    cached: bool = False
+    """Whether features are computed once and kept on disk, in the folder that OBJECTHOOD_CACHE names or in
+    ~/.cache/objecthood; those of mirrored images are then mirrored features."""
+
+    main_score = "fg_ari"
+    floors_by_default = True
+    minimums = Recipe.minimums | {"resolution": 8, "layer": 0}
+    choices: ClassVar[dict[str, Any]] = {"overlaps": get_args(Overlaps)}
+
+    def build_backbone(self) -> Backbone | StoredViT:
+        """The backbone whose features are used."""
+        return backbone(self.backbone, self.layer, self.final_norm)
+
+    def dataset(self, split: str) -> Dataset:
+        scenes = open_dataset(self, split)
+        if split != "train" and isinstance(scenes, Coco):
+            scenes = WithClasses(scenes)
+        return self.with_features(scenes) if self.cached else scenes
+
+    def with_features(self, scenes: Dataset) -> Dataset:
+        """Scenes with the backbone's features, computed where they are not in the cache."""
+        return cached(scenes, known_backbone(self.backbone, self.layer, self.final_norm), self.resolution)
+
+    def augmented(self, model: Model, scenes: Scenes) -> tuple[Tensor, Tensor]:
+        """Features of a batch, of which a random half of the images is mirrored, and which half."""
+        mirrored = per_image(lambda size: torch.rand(size), len(scenes["image"])) < 0.5
+        if "features" in scenes:
+            return mirror(scenes["features"], mirrored, dim=2), mirrored
+        return model.backbone(mirror(scenes["image"], mirrored, dim=3)), mirrored
+
+    def frozen_features(self, scenes: Scenes) -> Tensor | None:
+        if "features" in scenes:
+            return scenes["features"]
+        features = known_backbone(self.backbone, self.layer, self.final_norm)
+        return features(scenes["image"].to(features.device))
+
+    def discover(self, model: Model, scenes: Scenes, indices: Tensor) -> SlotOutput:
+        """The model's output for held-out images, from noise fixed by the index."""
+        raise NotImplementedError
+
+    def mask_scores(self, scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
+        if "masks" not in scenes:
+            return {}
+        return metrics.dinosaur_scores(scenes["masks"], masks, scenes.get("classes"))
+
+    def preview(self, model: Model, scenes: Scenes) -> Image.Image:
+        images = scenes["image"]
+        output = self.discover(model, scenes, torch.arange(len(images)))
+        assert output.masks is not None
+        tinted = figures.overlay(images, output.masks)
+        assert isinstance(tinted, list)
+        return side_by_side(tinted)
+
+    def figures(self, model: Model, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
+        first: Scenes = {"image": scenes["image"][:1]}
+        attention = self.discover(model, first, torch.arange(1)).attention[0]
+        image = first["image"][0]
+        return {
+            "slots": self.preview(model, scenes),
+            "attention": figures.attention_figure(image, attention),
+            "attention-animated": animation.attention_frames(image, attention),
+        }
+
+    def prepare_for_test(self, model: Model) -> Model:
+        model.fit = fit_of(self.data)
+        return super().prepare_for_test(model)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureDiscovery(OverFeatures):
+    """DINOSAUR on photographs."""
+
     num_slots: int = 7
     slot_dim: int = 256
     initial_slots: Initial = "gaussian"
@@ -83,25 +155,16 @@ class FeatureDiscovery(Recipe):
     patch_orders: int = 1
     """Orders of patches that the autoregressive decoder learns, at most 9."""
     test_iterations: int = 3
-    cached: bool = False
-    """Whether features are computed once and kept on disk, in the folder that OBJECTHOOD_CACHE names or in
-    ~/.cache/objecthood; those of mirrored images are then mirrored features."""
-
-    main_score = "fg_ari"
-    floors_by_default = True
-    minimums = Recipe.minimums | {
-        "resolution": 8,
+    minimums = OverFeatures.minimums | {
         "num_slots": 1,
         "slot_dim": 1,
         "decoder_dim": 1,
         "decoder_heads": 1,
         "patch_orders": 1,
         "test_iterations": 1,
-        "layer": 0,
     }
-    maximums = Recipe.maximums | {"patch_orders": 9}
-    choices: ClassVar[dict[str, Any]] = {
-        "overlaps": get_args(Overlaps),
+    maximums = OverFeatures.maximums | {"patch_orders": 9}
+    choices: ClassVar[dict[str, Any]] = OverFeatures.choices | {
         "initial_slots": get_args(Initial),
         "decoder": ("mlp", "autoregressive"),
     }
@@ -123,10 +186,6 @@ class FeatureDiscovery(Recipe):
         attention = SlotAttention(slot_dim=self.slot_dim, hidden_dim=4 * self.slot_dim, **options)
         return Dinosaur(features, Grouping(initial, attention), decoder, size, **self.variant)
 
-    def build_backbone(self) -> Backbone | StoredViT:
-        """The backbone whose features are reconstructed."""
-        return backbone(self.backbone, self.layer, self.final_norm)
-
     @property
     def variant(self) -> dict[str, Any]:
         """Arguments of the model that are not the paper's."""
@@ -136,32 +195,9 @@ class FeatureDiscovery(Recipe):
         """Other arguments of slot attention and of the autoregressive decoder."""
         return {}, {}
 
-    def dataset(self, split: str) -> Dataset:
-        scenes = open_dataset(self, split)
-        if split != "train" and isinstance(scenes, Coco):
-            scenes = WithClasses(scenes)
-        return self.with_features(scenes) if self.cached else scenes
-
-    def with_features(self, scenes: Dataset) -> Dataset:
-        """Scenes with the backbone's features, computed where they are not in the cache."""
-        return cached(scenes, known_backbone(self.backbone, self.layer, self.final_norm), self.resolution)
-
     def loss(self, model: Dinosaur, scenes: Scenes, step: int) -> Tensor:
         features, _ = self.augmented(model, scenes)
         return feature_error(model.group(features).decoded, features).mean()
-
-    def augmented(self, model: Dinosaur, scenes: Scenes) -> tuple[Tensor, Tensor]:
-        """Features of a batch, of which a random half of the images is mirrored, and which half."""
-        mirrored = per_image(lambda size: torch.rand(size), len(scenes["image"])) < 0.5
-        if "features" in scenes:
-            return mirror(scenes["features"], mirrored, dim=2), mirrored
-        return model.backbone(mirror(scenes["image"], mirrored, dim=3)), mirrored
-
-    def frozen_features(self, scenes: Scenes) -> Tensor | None:
-        if "features" in scenes:
-            return scenes["features"]
-        features = known_backbone(self.backbone, self.layer, self.final_norm)
-        return features(scenes["image"].to(features.device))
 
     def discover(self, model: Dinosaur, scenes: Scenes, indices: Tensor) -> SlotOutput:
         """The model's output for held-out images, from noise fixed by the index."""
@@ -179,33 +215,6 @@ class FeatureDiscovery(Recipe):
         features = scenes["features"] if "features" in scenes else model.backbone(scenes["image"])
         error = feature_error(model.decoder(output.slots, features), features)
         return {"feature_mse": error.double()} | self.mask_scores(scenes, output.masks)
-
-    def mask_scores(self, scenes: Scenes, masks: Tensor) -> dict[str, Tensor]:
-        if "masks" not in scenes:
-            return {}
-        return metrics.dinosaur_scores(scenes["masks"], masks, scenes.get("classes"))
-
-    def preview(self, model: Dinosaur, scenes: Scenes) -> Image.Image:
-        images = scenes["image"]
-        output = self.discover(model, scenes, torch.arange(len(images)))
-        assert output.masks is not None
-        tinted = figures.overlay(images, output.masks)
-        assert isinstance(tinted, list)
-        return side_by_side(tinted)
-
-    def figures(self, model: Dinosaur, scenes: Scenes) -> dict[str, Image.Image | list[Image.Image]]:
-        first: Scenes = {"image": scenes["image"][:1]}
-        attention = self.discover(model, first, torch.arange(1)).attention[0]
-        image = first["image"][0]
-        return {
-            "slots": self.preview(model, scenes),
-            "attention": figures.attention_figure(image, attention),
-            "attention-animated": animation.attention_frames(image, attention),
-        }
-
-    def prepare_for_test(self, model: Dinosaur) -> Dinosaur:
-        model.fit = fit_of(self.data)
-        return super().prepare_for_test(model)
 
     @property
     def masks_in_words(self) -> str:

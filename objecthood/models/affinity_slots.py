@@ -1,0 +1,92 @@
+"""Slots by learned affinity: frozen features, a learned embedding, clusters of it, and a guided filter.
+
+The embedding (`nn.pairwise_affinity`) learns which cells of photographs share a segment of normalised cuts
+(`recipes.affinity`); at test time nothing is decomposed. Slots compete for cells by k-means, those of high
+affinity are merged, and a slot is the mean feature of its segment, of unit length.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from objecthood.models.base import SlotOutput
+from objecthood.models.spectral import PhotographModel, SpectralOutput, check_colour_image, stacked
+from objecthood.nn.backbones import resized, working_size
+from objecthood.nn.frozen_features import Backbone
+from objecthood.nn.guided_filter import masks_at_size
+from objecthood.nn.pairwise_affinity import PairwiseAffinity, merged_clusters
+
+
+class AffinitySlots(PhotographModel):
+    """Segments images of any size and aspect ratio by learned affinity; the number of segments is found.
+
+    Args:
+        backbone: frozen features.
+        affinity: of features of unit length.
+        image_size: height and width of training images; others are resized to about this area.
+        starts: number of clusters before any are merged.
+        distance: between 0 and 1: clusters of more than 1 - `distance` mean affinity are merged.
+
+    Example:
+        >>> from objecthood.nn.frozen_features import backbone
+        >>> features = backbone("efficientnet-lite0", final_norm=True)
+        >>> model = AffinitySlots(features, PairwiseAffinity(features.feature_dim), (96, 96))
+        >>> output = model.divide(torch.rand(3, 60, 90), num_segments=3)
+        >>> output.masks.shape, output.slots.shape
+        (torch.Size([3, 60, 90]), torch.Size([3, 304]))
+    """
+
+    num_slots = 12  # typical of photographs; `segment` finds the number
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        affinity: PairwiseAffinity,
+        image_size: tuple[int, int],
+        starts: int = 24,
+        distance: float = 0.66,
+    ):
+        super().__init__()
+        self.backbone, self.affinity = backbone, affinity
+        self.image_size, self.feature_grid = image_size, backbone.grid(image_size)
+        self.starts, self.distance = starts, distance
+
+    @property
+    def slot_dim(self) -> int:
+        """Channels of the backbone's features."""
+        return self.backbone.feature_dim
+
+    @torch.no_grad()
+    def divide(
+        self,
+        image: Float[Tensor, "3 height width"],
+        num_segments: int | None = None,
+        features: Float[Tensor, "rows columns feature_dim"] | None = None,
+    ) -> SpectralOutput:
+        """As `PhotographModel.divide`; `features` are those of the image, where they are known."""
+        check_colour_image(image)
+        if features is None:
+            area = self.image_size[0] * self.image_size[1]
+            features = self.backbone(resized(image, working_size(image, area, self.backbone.stride)))[0]
+        unit = F.normalize(features.float(), dim=-1)
+        embedding = self.affinity(unit[None])
+        affinity = self.affinity.probability(embedding)[0]
+        labels = merged_clusters(embedding[0], affinity, self.starts, self.distance, num_segments)
+        members = F.one_hot(labels).to(affinity)
+        attention = affinity @ members / members.sum(dim=0)
+        attention = (attention / attention.sum(dim=1, keepdim=True)).T.unflatten(1, unit.shape[:2])
+        slots = F.normalize(members.T @ unit.flatten(0, 1), dim=-1)
+        return SpectralOutput(slots, masks_at_size(attention, image), attention)
+
+    def segment_features(
+        self,
+        features: Float[Tensor, "batch rows columns feature_dim"],
+        images: Float[Tensor, "batch 3 height width"],
+        num_slots: int | None = None,
+    ) -> SlotOutput:
+        """As `segment`, with features that are known."""
+        pairs = zip(images, features, strict=True)
+        return stacked([self.divide(image, num_slots, known) for image, known in pairs])
