@@ -46,6 +46,8 @@ class Scenes(TypedDict):
     """Residual motion of the cells of the features (`motion.residual`)."""
     segments: NotRequired[Float[Tensor, "batch rows columns 1"]]
     """Labels, from 0, of segments of these features (`recipes.features`)."""
+    partitions: NotRequired[Float[Tensor, "batch rows columns partitions"]]
+    """Labels, from 0, of the partitions of a consensus of cuts (`recipes.affinity`)."""
     properties: NotRequired[Float[Tensor, "batch max_objects 19"]]
     """CLEVR: 3 coordinates scaled to [0, 1], one-hot size 2, material 2, shape 3, colour 8, real-object
     flag."""

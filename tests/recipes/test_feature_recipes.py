@@ -1,4 +1,4 @@
-"""DINOSAUR, SPOT and `photos-slots` from training to prediction, on tiny backbones and a few images."""
+"""DINOSAUR, SPOT and recipes of photographs, from training to prediction: tiny backbones, few images."""
 
 import dataclasses
 import json
@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from processes import together
 from tiny_vits import KINDS, publish, use_cache
@@ -20,8 +21,9 @@ from objecthood.data.transforms import mirror
 from objecthood.losses import attention_distillation
 from objecthood.models.dinosaur import Dinosaur
 from objecthood.models.of_features import feature_error
-from objecthood.nn.consensus_cut import ConsensusCut
-from objecthood.recipes import RECIPES, FeatureDiscovery, known_features
+from objecthood.models.spectral import SpectralSegmenter
+from objecthood.nn.consensus_cut import ConsensusCut, agreement_of
+from objecthood.recipes import RECIPES, FeatureDiscovery, affinity, known_features
 from objecthood.recipes import features as recipes
 
 pytest.importorskip("transformers")
@@ -91,7 +93,10 @@ def caches(tmp_path, monkeypatch):
 @pytest.fixture
 def quick_cut(monkeypatch):
     """A consensus of three partitions, not of 36, for tests that look at something else."""
-    monkeypatch.setattr(recipes, "ConsensusCut", partial(ConsensusCut, partitions=((4, 3),), restarts=1))
+    cut = partial(ConsensusCut, partitions=((4, 3),), restarts=1)
+    for module in (recipes, affinity):
+        monkeypatch.setattr(module, "ConsensusCut", cut)
+    return cut()
 
 
 def prepared(name, photographs, caches, kind="dino", **changes):
@@ -271,6 +276,90 @@ def test_slots_learn_the_segments_of_a_cut(photographs, caches):
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     with pytest.raises(ValueError, match=r"`cached` \(=False\) must be True"):
         dataclasses.replace(recipe, cached=False)
+
+
+AFFINITY = dict(resolution=64, dim=16, context_blocks=1, embedding_dim=8, compared=12, starts=6)
+
+
+def affinity_recipe(photographs, **changes):
+    """`photos-affinity`, small: images of 4 x 4 cells."""
+    shared = {name: value for name, value in SMALL.items() if "slot" not in name and "decoder" not in name}
+    path = {"data_path": str(photographs / "images")}
+    return dataclasses.replace(RECIPES["photos-affinity"], **shared | AFFINITY | path | changes)
+
+
+def test_learned_affinity_from_training_to_prediction(quick_cut, photographs, tmp_path, monkeypatch):
+    recipe = affinity_recipe(photographs, data="coco", data_path=str(photographs))
+    whole = oh.train(recipe, tmp_path / "whole", device="cpu")
+    leave_out_images(monkeypatch)
+    result = stopped_and_resumed(recipe, tmp_path / "run", monkeypatch)
+    assert result["scores"] == whole["scores"], "stopped and resumed, to the bit"
+    assert set(result["scores"]) == {"cross_entropy", "fg_ari", "mbo_i", "mbo_c"}
+    model = oh.load(tmp_path / "run")
+    assert oh.evaluate(model, model.recipe) == pytest.approx(result["scores"], abs=1e-5)
+    image = np.asarray(draw(99, (90, 60))[0])
+    one = oh.predict(tmp_path / "run", image)[0]
+    assert one.labels.shape == (60, 90) and one.slots.shape[1] == 304
+    assert len(oh.predict(tmp_path / "run", image, num_slots=3)[0].slots) == 3
+    picture = torch.rand(3, 48, 80)
+    output, batch = model.divide(picture), model.segment(picture[None].repeat(2, 1, 1, 1))
+    torch.testing.assert_close(output.masks.sum(dim=0), torch.ones(48, 80))
+    torch.testing.assert_close(output.slots.norm(dim=-1), torch.ones(len(output.slots)))
+    assert torch.equal(batch.masks[0], output.masks) and torch.equal(batch.masks[1], output.masks)
+
+
+def test_affinity_learns_the_agreement_of_the_teacher(quick_cut, photographs):
+    """The partitions are those of `photos` on the same image, mirrored as the features are; cells that share
+    segments get high affinity."""
+    recipe = affinity_recipe(photographs, compared=16, context_blocks=2)
+    model, scenes = recipe.build_model(), recipe.dataset("train")[range(8)]
+    agreement = [agreement_of(one.flatten(0, 1).T.long()) for one in scenes["partitions"]]
+    teacher = SpectralSegmenter(cut=quick_cut, sides=(64, 45))
+    for image, found in zip(scenes["image"], agreement, strict=True):
+        torch.testing.assert_close(found, teacher.cut.agreement(*teacher.embed(image))[0])
+    optimizer = torch.optim.Adam(model.affinity.parameters(), 1e-2)
+    losses = []
+    for step in range(60):
+        loss = recipe.loss(model, scenes, step)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+    both = ([False] * 8, [True] * 8)
+    for mirrored in map(torch.tensor, both):
+        features, labels = (mirror(scenes[name], mirrored, dim=2) for name in ("features", "partitions"))
+        # A wrong mirror image compares cells with others; the network was trained on both sides.
+        right = affinity.affinity_error(model, features, labels.flatten(1, 2))
+        wrong = affinity.affinity_error(model, features, labels.flip(2).flatten(1, 2))
+        assert right.mean() < wrong.mean()
+    probability = model.affinity.probability(model.affinity(F.normalize(scenes["features"], dim=-1)))
+    wanted = torch.stack(agreement)
+    assert probability[wanted > 0.9].mean() > probability[wanted < 0.1].mean() + 0.3
+
+
+def test_affinity_over_another_backbone(quick_cut, photographs, caches, tmp_path):
+    publish(caches, "someone/tiny", "dinov2")
+    recipe = affinity_recipe(
+        photographs, backbone="hf:someone/tiny", final_norm=False, resolution=32, steps=1
+    )
+    oh.train(recipe, tmp_path / "run", device="cpu")
+    assert oh.load(tmp_path / "run").slot_dim == 24
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        (dict(cached=False), r"`cached` \(=False\) must be True"),
+        (dict(distance=1.0), r"`distance` \(=1.0\) must lie between 0 and 1"),
+        (dict(compared=1), "compared"),
+        (dict(context_blocks=17), "context_blocks"),
+    ],
+)
+def test_affinity_recipes_out_of_range(changes, match):
+    with pytest.raises(ValueError, match=match) as caught:
+        dataclasses.replace(RECIPES["photos-affinity"], **changes)
+    assert "\n" not in str(caught.value)
 
 
 def test_classes_are_read_with_the_orientation_of_the_objects(photographs):
