@@ -84,7 +84,7 @@ class AffinityDistillation(OverFeatures):
         rows, columns, _ = known.cache.shape
         number = len(cut.views) * len(cut.partitions) * cut.restarts
         kind = "photos" if bundled else "cuts"
-        cache = FeatureCache(default_folder(), f"{kind} of {known.cache.key}", (rows, columns, number))
+        cache = FeatureCache(default_folder(), f"{kind} {cut} of {known.cache.key}", (rows, columns, number))
         return computed_once(known, partitions, cache, "partitions")
 
     def loss(self, model: AffinitySlots, scenes: Scenes, step: int) -> Tensor:

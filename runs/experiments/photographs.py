@@ -283,7 +283,9 @@ def scored_run(run: Path, scenes: list[tuple[Tensor, Tensor, Tensor]]) -> dict:
     labels = []
     with torch.no_grad():
         for image, _, _ in scenes:
-            seen = F.interpolate(image[None], size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
+            seen = image[None]
+            if not model.any_size:
+                seen = F.interpolate(seen, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
             masks = F.interpolate(model.segment(seen).masks, size=(SIDE, SIDE), mode="bilinear")
             labels.append(masks[0].argmax(dim=0))
     seconds = (time.process_time() - began) / len(scenes)

@@ -174,16 +174,20 @@ def photographs() -> str:
 
 
 def slots_of_photographs() -> str:
-    """Scores of `photos-slots` over seeds, of its floors and of `photos`, on the photographs used for no
+    """Scores of trained slots over seeds, of their floors and of `photos`, on the photographs used for no
     choice."""
     found = read("photographs.json")["report"]
     keys = {"fg_ari": "FG-ARI", "mbo_i": "mBO (instances)", "mbo_c": "mBO (classes)"}
-    runs = [run for run in found["runs"] if run["recipe"] == "photos-slots"]
-    training, image = (
-        statistics.median(run[cost] for run in runs) for cost in ("training_cpu_seconds", "cpu_seconds")
-    )
-    scores = [spread([run[key] for run in runs]) for key in keys]
-    rows = [[f"`photos-slots`, {len(runs)} seeds", *scores, f"{training:.0f}", f"{image:.2f}"]]
+    recipes: dict[str, list[dict]] = {}
+    for run in found["runs"]:
+        recipes.setdefault(run["recipe"], []).append(run)
+    rows = []
+    for recipe, runs in recipes.items():
+        training, image = (
+            statistics.median(run[cost] for run in runs) for cost in ("training_cpu_seconds", "cpu_seconds")
+        )
+        scores = [spread([run[key] for run in runs]) for key in keys]
+        rows.append([f"`{recipe}`, {len(runs)} seeds", *scores, f"{training:.0f}", f"{image:.2f}"])
     photos, floors = on_photographs()
     others = {f"floor: {title}": row for title, row in floors.items()} | {"`photos`": photos}
     for title, row in others.items():
