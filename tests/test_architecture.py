@@ -99,7 +99,9 @@ def test_papers_stand_on_ideas_alone(name):
 
 OLD_NAMES = "objecthood.runtime.renamed"
 """Any room may take it, and it takes none."""
-CONTRACT = ("objecthood.models.base", "objecthood.models.of_features", "objecthood.models.placement")
+CONTRACT = tuple(
+    f"objecthood.models.{name}" for name in ("base", "of_features", "of_photographs", "placement")
+)
 BUILDERS = ("objecthood.models", "objecthood.recipes", "objecthood.checkpoint.reference")
 
 
@@ -196,6 +198,7 @@ def test_recipes_do_not_know_each_other(name):
             "objecthood.recipes.sources",
             "objecthood.recipes.clips",
             "objecthood.recipes.known_features",
+            "objecthood.recipes.over_features",
             *(OF_CONVERTED if name == "objecthood.recipes.converted" else []),
             *(["objecthood.recipes.discovery"] if name in VARIANTS else []),
         )

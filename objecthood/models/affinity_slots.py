@@ -13,7 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from objecthood.models.base import SlotOutput
-from objecthood.models.spectral import PhotographModel, SpectralOutput, check_colour_image, stacked
+from objecthood.models.of_photographs import (
+    PhotographModel,
+    PhotographOutput,
+    check_colour_image,
+    stacked,
+)
 from objecthood.nn.backbones import resized, working_size
 from objecthood.nn.frozen_features import Backbone
 from objecthood.nn.guided_filter import masks_at_size
@@ -27,7 +32,7 @@ class AffinitySlots(PhotographModel):
         backbone: frozen features.
         affinity: of features of unit length.
         image_size: height and width of training images; others are resized to about this area.
-        starts: number of clusters before any are merged.
+        clusters: their number before any are merged.
         distance: between 0 and 1: clusters of more than 1 - `distance` mean affinity are merged.
 
     Example:
@@ -46,13 +51,13 @@ class AffinitySlots(PhotographModel):
         backbone: Backbone,
         affinity: PairwiseAffinity,
         image_size: tuple[int, int],
-        starts: int = 24,
+        clusters: int = 24,
         distance: float = 0.66,
     ):
         super().__init__()
         self.backbone, self.affinity = backbone, affinity
         self.image_size, self.feature_grid = image_size, backbone.grid(image_size)
-        self.starts, self.distance = starts, distance
+        self.clusters, self.distance = clusters, distance
 
     @property
     def slot_dim(self) -> int:
@@ -65,7 +70,7 @@ class AffinitySlots(PhotographModel):
         image: Float[Tensor, "3 height width"],
         num_segments: int | None = None,
         features: Float[Tensor, "rows columns feature_dim"] | None = None,
-    ) -> SpectralOutput:
+    ) -> PhotographOutput:
         """As `PhotographModel.divide`; `features` are those of the image, where they are known."""
         check_colour_image(image)
         if features is None:
@@ -74,12 +79,12 @@ class AffinitySlots(PhotographModel):
         unit = F.normalize(features.float(), dim=-1)
         embedding = self.affinity(unit[None])
         affinity = self.affinity.probability(embedding)[0]
-        labels = merged_clusters(embedding[0], affinity, self.starts, self.distance, num_segments)
+        labels = merged_clusters(embedding[0], affinity, self.clusters, self.distance, num_segments)
         members = F.one_hot(labels).to(affinity)
         attention = affinity @ members / members.sum(dim=0)
         attention = (attention / attention.sum(dim=1, keepdim=True)).T.unflatten(1, unit.shape[:2])
         slots = F.normalize(members.T @ unit.flatten(0, 1), dim=-1)
-        return SpectralOutput(slots, masks_at_size(attention, image), attention)
+        return PhotographOutput(slots, masks_at_size(attention, image), attention)
 
     def segment_features(
         self,

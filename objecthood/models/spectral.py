@@ -7,115 +7,23 @@ mean feature of its segment, of unit length. `finer` adds small objects from a f
 
 from __future__ import annotations
 
-import abc
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
-from objecthood.models.base import Embeddings, SlotModel, SlotOutput, SpectralStages
-from objecthood.models.placement import Fit, Placement, place
+from objecthood.models.base import Embeddings, SpectralStages
+from objecthood.models.of_photographs import PhotographModel, PhotographOutput, check_colour_image
 from objecthood.nn.backbones import LAYERS, EfficientNetLite0, resized, working_size
 from objecthood.nn.consensus_cut import ConsensusCut
-from objecthood.nn.encoders import check_images
 from objecthood.nn.fine_cut import FineCut
 from objecthood.nn.guided_filter import masks_at_size
 from objecthood.nn.objectness import ObjectnessHead
 
-LONGEST = 640
-"""Largest side of preprocessed images in pixels."""
 FINE_RADIUS = 6
 """Radius of the guided filter for small segments: half of that of others, which would erase them."""
-
-
-@dataclass(frozen=True)
-class SpectralOutput:
-    """Segments of one image.
-
-    Attributes:
-        slots: float32 [slots, feature_dim], of unit length.
-        masks: float32 [slots, height, width] in [0, 1], of the image's own size; sum 1 at each pixel.
-        attention: float32 [slots, rows, columns] in [0, 1], on the grid; sum 1 in each cell.
-    """
-
-    slots: Float[Tensor, "slots feature_dim"]
-    masks: Float[Tensor, "slots height width"]
-    attention: Float[Tensor, "slots rows columns"]
-
-
-class PhotographModel(SlotModel):
-    """Base class of models that segment images of any size and aspect ratio, one at a time, into a number of
-    segments that they find. Deterministic."""
-
-    any_size = True
-    iterations = 1
-
-    @abc.abstractmethod
-    def divide(self, image: Tensor, num_segments: int | None = None) -> SpectralOutput:
-        """Slots, soft masks of the image's size and attention on the grid.
-
-        Args:
-            image: [3, height, width] in [0, 1].
-            num_segments: number of segments; found unless given.
-
-        Raises:
-            ValueError: `image` is not one colour image.
-        """
-
-    def preprocess(
-        self, image: UInt8[np.ndarray, "height width 3"], fit: Fit | None = None
-    ) -> tuple[Float[Tensor, "3 rows columns"], Placement]:
-        """The whole image at its aspect ratio, with sides of at most `LONGEST` pixels; "crop" and "squash"
-        give a square."""
-        size = self.image_size
-        if fit in (None, "pad"):
-            height, width = image.shape[:2]
-            scale, fit = min(1.0, LONGEST / max(height, width)), "squash"  # to a size of its aspect ratio
-            size = max(1, round(height * scale)), max(1, round(width * scale))
-        pixels, placement = place(image, size, fit)
-        return torch.from_numpy(pixels).permute(2, 0, 1).float().div(255), placement
-
-    def segment(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        num_slots: int | None = None,
-        iterations: int | None = None,
-        restarts: int | None = None,
-        noise: Tensor | None = None,
-    ) -> SlotOutput:
-        """Segments of `images` in [0, 1], of any size; `iterations`, `restarts` and `noise` are ignored.
-
-        Without `num_slots`, the number of slots is the largest number of segments of an image; slots, masks
-        and attention of other images are padded with 0.
-        """
-        check_images(images, None)
-        return stacked([self.divide(image, num_slots) for image in images])
-
-    forward = segment
-
-
-def stacked(found: Sequence[SpectralOutput]) -> SlotOutput:
-    """Outputs of several images as one; slots, masks and attention are padded with 0 to the largest number of
-    slots."""
-    largest = max(len(one.slots) for one in found)
-
-    def padded(name: str) -> Tensor:
-        parts = [getattr(one, name) for one in found]
-        return torch.stack(
-            [F.pad(part, (0, 0) * (part.ndim - 1) + (0, largest - len(part))) for part in parts]
-        )
-
-    return SlotOutput(padded("slots"), padded("attention")[:, None], padded("masks"))
-
-
-def check_colour_image(image: Tensor) -> None:
-    """ValueError unless `image` is one colour image."""
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"`image` {list(image.shape)} must be one colour image [3, height, width]")
 
 
 class SpectralSegmenter(PhotographModel):
@@ -188,7 +96,7 @@ class SpectralSegmenter(PhotographModel):
         return self.backbone.normalise(self.backbone(resized(image, size))).movedim(-1, 1)
 
     @torch.no_grad()
-    def divide(self, image: Tensor, num_segments: int | None = None) -> SpectralOutput:
+    def divide(self, image: Tensor, num_segments: int | None = None) -> PhotographOutput:
         """Slots, soft masks of the image's size and attention on the grid.
 
         Args:
@@ -201,12 +109,12 @@ class SpectralSegmenter(PhotographModel):
         check_colour_image(image)
         cut = self.cut if num_segments is None else replace(self.cut, num_segments=num_segments)
         found = cut(*self.embed(image))
-        output = SpectralOutput(found.slots, masks_at_size(found.attention, image), found.attention)
+        output = PhotographOutput(found.slots, masks_at_size(found.attention, image), found.attention)
         return output if self.fine is None else self._with_small(output, image, self.fine, found.agreement)
 
     def _with_small(
-        self, output: SpectralOutput, image: Tensor, fine: FineCut, agreement: Tensor
-    ) -> SpectralOutput:
+        self, output: PhotographOutput, image: Tensor, fine: FineCut, agreement: Tensor
+    ) -> PhotographOutput:
         """The output with small segments laid over the others, which keep the rest."""
         rows, columns = (2 * number * self.backbone.stride for number in output.attention.shape[1:])
         embedding = F.normalize(self._features(image, (rows, columns))[0].movedim(0, -1), dim=-1)
@@ -217,7 +125,7 @@ class SpectralSegmenter(PhotographModel):
         masks = torch.cat([output.masks * masks[-1:], masks[:-1] * output.masks.amax(dim=0)])
         shares = F.avg_pool2d(torch.cat([small, rest])[None], 2)[0]
         slots = F.normalize(torch.einsum("shw,hwd->sd", small, embedding), dim=-1)
-        return SpectralOutput(
+        return PhotographOutput(
             torch.cat([output.slots, slots]),
             masks / masks.sum(dim=0),
             torch.cat([output.attention * shares[-1:], shares[:-1]]),

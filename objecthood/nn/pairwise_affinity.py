@@ -68,22 +68,22 @@ class PairwiseAffinity(nn.Module):
 def merged_clusters(
     embedding: Float[Tensor, "cells dim"],
     affinity: Float[Tensor, "cells cells"],
-    starts: int,
+    clusters: int,
     distance: float,
     num_segments: int | None = None,
 ) -> Int[Tensor, " cells"]:
-    """Labels from 0: k-means of the embedding into `starts` clusters, of which the two of highest mean
+    """Labels from 0: k-means of the embedding into `clusters`, of which the two of highest mean
     affinity are merged as long as it exceeds 1 - `distance`, or until `num_segments` are left. Deterministic.
 
     Example:
         >>> embedding = torch.tensor([[0.0], [0.1], [4.0], [4.1], [9.0]])
         >>> affinity = (-torch.cdist(embedding, embedding)).exp()
-        >>> labels = merged_clusters(embedding, affinity, starts=5, distance=0.5)
+        >>> labels = merged_clusters(embedding, affinity, clusters=5, distance=0.5)
         >>> int(labels.max()) + 1, bool(labels[0] == labels[1]), bool(labels[1] == labels[2])
         (3, True, False)
     """
-    starts = min(max(starts, num_segments or 0), len(embedding))
-    labels = kmeans(embedding, starts, 1, 15, seed=0).unique(return_inverse=True)[1]
+    clusters = min(max(clusters, num_segments or 0), len(embedding))
+    labels = kmeans(embedding, clusters, 1, 15, seed=0).unique(return_inverse=True)[1]
     members = F.one_hot(labels).to(affinity)
     while members.shape[1] > (num_segments or 1):
         sizes = members.sum(dim=0)

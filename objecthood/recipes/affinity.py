@@ -18,8 +18,8 @@ from objecthood.models.spectral import SpectralSegmenter
 from objecthood.nn.consensus_cut import ConsensusCut, agreement_of
 from objecthood.nn.frozen_features import Backbone
 from objecthood.nn.pairwise_affinity import PairwiseAffinity
-from objecthood.recipes.features import OverFeatures
 from objecthood.recipes.known_features import computed_once
+from objecthood.recipes.over_features import OverFeatures
 from objecthood.recipes.sources import describe_scenes
 
 
@@ -36,7 +36,7 @@ class AffinityDistillation(OverFeatures):
     embedding_dim: int = 64
     compared: int = 392
     """Random cells of an image that are compared in a step, all with all."""
-    starts: int = 24
+    clusters: int = 24
     """Clusters before any are merged."""
     distance: float = 0.66
     """Clusters of more than 1 - `distance` mean affinity are merged."""
@@ -46,7 +46,7 @@ class AffinityDistillation(OverFeatures):
         "context_blocks": 0,
         "embedding_dim": 1,
         "compared": 2,
-        "starts": 1,
+        "clusters": 1,
     }
     maximums = OverFeatures.maximums | {"context_blocks": 16}
 
@@ -62,7 +62,7 @@ class AffinityDistillation(OverFeatures):
         assert isinstance(features, Backbone)
         affinity = PairwiseAffinity(features.feature_dim, self.dim, self.context_blocks, self.embedding_dim)
         size = (self.resolution, self.resolution)
-        return AffinitySlots(features, affinity, size, self.starts, self.distance)
+        return AffinitySlots(features, affinity, size, self.clusters, self.distance)
 
     def with_features(self, scenes: Dataset) -> Dataset:
         """Scenes with features, and with the partitions of the cuts."""

@@ -23,7 +23,7 @@ from objecthood.models.dinosaur import Dinosaur
 from objecthood.models.of_features import feature_error
 from objecthood.models.spectral import SpectralSegmenter
 from objecthood.nn.consensus_cut import ConsensusCut, agreement_of
-from objecthood.recipes import RECIPES, FeatureDiscovery, affinity, known_features
+from objecthood.recipes import RECIPES, FeatureDiscovery, affinity, known_features, over_features
 from objecthood.recipes import features as recipes
 
 pytest.importorskip("transformers")
@@ -227,7 +227,9 @@ def test_a_teacher_that_does_not_fit_is_refused(photographs, caches, tmp_path):
 def test_cached_and_computed_features_give_the_same_loss(photographs, caches, monkeypatch):
     recipe = prepared("dinosaur-vits16-coco", photographs, caches)
     cached = dataclasses.replace(recipe, cached=True)
-    monkeypatch.setattr(recipes, "mirror", lambda maps, chosen, dim: maps)  # features are mirrored, or images
+    monkeypatch.setattr(
+        over_features, "mirror", lambda maps, chosen, dim: maps
+    )  # features are mirrored, or images
     model, losses = recipe.build_model(), []
     for one in (recipe, cached):
         dataset = one.dataset("train")
@@ -278,7 +280,7 @@ def test_slots_learn_the_segments_of_a_cut(photographs, caches):
         dataclasses.replace(recipe, cached=False)
 
 
-AFFINITY = dict(resolution=64, dim=16, context_blocks=1, embedding_dim=8, compared=12, starts=6)
+AFFINITY = dict(resolution=64, dim=16, context_blocks=1, embedding_dim=8, compared=12, clusters=6)
 
 
 def affinity_recipe(photographs, **changes):
