@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 import objecthood as oh
 from objecthood.cli.main import main
 from objecthood.inference.predict_video import predict_video
-from objecthood.models import spectral
+from objecthood.models import of_photographs, spectral
 
 
 def drawn(width, height):
@@ -53,7 +53,7 @@ def test_the_number_of_slots_can_be_chosen_and_the_same_image_gives_the_same():
 def test_large_images_are_divided_small_and_labelled_large():
     image, _ = drawn(900, 300)
     (result,) = oh.predict("photos", image)
-    assert result.image.shape == (3, 213, spectral.LONGEST) and result.labels.shape == (300, 900)
+    assert result.image.shape == (3, 213, of_photographs.LONGEST) and result.labels.shape == (300, 900)
 
 
 def test_the_command_writes_overlay_masks_and_cutouts(tmp_path, capsys):
