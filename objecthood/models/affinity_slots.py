@@ -20,6 +20,7 @@ from objecthood.models.of_photographs import (
     stacked,
 )
 from objecthood.nn.backbones import resized, working_size
+from objecthood.nn.consensus_cut import segments_of
 from objecthood.nn.frozen_features import Backbone
 from objecthood.nn.guided_filter import masks_at_size
 from objecthood.nn.pairwise_affinity import PairwiseAffinity, merged_clusters
@@ -80,10 +81,7 @@ class AffinitySlots(PhotographModel):
         embedding = self.affinity(unit[None])
         affinity = self.affinity.probability(embedding)[0]
         labels = merged_clusters(embedding[0], affinity, self.clusters, self.distance, num_segments)
-        members = F.one_hot(labels).to(affinity)
-        attention = affinity @ members / members.sum(dim=0)
-        attention = (attention / attention.sum(dim=1, keepdim=True)).T.unflatten(1, unit.shape[:2])
-        slots = F.normalize(members.T @ unit.flatten(0, 1), dim=-1)
+        slots, attention = segments_of(affinity, labels, unit)
         return PhotographOutput(slots, masks_at_size(attention, image), attention)
 
     def segment_features(

@@ -96,14 +96,10 @@ class ConsensusCut:
             >>> len(labels[:, :4].unique()), len(labels[:, 4:].unique()), len(labels.unique())
             (1, 1, 2)
         """
-        grid = embeddings[0].shape[:2]
         agreement, values, vectors = self.agreement(embeddings, objects)
         labels = self.labels(agreement)
-        members = F.one_hot(labels).to(agreement)
-        attention = agreement @ members / members.sum(dim=0)
-        attention = attention / attention.sum(dim=1, keepdim=True)
-        slots = F.normalize(members.T @ embeddings[0].flatten(0, 1).float(), dim=-1)
-        return CutOutput(slots, attention.T.unflatten(1, grid), labels.view(grid), values, vectors, agreement)
+        slots, attention = segments_of(agreement, labels, embeddings[0].float())
+        return CutOutput(slots, attention, labels.view(attention.shape[1:]), values, vectors, agreement)
 
     def agreement(
         self, embeddings: Sequence[Tensor], objects: Tensor | None = None
@@ -158,3 +154,24 @@ def agreement_of(labels: Int[Tensor, "partitions cells"]) -> Float[Tensor, "cell
     """
     members = F.one_hot(labels.T).flatten(1).float()
     return members @ members.T / len(labels)
+
+
+def segments_of(
+    agreement: Float[Tensor, "cells cells"],
+    labels: Int[Tensor, " cells"],
+    embedding: Float[Tensor, "rows columns dim"],
+) -> tuple[Float[Tensor, "segments dim"], Float[Tensor, "segments rows columns"]]:
+    """Slots, the mean embedding of each segment, of unit length; and attention, the mean agreement of a cell
+    with the cells of a segment, normalised to sum 1 over segments.
+
+    Example:
+        >>> slots, attention = segments_of(torch.eye(2), torch.tensor([0, 1]), torch.eye(2).view(1, 2, 2))
+        >>> attention.flatten(1)
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    members = F.one_hot(labels).to(agreement)
+    attention = agreement @ members / members.sum(dim=0)
+    attention = attention / attention.sum(dim=1, keepdim=True)
+    slots = F.normalize(members.T @ embedding.flatten(0, 1), dim=-1)
+    return slots, attention.T.unflatten(1, embedding.shape[:2])
