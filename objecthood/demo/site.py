@@ -9,18 +9,22 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-from objecthood.demo.shown import Shown, config, example_files, page_files
+from objecthood.demo.shown import (
+    LIGHT_PHOTOGRAPHS,
+    PHOTOGRAPHS,
+    Shown,
+    config,
+    example_files,
+    load_shown,
+    page_files,
+)
 from objecthood.export.export import export_parts
-from objecthood.recipes.photos import photos
 from objecthood.runtime.files import staged
 
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 """Files of onnxruntime-web's `dist` that the page needs."""
-SIDES = (320,)
-"""Scales of photographs (`SpectralSegmenter`) in a browser: one, of 20 x 20 cells, at half the cost."""
 _ENGINE = "browser"
 _UNUSED = "engine-server.js"
 _PRELOADS = f"""\
@@ -51,7 +55,7 @@ def build_site(
                 f"{runtime} has no {name}; install onnxruntime-web with npm ci --prefix web, or give its "
                 "folder dist as --runtime"
             )
-    shown = [replace(one, model=photos(SIDES)) if one.kind == "photographs" else one for one in shown]
+    shown = in_browser(shown)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with staged(folder) as place:
         for part in ("runtime", "models", "examples"):
@@ -70,3 +74,10 @@ def build_site(
             for name, content in example_files(one).items():
                 (place / name).write_bytes(content)
     return folder
+
+
+def in_browser(shown: list[Shown]) -> list[Shown]:
+    """The models with `LIGHT_PHOTOGRAPHS` in place of `PHOTOGRAPHS`."""
+    names = [LIGHT_PHOTOGRAPHS if one.name == PHOTOGRAPHS else one.name for one in shown]
+    found = {one.name: one for one in [*load_shown([LIGHT_PHOTOGRAPHS]), *shown]}
+    return [found[name] for name in dict.fromkeys(names)]

@@ -14,7 +14,8 @@ import torch
 from objecthood.data.io.images import read_image
 from objecthood.demo.shown import Shown
 from objecthood.export.stages import export_stages_of, stages_of_discovery
-from objecthood.models.base import FeatureStages, SpectralStages
+from objecthood.models.base import FeatureStages
+from objecthood.models.of_photographs import PhotographModel
 from objecthood.nn.guided_filter import guided_masks
 from objecthood.runtime import limits
 
@@ -98,7 +99,8 @@ class PhotographWork:
     """A model of photographs."""
 
     def __init__(self, shown: Shown):
-        self.model, self.stages = shown.model, export_stages_of(shown.model)
+        assert isinstance(shown.model, PhotographModel)
+        self.model = shown.model
 
     @torch.no_grad()
     def divide(self, content: bytes, num_segments: int, left: Callable[[], bool] = never) -> bytes:
@@ -112,13 +114,9 @@ class PhotographWork:
         """
         if left():
             return b""
-        assert isinstance(self.stages, SpectralStages)
         image = self.model.preprocess(read_image(content, max_pixels=MAX_PIXELS))[0]
-        cut = dataclasses.replace(self.stages.cut, num_segments=num_segments or None)
-        embeddings = self.stages.embed(image)
-        if left():
-            return b""
-        masks = guided_masks(cut(*embeddings).attention, image)
+        _, attention = self.model.group(image, num_segments or None)
+        masks = guided_masks(attention, image)
         return np.asarray(masks.shape, "<i4").tobytes() + _packed(masks)
 
 

@@ -229,16 +229,11 @@ def agreements(points, draws, unused, iterations):
 
 
 @script(default_opset=op)
-def linkage(agreement):
-    """The tree of average linkage: for every cell, as the root of a cluster, the root that absorbs it and the
-    distance of the two clusters; itself and a large number for the last."""
-    cells = op.Gather(op.Shape(agreement), 0)
-    roots = op.Range(0, cells, 1)
-    sizes = op.Cast(roots * 0 + 1, to=1)
-    parents = op.Identity(roots)
-    heights = 1e9 * sizes
-    sums = op.Identity(agreement)
-    goes_on = op.Cast(cells > 1, to=9)
+def merges(sums, sizes, roots, parents, heights):
+    """The tree of average linkage of clusters, whose cells agree by `sums` [clusters, clusters], with
+    `sizes` and `roots` [clusters], one cell of each: `parents` and `heights` [cells] with those of the roots
+    filled in (`linkage`)."""
+    goes_on = op.Cast(op.Size(roots) > 1, to=9)
     while goes_on:
         number = op.Cast(roots + 1, to=1)
         product = op.Unsqueeze(number, [1]) * op.Unsqueeze(number, [0]) * GOLDEN
@@ -265,13 +260,41 @@ def linkage(agreement):
 
 
 @script(default_opset=op)
+def linkage(agreement):
+    """The tree of average linkage: for every cell, as the root of a cluster, the root that absorbs it and the
+    distance of the two clusters; itself and a large number for the last."""
+    roots = op.Range(0, op.Gather(op.Shape(agreement), 0), 1)
+    ones = op.Cast(roots * 0 + 1, to=1)
+    parents, heights = merges(agreement, ones, roots, roots, 1e9 * ones)
+    return parents, heights
+
+
+@script(default_opset=op)
+def clustered(embedding, affinity, draws, unused, iterations):
+    """The tree of clusters of k-means of `embedding` [cells, dim], merged by their mean `affinity` [cells,
+    cells] (`nn.pairwise_affinity`); `draws` and `unused` as of `cluster_members`. Cells of one cluster have a
+    height of -1."""
+    members = op.Squeeze(cluster_members(op.Unsqueeze(embedding, [0]), draws, unused, iterations), [0])
+    members = op.Compress(members, op.ReduceSum(members, [0], keepdims=0) > 0.0, axis=1)
+    roots = op.ArgMax(members, axis=0, keepdims=0)
+    parents = op.Gather(roots, op.ArgMax(members, axis=1, keepdims=0))
+    index = op.Range(0, op.Size(parents), 1)
+    heights = op.Where(parents == index, 1e9, -1.0)
+    sums = op.MatMul(op.MatMul(op.Transpose(members, perm=[1, 0]), affinity), members)
+    sizes = op.ReduceSum(members, [0], keepdims=0)
+    parents, heights = merges(sums, sizes, roots, parents, heights)
+    return parents, heights
+
+
+@script(default_opset=op)
 def divide(parents, heights, num_segments, distance):
-    """Members [cells, segments], 0 or 1: `num_segments` segments, or those of `distance` if that is 0."""
+    """Members [cells, segments], 0 or 1: `num_segments` segments (at most the clusters of `clustered`), or
+    those of `distance` if that is 0."""
     cells = op.Shape(parents)
     index = op.Range(0, op.Squeeze(cells), 1)
     _, order = op.TopK(heights, cells, largest=0)
     ranks = op.ScatterElements(index, order, index)
-    by_number = op.And(num_segments > 0, ranks < cells - num_segments)
+    by_number = op.And(num_segments > 0, op.Or(ranks < cells - num_segments, heights < -0.5))
     is_merged = op.Or(by_number, op.And(num_segments <= 0, heights <= distance))
     roots = op.Where(is_merged, parents, index)
     for _ in range(DOUBLINGS):

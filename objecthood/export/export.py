@@ -28,7 +28,7 @@ from objecthood.export.stages import (
     stages_of_discovery,
 )
 from objecthood.models import SlotModel
-from objecthood.models.base import ExportStages, FeatureStages, SpectralStages
+from objecthood.models.base import ExportStages, FeatureStages, PhotographStages
 from objecthood.runtime.environment import commit
 from objecthood.runtime.files import new_path, staged
 
@@ -60,10 +60,11 @@ def export_onnx(model: SlotModel, path: str | Path, *, report: Report = silent) 
     whole number. The graph computes one restart. Outputs: those of the model (reconstruction, appearance and
     masks, or properties), `slots`, and `attention` [batch, iterations, slots, rows, columns].
 
-    For `photos` the inputs are `image` [1, 3, height, width], of any size, and `num_segments`, 0 for the
-    number that the model finds; the outputs are `slots` [segments, dim], `attention` [segments, rows,
-    columns] and `masks` [segments, height, width]. For slots over frozen features (`photos-slots`) the input
-    is `image`, as for `photos`, and the outputs are the same, of a fixed number of slots.
+    For `photos` and `photos-affinity` the inputs are `image` [1, 3, height, width], of any size, and
+    `num_segments`, 0 for the number that the model finds; the outputs are `slots` [segments, dim],
+    `attention` [segments, rows, columns] and `masks` [segments, height, width]. For slots over frozen
+    features (`photos-slots`) the input is `image`, as for `photos`, and the outputs are the same, of a fixed
+    number of slots.
 
     Raises:
         ValueError: the file exists, the model cannot be exported, or the graph differs from PyTorch by more
@@ -78,7 +79,7 @@ def export_onnx(model: SlotModel, path: str | Path, *, report: Report = silent) 
     stages = _check_kind(model)
     path = new_path(Path(path), ".onnx")
     with staged(path) as place:
-        if isinstance(stages, SpectralStages):
+        if isinstance(stages, PhotographStages):
             place.write_bytes(_photographs(model, stages, report)["whole"])
             return path
         if isinstance(stages, FeatureStages):
@@ -107,9 +108,9 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report = silen
     mask_logits). The first bias is 0; `slots_seen` are the slots to decode. Shapes are those of
     `export.stages`, with dynamic batch and number of slots.
 
-    For `photos` they are `group` (image -> embedding, agreement, parents, heights) and `divide` (image,
-    these, num_segments -> slots, attention, masks): see `export.photographs`. For slots over frozen features
-    it is one, `segment` (image, whose sides are multiples of 16 -> slots, attention, masks).
+    For `photos` and `photos-affinity` they are `group` (image -> embedding, agreement, parents, heights) and
+    `divide` (image, these, num_segments -> slots, attention, masks): see `export.photographs`. For slots over
+    frozen features it is one, `segment` (image, whose sides are multiples of 16 -> slots, attention, masks).
 
     Raises:
         ValueError: as `export_onnx`.
@@ -121,7 +122,7 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report = silen
     with staged(folder) as place:
         place.mkdir()
         (place / "model.json").write_text(json.dumps(facts(model), indent=1) + "\n")
-        if isinstance(stages, SpectralStages):
+        if isinstance(stages, PhotographStages):
             made = _photographs(model, stages, report)
             for name in ("group", "divide"):
                 (place / f"{name}.onnx").write_bytes(made[name])
@@ -139,7 +140,7 @@ def export_parts(model: SlotModel, folder: str | Path, *, report: Report = silen
     return folder
 
 
-def _photographs(model: SlotModel, stages: SpectralStages, report: Report) -> dict[str, bytes]:
+def _photographs(model: SlotModel, stages: PhotographStages, report: Report) -> dict[str, bytes]:
     """The graphs of `export.photographs`, compared with PyTorch, as files."""
     from objecthood.export import photographs
 
@@ -169,7 +170,7 @@ def _feature_slots(model: SlotModel, stages: FeatureStages, resizes: bool, repor
 def facts(model: SlotModel) -> dict[str, Any]:
     """Facts needed to use an exported graph, as JSON values."""
     stages, made = export_stages_of(model), {"version": objecthood.__version__, "commit": commit()}
-    if isinstance(stages, SpectralStages):
+    if isinstance(stages, PhotographStages):
         return made | {"kind": "photographs", "sides": list(stages.sides)}
     if isinstance(stages, FeatureStages):
         return made | {"kind": "live", "num_slots": model.num_slots}
@@ -356,7 +357,7 @@ def _stable_images(
     return images[order[:batch]]
 
 
-def _check_kind(model: nn.Module) -> ExportStages | SpectralStages | FeatureStages:
+def _check_kind(model: nn.Module) -> ExportStages | PhotographStages | FeatureStages:
     stages = export_stages_of(model)
     if model.training or next(model.parameters()).device.type != "cpu":
         raise ValueError("the model must be on the CPU and in eval mode; call model.cpu().eval()")

@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from objecthood.models import SlotModel
-from objecthood.models.base import ExportStages, FeatureStages, SpectralStages
+from objecthood.models.base import ExportStages, FeatureStages, PhotographStages
 from objecthood.nn import GaussianSlots, LearnedSlots, SlotAttention
 from objecthood.nn.decoders import drop_slots
 
 
-def export_stages_of(model: nn.Module) -> ExportStages | SpectralStages | FeatureStages:
+def export_stages_of(model: nn.Module) -> ExportStages | PhotographStages | FeatureStages:
     """The model's `export_stages`; ValueError if it has none."""
     if not isinstance(model, SlotModel):
         raise ValueError(

@@ -7,23 +7,19 @@ affinity are merged, and a slot is the mean feature of its segment, of unit leng
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from objecthood.models.base import SlotOutput
-from objecthood.models.of_photographs import (
-    PhotographModel,
-    PhotographOutput,
-    check_colour_image,
-    stacked,
-)
+from objecthood.models.base import AffinityStages, SlotOutput
+from objecthood.models.of_photographs import PhotographModel, at_size, stacked
 from objecthood.nn.backbones import resized, working_size
 from objecthood.nn.consensus_cut import segments_of
 from objecthood.nn.frozen_features import Backbone
-from objecthood.nn.guided_filter import masks_at_size
-from objecthood.nn.pairwise_affinity import PairwiseAffinity, merged_clusters
+from objecthood.nn.pairwise_affinity import PairwiseAffinity, clusters_of, merged
 
 
 class AffinitySlots(PhotographModel):
@@ -66,23 +62,24 @@ class AffinitySlots(PhotographModel):
         return self.backbone.feature_dim
 
     @torch.no_grad()
-    def divide(
-        self,
-        image: Float[Tensor, "3 height width"],
-        num_segments: int | None = None,
-        features: Float[Tensor, "rows columns feature_dim"] | None = None,
-    ) -> PhotographOutput:
-        """As `PhotographModel.divide`; `features` are those of the image, where they are known."""
-        check_colour_image(image)
-        if features is None:
-            area = self.image_size[0] * self.image_size[1]
-            features = self.backbone(resized(image, working_size(image, area, self.backbone.stride)))[0]
+    def group(self, image: Tensor, num_segments: int | None = None) -> tuple[Tensor, Tensor]:
+        return self.group_features(self.features(image), num_segments)
+
+    def features(self, image: Float[Tensor, "3 height width"]) -> Float[Tensor, "rows columns feature_dim"]:
+        """Of an image of any size."""
+        area = self.image_size[0] * self.image_size[1]
+        return self.backbone(resized(image, working_size(image, area, self.backbone.stride)))[0]
+
+    @torch.no_grad()
+    def group_features(
+        self, features: Float[Tensor, "rows columns feature_dim"], num_segments: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `group`, of an image's features."""
         unit = F.normalize(features.float(), dim=-1)
         embedding = self.affinity(unit[None])
         affinity = self.affinity.probability(embedding)[0]
-        labels = merged_clusters(embedding[0], affinity, self.clusters, self.distance, num_segments)
-        slots, attention = segments_of(affinity, labels, unit)
-        return PhotographOutput(slots, masks_at_size(attention, image), attention)
+        labels = clusters_of(embedding[0], max(self.clusters, num_segments or 0))
+        return segments_of(affinity, merged(labels, affinity, self.distance, num_segments), unit)
 
     def segment_features(
         self,
@@ -92,4 +89,15 @@ class AffinitySlots(PhotographModel):
     ) -> SlotOutput:
         """As `segment`, with features that are known."""
         pairs = zip(images, features, strict=True)
-        return stacked([self.divide(image, num_slots, known) for image, known in pairs])
+        return stacked([at_size(self.group_features(known, num_slots), image) for image, known in pairs])
+
+    def export_stages(self) -> AffinityStages:
+        """As `SlotModel.export_stages`, over bundled features."""
+        if not (isinstance(self.backbone, Backbone) and self.backbone.is_bundled):
+            raise ValueError(
+                "slots by learned affinity can be exported with the bundled backbone, as `photos-affinity` "
+                "has; these weights have another"
+            )
+        network: Any = self.backbone.part.module
+        side = round((self.image_size[0] * self.image_size[1]) ** 0.5)
+        return AffinityStages(network, (side,), self.distance, self.affinity, self.clusters, self.features)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from objecthood.nn.backbones import EfficientNetLite0
     from objecthood.nn.consensus_cut import ConsensusCut
     from objecthood.nn.objectness import ObjectnessHead
+    from objecthood.nn.pairwise_affinity import PairwiseAffinity
 
 WHOLE, MOST, ATTENTION = "reconstruction error", "error of most pixels", "doubt of attention"
 """Measures of `SlotModel.anomaly_score`."""
@@ -75,13 +76,30 @@ class Embeddings(NamedTuple):
 
 
 class SpectralStages(NamedTuple):
-    """What `objecthood.export.photographs` writes as graphs."""
+    """What `objecthood.export.photographs` writes as graphs, of normalised cuts."""
 
     backbone: EfficientNetLite0
-    cut: ConsensusCut
     sides: tuple[int, ...]
+    distance: float
+    cut: ConsensusCut
     objectness: ObjectnessHead | None
     embed: Callable[[Tensor], Embeddings]
+
+
+class AffinityStages(NamedTuple):
+    """What `objecthood.export.photographs` writes as graphs, of learned affinity."""
+
+    backbone: EfficientNetLite0
+    sides: tuple[int, ...]
+    """One scale of the backbone's input."""
+    distance: float
+    affinity: PairwiseAffinity
+    clusters: int
+    features: Callable[[Tensor], Tensor]
+    """Image [3, height, width] in [0, 1], of any size, to features [rows, columns, dim]."""
+
+
+PhotographStages = SpectralStages | AffinityStages
 
 
 class FeatureStages(NamedTuple):
@@ -247,7 +265,7 @@ class SlotModel(nn.Module, abc.ABC):
         """The same model, which also finds small objects, on a finer grid; ValueError if it has none."""
         raise ValueError("`fine` (=True) needs weights that find small objects apart: photos; omit it")
 
-    def export_stages(self) -> ExportStages | SpectralStages | FeatureStages:
+    def export_stages(self) -> ExportStages | PhotographStages | FeatureStages:
         """The model's modules for export and the demo; ValueError if it has no such stages."""
         raise ValueError(
             f"a {type(self).__name__} cannot be exported: it has no stages; use weights of `objecthood list`"

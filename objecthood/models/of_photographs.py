@@ -15,6 +15,7 @@ from torch import Tensor
 from objecthood.models.base import SlotModel, SlotOutput
 from objecthood.models.placement import Fit, Placement, place
 from objecthood.nn.encoders import check_images
+from objecthood.nn.guided_filter import masks_at_size
 
 LONGEST = 640
 """Largest side of preprocessed images in pixels."""
@@ -43,6 +44,10 @@ class PhotographModel(SlotModel):
     iterations = 1
 
     @abc.abstractmethod
+    def group(self, image: Tensor, num_segments: int | None = None) -> tuple[Tensor, Tensor]:
+        """Slots [slots, feature_dim] and attention [slots, rows, columns], as `divide` has them."""
+
+    @torch.no_grad()
     def divide(self, image: Tensor, num_segments: int | None = None) -> PhotographOutput:
         """Slots, soft masks of the image's size and attention on the grid.
 
@@ -53,6 +58,8 @@ class PhotographModel(SlotModel):
         Raises:
             ValueError: `image` is not one colour image.
         """
+        check_colour_image(image)
+        return at_size(self.group(image, num_segments), image)
 
     def preprocess(
         self, image: UInt8[np.ndarray, "height width 3"], fit: Fit | None = None
@@ -84,6 +91,12 @@ class PhotographModel(SlotModel):
         return stacked([self.divide(image, num_slots) for image in images])
 
     forward = segment
+
+
+def at_size(grouped: tuple[Tensor, Tensor], image: Tensor) -> PhotographOutput:
+    """Slots and attention (`PhotographModel.group`) with masks of the image's size."""
+    slots, attention = grouped
+    return PhotographOutput(slots, masks_at_size(attention, image), attention)
 
 
 def stacked(found: Sequence[PhotographOutput]) -> SlotOutput:

@@ -15,11 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from objecthood.models.base import Embeddings, SpectralStages
-from objecthood.models.of_photographs import PhotographModel, PhotographOutput, check_colour_image
+from objecthood.models.of_photographs import PhotographModel, PhotographOutput, at_size, check_colour_image
 from objecthood.nn.backbones import LAYERS, EfficientNetLite0, resized, working_size
 from objecthood.nn.consensus_cut import ConsensusCut
 from objecthood.nn.fine_cut import FineCut
 from objecthood.nn.guided_filter import masks_at_size
+from objecthood.nn.normalised_cut import CutOutput
 from objecthood.nn.objectness import ObjectnessHead
 
 FINE_RADIUS = 6
@@ -96,21 +97,24 @@ class SpectralSegmenter(PhotographModel):
         return self.backbone.normalise(self.backbone(resized(image, size))).movedim(-1, 1)
 
     @torch.no_grad()
+    def group(self, image: Tensor, num_segments: int | None = None) -> tuple[Tensor, Tensor]:
+        found = self._cut(image, num_segments)
+        return found.slots, found.attention
+
+    @torch.no_grad()
     def divide(self, image: Tensor, num_segments: int | None = None) -> PhotographOutput:
-        """Slots, soft masks of the image's size and attention on the grid.
-
-        Args:
-            image: [3, height, width] in [0, 1].
-            num_segments: number of segments, without those of `fine`; that of the cut unless given.
-
-        Raises:
-            ValueError: `image` is not one colour image.
-        """
+        """As `PhotographModel.divide`; `num_segments` are without those of `fine`, and that of the cut unless
+        given."""
+        if self.fine is None:
+            return super().divide(image, num_segments)
         check_colour_image(image)
+        found = self._cut(image, num_segments)
+        output = at_size((found.slots, found.attention), image)
+        return self._with_small(output, image, self.fine, found.agreement)
+
+    def _cut(self, image: Tensor, num_segments: int | None) -> CutOutput:
         cut = self.cut if num_segments is None else replace(self.cut, num_segments=num_segments)
-        found = cut(*self.embed(image))
-        output = PhotographOutput(found.slots, masks_at_size(found.attention, image), found.attention)
-        return output if self.fine is None else self._with_small(output, image, self.fine, found.agreement)
+        return cut(*self.embed(image))
 
     def _with_small(
         self, output: PhotographOutput, image: Tensor, fine: FineCut, agreement: Tensor
@@ -138,5 +142,5 @@ class SpectralSegmenter(PhotographModel):
         ).eval()
 
     def export_stages(self) -> SpectralStages:
-        """The backbone, the grouping, the scales, objectness, and `embed`."""
-        return SpectralStages(self.backbone, self.cut, self.sides, self.objectness, self.embed)
+        cut = self.cut
+        return SpectralStages(self.backbone, self.sides, cut.distance, cut, self.objectness, self.embed)

@@ -18,6 +18,9 @@ from objecthood.nn.local_context import LocalContext
 from objecthood.nn.normalised_cut import kmeans
 from objecthood.nn.positions import PositionEmbedding
 
+ITERATIONS = 15
+"""Of k-means."""
+
 
 class PairwiseAffinity(nn.Module):
     """Embeds cells so that the squared distance of two says how likely they share a segment.
@@ -65,25 +68,33 @@ class PairwiseAffinity(nn.Module):
         return self.logits(embedding).sigmoid()
 
 
-def merged_clusters(
-    embedding: Float[Tensor, "cells dim"],
+def clusters_of(embedding: Float[Tensor, "cells dim"], clusters: int) -> Int[Tensor, " cells"]:
+    """Labels from 0 of k-means of the embedding into at most `clusters`. Deterministic.
+
+    Example:
+        >>> labels = clusters_of(torch.tensor([[0.0], [0.1], [4.0]]), clusters=2)
+        >>> bool(labels[0] == labels[1]), bool(labels[1] == labels[2])
+        (True, False)
+    """
+    return kmeans(embedding, min(clusters, len(embedding)), 1, ITERATIONS, seed=0).unique(
+        return_inverse=True
+    )[1]
+
+
+def merged(
+    labels: Int[Tensor, " cells"],
     affinity: Float[Tensor, "cells cells"],
-    clusters: int,
     distance: float,
     num_segments: int | None = None,
 ) -> Int[Tensor, " cells"]:
-    """Labels from 0: k-means of the embedding into `clusters`, of which the two of highest mean
-    affinity are merged as long as it exceeds 1 - `distance`, or until `num_segments` are left. Deterministic.
+    """Labels from 0 of clusters, of which the two of highest mean affinity are merged as long as it exceeds
+    1 - `distance`, or until `num_segments` are left.
 
     Example:
-        >>> embedding = torch.tensor([[0.0], [0.1], [4.0], [4.1], [9.0]])
-        >>> affinity = (-torch.cdist(embedding, embedding)).exp()
-        >>> labels = merged_clusters(embedding, affinity, clusters=5, distance=0.5)
-        >>> int(labels.max()) + 1, bool(labels[0] == labels[1]), bool(labels[1] == labels[2])
-        (3, True, False)
+        >>> places = torch.tensor([[0.0], [0.1], [4.0]])
+        >>> merged(torch.tensor([2, 1, 0]), (-torch.cdist(places, places)).exp(), distance=0.5)
+        tensor([1, 1, 0])
     """
-    clusters = min(max(clusters, num_segments or 0), len(embedding))
-    labels = kmeans(embedding, clusters, 1, 15, seed=0).unique(return_inverse=True)[1]
     members = F.one_hot(labels).to(affinity)
     while members.shape[1] > (num_segments or 1):
         sizes = members.sum(dim=0)

@@ -105,10 +105,14 @@ class AffinityDistillation(OverFeatures):
         return {"cross_entropy": error.double()} | self.mask_scores(scenes, output.masks)
 
     @property
+    def masks_scored(self) -> str:
+        return "number of segments found, argmax of masks that follow the image's edges"
+
+    @property
     def protocol(self) -> str:
         return (
             f"{self.test_scenes} {describe_scenes(self)} held out (at most), at {self.resolution} x "
-            f"{self.resolution} pixels, argmax of masks that follow the image's edges; fg_ari: adjusted Rand "
+            f"{self.resolution} pixels, {self.masks_scored}; fg_ari: adjusted Rand "
             "index of objects' pixels; mbo_i, mbo_c: mean best overlap of objects, and of classes; "
             "cross_entropy: of the cuts' agreement, in nats a pair of cells; means over images; scores of "
             "masks only where there are true ones"

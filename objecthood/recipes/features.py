@@ -121,16 +121,20 @@ class FeatureDiscovery(OverFeatures):
 
     @property
     def masks_in_words(self) -> str:
-        """Which masks are scored, for the protocol."""
+        """Of `masks_scored`."""
         return "the decoder's masks"
 
     @property
-    def protocol(self) -> str:
+    def masks_scored(self) -> str:
         how = f"{self.test_iterations} iterations, {self.num_slots} slots, one restart"
+        return f"{how}, argmax of {self.masks_in_words}"
+
+    @property
+    def protocol(self) -> str:
         kind = describe_scenes(self)
         return (
             f"{self.test_scenes} {kind} held out (at most), at {self.resolution} x {self.resolution} pixels, "
-            f"{how}, argmax of {self.masks_in_words}; fg_ari: adjusted Rand index of objects' pixels; mbo_i, "
+            f"{self.masks_scored}; fg_ari: adjusted Rand index of objects' pixels; mbo_i, "
             "mbo_c: mean best overlap of objects, and of classes; feature_mse: squared error of the "
             "backbone's features; means over images; scores of masks only where there are true ones"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar, get_args
@@ -54,6 +55,11 @@ class OverFeatures(Recipe):
     floors_by_default = True
     minimums = Recipe.minimums | {"resolution": 8, "layer": 0}
     choices: ClassVar[dict[str, Any]] = {"overlaps": get_args(Overlaps)}
+
+    @property
+    @abc.abstractmethod
+    def masks_scored(self) -> str:
+        """Which masks are scored, for the protocol."""
 
     def build_backbone(self) -> Backbone | StoredViT:
         """The backbone whose features are used."""

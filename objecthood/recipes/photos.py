@@ -5,6 +5,6 @@ from __future__ import annotations
 from objecthood.models.spectral import SpectralSegmenter
 
 
-def photos(sides: tuple[int, ...] = (448, 320)) -> SpectralSegmenter:
-    """Frozen features of the bundled backbone, at scales `sides`, and a consensus of normalised cuts."""
-    return SpectralSegmenter(sides=sides).eval()
+def photos() -> SpectralSegmenter:
+    """Frozen features of the bundled backbone at two scales, and a consensus of normalised cuts."""
+    return SpectralSegmenter().eval()

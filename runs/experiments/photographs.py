@@ -109,19 +109,16 @@ def plain_consensus_segments(image: Tensor, seed: int) -> Tensor:
     return masks_at_size(found.attention, image).argmax(dim=0)
 
 
-def exported_segments(*sides: int) -> Segmenter:
-    """What `objecthood export photos` computes, or the same with other scales; graphs differ by the seed."""
+@cache
+def exported(seed: int) -> Callable[[dict], dict]:
+    """What `objecthood export photos` writes; graphs differ by the seed."""
+    stages = SpectralSegmenter(BACKBONE, ConsensusCut(seed=100 * seed)).export_stages()
+    return session(graphs(stages)["whole"].SerializeToString())
 
-    @cache
-    def graph(seed: int) -> Callable[[dict], dict]:
-        stages = SpectralSegmenter(BACKBONE, ConsensusCut(seed=100 * seed), sides).export_stages()
-        return session(graphs(stages)["whole"].SerializeToString())
 
-    def segment(image: Tensor, seed: int) -> Tensor:
-        found = graph(seed)({"image": image[None], "num_segments": 0})
-        return torch.from_numpy(found["masks"]).argmax(dim=0)
-
-    return segment
+def exported_segments(image: Tensor, seed: int) -> Tensor:
+    found = exported(seed)({"image": image[None], "num_segments": 0})
+    return torch.from_numpy(found["masks"]).argmax(dim=0)
 
 
 ROWS: dict[str, tuple[str, Segmenter, bool]] = {
@@ -145,8 +142,7 @@ ROWS: dict[str, tuple[str, Segmenter, bool]] = {
         True,
     ),
     "consensus": ("the same with objectness", consensus_segments, True),
-    "onnx": ("`photos` as an ONNX graph", exported_segments(448, 320), True),
-    "onnx-20": ("an ONNX graph for browsers: with objectness, 20 x 20", exported_segments(320), True),
+    "onnx": ("`photos` as an ONNX graph", exported_segments, True),
 }
 
 

@@ -19,6 +19,7 @@ FLOORS_OF = {"clevr": "clevr6-like", "sprites": "sprites-grey"}
 """Entry of results/floors.json of weights whose recipe has another name."""
 DATA_OF = {
     "clevr": "CLEVR-like scenes, 3 to 6 objects",
+    "photos-affinity": "photographs (COCO)",
     "photos-slots": "photographs (COCO)",
     "set-clevr": "CLEVR-like scenes, 3 to 10 objects, properties",
     "sprites": "sprites on grey",

@@ -1,5 +1,8 @@
 """The graphs of photographs: each step against LAPACK, SciPy or PyTorch, and the whole for any image."""
 
+import dataclasses
+
+import jaxtyping
 import numpy as np
 import onnx
 import pytest
@@ -14,6 +17,8 @@ from objecthood.models.spectral import SpectralSegmenter
 from objecthood.nn.consensus_cut import ConsensusCut, View
 from objecthood.nn.normalised_cut import affinity, random_walk_vectors
 from objecthood.nn.objectness import ObjectnessHead
+from objecthood.nn.pairwise_affinity import clusters_of, merged
+from objecthood.recipes import RECIPES
 
 pytestmark = [pytest.mark.xdist_group("export"), pytest.mark.timeout(600)]
 VIEWS = View(0, 0.05, 0.15, 0.4), View(1, 0.06, 0.12)
@@ -25,12 +30,29 @@ def model():
     return SpectralSegmenter(cut=CUT, sides=(192, 128)).eval()
 
 
+def learned():
+    """`photos-affinity` at the start of its training, of a smaller network."""
+    torch.manual_seed(0)
+    settings = {"dim": 16, "context_blocks": 1, "embedding_dim": 8, "resolution": 192, "clusters": 10}
+    return dataclasses.replace(RECIPES["photos-affinity"], **settings).build_model().eval()
+
+
+@pytest.fixture(scope="module")
+def learned_files(tmp_path_factory):
+    return exported(learned(), tmp_path_factory.mktemp("learned"))
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder, one = tmp_path_factory.mktemp("graphs"), model()
+    return exported(model(), tmp_path_factory.mktemp("graphs"))
+
+
+def exported(one, folder):
+    """The whole graph and the parts, built and compared once."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # traced sizes are no int
         made = export_module._photographs(one, one.export_stages(), lambda text: None)
-        patch.setattr(export_module, "_photographs", lambda *_: made)  # built and compared once
+        patch.setattr(export_module, "_photographs", lambda *_: made)
         return export_onnx(one, folder / "whole.onnx"), export_parts(one, folder / "parts")
 
 
@@ -118,10 +140,36 @@ def test_the_tree_is_that_of_average_linkage(num_segments):
         assert ((labels[:, None] == labels) != (own[:, None] == own)).float().mean() < 0.01
 
 
+@pytest.mark.parametrize("num_segments", [0, 1, 4, 30])
+def test_the_tree_of_clusters_is_that_of_their_merging(num_segments):
+    """At most as many segments as clusters; of two clusters without a cell, neither is a segment."""
+    cells = embedding(7, 8).flatten(0, 1)
+    cells[20:30] = cells[20]
+    clusters = clusters_of(cells, 12)
+    affinity = (-torch.cdist(cells, cells)).exp()
+    tree = step(
+        "clustered", {"parents": (7, 1), "heights": (1, 1)}, embedding=cells.numpy(),
+        affinity=affinity.numpy(), draws=np.linspace(0.05, 0.95, 12, dtype=np.float32)[None],
+        unused=np.zeros((1, 1, 12), np.float32), iterations=15,
+    )  # fmt: skip
+    own = np.where(tree["heights"] < 0, tree["parents"], np.arange(len(cells)))
+    clusters = torch.from_numpy(own).unique(return_inverse=True)[1]
+    assert 6 < len(clusters.unique()) <= 12
+    members = step(
+        "divide", {"members": (1, 2)}, **tree, num_segments=[num_segments], distance=np.float32(0.7)
+    )["members"]
+    expected = merged(clusters, affinity, 0.7, num_segments or None)
+    found = torch.from_numpy(members.argmax(axis=1))
+    assert ((expected[:, None] == expected) == (found[:, None] == found)).all()
+    assert (members.sum(axis=0) > 0).all() and (members.sum(axis=1) == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["files", "learned_files"])
 @pytest.mark.parametrize("size", [(60, 90), (200, 100), (33, 500)])
-def test_images_of_any_size_and_number_of_segments(files, size):
+def test_images_of_any_size_and_number_of_segments(request, kind, size):
+    whole, folder = request.getfixturevalue(kind)
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
-    whole, parts = session(files[0]), [session(files[1] / f"{name}.onnx") for name in ("group", "divide")]
+    whole, parts = session(whole), [session(folder / f"{name}.onnx") for name in ("group", "divide")]
     grouped = parts[0]({"image": image})
     for number in (0, 5):
         found = whole({"image": image, "num_segments": number})
@@ -132,7 +180,10 @@ def test_images_of_any_size_and_number_of_segments(files, size):
         assert not number or len(found["slots"]) == number
         again = parts[1]({"image": image, "num_segments": number, **grouped})
         assert np.abs(again["masks"] - found["masks"]).max() < 1e-5
-    expected = model().embed(image[0]).scales[0]
+    if kind == "files":
+        expected = model().embed(image[0]).scales[0]
+    else:
+        expected = torch.nn.functional.normalize(learned().features(image[0]), dim=-1)
     assert np.abs(grouped["embedding"] - expected.numpy()).max() < 1e-4
 
 
