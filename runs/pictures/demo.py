@@ -198,11 +198,11 @@ def measure_photographs() -> None:
         "load": os.getloadavg()[0],
         "threads": 1,
         "protocol": "the sample photographs in the static page, `photos-affinity`, one thread; "
-        f"{VISITS} visits (medians), everything fetched from this machine; page opened: from navigation until "
-        "the first sample is segmented and drawn, which a visitor's own photograph follows; first: from a photograph "
-        "at hand to its segments, with the script of the page loaded and neither onnxruntime-web nor the "
-        f"graphs; later: from choosing a photograph to its segments, medians of {number}; CPU: processor "
-        "time of the page's thread, beside which the browser compiles on others",
+        f"{VISITS} visits (medians), everything fetched from this machine; page opened: from navigation "
+        "until the first sample is segmented and drawn, which a visitor's own photograph follows; first: "
+        "from a photograph at hand to its segments, with the script of the page loaded and neither "
+        "onnxruntime-web nor the graphs; later: from choosing a photograph to its segments, medians of "
+        f"{number}; CPU: processor time of the page's thread, beside which the browser compiles on others",
     } | ({"paired": paired} if paired else {})
     target.write_text(json.dumps(result, indent=1) + "\n")
     print(middle)
