@@ -30,6 +30,7 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "tetrominoes": ("tetrominoes", {}),
     "sprites": ("sprites", {}),
     "sprites-coloured": ("sprites", {"background": "coloured"}),
+    "random-dot-motion": ("camouflage", {}),
     "clevr6-like": ("clevr6-like", {}),
     "clevr6-textured": ("clevr6-like", {}),
     **{f"texture-{level}": ("sprites", {"data": f"texture-{level}"}) for level in get_args(Level)},
