@@ -48,15 +48,14 @@ FRAME = 320 * 240
 SAMPLES = ("sample-coffee.webp", "sample-cat.webp", "sample-rocket.webp")
 PAGE = Path(__file__).parent / "page"
 ABOUT_PHOTOGRAPHS = {
-    PHOTOGRAPHS: "The features are those of EfficientNet-lite0, trained with class labels of ImageNet; the "
-    "grouping is not trained.",
-    LIGHT_PHOTOGRAPHS: "The features are those of EfficientNet-lite0, trained with class labels of ImageNet; "
-    "the grouping was learned without labels from normalised cuts of 1,560 photographs.",
+    name: "The features are those of EfficientNet-lite0, trained with class labels of ImageNet; the grouping "
+    f"{grouping}. It finds most large objects, cuts some into parts, and misses small ones. Samples: Rachel "
+    "Michetti and Stefan van der Walt (CC0), SpaceX (public domain)."
+    for name, grouping in (
+        (PHOTOGRAPHS, "is not trained"),
+        (LIGHT_PHOTOGRAPHS, "was learned without labels from normalised cuts of 1,560 photographs"),
+    )
 }
-ABOUT_SEGMENTS = (
-    " It finds most large objects, cuts some into parts, and misses small ones. Samples: Rachel Michetti and "
-    "Stefan van der Walt (CC0), SpaceX (public domain)."
-)
 KINDS = {
     SpectralStages: "photographs",
     AffinityStages: "photographs",
@@ -101,8 +100,8 @@ def load_shown(names: list[str]) -> list[Shown]:
     shown: list[Shown] = []
     for source in names or discovery_names():
         model: Any = hub.load(source)
-        if source in ABOUT_PHOTOGRAPHS and not Path(source).exists():
-            _add(shown, Shown(source, model, ABOUT_PHOTOGRAPHS[source] + ABOUT_SEGMENTS))
+        if source in ABOUT_PHOTOGRAPHS:
+            add_shown(shown, Shown(source, model, ABOUT_PHOTOGRAPHS[source]))
             continue
         try:
             if isinstance(export_stages_of(model), ExportStages):
@@ -115,11 +114,11 @@ def load_shown(names: list[str]) -> list[Shown]:
         known, recipe = hub.PRETRAINED.get(source), typing.cast(Recipe, model.recipe)
         name = source if known else recipe.name
         about = f"{known.facts['data']} {known.facts['limits']}" if known else recipe.description
-        _add(shown, Shown(name, model, about))
+        add_shown(shown, Shown(name, model, about))
     return shown
 
 
-def _add(shown: list[Shown], one: Shown) -> None:
+def add_shown(shown: list[Shown], one: Shown) -> None:
     """Append `one`; ValueError where another has its name, or one that a file system may take for it."""
     if any(other.name.casefold() == one.name.casefold() for other in shown):
         raise ValueError(f"two models are called {one.name!r}; show one of them at a time")

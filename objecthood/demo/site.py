@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from objecthood.demo.shown import (
+    ABOUT_PHOTOGRAPHS,
     LIGHT_PHOTOGRAPHS,
-    PHOTOGRAPHS,
     Shown,
+    add_shown,
     config,
     example_files,
     load_shown,
@@ -44,7 +45,8 @@ def build_site(
     Args:
         runtime: the folder `dist` of the npm package onnxruntime-web.
 
-    Raises ValueError if the folder exists, the runtime is missing, or an export differs from PyTorch.
+    Raises ValueError if the folder exists, the runtime is missing, two models have one name, or an export
+    differs from PyTorch.
     """
     folder, runtime = Path(folder), Path(runtime)
     if os.path.lexists(folder):
@@ -77,7 +79,13 @@ def build_site(
 
 
 def in_browser(shown: list[Shown]) -> list[Shown]:
-    """The models with `LIGHT_PHOTOGRAPHS` in place of `PHOTOGRAPHS`."""
-    names = [LIGHT_PHOTOGRAPHS if one.name == PHOTOGRAPHS else one.name for one in shown]
-    found = {one.name: one for one in [*load_shown([LIGHT_PHOTOGRAPHS]), *shown]}
-    return [found[name] for name in dict.fromkeys(names)]
+    """The models with the bundled `LIGHT_PHOTOGRAPHS`, once, in place of the bundled models of photographs.
+
+    Raises ValueError if a model of one's own has its name.
+    """
+    (light,) = load_shown([LIGHT_PHOTOGRAPHS])
+    bundled = ABOUT_PHOTOGRAPHS.values()
+    found: list[Shown] = []
+    for one in dict.fromkeys(light if one.about in bundled else one for one in shown):
+        add_shown(found, one)
+    return found

@@ -127,14 +127,15 @@ def running_maximum(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def evenly_spaced(start: float, end: float, steps: int, **kind: Any) -> Tensor:
-    """`torch.linspace` for a number of steps that is not known when the graph is traced.
+    """`torch.linspace` for a number of steps, at least 1, that is not known when the graph is traced.
 
     Example:
-        >>> evenly_spaced(0, 1, 5)
-        tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000])
+        >>> evenly_spaced(0, 1, 5), evenly_spaced(0, 1, 1)
+        (tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000]), tensor([0.]))
     """
     kind["dtype"] = kind.get("dtype") or torch.get_default_dtype()
-    return start + (end - start) * torch.arange(steps, **kind) / (steps - 1)
+    places = torch.arange(steps, **kind)
+    return start + (end - start) * places / places[-1].clamp_min(1)
 
 
 def multiply_in_blocks(one: Tensor, other: Tensor) -> Any:

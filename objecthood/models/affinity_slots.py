@@ -74,9 +74,11 @@ class AffinitySlots(PhotographModel):
     def group_features(
         self, features: Float[Tensor, "rows columns feature_dim"], num_segments: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As `group`, of an image's features."""
+        """As `group`, of an image's features. Clusters are computed in float32."""
+        if num_segments is not None and num_segments < 1:
+            raise ValueError(f"`num_segments` (={num_segments}) must be at least 1, or None")
         unit = F.normalize(features.float(), dim=-1)
-        embedding = self.affinity(unit[None])
+        embedding = self.affinity(unit[None].to(self.affinity.project.weight.dtype)).float()
         affinity = self.affinity.probability(embedding)[0]
         labels = clusters_of(embedding[0], max(self.clusters, num_segments or 0))
         return segments_of(affinity, merged(labels, affinity, self.distance, num_segments), unit)
@@ -95,8 +97,8 @@ class AffinitySlots(PhotographModel):
         """As `SlotModel.export_stages`, over bundled features."""
         if not (isinstance(self.backbone, Backbone) and self.backbone.is_bundled):
             raise ValueError(
-                "slots by learned affinity can be exported with the bundled backbone, as `photos-affinity` "
-                "has; these weights have another"
+                "slots by learned affinity can be exported with the bundled backbone and its last norm, as "
+                "`photos-affinity` has; these weights have not"
             )
         network: Any = self.backbone.part.module
         side = round((self.image_size[0] * self.image_size[1]) ** 0.5)

@@ -53,10 +53,10 @@ class PhotographModel(SlotModel):
 
         Args:
             image: [3, height, width] in [0, 1].
-            num_segments: number of segments; found unless given.
+            num_segments: number of segments, at least 1; None: found.
 
         Raises:
-            ValueError: `image` is not one colour image.
+            ValueError: `image` is not one colour image, or `num_segments` is below 1.
         """
         check_colour_image(image)
         return at_size(self.group(image, num_segments), image)

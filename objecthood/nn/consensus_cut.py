@@ -112,8 +112,11 @@ class ConsensusCut:
     def partitioned(
         self, embeddings: Sequence[Tensor], objects: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Labels [partitions of all views, cells]; eigenvalues and eigenvectors of the first view."""
+        """Labels [partitions of all views, cells]; eigenvalues and eigenvectors of the first view.
+        ValueError for an image of one cell."""
         cells = embeddings[0].shape[:2].numel()
+        if cells < 2:
+            raise ValueError("an image of one cell of features cannot be cut; take a higher resolution")
         num_vectors = min(max(number for _, number in self.partitions), cells - 1)
         labels, spectra = [], []
         for index, temperature, reach, tolerance in self.views:

@@ -96,13 +96,16 @@ def merged(
         tensor([1, 1, 0])
     """
     members = F.one_hot(labels).to(affinity)
-    while members.shape[1] > (num_segments or 1):
+    sums = members.T @ affinity @ members
+    while len(sums) > (num_segments or 1):
         sizes = members.sum(dim=0)
-        mean = members.T @ affinity @ members / (sizes[:, None] * sizes)
-        mean.fill_diagonal_(-1)
+        mean = (sums / (sizes[:, None] * sizes)).fill_diagonal_(-1)
         if num_segments is None and mean.max() <= 1 - distance:
             break
         first, second = sorted(divmod(int(mean.argmax()), len(mean)))
-        members[:, first] += members[:, second]
-        members = torch.cat([members[:, :second], members[:, second + 1 :]], dim=1)
+        rest = torch.arange(len(mean), device=mean.device) != second
+        sums[first] += sums[second]
+        for part in (sums, members):
+            part[:, first] += part[:, second]
+        sums, members = sums[rest][:, rest], members[:, rest]
     return members.argmax(dim=1)

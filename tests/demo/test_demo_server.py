@@ -29,7 +29,16 @@ from serving import Answer, ask, message, raw, read_all, serving
 import objecthood as oh
 from objecthood.data.io.images import ImageError, read_image, resize_image
 from objecthood.demo import server, work
-from objecthood.demo.shown import MAX_BYTES, Shown, describe, example_files, load_shown, png_of
+from objecthood.demo.shown import (
+    ABOUT_PHOTOGRAPHS,
+    MAX_BYTES,
+    Shown,
+    describe,
+    example_files,
+    load_shown,
+    png_of,
+)
+from objecthood.demo.site import in_browser
 from objecthood.demo.work import LiveWork, PhotographWork, Settings, Work
 from objecthood.nn.guided_filter import guided_masks
 from objecthood.runtime import limits
@@ -106,6 +115,29 @@ def test_models_of_one_name_are_not_shown_together():
     for names in (["photos", "photos"], ["tetrominoes", "tetrominoes"]):
         with pytest.raises(ValueError, match=f"two models are called '{names[0]}'"):
             load_shown(names)
+
+
+def test_folders_do_not_hide_bundled_models(tmp_path, monkeypatch):
+    bundled = ["photos", "photos-affinity"]
+    for name in bundled:
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert [one.about for one in load_shown(bundled)] == list(ABOUT_PHOTOGRAPHS.values())
+
+
+def test_static_pages_show_the_light_model_of_photographs_once():
+    (light,), (slots,) = load_shown(["photos-affinity"]), load_shown(["tetrominoes"])
+    photos = Shown("photos", light.model, ABOUT_PHOTOGRAPHS["photos"])
+    own = Shown("photos-affinity", slots.model, "Trained here.")
+    for shown, names in (
+        ([photos], ["photos-affinity"]),
+        ([slots, photos, light], ["tetrominoes", "photos-affinity"]),
+        ([slots], ["tetrominoes"]),
+    ):
+        assert [one.name for one in in_browser(shown)] == names
+    assert in_browser([own]) == [own]
+    with pytest.raises(ValueError, match="two models are called 'photos-affinity'; show one of them"):
+        in_browser([photos, own])
 
 
 def test_every_published_model_is_shown():

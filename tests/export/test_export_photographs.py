@@ -187,6 +187,12 @@ def test_images_of_any_size_and_number_of_segments(request, kind, size):
     assert np.abs(grouped["embedding"] - expected.numpy()).max() < 1e-4
 
 
+def test_images_of_one_row_of_cells(learned_files):
+    found = session(learned_files[0])({"image": torch.rand(1, 3, 1, 400), "num_segments": 5})
+    assert found["attention"].shape[:2] == (5, 1) and found["masks"].shape == (5, 1, 400)
+    assert all(np.isfinite(values).all() for values in found.values())
+
+
 def test_a_graph_that_differs_is_not_kept(tmp_path, monkeypatch):
     graphs = photographs.graphs
 

@@ -6,6 +6,7 @@ import torch
 
 from objecthood.inference.predict import predict
 from objecthood.models import (
+    affinity_slots,
     autoencoder,
     center_votes,
     moving_objects,
@@ -29,6 +30,7 @@ from objecthood.nn import (
 from objecthood.nn.feature_decoders import MLPFeatureDecoder
 from objecthood.nn.frozen_features import backbone
 from objecthood.nn.objectness import ObjectnessHead
+from objecthood.nn.pairwise_affinity import PairwiseAffinity
 from objecthood.nn.precision import at_least_float32, without_autocast
 
 MODELS = {
@@ -49,6 +51,7 @@ FROZEN = {
         MLPFeatureDecoder(16, (2, 2), 304, 8), attention_masks=True, guided_masks=True, context_blocks=1
     ),
     "photographs": lambda: spectral.SpectralSegmenter(sides=(32,)),
+    "learned affinity": lambda: learned_affinity(),
 }
 FLOAT32 = {
     "moving objects": lambda: moving_objects.MovingObjects(ObjectnessHead(304), side=32),
@@ -71,6 +74,11 @@ def example(name):
 def features(decoder, **options):
     grouping = Grouping(GaussianSlots(3, 16), SlotAttention(16, 16))
     return FeatureModel(backbone("efficientnet-lite0"), grouping, decoder, (32, 32), **options)
+
+
+def learned_affinity():
+    features = backbone("efficientnet-lite0", final_norm=True)
+    return affinity_slots.AffinitySlots(features, PairwiseAffinity(304, 8, 1, 4), (32, 32))
 
 
 def run(model, images):

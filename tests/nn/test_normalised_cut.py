@@ -235,6 +235,8 @@ def test_objectness_is_of_the_features_that_it_was_learned_from():
 def test_anything_but_one_colour_image_is_refused():
     with pytest.raises(ValueError, match="must be one colour image"):
         SpectralSegmenter(EfficientNetLite0()).divide(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="an image of one cell of features cannot be cut; take a higher"):
+        SpectralSegmenter(EfficientNetLite0(), sides=(16,)).divide(torch.zeros(3, 32, 32))
 
 
 def test_eigenvectors_take_one_blas_thread(monkeypatch):

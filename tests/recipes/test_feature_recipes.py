@@ -308,6 +308,8 @@ def test_learned_affinity_from_training_to_prediction(quick_cut, photographs, tm
     torch.testing.assert_close(output.masks.sum(dim=0), torch.ones(48, 80))
     torch.testing.assert_close(output.slots.norm(dim=-1), torch.ones(len(output.slots)))
     assert torch.equal(batch.masks[0], output.masks) and torch.equal(batch.masks[1], output.masks)
+    with pytest.raises(ValueError, match=r"`num_segments` \(=0\) must be at least 1, or None"):
+        model.segment(picture[None], num_slots=0)
 
 
 def test_affinity_learns_the_agreement_of_the_teacher(quick_cut, photographs):
