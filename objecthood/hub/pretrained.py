@@ -40,10 +40,10 @@ class Pretrained:
     name: str
     facts: Mapping[str, Any]
     """Content of the JSON file: "recipe" (name), "settings", "seed", "chosen" (selection of the seed),
-    "parameters", "bytes", "sha256", "licence", "data", "limits", "scores" and "protocol" (test scenes),
-    "validation" and "test_by_seed", "calibration" and "warnings" (share of images with an
-    out-of-distribution warning, by kind), "trained" (costs, machine, commit), "picture", and "frozen"
-    (identities of frozen modules by path)."""
+    "any_size" (whether images may have any size; left out: no), "parameters", "bytes", "sha256", "licence",
+    "data", "limits", "scores" and "protocol" (test scenes), "validation" and "test_by_seed", "calibration"
+    and "warnings" (share of images with an out-of-distribution warning, by kind), "trained" (costs, machine,
+    commit), "picture", and "frozen" (identities of frozen modules by path)."""
     folder: Path = WEIGHTS
 
     @property

@@ -93,7 +93,8 @@ def cells(name: str, one: Pretrained) -> list[str]:
         scores = [f"AP {one.scores['ap']:.3f}", "-", "-"]
     side, trained = one.facts["settings"]["resolution"], one.facts["trained"]
     costs = [f"{trained['cpu_seconds']:.0f}", image_cost(name), megabytes(one.facts["bytes"])]
-    return [DATA_OF[name], f"{side}\u00a0x\u00a0{side}", *scores, floor(name, one), *costs]
+    pixels = "any" if one.facts.get("any_size") else f"{side}\u00a0x\u00a0{side}"
+    return [DATA_OF[name], pixels, *scores, floor(name, one), *costs]
 
 
 def image_cost(name: str) -> str:

@@ -242,6 +242,7 @@ def publish(name: str, runs: list[Path], data_path: str | None) -> None:
         "calibration": model.calibration,
         "warnings": count_warnings(model, recipe),
         "trained": {key: result[key] for key in ("cpu_seconds", "wall_seconds", "machine")},
+        "any_size": model.any_size,
         "parameters": sum(parameter.numel() for parameter in model.state_dict().values()),
     } | describe_file(hub.WEIGHTS / f"{name}.safetensors")
     if frozen := checkpoint.frozen_facts(model):
