@@ -56,8 +56,14 @@ def floors(recipe: Recipe, split: str = "test", num_scenes: int | None = None) -
         >>> floors(RECIPES["sprites"], num_scenes=4)["components"]["fg_ari"] > 0.9
         True
     """
-    found = of_labels(recipe, split, num_scenes)
-    found["untrained"] = untrained(recipe, split, num_scenes)
+    return of_labels(recipe, split, num_scenes) | untrained_floors(recipe, split, num_scenes)
+
+
+def untrained_floors(
+    recipe: Recipe, split: str = "test", num_scenes: int | None = None
+) -> dict[str, dict[str, float]]:
+    """Those of `floors` that depend on the model: "untrained" and "untrained_no_bias"."""
+    found = {"untrained": untrained(recipe, split, num_scenes)}
     bias = [field for field in ("spatial_bias", "merge_penalty") if getattr(recipe, field, 0)]
     if bias:
         plain: Any = recipe

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from objecthood.analysis.floors import TITLES
+from objecthood.analysis.floors import TITLES, floors, untrained_floors
 from objecthood.data.generated.texture import Level
 from objecthood.data.loader import batches
 from objecthood.data.scene import to_device
@@ -91,6 +91,16 @@ def scores_by_scene(model: Any, recipe: Recipe, batch_size: int = 32) -> list[fl
         values = recipe.scores(model, to_device(scenes, device), indices)[recipe.main_score]
         found += values.double().cpu().tolist()
     return [None if value != value else value for value in found]
+
+
+def floors_of(recipes: Sequence[Recipe]) -> dict[str, dict[str, float]]:
+    """Floors of a set (`analysis.floors`), from the recipes of its modules: of floors that depend on the
+    module, as untrained weights, the highest by the main score."""
+    score, found = recipes[0].main_score, floors(recipes[0])
+    for recipe in recipes[1:]:
+        for name, scores in untrained_floors(recipe).items():
+            found[name] = max(found[name], scores, key=lambda one: one[score])
+    return found
 
 
 def paired_difference(

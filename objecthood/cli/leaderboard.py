@@ -217,14 +217,14 @@ def _facts(
     options: LeaderboardOptions,
 ) -> dict[str, Any]:
     """The leaderboard as JSON values."""
-    from objecthood.analysis.floors import floors
-    from objecthood.analysis.leaderboard import shown_scores, verdicts
+    from objecthood.analysis.leaderboard import floors_of, shown_scores, verdicts
     from objecthood.runtime.environment import describe
 
     found: dict[str, Any] = {}
     for name in sets:
         board: dict[str, Any] = {"modules": {}}
         by_module: dict[str, dict[int, list[float | None]]] = {}
+        recipes = []
         for module in modules:
             own = [
                 member
@@ -235,20 +235,21 @@ def _facts(
             at_steps = [member for member in own if member.changes["at"] == "steps"] or at_cpu
             cells = {at: _cell(some, results, out) for at, some in (("cpu", at_cpu), ("steps", at_steps))}
             board["modules"][module] = cells
+            recipes.append(at_cpu[0].recipe)
             by_module[module] = {
                 member.recipe.seed: _by_scene(member, out) for member in at_cpu if results[member.name]
             }
         for module, verdict in verdicts(by_module).items():
             board["modules"][module]["verdict"] = verdict
-        recipe = at_cpu[0].recipe
-        board["floors"], board["shown"] = floors(recipe), shown_scores(recipe)
-        board["protocol"] = recipe.protocol
+        board["floors"], board["shown"] = floors_of(recipes), shown_scores(recipes[0])
+        board["protocol"] = recipes[0].protocol
         found[name] = board
     return {
         "protocol": f"{options.cpu_seconds:g} CPU seconds of training for each module, set and seed (wall "
         "seconds on a GPU), steps from the measured cost of a step; mean ± standard deviation over seeds. "
         "The verdict compares one restart at equal CPU seconds with the module of the highest mean: 95 % "
-        "interval of a paired bootstrap over test scenes and seeds.",
+        "interval of a paired bootstrap over test scenes and seeds. Untrained floors: the highest of the "
+        "modules.",
         "sets": found,
         "machine": describe(),
     }

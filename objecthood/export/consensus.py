@@ -1,4 +1,5 @@
-"""The consensus of normalised cuts (`nn.consensus_cut`) in ONNX operators.
+"""The consensus of normalised cuts (`nn.consensus_cut`), and clusters of learned affinity
+(`nn.pairwise_affinity`), in ONNX operators.
 
 ONNX has neither eigenvectors nor clustering, so each step is an algorithm of matrix products: eigenvectors by
 inverse orthogonal iteration (Golub and Van Loan 2013, section 8.2) with a blocked Gauss-Jordan inverse,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objecthood.data.clevr_render.clevr_like import ClevrLike
-from objecthood.export.graph import check_difference, trace
+from objecthood.export.graph import EXAMPLE_GRID, check_difference, trace
 from objecthood.export.nodes import Features, Part, call, filter_constants, model_of, node
 from objecthood.models.base import FeatureStages
 from objecthood.nn import guided_filter
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 TOLERANCES = {"slots": 1e-3, "attention": 1e-3, "masks": 0.02}
 """Largest differences from PyTorch (`compare`). Masks: where the image is flat, the guided filter divides
 rounding by rounding."""
-EXAMPLE = 5, 7
-"""Rows and columns that the grouping is traced with."""
 
 
 class Group(nn.Module):
@@ -56,7 +54,7 @@ def graph(stages: FeatureStages, resizes: bool = True) -> ModelProto:
 
     features = Features(stages.backbone)
     features.add("prepared", "features")
-    example = torch.rand(1, *EXAMPLE, stages.backbone.feature_dim)
+    example = torch.rand(1, *EXAMPLE_GRID, stages.backbone.feature_dim)
     names = ("slots", "attention")
     traced = trace(Group(stages).eval(), {"features": example}, {"features": "-rc"}, names, OPSET).graph
     own = {one.name: numpy_helper.to_array(one) for one in traced.initializer}

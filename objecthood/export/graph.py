@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
 MAX_BATCH, MAX_SLOTS, MAX_SIDE = 4096, 256, 512
+EXAMPLE_GRID = 5, 7
+"""Rows and columns of the features that models of photographs are traced with."""
 """Upper bounds of the dynamic axes, which `torch.export` requires."""
 _LONG, _BLOCK = 2048, 64
 """Length from which a dot product is summed in blocks, and the length of a block."""

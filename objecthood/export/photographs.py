@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from objecthood.data.clevr_render.clevr_like import ClevrLike
-from objecthood.export.graph import check_difference, trace
+from objecthood.export.graph import EXAMPLE_GRID, check_difference, trace
 from objecthood.export.nodes import Features, Part, call, filter_constants, model_of, node
 from objecthood.models.base import AffinityStages, PhotographStages, SpectralStages
 from objecthood.nn import guided_filter, pairwise_affinity
@@ -42,8 +42,6 @@ TOLERANCES = {
 }
 """Largest differences from PyTorch (`compare`). Masks: where the image is flat, the filter divides rounding
 by rounding."""
-EXAMPLE = 5, 7
-"""Rows and columns that learned affinity is traced with."""
 LEAST_CELLS = 64
 """Of a grid: `consensus.VECTORS` vectors must exist, with room to converge."""
 
@@ -261,7 +259,7 @@ def _affinity(stages: AffinityStages) -> Part:
     features = Features(stages.backbone)
     features.nodes.append(call("prepared", ["image", "area", "stride"], "prepared"))
     features.add("prepared", "unit")
-    example = torch.rand(1, *EXAMPLE, stages.backbone.feature_dim)
+    example = torch.rand(1, *EXAMPLE_GRID, stages.backbone.feature_dim)
     network, names = Affinity(stages).eval(), ("points", "agreement")
     traced = trace(network, {"unit": example}, {"unit": "-rc"}, names, OPSET).graph
     draws = torch.rand(1, stages.clusters, generator=torch.Generator().manual_seed(0))

