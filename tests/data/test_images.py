@@ -462,12 +462,14 @@ def test_white_is_laid_under_transparency_exactly():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak where Linux puts it")
-def test_memory_of_a_transparent_image_is_bounded():
-    """Of the largest upload's kind: under four bytes a pixel for the file's own four, twice."""
+def test_memory_of_a_transparent_image_is_bounded(monkeypatch):
+    """Of the largest upload's kind: ten bytes a pixel (the file's four, the result's four, opacity twice)."""
     content = encode(Image.new("RGBA", (4000, 2500), (9, 8, 7, 6)), "PNG")
+    # glibc raises this threshold as it goes and then keeps freed pixels, so that the peak varied by a third.
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "131072")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         _, _, growth = pool.apply(peak_growth, ([], content))
-    assert 40 < growth < 10 * 12, f"{growth:.0f} MB for 10 million pixels"
+    assert 40 < growth < 105, f"{growth:.0f} MB for 10 million pixels"
 
 
 def test_pixel_limit_is_exact_and_adjustable(corpus):

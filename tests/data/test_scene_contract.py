@@ -186,7 +186,8 @@ from torch.utils.data import DataLoader
 with open(sys.argv[1], "rb") as file:
     some = torch.utils.data.Subset(pickle.load(file), range(int(sys.argv[2])))
 some[0]  # opens what is read from files before the workers inherit it
-loaders = DataLoader(some, batch_size=2, num_workers=2, timeout=60), DataLoader(some, batch_size=2)
+inheriting = dict(num_workers=2, timeout=60, multiprocessing_context="fork")
+loaders = DataLoader(some, batch_size=2, **inheriting), DataLoader(some, batch_size=2)
 for one, other in zip(*loaders, strict=True):
     print(one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one))
 """

@@ -80,7 +80,7 @@ def calm(monkeypatch):
     def build_optimizers(self, model):
         adam, *muons = build(self, model)
         for group in adam.param_groups:
-            group["eps"] = 1e-2
+            group["eps"] = 3e-2
         for group in (group for muon in muons for group in muon.param_groups):
             group["base_lr"] = 1e-4
         return [adam, *muons]
