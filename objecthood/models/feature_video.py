@@ -199,9 +199,11 @@ class FeatureVideo(FeatureModel):
     @torch.no_grad()
     def track_mean(self, features: Float[Tensor, "batch time rows columns feature_dim"], step: int) -> None:
         """Add a batch to the mean over all batches so far, of which `step` came before; nothing for a model
-        without centred features."""
+        without centred features. Values that are not finite, of a step that is then skipped, are left out."""
         if self.feature_mean is not None:
-            self.feature_mean.lerp_(features.mean(dim=(0, 1)).to(self.feature_mean), 1 / (step + 1))
+            mean = features.mean(dim=(0, 1)).to(self.feature_mean)
+            mean = torch.where(mean.isfinite(), mean, self.feature_mean)
+            self.feature_mean.lerp_(mean, 1 / (step + 1))
 
     def features_of(
         self, frames: Float[Tensor, "batch time 3 height width"], at_once: int = 32

@@ -114,6 +114,8 @@ def test_what_all_frames_share_is_not_grouped_but_decoded():
     model.track_mean(features[:2], 0)
     model.track_mean(features[2:], 1)
     torch.testing.assert_close(model.feature_mean, features.mean(dim=(0, 1)))
+    model.track_mean(features * torch.inf, 2)  # of a step that is skipped
+    torch.testing.assert_close(model.feature_mean, features.mean(dim=(0, 1)))
     before = model.clip(features)
     model.track_mean(features + shared, 0)
     after = model.clip(features + shared)
