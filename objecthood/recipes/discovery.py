@@ -26,6 +26,7 @@ from objecthood.models.autoencoder import AutoencoderOutput, SlotAutoencoder
 from objecthood.models.base import SlotModel
 from objecthood.nn import SLOT_MODULES
 from objecthood.nn.attention_bias import grow_merge_penalty
+from objecthood.nn.precision import without_autocast
 from objecthood.recipes.base import FAST, Recipe
 from objecthood.recipes.sources import UNLABELLED, describe_scenes, fit_of, open_dataset
 from objecthood.visualize import animation, figures
@@ -219,8 +220,8 @@ def halve(images: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unmodified(LowResolutionWarmup):
-    """The paper's model, unmodified, with another training: Muon, a warm-up at half the resolution, and start
-    values of the encoder with which features depend on content as much as on position."""
+    """The paper's model, unmodified, with another training: Muon, a warm-up at half the resolution in float32,
+    and start values of the encoder with which features depend on content as much as on position."""
 
     muon_momentum: float = 0.9
     """Muon's momentum; other recipes have its default, 0.95, with which this model learns far more slowly."""
@@ -229,6 +230,12 @@ class Unmodified(LowResolutionWarmup):
     2: those of He et al. 2015 (arXiv 1502.01852), which keep the variance through ReLU."""
 
     multiple = 1
+
+    def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
+        if step >= self.low_resolution_steps:
+            return super().loss(model, scenes, step)
+        with without_autocast(scenes["image"]):  # rounded to bfloat16, some seeds group by position for good
+            return super().loss(model, scenes, step)
 
     def build_model(self) -> SlotAutoencoder:
         model = super().build_model()

@@ -384,6 +384,20 @@ def test_low_resolution_warm_up_halves_odd_sides_as_well():
     assert all(parameter.grad is not None for parameter in model.parameters()), "weights are shared"
 
 
+def test_the_unmodified_model_warms_up_in_float32():
+    recipe = replace(RECIPES["tetrominoes-unmodified"], low_resolution_steps=1)
+    model, scenes = recipe.build_model(), {"image": torch.rand(2, 3, 35, 35)}
+
+    def loss(step):
+        torch.manual_seed(0)
+        return recipe.loss(model, scenes, step)
+
+    plain = [loss(step) for step in (0, 1)]
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = [loss(step) for step in (0, 1)]
+    assert rounded[0] == plain[0] and rounded[1] != plain[1]
+
+
 def test_low_resolution_warm_up_needs_a_resolution_that_can_be_halved():
     with pytest.raises(
         ValueError, match=r"`resolution` \(=36\) must be a multiple of 8.*low_resolution_steps"
