@@ -220,7 +220,7 @@ def halve(images: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unmodified(LowResolutionWarmup):
-    """The paper's model, unmodified, with another training: Muon, a warm-up at half the resolution in float32,
+    """The paper's model, unmodified, with another training: Muon, a float32 warm-up at half the resolution,
     and start values of the encoder with which features depend on content as much as on position."""
 
     muon_momentum: float = 0.9
