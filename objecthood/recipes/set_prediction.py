@@ -246,6 +246,7 @@ set_clevr10_paper = SetPrediction(
     steps=150_000,
     warmup_steps=1000,
     decay_half_life=50_000,
+    precision="float32",
     evaluate_every=5000,
 )
 """The paper's model and schedule: `objecthood train set-clevr10-paper --data-path CLEVR_v1.0`, for a GPU."""

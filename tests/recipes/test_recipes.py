@@ -91,6 +91,7 @@ def test_recipes_of_the_paper_hold_nothing_else(recipe):
     assert (recipe.learning_rate, recipe.batch_size, recipe.steps) == (4e-4, 64, 500_000)
     assert (recipe.gradient_clip, recipe.ema_decay, recipe.muon_learning_rate) == (0, 0, 0)
     assert (recipe.warmup_steps, recipe.decay_half_life, recipe.test_iterations) == (10_000, 100_000, 3)
+    assert recipe.precision == RECIPES["set-clevr10-paper"].precision == "float32"
 
 
 def test_sizes_of_the_paper():
