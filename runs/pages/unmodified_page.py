@@ -10,7 +10,14 @@ from published import as_table, by_recipe, read
 
 def blocks() -> dict[str, Callable[[], str]]:
     """Content by marker."""
-    return {"seeds": seeds, "speed": speed, "settings": settings, "starts": starts, "share": position_share}
+    return {
+        "seeds": seeds,
+        "speed": speed,
+        "settings": settings,
+        "starts": starts,
+        "share": position_share,
+        "warm-up": warm_up,
+    }
 
 
 def seeds() -> str:
@@ -113,3 +120,24 @@ def position_share() -> str:
         f"paper's initialisation, and {he:.0f} % with He initialisation (mean of {len(found['seeds'])} "
         f"seeds, commit {found['machine']['commit']}).\n"
     )
+
+
+def warm_up() -> str:
+    """FG-ARI of validation scenes after 1,500 steps by the precision of the warm-up, a row for each seed; how
+    the run that went on, on strips, ended."""
+    points = [
+        point | {"seed": row["seed"], "precision": row["precision"]}
+        for row in read("warm-up-precision.json")["rows"]
+        for point in row["points"]
+    ]
+    found = {(point["seed"], point["precision"]): point for point in points if point["step"] == 1500}
+    rows = []
+    for seed in sorted({seed for seed, _ in found}):
+        pair = [found[seed, precision] for precision in ("bfloat16", "float32")]
+        scores = [f"{point['fg_ari']:.3f}" for point in pair]
+        rows.append([str(seed), *scores, *(f"{point['cpu_seconds']:.0f}" for point in pair)])
+    head = ["seed", "FG-ARI, bfloat16", "FG-ARI, float32", "CPU s, bfloat16", "CPU s, float32"]
+    last = max(points, key=lambda point: point["step"])
+    what = f"Seed {last['seed']} in {last['precision']}"
+    end = f"{what} still had {last['fg_ari']:.3f} after {last['step']:,} steps."
+    return f"{as_table(head, rows)}\n{end}\n"
