@@ -34,6 +34,7 @@ import objecthood as oh
 from objecthood.cli.commands import COMMANDS
 from objecthood.cli.data import ACTIONS
 from objecthood.cli.main import main
+from objecthood.nn import SLOT_MODULES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
@@ -131,8 +132,17 @@ PREPARED = {
 }
 
 
+@pytest.fixture
+def known_modules():
+    """Slot modules that a page adds are taken away again, for they would be there in later tests."""
+    before = dict(SLOT_MODULES)
+    yield
+    SLOT_MODULES.clear()
+    SLOT_MODULES.update(before)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if blocks(ROOT / name, "python")])
-def test_python_runs(name, workbench):
+def test_python_runs(name, workbench, known_modules):
     """Blocks of a page one after the other, in one namespace, as a reader would type them."""
     PREPARED.get(name, lambda folder: None)(workbench)
     namespace = {"__name__": "__main__"}

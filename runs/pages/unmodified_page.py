@@ -52,9 +52,8 @@ def speed() -> str:
     moved = ""
     if "measured_to" in paper:
         moved = (
-            f"Its steps after {paper['measured_to']:,}, and those of `tetrominoes-unmodified` after "
-            f"{ours['measured_to']:,}, ran in bfloat16 on a faster machine; they count with the CPU seconds "
-            "of a step on the slower one. "
+            f"Its steps after {paper['measured_to']:,}, and the run of `tetrominoes-unmodified`, were "
+            "computed on a faster machine, partly in bfloat16; a step counts with its CPU seconds on the slower one. "
         )
     return (
         f"{table}\nThe paper's recipe has run for {last['cpu_seconds']:,.0f} CPU s so far ({steps}). Its "
