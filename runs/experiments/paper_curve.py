@@ -42,7 +42,7 @@ def main() -> None:
     curves = {one["recipe"]: one for one in known["curves"]}
     for found in map(curve, arguments.runs):
         if arguments.elsewhere:
-            count_as(found, curves[found["recipe"]]["points"])
+            count_as(found, curves[found["recipe"]])
         curves[found["recipe"]] = found
     facts = {
         "protocol": "128 validation scenes, three iterations, one restart; CPU seconds of one thread",
@@ -74,12 +74,13 @@ def curve(run: Path) -> dict[str, Any]:
     return {"recipe": settings["name"], "seed": settings["seed"], "settings": settings, "points": points}
 
 
-def count_as(found: dict[str, Any], known: list[dict[str, float]]) -> None:
-    """Replace a curve's CPU seconds by those of `known` points at the same steps, as `main` says."""
-    steps, seconds = (np.array([point[key] for point in known]) for key in ("step", "cpu_seconds"))
+def count_as(found: dict[str, Any], known: dict[str, Any]) -> None:
+    """Replace a curve's CPU seconds by those of the `known` curve at the same steps, as `main` says."""
+    found["measured_to"] = known.get("measured_to", known["points"][-1]["step"])
+    measured = [point for point in known["points"] if point["step"] <= found["measured_to"]]
+    steps, seconds = (np.array([point[key] for point in measured]) for key in ("step", "cpu_seconds"))
     late = steps >= steps[-1] - LATE
     cost = (seconds[-1] - seconds[late][0]) / (steps[-1] - steps[late][0])
-    found["measured_to"] = int(steps[-1])
     for point in found["points"]:
         beyond = max(0, point["step"] - steps[-1])
         point["cpu_seconds"] = round(float(np.interp(point["step"], steps, seconds) + cost * beyond), 3)

@@ -53,7 +53,8 @@ def speed() -> str:
     if "measured_to" in paper:
         moved = (
             f"Its steps after {paper['measured_to']:,}, and the run of `tetrominoes-unmodified`, were "
-            "computed on a faster machine, partly in bfloat16; a step counts with its CPU seconds on the slower one. "
+            "computed on a faster machine, partly in bfloat16; a step counts with its CPU seconds on the "
+            "slower one. "
         )
     return (
         f"{table}\nThe paper's recipe has run for {last['cpu_seconds']:,.0f} CPU s so far ({steps}). Its "
