@@ -56,7 +56,7 @@ class PhotographModel(SlotModel):
             num_segments: number of segments, at least 1; None: found.
 
         Raises:
-            ValueError: `image` is not one colour image, or `num_segments` is below 1.
+            ValueError: `image` is not one colour image of finite values, or `num_segments` is below 1.
         """
         check_colour_image(image)
         return at_size(self.group(image, num_segments), image)
@@ -114,6 +114,11 @@ def stacked(found: Sequence[PhotographOutput]) -> SlotOutput:
 
 
 def check_colour_image(image: Tensor) -> None:
-    """ValueError unless `image` is one colour image."""
+    """ValueError unless `image` is one colour image of finite values."""
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"`image` {list(image.shape)} must be one colour image [3, height, width]")
+    if broken := int((~image.isfinite()).sum()):
+        raise ValueError(
+            f"`image` has {broken} values that are NaN or infinite; it must be in [0, 1]: replace them, for "
+            "example with torch.nan_to_num"
+        )

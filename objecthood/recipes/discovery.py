@@ -10,6 +10,7 @@ masks, spatial bias, duplicate suppression, restarts) and are not the paper's me
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -221,21 +222,37 @@ def halve(images: Tensor) -> Tensor:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unmodified(LowResolutionWarmup):
     """The paper's model, unmodified, with another training: Muon, a float32 warm-up at half the resolution,
-    and start values of the encoder with which features depend on content as much as on position."""
+    start values of the encoder with which features depend on content as much as on position, and a warm
+    restart in long runs."""
 
     muon_momentum: float = 0.9
     """Muon's momentum; other recipes have its default, 0.95, with which this model learns far more slowly."""
     encoder_gain: float = 2**0.5
     """Factor of the start values of the encoder's convolutions; 1: the paper's, of Glorot; the square root of
     2: those of He et al. 2015 (arXiv 1502.01852), which keep the variance through ReLU."""
+    restart_step: int = 6000
+    """Step of a warm restart (Loshchilov and Hutter 2017, arXiv 1608.03983) in longer runs: the learning rate,
+    zero there, rises to half of its peak and falls to zero once more; batches are halved. 0: none."""
 
     multiple = 1
+    minimums = Discovery.minimums | {"restart_step": 0}
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
+        if self.restart_step and step >= self.restart_step:
+            scenes = {name: value[: -(-len(value) // 2)] for name, value in scenes.items()}
         if step >= self.low_resolution_steps:
             return super().loss(model, scenes, step)
         with without_autocast(scenes["image"]):  # alike on every processor: these steps decide the grouping
             return super().loss(model, scenes, step)
+
+    def learning_rate_factor(self, step: int) -> float:
+        restart = self.restart_step
+        if not restart or self.steps <= restart:
+            return super().learning_rate_factor(step)
+        if step <= restart:
+            return dataclasses.replace(self, steps=restart).learning_rate_factor(step)
+        rise = min(1.0, (step - restart) / max(1, self.warmup_steps))
+        return 0.25 * rise * (1 + math.cos(math.pi * (step - restart) / (self.steps - restart)))
 
     def build_model(self) -> SlotAutoencoder:
         model = super().build_model()

@@ -235,6 +235,10 @@ def test_objectness_is_of_the_features_that_it_was_learned_from():
 def test_anything_but_one_colour_image_is_refused():
     with pytest.raises(ValueError, match="must be one colour image"):
         SpectralSegmenter(EfficientNetLite0()).divide(torch.zeros(1, 3, 32, 32))
+    broken = torch.zeros(3, 32, 32)
+    broken[0, 0, 0], broken[1, 2, 3] = torch.nan, torch.inf
+    with pytest.raises(ValueError, match="has 2 values that are NaN or infinite.*nan_to_num"):
+        SpectralSegmenter(EfficientNetLite0())(broken[None])
     with pytest.raises(ValueError, match="an image of one cell of features cannot be cut; take a higher"):
         SpectralSegmenter(EfficientNetLite0(), sides=(16,)).divide(torch.zeros(3, 32, 32))
 

@@ -399,6 +399,24 @@ def test_the_unmodified_model_warms_up_in_float32():
     assert rounded[0] == plain[0] and rounded[1] != plain[1]
 
 
+def test_long_runs_of_the_unmodified_model_begin_as_the_short_one_and_restart_warm():
+    short = RECIPES["tetrominoes-unmodified"]
+    long = replace(short, steps=4 * short.steps)
+    factors = [one.learning_rate_factor(step) for one in (short, long) for step in range(1, short.steps + 1)]
+    assert factors[: short.steps] == factors[short.steps :] and factors[-1] == 0
+    later = [long.learning_rate_factor(step) for step in range(short.steps + 1, long.steps + 1)]
+    assert max(later) == later[short.warmup_steps - 1] == pytest.approx(0.5, abs=1e-4)
+    assert 0 < later[0] < 0.02 and later[-1] == pytest.approx(0, abs=1e-12)
+    model, images = short.build_model(), torch.rand(4, 3, 35, 35)
+
+    def loss(images, step):
+        torch.manual_seed(0)
+        return long.loss(model, {"image": images}, step)
+
+    last = short.steps - 1
+    assert loss(images, last + 1) == loss(images[:2], last) != loss(images, last)
+
+
 def test_low_resolution_warm_up_needs_a_resolution_that_can_be_halved():
     with pytest.raises(
         ValueError, match=r"`resolution` \(=36\) must be a multiple of 8.*low_resolution_steps"
