@@ -231,8 +231,8 @@ class Unmodified(LowResolutionWarmup):
     """Factor of the start values of the encoder's convolutions; 1: the paper's, of Glorot; the square root of
     2: those of He et al. 2015 (arXiv 1502.01852), which keep the variance through ReLU."""
     restart_step: int = 6000
-    """Step of a warm restart (Loshchilov and Hutter 2017, arXiv 1608.03983) in longer runs: the learning rate,
-    zero there, rises to half of its peak and falls to zero once more; batches are halved. 0: none."""
+    """Step of a warm restart (Loshchilov and Hutter 2017, arXiv 1608.03983) in longer runs: the learning
+    rate, zero there, rises to half of its peak and falls to zero again; batches are halved. 0: none."""
 
     multiple = 1
     minimums = Discovery.minimums | {"restart_step": 0}
