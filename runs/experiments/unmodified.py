@@ -1,10 +1,11 @@
 """What the trained unmodified model does with more iterations, more objects and other numbers of slots.
 
-    python runs/experiments/unmodified.py runs/tetrominoes-unmodified-seed0 runs/tetrominoes-unmodified-seed1
+    python runs/experiments/unmodified.py runs/tetrominoes-unmodified-hour-seed? \\
+        --short runs/tetrominoes-unmodified-seed?
 
 One restart, no training: scores after 1 to 10 iterations, of scenes with 3 (as trained), 4 and 5 pieces and
-one slot more than pieces, and of 3 pieces with 3 to 8 slots. Written to results/unmodified-tests.json; the
-first run is drawn in docs/images/unmodified-*.
+one slot more than pieces, and of 3 pieces with 3 to 8 slots; of shorter runs, after 5 iterations. Written to
+results/unmodified-tests.json; the first run is drawn in docs/images/unmodified-*.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="+", help="run folders of tetrominoes-unmodified")
+    parser.add_argument("--short", type=Path, nargs="*", default=[], help="run folders of its default steps")
     torch.set_num_threads(1)
-    runs = parser.parse_args().runs
+    arguments = parser.parse_args()
+    runs = arguments.runs
     models = [oh.load(run) for run in runs]
     rows = []
     for model in models:
@@ -56,6 +59,7 @@ def main() -> None:
         "trained": [json.loads((run / "result.json").read_text())["machine"]["commit"] for run in runs],
         "machine": describe(),
         "rows": rows,
+        "short": [measure(oh.load(run), 3, 4, 5) for run in arguments.short],
         "components": {pieces: components(pieces) for pieces in PIECES},
         "starts": [failing(models[0], iterations) for iterations in (3, 5)],
     }
@@ -98,7 +102,8 @@ def measure(model: Any, pieces: int, slots: int, iterations: int) -> dict[str, A
         scores = oh.evaluate(model, Pieces(**fields))
     finally:
         model.grouping.initial_slots.num_slots = learned
-    row = {"seed": model.recipe.seed, "pieces": pieces, "slots": slots, "iterations": iterations}
+    row = {"steps": model.recipe.steps, "seed": model.recipe.seed}
+    row |= {"pieces": pieces, "slots": slots, "iterations": iterations}
     print(row, scores, flush=True)
     return row | {"scores": scores}
 
