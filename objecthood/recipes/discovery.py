@@ -230,7 +230,7 @@ class Unmodified(LowResolutionWarmup):
     encoder_gain: float = 2**0.5
     """Factor of the start values of the encoder's convolutions; 1: the paper's, of Glorot; the square root of
     2: those of He et al. 2015 (arXiv 1502.01852), which keep the variance through ReLU."""
-    restart_step: int = 6000
+    restart_step: int = 0
     """Step of a warm restart (Loshchilov and Hutter 2017, arXiv 1608.03983) in longer runs: the learning
     rate, zero there, rises to half of its peak and falls to zero again; batches are halved. 0: none."""
 
@@ -239,7 +239,8 @@ class Unmodified(LowResolutionWarmup):
 
     def loss(self, model: SlotAutoencoder, scenes: Scenes, step: int) -> Tensor:
         if self.restart_step and step >= self.restart_step:
-            scenes = {name: value[: -(-len(value) // 2)] for name, value in scenes.items()}
+            images = scenes["image"]
+            scenes = {"image": images[: -(-len(images) // 2)]}
         if step >= self.low_resolution_steps:
             return super().loss(model, scenes, step)
         with without_autocast(scenes["image"]):  # alike on every processor: these steps decide the grouping
@@ -439,6 +440,7 @@ tetrominoes_unmodified = Unmodified(
     num_slots=4,
     steps=6000,
     low_resolution_steps=1000,
+    restart_step=6000,
     **FAST | dict(learning_rate=3e-3, warmup_steps=50, ema_decay=0.99),
 )
 

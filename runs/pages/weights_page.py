@@ -12,7 +12,7 @@ from published import as_table, read, spread
 
 from objecthood.hub import PRETRAINED
 from objecthood.hub.pretrained import WEIGHTS, Pretrained
-from objecthood.recipes import RECIPES
+from objecthood.recipes import RECIPES, from_dict
 
 SCORES = {"fg_ari": "FG-ARI", "ari": "ARI", "mbo": "mBO"}
 FLOORS_OF = {"clevr": "clevr6-like", "sprites": "sprites-grey"}
@@ -157,9 +157,12 @@ def zoo(is_video: bool = False) -> str:
 def section(name: str, one: Pretrained) -> str:
     recipe, seed = one.facts["recipe"], one.facts["seed"]
     rendered = one.facts["settings"].get("data") == "clevr-like"
-    steps = one.facts["settings"]["steps"]
+    trained, today = from_dict(one.facts["settings"]), RECIPES[recipe]
     train = f"objecthood train {recipe} --seed {seed}"
-    train += f" --steps {steps}" if steps != RECIPES[recipe].steps else ""
+    for field in ("steps", "restart_step"):
+        value = getattr(trained, field, None)
+        if value != getattr(today, field, None):
+            train += f" --{field.replace('_', '-')} {value}"
     train += " --data-path IMAGES" if one.facts["settings"].get("data") == "folder" else ""
     held_out = "held-out clips" if one.is_video else "a held-out image"
     lines = [f"objecthood predict {'VIDEO' if one.is_video else 'IMAGES'} --weights {name} --out found"]
