@@ -219,14 +219,18 @@ class Recipe(metaclass=_Renamed):
         return optimizers
 
     def learning_rate_factor(self, step: int) -> float:
-        """Factor of the learning rates at `step`: linear warm-up, then exponential decay or a cosine to zero.
+        """Factor of the learning rates at `step`, from 1."""
+        return self.cycle(step, self.steps)
+
+    def cycle(self, step: int, steps: int) -> float:
+        """Factor at `step` of `steps`: linear warm-up, then exponential decay or a cosine to zero.
 
         The decay starts at step 0, during warm-up, as in the reference (Locatello et al. 2020, appendix E).
         """
         warmup = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
         if self.decay_half_life:
             return warmup * 0.5 ** (step / self.decay_half_life)
-        progress = max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        progress = max(0, step - self.warmup_steps) / max(1, steps - self.warmup_steps)
         return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     def to_dict(self) -> dict[str, Any]:

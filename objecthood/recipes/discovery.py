@@ -10,7 +10,6 @@ masks, spatial bias, duplicate suppression, restarts) and are not the paper's me
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -231,8 +230,9 @@ class Unmodified(LowResolutionWarmup):
     """Factor of the start values of the encoder's convolutions; 1: the paper's, of Glorot; the square root of
     2: those of He et al. 2015 (arXiv 1502.01852), which keep the variance through ReLU."""
     restart_step: int = 0
-    """Step of a warm restart (Loshchilov and Hutter 2017, arXiv 1608.03983) in longer runs: the learning
-    rate, zero there, rises to half of its peak and falls to zero again; batches are halved. 0: none."""
+    """Step of a warm restart (Loshchilov and Hutter 2017, arXiv 1608.03983) in longer runs. The learning rate
+    is zero there, rises to half of its peak and falls to zero again. From there on, only half of the scenes
+    of each batch are used. 0: no restart."""
 
     multiple = 1
     minimums = Discovery.minimums | {"restart_step": 0}
@@ -251,9 +251,8 @@ class Unmodified(LowResolutionWarmup):
         if not restart or self.steps <= restart:
             return super().learning_rate_factor(step)
         if step <= restart:
-            return dataclasses.replace(self, steps=restart).learning_rate_factor(step)
-        rise = min(1.0, (step - restart) / max(1, self.warmup_steps))
-        return 0.25 * rise * (1 + math.cos(math.pi * (step - restart) / (self.steps - restart)))
+            return self.cycle(step, restart)
+        return 0.5 * self.cycle(step - restart, self.steps - restart)
 
     def build_model(self) -> SlotAutoencoder:
         model = super().build_model()

@@ -43,16 +43,17 @@ def main() -> None:
     parser.add_argument("--cpu-seconds", type=float, default=320)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    row = {"batch": arguments.batch, "of": arguments.of, "clip": arguments.clip}
+    model = oh.load(arguments.run)
+    row = {"recipe": model.recipe.name, "seed": model.recipe.seed}
+    row |= {"batch": arguments.batch, "of": arguments.of, "clip": arguments.clip, "machine": describe()}
     with no_denormals():
-        points = go_on(oh.load(arguments.run), arguments)
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
-    facts = {
-        "protocol": f"{SCENES} generated tetrominoes scenes (validation), one restart; CPU seconds of "
-        "training, one thread beside another job",
-        "machine": describe(),
-    }
-    known = facts | known | {"rows": [*known["rows"], row | {"points": points}]}
+        row["points"] = go_on(model, arguments)
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    protocol = (
+        f"{SCENES} generated tetrominoes scenes (validation), one restart; CPU seconds of training, one "
+        "thread beside another job"
+    )
+    known = {"protocol": protocol, "rows": [*rows, row]}
     RESULTS.write_text(json.dumps(known, indent=1) + "\n")
 
 
@@ -116,8 +117,6 @@ def scores(model: Any, recipe: Any) -> dict[str, float]:
         tested = dataclasses.replace(recipe, test_iterations=iterations, validation_scenes=SCENES)
         result = evaluate(model, tested, "validation", SCENES)
         found |= {f"{name}_{iterations}": result[name] for name in ("mse", "fg_ari")}
-    model.train()
-    model.grouping.iterations = recipe.test_iterations
     return found
 
 

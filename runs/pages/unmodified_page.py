@@ -117,8 +117,6 @@ def forks() -> str:
     table = [["before", "-", "0", *_shown(begun)]]
     for row in rows:
         last = row["points"][-1]
-        if last["cpu_seconds"] < 319:  # stopped
-            continue
         batch = f"the {row['batch']} hardest of {row['of']}" if row["of"] else f"{row['batch']}"
         table.append([batch, f"{row['clip']:g}", f"{last['step']:,}", *_shown(last)])
     head = ["batch", "clipped at", "steps", "FG-ARI", "MSE", "FG-ARI, 5 iterations", "MSE, 5 iterations"]
